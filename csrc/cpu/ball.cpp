@@ -1,0 +1,167 @@
+// project and random_start.
+#include "ball.h"
+
+#include "philox.h"
+
+namespace fastadv {
+namespace {
+
+template <class T, class A>
+FASTADV_CLONES FASTADV_EXACT void project_linf_samples(const T* x, const T* x0, PerSample<A> eps, Ball<A> ball, T* out,
+                                                       int64_t size, int64_t begin, int64_t end) {
+  for (int64_t n = begin; n < end; ++n) {
+    ball.eps = eps[n];
+    const T *xn = x + n * size, *cn = x0 + n * size;
+    T* on = out + n * size;
+    for (int64_t i = 0; i < size; ++i) {
+      on[i] = static_cast<T>(project_linf<A>(static_cast<A>(xn[i]), static_cast<A>(cn[i]), ball));
+    }
+  }
+}
+
+template <class T, class A>
+FASTADV_CLONES void project_l2_samples(const T* x, const T* x0, PerSample<A> eps, Ball<A> ball, T* out, int64_t size,
+                                       A* buffer, int64_t begin, int64_t end) {
+  for (int64_t n = begin; n < end; ++n) {
+    ball.eps = eps[n];
+    const A* point = converted<A>(x + n * size, size, buffer + size);
+    const A* centre = converted<A>(x0 + n * size, size, buffer + 2 * size);
+    T* on = out + n * size;
+    project_l2<A>([&](int64_t i) FASTADV_LAMBDA { return point[i]; }, centre, size, ball, buffer,
+                  [&](int64_t i, A z) FASTADV_LAMBDA { on[i] = static_cast<T>(z); });
+  }
+}
+
+Tensor project(const Tensor& x, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n, int64_t norm,
+               double low, double high, bool exact) {
+  require_alike(x, x0);
+  const Samples shape(x);
+  Tensor out = torch::stable::empty_like(x);
+  with_type(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using A = Accumulated<T>;
+    const Ball<A> ball{A(0), static_cast<A>(low), static_cast<A>(high), exact};
+    const PerSample<A> radius(eps, eps_n, shape.samples);
+    const T *point = data<T>(x), *centre = data<T>(x0);
+    T* result = mutable_data<T>(out);
+    parallel(shape.samples, shape.size, [&](int64_t begin, int64_t end) {
+      if (static_cast<Norm>(norm) == Norm::kLinf) {
+        project_linf_samples<T, A>(point, centre, radius, ball, result, shape.size, begin, end);
+      } else {
+        project_l2_samples<T, A>(point, centre, radius, ball, result, shape.size, scratch<A>(3 * shape.size), begin, end);
+      }
+    });
+  });
+  return out;
+}
+
+// How the elements of a sample lie in memory: element l of the logical (channels, pixels) order is at offset(l).
+struct Order {
+  int64_t channels;
+  int64_t pixels;
+
+  explicit Order(const Tensor& x, int64_t size) : channels(1), pixels(size) {
+    if (x.is_contiguous() || x.dim() < 3) return;
+    channels = x.size(1);
+    pixels = size / channels;
+  }
+
+  FASTADV_INLINE int64_t offset(int64_t logical) const {
+    return channels == 1 ? logical : (logical % pixels) * channels + logical / pixels;
+  }
+};
+
+// Words are drawn this many blocks of four at a time.
+constexpr int64_t kBlocks = 256;
+
+template <class T, class A>
+FASTADV_CLONES FASTADV_EXACT void linf_starts(const T* x0, PerSample<A> eps, Ball<A> ball, uint64_t seed,
+                                              const int64_t* ids, Order order, T* out, int64_t size, int64_t begin,
+                                              int64_t end) {
+  uint32_t words[4 * kBlocks];
+  for (int64_t n = begin; n < end; ++n) {
+    const A radius = eps[n];
+    const uint64_t id = static_cast<uint64_t>(ids ? ids[n] : n);
+    const T* centre = x0 + n * size;
+    T* on = out + n * size;
+    for (int64_t first = 0; first < size; first += 4 * kBlocks) {
+      const int64_t count = size - first < 4 * kBlocks ? size - first : 4 * kBlocks;
+      philox(seed, static_cast<uint64_t>(first / 4), id, (count + 3) / 4, words);
+      const auto start = [&](int64_t i, int64_t at) FASTADV_LAMBDA {
+        const A z = static_cast<A>(centre[at]) + radius * symmetric<A>(words[i]);
+        on[at] = static_cast<T>(clamp<A>(z, ball.low, ball.high));
+      };
+      if (order.channels == 1) {
+        for (int64_t i = 0; i < count; ++i) start(i, first + i);
+      } else {
+        for (int64_t i = 0; i < count; ++i) start(i, order.offset(first + i));
+      }
+    }
+  }
+}
+
+template <class T, class A>
+FASTADV_CLONES void l2_starts(const T* x0, PerSample<A> eps, Ball<A> ball, uint64_t seed, const int64_t* ids, Order order,
+                              T* out, int64_t size, A* direction, int64_t begin, int64_t end) {
+  uint32_t words[4 * kBlocks];
+  for (int64_t n = begin; n < end; ++n) {
+    const uint64_t id = static_cast<uint64_t>(ids ? ids[n] : n);
+    for (int64_t first = 0; first < size; first += 4 * kBlocks) {
+      const int64_t count = size - first < 4 * kBlocks ? size - first : 4 * kBlocks;
+      philox(seed, static_cast<uint64_t>(first / 4), id, (count + 3) / 4, words);
+      for (int64_t i = 0; i < (count + 1) / 2; ++i) {
+        normal_pair<A>(words[2 * i], words[2 * i + 1], direction + first + 2 * i);
+      }
+    }
+    philox(seed, kRadiusBlock, id, 1, words);
+    const A length = norm<A>(size, [&](int64_t i) FASTADV_LAMBDA { return direction[i]; });
+    const A scale = eps[n] * std::pow(positive<A>(words[0]), A(1) / static_cast<A>(size)) / length;
+    const T* centre = x0 + n * size;
+    T* on = out + n * size;
+    for (int64_t i = 0; i < size; ++i) {
+      const int64_t at = order.offset(i);
+      const A z = move_inside<A>(static_cast<A>(centre[at]), direction[i] * scale);
+      on[at] = static_cast<T>(clamp<A>(z, ball.low, ball.high));
+    }
+  }
+}
+
+Tensor random_start(const Tensor& x0, double eps, const std::optional<Tensor>& eps_n, int64_t norm, double low,
+                    double high, int64_t seed, const std::optional<Tensor>& seed_t,
+                    const std::optional<Tensor>& sample_ids) {
+  const Samples shape(x0);
+  require(!seed_t || (seed_t->scalar_type() == ScalarType::Long && seed_t->numel() == 1), "expected an int64 seed");
+  require(!sample_ids || (sample_ids->scalar_type() == ScalarType::Long && sample_ids->is_contiguous() &&
+                          sample_ids->numel() == shape.samples),
+          "expected contiguous int64 sample_ids [N]");
+  const uint64_t key = static_cast<uint64_t>(seed_t ? *data<int64_t>(*seed_t) : seed);
+  const int64_t* ids = sample_ids ? data<int64_t>(*sample_ids) : nullptr;
+  Tensor out = torch::stable::empty_like(x0);
+  with_type(x0.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using A = Accumulated<T>;
+    const Ball<A> ball{A(0), static_cast<A>(low), static_cast<A>(high), true};
+    const PerSample<A> radius(eps, eps_n, shape.samples);
+    const Order order(x0, shape.size);
+    const T* centre = data<T>(x0);
+    T* result = mutable_data<T>(out);
+    parallel(shape.samples, 8 * shape.size, [&](int64_t begin, int64_t end) {
+      if (static_cast<Norm>(norm) == Norm::kLinf) {
+        linf_starts<T, A>(centre, radius, ball, key, ids, order, result, shape.size, begin, end);
+      } else {
+        // Normal deviates come in pairs, so one more than there are elements.
+        l2_starts<T, A>(centre, radius, ball, key, ids, order, result, shape.size, scratch<A>(shape.size + 1), begin,
+                        end);
+      }
+    });
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace fastadv
+
+STABLE_TORCH_LIBRARY_IMPL(fastadv, CPU, m) {
+  m.impl("project", TORCH_BOX(&fastadv::project));
+  m.impl("random_start", TORCH_BOX(&fastadv::random_start));
+}

@@ -1,0 +1,166 @@
+// The losses over softmax rows share one skeleton: convert the rows, one functor a loss for value and gradients of a row,
+// then weight, scale and reduction.
+//
+// A functor has  static constexpr int kInputs;  and
+//   template <class A> A row(const A* const* logits, int64_t classes, int64_t row, A* const* grads) const
+// which returns the row's loss and writes each gradient whose pointer is not null.
+#pragma once
+
+#include <array>
+#include <limits>
+#include <tuple>
+
+#include "tensor.h"
+
+namespace fastadv {
+
+struct Reduction {
+  const std::optional<Tensor>& weight;
+  double scale;
+  bool reduce;
+};
+
+// exp((x - largest) / temperature) into `out`, and the sum of it.
+template <class A>
+struct Softmax {
+  A largest;
+  A total;
+
+  FASTADV_INLINE Softmax(const A* x, int64_t classes, A inverse_temperature, A* out) {
+    largest = maximum<A>(classes, [&](int64_t c) FASTADV_LAMBDA { return x[c]; });
+    const A shift = largest;
+    total = sum<A>(classes, [&](int64_t c) FASTADV_LAMBDA {
+      const A e = exp_nonpositive((x[c] - shift) * inverse_temperature);
+      out[c] = e;
+      return e;
+    });
+  }
+};
+
+namespace detail {
+
+template <class Loss, class T, class A, size_t K>
+FASTADV_CLONES void rows(Loss loss, std::array<const T*, K> inputs, std::array<A*, K> grads, A* values, int64_t classes,
+                         PerSample<A> weight, A scale, A* buffer, int64_t begin, int64_t end) {
+  for (int64_t n = begin; n < end; ++n) {
+    const A* row[K];
+    A* grad[K];
+    for (size_t k = 0; k < K; ++k) {
+      row[k] = converted<A>(inputs[k] + n * classes, classes, buffer + k * classes);
+      grad[k] = grads[k] ? grads[k] + n * classes : nullptr;
+    }
+    const A factor = scale * weight[n];
+    values[n] = factor * loss.row(row, classes, n, grad, buffer + K * classes);
+    for (size_t k = 0; k < K; ++k) {
+      if (!grad[k] || factor == 1) continue;
+      A* g = grad[k];
+      for (int64_t c = 0; c < classes; ++c) g[c] *= factor;
+    }
+  }
+}
+
+}  // namespace detail
+
+// The loss and, for each input, its gradient where wanted, else an empty tensor.
+template <class Loss, size_t K>
+std::array<Tensor, K + 1> softmax_rows(const Loss& loss, const std::array<const Tensor*, K>& inputs,
+                                       const Reduction& how, const std::array<bool, K>& wanted) {
+  const Tensor& first = *inputs[0];
+  require(first.dim() == 2 && first.size(1) > 0, "expected logits [N, C] with C > 0");
+  const int64_t samples = first.size(0), classes = first.size(1);
+  for (const Tensor* x : inputs) {
+    require_alike(first, *x);
+    require(x->is_contiguous(), "expected contiguous logits");
+  }
+  const ScalarType dtype = accumulated(first.scalar_type());
+  std::array<Tensor, K + 1> results;
+  const Tensor values = torch::stable::new_empty(first, {samples}, dtype);
+  for (size_t k = 0; k < K; ++k) {
+    results[k + 1] = wanted[k] ? torch::stable::new_empty(first, {samples, classes}, dtype)
+                               : torch::stable::new_empty(first, {0}, dtype);
+  }
+  if (how.reduce) results[0] = torch::stable::new_empty(first, {}, dtype);
+  with_type(first.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using A = Accumulated<T>;
+    std::array<const T*, K> x;
+    std::array<A*, K> grads;
+    for (size_t k = 0; k < K; ++k) {
+      x[k] = data<T>(*inputs[k]);
+      grads[k] = wanted[k] ? mutable_data<A>(results[k + 1]) : nullptr;
+    }
+    const PerSample<A> weight(1.0, how.weight, samples);
+    A* value = mutable_data<A>(values);
+    parallel(samples, 4 * classes, [&](int64_t begin, int64_t end) {
+      A* buffer = scratch<A>((2 * K) * classes);
+      detail::rows<Loss, T, A, K>(loss, x, grads, value, classes, weight, static_cast<A>(how.scale), buffer, begin, end);
+    });
+    if (how.reduce) {
+      // In order, so that the sum does not depend on the number of threads.
+      double total = 0;
+      for (int64_t n = 0; n < samples; ++n) total += value[n];
+      *mutable_data<A>(results[0]) = static_cast<A>(total);
+    }
+  });
+  if (!how.reduce) results[0] = values;
+  return results;
+}
+
+// Class indices [N]; their values are checked here, where a pass over them costs nothing.
+class Targets {
+ public:
+  Targets(const Tensor& target, const Tensor& logits) : classes_(data<int64_t>(target)) {
+    require(target.scalar_type() == ScalarType::Long && target.is_contiguous() && target.dim() == 1 &&
+                target.size(0) == logits.size(0),
+            "expected a contiguous int64 target [N]");
+    for (int64_t n = 0; n < target.size(0); ++n) {
+      if (classes_[n] >= 0 && classes_[n] < logits.size(1)) continue;
+      throw std::invalid_argument("target must lie in [0, " + std::to_string(logits.size(1)) + "), got " +
+                                  std::to_string(classes_[n]) + " at position " + std::to_string(n));
+    }
+  }
+
+  int64_t operator[](int64_t sample) const { return classes_[sample]; }
+
+ private:
+  const int64_t* classes_;
+};
+
+// Cross-entropy of one row at temperature 1; softmax - onehot into `grad` where it is not null.
+template <class A>
+FASTADV_INLINE A cross_entropy(const A* x, int64_t classes, int64_t target, A* grad, A* buffer) {
+  A* e = grad ? grad : buffer;
+  const Softmax<A> softmax(x, classes, A(1), e);
+  if (grad) {
+    const A inverse = 1 / softmax.total;
+    for (int64_t c = 0; c < classes; ++c) grad[c] *= inverse;
+    grad[target] -= 1;
+  }
+  return std::log(softmax.total) - (x[target] - softmax.largest);
+}
+
+// T^2 KL(softmax(t / T) || softmax(s / T)) of one row, with its gradients by s and t where they are wanted.
+template <class A>
+FASTADV_INLINE A distillation(const A* s, const A* t, int64_t classes, A temperature, A* s_grad, A* t_grad, A* buffer) {
+  const A inverse = 1 / temperature;
+  A* q = s_grad ? s_grad : buffer;
+  A* p = t_grad ? t_grad : buffer + classes;
+  const Softmax<A> student(s, classes, inverse, q);
+  const Softmax<A> teacher(t, classes, inverse, p);
+  const A shift = (teacher.largest - student.largest);
+  const A log_ratio = std::log(student.total) - std::log(teacher.total);
+  // log p - log q of a class; where p is 0 it may be undefined and must not count.
+  const auto surprise = [&](int64_t c) FASTADV_LAMBDA { return ((t[c] - s[c]) - shift) * inverse + log_ratio; };
+  const A kl = sum<A>(classes, [&](int64_t c) FASTADV_LAMBDA { return p[c] > 0 ? p[c] * surprise(c) : A(0); }) /
+               teacher.total;
+  const A p_scale = temperature / teacher.total, q_scale = temperature / student.total;
+  if (s_grad) {
+    for (int64_t c = 0; c < classes; ++c) s_grad[c] = q_scale * q[c] - p_scale * p[c];
+  }
+  if (t_grad) {
+    for (int64_t c = 0; c < classes; ++c) t_grad[c] = p[c] > 0 ? p_scale * p[c] * (surprise(c) - kl) : A(0);
+  }
+  return temperature * temperature * kl;
+}
+
+}  // namespace fastadv

@@ -1,0 +1,33 @@
+// The step skeleton: read a sample, ask a rule where it moves, project, write.
+#pragma once
+
+#include "ball.h"
+
+namespace fastadv {
+
+// -1, 0 or 1 times `size`, without a multiplication; 0 for NaN.
+template <class A>
+FASTADV_INLINE A signed_size(A x, A size) {
+  const A up = x > 0 ? size : A(0);
+  return x < 0 ? -size : up;
+}
+
+// Factors whose product is size / length, neither of which overflows where the quotient by a tiny length would; both are
+// zero where the length is zero, infinite or NaN, so that such a direction moves nothing.
+template <class A>
+struct UnitStep {
+  A first = 0;
+  A second = 0;
+
+  FASTADV_INLINE UnitStep(A length, A size) {
+    constexpr A kTiny = sizeof(A) == 4 ? A(1e-30) : A(1e-280);
+    if (!(length > 0) || length == std::numeric_limits<A>::infinity()) return;
+    first = length < kTiny ? 1 / kTiny : A(1);
+    second = size / (length * first);
+  }
+
+  // A direction with an infinite or undefined length never multiplies its coordinates.
+  FASTADV_INLINE A operator()(A coordinate) const { return second == 0 ? A(0) : coordinate * first * second; }
+};
+
+}  // namespace fastadv

@@ -1,0 +1,179 @@
+// svgd_step: pairwise distances, then the update, image by image; no entry ever joins two images.
+#include <algorithm>
+
+#include "step.h"
+
+namespace fastadv {
+namespace {
+
+enum class Update : int64_t { kSign = 0, kL2 = 1, kRaw = 2 };
+
+template <class A>
+struct Stein {
+  A bandwidth;  // 0: the median rule
+  A score_scale;
+  bool equal_rms;
+  Update update;
+};
+
+// Particles are taken in runs of this many elements, so that all of an image's stay in the first-level cache.
+constexpr int64_t kRun = 512;
+
+// Squared distances of all pairs and, where wanted, the inner products of their scores; n x n each, symmetric.
+template <class A>
+FASTADV_INLINE void pairs(const A* offsets, const A* score, int64_t n, int64_t size, A* distance, A* product) {
+  std::fill(distance, distance + n * n, A(0));
+  if (product) std::fill(product, product + n * n, A(0));
+  for (int64_t begin = 0; begin < size; begin += kRun) {
+    const int64_t count = size - begin < kRun ? size - begin : kRun;
+    for (int64_t i = 0; i < n; ++i) {
+      const A *oi = offsets + i * size + begin, *si = score + i * size + begin;
+      for (int64_t j = 0; j <= i; ++j) {
+        const A *oj = offsets + j * size + begin, *sj = score + j * size + begin;
+        if (j < i) {
+          distance[i * n + j] += sum<A>(count, [&](int64_t k) FASTADV_LAMBDA {
+            const A d = oi[k] - oj[k];
+            return d * d;
+          });
+        }
+        if (product) product[i * n + j] += sum<A>(count, [&](int64_t k) FASTADV_LAMBDA { return si[k] * sj[k]; });
+      }
+    }
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < i; ++j) {
+      distance[j * n + i] = distance[i * n + j];
+      if (product) product[j * n + i] = product[i * n + j];
+    }
+  }
+}
+
+// 1 / sigma^2; zero, a flat kernel without repulsion, where the median distance is zero or there is no pair.
+template <class A>
+A inverse_variance(const A* distance, int64_t n, A bandwidth, A* buffer) {
+  if (bandwidth > 0) return 1 / (bandwidth * bandwidth);
+  if (n < 2) return 0;
+  A* end = buffer;
+  for (int64_t i = 0; i < n; ++i) end = std::copy(distance + i * n, distance + i * n + i, end);
+  A* median = buffer + (end - buffer - 1) / 2;
+  std::nth_element(buffer, median, end);
+  return *median > 0 ? 2 * std::log(A(n + 1)) / *median : A(0);
+}
+
+// Coefficients of  phi_i = sum_j attract_ij score_j + sum_j repel_ij (x_i - x_j), both n x n, written over the inputs.
+template <class A>
+void coefficients(A* distance, A* product, int64_t n, const Stein<A>& stein, A* buffer) {
+  const A precision = inverse_variance<A>(distance, n, stein.bandwidth, buffer);
+  A *kernel = buffer, *repel = buffer + n * n;
+  for (int64_t k = 0; k < n * n; ++k) {
+    kernel[k] = std::exp(A(-0.5) * distance[k] * precision) / n;
+    repel[k] = kernel[k] * precision;
+  }
+  A scale = stein.score_scale;
+  if (stein.equal_rms) {
+    // Squared lengths summed over the particles: the attraction's from the scores' products, the repulsion's from the
+    // distances, since (x_i - x_j).(x_i - x_k) = (d_ij + d_ik - d_jk) / 2 for squared distances d.
+    double pull = 0, push = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = 0; j < n; ++j) {
+        for (int64_t k = 0; k < n; ++k) {
+          pull += double(kernel[i * n + j]) * kernel[i * n + k] * product[j * n + k];
+          push += 0.5 * repel[i * n + j] * repel[i * n + k] *
+                  (double(distance[i * n + j]) + distance[i * n + k] - distance[j * n + k]);
+        }
+      }
+    }
+    scale = pull > 0 && push > 0 ? static_cast<A>(std::sqrt(push / pull)) : (pull == pull ? A(1) : A(pull));
+  }
+  for (int64_t k = 0; k < n * n; ++k) {
+    product[k] = scale * kernel[k];
+    distance[k] = repel[k];
+  }
+}
+
+template <class T, class A>
+FASTADV_CLONES void move_particles(const T* particles, const T* score, const T* x0, PerSample<A> eps,
+                                   PerSample<A> step_size, Ball<A> ball, Norm norm_kind, Stein<A> stein, T* out, int64_t n,
+                                   int64_t size, A* buffer, int64_t begin, int64_t end) {
+  A *offsets = buffer, *converted_score = offsets + n * size, *phi = converted_score + n * size;
+  A *centre_buffer = phi + size, *delta = centre_buffer + size, *point = delta + size;
+  A *repel = point + size, *attract = repel + n * n, *small = attract + n * n;
+  for (int64_t image = begin; image < end; ++image) {
+    const A* centre = converted<A>(x0 + image * size, size, centre_buffer);
+    const A* s = converted<A>(score + image * n * size, n * size, converted_score);
+    const T* x = particles + image * n * size;
+    for (int64_t j = 0; j < n; ++j) {
+      for (int64_t k = 0; k < size; ++k) offsets[j * size + k] = static_cast<A>(x[j * size + k]) - centre[k];
+    }
+    pairs<A>(offsets, s, n, size, repel, stein.equal_rms ? attract : nullptr);
+    coefficients<A>(repel, attract, n, stein, small);
+    ball.eps = eps[image];
+    for (int64_t i = 0; i < n; ++i) {
+      A own = 0;
+      for (int64_t j = 0; j < n; ++j) own += repel[i * n + j];
+      for (int64_t first = 0; first < size; first += kRun) {
+        const int64_t count = size - first < kRun ? size - first : kRun;
+        A* p = phi + first;
+        const A* oi = offsets + i * size + first;
+        for (int64_t k = 0; k < count; ++k) p[k] = own * oi[k];
+        for (int64_t j = 0; j < n; ++j) {
+          const A pull = attract[i * n + j], push = repel[i * n + j];
+          const A *sj = s + j * size + first, *oj = offsets + j * size + first;
+          for (int64_t k = 0; k < count; ++k) p[k] += pull * sj[k] - push * oj[k];
+        }
+      }
+      const A step = step_size[image];
+      const T* xi = x + i * size;
+      if (stein.update == Update::kSign) {
+        for (int64_t k = 0; k < size; ++k) point[k] = static_cast<A>(xi[k]) + signed_size<A>(phi[k], step);
+      } else if (stein.update == Update::kL2) {
+        const UnitStep<A> unit(norm<A>(size, [&](int64_t k) FASTADV_LAMBDA { return phi[k]; }), step);
+        for (int64_t k = 0; k < size; ++k) point[k] = static_cast<A>(xi[k]) + unit(phi[k]);
+      } else {
+        for (int64_t k = 0; k < size; ++k) point[k] = static_cast<A>(xi[k]) + step * phi[k];
+      }
+      T* o = out + (image * n + i) * size;
+      if (norm_kind == Norm::kLinf) {
+        for (int64_t k = 0; k < size; ++k) o[k] = static_cast<T>(project_linf<A>(point[k], centre[k], ball));
+      } else {
+        project_l2<A>([&](int64_t k) FASTADV_LAMBDA { return point[k]; }, centre, size, ball, delta,
+                      [&](int64_t k, A z) FASTADV_LAMBDA { o[k] = static_cast<T>(z); });
+      }
+    }
+  }
+}
+
+Tensor svgd_step(const Tensor& particles, const Tensor& score, const Tensor& x0, double eps,
+                 const std::optional<Tensor>& eps_n, double step_size, const std::optional<Tensor>& step_size_n,
+                 int64_t norm, double low, double high, std::optional<double> bandwidth, int64_t update,
+                 std::optional<double> score_scale) {
+  require_alike(particles, score);
+  require(particles.is_contiguous() && x0.is_contiguous() && particles.dim() >= 3, "expected contiguous tensors");
+  require(x0.scalar_type() == particles.scalar_type(), "expected tensors of one dtype");
+  const int64_t images = particles.size(0), n = particles.size(1);
+  require(x0.dim() == particles.dim() - 1 && x0.size(0) == images && x0.numel() * n == particles.numel(),
+          "expected x0 [N, ...] for particles [N, n, ...]");
+  const int64_t size = images ? x0.numel() / images : 0;
+  Tensor out = torch::stable::empty_like(particles);
+  with_type(particles.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using A = Accumulated<T>;
+    const Ball<A> ball{A(0), static_cast<A>(low), static_cast<A>(high), true};
+    const Stein<A> stein{static_cast<A>(bandwidth.value_or(0)), static_cast<A>(score_scale.value_or(1)),
+                         !score_scale.has_value(), static_cast<Update>(update)};
+    const PerSample<A> radius(eps, eps_n, images), length(step_size, step_size_n, images);
+    const T *x = data<T>(particles), *s = data<T>(score), *centre = data<T>(x0);
+    T* result = mutable_data<T>(out);
+    parallel(images, n * n * size, [&](int64_t begin, int64_t end) {
+      A* buffer = scratch<A>((2 * n + 4) * size + 4 * n * n);
+      move_particles<T, A>(x, s, centre, radius, length, ball, static_cast<Norm>(norm), stein, result, n, size, buffer,
+                           begin, end);
+    });
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace fastadv
+
+STABLE_TORCH_LIBRARY_IMPL(fastadv, CPU, m) { m.impl("svgd_step", TORCH_BOX(&fastadv::svgd_step)); }

@@ -1,0 +1,28 @@
+"""Fused kernels for adversarial sampling and adversarial distillation in PyTorch."""
+
+from fastadv.ops.attack_loss import attack_loss, attack_loss_value_and_grad
+from fastadv.ops.ball import project, random_start
+from fastadv.ops.dispatch import backends, use_backend
+from fastadv.ops.divergence import kd_loss, kd_loss_value_and_grad, kl_distill, kl_distill_value_and_grad
+from fastadv.ops.matching import loss_matching, loss_matching_value_and_grad
+from fastadv.ops.step import pgd_step, pgd_step_
+from fastadv.ops.svgd import svgd_step
+
+__all__ = [
+    "attack_loss",
+    "attack_loss_value_and_grad",
+    "backends",
+    "kd_loss",
+    "kd_loss_value_and_grad",
+    "kl_distill",
+    "kl_distill_value_and_grad",
+    "loss_matching",
+    "loss_matching_value_and_grad",
+    "pgd_step",
+    "pgd_step_",
+    "project",
+    "random_start",
+    "svgd_step",
+    "use_backend",
+]
+__version__ = "0.1.0"

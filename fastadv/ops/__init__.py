@@ -1,0 +1,1 @@
+"""The fused ops, one file a family; their public functions are the names of :mod:`fastadv`."""

@@ -1,0 +1,178 @@
+"""Argument checks of the public functions: TypeError or ValueError, naming the argument, before memory is touched.
+
+Python numbers and tensors on the CPU are checked for value; values on a device are not, since that would wait for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FLOATING = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
+NORMS = {"linf": 0, "l2": 1}
+MODES = {"exact": True, "sequential": False}
+
+
+def choice(name: str, value: Any, among: Mapping[str, Any]) -> Any:
+    """What ``value`` stands for in ``among``."""
+    try:
+        return among[value]
+    except (KeyError, TypeError):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, among))}, got {value!r}") from None
+
+
+def floating(name: str, x: Tensor) -> None:
+    """``x`` is a tensor of float64, float32, bfloat16 or float16."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+    if x.dtype not in FLOATING:
+        raise TypeError(f"{name} must be float64, float32, bfloat16 or float16, got {x.dtype}")
+
+
+def samples(name: str, x: Tensor) -> None:
+    """``x`` is a floating-point tensor [N, ...] of two dimensions or more."""
+    floating(name, x)
+    if x.dim() < 2:
+        raise ValueError(f"{name} must have shape [N, ...] of two dimensions or more, got {list(x.shape)}")
+
+
+def same(name: str, y: Tensor, x_name: str, x: Tensor) -> None:
+    """``y`` has the shape and the device of ``x``."""
+    if y.shape != x.shape:
+        raise ValueError(f"{name} must have the shape of {x_name}, {list(x.shape)}, got {list(y.shape)}")
+    if y.device != x.device:
+        raise ValueError(f"{name} must be on the device of {x_name}, {x.device}, got {y.device}")
+
+
+def logits(name: str, x: Tensor) -> None:
+    """``x`` is a floating-point tensor [N, C] with at least one class."""
+    floating(name, x)
+    if x.dim() != 2 or x.shape[1] == 0:
+        raise ValueError(f"{name} must have shape [N, C] with C > 0, got {list(x.shape)}")
+
+
+def target(y: Tensor, x: Tensor) -> None:
+    """``y`` is an int64 tensor [N] on the device of ``x`` [N, C]; its values are the op's to check."""
+    if not isinstance(y, Tensor):
+        raise TypeError(f"target must be a tensor, got {type(y).__name__}")
+    if y.dtype is not torch.int64:
+        raise TypeError(f"target must be int64, got {y.dtype}")
+    if y.dim() != 1 or y.shape[0] != x.shape[0]:
+        raise ValueError(f"target must have shape [{x.shape[0]}], got {list(y.shape)}")
+    if y.device != x.device:
+        raise ValueError(f"target must be on the device of the logits, {x.device}, got {y.device}")
+
+
+def target_values(y: Tensor, classes: int) -> None:
+    """Every value of ``y`` is a class, where that can be known without waiting for a device."""
+    if y.device.type == "cpu" and y.numel() and not bool(((y >= 0) & (y < classes)).all()):
+        raise ValueError(f"target must lie in [0, {classes}), got values from {int(y.min())} to {int(y.max())}")
+
+
+def positive(name: str, value: float) -> float:
+    """``value`` as a float above zero and finite."""
+    result = number(name, value)
+    if not 0 < result < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+    return result
+
+
+def number(name: str, value: float) -> float:
+    """``value`` as a float; a NaN is refused."""
+    if type(value) is not float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"{name} must be a float, got {type(value).__name__}")
+        value = float(value)
+    if value != value:
+        raise ValueError(f"{name} must be a number, got nan")
+    return value
+
+
+def radius(name: str, value: float | Tensor, x: Tensor) -> tuple[float, Tensor | None]:
+    """A float or a tensor [N], not negative, as the schema's pair of arguments."""
+    if isinstance(value, Tensor):
+        return 0.0, per_sample(name, value, x, least=0.0)
+    value = number(name, value)
+    if value < 0:
+        raise ValueError(f"{name} must not be negative, got {value}")
+    return value, None
+
+
+def step(name: str, value: float | Tensor, x: Tensor) -> tuple[float, Tensor | None]:
+    """A float or a tensor [N] of either sign, as the schema's pair of arguments."""
+    return (0.0, per_sample(name, value, x)) if isinstance(value, Tensor) else (number(name, value), None)
+
+
+def per_sample(name: str, value: Tensor, x: Tensor, *, least: float = -math.inf) -> Tensor:
+    """``value`` [N] in the accumulation precision of ``x`` [N, ...]."""
+    floating(name, value)
+    if value.dim() != 1 or value.shape[0] != x.shape[0]:
+        raise ValueError(f"{name} must be a float or have shape [{x.shape[0]}], got {list(value.shape)}")
+    if value.device != x.device:
+        raise ValueError(f"{name} must be on the device of the samples, {x.device}, got {value.device}")
+    if value.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name} requires grad, but no gradient is offered for it; detach it")
+    if value.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((value >= least).all()):
+        limit = "a number" if least == -math.inf else f"at least {least}"
+        raise ValueError(f"{name} must be {limit} for every sample, got {value.min().item()}")
+    return value.detach().to(torch.float64 if x.dtype is torch.float64 else torch.float32).contiguous()
+
+
+def box(bounds: tuple[float, float] | None) -> tuple[float, float]:
+    """The box's two bounds; infinite ones for None."""
+    if bounds is None:
+        return -math.inf, math.inf
+    try:
+        low, high = bounds
+    except (TypeError, ValueError):
+        raise TypeError(f"bounds must be None or a pair of floats, got {bounds!r}") from None
+    low, high = number("bounds[0]", low), number("bounds[1]", high)
+    if low > high:
+        raise ValueError(f"bounds must be (low, high) with low <= high, got {bounds!r}")
+    return low, high
+
+
+def constant(name: str, x: Tensor) -> None:
+    """``x`` wants no gradient, since none is offered for it."""
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name} requires grad, but no gradient is offered for it; detach it")
+
+
+def number_or(name: str, value: float | str, word: str) -> float | None:
+    """``value`` as a float, or None for the one ``word`` that stands for a rule."""
+    if isinstance(value, str):
+        if value != word:
+            raise ValueError(f"{name} must be a float or {word!r}, got {value!r}")
+        return None
+    return number(name, value)
+
+
+def shape(name: str, x: Tensor, expected: list[int], like: Tensor) -> None:
+    """``x`` has the expected shape and the device of ``like``."""
+    if list(x.shape) != expected:
+        raise ValueError(f"{name} must have shape {expected}, got {list(x.shape)}")
+    if x.device != like.device:
+        raise ValueError(f"{name} must be on device {like.device}, got {x.device}")
+
+
+def int64(name: str, x: Tensor, expected: list[int], like: Tensor) -> None:
+    """``x`` is an int64 tensor of the expected shape on the device of ``like``."""
+    if not isinstance(x, Tensor) or x.dtype is not torch.int64:
+        raise TypeError(f"{name} must be an int64 tensor, got {getattr(x, 'dtype', type(x).__name__)}")
+    shape(name, x, expected, like)
+
+
+def seed(value: int | Tensor, x: Tensor) -> tuple[int, Tensor | None]:
+    """An int of 64 bits or an int64 tensor without dimensions, as the schema's pair of arguments."""
+    if isinstance(value, Tensor):
+        int64("seed", value, [], x)
+        return 0, value
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"seed must be an int or an int64 tensor, got {type(value).__name__}")
+    if not -(2**63) <= value < 2**64:
+        raise ValueError(f"seed must fit in 64 bits, got {value}")
+    return value - 2**64 if value >= 2**63 else value, None

@@ -1,0 +1,166 @@
+"""Registers the ops and says which backend computes each: chosen once at import, or forced by the caller.
+
+Every op of :mod:`fastadv.ops.schemas` is registered as ``fastadv::<op>``, whose dispatch keys the compiled libraries
+take (where one is absent, Triton takes CUDA and the reference takes the CPU), and as the overloads
+``fastadv::<op>.reference`` and ``fastadv::<op>.triton``, which :func:`use_backend` chooses among.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv.ops import extension
+from fastadv.ops.schemas import SCHEMAS
+
+BACKENDS = ("reference", "cpu", "cuda", "triton")
+_TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order)
+
+_library = torch.library.Library("fastadv", "FRAGMENT")
+_ops: dict[str, Op] = {}
+# The reason why a backend cannot be used at all here, or None.
+_unavailable: dict[str, str | None] = {}
+_forced: str | None = os.environ.get("FASTADV_BACKEND") or None
+
+
+class Op:
+    """One op: calling it computes on the backend in force."""
+
+    __slots__ = ("_default", "_overloads", "name")
+
+    def __init__(self, name: str, overloads: dict[str, Any]) -> None:
+        self.name = name
+        self._overloads = overloads
+        self._default = overloads["cpu"]
+
+    def __call__(self, *args: Any) -> Any:
+        if _forced is None:
+            return self._default(*args)
+        return self.overload(args[0].device.type)(*args)
+
+    def overload(self, device_type: str) -> Any:
+        """The registered overload in force for tensors of ``device_type``; RuntimeError if it was forced in vain."""
+        if _forced is None:
+            return self._default
+        reason = unavailable(_forced) or _wrong_device(_forced, device_type)
+        if reason:
+            raise RuntimeError(f"fastadv.{self.name}: backend {_forced!r} was asked for, but {reason}")
+        return self._overloads[_forced]
+
+
+def define(name: str, *, family: str, fake: Callable[..., Any], reference: Callable[..., Any]) -> Op:
+    """Register ``name`` with its shape function and its Python implementations.
+
+    ``reference`` takes the arguments of the schema; so does the Triton launcher, the function of the same name in
+    ``fastadv.kernels.<family>``, which is imported on its first call.
+    """
+
+    def triton(*args: Any) -> Any:
+        return getattr(importlib.import_module(f"fastadv.kernels.{family}"), name)(*args)
+
+    schema = SCHEMAS[name]
+    for overload in (name, f"{name}.reference", f"{name}.triton"):
+        _library.define(overload + schema, tags=_TAGS)
+        _library._register_fake(overload, fake)
+        # No graph is recorded here: the losses' autograd.Function does that, the steps have no gradient.
+        _library.impl(overload, torch.library.fallthrough_kernel, "Autograd")
+    _library.impl(f"{name}.reference", reference, "CompositeExplicitAutograd")
+    _library.impl(f"{name}.triton", triton, "CompositeExplicitAutograd")
+    if unavailable("cpu"):
+        _library.impl(name, reference, "CPU")
+    if unavailable("cuda"):
+        _library.impl(name, reference if unavailable("triton") else triton, "CUDA")
+    packet = getattr(torch.ops.fastadv, name)
+    overloads = {"reference": packet.reference, "cpu": packet.default, "cuda": packet.default, "triton": packet.triton}
+    _ops[name] = Op(name, overloads)
+    return _ops[name]
+
+
+def unavailable(backend: str) -> str | None:
+    """Why ``backend`` cannot be used here, or None where it can."""
+    if backend not in BACKENDS:
+        return f"there is no such backend; there are {', '.join(BACKENDS)}"
+    return _unavailable[backend]
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Compute every op of fastadv on backend ``name`` inside the ``with`` block, in all threads.
+
+    ``name`` is "reference", "cpu", "cuda" or "triton". The environment variable ``FASTADV_BACKEND`` does the same for a
+    whole process. A backward pass runs on the backend of its forward pass, wherever it is started.
+
+    Raises ValueError for a name that is no backend and RuntimeError, with the reason, for one that cannot be used here.
+    """
+    global _forced
+    if name not in BACKENDS:
+        raise ValueError(f"use_backend: name must be one of {', '.join(map(repr, BACKENDS))}, got {name!r}")
+    if reason := unavailable(name):
+        raise RuntimeError(f"use_backend: backend {name!r} is not available: {reason}")
+    previous, _forced = _forced, name
+    try:
+        yield
+    finally:
+        _forced = previous
+
+
+def backends() -> dict[str, str]:
+    """Each backend by name: "available", or the reason why it is not."""
+    return {name: unavailable(name) or "available" for name in BACKENDS}
+
+
+def report() -> str:
+    """What serves each op on each kind of device here, and why the other backends do not: ``fastadv doctor``."""
+    lines = [f"torch {torch.__version__}, {torch.get_num_threads()} threads"]
+    lines += [f"{name:10} {state}" for name, state in backends().items()]
+    if _forced:
+        lines.append(f"forced: {_forced}")
+    lines += ["", f"{'op':16}{'cpu tensors':14}cuda tensors"]
+    lines += [f"{name:16}{serving('cpu'):14}{serving('cuda')}" for name in sorted(_ops)]
+    return "\n".join(lines)
+
+
+def serving(device_type: str) -> str:
+    """The backend that computes on tensors of ``device_type``, or "-" where there is no such device."""
+    if device_type == "cuda" and not torch.cuda.is_available():
+        return "-"
+    if _forced:
+        return _forced
+    if not unavailable(device_type):
+        return device_type
+    return "triton" if device_type == "cuda" and not unavailable("triton") else "reference"
+
+
+def _wrong_device(backend: str, device_type: str) -> str | None:
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    expected = {"cpu": "cpu", "cuda": "cuda", "triton": "cpu" if interpreted else "cuda"}.get(backend, device_type)
+    return None if device_type == expected else f"the tensors are on {device_type}, not on {expected}"
+
+
+def _triton_unavailable() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (pip install 'fastadv[triton]')"
+    if os.environ.get("TRITON_INTERPRET") != "1" and not torch.cuda.is_available():
+        return "there is no CUDA or ROCm device (TRITON_INTERPRET=1, set before the first import, runs it on the CPU)"
+    return None
+
+
+def _load_backends() -> None:
+    _unavailable.update(extension.load(), reference=None, triton=_triton_unavailable())
+    if _unavailable["cuda"] is None and not torch.cuda.is_available():
+        _unavailable["cuda"] = "there is no CUDA device"
+
+
+_load_backends()
+
+
+def like(x: Tensor, result: Tensor) -> Tensor:
+    """``result`` in the dtype and memory layout of ``x``."""
+    return result.to(x.dtype) if result.stride() == x.stride() else torch.empty_like(x).copy_(result)

@@ -1,0 +1,145 @@
+"""Distillation losses between the softmax rows of a student and a teacher: kl_distill and kd_loss."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fastadv.ops import checks, loss
+from fastadv.ops.dispatch import define
+from fastadv.reference import divergence as reference
+
+
+def kl_distill(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float = 1.0,
+    weight: Tensor | None = None,
+    reduction: str = "batchmean",
+) -> Tensor:
+    """Knowledge distillation from raw logits: ``T^2 KL(softmax(teacher / T) || softmax(student / T))``.
+
+    One call for ``F.kl_div(F.log_softmax(s / T, 1), F.softmax(t / T, 1), reduction="batchmean") * T * T``.
+
+    Args:
+        student: logits [N, C], float64, float32, bfloat16 or float16; differentiable.
+        teacher: logits [N, C]; differentiable where it requires grad.
+        temperature: T > 0.
+        weight: optional factors [N], one a sample; they multiply and do not renormalise.
+        reduction: "none" gives [N]; "sum"; "batchmean" is sum / N; "mean" is sum / (N C), as in ``F.kl_div``.
+
+    Returns:
+        The loss, float64 for float64 logits, else float32.
+
+    Raises:
+        TypeError: logits or weight are not floating-point tensors, temperature is no number.
+        ValueError: shapes or devices differ, temperature is not positive, weight requires grad, unknown reduction.
+
+    Source: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015.
+    """
+    _check_pair(student, teacher)
+    scale, reduce = loss.reduction_scale(reduction, student, mean_over=student.shape[1])
+    temperature = checks.positive("temperature", temperature)
+    return loss.evaluate(_kl_distill, (student, teacher), (temperature,), weight, scale, reduce)
+
+
+def kl_distill_value_and_grad(
+    student: Tensor, teacher: Tensor, *, temperature: float = 1.0, teacher_grad: bool = False
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """:func:`kl_distill` without autograd: ``(loss [N], gradient by student [N, C], gradient by teacher or None)``.
+
+    The gradients are those of the summed loss, float64 for float64 logits, else float32. The teacher's is None unless
+    ``teacher_grad``. Raises as :func:`kl_distill`.
+    """
+    _check_pair(student, teacher)
+    arguments = (checks.positive("temperature", temperature),)
+    return loss.pair(_kl_distill, student, teacher, arguments, teacher_grad)
+
+
+def kd_loss(
+    student: Tensor,
+    teacher: Tensor,
+    target: Tensor,
+    *,
+    temperature: float = 4.0,
+    alpha: float = 0.9,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Cross-entropy and distillation in one pass: ``(1 - alpha) CE(student, target) + alpha T^2 KL(p_T || p_S)``.
+
+    Args:
+        student: logits [N, C], float64, float32, bfloat16 or float16; differentiable.
+        teacher: logits [N, C]; differentiable where it requires grad.
+        target: classes [N], int64. On the CPU a value outside [0, C) is an error, on a device its loss is NaN.
+        temperature: T > 0 of both softmaxes of the divergence.
+        alpha: weight of the divergence.
+        weight: optional factors [N], one a sample; they multiply and do not renormalise.
+        reduction: "none" gives [N]; "sum"; "mean" and "batchmean" are sum / N.
+
+    Returns:
+        The loss, float64 for float64 logits, else float32.
+
+    Raises:
+        TypeError: logits or weight are not floating-point tensors, target is not int64, a number is no number.
+        ValueError: shapes or devices differ, target is out of range, temperature is not positive, weight requires grad,
+            unknown reduction.
+
+    Source: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015.
+    """
+    _check_pair(student, teacher)
+    checks.target(target, student)
+    scale, reduce = loss.reduction_scale(reduction, student)
+    arguments = (target.contiguous(), checks.positive("temperature", temperature), checks.number("alpha", alpha))
+    return loss.evaluate(_kd_loss, (student, teacher), arguments, weight, scale, reduce)
+
+
+def kd_loss_value_and_grad(
+    student: Tensor,
+    teacher: Tensor,
+    target: Tensor,
+    *,
+    temperature: float = 4.0,
+    alpha: float = 0.9,
+    teacher_grad: bool = False,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """:func:`kd_loss` without autograd: ``(loss [N], gradient by student [N, C], gradient by teacher or None)``.
+
+    The gradients are those of the summed loss, float64 for float64 logits, else float32. The teacher's is None unless
+    ``teacher_grad``. Raises as :func:`kd_loss`.
+    """
+    _check_pair(student, teacher)
+    checks.target(target, student)
+    arguments = (target.contiguous(), checks.positive("temperature", temperature), checks.number("alpha", alpha))
+    return loss.pair(_kd_loss, student, teacher, arguments, teacher_grad)
+
+
+def _check_pair(student: Tensor, teacher: Tensor) -> None:
+    checks.logits("student", student)
+    checks.floating("teacher", teacher)
+    checks.same("teacher", teacher, "student", student)
+
+
+def _kl_distill_reference(student, teacher, temperature, *how):  # type: ignore[no-untyped-def]
+    value, *grads = reference.kl_distill_value_and_grad(student, teacher, temperature=temperature)
+    return loss.finish(value, grads, *how)
+
+
+def _kd_loss_reference(student, teacher, target, temperature, alpha, *how):  # type: ignore[no-untyped-def]
+    checks.target_values(target, student.shape[1])
+    value, *grads = reference.kd_loss_value_and_grad(student, teacher, target, temperature=temperature, alpha=alpha)
+    return loss.finish(value, grads, *how)
+
+
+_kl_distill = define(
+    "kl_distill",
+    family="divergence",
+    fake=lambda student, teacher, temperature, weight, scale, *how: loss.fake((student, teacher), *how),
+    reference=_kl_distill_reference,
+)
+_kd_loss = define(
+    "kd_loss",
+    family="divergence",
+    fake=lambda student, teacher, target, temperature, alpha, weight, scale, *how: loss.fake((student, teacher), *how),
+    reference=_kd_loss_reference,
+)

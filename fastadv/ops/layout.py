@@ -1,0 +1,32 @@
+"""Brings the tensors of an op to one dense memory layout, in which a sample is a contiguous run."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def aligned(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """``x`` and ``others``, all of one shape, in x's layout (contiguous or channels_last) and dtype.
+
+    A tensor that fits comes back as it is; broadcast, sliced or mixed layouts are copied once. An ``x`` in any other
+    layout is made contiguous.
+    """
+    memory_format = torch.contiguous_format
+    if not x.is_contiguous():
+        channels_last = _CHANNELS_LAST.get(x.dim(), torch.contiguous_format)
+        if x.is_contiguous(memory_format=channels_last):
+            memory_format = channels_last
+        else:
+            x = x.contiguous()
+    dtype = x.dtype
+    return x, *(
+        y if y.dtype is dtype and y.is_contiguous(memory_format=memory_format) else _copy(y, dtype, memory_format)
+        for y in others
+    )
+
+
+def _copy(y: Tensor, dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
+    return y.to(dtype=dtype, memory_format=memory_format).contiguous(memory_format=memory_format)

@@ -1,0 +1,118 @@
+"""What the losses share: weights and reductions, and the one autograd.Function that joins forward and backward.
+
+A loss op computes the value and, in the same pass, the gradients that will be needed, kept in the accumulation precision
+(in half precision many of them would underflow before a gradient scaler's factor arrives). The backward pass is one op
+for all losses: ``scale_grad`` multiplies by the incoming gradient and rounds to the dtype of the input.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fastadv.ops import checks
+from fastadv.ops.dispatch import Op, define
+from fastadv.reference._common import accumulate
+
+_REDUCTIONS = {"none": 0, "sum": 1, "batchmean": 2, "mean": 3}
+
+
+def reduction_scale(reduction: str, x: Tensor, *, mean_over: int = 1) -> tuple[float, bool]:
+    """The factor a reduction of the losses of ``x`` [N, ...] multiplies with, and whether it sums over the batch.
+
+    "none" and "sum" have factor 1, "batchmean" 1 / N, "mean" 1 / (N ``mean_over``); NaN for an empty batch, whose mean
+    is undefined.
+    """
+    kind = checks.choice("reduction", reduction, _REDUCTIONS)
+    if kind < 2:
+        return 1.0, kind == 1
+    count = x.shape[0] * (mean_over if kind == 3 else 1)
+    return 1.0 / count if count else float("nan"), True
+
+
+def evaluate(
+    op: Op, inputs: tuple[Tensor, ...], arguments: tuple[Any, ...], weight: Tensor | None, scale: float, reduce: bool
+) -> Tensor:
+    """The loss that ``op`` computes of ``inputs`` (the tensors that may want a gradient) and ``arguments``."""
+    if weight is not None:
+        weight = checks.per_sample("weight", weight, inputs[0])
+    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+        return _Loss.apply(op, (*arguments, weight, scale, reduce), *inputs)
+    wanted = (False,) * len(inputs)
+    return op(*dense(inputs), *arguments, weight, scale, reduce, *wanted)[0]
+
+
+def value_and_grad(
+    op: Op, inputs: tuple[Tensor, ...], arguments: tuple[Any, ...], wanted: tuple[bool, ...], scale: float = 1.0
+) -> tuple[Tensor, ...]:
+    """The loss [N] of each sample and its gradients by ``inputs``, an empty tensor for one that is not wanted."""
+    return op(*dense(inputs), *arguments, None, scale, False, *wanted)
+
+
+def pair(
+    op: Op, student: Tensor, teacher: Tensor, arguments: tuple[Any, ...], teacher_grad: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """:func:`value_and_grad` of a loss between two networks; None for the teacher's gradient unless it is wanted."""
+    value, student_grad, by_teacher = value_and_grad(op, (student, teacher), arguments, (True, teacher_grad))
+    return value, student_grad, by_teacher if teacher_grad else None
+
+
+def dense(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """``inputs`` contiguous and of one dtype, the widest among them."""
+    dtype = inputs[0].dtype
+    for x in inputs[1:]:
+        if x.dtype is not dtype:
+            dtype = torch.promote_types(dtype, x.dtype)
+    return tuple([x.to(dtype).contiguous() for x in inputs])
+
+
+class _Loss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, op: Op, arguments: tuple[Any, ...], *inputs: Tensor) -> Tensor:
+        wanted = tuple([x.requires_grad for x in inputs])
+        loss, *grads = op(*dense(inputs), *arguments, *wanted)
+        ctx.save_for_backward(*[grad for grad, want in zip(grads, wanted, strict=True) if want])
+        ctx.dtypes = [x.dtype if want else None for x, want in zip(inputs, wanted, strict=True)]
+        ctx.scale_grad = scale_grad.overload(loss.device.type)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        grads = iter(ctx.saved_tensors)
+        grad_output = grad_output.contiguous()
+        return None, None, *(dtype and ctx.scale_grad(next(grads), grad_output, dtype) for dtype in ctx.dtypes)
+
+
+def finish(
+    loss: Tensor, grads: tuple[Tensor, ...], weight: Tensor | None, scale: float, reduce: bool, *wanted: bool
+) -> tuple[Tensor, ...]:
+    """Per-sample ``loss`` [N] and ``grads`` [N, C] of a reference, as the loss ops return them."""
+    factor = torch.full_like(loss, scale) if weight is None else scale * weight
+    loss = factor * loss
+    return loss.sum() if reduce else loss, *(
+        factor[:, None] * grad if want else grad.new_empty(0) for grad, want in zip(grads, wanted, strict=True)
+    )
+
+
+def fake(inputs: tuple[Tensor, ...], reduce: bool, *wanted: bool) -> tuple[Tensor, ...]:
+    """The shapes of :func:`finish`."""
+    dtype = torch.float64 if inputs[0].dtype == torch.float64 else torch.float32
+    loss = inputs[0].new_empty([] if reduce else [inputs[0].shape[0]], dtype=dtype)
+    return loss, *(x.new_empty(x.shape if want else [0], dtype=dtype) for x, want in zip(inputs, wanted, strict=True))
+
+
+def _scale_grad_reference(grad: Tensor, grad_output: Tensor, dtype: torch.dtype) -> Tensor:
+    factor = accumulate(grad_output).to(grad.dtype)
+    return (grad * (factor.view(-1, *[1] * (grad.dim() - 1)) if factor.dim() else factor)).to(dtype)
+
+
+scale_grad = define(
+    "scale_grad",
+    family="loss",
+    fake=lambda grad, grad_output, dtype: torch.empty_like(grad, dtype=dtype),
+    reference=_scale_grad_reference,
+)

@@ -1,0 +1,41 @@
+"""What the reference ops share: accumulation precision, per-sample arguments, reductions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def accumulate(x: Tensor) -> Tensor:
+    """``x`` in the precision that sums are taken in: float64 stays, everything else becomes float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def per_sample(value: float | Tensor, x: Tensor) -> float | Tensor:
+    """A float as it is; a tensor [N] shaped to broadcast against ``x`` [N, ...], in the precision of ``x``."""
+    return value.to(x.dtype).view(-1, *[1] * (x.dim() - 1)) if isinstance(value, Tensor) else value
+
+
+def sample_dims(x: Tensor) -> tuple[int, ...]:
+    """All dimensions of ``x`` [N, ...] but the first."""
+    return tuple(range(1, x.dim()))
+
+
+def safe_norm(x: Tensor) -> Tensor:
+    """Per-sample l2 norm [N, 1, ...] that neither overflows nor underflows: scaled by the largest magnitude."""
+    if x[0:1].numel() == 0:
+        return x.new_zeros([x.shape[0], *[1] * (x.dim() - 1)])
+    largest = x.abs().amax(sample_dims(x), keepdim=True)
+    scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
+    return scale * (x / scale).square().sum(sample_dims(x), keepdim=True).sqrt()
+
+
+def reduce(loss: Tensor, weight: Tensor | None, reduction: str, *, mean_over: int = 1) -> Tensor:
+    """Weighted ``loss`` [N] by ``reduction``; "mean" divides by ``N * mean_over``."""
+    if weight is not None:
+        loss = loss * weight.to(loss.dtype)
+    if reduction == "none":
+        return loss
+    if reduction == "sum":
+        return loss.sum()
+    return loss.sum() / (loss.shape[0] * (mean_over if reduction == "mean" else 1))

@@ -1,0 +1,86 @@
+"""Distillation losses between the softmax rows of a student and a teacher."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from fastadv.reference._common import accumulate, reduce
+
+
+def kl_distill(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float = 1.0,
+    weight: Tensor | None = None,
+    reduction: str = "batchmean",
+) -> Tensor:
+    """See :func:`fastadv.kl_distill`."""
+    loss = temperature**2 * divergence(log_softmax(teacher, temperature), log_softmax(student, temperature))
+    return reduce(loss, weight, reduction, mean_over=student.shape[1])
+
+
+def kl_distill_value_and_grad(
+    student: Tensor, teacher: Tensor, *, temperature: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss [N] and its gradients by the student's and the teacher's logits, both [N, C]."""
+    log_q, log_p = log_softmax(student, temperature), log_softmax(teacher, temperature)
+    p, kl = log_p.exp(), divergence(log_p, log_q)
+    surprise = torch.where(p > 0, log_p - log_q - kl[:, None], 0.0)
+    return temperature**2 * kl, temperature * (log_q.exp() - p), temperature * p * surprise
+
+
+def kd_loss(
+    student: Tensor,
+    teacher: Tensor,
+    target: Tensor,
+    *,
+    temperature: float = 4.0,
+    alpha: float = 0.9,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """See :func:`fastadv.kd_loss`."""
+    soft = kl_distill(student, teacher, temperature=temperature, reduction="none")
+    return reduce((1 - alpha) * cross_entropy(student, target) + alpha * soft, weight, reduction)
+
+
+def kd_loss_value_and_grad(
+    student: Tensor, teacher: Tensor, target: Tensor, *, temperature: float = 4.0, alpha: float = 0.9
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss [N] and its gradients by the student's and the teacher's logits, both [N, C]."""
+    hard, hard_grad = cross_entropy_value_and_grad(student, target)
+    soft, soft_grad, teacher_grad = kl_distill_value_and_grad(student, teacher, temperature=temperature)
+    return (1 - alpha) * hard + alpha * soft, (1 - alpha) * hard_grad + alpha * soft_grad, alpha * teacher_grad
+
+
+def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """log softmax(logits / temperature) over the classes, in the accumulation precision."""
+    return torch.log_softmax(accumulate(logits) / temperature, dim=1)
+
+
+def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) of each row [N]; a class with p = 0 adds nothing, whatever q is."""
+    p = log_p.exp()
+    return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(1)
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of each row [N]; NaN where the target is no class."""
+    valid, index = _classes(logits, target)
+    loss = -log_softmax(logits).gather(1, index[:, None]).squeeze(1)
+    return torch.where(valid, loss, torch.nan)
+
+
+def cross_entropy_value_and_grad(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each row [N] and its gradient by the logits [N, C]; NaN where the target is no class."""
+    valid, index = _classes(logits, target)
+    grad = log_softmax(logits).exp() - one_hot(index, logits.shape[1])
+    return cross_entropy(logits, target), torch.where(valid[:, None], grad, torch.nan)
+
+
+def _classes(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    valid = (target >= 0) & (target < logits.shape[1])
+    return valid, torch.where(valid, target, 0)
