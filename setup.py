@@ -43,7 +43,7 @@ def cpu_library() -> Extension:
             "-std=c++20",
             *(["-O0", "-g"] if DEBUG else ["-O3", "-DNDEBUG", "-g0"]),
             *("-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"),
-            *("-Wall", "-Wextra", "-Wno-unknown-pragmas"),
+            *("-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unknown-pragmas"),
             f"-DTORCH_TARGET_VERSION={STABLE_ABI}",
             f'-DFASTADV_SCHEMAS="{digest}"',
         ],
@@ -54,26 +54,25 @@ class Build(BuildExtension):
     """Builds what it can, and records for ``fastadv doctor`` why the rest was not built."""
 
     def run(self) -> None:
-        if not ENABLED:
-            record = "not asked for (USE_CPP=0)"
-        elif missing_torch:
-            record = missing_torch
-        else:
-            record = self._try()
-        if record != "built":
+        library = Path(self.get_ext_fullpath("fastadv._cpu"))
+        library.parent.mkdir(parents=True, exist_ok=True)
+        # A failed build must not leave the library of an earlier one behind.
+        library.unlink(missing_ok=True)
+        reason = "not asked for (USE_CPP=0)" if not ENABLED else missing_torch or self._try()
+        if reason:
             self.extensions = []
-            print(f"fastadv: no compiled library, the reference serves instead: {record}", file=sys.stderr)
-        folder = Path(self.get_ext_fullpath("fastadv._cpu")).parent
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "_build.json").write_text(json.dumps({"cpu": record}, indent=2) + "\n")
+            print(f"fastadv: no compiled library, the reference serves instead: {reason}", file=sys.stderr)
+        (library.parent / "_build.json").write_text(json.dumps({"cpu": reason or "built"}, indent=2) + "\n")
 
-    def _try(self) -> str:
+    def _try(self) -> str | None:
+        inplace = self.inplace
         try:
             super().run()
         # Whatever a missing or broken compiler raises: distutils, ninja and torch each have their own errors.
         except Exception as error:
+            self.inplace = inplace
             return f"{type(error).__name__}: {error}".splitlines()[0]
-        return "built"
+        return None
 
     def get_ext_filename(self, fullname: str) -> str:
         """No Python version in the name: the library has no Python in it."""

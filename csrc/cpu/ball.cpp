@@ -36,7 +36,7 @@ Tensor project(const Tensor& x, const Tensor& x0, double eps, const std::optiona
                double low, double high, bool exact) {
   require_alike(x, x0);
   const Samples shape(x);
-  Tensor out = torch::stable::empty_like(x);
+  Tensor out = empty_as(x);
   with_type(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using A = Accumulated<T>;
@@ -136,7 +136,7 @@ Tensor random_start(const Tensor& x0, double eps, const std::optional<Tensor>& e
           "expected contiguous int64 sample_ids [N]");
   const uint64_t key = static_cast<uint64_t>(seed_t ? *data<int64_t>(*seed_t) : seed);
   const int64_t* ids = sample_ids ? data<int64_t>(*sample_ids) : nullptr;
-  Tensor out = torch::stable::empty_like(x0);
+  Tensor out = empty_as(x0);
   with_type(x0.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using A = Accumulated<T>;

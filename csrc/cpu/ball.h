@@ -50,27 +50,36 @@ FASTADV_INLINE A move_inside(A x0, A delta) {
 // Newton's method on a concave, piecewise linear function: each pass is monotone and feasible, so stopping early is safe.
 constexpr int kNewtonPasses = 10;
 
-// The s in [0, 1] for which clamp(x0 + s delta, low, high) lies at distance eps from x0; 1 inside the ball.
+// The s in [0, 1] for which clamp(x0 + s delta, low, high) lies at distance eps from x0; 1 inside the ball. `delta` is
+// room for `size` numbers, filled with point(i) - x0[i].
 // In s^2 the squared distance is concave and piecewise linear, s^2 A + B, with A the sum of delta^2 over the coordinates
 // still inside the box and B the squared distance of those the box stopped; from the left Newton rises to the root.
-template <class A>
-FASTADV_INLINE A l2_scale(const A* delta, const A* x0, int64_t size, const Ball<A>& ball) {
-  const A length = norm<A>(size, [&](int64_t i) FASTADV_LAMBDA { return delta[i]; });
-  if (!(length > ball.eps)) return A(1);
+template <class A, class Point>
+FASTADV_INLINE A l2_scale(const Point& point, const A* x0, int64_t size, const Ball<A>& ball, A* delta) {
+  A whole, clipped;
+  sum_both<A>(size, whole, clipped, [&](int64_t i, A& a, A& b) FASTADV_LAMBDA {
+    const A d = point(i) - x0[i];
+    const A inside = ball.exact ? clamp<A>(d, ball.low - x0[i], ball.high - x0[i]) : d;
+    delta[i] = d;
+    a = d * d;
+    b = inside * inside;
+  });
+  const A radius = ball.eps * ball.eps;
+  if (!(clipped > radius)) return A(1);
+  const A length = norm<A>(size, whole, [&](int64_t i) FASTADV_LAMBDA { return delta[i]; });
   A s = ball.eps / length;
-  for (int pass = 0; pass < kNewtonPasses && s < 1; ++pass) {
-    const auto stopped = [&](int64_t i, A step) FASTADV_LAMBDA {
-      return (step < ball.low - x0[i]) | (step > ball.high - x0[i]);
-    };
-    const A free = sum<A>(size, [&](int64_t i) FASTADV_LAMBDA {
-      return stopped(i, s * delta[i]) ? A(0) : delta[i] * delta[i];
+  // Where the box stopped nothing at the far end it stops nothing on the way, and s is exact already.
+  for (int pass = 0; pass < kNewtonPasses && whole != clipped; ++pass) {
+    A free, fixed;
+    sum_both<A>(size, free, fixed, [&](int64_t i, A& a, A& b) FASTADV_LAMBDA {
+      const A d = delta[i], step = s * d;
+      const A below = ball.low - x0[i], above = ball.high - x0[i];
+      const A limit = step < 0 ? below : above;
+      const bool stopped = (step < below) | (step > above);
+      a = stopped ? A(0) : d * d;
+      b = stopped ? limit * limit : A(0);
     });
-    const A fixed = sum<A>(size, [&](int64_t i) FASTADV_LAMBDA {
-      const A step = s * delta[i];
-      const A limit = step < 0 ? ball.low - x0[i] : ball.high - x0[i];
-      return stopped(i, step) ? limit * limit : A(0);
-    });
-    const A left = ball.eps * ball.eps - fixed;
+    const A left = radius - fixed;
     const A root = free > 0 && left > 0 ? std::sqrt(left / free) : A(0);
     if (!(root > s)) break;
     s = root < 1 ? root : A(1);
@@ -82,15 +91,7 @@ FASTADV_INLINE A l2_scale(const A* delta, const A* x0, int64_t size, const Ball<
 template <class A, class Point, class Store>
 FASTADV_INLINE void project_l2(const Point& point, const A* x0, int64_t size, const Ball<A>& ball, A* delta,
                                const Store& store) {
-  A s;
-  if (ball.exact) {
-    for (int64_t i = 0; i < size; ++i) delta[i] = clamp<A>(point(i), ball.low, ball.high) - x0[i];
-    s = l2_scale<A>(delta, x0, size, ball);
-  } else {
-    for (int64_t i = 0; i < size; ++i) delta[i] = point(i) - x0[i];
-    const A length = norm<A>(size, [&](int64_t i) FASTADV_LAMBDA { return delta[i]; });
-    s = length > ball.eps ? ball.eps / length : A(1);
-  }
+  const A s = l2_scale<A>(point, x0, size, ball, delta);
   if (s < 1) {
     for (int64_t i = 0; i < size; ++i) store(i, clamp<A>(move_inside<A>(x0[i], s * delta[i]), ball.low, ball.high));
   } else {

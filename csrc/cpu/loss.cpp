@@ -22,7 +22,7 @@ Tensor scale_grad(const Tensor& grad, const Tensor& grad_output, ScalarType dtyp
   const int64_t samples = grad.size(0), size = samples ? grad.numel() / samples : 0;
   const bool per_sample = grad_output.dim() == 1;
   require(per_sample ? grad_output.size(0) == samples : grad_output.dim() == 0, "expected an incoming gradient [N] or []");
-  Tensor out = torch::stable::new_empty(grad, grad.sizes(), dtype);
+  Tensor out = empty(grad, grad.sizes().data(), grad.strides().data(), grad.dim(), dtype);
   with_type(grad.scalar_type(), [&](auto zero) {
     using A = decltype(zero);
     if constexpr (std::is_same_v<A, float> || std::is_same_v<A, double>) {

@@ -74,12 +74,11 @@ std::array<Tensor, K + 1> softmax_rows(const Loss& loss, const std::array<const 
   }
   const ScalarType dtype = accumulated(first.scalar_type());
   std::array<Tensor, K + 1> results;
-  const Tensor values = torch::stable::new_empty(first, {samples}, dtype);
+  results[0] = how.reduce ? empty_scalar(first, dtype) : empty_vector(first, samples, dtype);
   for (size_t k = 0; k < K; ++k) {
-    results[k + 1] = wanted[k] ? torch::stable::new_empty(first, {samples, classes}, dtype)
-                               : torch::stable::new_empty(first, {0}, dtype);
+    results[k + 1] = wanted[k] ? empty(first, first.sizes().data(), first.strides().data(), 2, dtype)
+                               : empty_vector(first, 0, dtype);
   }
-  if (how.reduce) results[0] = torch::stable::new_empty(first, {}, dtype);
   with_type(first.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using A = Accumulated<T>;
@@ -90,19 +89,20 @@ std::array<Tensor, K + 1> softmax_rows(const Loss& loss, const std::array<const 
       grads[k] = wanted[k] ? mutable_data<A>(results[k + 1]) : nullptr;
     }
     const PerSample<A> weight(1.0, how.weight, samples);
-    A* value = mutable_data<A>(values);
+    A* result = mutable_data<A>(results[0]);
+    std::vector<A> summands(how.reduce ? samples : 0);
+    A* value = how.reduce ? summands.data() : result;
     parallel(samples, 4 * classes, [&](int64_t begin, int64_t end) {
-      A* buffer = scratch<A>((2 * K) * classes);
+      A* buffer = scratch<A>(2 * K * classes);
       detail::rows<Loss, T, A, K>(loss, x, grads, value, classes, weight, static_cast<A>(how.scale), buffer, begin, end);
     });
     if (how.reduce) {
       // In order, so that the sum does not depend on the number of threads.
       double total = 0;
-      for (int64_t n = 0; n < samples; ++n) total += value[n];
-      *mutable_data<A>(results[0]) = static_cast<A>(total);
+      for (const A summand : summands) total += summand;
+      *result = static_cast<A>(total);
     }
   });
-  if (!how.reduce) results[0] = values;
   return results;
 }
 

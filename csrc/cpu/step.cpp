@@ -62,7 +62,7 @@ void step(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, con
 Tensor pgd_step(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
                 double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
                 bool exact) {
-  Tensor out = torch::stable::empty_like(x);
+  Tensor out = empty_as(x);
   step(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, exact, out);
   return out;
 }

@@ -154,7 +154,7 @@ Tensor svgd_step(const Tensor& particles, const Tensor& score, const Tensor& x0,
   require(x0.dim() == particles.dim() - 1 && x0.size(0) == images && x0.numel() * n == particles.numel(),
           "expected x0 [N, ...] for particles [N, n, ...]");
   const int64_t size = images ? x0.numel() / images : 0;
-  Tensor out = torch::stable::empty_like(particles);
+  Tensor out = empty_as(particles);
   with_type(particles.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using A = Accumulated<T>;

@@ -61,6 +61,29 @@ T* mutable_data(const Tensor& x) {
   return static_cast<T*>(x.mutable_data_ptr());
 }
 
+// Room for a result on the device of `like`, by the shortest way through the ABI: an empty tensor costs as much as a small
+// kernel.
+inline Tensor empty(const Tensor& like, const int64_t* sizes, const int64_t* strides, int64_t dim, ScalarType dtype) {
+  int32_t device_type;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  const int32_t code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dim, sizes, strides, code, device_type,
+                                                         like.get_device_index(), &handle));
+  return Tensor(handle);
+}
+
+inline Tensor empty_as(const Tensor& x) {
+  return empty(x, x.sizes().data(), x.strides().data(), x.dim(), x.scalar_type());
+}
+
+inline Tensor empty_scalar(const Tensor& like, ScalarType dtype) { return empty(like, nullptr, nullptr, 0, dtype); }
+
+inline Tensor empty_vector(const Tensor& like, int64_t size, ScalarType dtype) {
+  const int64_t stride = 1;
+  return empty(like, &size, &stride, 1, dtype);
+}
+
 // Pixels as the step ops see them: `samples` runs of `size` elements each.
 struct Samples {
   int64_t samples;

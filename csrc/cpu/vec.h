@@ -51,6 +51,40 @@ FASTADV_INLINE A sum(int64_t count, const Term& term) {
   return static_cast<A>(total);
 }
 
+// Two sums in one pass: `term(i, first, second)` sets what index i adds to each.
+template <class A, class Term>
+FASTADV_INLINE void sum_both(int64_t count, A& first, A& second, const Term& term) {
+  double totals[2] = {0, 0};
+  for (int64_t begin = 0; begin < count; begin += kSumBlock) {
+    const int64_t end = begin + kSumBlock < count ? begin + kSumBlock : count;
+    A lane[2][kLanes<A>] = {};
+    int64_t i = begin;
+    for (; i + kLanes<A> <= end; i += kLanes<A>) {
+      for (int k = 0; k < kLanes<A>; ++k) {
+        A a, b;
+        term(i + k, a, b);
+        lane[0][k] += a;
+        lane[1][k] += b;
+      }
+    }
+    A blocks[2] = {0, 0};
+    for (int k = 0; k < kLanes<A>; ++k) {
+      blocks[0] += lane[0][k];
+      blocks[1] += lane[1][k];
+    }
+    for (; i < end; ++i) {
+      A a, b;
+      term(i, a, b);
+      blocks[0] += a;
+      blocks[1] += b;
+    }
+    totals[0] += blocks[0];
+    totals[1] += blocks[1];
+  }
+  first = static_cast<A>(totals[0]);
+  second = static_cast<A>(totals[1]);
+}
+
 // A NaN is the largest number only where `a` is it; callers look for NaN in sums.
 template <class A>
 FASTADV_INLINE A larger(A a, A b) {
@@ -76,13 +110,9 @@ FASTADV_INLINE A absolute(A x) {
   return x < 0 ? -x : x;
 }
 
-// Euclidean norm that neither overflows nor underflows; NaN if any term is.
+// Euclidean norm, given the sum of squares, that neither overflows nor underflows; NaN if any term is.
 template <class A, class Term>
-FASTADV_INLINE A norm(int64_t count, const Term& term) {
-  const A squares = sum<A>(count, [&](int64_t i) FASTADV_LAMBDA {
-    const A t = term(i);
-    return t * t;
-  });
+FASTADV_INLINE A norm(int64_t count, A squares, const Term& term) {
   constexpr A kSafe = sizeof(A) == 4 ? A(1e-30) : A(1e-280);
   if (squares > kSafe && squares < 1 / kSafe) return std::sqrt(squares);
   if (squares != squares) return squares;
@@ -92,6 +122,15 @@ FASTADV_INLINE A norm(int64_t count, const Term& term) {
            const A t = term(i) / largest;
            return t * t;
          }));
+}
+
+template <class A, class Term>
+FASTADV_INLINE A norm(int64_t count, const Term& term) {
+  const A squares = sum<A>(count, [&](int64_t i) FASTADV_LAMBDA {
+    const A t = term(i);
+    return t * t;
+  });
+  return norm<A>(count, squares, term);
 }
 
 template <class To, class From>

@@ -63,10 +63,17 @@ def pair(
 def dense(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """``inputs`` contiguous and of one dtype, the widest among them."""
     dtype = inputs[0].dtype
-    for x in inputs[1:]:
-        if x.dtype is not dtype:
-            dtype = torch.promote_types(dtype, x.dtype)
-    return tuple([x.to(dtype).contiguous() for x in inputs])
+    for x in inputs:
+        if x.dtype is not dtype or not x.is_contiguous():
+            return _converted(inputs)
+    return inputs
+
+
+def _converted(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    dtype = inputs[0].dtype
+    for x in inputs:
+        dtype = torch.promote_types(dtype, x.dtype)
+    return tuple(x.to(dtype).contiguous() for x in inputs)
 
 
 class _Loss(torch.autograd.Function):

@@ -48,8 +48,7 @@ def _project_l2(x: Tensor, x0: Tensor, eps: float | Tensor, low: float, high: fl
         delta = x - x0
         norm = safe_norm(delta)
         return shrink(x, x0, delta, torch.where(norm > radius, radius / norm, 1.0)).clamp(low, high)
-    delta = x.clamp(low, high) - x0
-    return shrink(x, x0, delta, _l2_scale(delta, x0, radius, low, high)).clamp(low, high)
+    return shrink(x, x0, x - x0, _l2_scale(x - x0, x0, radius, low, high)).clamp(low, high)
 
 
 def shrink(x: Tensor, x0: Tensor, delta: Tensor, scale: Tensor) -> Tensor:
@@ -68,9 +67,8 @@ def _l2_scale(delta: Tensor, x0: Tensor, eps: Tensor, low: float, high: float) -
     (t = eps**2 / |delta|**2, where the box stops nothing more) rises monotonically to the root.
     """
     dims = sample_dims(delta)
-    norm = safe_norm(delta)
-    scale = torch.where(norm > eps, eps / norm, 1.0)
     below, above = low - x0, high - x0
+    scale = torch.where(safe_norm(torch.clamp(delta, below, above)) > eps, eps / safe_norm(delta), 1.0)
     for _ in range(NEWTON_PASSES):
         step = scale * delta
         stopped = (step < below) | (step > above)
