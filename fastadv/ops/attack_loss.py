@@ -36,8 +36,8 @@ def attack_loss(
         targeted: change the sign, so that ascent moves towards the target or the reference.
 
     Returns:
-        [N], float64 for float64 logits, else float32. Sum it, do not average it: a mean over a large batch underflows in
-        low precision.
+        [N], float64 for float64 logits, else float32. Sum it, do not average it: a mean over a large batch underflows
+        in low precision.
 
     Raises:
         TypeError: logits or reference are not floating-point tensors, target is not int64 or missing.
@@ -84,7 +84,7 @@ def _arguments(
     return (logits,), (target, reference, code), -1.0 if targeted else 1.0
 
 
-def _attack_loss_reference(logits, target, ref, kind, *how):  # type: ignore[no-untyped-def]
+def _attack_loss_reference(logits, target, ref, kind, *how):
     if target is not None:
         checks.target_values(target, logits.shape[1])
     name = next(name for name, code in _KINDS.items() if code == kind)

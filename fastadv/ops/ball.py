@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -24,9 +26,10 @@ def project(
 ) -> Tensor:
     """Project ``x`` onto the ball of radius ``eps`` around ``x0`` and the box ``bounds``.
 
-    ``mode="exact"`` is the Euclidean projection onto the intersection: ``argmin_z |z - x|_2`` over ``|z - x0| <= eps`` and
-    ``low <= z <= high``. For linf it clamps to the tighter of the bounds; for l2 it is ``clamp(x0 + s (x - x0), low,
-    high)``, with s found by Newton's method in a fixed number of passes, none for a sample that lies inside.
+    ``mode="exact"`` is the Euclidean projection onto the intersection: ``argmin_z |z - x|_2`` over ``|z - x0| <= eps``
+    and ``low <= z <= high``. For linf it clamps to the tighter of the bounds; for l2 it is
+    ``clamp(x0 + s (x - x0), low, high)``, with s found by Newton's method in a fixed number of passes, none for a sample
+    that lies inside.
     ``mode="sequential"`` projects onto the ball, then clips to the box: what attack libraries do, for linf to the bit.
 
     Measured in float32, linf results lie within one unit in the last place of the pixel, l2 norms are at most
@@ -66,8 +69,8 @@ def random_start(
 ) -> Tensor:
     """A point drawn uniformly from the ball of radius ``eps`` around each ``x0``, clipped to the box.
 
-    linf: every coordinate uniform in [-eps, eps). l2: a normal direction at radius ``eps u^(1/D)``, u uniform in (0, 1],
-    which is uniform in volume, not in radius. The noise is Philox4x32-10 with key = seed and counter = (logical
+    linf: every coordinate uniform in [-eps, eps). l2: a normal direction at radius ``eps u^(1/D)``, u uniform in
+    (0, 1], which is uniform in volume, not in radius. The noise is Philox4x32-10 with key = seed and counter = (logical
     element, sample id): the same on every backend and in every memory layout, whatever batch a sample lands in.
 
     Args:
@@ -104,19 +107,17 @@ def ball(
     return *checks.radius("eps", eps, x), checks.choice("norm", norm, checks.NORMS), *checks.box(bounds)
 
 
-def named(
-    eps: float, eps_n: Tensor | None, norm: int, low: float, high: float
-) -> dict[str, float | Tensor | str | tuple[float, float]]:
+def named(eps: float, eps_n: Tensor | None, norm: int, low: float, high: float) -> dict[str, Any]:
     """The schemas' radius, norm and box as the keywords of the reference."""
     return {"eps": eps if eps_n is None else eps_n, "norm": _NORM_NAMES[norm], "bounds": (low, high)}
 
 
-def _project_reference(x, x0, eps, eps_n, norm, low, high, exact):  # type: ignore[no-untyped-def]
+def _project_reference(x, x0, eps, eps_n, norm, low, high, exact):
     mode = "exact" if exact else "sequential"
     return like(x, reference.project(x, x0, **named(eps, eps_n, norm, low, high), mode=mode))
 
 
-def _random_start_reference(x0, eps, eps_n, norm, low, high, seed, seed_t, sample_ids):  # type: ignore[no-untyped-def]
+def _random_start_reference(x0, eps, eps_n, norm, low, high, seed, seed_t, sample_ids):
     keywords = named(eps, eps_n, norm, low, high)
     seed = seed if seed_t is None else seed_t
     return like(x0, reference.random_start(x0, **keywords, seed=seed, sample_ids=sample_ids))

@@ -120,12 +120,12 @@ def _check_pair(student: Tensor, teacher: Tensor) -> None:
     checks.same("teacher", teacher, "student", student)
 
 
-def _kl_distill_reference(student, teacher, temperature, *how):  # type: ignore[no-untyped-def]
+def _kl_distill_reference(student, teacher, temperature, *how):
     value, *grads = reference.kl_distill_value_and_grad(student, teacher, temperature=temperature)
     return loss.finish(value, grads, *how)
 
 
-def _kd_loss_reference(student, teacher, target, temperature, alpha, *how):  # type: ignore[no-untyped-def]
+def _kd_loss_reference(student, teacher, target, temperature, alpha, *how):
     checks.target_values(target, student.shape[1])
     value, *grads = reference.kd_loss_value_and_grad(student, teacher, target, temperature=temperature, alpha=alpha)
     return loss.finish(value, grads, *how)

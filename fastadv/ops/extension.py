@@ -23,8 +23,8 @@ _REBUILD = "rebuild it: pip install --no-build-isolation -e ."
 def load() -> dict[str, str | None]:
     """Load what is there and fits: for each of "cpu" and "cuda" None if it serves now, else the reason it does not.
 
-    A library whose compiled-in hash differs from the schemas of this Python code is not loaded: through the stable ABI a
-    wrong argument type would be a crash, not an error.
+    A library whose compiled-in hash differs from the schemas of this Python code is not loaded: through the stable ABI
+    a wrong argument type would be a crash, not an error.
     """
     record = json.loads(BUILD_RECORD.read_text()) if BUILD_RECORD.exists() else {}
     reasons = {backend: _load(backend, PACKAGE / file, record.get(backend)) for backend, file in _LIBRARIES.items()}

@@ -1,12 +1,13 @@
 """What the losses share: weights and reductions, and the one autograd.Function that joins forward and backward.
 
-A loss op computes the value and, in the same pass, the gradients that will be needed, kept in the accumulation precision
-(in half precision many of them would underflow before a gradient scaler's factor arrives). The backward pass is one op
-for all losses: ``scale_grad`` multiplies by the incoming gradient and rounds to the dtype of the input.
+A loss op computes the value and, in the same pass, the gradients that will be needed, kept in the accumulation
+precision (in half precision many of them would underflow before a gradient scaler's factor arrives). The backward pass
+is one op for all losses: ``scale_grad`` multiplies by the incoming gradient and rounds to the dtype of the input.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -95,7 +96,7 @@ class _Loss(torch.autograd.Function):
 
 
 def finish(
-    loss: Tensor, grads: tuple[Tensor, ...], weight: Tensor | None, scale: float, reduce: bool, *wanted: bool
+    loss: Tensor, grads: Sequence[Tensor], weight: Tensor | None, scale: float, reduce: bool, *wanted: bool
 ) -> tuple[Tensor, ...]:
     """Per-sample ``loss`` [N] and ``grads`` [N, C] of a reference, as the loss ops return them."""
     factor = torch.full_like(loss, scale) if weight is None else scale * weight

@@ -54,7 +54,7 @@ def _check(student: Tensor, teacher: Tensor, target: Tensor) -> None:
     checks.target(target, student)
 
 
-def _loss_matching_reference(student, teacher, target, *how):  # type: ignore[no-untyped-def]
+def _loss_matching_reference(student, teacher, target, *how):
     checks.target_values(target, student.shape[1])
     value, *grads = reference.loss_matching_value_and_grad(student, teacher, target)
     return loss.finish(value, grads, *how)

@@ -4,7 +4,8 @@ This file imports nothing of PyTorch: ``setup.py`` reads it to compile the hash 
 
 Conventions: a per-sample argument is a float and an optional tensor [N] that replaces it; ``norm`` is 0 for linf and 1
 for l2; an absent box is (-inf, inf). A loss returns itself and one gradient an input, already weighted and scaled by
-``scale``, in the accumulation precision; ``reduce`` sums it over the batch; a gradient not asked for is an empty tensor.
+``scale``, in the accumulation precision; ``reduce`` sums it over the batch; a gradient not asked for is an empty
+tensor.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ def pgd_step(
     """Steepest ascent for the norm, then :func:`project`, in one op.
 
     linf: ``project(x + step_size sign(grad))``. l2: ``project(x + step_size grad / |grad|_2)``, the norm taken a sample
-    and scaled so that it neither overflows nor underflows. A zero gradient moves nothing; a NaN moves nothing either: its
-    coordinate for linf, its sample for l2.
+    and scaled so that it neither overflows nor underflows. A zero gradient moves nothing; a NaN moves nothing either:
+    its coordinate for linf, its sample for l2.
 
     Args:
         x: iterates [N, ...], float64, float32, bfloat16 or float16.
@@ -46,7 +46,8 @@ def pgd_step(
 
     Raises:
         TypeError: x, grad or x0 are not floating-point tensors, a number is no number.
-        ValueError: shapes or devices differ, eps is negative or NaN, step_size is NaN, low > high, unknown norm or mode.
+        ValueError: shapes or devices differ, eps is negative or NaN, step_size is NaN, low > high, unknown norm or
+            mode.
 
     Source: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
     """
@@ -95,7 +96,11 @@ def _arguments(
     checks.same("grad", grad, "x", x)
     checks.floating("x0", x0)
     checks.same("x0", x0, "x", x)
-    return *aligned(x, grad, x0), *ball_and_step(x, eps, step_size, norm, bounds), checks.choice("mode", mode, checks.MODES)
+    return (
+        *aligned(x, grad, x0),
+        *ball_and_step(x, eps, step_size, norm, bounds),
+        checks.choice("mode", mode, checks.MODES),
+    )
 
 
 def ball_and_step(
@@ -110,13 +115,13 @@ def ball_and_step(
     )
 
 
-def _pgd_step_reference(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, exact):  # type: ignore[no-untyped-def]
+def _pgd_step_reference(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, exact):
     size = step_size if step_size_n is None else step_size_n
     keywords = named(eps, eps_n, norm, low, high) | {"mode": "exact" if exact else "sequential"}
     return like(x, reference.pgd_step(x, grad, x0, step_size=size, **keywords))
 
 
-def _pgd_step_in_place_reference(x, *arguments):  # type: ignore[no-untyped-def]
+def _pgd_step_in_place_reference(x, *arguments):
     x.copy_(_pgd_step_reference(x, *arguments))
 
 

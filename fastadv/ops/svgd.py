@@ -8,7 +8,6 @@ from torch import Tensor
 from fastadv.ops import checks
 from fastadv.ops.ball import named
 from fastadv.ops.dispatch import define, like
-from fastadv.ops.layout import aligned
 from fastadv.ops.step import ball_and_step
 from fastadv.reference import svgd as reference
 
@@ -45,8 +44,8 @@ def svgd_step(
         step_size: length of the step, a float or one an image, [N].
         norm: "linf" or "l2", of the ball.
         bounds: (low, high), or None for no box.
-        bandwidth: sigma > 0 as a float, or "median": ``sigma^2 = med^2 / (2 log(n + 1))`` with med the lower median of the
-            image's pairwise distances; where it is zero the kernel is flat (k = 1) and nothing repels.
+        bandwidth: sigma > 0 as a float, or "median": ``sigma^2 = med^2 / (2 log(n + 1))`` with med the lower median of
+            the image's pairwise distances; where it is zero the kernel is flat (k = 1) and nothing repels.
         update: "sign" moves by ``step_size sign(phi)``, "l2" by ``step_size phi / |phi|_2`` (each particle), "raw" by
             ``step_size phi``.
         score_scale: a float, or "rms": both terms of phi brought to equal root mean square over the image's particles,
@@ -58,8 +57,8 @@ def svgd_step(
 
     Raises:
         TypeError: particles, score or x0 are not floating-point tensors, a number is no number.
-        ValueError: shapes or devices differ, eps is negative or NaN, bandwidth is not positive, low > high, unknown norm,
-            update, bandwidth or score_scale.
+        ValueError: shapes or devices differ, eps is negative or NaN, bandwidth is not positive, low > high, unknown
+            norm, update, bandwidth or score_scale.
 
     Source: Liu, Wang, "Stein variational gradient descent", NeurIPS 2016; the projected form for adversarial
     distributions is that of ALD (AISTATS 2022), with a kernel that joins no two images.
@@ -77,12 +76,19 @@ def svgd_step(
     if sigma is not None and not sigma > 0:
         raise ValueError(f"bandwidth must be positive, got {bandwidth!r}")
     code = checks.choice("update", update, _UPDATES)
-    # A particle is a contiguous run here, so every layout but the plain one is copied.
-    dense = (particles.contiguous(), score.to(particles.dtype).contiguous(), x0.to(particles.dtype).contiguous())
-    return _svgd_step(*dense, *arguments, sigma, code, scale)
+    tensors = (particles, score.to(particles.dtype), x0.to(particles.dtype))
+    if not _channels_last(particles):
+        return _svgd_step(*(x.contiguous() for x in tensors), *arguments, sigma, code, scale)
+    # The step does not care in which order the elements of a particle come, so channels_last is a matter of view.
+    viewed = (x.movedim(channel, -1).contiguous() for x, channel in zip(tensors, (2, 2, 1), strict=True))
+    return _svgd_step(*viewed, *arguments, sigma, code, scale).movedim(-1, 2)
 
 
-def _svgd_step_reference(particles, score, x0, eps, eps_n, step_size, step_size_n, norm, low, high, *stein):  # type: ignore[no-untyped-def]
+def _channels_last(particles: Tensor) -> bool:
+    return particles.dim() > 3 and not particles.is_contiguous() and particles.movedim(2, -1).is_contiguous()
+
+
+def _svgd_step_reference(particles, score, x0, eps, eps_n, step_size, step_size_n, norm, low, high, *stein):
     bandwidth, update, score_scale = stein
     moved = reference.svgd_step(
         particles,

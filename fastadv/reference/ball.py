@@ -38,7 +38,7 @@ def project(
 
 def _project_linf(x: Tensor, x0: Tensor, eps: float | Tensor, low: float, high: float, mode: str) -> Tensor:
     if mode == "sequential":
-        return (x0 + (x - x0).clamp(-eps, eps)).clamp(low, high)  # type: ignore[arg-type,call-overload]
+        return (x0 + (x - x0).clamp(-eps, eps)).clamp(low, high)  # type: ignore[arg-type]
     return torch.minimum(torch.maximum(x, (x0 - eps).clamp(low, high)), (x0 + eps).clamp(low, high))
 
 

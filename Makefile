@@ -1,0 +1,41 @@
+# make demo     the whole job on a small real dataset: teacher, particles, students, a report
+# make test     formatting, lint, types and the test suite
+# make bench    fused against eager and torch.compile on this machine
+# Each makes .venv first, with everything in it. TORCH chooses another PyTorch: make demo TORCH='torch>=2.10'
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+SOURCES := $(wildcard csrc/cpu/*) fastadv/ops/schemas.py pyproject.toml setup.py
+
+.PHONY: demo test bench lint format clean
+
+demo: $(INSTALLED)
+	$(BIN)/fastadv train
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks
+
+# PyTorch comes first and is kept by the second line, which without build isolation compiles against it.
+$(INSTALLED): $(SOURCES)
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy ninja "setuptools>=77"
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	@$(BIN)/fastadv doctor
+	@touch $@
+
+clean:
+	rm -rf .venv build *.egg-info fastadv/_build.json fastadv/*.so

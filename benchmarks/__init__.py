@@ -1,0 +1,1 @@
+"""Side-by-side measurements of fastadv against what people use now: ``python -m benchmarks``."""

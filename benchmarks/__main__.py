@@ -1,0 +1,126 @@
+"""Run the cases: correctness first, then fused, eager and torch.compile side by side; a table and a JSON file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import fastadv
+from benchmarks.cases import Case, cases
+from benchmarks.measure import Spread, interleaved, ratio
+from fastadv.ops import dispatch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", default="", help="run the cases whose name contains this")
+    parser.add_argument("--output", type=Path, help="write the results here as JSON (default: only print)")
+    arguments = parser.parse_args()
+    machine = describe_machine()
+    for key, value in machine.items():
+        print(f"{key}: {value}")
+    width = 43
+    print(f"\n{'':{width}}{'fused':>10}{'eager':>10}{'compiled':>10}   eager / fused        compiled / fused     check")
+    rows = [run(case, width) for case in [*overhead(), *cases()] if arguments.only in case.name]
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+        print(f"\nwrote {arguments.output}")
+
+
+def run(case: Case, width: int) -> dict[str, object]:
+    """Check, measure and print one case."""
+    variants = {"fused": case.fused, "eager": case.opponent(case.eager)}
+    # A graph a case: shapes compiled for one must not become dynamic for the next.
+    torch._dynamo.reset()
+    variants["compiled"] = case.opponent(torch.compile(case.eager))
+    error = max(largest_difference(variants["fused"](), variants[name]()) for name in ("eager", "compiled"))
+    if not error <= case.atol:
+        raise SystemExit(f"{case.name}: results differ by {error:.2e}, more than {case.atol:.0e}; nothing was timed")
+    seconds = interleaved(variants)
+    times = {name: Spread.of(values) for name, values in seconds.items()}
+    ratios = {name: ratio(seconds[name], seconds["fused"]) for name in ("eager", "compiled")}
+    print(
+        f"{case.name:{width}}"
+        + "".join(f"{times[name].median * 1e6:8.1f}us" for name in variants)
+        + "".join(f"   {r.median:5.2f} ({r.low:5.2f} - {r.high:5.2f})" for r in ratios.values())
+        + f"   |diff| {error:.0e}"
+    )
+    return {
+        "case": case.name,
+        "largest_difference": error,
+        "bytes": case.bytes,
+        "bytes_formula": case.formula,
+        "fused_bytes_per_second": case.bytes / times["fused"].median,
+        "seconds": {name: asdict(spread) for name, spread in times.items()},
+        "ratio_to_fused": {name: asdict(spread) for name, spread in ratios.items()},
+    }
+
+
+def overhead() -> list[Case]:
+    """Calls so small that only the way to the kernel counts, beside the cheapest op there is."""
+    x = torch.rand(1, 4)
+    logits = torch.randn(1, 2)
+    zero = torch.zeros(1)
+    return [
+        Case(
+            name=f"call overhead: {name} (fused) beside torch.neg",
+            fused=call,
+            eager=lambda: torch.neg(zero),
+            arguments=(),
+            bytes=0,
+            formula="",
+            atol=float("inf"),
+        )
+        for name, call in {
+            "pgd_step": lambda: fastadv.pgd_step(x, x, x, eps=0.1, step_size=0.1),
+            "kl_distill": lambda: fastadv.kl_distill(logits, logits),
+        }.items()
+    ]
+
+
+def largest_difference(a: object, b: object) -> float:
+    """Largest absolute difference of two results; infinite where one is NaN and the other is not."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        if a.shape != b.shape:
+            return float("inf")
+        difference = (a.detach().double() - b.detach().double()).abs()
+        return float(torch.nan_to_num(difference, nan=float("inf")).max()) if difference.numel() else 0.0
+    assert isinstance(a, tuple)
+    assert isinstance(b, tuple)
+    return max(largest_difference(x, y) for x, y in zip(a, b, strict=True))
+
+
+def describe_machine() -> dict[str, object]:
+    """What the numbers depend on."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "cpu": cpu_name(),
+        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "fastadv": f"{fastadv.__version__} ({commit.stdout.strip() or 'no commit'})",
+        "served_by": dispatch.serving("cpu"),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none: not run on a GPU",
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name as Linux gives it, else Python's."""
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    return names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The formulas as people write them in PyTorch today: what fastadv is measured against.
+
+They are not the oracle of the tests, which is :mod:`fastadv.reference`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pgd_step_linf(x: Tensor, grad: Tensor, x0: Tensor, eps: float, step_size: float) -> Tensor:
+    """The body of a linf PGD loop as torchattacks writes it."""
+    x = x.detach() + step_size * grad.sign()
+    delta = torch.clamp(x - x0, min=-eps, max=eps)
+    return torch.clamp(x0 + delta, min=0, max=1).detach()
+
+
+def pgd_step_l2(x: Tensor, grad: Tensor, x0: Tensor, eps: float, step_size: float) -> Tensor:
+    """The body of an l2 PGD loop as torchattacks writes it."""
+    batch = x.shape[0]
+    norms = torch.norm(grad.reshape(batch, -1), p=2, dim=1) + 1e-10
+    x = x.detach() + step_size * (grad / norms.view(batch, 1, 1, 1))
+    delta = x - x0
+    factor = eps / torch.norm(delta.reshape(batch, -1), p=2, dim=1)
+    factor = torch.min(factor, torch.ones_like(factor))
+    return torch.clamp(x0 + delta * factor.view(-1, 1, 1, 1), min=0, max=1).detach()
+
+
+def svgd_step(particles: Tensor, score: Tensor, x0: Tensor, eps: float, step_size: float) -> Tensor:
+    """A projected SVGD step with a per-image kernel and the median bandwidth, sign update, linf ball."""
+    images, count = particles.shape[:2]
+    flat, flat_score = particles.flatten(2), score.flatten(2)
+    squared = torch.cdist(flat, flat).square()
+    rows, columns = torch.triu_indices(count, count, 1)
+    median = squared[:, rows, columns].median(dim=1).values
+    variance = (median / (2 * torch.log(torch.tensor(count + 1.0)))).view(images, 1, 1)
+    kernel = torch.exp(-squared / (2 * variance))
+    attraction = torch.bmm(kernel, flat_score)
+    repulsion = (kernel.sum(2, keepdim=True) * flat - torch.bmm(kernel, flat)) / variance
+    phi = ((attraction + repulsion) / count).view_as(particles)
+    moved = particles + step_size * phi.sign()
+    centre = x0.unsqueeze(1)
+    return torch.clamp(centre + torch.clamp(moved - centre, -eps, eps), 0, 1)
+
+
+def kl_distill(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Hinton's distillation loss as RepDistiller and most training loops write it."""
+    log_q = F.log_softmax(student / temperature, dim=1)
+    p = F.softmax(teacher / temperature, dim=1)
+    return F.kl_div(log_q, p, reduction="batchmean") * temperature**2
+
+
+def kd_loss(student: Tensor, teacher: Tensor, target: Tensor, temperature: float, alpha: float) -> Tensor:
+    """Cross-entropy and distillation, weighted, as RepDistiller writes it."""
+    return (1 - alpha) * F.cross_entropy(student, target) + alpha * kl_distill(student, teacher, temperature)
+
+
+def loss_matching(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+    """The mean squared gap of the two networks' cross-entropies, as the released TALD code writes it."""
+    student_loss = F.cross_entropy(student, target, reduction="none")
+    teacher_loss = F.cross_entropy(teacher, target, reduction="none")
+    return F.mse_loss(student_loss, teacher_loss.detach())
+
+
+def cross_entropy_and_gradient(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss of each sample and gradient of their sum, through autograd."""
+    logits = logits.detach().requires_grad_()
+    loss = F.cross_entropy(logits, target, reduction="none")
+    return loss.detach(), torch.autograd.grad(loss.sum(), logits)[0]
