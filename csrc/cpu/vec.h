@@ -30,23 +30,31 @@ namespace fastadv {
 template <class A>
 constexpr int kLanes = 64 / sizeof(A);
 
-// Lanes are added up this often, which bounds the rounding error of long sums.
-constexpr int64_t kSumBlock = 1024;
+// Terms are computed into a buffer of this many, a plain loop that always vectorises, and then added up in lanes. The
+// blocks' sums are added in double, which bounds the rounding error of long sums.
+constexpr int64_t kSumBlock = 512;
+
+template <class A>
+FASTADV_INLINE A sum_block(const A* terms, int64_t count) {
+  A lane[kLanes<A>] = {};
+  int64_t i = 0;
+  for (; i + kLanes<A> <= count; i += kLanes<A>) {
+    for (int k = 0; k < kLanes<A>; ++k) lane[k] += terms[i + k];
+  }
+  A total = 0;
+  for (int k = 0; k < kLanes<A>; ++k) total += lane[k];
+  for (; i < count; ++i) total += terms[i];
+  return total;
+}
 
 template <class A, class Term>
 FASTADV_INLINE A sum(int64_t count, const Term& term) {
+  A terms[kSumBlock];
   double total = 0;
   for (int64_t begin = 0; begin < count; begin += kSumBlock) {
-    const int64_t end = begin + kSumBlock < count ? begin + kSumBlock : count;
-    A lane[kLanes<A>] = {};
-    int64_t i = begin;
-    for (; i + kLanes<A> <= end; i += kLanes<A>) {
-      for (int k = 0; k < kLanes<A>; ++k) lane[k] += term(i + k);
-    }
-    A block = 0;
-    for (int k = 0; k < kLanes<A>; ++k) block += lane[k];
-    for (; i < end; ++i) block += term(i);
-    total += block;
+    const int64_t length = count - begin < kSumBlock ? count - begin : kSumBlock;
+    for (int64_t i = 0; i < length; ++i) terms[i] = term(begin + i);
+    total += sum_block<A>(terms, length);
   }
   return static_cast<A>(total);
 }
@@ -54,32 +62,13 @@ FASTADV_INLINE A sum(int64_t count, const Term& term) {
 // Two sums in one pass: `term(i, first, second)` sets what index i adds to each.
 template <class A, class Term>
 FASTADV_INLINE void sum_both(int64_t count, A& first, A& second, const Term& term) {
+  A terms[2][kSumBlock];
   double totals[2] = {0, 0};
   for (int64_t begin = 0; begin < count; begin += kSumBlock) {
-    const int64_t end = begin + kSumBlock < count ? begin + kSumBlock : count;
-    A lane[2][kLanes<A>] = {};
-    int64_t i = begin;
-    for (; i + kLanes<A> <= end; i += kLanes<A>) {
-      for (int k = 0; k < kLanes<A>; ++k) {
-        A a, b;
-        term(i + k, a, b);
-        lane[0][k] += a;
-        lane[1][k] += b;
-      }
-    }
-    A blocks[2] = {0, 0};
-    for (int k = 0; k < kLanes<A>; ++k) {
-      blocks[0] += lane[0][k];
-      blocks[1] += lane[1][k];
-    }
-    for (; i < end; ++i) {
-      A a, b;
-      term(i, a, b);
-      blocks[0] += a;
-      blocks[1] += b;
-    }
-    totals[0] += blocks[0];
-    totals[1] += blocks[1];
+    const int64_t length = count - begin < kSumBlock ? count - begin : kSumBlock;
+    for (int64_t i = 0; i < length; ++i) term(begin + i, terms[0][i], terms[1][i]);
+    totals[0] += sum_block<A>(terms[0], length);
+    totals[1] += sum_block<A>(terms[1], length);
   }
   first = static_cast<A>(totals[0]);
   second = static_cast<A>(totals[1]);

@@ -28,8 +28,8 @@ def project(
 
     ``mode="exact"`` is the Euclidean projection onto the intersection: ``argmin_z |z - x|_2`` over ``|z - x0| <= eps``
     and ``low <= z <= high``. For linf it clamps to the tighter of the bounds; for l2 it is
-    ``clamp(x0 + s (x - x0), low, high)``, with s found by Newton's method in a fixed number of passes, none for a sample
-    that lies inside.
+    ``clamp(x0 + s (x - x0), low, high)``, with s found by Newton's method in a fixed number of passes, none for a
+    sample that lies inside.
     ``mode="sequential"`` projects onto the ball, then clips to the box: what attack libraries do, for linf to the bit.
 
     Measured in float32, linf results lie within one unit in the last place of the pixel, l2 norms are at most

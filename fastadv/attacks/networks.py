@@ -1,0 +1,47 @@
+"""The networks under attack, as one function from images to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+Network = Callable[[Tensor], Tensor]
+
+
+class Networks:
+    """One network or several attacked together; calling it gives the tuple of their logits.
+
+    Raises TypeError for what cannot be called, ValueError for an empty sequence.
+    """
+
+    def __init__(self, model: Network | Sequence[Network]) -> None:
+        self.together = isinstance(model, (list, tuple, nn.ModuleList))
+        members: Any = model if self.together else (model,)
+        self.members = tuple(_unwrapped(member) for member in members)
+        if not self.members:
+            raise ValueError("model must hold at least one network, got an empty sequence")
+        for member in self.members:
+            if not callable(member):
+                raise TypeError(f"model must be a callable or a sequence of them, got {type(member).__name__}")
+        self._dtypes = [_parameter_dtype(member) for member in self.members]
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(
+            member(x if dtype is None else x.to(dtype))
+            for member, dtype in zip(self.members, self._dtypes, strict=True)
+        )
+
+
+def _unwrapped(member: Network) -> Network:
+    # At each forward the wrapper synchronises the buffers of all ranks, which then would have to attack in step.
+    return member.module if isinstance(member, DistributedDataParallel) else member
+
+
+def _parameter_dtype(member: Network) -> torch.dtype | None:
+    if not isinstance(member, nn.Module):
+        return None
+    return next((parameter.dtype for parameter in member.parameters() if parameter.is_floating_point()), None)

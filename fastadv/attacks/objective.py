@@ -1,0 +1,94 @@
+"""What an attack ascends: a value a row, and its gradient by the images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv.attacks.copies import repeat
+from fastadv.attacks.networks import Networks
+from fastadv.ops import checks
+from fastadv.ops.attack_loss import attack_loss, attack_loss_value_and_grad
+
+Loss = str | Callable[[Any], Tensor]
+_NAMED = ("ce", "kl")
+
+
+class Objective:
+    """The loss of ``networks`` on ``copies`` copies of each clean image, never averaged over rows.
+
+    Args:
+        networks: what is attacked.
+        x: clean images [N, ...].
+        y: classes [N] of "ce"; None is the network's own clean prediction.
+        loss: "ce", "kl", or a callable from the logits (the tuple of them, for a sequence of networks) to [rows].
+        reference: logits [N, C] of "kl"; None is the network's own clean logits.
+        targeted: descend instead.
+        copies: rows an image, see :mod:`fastadv.attacks.copies`.
+
+    Raises ValueError for an unknown loss, and for a named loss of several networks.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        x: Tensor,
+        y: Tensor | None,
+        *,
+        loss: Loss,
+        reference: Tensor | None = None,
+        targeted: bool = False,
+        copies: int = 1,
+    ) -> None:
+        self._networks = networks
+        self._loss = loss
+        self._targeted = targeted
+        if callable(loss):
+            return
+        if loss not in _NAMED:
+            raise ValueError(f"loss must be one of {', '.join(map(repr, _NAMED))} or a callable, got {loss!r}")
+        if networks.together:
+            raise ValueError(f"loss must be a callable of the tuple of logits for a sequence of networks, got {loss!r}")
+        self._keywords: dict[str, Any] = {"kind": loss, "targeted": targeted}
+        if loss == "ce":
+            y = _clean_logits(networks, x).argmax(1) if y is None else y
+            self._keywords["target"] = repeat(y, copies)
+        else:
+            reference = _clean_logits(networks, x) if reference is None else reference
+            checks.floating("reference", reference)
+            self._keywords["reference"] = repeat(reference.detach(), copies)
+
+    def value(self, x: Tensor) -> Tensor:
+        """The values [rows] at ``x`` [rows, ...], detached."""
+        with torch.no_grad():
+            logits = self._networks(x)
+            return self._called(logits) if callable(self._loss) else attack_loss(logits[0], **self._keywords)
+
+    def value_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The values [rows] at ``x`` [rows, ...] and the gradient of their sum by ``x``, detached."""
+        x = x.detach().requires_grad_()
+        logits = self._networks(x)
+        if callable(self._loss):
+            value = self._called(logits)
+            (grad,) = torch.autograd.grad(value.sum(), x)
+            return value.detach(), grad
+        value, by_logits = attack_loss_value_and_grad(logits[0], **self._keywords)
+        (grad,) = torch.autograd.grad(logits[0], x, grad_outputs=by_logits.to(logits[0].dtype))
+        return value, grad
+
+    def _called(self, logits: tuple[Tensor, ...]) -> Tensor:
+        assert callable(self._loss)
+        value = self._loss(logits if self._networks.together else logits[0])
+        rows = logits[0].shape[0]
+        if not isinstance(value, Tensor) or value.shape != (rows,):
+            shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"loss must give one value a row, a tensor [{rows}], got {shape}")
+        return -value if self._targeted else value
+
+
+def _clean_logits(networks: Networks, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return networks(x)[0]

@@ -1,0 +1,100 @@
+"""Projected gradient ascent: pgd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fastadv.attacks import seeds
+from fastadv.attacks.arguments import count, master, step_length
+from fastadv.attacks.copies import repeat, sample_ids
+from fastadv.attacks.guard import no_trace
+from fastadv.attacks.loop import Best, ascend
+from fastadv.attacks.networks import Network, Networks
+from fastadv.attacks.objective import Loss, Objective
+from fastadv.ops import ball
+from fastadv.ops.step import pgd_step
+
+
+def pgd(
+    model: Network | Sequence[Network],
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    eps: float | Tensor,
+    step_size: float | Tensor | None = None,
+    steps: int = 10,
+    norm: str = "linf",
+    loss: Loss = "ce",
+    reference: Tensor | None = None,
+    targeted: bool = False,
+    random_start: bool = True,
+    restarts: int = 1,
+    best: bool = False,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    mode: str = "exact",
+    seed: int | Tensor | None = None,
+) -> Tensor:
+    """Projected gradient ascent: ``x <- pgd_step(x, grad loss(model(x)))``, ``steps`` times from a start in the ball.
+
+    Nothing of the caller's changes: parameters get no gradient, the model runs in eval mode and every submodule has its
+    own flag back afterwards, the global random state is not touched, autocast stays as it is. Works inside
+    ``torch.no_grad()`` and, for a model made outside of it, inside ``torch.inference_mode()``. Nothing waits for the
+    device. A model whose parameters do not require grad is attacked sooner. ``torch.compile(fullgraph=True)`` captures
+    the loop where ``torch._dynamo.config.trace_autograd_ops`` is on and a seed is given.
+
+    Args:
+        model: a callable from images to logits [N, C], in practice a module; or a sequence of them, attacked together:
+            the loss is then a callable of the tuple of their logits. Images are cast to the dtype of its parameters.
+        x: clean images [N, ...], float64, float32, bfloat16 or float16, inside the bounds.
+        y: classes [N], int64, of loss "ce"; None is the model's own clean prediction (one more forward).
+        eps: radius in the units of x, a float or [N]; not negative.
+        step_size: length of a step in the norm, a float or [N]; None is ``2.5 eps / steps``.
+        steps: how often to step; 0 returns the start.
+        norm: "linf" or "l2".
+        loss: "ce"; "kl", the divergence from ``reference``; or a callable giving one value a row of logits, which is
+            differentiated by autograd and brings its own targets. Values are summed, never averaged.
+        reference: logits [N, C] of loss "kl"; None is the model's own clean logits (one more forward).
+        targeted: descend, towards y or the reference.
+        random_start: start from :func:`fastadv.random_start`, else from x.
+        restarts: attacks a sample, in one forward of [N * restarts] (row ``i * restarts + r`` is restart r of sample
+            i); the one that ends with the highest loss is returned (one more forward).
+        best: return the iterate of the highest loss, start and end included, not the last one (one more forward).
+        bounds: (low, high), or None for no box.
+        mode: "exact" or "sequential", see :func:`fastadv.project`.
+        seed: of the random start, an int or an int64 tensor without dimensions on the device of x. None gives another
+            start at each call, derived from torch.initial_seed(), the number of the call and the distributed rank.
+
+    Returns:
+        Adversarial images, detached, of the shape of x; float32, or float64 for a float64 x: in half precision they
+        would leave the ball.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a shape, device or value is wrong, unknown norm, loss or mode; no seed under torch.compile.
+
+    Source: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
+    """
+    networks = Networks(model)
+    x = master(x)
+    step_size = step_length(x, eps, step_size, count("steps", steps, 0))
+    count("restarts", restarts, 1)
+    centre, radius, length = repeat(x, restarts), repeat(eps, restarts), repeat(step_size, restarts)
+
+    def step(rows: Tensor, grad: Tensor) -> Tensor:
+        return pgd_step(rows, grad, centre, eps=radius, step_size=length, norm=norm, bounds=bounds, mode=mode)
+
+    with no_trace(networks.members):
+        if random_start:
+            ids, number = sample_ids(x, restarts), seeds.resolve(seed)
+            start = ball.random_start(centre, eps=radius, norm=norm, bounds=bounds, seed=number, sample_ids=ids)
+        else:
+            start = ball.project(centre, centre, eps=radius, norm=norm, bounds=bounds, mode=mode)
+        objective = Objective(networks, x, y, loss=loss, reference=reference, targeted=targeted, copies=restarts)
+        found = Best(start)
+        last = ascend(objective, start, step, steps, watch=found.offer if best else None)
+        if not best and restarts == 1:
+            return last
+        found.offer(last, objective.value(last))
+        return found.of_copies(restarts).x

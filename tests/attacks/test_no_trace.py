@@ -1,0 +1,154 @@
+"""An attack leaves the caller's networks, modes and random state as they were, also when it fails."""
+
+import copy
+
+import pytest
+import torch
+from torch import distributed, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+from fastadv.attacks import pgd, svgd
+
+ATTACKS = [
+    pytest.param(lambda *args: pgd(*args, eps=0.1, steps=3, restarts=2, best=True), id="pgd"),
+    pytest.param(lambda *args: svgd(*args, eps=0.1, steps=3), id="svgd"),
+    pytest.param(lambda *args: svgd(*args, eps=0.1, variant="released"), id="released"),
+]
+every_attack = pytest.mark.parametrize("attack", ATTACKS)
+
+
+class FailsOnItsSecondCall(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls == 2:
+            raise ArithmeticError
+        return self.network(x)
+
+
+def state(network: nn.Module) -> dict[str, object]:
+    return {
+        "flags": [module.training for module in network.modules()],
+        "requires_grad": [parameter.requires_grad for parameter in network.parameters()],
+        "grads": [None if parameter.grad is None else parameter.grad.clone() for parameter in network.parameters()],
+        "tensors": copy.deepcopy(network.state_dict()),
+        "random": torch.get_rng_state(),
+        "modes": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")),
+    }
+
+
+def assert_unchanged(network: nn.Module, before: dict[str, object]) -> None:
+    torch.testing.assert_close(state(network), before, atol=0, rtol=0, equal_nan=True)
+
+
+@pytest.fixture
+def partly_frozen(network) -> nn.Sequential:
+    network[1].eval()
+    network[0].bias.requires_grad_(False)
+    network[5].weight.grad = torch.ones_like(network[5].weight)
+    return network
+
+
+@every_attack
+@pytest.mark.parametrize("grad", [True, False])
+def test_everything_is_as_it_was(attack, grad, partly_frozen, images, labels):
+    before = state(partly_frozen)
+    with torch.set_grad_enabled(grad):
+        attack(partly_frozen, images, labels)
+        assert torch.is_grad_enabled() == grad
+    assert_unchanged(partly_frozen, before)
+    assert partly_frozen[0].weight.grad is None
+
+
+@every_attack
+def test_everything_is_as_it_was_when_the_model_fails(attack, partly_frozen, images, labels):
+    failing = FailsOnItsSecondCall(partly_frozen)
+    before = state(failing)
+    with torch.no_grad(), pytest.raises(ArithmeticError):
+        attack(failing, images, labels)
+    assert_unchanged(failing, before)
+
+
+def test_everything_is_as_it_was_when_the_loss_fails(partly_frozen, images):
+    before = state(partly_frozen)
+    with pytest.raises(ZeroDivisionError):
+        pgd(partly_frozen, images, eps=0.1, loss=lambda logits: 1 / 0)
+    assert_unchanged(partly_frozen, before)
+
+
+@every_attack
+def test_the_model_runs_in_eval_mode_with_gradients(attack, network, images, labels):
+    seen = []
+    network[5].register_forward_hook(
+        lambda module, args, output: seen.append((module.training, network[1].training, output.requires_grad))
+    )
+    with torch.no_grad():
+        attack(network, images, labels)
+    assert {modes[:2] for modes in seen} == {(False, False)}
+    assert any(modes[2] for modes in seen)
+
+
+@every_attack
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_the_callers_grad_mode_changes_nothing(attack, context, network, images, labels):
+    network.eval()
+    torch.manual_seed(0)
+    expected = pgd(network, images, labels, eps=0.1, seed=0)
+    with context():
+        inside = pgd(network, images.clone(), labels.clone(), eps=0.1, seed=0)
+        attack(network, images.clone(), None)
+    assert torch.equal(inside, expected)
+
+
+@every_attack
+def test_training_inside_the_same_autocast_region_keeps_its_gradients(attack, network, images, labels):
+    # The clean prediction that label None asks for runs without grad, and autocast caches the weights it casts there.
+    with torch.autocast("cpu", torch.bfloat16):
+        attack(network, images, None)
+        assert torch.is_autocast_enabled("cpu")
+        loss = cross_entropy(network(images), labels)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_a_distributed_network_is_attacked_without_its_wrapper(network, images, labels):
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        parallel = DistributedDataParallel(network)
+        collective_forwards = []
+        parallel.register_forward_hook(lambda *_: collective_forwards.append(1))
+        for _ in range(2):
+            attacked = pgd(parallel, images, labels, eps=0.1, steps=2, seed=0)
+            assert torch.equal(attacked, pgd(network, images, labels, eps=0.1, steps=2, seed=0))
+            cross_entropy(parallel(images), labels).backward()
+        assert len(collective_forwards) == 2
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("loss", ["ce", "kl", lambda logits: logits.square().sum(1)])
+def test_no_value_is_read_back(loss, network, images, labels):
+    """On the meta device there is no value to read: an item(), a branch on a tensor or a boolean index raises."""
+    network, x, y = network.to("meta"), images.to("meta"), labels.to("meta")
+    for arguments in ({}, {"restarts": 2, "best": True, "targeted": True}, {"norm": "l2", "eps": x[:, 0, 0, 0]}):
+        for target in (y, None):
+            assert pgd(network, x, target, loss=loss, **({"eps": 0.1} | arguments)).shape == x.shape
+    for arguments in ({}, {"score_scale": 1.0, "bandwidth": 0.5, "update": "raw"}, {"variant": "released"}):
+        assert svgd(network, x, y, eps=0.1, loss=loss, **arguments).shape == (6, 4, 3, 6, 6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device to wait for")
+def test_nothing_waits_for_the_device(network, images, labels):
+    network, x, y = network.cuda(), images.cuda(), labels.cuda()
+    for attack in (lambda: pgd(network, x, y, eps=0.1, restarts=2, best=True), lambda: svgd(network, x, y, eps=0.1)):
+        attack()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            attack()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
