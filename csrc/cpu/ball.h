@@ -23,7 +23,8 @@ FASTADV_INLINE A clamp(A x, A low, A high) {
 template <class A>
 FASTADV_INLINE A project_linf(A x, A x0, const Ball<A>& ball) {
   if (!ball.exact) return clamp<A>(x0 + clamp<A>(x - x0, -ball.eps, ball.eps), ball.low, ball.high);
-  const A z = clamp<A>(x, clamp<A>(x0 - ball.eps, ball.low, ball.high), clamp<A>(x0 + ball.eps, ball.low, ball.high));
+  // Of two intervals that meet, clamping to one and then the other projects onto both; where they do not, the box wins.
+  const A z = clamp<A>(clamp<A>(x, x0 - ball.eps, x0 + ball.eps), ball.low, ball.high);
   return x0 == x0 ? z : x0;
 }
 

@@ -14,7 +14,7 @@ FASTADV_CLONES FASTADV_EXACT void linf_steps(const T* x, const T* grad, const T*
     const T *xn = x + n * size, *gn = grad + n * size, *cn = x0 + n * size;
     T* on = out + n * size;
     for (int64_t i = 0; i < size; ++i) {
-      const A moved = static_cast<A>(xn[i]) + signed_size<A>(static_cast<A>(gn[i]), step);
+      const A moved = move_by_sign<A>(static_cast<A>(xn[i]), static_cast<A>(gn[i]), step);
       on[i] = static_cast<T>(project_linf<A>(moved, static_cast<A>(cn[i]), ball));
     }
   }

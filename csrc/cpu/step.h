@@ -5,11 +5,14 @@
 
 namespace fastadv {
 
-// -1, 0 or 1 times `size`, without a multiplication; 0 for NaN.
+// x + size * sign(direction), without a multiplication; a direction of zero or NaN moves nothing.
 template <class A>
-FASTADV_INLINE A signed_size(A x, A size) {
-  const A up = x > 0 ? size : A(0);
-  return x < 0 ? -size : up;
+FASTADV_INLINE A move_by_sign(A x, A direction, A size) {
+  using Bits = std::conditional_t<sizeof(A) == 4, uint32_t, uint64_t>;
+  constexpr Bits kSign = Bits{1} << (8 * sizeof(A) - 1);
+  const A step = bits<A>(bits<Bits>(size) ^ (bits<Bits>(direction) & kSign));
+  const A moved = x + step;
+  return (direction < 0) | (direction > 0) ? moved : x;
 }
 
 // Factors whose product is size / length, neither of which overflows where the quotient by a tiny length would; both are

@@ -60,7 +60,7 @@ A inverse_variance(const A* distance, int64_t n, A bandwidth, A* buffer) {
   return *median > 0 ? 2 * std::log(A(n + 1)) / *median : A(0);
 }
 
-// Coefficients of  phi_i = sum_j attract_ij score_j + sum_j repel_ij (x_i - x_j), both n x n, written over the inputs.
+// Coefficients of  phi_i = sum_j attract_ij score_j + repel_ij (x_j - x0), both n x n, written over the inputs.
 template <class A>
 void coefficients(A* distance, A* product, int64_t n, const Stein<A>& stein, A* buffer) {
   const A precision = inverse_variance<A>(distance, n, stein.bandwidth, buffer);
@@ -87,7 +87,36 @@ void coefficients(A* distance, A* product, int64_t n, const Stein<A>& stein, A* 
   }
   for (int64_t k = 0; k < n * n; ++k) {
     product[k] = scale * kernel[k];
-    distance[k] = repel[k];
+    distance[k] = -repel[k];
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) distance[i * n + i] += repel[i * n + j];
+  }
+}
+
+// phi_i, four particles at a time, so that it is loaded and stored once for eight products.
+template <class A>
+FASTADV_INLINE void direction(const A* attract, const A* repel, const A* score, const A* offsets, int64_t n, int64_t size,
+                              A* phi) {
+  for (int64_t begin = 0; begin < size; begin += kRun) {
+    const int64_t count = size - begin < kRun ? size - begin : kRun;
+    A* p = phi + begin;
+    for (int64_t k = 0; k < count; ++k) p[k] = 0;
+    for (int64_t j = 0; j < n; j += 4) {
+      const A *s[4], *o[4];
+      A a[4], r[4];
+      for (int64_t l = 0; l < 4; ++l) {
+        const int64_t other = j + l < n ? j + l : n - 1;
+        s[l] = score + other * size + begin;
+        o[l] = offsets + other * size + begin;
+        a[l] = j + l < n ? attract[other] : A(0);
+        r[l] = j + l < n ? repel[other] : A(0);
+      }
+      for (int64_t k = 0; k < count; ++k) {
+        p[k] += ((a[0] * s[0][k] + a[1] * s[1][k]) + (a[2] * s[2][k] + a[3] * s[3][k])) +
+                ((r[0] * o[0][k] + r[1] * o[1][k]) + (r[2] * o[2][k] + r[3] * o[3][k]));
+      }
+    }
   }
 }
 
@@ -109,23 +138,11 @@ FASTADV_CLONES void move_particles(const T* particles, const T* score, const T* 
     coefficients<A>(repel, attract, n, stein, small);
     ball.eps = eps[image];
     for (int64_t i = 0; i < n; ++i) {
-      A own = 0;
-      for (int64_t j = 0; j < n; ++j) own += repel[i * n + j];
-      for (int64_t first = 0; first < size; first += kRun) {
-        const int64_t count = size - first < kRun ? size - first : kRun;
-        A* p = phi + first;
-        const A* oi = offsets + i * size + first;
-        for (int64_t k = 0; k < count; ++k) p[k] = own * oi[k];
-        for (int64_t j = 0; j < n; ++j) {
-          const A pull = attract[i * n + j], push = repel[i * n + j];
-          const A *sj = s + j * size + first, *oj = offsets + j * size + first;
-          for (int64_t k = 0; k < count; ++k) p[k] += pull * sj[k] - push * oj[k];
-        }
-      }
+      direction<A>(attract + i * n, repel + i * n, s, offsets, n, size, phi);
       const A step = step_size[image];
       const T* xi = x + i * size;
       if (stein.update == Update::kSign) {
-        for (int64_t k = 0; k < size; ++k) point[k] = static_cast<A>(xi[k]) + signed_size<A>(phi[k], step);
+        for (int64_t k = 0; k < size; ++k) point[k] = move_by_sign<A>(static_cast<A>(xi[k]), phi[k], step);
       } else if (stein.update == Update::kL2) {
         const UnitStep<A> unit(norm<A>(size, [&](int64_t k) FASTADV_LAMBDA { return phi[k]; }), step);
         for (int64_t k = 0; k < size; ++k) point[k] = static_cast<A>(xi[k]) + unit(phi[k]);

@@ -139,7 +139,7 @@ FASTADV_INLINE const A* converted(const T* x, int64_t size, A* buffer) {
 // Calls `f(begin, end)` on PyTorch's threads, as soon as there is work enough to wake one.
 template <class F>
 void parallel(int64_t count, int64_t elements_each, const F& f) {
-  constexpr int64_t kWorthAThread = 1 << 15;
+  constexpr int64_t kWorthAThread = 1 << 16;
   if (count == 0) return;
   const int64_t grain = 1 + kWorthAThread / (elements_each + 1);
   if (count <= grain) return f(int64_t{0}, count);
