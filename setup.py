@@ -23,6 +23,7 @@ ENABLED = os.environ.get("USE_CPP", "1") != "0"
 DEBUG = os.environ.get("DEBUG", "0") == "1"
 # The oldest PyTorch whose stable ABI the library needs: 2.10, as PyTorch encodes it.
 STABLE_ABI = "0x020a000000000000"
+NO_CUDA = "this version has no CUDA C++ sources"
 
 try:
     from torch.utils.cpp_extension import BuildExtension, CppExtension
@@ -62,7 +63,9 @@ class Build(BuildExtension):
         if reason:
             self.extensions = []
             print(f"fastadv: no compiled library, the reference serves instead: {reason}", file=sys.stderr)
-        (library.parent / "_build.json").write_text(json.dumps({"cpu": reason or "built"}, indent=2) + "\n")
+        (library.parent / "_build.json").write_text(
+            json.dumps({"cpu": reason or "built", "cuda": NO_CUDA}, indent=2) + "\n"
+        )
 
     def _try(self) -> str | None:
         inplace = self.inplace

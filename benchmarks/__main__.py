@@ -17,7 +17,7 @@ from benchmarks.cases import Case, cases
 from benchmarks.measure import Spread, interleaved, ratio
 from fastadv.ops import dispatch
 
-RESULTS = Path(__file__).parent / "results"
+WIDTH = 42
 
 
 def main() -> None:
@@ -28,16 +28,17 @@ def main() -> None:
     machine = describe_machine()
     for key, value in machine.items():
         print(f"{key}: {value}")
-    width = 43
-    print(f"\n{'':{width}}{'fused':>10}{'eager':>10}{'compiled':>10}   eager / fused        compiled / fused     check")
-    rows = [run(case, width) for case in [*overhead(), *cases()] if arguments.only in case.name]
+    calls = overhead()
+    columns = f"{'fused':>10}{'eager':>10}{'compiled':>10}   {'eager / fused':24}{'compiled / fused':24}check"
+    print(f"\n{'':{WIDTH}}{columns}")
+    rows = [run(case) for case in cases() if arguments.only in case.name]
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+        arguments.output.write_text(json.dumps({"machine": machine, "overhead": calls, "rows": rows}, indent=1) + "\n")
         print(f"\nwrote {arguments.output}")
 
 
-def run(case: Case, width: int) -> dict[str, object]:
+def run(case: Case) -> dict[str, object]:
     """Check, measure and print one case."""
     variants = {"fused": case.fused, "eager": case.opponent(case.eager)}
     # A graph a case: shapes compiled for one must not become dynamic for the next.
@@ -50,9 +51,9 @@ def run(case: Case, width: int) -> dict[str, object]:
     times = {name: Spread.of(values) for name, values in seconds.items()}
     ratios = {name: ratio(seconds[name], seconds["fused"]) for name in ("eager", "compiled")}
     print(
-        f"{case.name:{width}}"
+        f"{case.name:{WIDTH}}"
         + "".join(f"{times[name].median * 1e6:8.1f}us" for name in variants)
-        + "".join(f"   {r.median:5.2f} ({r.low:5.2f} - {r.high:5.2f})" for r in ratios.values())
+        + "".join(f"   {r.median:6.2f} ({r.low:5.2f} - {r.high:6.2f})" for r in ratios.values())
         + f"   |diff| {error:.0e}"
     )
     return {
@@ -66,26 +67,23 @@ def run(case: Case, width: int) -> dict[str, object]:
     }
 
 
-def overhead() -> list[Case]:
-    """Calls so small that only the way to the kernel counts, beside the cheapest op there is."""
-    x = torch.rand(1, 4)
-    logits = torch.randn(1, 2)
-    zero = torch.zeros(1)
-    return [
-        Case(
-            name=f"call overhead: {name} (fused) beside torch.neg",
-            fused=call,
-            eager=lambda: torch.neg(zero),
-            arguments=(),
-            bytes=0,
-            formula="",
-            atol=float("inf"),
-        )
-        for name, call in {
-            "pgd_step": lambda: fastadv.pgd_step(x, x, x, eps=0.1, step_size=0.1),
-            "kl_distill": lambda: fastadv.kl_distill(logits, logits),
-        }.items()
-    ]
+def overhead() -> dict[str, object]:
+    """What a validated call costs on the smallest problem, where only the way to the kernel counts."""
+    x, logits, zero = torch.rand(1, 4), torch.randn(1, 2), torch.zeros(1)
+    calls = {
+        "pgd_step": lambda: fastadv.pgd_step(x, x, x, eps=0.1, step_size=0.1),
+        "kl_distill": lambda: fastadv.kl_distill(logits, logits),
+        "torch.neg": lambda: torch.neg(zero),
+    }
+    seconds = interleaved(calls)
+    rows: dict[str, object] = {}
+    print("\ncall overhead on the smallest problem, no gradient wanted")
+    for name in calls:
+        time, beside = Spread.of(seconds[name]), ratio(seconds[name], seconds["torch.neg"])
+        spread = f"({beside.low:.2f} - {beside.high:.2f})"
+        print(f"{name:12}{time.median * 1e6:8.2f}us   {beside.median:5.2f} x torch.neg {spread}")
+        rows[name] = {"seconds": asdict(time), "ratio_to_neg": asdict(beside)}
+    return rows
 
 
 def largest_difference(a: object, b: object) -> float:

@@ -97,8 +97,8 @@ std::array<Tensor, K + 1> softmax_rows(const Loss& loss, const std::array<const 
       detail::rows<Loss, T, A, K>(loss, x, grads, value, classes, weight, static_cast<A>(how.scale), buffer, begin, end);
     });
     if (how.reduce) {
-      // In order, so that the sum does not depend on the number of threads.
-      double total = 0;
+      // In order, so that the sum does not depend on the number of threads; the mean of nothing, whose scale is NaN, is NaN.
+      double total = 0 * how.scale;
       for (const A summand : summands) total += summand;
       *result = static_cast<A>(total);
     }

@@ -101,7 +101,7 @@ inline void require_alike(const Tensor& x, const Tensor& y) {
   require(x.scalar_type() == y.scalar_type(), "expected tensors of one dtype");
   bool alike = x.dim() == y.dim();
   for (int64_t d = 0; alike && d < x.dim(); ++d) {
-    alike = x.size(d) == y.size(d) && (x.stride(d) == y.stride(d) || x.size(d) == 1);
+    alike = x.size(d) == y.size(d) && (x.stride(d) == y.stride(d) || x.size(d) == 1 || x.numel() == 0);
   }
   require(alike, "expected tensors of one shape and memory layout");
 }

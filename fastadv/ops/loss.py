@@ -101,7 +101,8 @@ def finish(
     """Per-sample ``loss`` [N] and ``grads`` [N, C] of a reference, as the loss ops return them."""
     factor = torch.full_like(loss, scale) if weight is None else scale * weight
     loss = factor * loss
-    return loss.sum() if reduce else loss, *(
+    # The mean of nothing, whose scale is NaN, is NaN.
+    return loss.sum() + 0 * scale if reduce else loss, *(
         factor[:, None] * grad if want else grad.new_empty(0) for grad, want in zip(grads, wanted, strict=True)
     )
 
