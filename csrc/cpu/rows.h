@@ -147,18 +147,19 @@ FASTADV_INLINE A distillation(const A* s, const A* t, int64_t classes, A tempera
   A* p = t_grad ? t_grad : buffer + classes;
   const Softmax<A> student(s, classes, inverse, q);
   const Softmax<A> teacher(t, classes, inverse, p);
-  const A shift = (teacher.largest - student.largest);
   const A log_ratio = std::log(student.total) - std::log(teacher.total);
   // log p - log q of a class; where p is 0 it may be undefined and must not count.
-  const auto surprise = [&](int64_t c) FASTADV_LAMBDA { return ((t[c] - s[c]) - shift) * inverse + log_ratio; };
-  const A kl = sum<A>(classes, [&](int64_t c) FASTADV_LAMBDA { return p[c] > 0 ? p[c] * surprise(c) : A(0); }) /
+  const auto surprise = [&](int64_t c) FASTADV_LAMBDA {
+    return ((t[c] - teacher.largest) - (s[c] - student.largest)) * inverse + log_ratio;
+  };
+  const A kl = sum<A>(classes, [&](int64_t c) FASTADV_LAMBDA { return p[c] == 0 ? A(0) : p[c] * surprise(c); }) /
                teacher.total;
   const A p_scale = temperature / teacher.total, q_scale = temperature / student.total;
   if (s_grad) {
     for (int64_t c = 0; c < classes; ++c) s_grad[c] = q_scale * q[c] - p_scale * p[c];
   }
   if (t_grad) {
-    for (int64_t c = 0; c < classes; ++c) t_grad[c] = p[c] > 0 ? p_scale * p[c] * (surprise(c) - kl) : A(0);
+    for (int64_t c = 0; c < classes; ++c) t_grad[c] = p[c] == 0 ? A(0) : p_scale * p[c] * (surprise(c) - kl);
   }
   return temperature * temperature * kl;
 }

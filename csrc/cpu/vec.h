@@ -26,35 +26,52 @@
 
 namespace fastadv {
 
-// The compiler may not reorder a floating-point sum, so sums and maxima run in as many lanes as the widest register has.
+// The compiler may not reorder a floating-point sum, so sums and maxima run in lanes: as many as four of the widest
+// registers hold, which hides the latency of an addition.
 template <class A>
-constexpr int kLanes = 64 / sizeof(A);
+constexpr int64_t kLanes = 256 / sizeof(A);
 
-// Terms are computed into a buffer of this many, a plain loop that always vectorises, and then added up in lanes. The
-// blocks' sums are added in double, which bounds the rounding error of long sums.
+// Terms are computed into a buffer of this many, a plain loop that always vectorises, and then added to the lanes.
 constexpr int64_t kSumBlock = 512;
+// The lanes are added up in double after this many terms, which bounds the rounding error of long sums.
+constexpr int64_t kSumRun = 16 * kSumBlock;
 
 template <class A>
-FASTADV_INLINE A sum_block(const A* terms, int64_t count) {
+struct Lanes {
   A lane[kLanes<A>] = {};
-  int64_t i = 0;
-  for (; i + kLanes<A> <= count; i += kLanes<A>) {
-    for (int k = 0; k < kLanes<A>; ++k) lane[k] += terms[i + k];
+
+  // Adds `count` terms; the buffer has room to fill its last lanes with zeros.
+  FASTADV_INLINE void add(A* terms, int64_t count) {
+    int64_t end = count;
+    for (; end % kLanes<A>; ++end) terms[end] = 0;
+    for (int64_t i = 0; i < end; i += kLanes<A>) {
+      for (int64_t k = 0; k < kLanes<A>; ++k) lane[k] += terms[i + k];
+    }
   }
-  A total = 0;
-  for (int k = 0; k < kLanes<A>; ++k) total += lane[k];
-  for (; i < count; ++i) total += terms[i];
-  return total;
-}
+
+  FASTADV_INLINE A total() {
+    for (int64_t width = kLanes<A> / 2; width > 0; width /= 2) {
+      for (int64_t k = 0; k < width; ++k) lane[k] += lane[k + width];
+    }
+    return lane[0];
+  }
+};
+
+FASTADV_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 template <class A, class Term>
 FASTADV_INLINE A sum(int64_t count, const Term& term) {
   A terms[kSumBlock];
   double total = 0;
-  for (int64_t begin = 0; begin < count; begin += kSumBlock) {
-    const int64_t length = count - begin < kSumBlock ? count - begin : kSumBlock;
-    for (int64_t i = 0; i < length; ++i) terms[i] = term(begin + i);
-    total += sum_block<A>(terms, length);
+  for (int64_t run = 0; run < count; run += kSumRun) {
+    const int64_t end = smaller(count, run + kSumRun);
+    Lanes<A> lanes;
+    for (int64_t begin = run; begin < end; begin += kSumBlock) {
+      const int64_t length = smaller(end - begin, kSumBlock);
+      for (int64_t i = 0; i < length; ++i) terms[i] = term(begin + i);
+      lanes.add(terms, length);
+    }
+    total += lanes.total();
   }
   return static_cast<A>(total);
 }
@@ -64,11 +81,15 @@ template <class A, class Term>
 FASTADV_INLINE void sum_both(int64_t count, A& first, A& second, const Term& term) {
   A terms[2][kSumBlock];
   double totals[2] = {0, 0};
-  for (int64_t begin = 0; begin < count; begin += kSumBlock) {
-    const int64_t length = count - begin < kSumBlock ? count - begin : kSumBlock;
-    for (int64_t i = 0; i < length; ++i) term(begin + i, terms[0][i], terms[1][i]);
-    totals[0] += sum_block<A>(terms[0], length);
-    totals[1] += sum_block<A>(terms[1], length);
+  for (int64_t run = 0; run < count; run += kSumRun) {
+    const int64_t end = smaller(count, run + kSumRun);
+    Lanes<A> lanes[2];
+    for (int64_t begin = run; begin < end; begin += kSumBlock) {
+      const int64_t length = smaller(end - begin, kSumBlock);
+      for (int64_t i = 0; i < length; ++i) term(begin + i, terms[0][i], terms[1][i]);
+      for (int j = 0; j < 2; ++j) lanes[j].add(terms[j], length);
+    }
+    for (int j = 0; j < 2; ++j) totals[j] += lanes[j].total();
   }
   first = static_cast<A>(totals[0]);
   second = static_cast<A>(totals[1]);
@@ -82,14 +103,15 @@ FASTADV_INLINE A larger(A a, A b) {
 
 template <class A, class Term>
 FASTADV_INLINE A maximum(int64_t count, const Term& term) {
-  A lane[kLanes<A>];
-  for (int k = 0; k < kLanes<A>; ++k) lane[k] = -std::numeric_limits<A>::infinity();
+  constexpr int64_t kWidth = kLanes<A> / 4;
+  A lane[kWidth];
+  for (int64_t k = 0; k < kWidth; ++k) lane[k] = -std::numeric_limits<A>::infinity();
   int64_t i = 0;
-  for (; i + kLanes<A> <= count; i += kLanes<A>) {
-    for (int k = 0; k < kLanes<A>; ++k) lane[k] = larger(lane[k], static_cast<A>(term(i + k)));
+  for (; i + kWidth <= count; i += kWidth) {
+    for (int64_t k = 0; k < kWidth; ++k) lane[k] = larger(lane[k], static_cast<A>(term(i + k)));
   }
   A result = lane[0];
-  for (int k = 1; k < kLanes<A>; ++k) result = larger(result, lane[k]);
+  for (int64_t k = 1; k < kWidth; ++k) result = larger(result, lane[k]);
   for (; i < count; ++i) result = larger(result, static_cast<A>(term(i)));
   return result;
 }

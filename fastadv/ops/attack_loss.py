@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from fastadv.ops import checks, loss
@@ -80,7 +81,8 @@ def _arguments(
         checks.floating("reference", reference)
         checks.same("reference", reference, "logits", logits)
         checks.constant("reference", reference)
-        target, reference = None, reference.to(logits.dtype).contiguous()
+        dtype = torch.promote_types(logits.dtype, reference.dtype)
+        target, logits, reference = None, logits.to(dtype), reference.to(dtype).contiguous()
     return (logits,), (target, reference, code), -1.0 if targeted else 1.0
 
 

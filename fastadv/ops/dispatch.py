@@ -46,9 +46,11 @@ class Op:
         return self.overload(args[0].device.type)(*args)
 
     def overload(self, device_type: str) -> Any:
-        """The registered overload in force for tensors of ``device_type``; RuntimeError if it was forced in vain."""
+        """The registered overload for tensors of ``device_type``; an error with the reason if it cannot be had."""
         if _forced is None:
             return self._default
+        if _forced not in BACKENDS:
+            raise ValueError(f"FASTADV_BACKEND must be one of {', '.join(BACKENDS)}, got {_forced!r}")
         reason = unavailable(_forced) or _wrong_device(_forced, device_type)
         if reason:
             raise RuntimeError(f"fastadv.{self.name}: backend {_forced!r} was asked for, but {reason}")
@@ -66,6 +68,8 @@ def define(name: str, *, family: str, fake: Callable[..., Any], reference: Calla
         return getattr(importlib.import_module(f"fastadv.kernels.{family}"), name)(*args)
 
     schema = SCHEMAS[name]
+    # Autograd is passed by, so what PyTorch ops the reference is made of would record a graph of their own.
+    reference = torch.no_grad()(reference)
     for overload in (name, f"{name}.reference", f"{name}.triton"):
         _library.define(overload + schema, tags=_TAGS)
         _library._register_fake(overload, fake)
@@ -85,8 +89,6 @@ def define(name: str, *, family: str, fake: Callable[..., Any], reference: Calla
 
 def unavailable(backend: str) -> str | None:
     """Why ``backend`` cannot be used here, or None where it can."""
-    if backend not in BACKENDS:
-        return f"there is no such backend; there are {', '.join(BACKENDS)}"
     return _unavailable[backend]
 
 
@@ -121,21 +123,25 @@ def report() -> str:
     lines = [f"torch {torch.__version__}, {torch.get_num_threads()} threads"]
     lines += [f"{name:10} {state}" for name, state in backends().items()]
     if _forced:
-        lines.append(f"forced: {_forced}")
+        lines.append(f"forced: {_forced}" + ("" if _usable(_forced) else ", which cannot be used here"))
     lines += ["", f"{'op':16}{'cpu tensors':14}cuda tensors"]
     lines += [f"{name:16}{serving('cpu'):14}{serving('cuda')}" for name in sorted(_ops)]
     return "\n".join(lines)
 
 
 def serving(device_type: str) -> str:
-    """The backend that computes on tensors of ``device_type``, or "-" where there is no such device."""
+    """The backend that computes on tensors of ``device_type``, or "-" where none can."""
     if device_type == "cuda" and not torch.cuda.is_available():
         return "-"
     if _forced:
-        return _forced
+        return _forced if _usable(_forced) else "-"
     if not unavailable(device_type):
         return device_type
     return "triton" if device_type == "cuda" and not unavailable("triton") else "reference"
+
+
+def _usable(backend: str) -> bool:
+    return backend in BACKENDS and unavailable(backend) is None
 
 
 def _wrong_device(backend: str, device_type: str) -> str | None:

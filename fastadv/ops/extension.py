@@ -48,6 +48,8 @@ def _load(backend: str, path: Path, build_note: str | None) -> str | None:
 
 
 def _compiled_digest(path: Path) -> str | None:
+    if path.stat().st_size == 0:
+        return None
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         found = content.find(MARKER)
         return None if found < 0 else content[found + len(MARKER) :][:64].decode("ascii", "replace")

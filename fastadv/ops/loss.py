@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fastadv.ops import checks
 from fastadv.ops.dispatch import Op, define
@@ -88,8 +87,10 @@ class _Loss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        # torch's once_differentiable would raise only where grad_output requires grad, and else leave terms out.
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise RuntimeError("fastadv offers no second derivatives: its losses cannot be used with create_graph=True")
         grads = iter(ctx.saved_tensors)
         grad_output = grad_output.contiguous()
         return None, None, *(dtype and ctx.scale_grad(next(grads), grad_output, dtype) for dtype in ctx.dtypes)

@@ -39,7 +39,7 @@ def project(
 def _project_linf(x: Tensor, x0: Tensor, eps: float | Tensor, low: float, high: float, mode: str) -> Tensor:
     if mode == "sequential":
         return (x0 + (x - x0).clamp(-eps, eps)).clamp(low, high)  # type: ignore[arg-type]
-    # Of two intervals that meet, clamping to one and then the other projects onto both; where they do not, the box wins.
+    # Of two intervals that meet, clamping to one, then the other projects onto both; where they do not, the box wins.
     return torch.minimum(torch.maximum(x, x0 - eps), x0 + eps).clamp(low, high)
 
 

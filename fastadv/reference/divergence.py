@@ -28,7 +28,7 @@ def kl_distill_value_and_grad(
     """Loss [N] and its gradients by the student's and the teacher's logits, both [N, C]."""
     log_q, log_p = log_softmax(student, temperature), log_softmax(teacher, temperature)
     p, kl = log_p.exp(), divergence(log_p, log_q)
-    surprise = torch.where(p > 0, log_p - log_q - kl[:, None], 0.0)
+    surprise = torch.where(p == 0, 0.0, log_p - log_q - kl[:, None])
     return temperature**2 * kl, temperature * (log_q.exp() - p), temperature * p * surprise
 
 
@@ -64,7 +64,7 @@ def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p || q) of each row [N]; a class with p = 0 adds nothing, whatever q is."""
     p = log_p.exp()
-    return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(1)
+    return torch.where(p == 0, 0.0, p * (log_p - log_q)).sum(1)
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

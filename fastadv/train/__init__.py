@@ -1,0 +1,1 @@
+"""The reference trainer: datasets, networks, training, report, command line."""

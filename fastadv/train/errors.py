@@ -1,0 +1,25 @@
+"""Errors a user can cause and mend. The command line prints their message without a traceback."""
+
+
+class TrainError(Exception):
+    """Base of the trainer's own errors."""
+
+
+class ConfigError(TrainError, ValueError):
+    """A field of the configuration is unknown, has the wrong type or an impossible value."""
+
+
+class DataError(TrainError, ValueError):
+    """A dataset is missing, damaged or not what its layout promises."""
+
+
+class CheckpointError(TrainError, ValueError):
+    """A checkpoint is missing, damaged or made for another network."""
+
+
+class DivergenceError(TrainError, ArithmeticError):
+    """The loss became infinite or NaN."""
+
+
+class MissingExtraError(TrainError, ImportError):
+    """An optional dependency is needed and not installed."""

@@ -1,0 +1,122 @@
+"""The whole job: a teacher, one student per seed and method, the report. What is finished is not done again."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fastadv.distill import CrossEntropy, Method
+from fastadv.train import datasets, models
+from fastadv.train.checkpoint import write_atomically
+from fastadv.train.config import Config, MethodName
+from fastadv.train.datasets import Dataset
+from fastadv.train.evaluation import evaluate
+from fastadv.train.extras import require
+from fastadv.train.methods import LABELS, build_method
+from fastadv.train.metrics import tensorboard_installed
+from fastadv.train.models import Classifier, Normalize
+from fastadv.train.report import student_folder, write_report
+from fastadv.train.seeding import derive_seed
+from fastadv.train.trainer import Trainer
+
+TEACHER_SEED = 0
+
+
+def run_experiment(config: Config, folder: Path) -> str:
+    """Do what is left of the job in `folder`; the result table as text."""
+    require("matplotlib.figure", "the report's pictures")
+    with _threads(config.threads):
+        return _run(config, folder)
+
+
+def _run(config: Config, folder: Path) -> str:
+    if config.tensorboard and not tensorboard_installed():
+        print("TensorBoard is not installed: the metrics go to metrics.jsonl alone", flush=True)
+        config = replace(config, tensorboard=False)
+    dataset = datasets.load(config.data, data_dir=config.data_dir, device=config.device)
+    methods = {name: build_method(name, config) for name in config.methods}
+    teacher = None
+    if any(method.needs_teacher for method in methods.values()):
+        teacher = _obtain_teacher(config, dataset, folder / "teacher")
+    for seed in config.seeds:
+        for name in config.methods:
+            _train_student(config, dataset, name, seed, teacher, folder)
+    return write_report(config, dataset, teacher, folder)
+
+
+def build_classifier(name: str, config: Config, dataset: Dataset, *, seed: int) -> Classifier:
+    """The network `name` behind the dataset's normalisation, initialised from `seed`, on the configured device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "weights", name))
+        network = models.build(name, num_classes=len(dataset.class_names), image_shape=dataset.image_shape)
+    classifier = Classifier(Normalize(dataset.mean, dataset.std), network).to(config.device)
+    if config.channels_last:
+        torch.nn.utils.convert_conv2d_weight_memory_format(classifier, torch.channels_last)
+    return classifier
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Run with `count` CPU threads, where it is given."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _obtain_teacher(config: Config, dataset: Dataset, folder: Path) -> nn.Module:
+    """The trained teacher, in evaluation mode, without parameter gradients."""
+    teacher = build_classifier(config.teacher, config, dataset, seed=TEACHER_SEED)
+    finished = (folder / "result.json").is_file()
+    if config.teacher_checkpoint is not None:
+        models.load_weights(teacher.network, config.teacher_checkpoint)
+        if not finished:
+            result = json.dumps(evaluate(teacher, dataset.test, config))
+            folder.mkdir(exist_ok=True)
+            write_atomically(folder / "result.json", lambda file: file.write(result.encode()))
+    elif finished:
+        models.load_weights(teacher.network, folder / "weights.pt")
+    else:
+        Trainer(
+            model=teacher,
+            method=CrossEntropy(),
+            teacher=None,
+            train=dataset.train,
+            test=dataset.test,
+            config=replace(config, epochs=config.teacher_epochs, max_steps=None),
+            seed=TEACHER_SEED,
+            folder=folder,
+            label=f"teacher {config.teacher}",
+        ).fit()
+    return teacher.eval().requires_grad_(False)
+
+
+def _train_student(
+    config: Config, dataset: Dataset, name: MethodName, seed: int, teacher: nn.Module | None, folder: Path
+) -> None:
+    """Train one student, unless it is finished. The methods share a seed's initial weights, images and order."""
+    own_folder = student_folder(folder, name, seed)
+    if (own_folder / "result.json").is_file():
+        return
+    train = dataset.train
+    if config.student_samples is not None:
+        train = datasets.subset(train, config.student_samples, seed=seed)
+    method: Method = build_method(name, config).to(config.device)
+    result = Trainer(
+        model=build_classifier(config.student, config, dataset, seed=seed),
+        method=method,
+        teacher=teacher,
+        train=train,
+        test=dataset.test,
+        config=config,
+        seed=seed,
+        folder=own_folder,
+        label=f"{LABELS[name]}, seed {seed}",
+    ).fit()
+    print(f"{LABELS[name]}, seed {seed}: clean {result['clean']:.2%}, under PGD {result['pgd']:.2%}", flush=True)

@@ -1,0 +1,49 @@
+"""Where a result comes from: machine, software, command, commit."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+import fastadv
+
+
+def describe(*, command: str, device: torch.device | str, threads: int) -> dict[str, str]:
+    """What a reader needs to judge or repeat a run, by label. threads: of the CPU, as the run uses them."""
+    facts = {
+        "CPU": f"{_cpu_model()}, {os.cpu_count()} cores",
+        "Software": f"Python {platform.python_version()}, torch {torch.__version__}",
+        "CPU threads": str(threads),
+        "Command": command,
+    }
+    if torch.device(device).type == "cuda":
+        facts["GPU"] = torch.cuda.get_device_name(device)
+    commit = _commit()
+    if commit:
+        facts["Commit"] = commit
+    return facts
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this package runs from; None where it is installed elsewhere or git is missing."""
+    root = Path(fastadv.__path__[0]).resolve().parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+        status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + (" with local changes" if status.stdout else "")

@@ -1,0 +1,68 @@
+"""Networks by name. Every one takes pixels in [0, 1]: normalisation is its first layer."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fastadv.train.digit_nets import digits_cnn, digits_small
+from fastadv.train.errors import CheckpointError, ConfigError
+from fastadv.train.resnet import CifarResNet
+
+# Called with num_classes and in_channels.
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "digits_cnn": digits_cnn,
+    "digits_small": digits_small,
+    **{f"resnet{depth}": partial(CifarResNet, depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
+}
+NAMES = tuple(_BUILDERS)
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std per channel, x [N, C, H, W]. The statistics are constants: no part of a state_dict."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if len(mean) != len(std) or min(std) <= 0:
+            raise ValueError(f"mean, std: {mean}, {std}, expected one value a channel and std > 0")
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+class Classifier(nn.Module):
+    """A network behind its normalisation: pixels in [0, 1] [N, C, H, W] to logits [N, classes]."""
+
+    def __init__(self, normalize: Normalize, network: nn.Module) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(self.normalize(x))
+
+
+def build(name: str, *, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+    """The network `name` for images [C, H, W]. Raises ConfigError for a name not in NAMES."""
+    if name not in _BUILDERS:
+        raise ConfigError(f"network: {name!r}, expected one of {', '.join(NAMES)}")
+    return _BUILDERS[name](num_classes=num_classes, in_channels=image_shape[0])
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Load a plain state_dict file into `network`. Raises CheckpointError when it is missing or does not fit."""
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(weights)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except Exception as error:  # torch raises several kinds for damaged files, and RuntimeError for wrong keys
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{path}: no weights for {type(network).__name__} ({reason})") from error

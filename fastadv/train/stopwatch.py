@@ -1,0 +1,48 @@
+"""Time spent training, without the time spent evaluating and saving."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Stopwatch:
+    """Runs inside `running()`, stands still inside `paused()`; both wait for the device first."""
+
+    def __init__(self, device: torch.device, seconds: float = 0.0) -> None:
+        self._device = device
+        self._elapsed = seconds
+        self._since: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self._elapsed + (time.perf_counter() - self._since if self._since is not None else 0.0)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        self._start()
+        try:
+            yield
+        finally:
+            self._stop()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        self._stop()
+        try:
+            yield
+        finally:
+            self._start()
+
+    def _start(self) -> None:
+        self._wait()
+        self._since = time.perf_counter()
+
+    def _stop(self) -> None:
+        self._wait()
+        self._elapsed, self._since = self.seconds, None
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)

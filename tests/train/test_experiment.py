@@ -1,0 +1,141 @@
+"""One small job on the digits, and what it leaves behind."""
+
+import json
+import statistics
+import sys
+
+import pytest
+import torch
+
+from fastadv.train import datasets, models
+from fastadv.train.cli import main
+from fastadv.train.config import resolve
+from fastadv.train.evaluation import clean_accuracy, evaluate
+from fastadv.train.experiment import build_classifier
+from fastadv.train.metrics import read_metrics
+from fastadv.train.report import mean_and_spread, render_table
+
+ARGUMENTS = [
+    *("--seeds=0,1", "--teacher-epochs=2", "--student-samples=100", "--batch-size=50", "--epochs=6", "--eval-epochs=3"),
+    *("--log-steps=4", "--tald-steps=1", "--eval-steps=2", "--eval-samples=100"),
+]
+THREADS_BEFORE = torch.get_num_threads()
+STUDENTS = [f"{method}-seed{seed}" for method in ("ce", "kd", "tald") for seed in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run without TensorBoard installed: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("experiment") / "run"
+    printed: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "torch.utils.tensorboard", None)
+        patch.setattr("builtins.print", lambda *values, **options: printed.append(" ".join(map(str, values))))
+        assert main(["train", "--run-dir", str(folder), *ARGUMENTS]) == 0
+    return folder, "\n".join(printed)
+
+
+def results(folder, *names):
+    return [json.loads((folder / name / "result.json").read_text()) for name in names]
+
+
+def test_the_folder_holds_everything(run):
+    folder, _ = run
+    for name in ("teacher", *STUDENTS):
+        assert {"metrics.jsonl", "weights.pt", "result.json", "checkpoints"} == {
+            entry.name for entry in (folder / name).iterdir()
+        }
+    for picture in ("curves.png", "particles.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+    assert resolve(recipe=str(folder / "config.toml")).epochs == 6
+
+
+def test_metrics_are_at_the_steps_asked_for(run):
+    folder, _ = run
+    rows = read_metrics(folder / "tald-seed1", "train")
+    assert [row["step"] for row in rows] == [4, 8, 12]
+    assert {"loss", "kd", "tald", "repulsion", "lr"} <= rows[0].keys()
+    assert [row["step"] for row in read_metrics(folder / "tald-seed1", "test")] == [6, 12]
+
+
+def test_the_report_shows_the_numbers_of_the_results(run):
+    folder, printed = run
+    report = (folder / "report.md").read_text()
+    for method in ("ce", "kd", "tald"):
+        found = results(folder, f"{method}-seed0", f"{method}-seed1")
+        for key in ("clean", "pgd"):
+            mean = statistics.mean(100 * result[key] for result in found)
+            spread = abs(found[0][key] - found[1][key]) * 100 / 2**0.5
+            assert f"{mean:.2f} ± {spread:.2f}" in report
+        for result in found:
+            assert f"{100 * result['clean']:.2f} / {100 * result['pgd']:.2f}" in report
+    assert f"{100 * results(folder, 'teacher')[0]['clean']:.2f}" in report
+    assert "n = 2 seeds" in report
+    for fact in (
+        "curves.png",
+        "particles.png",
+        "- CPU:",
+        "torch",
+        "- Command: fastadv train --run-dir",
+        "svgd_step",
+        "start, 100 test images",
+    ):
+        assert fact in report
+    table = report[report.index("| method") : report.index("\n\nStudents")]
+    assert table in printed
+    assert str(folder) in printed.splitlines()[-1]
+
+
+def test_weights_give_the_accuracies_of_the_result(run):
+    folder, _ = run
+    config = resolve(recipe=str(folder / "config.toml"))
+    dataset = datasets.load("digits")
+    student = build_classifier(config.student, config, dataset, seed=5)
+    models.load_weights(student.network, folder / "kd-seed1" / "weights.pt")
+    (result,) = results(folder, "kd-seed1")
+    assert evaluate(student, dataset.test, config) == {"clean": result["clean"], "pgd": result["pgd"]}
+    assert result["clean"] == read_metrics(folder / "kd-seed1", "test")[-1]["accuracy"]
+    assert 0.2 < result["clean"] <= 1
+    assert result["pgd"] < result["clean"]
+
+
+def test_a_missing_tensorboard_is_said_once(run):
+    _, printed = run
+    assert printed.count("TensorBoard is not installed") == 1
+
+
+def test_students_of_a_seed_start_from_the_same_weights():
+    config, dataset = resolve(), datasets.load("digits")
+    first, again, other = (build_classifier(config.student, config, dataset, seed=seed) for seed in (1, 1, 2))
+    for a, b in zip(first.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert any(not torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+
+
+def test_evaluation_restores_the_mode_and_counts_a_smaller_last_batch():
+    config, dataset = resolve(flags={"eval_batch_size": "64"}), datasets.load("digits")
+    model = build_classifier(config.student, config, dataset, seed=0).train()
+    found = clean_accuracy(model, dataset.test, config)
+    assert model.training
+    with torch.no_grad():
+        predicted = model.eval()(datasets.to_pixels(dataset.test.images)).argmax(dim=1)
+    assert found == (predicted == dataset.test.labels).sum().item() / 500
+
+
+def test_a_run_leaves_the_number_of_threads_as_it_was(run):
+    assert resolve().threads == 1
+    assert "- CPU threads: 1\n" in (run[0] / "report.md").read_text()
+    assert torch.get_num_threads() == THREADS_BEFORE
+
+
+def test_one_value_has_no_spread():
+    assert mean_and_spread([1234.5], 1) == "1,234.5"
+    assert mean_and_spread([1.0, 3.0], 2) == "2.00 ± 1.41"
+
+
+def test_a_table_is_padded_markdown():
+    assert render_table([["a", "bcd"], ["efg", "h"]]).splitlines() == [
+        "| a   | bcd |",
+        "|-----|-----|",
+        "| efg | h   |",
+    ]

@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from fastadv.train import models
+from fastadv.train.errors import CheckpointError, ConfigError
+from fastadv.train.resnet import CifarResNet
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("resnet20", 278_324), ("resnet56", 861_620)])
+def test_parameter_counts_are_those_of_the_public_checkpoints(name, parameters):
+    network = models.build(name, num_classes=100, image_shape=(3, 32, 32))
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+
+
+@pytest.mark.parametrize("name", ["digits_cnn", "digits_small", "resnet8"])
+def test_every_kind_of_network_gives_logits(name):
+    network = models.build(name, num_classes=10, image_shape=(1, 8, 8)).eval()
+    assert network(torch.rand(3, 1, 8, 8)).shape == (3, 10)
+
+
+def test_unknown_names_and_depths_are_refused():
+    with pytest.raises(ConfigError, match="'resnet21', expected one of digits_cnn"):
+        models.build("resnet21", num_classes=10, image_shape=(3, 32, 32))
+    with pytest.raises(ValueError, match="depth: 21"):
+        CifarResNet(21, num_classes=10)
+
+
+def test_normalisation_is_the_first_layer_and_no_weight():
+    classifier = models.Classifier(models.Normalize((0.5, 0.25), (2.0, 4.0)), torch.nn.Identity())
+    x = torch.rand(3, 2, 4, 4)
+    expected = torch.stack([(x[:, 0] - 0.5) / 2, (x[:, 1] - 0.25) / 4], dim=1)
+    torch.testing.assert_close(classifier(x), expected)
+    assert not classifier.state_dict()
+    with pytest.raises(ValueError, match="std > 0"):
+        models.Normalize((0.5,), (0.0,))
+
+
+def test_weights_that_do_not_fit_are_refused_with_the_file(tmp_path):
+    small, large = (
+        models.build(name, num_classes=10, image_shape=(1, 8, 8)) for name in ("digits_small", "digits_cnn")
+    )
+    path = tmp_path / "weights.pt"
+    torch.save(small.state_dict(), path)
+    models.load_weights(models.build("digits_small", num_classes=10, image_shape=(1, 8, 8)), path)
+    with pytest.raises(CheckpointError, match=r"weights\.pt"):
+        models.load_weights(large, path)
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match=r"weights\.pt"):
+        models.load_weights(small, path)
+    with pytest.raises(CheckpointError, match="no such file"):
+        models.load_weights(small, tmp_path / "absent.pt")

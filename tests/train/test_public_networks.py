@@ -1,0 +1,55 @@
+"""Our loader and networks reproduce the published accuracy of public checkpoints, where CIFAR-100 is at hand."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastadv.train import datasets, models
+from fastadv.train.config import Config
+from fastadv.train.evaluation import clean_accuracy
+
+DATA = Path(os.environ.get("FASTADV_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+
+pytestmark = pytest.mark.skipif(
+    not (DATA / "unpack.py").is_file() or not (DATA / "checkpoints").is_dir(),
+    reason="no folder with unpack.py and checkpoints/: set FASTADV_DATA",
+)
+
+
+@pytest.fixture(scope="module")
+def cifar100_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cifar100")
+    subprocess.run([sys.executable, DATA / "unpack.py", folder, "--format", "both"], check=True)
+    return folder
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 56])
+def test_public_checkpoints_fit(depth):
+    network = models.build(f"resnet{depth}", num_classes=100, image_shape=(3, 32, 32))
+    path = DATA / "checkpoints" / f"cifar100_resnet{depth}.pth"
+    models.load_weights(network, path)
+    weights = torch.load(path, weights_only=True)
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+
+
+def test_both_layouts_hold_the_same_images(cifar100_folder):
+    python, binary = (
+        datasets.load("cifar100", data_dir=cifar100_folder / f"cifar-100-{kind}") for kind in ("python", "binary")
+    )
+    for split in ("train", "test"):
+        assert torch.equal(getattr(python, split).images, getattr(binary, split).images)
+        assert torch.equal(getattr(python, split).labels, getattr(binary, split).labels)
+    assert (python.class_names[0], binary.class_names[0]) == ("apple", "0")
+
+
+def test_resnet56_scores_what_was_published(cifar100_folder):
+    data = datasets.load("cifar100", data_dir=cifar100_folder)
+    network = models.build("resnet56", num_classes=100, image_shape=data.image_shape)
+    models.load_weights(network, DATA / "checkpoints" / "cifar100_resnet56.pth")
+    model = models.Classifier(models.Normalize(data.mean, data.std), network).to(memory_format=torch.channels_last)
+    config = Config(eval_batch_size=500, channels_last=True)
+    assert clean_accuracy(model, data.test, config) == pytest.approx(0.7263, abs=2e-4)

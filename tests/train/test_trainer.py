@@ -1,0 +1,94 @@
+import pytest
+import torch
+
+from fastadv.distill import CrossEntropy, Method
+from fastadv.train import datasets
+from fastadv.train.config import resolve
+from fastadv.train.errors import DivergenceError
+from fastadv.train.experiment import build_classifier
+from fastadv.train.metrics import read_metrics
+from fastadv.train.trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return datasets.load("digits")
+
+
+def make_trainer(digits, folder, method, **flags):
+    config = resolve(flags={"epochs": "4", "batch_size": "60", "tensorboard": False, "log_steps": "3", **flags})
+    return Trainer(
+        model=build_classifier(config.student, config, digits, seed=0),
+        method=method,
+        teacher=None,
+        train=datasets.subset(digits.train, 150, seed=0),
+        test=digits.test,
+        config=config,
+        seed=0,
+        folder=folder,
+        label="test",
+    )
+
+
+class Recorder(Method):
+    """Cross-entropy with a scale of its own, which writes down what it is given."""
+
+    needs_teacher = False
+
+    def __init__(self):
+        super().__init__()
+        self.log_scale = torch.nn.Parameter(torch.zeros(()))
+        self.calls = []
+
+    def forward(self, student, teacher, x, y, *, progress, seed):
+        self.calls.append((x, y, progress, seed))
+        loss = torch.nn.functional.cross_entropy(student(x), y)
+        return {"loss": loss * self.log_scale.exp() + self.log_scale.square()}
+
+
+def test_a_method_sees_pixels_labels_progress_and_a_seed_of_its_own(digits, tmp_path):
+    method = Recorder()
+    result = make_trainer(digits, tmp_path, method).fit()
+    assert result["steps"] == len(method.calls) == 12
+    assert [len(y) for _, y, _, _ in method.calls] == [60, 60, 30] * 4
+    assert [progress for *_, progress, _ in method.calls] == [step / 12 for step in range(12)]
+    assert len({seed for *_, seed in method.calls}) == 12
+    for x, y, _, _ in method.calls:
+        assert x.dtype == torch.float32
+        assert x.min() >= 0
+        assert x.max() <= 1
+        assert len(x) == len(y)
+    assert method.log_scale.item() != 0, "a method's own parameters are trained"
+
+
+def test_the_loss_falls_and_the_rate_follows_the_schedule(digits, tmp_path):
+    flags = {"epochs": "10", "schedule": "step", "milestones": "4,8", "lr": "0.1"}
+    make_trainer(digits, tmp_path, CrossEntropy(), **flags).fit()
+    rows = read_metrics(tmp_path, "train")
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+    assert [row["lr"] for row in rows] == pytest.approx([0.1] * 4 + [0.01] * 4 + [0.001] * 2)
+
+
+def test_max_steps_ends_inside_an_epoch(digits, tmp_path):
+    result = make_trainer(digits, tmp_path, CrossEntropy(), max_steps="5").fit()
+    assert result["steps"] == 5
+    assert [row["step"] for row in read_metrics(tmp_path, "train")] == [3, 5]
+
+
+def test_a_diverging_loss_stops_the_run(digits, tmp_path):
+    class Diverging(Recorder):
+        def forward(self, student, teacher, x, y, *, progress, seed):
+            return {
+                "loss": super().forward(student, teacher, x, y, progress=progress, seed=seed)["loss"] * float("inf")
+            }
+
+    with pytest.raises(DivergenceError, match=r"up to step 3 is (inf|nan)"):
+        make_trainer(digits, tmp_path, Diverging()).fit()
+
+
+def test_training_leaves_the_global_generator_alone(digits, tmp_path):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    make_trainer(digits, tmp_path, CrossEntropy(), max_steps="2").fit()
+    assert torch.equal(torch.rand(2), expected)
