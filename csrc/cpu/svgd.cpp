@@ -1,7 +1,9 @@
 // svgd_step: pairwise distances, then the update, image by image; no entry ever joins two images.
 #include <algorithm>
 
-#include "step.h"
+#include "../common/step.h"
+
+#include "ball.h"
 
 namespace fastadv {
 namespace {
