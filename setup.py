@@ -38,7 +38,7 @@ def cpu_library() -> Extension:
     digest = runpy.run_path(str(ROOT / "fastadv" / "ops" / "schemas.py"))["digest"]()
     return CppExtension(
         "fastadv._cpu",
-        sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc" / "cpu").glob("*.cpp")),
+        sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob("c*/*.cpp")),
         py_limited_api=True,
         extra_compile_args=[
             "-std=c++20",
