@@ -15,11 +15,12 @@ KERNELS = HERE.parent.parent / "csrc" / "cuda"
 
 
 def host_compiler() -> str | None:
+    """A C++ compiler, if there is one."""
     return os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
 
 
-def build(compiler: str, folder: Path, kernels: Path = KERNELS) -> Path:
-    """The library, from the sources in ``kernels``; CalledProcessError with the compiler's message where one fails."""
+def build(compiler: str, folder: Path) -> Path:
+    """The library, made in ``folder``; CalledProcessError where a source does not compile."""
     options = [
         *("-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-strict-aliasing"),
         *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),
@@ -27,11 +28,15 @@ def build(compiler: str, folder: Path, kernels: Path = KERNELS) -> Path:
         f"-I{HERE}",
         *(word for path in cpp_extension.include_paths() for word in ("-isystem", path)),
     ]
-    sources = [*sorted(kernels.glob("*.cu")), HERE / "simulator.cpp"]
+    # Outputs come from an allocator that guards them.
+    guarded = "-Daoti_torch_empty_strided=simulator_empty_strided"
+    sources = [(path, [guarded]) for path in sorted(KERNELS.glob("*.cu"), key=lambda path: -path.stat().st_size)]
+    sources += [(HERE / "guarded_outputs.cpp", []), (HERE / "faulty_kernels.cu", [])]
 
-    def compiled(source: Path) -> str:
-        target = str(folder / f"{source.stem}.o")
-        subprocess.run([compiler, *options, "-x", "c++", "-c", str(source), "-o", target], check=True)
+    def compiled(source: tuple[Path, list[str]]) -> str:
+        path, more = source
+        target = str(folder / f"{path.stem}.o")
+        subprocess.run([compiler, *options, *more, "-x", "c++", "-c", str(path), "-o", target], check=True)
         return target
 
     with ThreadPoolExecutor(2) as pool:
