@@ -83,7 +83,7 @@ void coefficients(A* distance, A* product, int64_t n, const Stein<A>& stein, A* 
         }
       }
     }
-    scale = pull > 0 && push > 0 ? static_cast<A>(std::sqrt(push / pull)) : (pull == pull ? A(1) : A(pull));
+    scale = pull > 0 && push > 0 ? static_cast<A>(std::sqrt(push / pull)) : A(1);
   }
   for (int64_t k = 0; k < n * n; ++k) {
     product[k] = scale * kernel[k];

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastadv.ops import checks
-from fastadv.ops.ball import named
+from fastadv.ops.ball import named, rounded
 from fastadv.ops.dispatch import define, like
 from fastadv.ops.step import ball_and_step
 from fastadv.reference import svgd as reference
@@ -70,18 +70,19 @@ def svgd_step(
     checks.same("score", score, "particles", particles)
     checks.floating("x0", x0)
     checks.shape("x0", x0, [particles.shape[0], *particles.shape[2:]], particles)
-    arguments = ball_and_step(particles, eps, step_size, norm, bounds)
     sigma = checks.number_or("bandwidth", bandwidth, "median")
     scale = checks.number_or("score_scale", score_scale, "rms")
     if sigma is not None and not sigma > 0:
         raise ValueError(f"bandwidth must be positive, got {bandwidth!r}")
     code = checks.choice("update", update, _UPDATES)
-    tensors = (particles, score.to(particles.dtype), x0.to(particles.dtype))
+    dtype = torch.promote_types(torch.promote_types(particles.dtype, score.dtype), x0.dtype)
+    tensors = (particles.to(dtype), score.to(dtype), x0.to(dtype))
+    arguments = ball_and_step(tensors[0], eps, step_size, norm, bounds)
     if not _channels_last(particles):
-        return _svgd_step(*(x.contiguous() for x in tensors), *arguments, sigma, code, scale)
+        return rounded(_svgd_step(*(x.contiguous() for x in tensors), *arguments, sigma, code, scale), particles)
     # The step does not care in which order the elements of a particle come, so channels_last is a matter of view.
     viewed = (x.movedim(channel, -1).contiguous() for x, channel in zip(tensors, (2, 2, 1), strict=True))
-    return _svgd_step(*viewed, *arguments, sigma, code, scale).movedim(-1, 2)
+    return rounded(_svgd_step(*viewed, *arguments, sigma, code, scale), particles).movedim(-1, 2)
 
 
 def _channels_last(particles: Tensor) -> bool:
