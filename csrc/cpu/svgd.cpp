@@ -69,6 +69,8 @@ void coefficients(A* distance, A* product, int64_t n, const Stein<A>& stein, A* 
     kernel[k] = std::exp(A(-0.5) * distance[k] * precision) / n;
     repel[k] = kernel[k] * precision;
   }
+  // A particle does not repel itself; on the diagonal, ones would leave their rounding where all else is tiny.
+  for (int64_t i = 0; i < n; ++i) repel[i * n + i] = 0;
   A scale = stein.score_scale;
   if (stein.equal_rms) {
     // Squared lengths summed over the particles: the attraction's from the scores' products, the repulsion's from the
