@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -68,13 +69,16 @@ class Build(BuildExtension):
         )
 
     def _try(self) -> str | None:
+        compiler = os.environ.get("CXX", "c++")
+        if shutil.which(compiler) is None:
+            return f"there is no C++ compiler ({compiler!r} is not on the PATH)"
         inplace = self.inplace
         try:
             super().run()
         # Whatever a missing or broken compiler raises: distutils, ninja and torch each have their own errors.
         except Exception as error:
             self.inplace = inplace
-            return f"{type(error).__name__}: {error}".splitlines()[0]
+            return f"the build failed, pip -v shows where ({type(error).__name__}: {error})".splitlines()[0]
         return None
 
     def get_ext_filename(self, fullname: str) -> str:

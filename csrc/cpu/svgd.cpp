@@ -62,6 +62,8 @@ void coefficients(A* distance, A* product, int64_t n, const Stein<A>& stein, A* 
     kernel[k] = std::exp(A(-0.5) * distance[k] * precision) / n;
     repel[k] = kernel[k] * precision;
   }
+  // A particle does not repel itself; on the diagonal, ones would leave their rounding where all else is tiny.
+  for (int64_t i = 0; i < n; ++i) repel[i * n + i] = 0;
   A scale = stein.score_scale;
   if (stein.equal_rms) {
     // Squared lengths summed over the particles: the attraction's from the scores' products, the repulsion's from the
@@ -76,7 +78,7 @@ void coefficients(A* distance, A* product, int64_t n, const Stein<A>& stein, A* 
         }
       }
     }
-    scale = pull > 0 && push > 0 ? static_cast<A>(std::sqrt(push / pull)) : (pull == pull ? A(1) : A(pull));
+    scale = pull > 0 && push > 0 ? static_cast<A>(std::sqrt(push / pull)) : A(1);
   }
   for (int64_t k = 0; k < n * n; ++k) {
     product[k] = scale * kernel[k];

@@ -125,7 +125,7 @@ class TALD(Method):
     ) -> dict[str, Tensor]:
         attacked, labels = x[: self.images], y[: self.images]
         particles, repulsion = self._sample(required(self, teacher), attacked, labels, seed)
-        moved = aligned(x, particles.flatten(0, 1))[1]
+        moved = aligned(x, particles.flatten(0, 1).to(x.dtype))[1]
         batch = aligned(x, torch.cat((moved, x)))[1]
         classes = torch.cat((repeat(labels, self.particles), y))
         of_student, of_teacher = student(batch), teacher_logits(self, teacher, batch)

@@ -54,8 +54,9 @@ def project(
     checks.samples("x", x)
     checks.floating("x0", x0)
     checks.same("x0", x0, "x", x)
-    arguments = (*ball(x, eps, norm, bounds), checks.choice("mode", mode, checks.MODES))
-    return _project(*aligned(x, x0), *arguments)
+    tensors = aligned(x, x0)
+    arguments = (*ball(tensors[0], eps, norm, bounds), checks.choice("mode", mode, checks.MODES))
+    return rounded(_project(*tensors, *arguments), x)
 
 
 def random_start(
@@ -98,6 +99,11 @@ def random_start(
         checks.int64("sample_ids", sample_ids, [x0.shape[0]], x0)
         sample_ids = sample_ids.contiguous()
     return _random_start(*aligned(x0), *arguments, number, tensor, sample_ids)
+
+
+def rounded(result: Tensor, x: Tensor) -> Tensor:
+    """``result`` in the dtype of ``x``, which is narrower where another tensor of the op was wider than x."""
+    return result if result.dtype is x.dtype else result.to(x.dtype)
 
 
 def ball(

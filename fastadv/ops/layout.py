@@ -9,11 +9,16 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def aligned(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """``x`` and ``others``, all of one shape, in x's layout (contiguous or channels_last) and dtype.
+    """``x`` and ``others``, all of one shape, in x's layout (contiguous or channels_last) and their widest dtype.
 
     A tensor that fits comes back as it is; broadcast, sliced or mixed layouts are copied once. An ``x`` in any other
     layout is made contiguous.
     """
+    dtype = x.dtype
+    for y in others:
+        if y.dtype is not dtype:
+            dtype = torch.promote_types(dtype, y.dtype)
+    x = x if x.dtype is dtype else x.to(dtype)
     memory_format = torch.contiguous_format
     if not x.is_contiguous():
         channels_last = _CHANNELS_LAST.get(x.dim(), torch.contiguous_format)
@@ -21,7 +26,6 @@ def aligned(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
             memory_format = channels_last
         else:
             x = x.contiguous()
-    dtype = x.dtype
     return x, *(
         y if y.dtype is dtype and y.is_contiguous(memory_format=memory_format) else _copy(y, dtype, memory_format)
         for y in others

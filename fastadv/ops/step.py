@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastadv.ops import checks
-from fastadv.ops.ball import named
+from fastadv.ops.ball import named, rounded
 from fastadv.ops.dispatch import define, like
 from fastadv.ops.layout import aligned
 from fastadv.reference import step as reference
@@ -51,7 +51,7 @@ def pgd_step(
 
     Source: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
     """
-    return _pgd_step(*_arguments(x, grad, x0, eps, step_size, norm, bounds, mode))
+    return rounded(_pgd_step(*_arguments(x, grad, x0, eps, step_size, norm, bounds, mode)), x)
 
 
 def pgd_step_(
@@ -67,14 +67,14 @@ def pgd_step_(
 ) -> Tensor:
     """:func:`pgd_step` in place: writes the next iterates into ``x`` and returns it.
 
-    Raises as :func:`pgd_step`, and ValueError where x requires grad while gradients are recorded, or is neither
-    contiguous nor channels_last.
+    An x that is neither contiguous nor channels_last, or narrower than grad or x0, is written by way of a copy. Raises
+    as :func:`pgd_step`, and ValueError where x requires grad while gradients are recorded.
     """
     arguments = _arguments(x, grad, x0, eps, step_size, norm, bounds, mode)
     if x.requires_grad and torch.is_grad_enabled():
         raise ValueError("x requires grad: pgd_step_ changes it in place, so call it under torch.no_grad()")
     if arguments[0] is not x:
-        raise ValueError(f"x must be contiguous or channels_last to be changed in place, got strides {x.stride()}")
+        return x.copy_(_pgd_step(*arguments))
     _pgd_step_(*arguments)
     if not torch.compiler.is_compiling():
         torch.autograd.graph.increment_version(x)
@@ -96,11 +96,9 @@ def _arguments(
     checks.same("grad", grad, "x", x)
     checks.floating("x0", x0)
     checks.same("x0", x0, "x", x)
-    return (
-        *aligned(x, grad, x0),
-        *ball_and_step(x, eps, step_size, norm, bounds),
-        checks.choice("mode", mode, checks.MODES),
-    )
+    tensors = aligned(x, grad, x0)
+    exact = checks.choice("mode", mode, checks.MODES)
+    return *tensors, *ball_and_step(tensors[0], eps, step_size, norm, bounds), exact
 
 
 def ball_and_step(

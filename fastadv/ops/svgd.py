@@ -6,13 +6,15 @@ import torch
 from torch import Tensor
 
 from fastadv.ops import checks
-from fastadv.ops.ball import named
+from fastadv.ops.ball import named, rounded
 from fastadv.ops.dispatch import define, like
 from fastadv.ops.step import ball_and_step
 from fastadv.reference import svgd as reference
 
 _UPDATES = {"sign": 0, "l2": 1, "raw": 2}
 _UPDATE_NAMES = tuple(_UPDATES)
+# The inverse of its square is still a float32.
+_LEAST_BANDWIDTH = 1e-18
 
 
 def svgd_step(
@@ -44,8 +46,9 @@ def svgd_step(
         step_size: length of the step, a float or one an image, [N].
         norm: "linf" or "l2", of the ball.
         bounds: (low, high), or None for no box.
-        bandwidth: sigma > 0 as a float, or "median": ``sigma^2 = med^2 / (2 log(n + 1))`` with med the lower median of
-            the image's pairwise distances; where it is zero the kernel is flat (k = 1) and nothing repels.
+        bandwidth: sigma as a float of at least 1e-18, or "median": ``sigma^2 = med^2 / (2 log(n + 1))`` with med the
+            lower median of the image's pairwise distances; where it is zero the kernel is flat (k = 1) and nothing
+            repels.
         update: "sign" moves by ``step_size sign(phi)``, "l2" by ``step_size phi / |phi|_2`` (each particle), "raw" by
             ``step_size phi``.
         score_scale: a float, or "rms": both terms of phi brought to equal root mean square over the image's particles,
@@ -57,7 +60,7 @@ def svgd_step(
 
     Raises:
         TypeError: particles, score or x0 are not floating-point tensors, a number is no number.
-        ValueError: shapes or devices differ, eps is negative or NaN, bandwidth is not positive, low > high, unknown
+        ValueError: shapes or devices differ, eps is negative or NaN, bandwidth is too small, low > high, unknown
             norm, update, bandwidth or score_scale.
 
     Source: Liu, Wang, "Stein variational gradient descent", NeurIPS 2016; the projected form for adversarial
@@ -70,18 +73,19 @@ def svgd_step(
     checks.same("score", score, "particles", particles)
     checks.floating("x0", x0)
     checks.shape("x0", x0, [particles.shape[0], *particles.shape[2:]], particles)
-    arguments = ball_and_step(particles, eps, step_size, norm, bounds)
     sigma = checks.number_or("bandwidth", bandwidth, "median")
     scale = checks.number_or("score_scale", score_scale, "rms")
-    if sigma is not None and not sigma > 0:
-        raise ValueError(f"bandwidth must be positive, got {bandwidth!r}")
+    if sigma is not None and not sigma >= _LEAST_BANDWIDTH:
+        raise ValueError(f"bandwidth must be at least {_LEAST_BANDWIDTH}, got {bandwidth!r}")
     code = checks.choice("update", update, _UPDATES)
-    tensors = (particles, score.to(particles.dtype), x0.to(particles.dtype))
+    dtype = torch.promote_types(torch.promote_types(particles.dtype, score.dtype), x0.dtype)
+    tensors = (particles.to(dtype), score.to(dtype), x0.to(dtype))
+    arguments = ball_and_step(tensors[0], eps, step_size, norm, bounds)
     if not _channels_last(particles):
-        return _svgd_step(*(x.contiguous() for x in tensors), *arguments, sigma, code, scale)
+        return rounded(_svgd_step(*(x.contiguous() for x in tensors), *arguments, sigma, code, scale), particles)
     # The step does not care in which order the elements of a particle come, so channels_last is a matter of view.
     viewed = (x.movedim(channel, -1).contiguous() for x, channel in zip(tensors, (2, 2, 1), strict=True))
-    return _svgd_step(*viewed, *arguments, sigma, code, scale).movedim(-1, 2)
+    return rounded(_svgd_step(*viewed, *arguments, sigma, code, scale), particles).movedim(-1, 2)
 
 
 def _channels_last(particles: Tensor) -> bool:

@@ -50,10 +50,12 @@ def stein_terms(offsets: Tensor, score: Tensor, bandwidth: float | str) -> tuple
     distance = torch.cdist(offsets, offsets, compute_mode="donot_use_mm_for_euclid_dist")
     precision = _inverse_variance(distance, bandwidth)
     kernel = torch.exp(-0.5 * distance.square() * precision)
-    pull = kernel * precision
-    attraction = torch.bmm(kernel, score) / count
-    repulsion = (pull.sum(2, keepdim=True) * offsets - torch.bmm(pull, offsets)) / count
-    return attraction, repulsion
+    push = kernel * precision
+    # Difference by difference: as a product of matrices, rounding would remain where nothing repels.
+    repulsion = torch.zeros_like(offsets)
+    for j in range(count):
+        repulsion += push[:, :, j, None] * (offsets - offsets[:, j, None])
+    return torch.bmm(kernel, score) / max(count, 1), repulsion / max(count, 1)
 
 
 def _inverse_variance(distance: Tensor, bandwidth: float | str) -> Tensor:

@@ -1,0 +1,158 @@
+"""Projection onto norm ball and box, and uniform random starts: project and random_start.
+
+``project`` is a step without a direction: see :mod:`fastadv.kernels.move`.
+
+``random_start`` reads x0 and writes the result, 2 x itemsize bytes an element; the noise never touches memory. linf: a
+program a (sample, block of elements). l2: a program a sample, which draws the noise twice, for its norm and to write.
+Elements are numbered in logical NCHW order, four to a counter, wherever the layout puts them.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastadv.kernels.geometry import LINF, towards_centre
+from fastadv.kernels.launch import block, launch
+from fastadv.kernels.move import move
+from fastadv.kernels.numerics import clamp, divide, narrow, per_sample, scalar, square_root, widen
+from fastadv.kernels.philox import interleave, normal_pair, philox, positive, symmetric
+from fastadv.reference.ball import RADIUS_BLOCK
+
+_RADIUS_BLOCK = tl.constexpr(RADIUS_BLOCK)
+
+
+def project(
+    x: Tensor, x0: Tensor, eps: float, eps_n: Tensor | None, norm: int, low: float, high: float, exact: bool
+) -> Tensor:
+    """Launcher of :func:`fastadv.project`."""
+    out = torch.empty_like(x)
+    move(x, None, x0, out, eps, eps_n, 0.0, None, norm, low, high, ascent=LINF.value, exact=exact)
+    return out
+
+
+def random_start(
+    x0: Tensor,
+    eps: float,
+    eps_n: Tensor | None,
+    norm: int,
+    low: float,
+    high: float,
+    seed: int,
+    seed_t: Tensor | None,
+    sample_ids: Tensor | None,
+) -> Tensor:
+    """Launcher of :func:`fastadv.random_start`."""
+    out = torch.empty_like(x0)
+    if x0.numel() == 0:
+        return out
+    elements = x0.numel() // x0.shape[0]
+    # Channels between two neighbours in memory: 1 where the layout is the logical order.
+    channels = 1 if x0.is_contiguous() else x0.shape[1]
+    columns = max(block(elements, x0), 4)
+    noise = (eps, eps_n, low, high, seed, seed_t, sample_ids, elements, channels)
+    constants = {"CHANNELS_LAST": channels > 1, "BLOCK": columns // 4}
+    if norm == LINF.value:
+        blocks = triton.cdiv(elements, columns)
+        launch(uniform_in_cube, x0.shape[0] * blocks, x0, out, *noise, blocks, elements=columns, **constants)
+    else:
+        launch(uniform_in_sphere, x0.shape[0], x0, out, *noise, 1.0 / elements, elements=columns, **constants)
+    return out
+
+
+@triton.jit(do_not_specialize=["seed"])
+def uniform_in_cube(
+    x0_ptr,
+    out_ptr,
+    eps: tl.float64,
+    eps_ptr,
+    low: tl.float64,
+    high: tl.float64,
+    seed: tl.int64,
+    seed_ptr,
+    sample_ids,
+    elements,
+    channels,
+    blocks,
+    CHANNELS_LAST: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    program = tl.program_id(0).to(tl.int64)
+    sample = program // blocks
+    first = program % blocks * BLOCK
+    key, sample_id = _identity(seed, seed_ptr, sample_ids, sample)
+    element = 4 * first + tl.arange(0, 4 * BLOCK)
+    mask = element < elements
+    offset = sample * elements + _memory_offset(element, elements, channels, CHANNELS_LAST)
+    centre = widen(tl.load(x0_ptr + offset, mask))
+    a, b, c, d = philox(key, first + tl.arange(0, BLOCK), sample_id)
+    noise = per_sample(eps, eps_ptr, sample, None, centre) * symmetric(interleave(a, b, c, d), centre)
+    start = clamp(centre + noise, scalar(low, centre), scalar(high, centre))
+    tl.store(out_ptr + offset, narrow(start, out_ptr.dtype.element_ty), mask)
+
+
+@triton.jit(do_not_specialize=["seed"])
+def uniform_in_sphere(
+    x0_ptr,
+    out_ptr,
+    eps: tl.float64,
+    eps_ptr,
+    low: tl.float64,
+    high: tl.float64,
+    seed: tl.int64,
+    seed_ptr,
+    sample_ids,
+    elements,
+    channels,
+    inverse_elements: tl.float64,
+    CHANNELS_LAST: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    sample = tl.program_id(0).to(tl.int64)
+    key, sample_id = _identity(seed, seed_ptr, sample_ids, sample)
+    squares = widen(tl.zeros([4 * BLOCK], x0_ptr.dtype.element_ty))
+    for start in range(0, elements, 4 * BLOCK):
+        deviates = _normal(key, start // 4 + tl.arange(0, BLOCK), sample_id, squares)
+        squares += tl.where(start + tl.arange(0, 4 * BLOCK) < elements, deviates * deviates, 0.0)
+    word, _, _, _ = philox(key, tl.full((), _RADIUS_BLOCK, tl.int64), sample_id)
+    share = tl.exp(tl.log(positive(word, squares)) * scalar(inverse_elements, squares))
+    radius = per_sample(eps, eps_ptr, sample, None, squares) * share
+    scale = divide(radius, square_root(tl.sum(squares, 0)))
+    for start in range(0, elements, 4 * BLOCK):
+        element = start + tl.arange(0, 4 * BLOCK)
+        mask = element < elements
+        offset = sample * elements + _memory_offset(element, elements, channels, CHANNELS_LAST)
+        centre = widen(tl.load(x0_ptr + offset, mask))
+        delta = scale * _normal(key, start // 4 + tl.arange(0, BLOCK), sample_id, squares)
+        moved = towards_centre(centre + delta, centre, delta)
+        moved = clamp(moved, scalar(low, centre), scalar(high, centre))
+        tl.store(out_ptr + offset, narrow(moved, out_ptr.dtype.element_ty), mask)
+
+
+@triton.jit
+def _identity(seed, seed_ptr, sample_ids, sample):
+    """Key and sample id of the noise, int64."""
+    key = seed.to(tl.int64) if seed_ptr is None else tl.load(seed_ptr)
+    sample_id = sample if sample_ids is None else tl.load(sample_ids + sample)
+    return key, sample_id
+
+
+@triton.jit
+def _memory_offset(element, elements, channels, CHANNELS_LAST: tl.constexpr):
+    """Where the logical ``element`` of a sample lies in it."""
+    if CHANNELS_LAST:
+        pixels = elements // channels
+        return element % pixels * channels + element // pixels
+    else:
+        return element
+
+
+@triton.jit
+def _normal(key, counter, sample_id, like):
+    """Normal deviates of the elements that belong to each of ``counter``."""
+    a, b, c, d = philox(key, counter.to(tl.int64), sample_id)
+    first, second = normal_pair(a, b, like)
+    third, fourth = normal_pair(c, d, like)
+    return interleave(first, second, third, fourth)

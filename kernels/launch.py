@@ -1,0 +1,33 @@
+"""How kernels are launched: block sizes, warps, device and compile options, in one place."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+
+def accumulator(x: Tensor) -> torch.dtype:
+    """The dtype that sums over ``x`` are taken in."""
+    return torch.float64 if x.dtype is torch.float64 else torch.float32
+
+
+def block(length: int, x: Tensor) -> int:
+    """Columns of a program's tile: the power of two that covers ``length``, at most 4 KiB once widened."""
+    return min(triton.next_power_of_2(length), 4096 // accumulator(x).itemsize)
+
+
+def launch(kernel: Any, programs: int, tensor: Tensor, *arguments: Any, elements: int, **constants: Any) -> None:
+    """Start ``programs`` programs of ``kernel`` on the current stream of the device of ``tensor``, its first argument.
+
+    ``elements`` is how many of them a program holds at once, a power of two. FP fusion is off: a product rounded
+    into a sum would differ from the reference.
+    """
+    device = torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
+    with device:
+        # Four elements a thread; more than eight warps would leave a thread too few registers.
+        warps = min(max(elements // 128, 1), 8)
+        kernel[(programs,)](tensor, *arguments, **constants, num_warps=warps, enable_fp_fusion=False)

@@ -1,0 +1,37 @@
+"""The backward pass of every loss: scale_grad.
+
+A program multiplies a block of elements. It reads a gradient of 4 (float64: 8) bytes an element and the incoming
+gradient, one number or one a row, and writes one element of the wanted dtype.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastadv.kernels.launch import block, launch
+from fastadv.kernels.numerics import narrow
+
+
+def scale_grad(grad: Tensor, grad_output: Tensor, dtype: torch.dtype) -> Tensor:
+    """``grad`` [N, ...] times ``grad_output``, [] or [N], rounded once to ``dtype``."""
+    out = torch.empty_like(grad, dtype=dtype)
+    total = grad.numel()
+    if total:
+        # One number for the whole batch is the number of its only row.
+        row = total // grad.shape[0] if grad_output.dim() else total
+        columns = block(total, grad)
+        programs = triton.cdiv(total, columns)
+        launch(scale_rows, programs, grad, grad_output, out, row, total, elements=columns, BLOCK=columns)
+    return out
+
+
+@triton.jit
+def scale_rows(grad_ptr, factor_ptr, out_ptr, row, total, BLOCK: tl.constexpr):
+    offset = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = offset < total
+    grad = tl.load(grad_ptr + offset, mask)
+    factor = tl.load(factor_ptr + offset // row, mask).to(grad.dtype)
+    tl.store(out_ptr + offset, narrow(grad * factor, out_ptr.dtype.element_ty), mask)

@@ -1,0 +1,106 @@
+"""Arithmetic of the kernels that rounds and treats NaN as the reference does."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def widen(x):
+    """``x`` in the precision that sums are taken in: float64 stays, everything else becomes float32."""
+    if x.dtype == tl.float64:
+        return x
+    else:
+        return x.to(tl.float32)
+
+
+@triton.jit
+def narrow(x, dtype: tl.constexpr):
+    """``x`` rounded to nearest even in ``dtype``."""
+    if dtype == tl.bfloat16:
+        # Done by hand, since Triton's interpreter truncates.
+        word = x.to(tl.float32).to(tl.uint32, bitcast=True)
+        rounded = (word + 0x7FFF + ((word >> 16) & 1)) >> 16
+        return tl.where(x == x, rounded, 0x7FC0).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        return x.to(dtype)
+
+
+@triton.jit
+def scalar(value, like):
+    """``value`` in the dtype of ``like``. Kernels take floats as float64, lest a float64 op lose digits."""
+    return tl.full((), value, like.dtype)
+
+
+@triton.jit
+def per_sample(value, values, sample, mask, like):
+    """The float ``value``, or where ``values`` [N] is given its entries for ``sample``, in the dtype of ``like``."""
+    if values is None:
+        return scalar(value, like)
+    else:
+        return tl.load(values + sample, mask).to(like.dtype)
+
+
+@triton.jit
+def divide(x, y):
+    """``x / y`` with IEEE rounding."""
+    if x.dtype == tl.float64:
+        return x / y
+    else:
+        return tl.div_rn(x, y)
+
+
+@triton.jit
+def square(x):
+    return x * x
+
+
+@triton.jit
+def square_root(x):
+    """The square root with IEEE rounding."""
+    if x.dtype == tl.float64:
+        return tl.sqrt(x)
+    else:
+        return tl.sqrt_rn(x)
+
+
+@triton.jit
+def minimum(x, y):
+    """The smaller one; NaN where either is."""
+    return tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def maximum(x, y):
+    """The larger one; NaN where either is."""
+    return tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def clamp(x, low, high):
+    """``x`` between ``low`` and ``high``; NaN where any is."""
+    return minimum(maximum(x, low), high)
+
+
+@triton.jit
+def sign(x):
+    """-1, 0 or 1; 0 for NaN."""
+    return (x > 0).to(x.dtype) - (x < 0).to(x.dtype)
+
+
+@triton.jit
+def bits(x):
+    """The bits of a float as a signed integer, which orders floats that are not negative."""
+    if x.dtype == tl.float64:
+        return x.to(tl.int64, bitcast=True)
+    else:
+        return x.to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def next_towards(x, goal):
+    """The float next to ``x`` in the direction of ``goal``, which differs from ``x``; both finite."""
+    rising = goal > x
+    away_from_zero = (x > 0) == rising
+    neighbour = (bits(x) + tl.where(away_from_zero, 1, -1)).to(x.dtype, bitcast=True)
+    tiniest = (bits(tl.zeros_like(x)) + 1).to(x.dtype, bitcast=True)
+    return tl.where(x == 0, tl.where(rising, tiniest, -tiniest), neighbour)

@@ -1,0 +1,54 @@
+"""Prints how far Triton, interpreted, is from the reference on inputs of more than one block."""
+
+import json
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+import fastadv
+from fastadv.kernels import launch
+
+
+def compare(case: str, compute: Callable[[], tuple[Tensor, ...]]) -> None:
+    """Print how far the backends' results are apart, relative to the reference's largest value."""
+    with fastadv.use_backend("reference"):
+        expected = compute()
+    with fastadv.use_backend("triton"):
+        got = compute()
+    errors = [float((a - b).abs().max() / b.abs().max()) for a, b in zip(got, expected, strict=True)]
+    print(json.dumps({"case": case, "error": max(math.inf if math.isnan(error) else error for error in errors)}))
+
+
+def main() -> None:
+    """Compare in float64, where an algorithm that differs shows."""
+    draw = torch.Generator().manual_seed(0)
+    x0 = torch.rand(3, 5000, generator=draw, dtype=torch.float64)
+    x = x0 + torch.randn(3, 5000, generator=draw, dtype=torch.float64)
+    grad = torch.randn(3, 5000, generator=draw, dtype=torch.float64)
+    assert x0.shape[1] > 2 * launch.block(x0.shape[1], x0)
+    radii = torch.tensor([1e-3, 5.0, 60.0], dtype=torch.float64)
+    compare("project l2", lambda: (fastadv.project(x, x0, eps=radii, norm="l2"),))
+    compare("pgd_step l2", lambda: (fastadv.pgd_step(x, grad, x0, eps=radii, step_size=20.0, norm="l2"),))
+    compare("random_start l2", lambda: (fastadv.random_start(x0, eps=radii, norm="l2", bounds=None, seed=3) - x0,))
+
+    student, teacher = (3 * torch.randn(2, 9001, generator=draw, dtype=torch.float64) for _ in range(2))
+    target = torch.tensor([9000, 17])
+    compare(
+        "kl_distill", lambda: fastadv.kl_distill_value_and_grad(student, teacher, temperature=3.0, teacher_grad=True)
+    )
+    compare("kd_loss", lambda: fastadv.kd_loss_value_and_grad(student, teacher, target, teacher_grad=True))
+    compare("loss_matching", lambda: fastadv.loss_matching_value_and_grad(student, teacher, target, teacher_grad=True))
+    compare("attack_loss", lambda: fastadv.attack_loss_value_and_grad(student, target))
+
+    images = torch.rand(2, 6000, generator=draw, dtype=torch.float64)
+    noise, score = (0.05 * torch.randn(2, 3, 6000, generator=draw, dtype=torch.float64) for _ in range(2))
+    particles = images[:, None] + noise
+    for norm, update, eps in (("linf", "raw", 0.2), ("linf", "l2", 0.2), ("l2", "l2", 2.0)):
+        how = {"eps": eps, "step_size": 1.0, "norm": norm, "update": update, "score_scale": "rms", "bounds": None}
+        compare(f"svgd_step {norm} {update}", lambda how=how: (fastadv.svgd_step(particles, score, images, **how),))
+
+
+if __name__ == "__main__":
+    main()

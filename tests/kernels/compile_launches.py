@@ -1,0 +1,117 @@
+"""Compiles what the launchers launch, for a target that need not be here: ``compile_launches.py BACKEND ARCH DTYPE``.
+
+The launchers run on CPU tensors with Triton's entry point replaced, so that every kernel is compiled with the very tile
+sizes, constants, warps and options of a real launch. Prints one line of JSON a kernel.
+"""
+
+import contextlib
+import io
+import json
+import math
+import re
+import sys
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime import JITFunction
+
+from fastadv.kernels import attack_loss, ball, divergence, loss, matching, step, svgd
+
+_TYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.int64: "i64"}
+_OPTIONS = ("num_warps", "enable_fp_fusion")
+
+
+def compile_for(target: GPUTarget, kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Compile one launch as Triton would, and report spills and shared memory."""
+    options = {name: kwargs.pop(name) for name in _OPTIONS}
+    arguments = kernel.signature.bind(*args, **kwargs).arguments
+    signature, constants, attributes = {}, {}, {}
+    for parameter in kernel.params:
+        value = arguments[parameter.name]
+        one = type(value) is int and value == 1 and not parameter.do_not_specialize
+        if parameter.is_constexpr or value is None or one:
+            signature[parameter.name], constants[parameter.name] = "constexpr", value
+            continue
+        signature[parameter.name] = parameter.annotation_type or _type(value)
+        aligned = isinstance(value, torch.Tensor) or (type(value) is int and value % 16 == 0)
+        if aligned and not parameter.do_not_specialize:
+            attributes[(parameter.num,)] = [["tt.divisibility", 16]]
+    log = io.StringIO()
+    with contextlib.redirect_stdout(log):
+        compiled = triton.compile(ASTSource(kernel, signature, constants, attributes), target=target, options=options)
+    return {
+        "kernel": kernel.fn.__name__,
+        "constants": {name: value for name, value in constants.items() if value is not None},
+        "spilled": _spilled(compiled.asm, log.getvalue()),
+        "shared": compiled.metadata.shared,
+    }
+
+
+def _type(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return "*" + _TYPES[value.dtype]
+    return "i32" if -(2**31) <= value < 2**31 else "i64"
+
+
+def _spilled(asm: dict[str, Any], ptxas_log: str) -> int:
+    """What went to memory for want of registers: bytes stored (NVIDIA) or vector registers (AMD)."""
+    if "amdgcn" in asm:
+        found = re.findall(r"\.vgpr_spill_count:\s*(\d+)", asm["amdgcn"])
+    else:
+        found = re.findall(r"(\d+) bytes spill stores", ptxas_log)
+    assert found, "the compiler reports no spills, not even none"
+    return sum(map(int, found))
+
+
+def launch_all(dtype: torch.dtype) -> None:
+    """Call the launchers so that every kernel is launched, in its representative forms."""
+    accumulator = torch.float64 if dtype is torch.float64 else torch.float32
+    images = torch.zeros(8, 3, 32, 32, dtype=dtype)
+    channels_last = images.contiguous(memory_format=torch.channels_last)
+    per_image = torch.ones(8, dtype=accumulator)
+    box = (0.0, 1.0)
+    for norm in (0, 1):
+        step.pgd_step(images, images, images, 0.03, None, 0.01, None, norm, *box, True)
+        ball.project(images, images, 0.0, per_image, norm, -math.inf, math.inf, False)
+        ball.random_start(channels_last, 0.0, per_image, norm, *box, 1, None, torch.arange(8))
+    ball.random_start(images, 0.03, None, 0, *box, 0, torch.tensor(7), None)
+
+    particles = torch.zeros(8, 4, 3, 32, 32, dtype=dtype)
+    stein = (0.03, None, 0.01, None)
+    svgd.svgd_step(particles, particles, images, *stein, 0, *box, None, 0, None)
+    svgd.svgd_step(particles, particles, images, 0.0, per_image, 0.0, per_image, 0, *box, 0.5, 2, 1.0)
+    many = torch.zeros(2, 32, 3, 64, 64, dtype=dtype)
+    svgd.svgd_step(many, many, many[:, 0], *stein, 1, *box, None, 1, None)
+
+    few, long = torch.zeros(64, 100, dtype=dtype), torch.zeros(4, 32000, dtype=dtype)
+    widest = torch.zeros(4, 1024 if dtype is not torch.float64 else 512, dtype=dtype)
+    target = torch.zeros(64, dtype=torch.int64)
+    weight = torch.ones(64, dtype=accumulator)
+    both = (None, 1.0, False, True, True)
+    divergence.kl_distill(few, few, 4.0, *both)
+    divergence.kl_distill(long, long, 1.0, *both)
+    divergence.kd_loss(few, few, target, 4.0, 0.9, weight, 1.0, False, True, False)
+    divergence.kd_loss(widest, widest, target[:4], 4.0, 0.9, *both)
+    matching.loss_matching(few, few, target, *both)
+    matching.loss_matching(long, long, target[:4], *both)
+    attack_loss.attack_loss(few, target, None, 0, None, 1.0, False, True)
+    loss.scale_grad(few.to(accumulator), weight, dtype)
+
+
+def main(backend: str, arch: str, dtype: str) -> None:
+    """Compile all launches for one target and dtype."""
+    triton.knobs.nvidia.dump_ptxas_log = True
+    target = GPUTarget(backend, int(arch), 32) if backend == "cuda" else GPUTarget(backend, arch, 64)
+
+    def record(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        print(json.dumps(compile_for(target, kernel, args, kwargs)), flush=True)
+
+    JITFunction.run = record
+    launch_all(getattr(torch, dtype))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

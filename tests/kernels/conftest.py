@@ -1,0 +1,36 @@
+"""Whether Triton interprets or compiles is settled when it is imported, so scripts run in processes of their own."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def run_script(tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
+    """Run a script of this folder in a new process; the JSON lines it printed."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("triton is not installed")
+
+    def run(name: str, *arguments: str, interpret: bool) -> list[dict[str, Any]]:
+        environment = os.environ | {
+            "TRITON_INTERPRET": "1" if interpret else "0",
+            "TRITON_CACHE_DIR": str(tmp_path),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONWARNINGS": "ignore",
+        }
+        environment.pop("FASTADV_BACKEND", None)
+        script = Path(__file__).with_name(name)
+        result = subprocess.run(
+            [sys.executable, str(script), *arguments], env=environment, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    return run

@@ -1,0 +1,34 @@
+"""Every kernel compiles for the GPUs it is meant for, without spills and within shared memory; no GPU is needed."""
+
+import pytest
+
+KERNELS = {
+    "by_sample",
+    "elementwise",
+    "logit_loss_rows",
+    "pair_sums",
+    "scale_rows",
+    "uniform_in_cube",
+    "uniform_in_sphere",
+    "update",
+}
+# What a block may have on the smallest parts of each family, in KiB.
+SHARED = {"cuda": 99, "hip": 64}
+
+
+@pytest.mark.parametrize(
+    ("backend", "arch", "dtype"),
+    [
+        ("cuda", "80", "float32"),
+        ("cuda", "80", "float64"),
+        ("cuda", "90", "float32"),
+        ("cuda", "90", "bfloat16"),
+        ("cuda", "100", "float32"),
+        ("hip", "gfx942", "float32"),
+    ],
+)
+def test_every_launch_compiles(run_script, backend, arch, dtype):
+    reports = run_script("compile_launches.py", backend, arch, dtype, interpret=False)
+    assert {report["kernel"] for report in reports} == KERNELS
+    assert [report for report in reports if report["spilled"]] == []
+    assert [report for report in reports if report["shared"] > SHARED[backend] * 1024] == []

@@ -1,0 +1,7 @@
+"""What only large inputs reach: samples, rows and particles of more than one block, and images shared by programs."""
+
+
+def test_large_inputs_agree_with_the_reference(run_script):
+    results = run_script("compare_large.py", interpret=True)
+    assert len(results) == 10
+    assert [result for result in results if not result["error"] < 1e-12] == []

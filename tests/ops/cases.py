@@ -1,0 +1,355 @@
+"""The cases that every registered op is tested with: its inputs, and the call of its public function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fastadv
+from fastadv.ops.loss import scale_grad
+from fastadv.reference import attack_loss, ball, divergence, matching, step, svgd
+
+Tensors = dict[str, Tensor]
+Size = tuple[int, ...]
+
+
+class Draw:
+    """Random inputs of one dtype, the same for the same seed."""
+
+    def __init__(self, dtype: torch.dtype, seed: int = 0) -> None:
+        self.dtype = dtype
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def normal(self, shape: Size, scale: float = 1.0) -> Tensor:
+        return (scale * torch.randn(shape, generator=self._generator, dtype=torch.float64)).to(self.dtype)
+
+    def pixels(self, shape: Size) -> Tensor:
+        """Uniform in [0, 1], with a tenth of the pixels black and a tenth white."""
+        uniform = torch.rand(shape, generator=self._generator, dtype=torch.float64)
+        return (1.25 * uniform - 0.125).clamp(0, 1).to(self.dtype)
+
+    def gradient(self, shape: Size) -> Tensor:
+        """Normal, with a tenth of the elements zero."""
+        dropped = torch.rand(shape, generator=self._generator) < 0.1
+        return self.normal(shape).masked_fill(dropped, 0)
+
+    def positive(self, samples: int, most: float) -> Tensor:
+        """One number a sample in [0, most], the first zero, in the precision of per-sample arguments."""
+        dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+        values = most * torch.rand(samples, generator=self._generator, dtype=dtype)
+        values[:1] = 0
+        return values
+
+    def classes(self, samples: int, classes: int) -> Tensor:
+        return torch.randint(classes, (samples,), generator=self._generator)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way of calling an op.
+
+    ``call`` takes a library, :data:`FUSED` or :data:`ORACLE`, and the tensors that ``make`` draws. ``kind`` is a row of
+    the table of tolerances, ``sizes`` one of :data:`SIZES`. ``exact``: float32 results equal the reference's to the
+    bit. ``phi``: the Stein direction, where its sign alone moves the particles.
+    """
+
+    name: str
+    op: str
+    kind: str
+    sizes: str
+    make: Callable[[Draw, Size], Tensors]
+    call: Callable[[Any, Tensors], Tensor]
+    differentiable: tuple[str, ...] = ()
+    exact: bool = False
+    phi: Callable[[Any, Tensors], Tensor] | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+    def evaluate(self, library: Any, tensors: Tensors) -> list[Tensor]:
+        """The results, and the gradient by every differentiable input for an incoming gradient other than one."""
+        leaves = {name: t.detach() for name, t in tensors.items()}
+        for name in self.differentiable:
+            leaves[name].requires_grad_()
+        result = self.call(library, leaves)
+        if not self.differentiable:
+            return [result]
+        incoming = torch.linspace(0.5, 1.5, max(result.numel(), 1), dtype=result.dtype)
+        incoming = incoming[: result.numel()].view(result.shape)
+        grads = torch.autograd.grad(result, [leaves[name] for name in self.differentiable], incoming)
+        return [result.detach(), *grads]
+
+    def doubtful(self, tensors: Tensors) -> Tensor | None:
+        """Where the float64 Stein direction is so small that rounding decides its sign."""
+        if self.phi is None:
+            return None
+        phi = self.phi(ORACLE, tensors)
+        return phi.abs() <= 1e-4 * phi.square().mean().sqrt()
+
+
+def in_float64(tensors: Tensors) -> Tensors:
+    return {name: t.double() if t.is_floating_point() else t for name, t in tensors.items()}
+
+
+# Odd sizes, D no multiple of 16, one sample, none, single pixels, more than a block of any kernel.
+SIZES: dict[str, tuple[Size, ...]] = {
+    "images": ((3, 3, 5, 7), (1, 3, 5, 7), (0, 3, 4, 4), (2, 1, 1, 1), (2, 5), (1, 4, 2, 3, 3), (2, 3, 37, 41)),
+    "particles": ((2, 4, 2, 3, 3), (3, 1, 2, 3, 3), (1, 2, 7), (0, 4, 3, 2, 2), (1, 7, 3, 5, 5), (1, 2, 1, 33, 41)),
+    "logits": ((5, 7), (1, 2), (0, 10), (7, 100), (3, 1271), (2, 32000), (4, 1)),
+}
+
+FUSED = SimpleNamespace(scale_grad=scale_grad, **{name: getattr(fastadv, name) for name in fastadv.__all__})
+ORACLE = SimpleNamespace(
+    project=ball.project,
+    random_start=ball.random_start,
+    pgd_step=step.pgd_step,
+    pgd_step_=step.pgd_step,
+    svgd_step=svgd.svgd_step,
+    kl_distill=divergence.kl_distill,
+    kd_loss=divergence.kd_loss,
+    loss_matching=matching.loss_matching,
+    attack_loss=attack_loss.attack_loss,
+    scale_grad=lambda grad, factor, dtype: grad * (factor[:, None] if factor.dim() else factor),
+)
+
+
+def _centred(draw: Draw, size: Size) -> Tensors:
+    return {"x0": draw.pixels(size)}
+
+
+def _displaced(draw: Draw, size: Size) -> Tensors:
+    x0 = draw.pixels(size)
+    return {"x": x0 + draw.normal(size, 0.1), "x0": x0}
+
+
+def _stepping(draw: Draw, size: Size) -> Tensors:
+    x0 = draw.pixels(size)
+    return {"x": x0 + draw.normal(size, 0.02), "grad": draw.gradient(size), "x0": x0}
+
+
+def _particles(draw: Draw, size: Size) -> Tensors:
+    x0 = draw.pixels((size[0], *size[2:]))
+    return {"x": x0[:, None] + draw.normal(size, 0.02), "score": draw.normal(size), "x0": x0}
+
+
+def _radii(most: float, make: Callable[[Draw, Size], Tensors]) -> Callable[[Draw, Size], Tensors]:
+    return lambda draw, size: make(draw, size) | {"eps": draw.positive(size[0], most)}
+
+
+def _radii_and_steps(most: float, make: Callable[[Draw, Size], Tensors]) -> Callable[[Draw, Size], Tensors]:
+    return lambda draw, size: _radii(most, make)(draw, size) | {"step": draw.positive(size[0], most) - most / 3}
+
+
+def _identified(draw: Draw, size: Size) -> Tensors:
+    ids = torch.arange(size[0]) * 7 + (3 << 32) - 5
+    return _radii(0.1, _centred)(draw, size) | {"seed": torch.tensor(-(2**40) + 9), "ids": ids}
+
+
+def _networks(draw: Draw, size: Size) -> Tensors:
+    return {"s": draw.normal(size, 2.0), "t": draw.normal(size, 3.0)}
+
+
+def _labelled(draw: Draw, size: Size) -> Tensors:
+    return _networks(draw, size) | {"y": draw.classes(*size)}
+
+
+def _weighted(make: Callable[[Draw, Size], Tensors]) -> Callable[[Draw, Size], Tensors]:
+    return lambda draw, size: make(draw, size) | {"w": draw.positive(size[0], 3.0)}
+
+
+def _stored(draw: Draw, size: Size) -> Tensors:
+    # Gradients are stored in the accumulation precision, whatever they are rounded to.
+    wide = Draw(torch.float64 if draw.dtype == torch.float64 else torch.float32)
+    return {"g": wide.normal(size), "f": wide.normal(size[:1])}
+
+
+def _writable(x: Tensor) -> Tensor:
+    """A copy of ``x`` in a layout that can be changed in place."""
+    copy = x.clone()
+    dense = copy.is_contiguous() or (copy.dim() == 4 and copy.is_contiguous(memory_format=torch.channels_last))
+    return copy if dense else copy.contiguous()
+
+
+def _images(name: str, op: str, kind: str, make: Any, call: Any) -> Case:
+    return Case(name, op, kind, "images", make, call, exact=kind == "linf")
+
+
+def _stein(name: str, keywords: dict[str, Any], make: Any = _particles) -> Case:
+    def call(library: Any, t: Tensors, **changes: Any) -> Tensor:
+        per_image = {"eps": t["eps"], "step_size": t["step"]} if "eps" in t else {}
+        return library.svgd_step(t["x"], t["score"], t["x0"], **(keywords | per_image | changes))
+
+    def phi(library: Any, t: Tensors) -> Tensor:
+        return call(library, t, eps=math.inf, step_size=1.0, bounds=None, update="raw", norm="linf") - t["x"]
+
+    signed = keywords.get("update", "sign") == "sign"
+    return Case(name, "svgd_step", "svgd", "particles", make, call, phi=phi if signed else None)
+
+
+def _loss(name: str, op: str, make: Any, call: Any, differentiable: tuple[str, ...] = ("s", "t")) -> Case:
+    return Case(name, op, "loss", "logits", make, call, differentiable)
+
+
+_LINF = {"eps": 8 / 255}
+_L2 = {"eps": 0.5, "norm": "l2"}
+_UNBOUNDED = {"norm": "l2", "bounds": None}
+_SIGNED = {"eps": 8 / 255, "step_size": 2 / 255}
+
+CASES = (
+    _images("project-linf", "project", "linf", _displaced, lambda f, t: f.project(t["x"], t["x0"], **_LINF)),
+    _images(
+        "project-linf-sequential",
+        "project",
+        "linf",
+        _displaced,
+        lambda f, t: f.project(t["x"], t["x0"], mode="sequential", **_LINF),
+    ),
+    _images(
+        "project-linf-per-sample",
+        "project",
+        "linf",
+        _radii(0.1, _displaced),
+        lambda f, t: f.project(t["x"], t["x0"], eps=t["eps"], bounds=(0.1, 0.7)),
+    ),
+    _images("project-l2", "project", "l2", _displaced, lambda f, t: f.project(t["x"], t["x0"], **_L2)),
+    _images(
+        "project-l2-sequential",
+        "project",
+        "l2",
+        _displaced,
+        lambda f, t: f.project(t["x"], t["x0"], mode="sequential", **_L2),
+    ),
+    _images(
+        "project-l2-per-sample",
+        "project",
+        "l2",
+        _radii(2.0, _displaced),
+        lambda f, t: f.project(t["x"], t["x0"], eps=t["eps"], **_UNBOUNDED),
+    ),
+    _images("random_start-linf", "random_start", "linf", _centred, lambda f, t: f.random_start(t["x0"], **_LINF)),
+    _images(
+        "random_start-linf-identified",
+        "random_start",
+        "linf",
+        _identified,
+        lambda f, t: f.random_start(t["x0"], eps=t["eps"], seed=t["seed"], sample_ids=t["ids"], bounds=None),
+    ),
+    _images("random_start-l2", "random_start", "noise", _centred, lambda f, t: f.random_start(t["x0"], seed=5, **_L2)),
+    _images(
+        "random_start-l2-identified",
+        "random_start",
+        "noise",
+        _identified,
+        lambda f, t: f.random_start(t["x0"], eps=t["eps"], seed=t["seed"], sample_ids=t["ids"], **_UNBOUNDED),
+    ),
+    _images(
+        "pgd_step-linf",
+        "pgd_step",
+        "linf",
+        _stepping,
+        lambda f, t: f.pgd_step(t["x"], t["grad"], t["x0"], step_size=2 / 255, **_LINF),
+    ),
+    _images(
+        "pgd_step-linf-sequential",
+        "pgd_step",
+        "linf",
+        _stepping,
+        lambda f, t: f.pgd_step(t["x"], t["grad"], t["x0"], step_size=2 / 255, mode="sequential", **_LINF),
+    ),
+    _images(
+        "pgd_step-linf-per-sample",
+        "pgd_step",
+        "linf",
+        _radii_and_steps(0.1, _stepping),
+        lambda f, t: f.pgd_step(t["x"], t["grad"], t["x0"], eps=t["eps"], step_size=t["step"], bounds=None),
+    ),
+    _images(
+        "pgd_step-l2",
+        "pgd_step",
+        "l2",
+        _stepping,
+        lambda f, t: f.pgd_step(t["x"], t["grad"], t["x0"], step_size=1.0, **_L2),
+    ),
+    _images(
+        "pgd_step-l2-per-sample",
+        "pgd_step",
+        "l2",
+        _radii_and_steps(1.0, _stepping),
+        lambda f, t: f.pgd_step(t["x"], t["grad"], t["x0"], eps=t["eps"], step_size=t["step"], norm="l2"),
+    ),
+    _images(
+        "pgd_step_-linf",
+        "pgd_step_",
+        "linf",
+        _stepping,
+        lambda f, t: f.pgd_step_(_writable(t["x"]), t["grad"], t["x0"], step_size=-2 / 255, **_LINF),
+    ),
+    _images(
+        "pgd_step_-l2",
+        "pgd_step_",
+        "l2",
+        _radii_and_steps(1.0, _stepping),
+        lambda f, t: f.pgd_step_(_writable(t["x"]), t["grad"], t["x0"], eps=t["eps"], step_size=t["step"], norm="l2"),
+    ),
+    _stein("svgd_step-sign", _SIGNED),
+    _stein("svgd_step-sign-rms", {"score_scale": "rms", "norm": "l2"}, _radii_and_steps(0.5, _particles)),
+    _stein("svgd_step-l2", {**_L2, "step_size": 0.2, "update": "l2", "score_scale": "rms"}),
+    _stein("svgd_step-raw", {"eps": 0.3, "step_size": 0.1, "update": "raw", "bandwidth": 0.2, "score_scale": 0.7}),
+    _loss("kl_distill", "kl_distill", _networks, lambda f, t: f.kl_distill(t["s"], t["t"], temperature=4.0)),
+    _loss(
+        "kl_distill-none",
+        "kl_distill",
+        _weighted(_networks),
+        lambda f, t: f.kl_distill(t["s"], t["t"], weight=t["w"], reduction="none"),
+    ),
+    _loss(
+        "kl_distill-mean",
+        "kl_distill",
+        _weighted(_networks),
+        lambda f, t: f.kl_distill(t["s"], t["t"], weight=t["w"], reduction="mean"),
+    ),
+    _loss("kd_loss", "kd_loss", _labelled, lambda f, t: f.kd_loss(t["s"], t["t"], t["y"])),
+    _loss(
+        "kd_loss-none",
+        "kd_loss",
+        _weighted(_labelled),
+        lambda f, t: f.kd_loss(t["s"], t["t"], t["y"], temperature=1.5, alpha=0.3, weight=t["w"], reduction="none"),
+    ),
+    _loss("loss_matching", "loss_matching", _labelled, lambda f, t: f.loss_matching(t["s"], t["t"], t["y"])),
+    _loss(
+        "loss_matching-sum",
+        "loss_matching",
+        _weighted(_labelled),
+        lambda f, t: f.loss_matching(t["s"], t["t"], t["y"], weight=t["w"], reduction="sum"),
+    ),
+    _loss("attack_loss-ce", "attack_loss", _labelled, lambda f, t: f.attack_loss(t["s"], t["y"]), ("s",)),
+    _loss(
+        "attack_loss-kl-targeted",
+        "attack_loss",
+        _networks,
+        lambda f, t: f.attack_loss(t["s"], kind="kl", reference=t["t"], targeted=True),
+        ("s",),
+    ),
+    Case(
+        "scale_grad-per-sample",
+        "scale_grad",
+        "scale",
+        "logits",
+        _stored,
+        lambda f, t: f.scale_grad(t["g"].contiguous(), t["f"].contiguous(), t["g"].dtype),
+    ),
+    Case(
+        "scale_grad-one",
+        "scale_grad",
+        "scale",
+        "logits",
+        _stored,
+        lambda f, t: f.scale_grad(t["g"].contiguous(), t["f"][:1].sum(), t["g"].dtype),
+    ),
+)

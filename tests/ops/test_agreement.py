@@ -1,0 +1,138 @@
+"""Every case on every backend against the reference: dtypes, layouts, sizes, uninitialised outputs, threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from cases import CASES, FUSED, ORACLE, SIZES, Case, Draw, Tensors, in_float64
+from layouts import LAYOUTS, Guarded
+from tolerance import assert_within
+from torch import Tensor
+
+EXACT = [case for case in CASES if case.exact]
+
+
+@pytest.fixture(autouse=True)
+def nan_in_new_memory() -> Iterator[None]:
+    """What PyTorch's Python side hands out uninitialised holds NaN: an element that nobody writes shows."""
+    before = torch.are_deterministic_algorithms_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(before)
+    torch.utils.deterministic.fill_uninitialized_memory = filled
+
+
+def leave_nan_in_freed_memory(tensors: Tensors) -> None:
+    """For outputs that the compiled library allocates itself, out of reach of PyTorch's switch."""
+    held = [
+        torch.full(t.shape, torch.nan, dtype=dtype)
+        for t in tensors.values()
+        for dtype in {t.dtype, torch.float32}
+        if dtype.is_floating_point
+    ]
+    del held
+
+
+def assert_agrees(case: Case, dtype: torch.dtype, layout: str, size: tuple[int, ...]) -> None:
+    guarded = Guarded()
+    tensors = guarded.place(case.make(Draw(dtype), size), layout)
+    leave_nan_in_freed_memory(tensors)
+    actual = case.evaluate(FUSED, tensors)
+    guarded.assert_untouched()
+    assert_looks_as_foreseen(case, tensors, actual[0])
+    exact = in_float64(tensors)
+    doubtful = case.doubtful(exact)
+    for result, expected in zip(actual, case.evaluate(ORACLE, exact), strict=True):
+        assert_within(case.kind, result, expected, doubtful=doubtful)
+
+
+def assert_looks_as_foreseen(case: Case, tensors: Tensors, result: Tensor) -> None:
+    """Shape, dtype and strides are what the op's shape function says."""
+    with pytest.MonkeyPatch.context() as patch:
+        # The shape function is the same whatever backend is in force, but a backend refuses tensors without memory.
+        patch.setattr("fastadv.ops.dispatch._forced", None)
+        fake = case.call(FUSED, {name: without_memory(t) for name, t in tensors.items()})
+    assert (result.shape, result.dtype, strides(result)) == (fake.shape, fake.dtype, strides(fake))
+
+
+def strides(t: Tensor) -> list[int]:
+    """Of the dimensions that have a second element."""
+    return [stride for size, stride in zip(t.shape, t.stride(), strict=True) if size > 1 and t.numel()]
+
+
+def without_memory(t: Tensor) -> Tensor:
+    return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_layouts(case, layout, dtype, backend):
+    assert_agrees(case, dtype, layout, SIZES[case.sizes][0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_dtypes(case, dtype, backend):
+    assert_agrees(case, dtype, "contiguous", SIZES[case.sizes][0])
+
+
+@pytest.mark.parametrize(("case", "size"), [(c, s) for c in CASES for s in SIZES[c.sizes][1:]], ids=str)
+def test_sizes(case, size, backend):
+    assert_agrees(case, torch.float32, "contiguous", size)
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "broadcast", "broadcast_first", "mixed"])
+@pytest.mark.parametrize("samples", [0, 1])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_strides_that_mean_nothing(case, samples, layout, backend):
+    """Where there is one sample or none, its stride must not be taken to mean anything."""
+    size = SIZES[case.sizes][0]
+    assert_agrees(case, torch.float32, layout, (samples, *size[1:]))
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "mixed"])
+@pytest.mark.parametrize("case", EXACT, ids=str)
+def test_linf_is_exact_to_the_bit(case, layout, backend):
+    for size in SIZES["images"]:
+        tensors = Guarded().place(case.make(Draw(torch.float32, seed=1), size), layout)
+        assert torch.equal(case.call(FUSED, tensors), case.call(ORACLE, tensors))
+
+
+IMAGE_RESULTS = [case for case in CASES if case.sizes == "images"]
+
+
+@pytest.mark.parametrize("case", IMAGE_RESULTS, ids=str)
+def test_images_keep_their_layout(case, backend):
+    for size, memory_format in (((2, 3, 5, 4), torch.channels_last), ((2, 3, 2, 5, 4), torch.channels_last_3d)):
+        plain = case.make(Draw(torch.float32), size)
+        like = {name: t.contiguous(memory_format=memory_format) if t.dim() > 1 else t for name, t in plain.items()}
+        if case.op == "pgd_step_" and len(size) == 5:
+            continue
+        result = case.call(FUSED, like)
+        assert result.is_contiguous(memory_format=memory_format)
+        assert case.call(FUSED, plain).is_contiguous()
+
+
+REDUCING = [case for case in CASES if case.sizes == "logits"]
+
+
+@pytest.mark.parametrize("case", REDUCING, ids=str)
+def test_losses_do_not_depend_on_the_number_of_threads(case, backend):
+    if backend == "triton":
+        pytest.skip("Triton's interpreter runs its programs in one thread")
+    tensors = case.make(Draw(torch.float32), (300, 500))
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 4):
+            torch.set_num_threads(threads)
+            results.append(case.evaluate(FUSED, tensors))
+    finally:
+        torch.set_num_threads(before)
+    for alone, together in zip(*results, strict=True):
+        assert torch.equal(alone, together)

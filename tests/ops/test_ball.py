@@ -1,0 +1,305 @@
+"""The geometry of project and random_start: against an independent solver, and the promises about norms and noise."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from cases import Draw
+from torch import Tensor
+
+import fastadv
+
+ULP = 2.0**-23
+
+
+def nearest(x: Tensor, x0: Tensor, eps: float, low: float, high: float) -> np.ndarray:
+    """The point of l2 ball and box nearest to ``x``, one sample, by bisection on the multiplier of the ball.
+
+    Minimising |z - x|^2 + m |z - x0|^2 over the box gives clamp((x + m x0) / (1 + m)), whose distance from x0 falls
+    as m rises; the search is for the share 1 / (1 + m).
+    """
+    point, centre = (t.double().numpy() for t in (x, x0))
+
+    def at(share: float) -> np.ndarray:
+        return np.clip(centre + share * (point - centre), low, high)
+
+    if np.linalg.norm(at(1.0) - centre) <= eps:
+        return at(1.0)
+    inside, outside = 0.0, 1.0
+    for _ in range(2000):
+        middle = math.sqrt(inside * outside) if inside > 0 else outside / 4
+        if not inside < middle < outside:
+            middle = (inside + outside) / 2
+        if np.linalg.norm(at(middle) - centre) <= eps:
+            inside = middle
+        else:
+            outside = middle
+        if outside - inside <= 1e-16 * outside:
+            break
+    return at(inside)
+
+
+def places(eps: float) -> dict[str, tuple[Tensor, Tensor]]:
+    """Pairs (x, x0) of one sample, in every position that matters."""
+    draw = Draw(torch.float64, seed=4)
+    x0 = 0.2 + 0.6 * draw.pixels((1, 40))
+    direction = draw.normal((1, 40))
+    unit = direction / direction.norm()
+    edge = x0.clone()
+    edge[:, ::3], edge[:, 1::3] = 0.0, 1.0
+    growing = 1e-3 * 1.9 ** torch.arange(40.0, dtype=torch.float64)[None]
+    one_pixel = x0.clone()
+    one_pixel[0, 7] = 5.0
+    return {
+        "the centre": (x0, x0),
+        "inside": (x0 + 0.5 * eps * unit, x0),
+        "on the sphere": (x0 + eps * unit, x0),
+        "outside, in the box": (x0 + 0.15 * direction.sign(), x0),
+        "outside of both": (x0 + 3 * direction, x0),
+        "far outside": (x0 + 1e4 * direction, x0),
+        "outside by one pixel": (one_pixel, x0),
+        "centre on faces": (edge + direction, edge),
+        "centre in a corner": (direction, torch.zeros(1, 40, dtype=torch.float64)),
+        "centre in the other corner": (1 + direction.abs(), torch.ones(1, 40, dtype=torch.float64)),
+        "steps of every size": (x0 + growing * direction.sign(), x0),
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), None, (0.3, 0.5)], ids=str)
+@pytest.mark.parametrize("eps", [0.0, 1e-6, 8 / 255, 0.5, 2.0, 100.0])
+def test_l2_projection_is_the_nearest_point(eps, bounds, dtype, backend):
+    low, high = bounds or (-math.inf, math.inf)
+    names, pairs = zip(*places(eps).items(), strict=True)
+    x, x0 = (torch.cat(side) for side in zip(*pairs, strict=True))
+    x, x0 = x.clamp(-1e5, 1e5).to(dtype), x0.clamp(low, high).to(dtype)
+    projected = fastadv.project(x, x0, eps=eps, norm="l2", bounds=bounds).double().numpy()
+    tolerance = 1e-9 if dtype == torch.float64 else 1e-6
+    for i, name in enumerate(names):
+        expected = nearest(x[i], x0[i], eps, low, high)
+        assert np.abs(projected[i] - expected).max() <= tolerance * max(1.0, eps, np.abs(expected).max()), name
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_per_sample_radii_are_those_of_the_samples(norm, backend):
+    draw = Draw(torch.float32, seed=5)
+    x0 = draw.pixels((6, 30))
+    x = x0 + draw.normal((6, 30))
+    eps = torch.tensor([0.0, 1e-3, 8 / 255, 0.5, 3.0, math.inf])
+    together = fastadv.project(x, x0, eps=eps, norm=norm)
+    for i, radius in enumerate(eps.tolist()):
+        assert torch.equal(together[i : i + 1], fastadv.project(x[i : i + 1], x0[i : i + 1], eps=radius, norm=norm))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_ball_without_radius_and_one_without_end(norm, backend):
+    draw = Draw(torch.float32, seed=6)
+    x0 = draw.pixels((3, 50))
+    x = x0 + draw.normal((3, 50))
+    for mode in ("exact", "sequential"):
+        assert torch.equal(fastadv.project(x, x0, eps=0.0, norm=norm, mode=mode), x0)
+        assert torch.equal(fastadv.project(x, x0, eps=math.inf, norm=norm, mode=mode), x.clamp(0, 1))
+        assert torch.equal(fastadv.project(x, x0, eps=math.inf, norm=norm, mode=mode, bounds=None), x)
+
+
+@pytest.mark.parametrize("mode", ["exact", "sequential"])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_what_is_inside_stays_to_the_bit(norm, mode, backend):
+    draw = Draw(torch.float32, seed=7)
+    x0 = draw.pixels((4, 300))
+    x = (x0 + draw.normal((4, 300), 1e-3)).clamp(0, 1)
+    eps = 0.01 if norm == "linf" else 0.1
+    projected = fastadv.project(x, x0, eps=eps, norm=norm, mode=mode)
+    if mode == "exact" or norm == "l2":
+        assert torch.equal(projected, x)
+    # The sequential mode computes x0 + (x - x0), as attack libraries do.
+    assert (projected - x).abs().max() <= ULP
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_projecting_twice_is_projecting_once(norm, backend):
+    draw = Draw(torch.float32, seed=8)
+    x0 = draw.pixels((5, 3, 9, 7))
+    x = x0 + draw.normal((5, 3, 9, 7))
+    for eps in (1e-3, 0.05, 0.7):
+        once = fastadv.project(x, x0, eps=eps, norm=norm)
+        twice = fastadv.project(once, x0, eps=eps, norm=norm)
+        assert (twice - once).abs().max() <= (0 if norm == "linf" else ULP)
+
+
+@pytest.mark.parametrize("eps", [1e-3, 8 / 255, 0.5, 5.0])
+@pytest.mark.parametrize("elements", [64, 3072, 150528])
+def test_never_outside_of_the_l2_ball_and_the_box(elements, eps, backend):
+    if backend == "triton" and elements > 3072:
+        pytest.skip("takes minutes in Triton's interpreter")
+    samples = 2 if elements > 3072 else 6
+    draw = Draw(torch.float32, seed=9)
+    x0 = draw.pixels((samples, elements))
+    x = x0 + draw.normal((samples, elements), 0.3)
+    results = {
+        "exact": fastadv.project(x, x0, eps=eps, norm="l2"),
+        "sequential": fastadv.project(x, x0, eps=eps, norm="l2", mode="sequential"),
+        "unbounded": fastadv.project(x, x0, eps=eps, norm="l2", bounds=None),
+        "start": fastadv.random_start(x0, eps=eps, norm="l2", seed=1),
+        "step": fastadv.pgd_step(x, x - x0, x0, eps=eps, step_size=10 * eps, norm="l2"),
+    }
+    for name, z in results.items():
+        distance = (z.double() - x0.double()).square().sum(1).sqrt()
+        assert (distance <= eps * (1 + 4 * ULP)).all(), name
+        if name != "unbounded":
+            assert z.min() >= 0, name
+            assert z.max() <= 1, name
+
+
+@pytest.mark.parametrize("eps", [1e-3, 8 / 255, 0.5])
+def test_never_outside_of_the_linf_ball_and_the_box(eps, backend):
+    draw = Draw(torch.float32, seed=10)
+    x0 = draw.pixels((4, 3000))
+    x = x0 + draw.normal((4, 3000), 0.5)
+    results = [
+        fastadv.project(x, x0, eps=eps),
+        fastadv.project(x, x0, eps=eps, mode="sequential"),
+        fastadv.random_start(x0, eps=eps, seed=1),
+        fastadv.pgd_step(x, x - x0, x0, eps=eps, step_size=eps),
+    ]
+    one_ulp = torch.nextafter(x0.abs() + eps, torch.tensor(math.inf)).double() - (x0.abs() + eps).double()
+    for z in results:
+        assert ((z.double() - x0.double()).abs() <= eps + one_ulp).all()
+        assert z.min() >= 0
+        assert z.max() <= 1
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_sequential_linf_has_the_bits_of_attack_libraries(memory_format, backend):
+    draw = Draw(torch.float32, seed=11)
+    eps, alpha = 8 / 255, 2 / 255
+    images = draw.pixels((4, 3, 16, 16)).contiguous(memory_format=memory_format)
+    adversarial, grad = images + draw.normal((4, 3, 16, 16), 0.03), draw.gradient((4, 3, 16, 16))
+    moved = adversarial + alpha * grad.sign()
+    expected = torch.clamp(images + torch.clamp(moved - images, min=-eps, max=eps), min=0, max=1)
+    assert torch.equal(fastadv.project(moved, images, eps=eps, mode="sequential"), expected)
+    step = fastadv.pgd_step(adversarial, grad, images, eps=eps, step_size=alpha, mode="sequential")
+    assert torch.equal(step, expected)
+
+
+def kolmogorov_smirnov(sample: Tensor) -> float:
+    """Distance of the empirical distribution from the uniform one on [0, 1], times the square root of its size."""
+    ordered = sample.double().sort().values
+    count = len(ordered)
+    steps = torch.arange(count + 1, dtype=torch.float64) / count
+    distance = torch.maximum((steps[1:] - ordered).abs().max(), (ordered - steps[:-1]).abs().max())
+    return distance.item() * math.sqrt(count)
+
+
+# Exceeded once in ten thousand by uniform numbers; the seeds are fixed.
+CRITICAL = 2.23
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_linf_starts_are_uniform_in_the_cube(dtype, backend):
+    x0 = torch.full((40, 250), 0.5, dtype=dtype)
+    noise = fastadv.random_start(x0, eps=0.25, bounds=None, seed=3) - x0
+    assert kolmogorov_smirnov((noise.flatten() / 0.25 + 1) / 2) < CRITICAL
+    assert noise.min() >= -0.25
+    assert noise.max() <= 0.25
+    correlation = torch.corrcoef(noise.double())
+    assert (correlation - torch.eye(40)).abs().max() < 0.35
+
+
+@pytest.mark.parametrize("elements", [1, 2, 3, 17])
+def test_l2_starts_are_uniform_in_the_ball(elements, backend):
+    if backend == "triton":
+        pytest.skip("takes minutes in Triton's interpreter; its noise is compared with the reference's below")
+    samples = 3000
+    x0 = torch.zeros(samples, elements, dtype=torch.float64)
+    noise = fastadv.random_start(x0, eps=2.0, norm="l2", bounds=None, seed=4)
+    radius = noise.norm(dim=1)
+    assert kolmogorov_smirnov((radius / 2.0) ** elements) < CRITICAL
+    direction = noise / radius[:, None]
+    # Of an isotropic direction every coordinate has mean zero, and the second moments are those of the identity.
+    assert direction.mean(0).abs().max() < 5 / math.sqrt(samples * elements)
+    moments = elements * direction.T @ direction / samples
+    assert (moments - torch.eye(elements)).abs().max() < 6 / math.sqrt(samples)
+    # And its half spaces are equal, independently of the radius.
+    assert abs((radius[direction[:, 0] > 0].median() - radius[direction[:, 0] < 0].median()).item()) < 12 / math.sqrt(
+        samples
+    )
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_sample_gets_its_noise_wherever_it_is(norm, backend):
+    x0 = Draw(torch.float32, seed=12).pixels((6, 3, 5, 7))
+
+    def start(x: Tensor, ids: list[int] | None, **how) -> Tensor:
+        sample_ids = None if ids is None else torch.tensor(ids)
+        return fastadv.random_start(x, eps=0.3, norm=norm, seed=77, sample_ids=sample_ids, **how)
+
+    whole = start(x0, None)
+    assert torch.equal(start(x0, [0, 1, 2, 3, 4, 5]), whole)
+    order = [4, 0, 5, 2]
+    assert torch.equal(start(x0[order], order), whole[order])
+    for i in range(6):
+        assert torch.equal(start(x0[i : i + 1], [i]), whole[i : i + 1])
+    channels_last = start(x0.contiguous(memory_format=torch.channels_last), None)
+    assert channels_last.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(channels_last, whole)
+    assert torch.equal(start(x0.transpose(2, 3).contiguous().transpose(2, 3), None), whole)
+    assert torch.equal(start(x0.flatten(1), None), whole.flatten(1))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_samples_restarts_and_seeds_differ(norm, backend):
+    x0 = torch.full((3, 64), 0.5)
+    ids = torch.arange(3)
+
+    def start(seed, ids):
+        return fastadv.random_start(x0, eps=0.3, norm=norm, seed=seed, sample_ids=ids)
+
+    starts = [start(0, ids), start(0, ids + (1 << 32)), start(0, ids + 3), start(1, ids), start(1 << 32, ids)]
+    rows = torch.cat(starts)
+    assert len(torch.unique(rows, dim=0)) == 15
+    assert torch.corrcoef(rows).fill_diagonal_(0).abs().max() < 0.6
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_seed_is_the_same_as_number_and_as_tensor(norm, backend):
+    x0 = torch.full((2, 10), 0.5)
+    seen = []
+    for seed in (0, 1, -1, 2**40 + 3, -(2**63), 2**63 - 1):
+        number = fastadv.random_start(x0, eps=0.3, norm=norm, seed=seed)
+        assert torch.equal(fastadv.random_start(x0, eps=0.3, norm=norm, seed=torch.tensor(seed)), number)
+        seen.append(number)
+    assert len(torch.unique(torch.stack(seen), dim=0)) == len(seen)
+    # Numbers of 64 bits without a sign name the same keys.
+    assert torch.equal(fastadv.random_start(x0, eps=0.3, norm=norm, seed=2**64 - 1), seen[2])
+    assert torch.equal(fastadv.random_start(x0, eps=0.3, norm=norm, seed=2**63), seen[4])
+
+
+def test_no_global_random_state(backend):
+    before = torch.get_rng_state()
+    fastadv.random_start(torch.rand(2, 5), eps=0.1)
+    torch.manual_seed(1)
+    one = fastadv.random_start(torch.full((2, 5), 0.5), eps=0.1)
+    torch.manual_seed(2)
+    assert torch.equal(fastadv.random_start(torch.full((2, 5), 0.5), eps=0.1), one)
+    torch.set_rng_state(before)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_noise_is_that_of_the_reference(norm, backend):
+    """Philox's words are the same everywhere; the l2 norm of the noise is a sum, and may round differently."""
+    x0 = torch.full((3, 3, 7, 5), 0.5)
+    with fastadv.use_backend("reference"):
+        expected = fastadv.random_start(x0, eps=0.4, norm=norm, seed=-9)
+    actual = fastadv.random_start(x0, eps=0.4, norm=norm, seed=-9)
+    assert (actual - expected).abs().max() <= (0 if norm == "linf" else 4 * ULP)
+
+
+def test_the_box_wins_where_ball_and_box_do_not_meet(backend):
+    x0, x = torch.full((2, 3), 2.0), torch.full((2, 3), 3.0)
+    for norm in ("linf", "l2"):
+        for mode in ("exact", "sequential"):
+            assert torch.equal(fastadv.project(x, x0, eps=0.1, norm=norm, mode=mode), torch.ones(2, 3))

@@ -1,0 +1,236 @@
+"""Bad calls: the exception each gets, and that its message names the argument, what came and what was expected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import fastadv
+
+NAN, INF = math.nan, math.inf
+X, X0, G = torch.rand(2, 3, 4), torch.rand(2, 3, 4), torch.randn(2, 3, 4)
+PARTICLES, SCORE = torch.rand(2, 5, 3, 4), torch.randn(2, 5, 3, 4)
+S, T, Y = torch.randn(2, 6), torch.randn(2, 6), torch.tensor([1, 5])
+META = torch.rand(2, 3, 4, device="meta")
+
+
+def project(x: Any = X, x0: Any = X0, **how: Any) -> Any:
+    return fastadv.project(x, x0, **({"eps": 0.1} | how))
+
+
+def start(x0: Any = X0, **how: Any) -> Any:
+    return fastadv.random_start(x0, **({"eps": 0.1} | how))
+
+
+def step(x: Any = X, grad: Any = G, x0: Any = X0, **how: Any) -> Any:
+    return fastadv.pgd_step(x, grad, x0, **({"eps": 0.1, "step_size": 0.1} | how))
+
+
+def step_(x: Any, grad: Any = G, x0: Any = X0, **how: Any) -> Any:
+    return fastadv.pgd_step_(x, grad, x0, **({"eps": 0.1, "step_size": 0.1} | how))
+
+
+def stein(particles: Any = PARTICLES, score: Any = SCORE, x0: Any = X0, **how: Any) -> Any:
+    return fastadv.svgd_step(particles, score, x0, **({"eps": 0.1, "step_size": 0.1} | how))
+
+
+def kl(student: Any = S, teacher: Any = T, **how: Any) -> Any:
+    return fastadv.kl_distill(student, teacher, **how)
+
+
+def kd(student: Any = S, teacher: Any = T, target: Any = Y, **how: Any) -> Any:
+    return fastadv.kd_loss(student, teacher, target, **how)
+
+
+def matching(student: Any = S, teacher: Any = T, target: Any = Y, **how: Any) -> Any:
+    return fastadv.loss_matching(student, teacher, target, **how)
+
+
+def attack(logits: Any = S, target: Any = Y, **how: Any) -> Any:
+    return fastadv.attack_loss(logits, target, **how)
+
+
+Bad = tuple[str, Callable[[], Any], type[Exception], str]
+
+# What is refused, the call, the exception, and what its message says.
+BAD: list[Bad] = [
+    ("x is no tensor", lambda: project([1.0]), TypeError, "x must be a tensor, got list"),
+    ("x of integers", lambda: project(X.int()), TypeError, "x must be float64, .* got torch.int32"),
+    ("x0 of integers", lambda: project(X, X0.long()), TypeError, "x0 must be float64, .* got torch.int64"),
+    ("x0 is no tensor", lambda: project(X, None), TypeError, "x0 must be a tensor, got NoneType"),
+    ("complex x", lambda: project(X.to(torch.complex64)), TypeError, "x must be float64, .* got torch.complex64"),
+    ("x of one dimension", lambda: project(X[0, 0], X0[0, 0]), ValueError, r"x must have shape \[N, ...\].*\[4\]"),
+    ("x0 of another shape", lambda: project(X, X0[:1]), ValueError, r"x0 must have the shape of x, .*\[1, 3, 4\]"),
+    ("x0 on another device", lambda: project(X, META), ValueError, "x0 must be on the device of x, cpu, got meta"),
+    ("negative eps", lambda: project(eps=-0.1), ValueError, "eps must not be negative, got -0.1"),
+    ("eps nan", lambda: project(eps=NAN), ValueError, "eps must be a number, got nan"),
+    ("eps a bool", lambda: project(eps=True), TypeError, "eps must be a float, got bool"),
+    ("eps a string", lambda: project(eps="8/255"), TypeError, "eps must be a float, got str"),
+    ("eps none", lambda: project(eps=None), TypeError, "eps must be a float, got NoneType"),
+    ("eps a tensor of no dimension", lambda: project(eps=torch.tensor(0.1)), ValueError, r"eps must .*\[2\], got \[\]"),
+    ("eps of another batch", lambda: project(eps=torch.ones(3)), ValueError, r"eps must .*\[2\], got \[3\]"),
+    ("eps of integers", lambda: project(eps=torch.ones(2).int()), TypeError, "eps must be float64, .* torch.int32"),
+    ("eps elsewhere", lambda: project(eps=META[:, 0, 0]), ValueError, "eps must be on the device .*cpu, got meta"),
+    ("eps nan in one sample", lambda: project(eps=torch.tensor([0.1, NAN])), ValueError, "eps must be .* got nan"),
+    ("eps negative in one", lambda: project(eps=torch.tensor([0.1, -1.0])), ValueError, "eps must be .* got -1.0"),
+    ("eps wanting grad", lambda: project(eps=torch.ones(2).requires_grad_()), ValueError, "eps requires grad"),
+    ("unknown norm", lambda: project(norm="l3"), ValueError, "norm must be one of 'linf', 'l2'.*, got 'l3'"),
+    ("a norm as a number", lambda: project(norm=2), ValueError, "norm must be one of .*, got 2"),
+    ("a norm that cannot be hashed", lambda: project(norm=[2]), ValueError, r"norm must be one of .*, got \[2\]"),
+    ("unknown mode", lambda: project(mode="fast"), ValueError, "mode must be one of 'exact', 'sequential', got 'fast'"),
+    ("bounds reversed", lambda: project(bounds=(1.0, 0.0)), ValueError, r"bounds .*low <= high, got \(1.0, 0.0\)"),
+    ("bounds nan", lambda: project(bounds=(NAN, 1.0)), ValueError, r"bounds\[0\] must be a number, got nan"),
+    ("one bound", lambda: project(bounds=1.0), TypeError, "bounds must be None or a pair of floats, got 1.0"),
+    ("three bounds", lambda: project(bounds=(0, 1, 2)), TypeError, "bounds must be None or a pair of floats"),
+    ("bounds of strings", lambda: project(bounds=("0", "1")), TypeError, r"bounds\[0\] must be a float, got str"),
+    ("bounds of tensors", lambda: project(bounds=torch.tensor([0.0, 1])), TypeError, r"bounds\[0\] must .* Tensor"),
+    ("start x0 of integers", lambda: start(X0.int()), TypeError, "x0 must be float64, .* got torch.int32"),
+    ("start x0 of one dimension", lambda: start(X0[0, 0]), ValueError, r"x0 must have shape .* got \[4\]"),
+    ("start negative eps", lambda: start(eps=-1.0), ValueError, "eps must not be negative, got -1.0"),
+    ("start unknown norm", lambda: start(norm="l1000"), ValueError, "norm must be one of .* got 'l1000'"),
+    ("seed a float", lambda: start(seed=1.5), TypeError, "seed must be an int or an int64 tensor, got float"),
+    ("seed a bool", lambda: start(seed=True), TypeError, "seed must be an int or an int64 tensor, got bool"),
+    ("seed none", lambda: start(seed=None), TypeError, "seed must be an int or an int64 tensor, got NoneType"),
+    ("seed too large", lambda: start(seed=2**64), ValueError, "seed must fit in 64 bits, got 18446744073709551616"),
+    ("seed too small", lambda: start(seed=-(2**63) - 1), ValueError, "seed must fit in 64 bits, got -"),
+    ("seed of int32", lambda: start(seed=torch.tensor(1).int()), TypeError, "seed must be an int64 tensor, .*int32"),
+    ("seed of one dimension", lambda: start(seed=torch.tensor([1])), ValueError, r"seed must .*\[\], got \[1\]"),
+    ("seed elsewhere", lambda: start(seed=torch.tensor(1, device="meta")), ValueError, "seed must .*cpu, got meta"),
+    ("sample_ids a list", lambda: start(sample_ids=[0, 1]), TypeError, "sample_ids must be an int64 tensor, got list"),
+    ("sample_ids of int32", lambda: start(sample_ids=torch.arange(2).int()), TypeError, "sample_ids must be .*int32"),
+    ("sample_ids of more", lambda: start(sample_ids=torch.arange(3)), ValueError, r"sample_ids .*\[2\], got \[3\]"),
+    ("grad of integers", lambda: step(grad=G.int()), TypeError, "grad must be float64, .* got torch.int32"),
+    ("grad none", lambda: step(grad=None), TypeError, "grad must be a tensor, got NoneType"),
+    ("grad of another shape", lambda: step(grad=G[:, :2]), ValueError, r"grad must have the shape of x, .*\[2, 2, 4\]"),
+    ("grad on another device", lambda: step(grad=META), ValueError, "grad must be on the device of x, cpu, got meta"),
+    ("step x0 of another shape", lambda: step(x0=X0[0]), ValueError, r"x0 must have the shape of x, .*\[3, 4\]"),
+    ("step_size nan", lambda: step(step_size=NAN), ValueError, "step_size must be a number, got nan"),
+    ("step_size a bool", lambda: step(step_size=False), TypeError, "step_size must be a float, got bool"),
+    ("step_size nan in one", lambda: step(step_size=torch.tensor([NAN, 1.0])), ValueError, "step_size must .* got nan"),
+    ("step_size of fewer", lambda: step(step_size=torch.ones(1)), ValueError, r"step_size must .*\[2\], got \[1\]"),
+    ("step negative eps", lambda: step(eps=-0.1), ValueError, "eps must not be negative, got -0.1"),
+    ("step unknown norm", lambda: step(norm="inf"), ValueError, "norm must be one of .* got 'inf'"),
+    ("step unknown mode", lambda: step(mode=""), ValueError, "mode must be one of .* got ''"),
+    ("step_ on a leaf", lambda: step_(torch.rand(2, 3, 4, requires_grad=True)), ValueError, "x requires grad"),
+    ("particles of two dimensions", lambda: stein(PARTICLES[:, :, 0, 0]), ValueError, r"particles must .*\[2, 5\]"),
+    ("particles of integers", lambda: stein(PARTICLES.int()), TypeError, "particles must be float64, .* torch.int32"),
+    ("score of another shape", lambda: stein(score=SCORE[:, :4]), ValueError, "score must have the shape of particles"),
+    ("score on another device", lambda: stein(score=SCORE.to("meta")), ValueError, "score must be on the device"),
+    ("x0 as the particles", lambda: stein(x0=PARTICLES), ValueError, r"x0 must have shape \[2, 3, 4\], got \[2, 5,"),
+    ("x0 of another batch", lambda: stein(x0=X0[:1]), ValueError, r"x0 must have shape \[2, 3, 4\], got \[1, 3, 4\]"),
+    ("x0 elsewhere", lambda: stein(x0=META), ValueError, "x0 must be on device cpu, got meta"),
+    ("eps a particle", lambda: stein(eps=torch.ones(10)), ValueError, r"eps must .*\[2\], got \[10\]"),
+    ("stein negative eps", lambda: stein(eps=-0.1), ValueError, "eps must not be negative, got -0.1"),
+    ("unknown update", lambda: stein(update="adam"), ValueError, "update must be .*'sign', 'l2', 'raw', got 'adam'"),
+    ("bandwidth zero", lambda: stein(bandwidth=0.0), ValueError, "bandwidth must be at least 1e-18, got 0.0"),
+    ("bandwidth negative", lambda: stein(bandwidth=-1), ValueError, "bandwidth must be at least 1e-18, got -1"),
+    ("bandwidth too small", lambda: stein(bandwidth=1e-200), ValueError, "bandwidth must be at least 1e-18"),
+    ("bandwidth nan", lambda: stein(bandwidth=NAN), ValueError, "bandwidth must be a number, got nan"),
+    ("bandwidth another rule", lambda: stein(bandwidth="mean"), ValueError, "bandwidth must .*'median', got 'mean'"),
+    ("bandwidth a bool", lambda: stein(bandwidth=True), TypeError, "bandwidth must be a float, got bool"),
+    ("score_scale another rule", lambda: stein(score_scale="l2"), ValueError, "score_scale must .*'rms', got 'l2'"),
+    ("score_scale nan", lambda: stein(score_scale=NAN), ValueError, "score_scale must be a number, got nan"),
+    ("student of integers", lambda: kl(S.int()), TypeError, "student must be float64, .* got torch.int32"),
+    ("student no tensor", lambda: kl(None), TypeError, "student must be a tensor, got NoneType"),
+    ("student of one dimension", lambda: kl(S[0], T[0]), ValueError, r"student must have shape \[N, C\].* got \[6\]"),
+    ("student of images", lambda: kl(X, X0), ValueError, r"student must have shape \[N, C\].* got \[2, 3, 4\]"),
+    ("no classes", lambda: kl(S[:, :0], T[:, :0]), ValueError, r"student must .*C > 0, got \[2, 0\]"),
+    ("teacher of integers", lambda: kl(S, T.int()), TypeError, "teacher must be float64, .* got torch.int32"),
+    ("teacher of another batch", lambda: kl(S, T[:1]), ValueError, r"teacher must have the shape .*\[1, 6\]"),
+    ("teacher of other classes", lambda: kl(S, T[:, :5]), ValueError, r"teacher must have the shape .*\[2, 5\]"),
+    ("teacher on another device", lambda: kl(S, T.to("meta")), ValueError, "teacher must be on the device of student"),
+    ("temperature zero", lambda: kl(temperature=0.0), ValueError, "temperature must be positive and finite, got 0.0"),
+    ("temperature negative", lambda: kl(temperature=-1), ValueError, "temperature must be positive and finite, got -1"),
+    ("temperature nan", lambda: kl(temperature=NAN), ValueError, "temperature must be a number, got nan"),
+    ("temperature infinite", lambda: kl(temperature=INF), ValueError, "temperature must be .*finite, got inf"),
+    ("temperature a bool", lambda: kl(temperature=True), TypeError, "temperature must be a float, got bool"),
+    ("temperature a tensor", lambda: kl(temperature=torch.tensor(2.0)), TypeError, "temperature must be .*Tensor"),
+    ("unknown reduction", lambda: kl(reduction="average"), ValueError, "reduction must be one of .* got 'average'"),
+    ("weight of another batch", lambda: kl(weight=torch.ones(3)), ValueError, r"weight must .*\[2\], got \[3\]"),
+    ("weight of integers", lambda: kl(weight=torch.ones(2).long()), TypeError, "weight must be float64, .*torch.int64"),
+    ("weight a list", lambda: kl(weight=[1.0, 2.0]), TypeError, "weight must be a tensor, got list"),
+    ("weight elsewhere", lambda: kl(weight=torch.ones(2, device="meta")), ValueError, "weight must be on the device"),
+    ("alpha nan", lambda: kd(alpha=NAN), ValueError, "alpha must be a number, got nan"),
+    ("alpha a bool", lambda: kd(alpha=True), TypeError, "alpha must be a float, got bool"),
+    ("kd temperature zero", lambda: kd(temperature=0), ValueError, "temperature must be positive and finite, got 0"),
+    ("kd unknown reduction", lambda: kd(reduction=None), ValueError, "reduction must be one of .* got None"),
+    ("kd student of integers", lambda: kd(S.long()), TypeError, "student must be float64"),
+    ("kd teacher of other classes", lambda: kd(S, T[:, :2]), ValueError, "teacher must have the shape of student"),
+    ("matching of integers", lambda: matching(S.int()), TypeError, "student must be float64"),
+    ("matching of other classes", lambda: matching(S, T[:, :2]), ValueError, "teacher must have the shape of student"),
+    ("matching unknown reduction", lambda: matching(reduction="max"), ValueError, "reduction must be .* got 'max'"),
+    ("logits of integers", lambda: attack(S.int()), TypeError, "logits must be float64, .* got torch.int32"),
+    ("logits of one dimension", lambda: attack(S[0]), ValueError, r"logits must have shape \[N, C\].* got \[6\]"),
+    ("unknown kind", lambda: attack(kind="hinge"), ValueError, "kind must be one of 'ce', 'kl'.*, got 'hinge'"),
+    ("no target", lambda: attack(target=None), TypeError, "target must be given for kind='ce'"),
+    ("no reference", lambda: attack(kind="kl"), TypeError, "reference must be given for kind='kl'"),
+    ("reference of integers", lambda: attack(kind="kl", reference=T.int()), TypeError, "reference must be float64"),
+    ("reference of other classes", lambda: attack(kind="kl", reference=T[:, :3]), ValueError, "reference must have"),
+    ("reference elsewhere", lambda: attack(kind="kl", reference=T.to("meta")), ValueError, "reference must be on"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "error", "message"), [bad[1:] for bad in BAD], ids=[bad[0] for bad in BAD])
+def test_bad_calls(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.parametrize("loss", [kd, matching, attack])
+class TestTarget:
+    """Losses of a target refuse what is no class, on every backend: a wrong one would be read out of bounds."""
+
+    @pytest.mark.parametrize("target", [6, -1, 2**40, -(2**63)])
+    def test_out_of_range(self, loss, target, backend):
+        with pytest.raises(ValueError, match=rf"target must lie in \[0, 6\), got .*{target}"):
+            loss(target=torch.tensor([0, target]))
+
+    def test_of_another_dtype(self, loss):
+        with pytest.raises(TypeError, match=r"target must be int64, got torch.int32"):
+            loss(target=Y.int())
+        with pytest.raises(TypeError, match=r"target must be int64, got torch.float32"):
+            loss(target=S)
+
+    def test_no_tensor(self, loss):
+        with pytest.raises(TypeError, match="target must be a tensor, got list"):
+            loss(target=[1, 2])
+
+    def test_of_another_shape(self, loss):
+        for target, shape in ((Y[:1], r"\[1\]"), (Y[:, None], r"\[2, 1\]"), (Y[0], r"\[\]")):
+            with pytest.raises(ValueError, match=rf"target must have shape \[2\], got {shape}"):
+                loss(target=target)
+
+    def test_on_another_device(self, loss):
+        with pytest.raises(ValueError, match=r"target must be on the device .* cpu, got meta"):
+            loss(target=Y.to("meta"))
+
+
+VALUE_AND_GRAD = {
+    "kl_distill": (fastadv.kl_distill_value_and_grad, (S, T)),
+    "kd_loss": (fastadv.kd_loss_value_and_grad, (S, T, Y)),
+    "loss_matching": (fastadv.loss_matching_value_and_grad, (S, T, Y)),
+    "attack_loss": (fastadv.attack_loss_value_and_grad, (S, Y)),
+}
+
+
+@pytest.mark.parametrize(("function", "arguments"), VALUE_AND_GRAD.values(), ids=VALUE_AND_GRAD)
+def test_forms_without_autograd_check_too(function, arguments, backend):
+    with pytest.raises(TypeError, match="must be float64"):
+        function(arguments[0].int(), *arguments[1:])
+    with pytest.raises(ValueError, match=r"must have shape"):
+        function(arguments[0][0], *arguments[1:])
+    if arguments[-1] is Y:
+        with pytest.raises(ValueError, match="target must lie in"):
+            function(*arguments[:-1], Y + 6)
+
+
+def test_a_refused_step_in_place_has_not_moved_anything(backend):
+    x = X.clone()
+    for how in ({"eps": -1.0}, {"norm": "l9"}, {"grad": G[:1]}, {"step_size": NAN}, {"bounds": (1.0, 0.0)}):
+        with pytest.raises(ValueError, match="must"):
+            step_(x, **how)
+    assert torch.equal(x, X)

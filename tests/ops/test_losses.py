@@ -1,0 +1,227 @@
+"""What the losses mean: against torch.nn.functional, at the edges of their inputs, by reduction and weight."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from cases import Draw
+from torch import Tensor
+from torch.nn import functional as F
+
+import fastadv
+
+
+def logits(dtype: torch.dtype = torch.float32, samples: int = 6, classes: int = 11) -> tuple[Tensor, Tensor, Tensor]:
+    draw = Draw(dtype, seed=3)
+    size = (samples, classes)
+    return draw.normal(size, 2.0), draw.normal(size, 3.0), draw.classes(*size)
+
+
+def wide(*tensors: Tensor) -> tuple[Tensor, ...]:
+    return tuple(t.double() for t in tensors)
+
+
+def close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual.double(), expected.double(), rtol=1e-5, atol=2e-6)
+
+
+def kl_rows(s: Tensor, t: Tensor, temperature: float) -> Tensor:
+    log_q, p = F.log_softmax(s / temperature, 1), F.softmax(t / temperature, 1)
+    return F.kl_div(log_q, p, reduction="none").sum(1) * temperature**2
+
+
+def ce_rows(s: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(s, y, reduction="none")
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 30.0])
+@pytest.mark.parametrize("reduction", ["sum", "batchmean", "mean"])
+def test_kl_distill_is_kl_div(reduction, temperature, backend):
+    s, t, _ = logits()
+    log_q, p = F.log_softmax(s.double() / temperature, 1), F.softmax(t.double() / temperature, 1)
+    expected = F.kl_div(log_q, p, reduction=reduction) * temperature * temperature
+    actual = fastadv.kl_distill(s, t, temperature=temperature, reduction=reduction)
+    # Temperature squared multiplies what cancels.
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-6 * temperature**2)
+
+
+def test_kd_loss_is_cross_entropy_and_kl_div(backend):
+    s, t, y = logits()
+    s64, t64 = wide(s, t)
+    expected = 0.3 * ce_rows(s64, y) + 0.7 * kl_rows(s64, t64, 2.0)
+    close(fastadv.kd_loss(s, t, y, temperature=2.0, alpha=0.7, reduction="none"), expected)
+    close(fastadv.kd_loss(s, t, y), (0.1 * ce_rows(s64, y) + 0.9 * kl_rows(s64, t64, 4.0)).mean())
+
+
+def test_loss_matching_is_the_squared_gap(backend):
+    s, t, y = logits()
+    s64, t64 = wide(s, t)
+    expected = (ce_rows(s64, y) - ce_rows(t64, y)).square()
+    close(fastadv.loss_matching(s, t, y, reduction="none"), expected)
+    close(fastadv.loss_matching(s, t, y), expected.mean())
+
+
+def test_attack_loss_is_what_it_says(backend):
+    s, t, y = logits()
+    s64, t64 = wide(s, t)
+    close(fastadv.attack_loss(s, y), ce_rows(s64, y))
+    close(fastadv.attack_loss(s, y, targeted=True), -ce_rows(s64, y))
+    close(fastadv.attack_loss(s, kind="kl", reference=t), kl_rows(s64, t64, 1.0))
+    close(fastadv.attack_loss(s, kind="kl", reference=t, targeted=True), -kl_rows(s64, t64, 1.0))
+
+
+LOSSES = {
+    "kl_distill": lambda s, t, y, **how: fastadv.kl_distill(s, t, **how),
+    "kd_loss": lambda s, t, y, **how: fastadv.kd_loss(s, t, y, **how),
+    "loss_matching": lambda s, t, y, **how: fastadv.loss_matching(s, t, y, **how),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_reductions(name, backend):
+    s, t, y = logits()
+    each = LOSSES[name](s, t, y, reduction="none")
+    assert each.shape == (6,)
+    close(LOSSES[name](s, t, y, reduction="sum"), each.sum())
+    close(LOSSES[name](s, t, y, reduction="batchmean"), each.sum() / 6)
+    mean_over = 6 * 11 if name == "kl_distill" else 6
+    close(LOSSES[name](s, t, y, reduction="mean"), each.sum() / mean_over)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_weight_multiplies_and_does_not_renormalise(name, backend):
+    s, t, y = logits()
+    weight = torch.tensor([0.0, 2.0, -1.0, 0.5, 3.0, 1.0])
+    each = LOSSES[name](s, t, y, reduction="none")
+    close(LOSSES[name](s, t, y, reduction="none", weight=weight), each * weight)
+    for reduction in ("sum", "batchmean", "mean"):
+        count = {"sum": 1, "batchmean": 6, "mean": 66 if name == "kl_distill" else 6}[reduction]
+        close(LOSSES[name](s, t, y, reduction=reduction, weight=weight), (each * weight).sum() / count)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_empty_batch(name, backend):
+    s, t, y = torch.empty(0, 4, requires_grad=True), torch.empty(0, 4), torch.empty(0, dtype=torch.int64)
+    assert LOSSES[name](s, t, y, reduction="none").shape == (0,)
+    assert LOSSES[name](s, t, y, reduction="sum").item() == 0
+    LOSSES[name](s, t, y, reduction="sum").backward()
+    assert s.grad.shape == (0, 4)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "batchmean"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_mean_of_nothing_is_nan(name, reduction, backend):
+    s, t, y = torch.empty(0, 4), torch.empty(0, 4), torch.empty(0, dtype=torch.int64)
+    assert LOSSES[name](s, t, y, reduction=reduction).isnan()
+
+
+def test_divergence_from_oneself_is_zero(backend):
+    s, _, _ = logits()
+    for dtype in (torch.float64, torch.float32, torch.float16):
+        value, by_student, by_teacher = fastadv.kl_distill_value_and_grad(
+            s.to(dtype), s.to(dtype), temperature=3.0, teacher_grad=True
+        )
+        assert value.abs().max() < 1e-6
+        assert by_student.abs().max() < 1e-6
+        assert by_teacher.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
+def test_saturated_logits(dtype, backend):
+    """Probabilities of exactly one and zero: values are gaps of logits, gradients differences of corners."""
+    high = 1e4
+    s = torch.tensor([[high, -high, 0.0], [high, -high, 0.0], [-high, high, -high]], dtype=dtype)
+    t = torch.tensor([[high, -high, 0.0], [-high, high, 0.0], [high, high, -high]], dtype=dtype)
+    y = torch.tensor([0, 1, 1])
+    kl, by_student, by_teacher = fastadv.kl_distill_value_and_grad(s, t, teacher_grad=True)
+    # The last teacher halves its belief between two classes, of which the student rules one out.
+    close(kl, torch.tensor([0.0, 2 * high, high - math.log(2)], dtype=torch.float64))
+    close(by_student, torch.tensor([[0.0, 0, 0], [1, -1, 0], [-0.5, 0.5, 0]]))
+    close(by_teacher, torch.tensor([[0.0, 0, 0], [0, 0, 0], [0.5 * high, -0.5 * high, 0]]))
+    value, grad = fastadv.attack_loss_value_and_grad(s, y)
+    close(value, torch.tensor([0.0, 2 * high, 0]))
+    close(grad, torch.tensor([[0.0, 0, 0], [1, -1, 0], [0, 0, 0]]))
+    matching = fastadv.loss_matching(s, t, y, reduction="none")
+    close(matching, torch.tensor([0.0, 4 * high**2, math.log(2) ** 2], dtype=torch.float64))
+    close(fastadv.kd_loss(s, t, y, temperature=1.0, alpha=0.5, reduction="none"), 0.5 * kl + 0.5 * value)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_a_class_the_teacher_excludes(temperature, backend):
+    s = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]])
+    t = torch.tensor([[0.3, -math.inf, 1.0], [-math.inf, -math.inf, 2.0]])
+    value, by_student, by_teacher = fastadv.kl_distill_value_and_grad(s, t, temperature=temperature, teacher_grad=True)
+    p, log_q = F.softmax(t.double() / temperature, 1), F.log_softmax(s.double() / temperature, 1)
+    expected = temperature**2 * (torch.xlogy(p, p) - p * log_q).sum(1)
+    close(value, expected)
+    close(by_student, temperature * (log_q.exp() - p))
+    assert by_teacher.isfinite().all()
+    assert by_teacher[0, 1] == by_teacher[1, 0] == by_teacher[1, 1] == 0
+
+
+def test_a_class_both_exclude_adds_nothing(backend):
+    s = torch.tensor([[1.0, -math.inf, 0.5]])
+    t = torch.tensor([[0.3, -math.inf, 1.0]])
+    value, by_student, by_teacher = fastadv.kl_distill_value_and_grad(s, t, teacher_grad=True)
+    kept = [0, 2]
+    smaller = fastadv.kl_distill_value_and_grad(s[:, kept], t[:, kept], teacher_grad=True)
+    for full, part in zip((value, by_student[:, kept], by_teacher[:, kept]), smaller, strict=True):
+        close(full, part)
+    assert by_student[0, 1] == by_teacher[0, 1] == 0
+
+
+def test_a_class_the_student_excludes_costs_infinitely(backend):
+    s = torch.tensor([[1.0, -math.inf, 0.5]])
+    t = torch.tensor([[0.3, 0.0, 1.0]])
+    assert fastadv.kl_distill(s, t).item() == math.inf
+    assert fastadv.attack_loss(s, torch.tensor([1])).item() == math.inf
+
+
+def test_nan_and_infinite_rows_stay_among_themselves(backend):
+    s, t, y = logits()
+    clean = {name: loss(s, t, y, reduction="none") for name, loss in LOSSES.items()}
+    s[1, 4], t[2, 0], s[3, 2] = math.nan, math.nan, math.inf
+    for name, loss in LOSSES.items():
+        value = loss(s, t, y, reduction="none")
+        assert value[1:4].isnan().all()
+        assert torch.equal(value[[0, 4, 5]], clean[name][[0, 4, 5]])
+
+
+@pytest.mark.parametrize("shift", [(100.0, 100.0), (512.0, -512.0), (-4096.0, 4096.0)])
+def test_a_shift_of_all_logits_of_a_row_changes_nothing(shift, backend):
+    # Multiples of 2^-10 stay exact in float32 after the shift.
+    s, t, y = logits()
+    s, t = ((1024 * x).round() / 1024 for x in (s, t))
+    for loss in LOSSES.values():
+        close(loss(s + shift[0], t + shift[1], y, reduction="none"), loss(s, t, y, reduction="none"))
+
+
+@pytest.mark.parametrize("offset", [1e4, -1e4])
+def test_large_opposite_offsets_lose_nothing(offset, backend):
+    s, t, y = logits()
+    s, t = s + offset, t - offset
+    for loss in LOSSES.values():
+        close(loss(s, t, y, reduction="none"), loss(*wide(s, t), y, reduction="none"))
+
+
+@pytest.mark.parametrize(
+    "dtypes", [(torch.float16, torch.float32), (torch.bfloat16, torch.float16), (torch.float32, torch.float64)], ids=str
+)
+def test_mixed_dtypes_take_the_widest(dtypes, backend):
+    s, t, y = logits()
+    s, t = s.to(dtypes[0]).requires_grad_(), t.to(dtypes[1]).requires_grad_()
+    for loss in LOSSES.values():
+        value = loss(s, t, y, reduction="none")
+        assert value.dtype is (torch.float64 if torch.float64 in dtypes else torch.float32)
+        close(value, loss(*wide(s, t), y, reduction="none"))
+        by_student, by_teacher = torch.autograd.grad(value.sum(), (s, t))
+        assert (by_student.dtype, by_teacher.dtype) == dtypes
+
+
+def test_a_reference_of_higher_precision_counts_fully(backend):
+    s, t, _ = logits()
+    half = s.to(torch.bfloat16)
+    actual = fastadv.attack_loss(half, kind="kl", reference=t)
+    close(actual, fastadv.attack_loss(half.double(), kind="kl", reference=t.double()))

@@ -1,0 +1,83 @@
+"""Randomly composed inputs, each against the reference in float64: shapes, layouts, dtypes and extreme values."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from available import BACKENDS, require_backend
+from cases import ORACLE, Draw, in_float64
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layouts import LAYOUTS, Guarded
+from tolerance import assert_within
+
+import fastadv
+
+DTYPES = st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16])
+FEW = settings(max_examples=40, derandomize=True, deadline=None, database=None)
+SEEDS = st.integers(0, 2**20)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@FEW
+@given(
+    shape=st.lists(st.integers(1, 6), min_size=1, max_size=4).flatmap(
+        lambda sample: st.integers(0, 4).map(lambda samples: (samples, *sample))
+    ),
+    layout=st.sampled_from(sorted(LAYOUTS)),
+    dtype=DTYPES,
+    norm=st.sampled_from(["linf", "l2"]),
+    mode=st.sampled_from(["exact", "sequential"]),
+    eps=st.sampled_from([0.0, 1e-4, 8 / 255, 0.5, 30.0, math.inf]),
+    step_size=st.sampled_from([0.0, -0.01, 0.01, 1.0, 100.0]),
+    bounds=st.sampled_from([(0.0, 1.0), None, (0.25, 0.25), (-math.inf, 0.5)]),
+    seed=SEEDS,
+)
+def test_pgd_step(backend, shape, layout, dtype, norm, mode, eps, step_size, bounds, seed):
+    require_backend(backend)
+    draw = Draw(dtype, seed)
+    x0 = draw.pixels(shape)
+    values = {"x": x0 + draw.normal(shape, 0.05), "grad": draw.gradient(shape), "x0": x0}
+    guarded = Guarded()
+    t = guarded.place(values, layout)
+    how = {"eps": eps, "step_size": step_size, "norm": norm, "mode": mode, "bounds": bounds}
+    with fastadv.use_backend(backend):
+        actual = fastadv.pgd_step(t["x"], t["grad"], t["x0"], **how)
+    guarded.assert_untouched()
+    exact = in_float64(t)
+    assert_within("l2", actual, ORACLE.pgd_step(exact["x"], exact["grad"], exact["x0"], **how))
+    if norm == "linf":
+        assert torch.equal(actual, ORACLE.pgd_step(t["x"], t["grad"], t["x0"], **how))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@FEW
+@given(
+    samples=st.integers(0, 4),
+    classes=st.integers(1, 70),
+    layout=st.sampled_from(sorted(LAYOUTS)),
+    dtype=DTYPES,
+    temperature=st.sampled_from([0.5, 1.0, 4.0, 20.0]),
+    spread=st.sampled_from([0.0, 1e-3, 1.0, 30.0, 1e3]),
+    excluded=st.booleans(),
+    seed=SEEDS,
+)
+def test_kl_distill(backend, samples, classes, layout, dtype, temperature, spread, excluded, seed):
+    require_backend(backend)
+    draw = Draw(dtype, seed)
+    values = {name: draw.normal((samples, classes), spread) for name in ("s", "t")}
+    if excluded:
+        values["t"][:, 1:2] = -math.inf
+    guarded = Guarded()
+    t = guarded.place(values, layout)
+    exact = in_float64(t)
+    with fastadv.use_backend(backend):
+        how = {"temperature": temperature, "reduction": "none"}
+        actual = fastadv.kl_distill(t["s"], t["t"], **how)
+    guarded.assert_untouched()
+    expected = ORACLE.kl_distill(exact["s"], exact["t"], **how)
+    # Logits of the size of the spread, divided by T and multiplied by T^2, are rounded to 24 bits.
+    scale = max(1.0, temperature**2, temperature * spread)
+    assert_within("loss", actual / scale, expected / scale)
