@@ -11,12 +11,12 @@ struct CrossEntropyOnly {
   struct State {
     CrossEntropy<A> hard;
 
-    __device__ __forceinline__ A value() const { return hard.value; }
-    __device__ __forceinline__ void gradient(int64_t c, const A (&x)[1], A (&g)[1]) const { g[0] = hard.gradient(c, x[0]); }
+    DEVICE A value() const { return hard.value; }
+    DEVICE void gradient(int64_t c, const A (&x)[1], A (&g)[1]) const { g[0] = hard.gradient(c, x[0]); }
   };
 
   template <class A, class Row>
-  __device__ __forceinline__ State<A> of(const Row& row, int64_t n) const {
+  DEVICE State<A> of(const Row& row, int64_t n) const {
     return {CrossEntropy<A>::template of<0>(row, target[n])};
   }
 };
@@ -28,15 +28,15 @@ struct Divergence {
   struct State {
     Distillation<A> soft;
 
-    __device__ __forceinline__ A value() const { return soft.kl; }
-    __device__ __forceinline__ void gradient(int64_t, const A (&x)[2], A (&g)[2]) const {
+    DEVICE A value() const { return soft.kl; }
+    DEVICE void gradient(int64_t, const A (&x)[2], A (&g)[2]) const {
       g[0] = soft.by_student(x[0], x[1]);
       g[1] = 0;
     }
   };
 
   template <class A, class Row>
-  __device__ __forceinline__ State<A> of(const Row& row, int64_t) const {
+  DEVICE State<A> of(const Row& row, int64_t) const {
     return {Distillation<A>::of(row, A(1))};
   }
 };

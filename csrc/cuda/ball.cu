@@ -44,7 +44,7 @@ struct Noise {
   const int64_t* seed_t;
   const int64_t* ids;
 
-  __device__ __forceinline__ void words(int64_t sample, uint64_t block, uint32_t (&words)[4]) const {
+  DEVICE void words(int64_t sample, uint64_t block, uint32_t (&words)[4]) const {
     const uint64_t key = seed_t ? static_cast<uint64_t>(*seed_t) : seed;
     philox(key, block, static_cast<uint64_t>(ids ? ids[sample] : sample), 1, words);
   }
@@ -52,7 +52,7 @@ struct Noise {
 
 // Replaces the centres of the four elements from `first` on by `start(centre, k)`, k from 0 to 3, clamped to the box.
 template <class T, class A, class Start>
-__device__ __forceinline__ void write_starts(const T* x0, const Ball<A>& ball, const Order& order, T* out, int64_t first,
+DEVICE void write_starts(const T* x0, const Ball<A>& ball, const Order& order, T* out, int64_t first,
                                              const Start& start) {
   if (order.vectors) {
     A z[4];
@@ -71,8 +71,7 @@ __device__ __forceinline__ void write_starts(const T* x0, const Ball<A>& ball, c
 }
 
 template <class T, class A>
-__global__ void __launch_bounds__(kMaxThreads)
-    linf_starts(const T* x0, PerSample<A> eps, Ball<A> ball, Noise noise, Order order, T* out, int64_t blocks_each,
+KERNEL linf_starts(const T* x0, PerSample<A> eps, Ball<A> ball, Noise noise, Order order, T* out, int64_t blocks_each,
                 int64_t blocks) {
   const int64_t index = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (index >= blocks) return;
@@ -86,7 +85,7 @@ __global__ void __launch_bounds__(kMaxThreads)
 
 // Four standard normal deviates by Box and Muller.
 template <class A>
-__device__ __forceinline__ void normal_deviates(const uint32_t (&words)[4], A (&deviates)[4]) {
+DEVICE void normal_deviates(const uint32_t (&words)[4], A (&deviates)[4]) {
 #pragma unroll
   for (int pair = 0; pair < 4; pair += 2) {
     const A radius = std::sqrt(-2 * std::log(positive<A>(words[pair])));
@@ -98,8 +97,7 @@ __device__ __forceinline__ void normal_deviates(const uint32_t (&words)[4], A (&
 }
 
 template <class T, class A>
-__global__ void __launch_bounds__(kMaxThreads)
-    l2_starts(const T* x0, PerSample<A> eps, Ball<A> ball, Noise noise, Order order, T* out, int64_t blocks_each) {
+KERNEL l2_starts(const T* x0, PerSample<A> eps, Ball<A> ball, Noise noise, Order order, T* out, int64_t blocks_each) {
   const int64_t n = blockIdx.x;
   uint32_t words[4];
   A deviates[4];

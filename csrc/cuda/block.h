@@ -7,13 +7,12 @@
 namespace fastadv {
 
 constexpr int kWarp = 32;
-constexpr int kMaxThreads = 512;
 constexpr int kMaxWarps = kMaxThreads / kWarp;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 struct Sum {
   template <class A>
-  __device__ __forceinline__ A operator()(A a, A b) const {
+  DEVICE A operator()(A a, A b) const {
     return a + b;
   }
 };
@@ -21,18 +20,18 @@ struct Sum {
 // A NaN is the result only where `a` is it; callers look for NaN in sums.
 struct Larger {
   template <class A>
-  __device__ __forceinline__ A operator()(A a, A b) const {
+  DEVICE A operator()(A a, A b) const {
     return b > a ? b : a;
   }
 };
 
 // Threads that share a row: `rank` of `size`, and each of K numbers combined over them.
 struct WarpTeam {
-  __device__ __forceinline__ int rank() const { return threadIdx.x % kWarp; }
-  __device__ __forceinline__ int size() const { return kWarp; }
+  DEVICE int rank() const { return threadIdx.x % kWarp; }
+  DEVICE int size() const { return kWarp; }
 
   template <class Combine, class A, int K>
-  __device__ __forceinline__ void combine(A (&x)[K]) const {
+  DEVICE void combine(A (&x)[K]) const {
 #pragma unroll
     for (int offset = kWarp / 2; offset > 0; offset /= 2) {
 #pragma unroll
@@ -42,11 +41,11 @@ struct WarpTeam {
 };
 
 struct BlockTeam {
-  __device__ __forceinline__ int rank() const { return threadIdx.x; }
-  __device__ __forceinline__ int size() const { return blockDim.x; }
+  DEVICE int rank() const { return threadIdx.x; }
+  DEVICE int size() const { return blockDim.x; }
 
   template <class Combine, class A, int K>
-  __device__ __forceinline__ void combine(A (&x)[K]) const {
+  DEVICE void combine(A (&x)[K]) const {
     SHARED_ARRAY(A, partial, K * kMaxWarps);
     WarpTeam().combine<Combine>(x);
     const int warps = blockDim.x / kWarp;
@@ -66,7 +65,7 @@ struct BlockTeam {
 };
 
 template <class Combine, class Team, class A>
-__device__ __forceinline__ A combined(const Team& team, A x) {
+DEVICE A combined(const Team& team, A x) {
   A value[1] = {x};
   team.template combine<Combine>(value);
   return value[0];

@@ -11,15 +11,15 @@ struct KlDistill {
   struct State {
     Distillation<A> soft;
 
-    __device__ __forceinline__ A value() const { return soft.value(); }
-    __device__ __forceinline__ void gradient(int64_t, const A (&x)[2], A (&g)[2]) const {
+    DEVICE A value() const { return soft.value(); }
+    DEVICE void gradient(int64_t, const A (&x)[2], A (&g)[2]) const {
       g[0] = soft.by_student(x[0], x[1]);
       g[1] = soft.by_teacher(x[0], x[1]);
     }
   };
 
   template <class A, class Row>
-  __device__ __forceinline__ State<A> of(const Row& row, int64_t) const {
+  DEVICE State<A> of(const Row& row, int64_t) const {
     return {Distillation<A>::of(row, static_cast<A>(temperature))};
   }
 };
@@ -36,15 +36,15 @@ struct KdLoss {
     A soft_weight;
     A hard_weight;
 
-    __device__ __forceinline__ A value() const { return hard_weight * hard.value + soft_weight * soft.value(); }
-    __device__ __forceinline__ void gradient(int64_t c, const A (&x)[2], A (&g)[2]) const {
+    DEVICE A value() const { return hard_weight * hard.value + soft_weight * soft.value(); }
+    DEVICE void gradient(int64_t c, const A (&x)[2], A (&g)[2]) const {
       g[0] = soft_weight * soft.by_student(x[0], x[1]) + hard_weight * hard.gradient(c, x[0]);
       g[1] = soft_weight * soft.by_teacher(x[0], x[1]);
     }
   };
 
   template <class A, class Row>
-  __device__ __forceinline__ State<A> of(const Row& row, int64_t n) const {
+  DEVICE State<A> of(const Row& row, int64_t n) const {
     return {Distillation<A>::of(row, static_cast<A>(temperature)), CrossEntropy<A>::template of<0>(row, target[n]),
             static_cast<A>(alpha), static_cast<A>(1 - alpha)};
   }

@@ -1,5 +1,7 @@
 // The one way from the host to a kernel, in the words that a CUDA device and the block simulator of the tests share:
 //
+//   KERNEL name(...) { ... }                        for blocks of up to kMaxThreads
+//   DEVICE type name(...) { ... }                   what kernels call
 //   SHARED_ARRAY(type, name, count)                 a block's shared memory, as a local variable of a kernel
 //   LAUNCH(kernel, blocks, threads, device, ...)    blocks from 1 on, threads a multiple of 32
 //   REGISTER_OPS(m) { m.impl(...); }
@@ -55,7 +57,14 @@ inline void require_launched() {
 
 #endif
 
+#define DEVICE __device__ __forceinline__
+// One block a multiprocessor is all that is asked for: the compiler would spill registers for the occupancy it aims at
+// otherwise.
+#define KERNEL __global__ void __launch_bounds__(::fastadv::kMaxThreads, 1)
+
 namespace fastadv {
+
+constexpr int kMaxThreads = 512;
 
 inline unsigned grid(int64_t blocks) {
   require(blocks <= 0x7fffffff, "the tensors are too large for one launch");

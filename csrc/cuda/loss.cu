@@ -9,8 +9,7 @@ namespace {
 constexpr int kThreads = 256;
 
 template <int kWidth, class T, class A>
-__global__ void __launch_bounds__(kThreads)
-    scale_rows(const A* grad, const A* factor, T* out, int64_t size, int64_t total) {
+KERNEL scale_rows(const A* grad, const A* factor, T* out, int64_t size, int64_t total) {
   const int64_t first = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * kWidth;
   if (first >= total) return;
   const A f = factor[size == total ? 0 : first / size];

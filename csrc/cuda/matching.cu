@@ -12,16 +12,16 @@ struct LossMatching {
     CrossEntropy<A> student;
     CrossEntropy<A> teacher;
 
-    __device__ __forceinline__ A gap() const { return student.value - teacher.value; }
-    __device__ __forceinline__ A value() const { return gap() * gap(); }
-    __device__ __forceinline__ void gradient(int64_t c, const A (&x)[2], A (&g)[2]) const {
+    DEVICE A gap() const { return student.value - teacher.value; }
+    DEVICE A value() const { return gap() * gap(); }
+    DEVICE void gradient(int64_t c, const A (&x)[2], A (&g)[2]) const {
       g[0] = 2 * gap() * student.gradient(c, x[0]);
       g[1] = -2 * gap() * teacher.gradient(c, x[1]);
     }
   };
 
   template <class A, class Row>
-  __device__ __forceinline__ State<A> of(const Row& row, int64_t n) const {
+  DEVICE State<A> of(const Row& row, int64_t n) const {
     return {CrossEntropy<A>::template of<0>(row, target[n]), CrossEntropy<A>::template of<1>(row, target[n])};
   }
 };

@@ -20,7 +20,7 @@ template <class T, int kWidth>
 constexpr int kAccess = kWidth < kVector<T> ? kWidth : kVector<T>;
 
 template <int kWidth, class T, class A>
-__device__ __forceinline__ void load(const T* from, A (&x)[kWidth]) {
+DEVICE void load(const T* from, A (&x)[kWidth]) {
   constexpr int kEach = kAccess<T, kWidth>;
 #pragma unroll
   for (int first = 0; first < kWidth; first += kEach) {
@@ -31,7 +31,7 @@ __device__ __forceinline__ void load(const T* from, A (&x)[kWidth]) {
 }
 
 template <int kWidth, class T, class A>
-__device__ __forceinline__ void store(T* to, const A (&x)[kWidth]) {
+DEVICE void store(T* to, const A (&x)[kWidth]) {
   constexpr int kEach = kAccess<T, kWidth>;
 #pragma unroll
   for (int first = 0; first < kWidth; first += kEach) {

@@ -40,7 +40,7 @@ class HeldRow {
   // The longest row, for a block of kMaxThreads.
   static constexpr int64_t kLongest = int64_t{kWidth} * kRuns * (std::is_same_v<Team, WarpTeam> ? kWarp : kMaxThreads);
 
-  __device__ __forceinline__ HeldRow(const T* const (&inputs)[kInputs], int64_t begin, int64_t classes)
+  DEVICE HeldRow(const T* const (&inputs)[kInputs], int64_t begin, int64_t classes)
       : classes_(static_cast<int>(classes)) {
 #pragma unroll
     for (int k = 0; k < kInputs; ++k) {
@@ -52,11 +52,11 @@ class HeldRow {
     }
   }
 
-  __device__ __forceinline__ int64_t classes() const { return classes_; }
-  __device__ __forceinline__ A logit(int k, int64_t c) const { return static_cast<A>(row_[k][c]); }
+  DEVICE int64_t classes() const { return classes_; }
+  DEVICE A logit(int k, int64_t c) const { return static_cast<A>(row_[k][c]); }
 
   template <class F>
-  __device__ __forceinline__ void each(const F& f) const {
+  DEVICE void each(const F& f) const {
 #pragma unroll
     for (int run = 0; run < kRuns; ++run) {
       if (first(run) < classes_) f(first(run), x_[run]);
@@ -64,7 +64,7 @@ class HeldRow {
   }
 
  private:
-  __device__ __forceinline__ int first(int run) const { return (run * Team().size() + Team().rank()) * kWidth; }
+  DEVICE int first(int run) const { return (run * Team().size() + Team().rank()) * kWidth; }
 
   const T* row_[kInputs];
   int classes_;
@@ -78,17 +78,17 @@ class StreamedRow {
   static constexpr int kWidth = kWidth_;
   static constexpr bool kHeld = false;
 
-  __device__ __forceinline__ StreamedRow(const T* const (&inputs)[kInputs], int64_t begin, int64_t classes)
+  DEVICE StreamedRow(const T* const (&inputs)[kInputs], int64_t begin, int64_t classes)
       : classes_(classes) {
 #pragma unroll
     for (int k = 0; k < kInputs; ++k) row_[k] = inputs[k] + begin;
   }
 
-  __device__ __forceinline__ int64_t classes() const { return classes_; }
-  __device__ __forceinline__ A logit(int k, int64_t c) const { return static_cast<A>(row_[k][c]); }
+  DEVICE int64_t classes() const { return classes_; }
+  DEVICE A logit(int k, int64_t c) const { return static_cast<A>(row_[k][c]); }
 
   template <class F>
-  __device__ __forceinline__ void each(const F& f) const {
+  DEVICE void each(const F& f) const {
     for (int64_t first = int64_t{threadIdx.x} * kWidth; first < classes_; first += int64_t{blockDim.x} * kWidth) {
       A x[kInputs][kWidth];
 #pragma unroll
@@ -109,7 +109,7 @@ struct Softmax {
   A total;
 
   template <int k, class Row>
-  __device__ __forceinline__ static Softmax of(const Row& row, A inverse_temperature) {
+  DEVICE static Softmax of(const Row& row, A inverse_temperature) {
     constexpr A kLowest = -std::numeric_limits<A>::infinity();
     const typename Row::Team team;
     A own = kLowest, sum = 0;
@@ -150,7 +150,7 @@ struct CrossEntropy {
   bool valid;
 
   template <int k, class Row>
-  __device__ __forceinline__ static CrossEntropy of(const Row& row, int64_t target) {
+  DEVICE static CrossEntropy of(const Row& row, int64_t target) {
     CrossEntropy result{Softmax<A>::template of<k>(row, A(1)), 0, 0, target, target >= 0 && target < row.classes()};
     result.inverse = 1 / result.softmax.total;
     result.value = result.valid ? std::log(result.softmax.total) - (row.logit(k, target) - result.softmax.largest)
@@ -158,7 +158,7 @@ struct CrossEntropy {
     return result;
   }
 
-  __device__ __forceinline__ A gradient(int64_t c, A x) const {
+  DEVICE A gradient(int64_t c, A x) const {
     const A q = std::exp(x - softmax.largest) * inverse;
     return valid ? (c == target ? q - 1 : q) : std::numeric_limits<A>::quiet_NaN();
   }
@@ -175,7 +175,7 @@ struct Distillation {
   A kl;
 
   template <class Row>
-  __device__ __forceinline__ static Distillation of(const Row& row, A temperature) {
+  DEVICE static Distillation of(const Row& row, A temperature) {
     const A inverse = 1 / temperature;
     Distillation d{temperature,
                    inverse,
@@ -195,23 +195,23 @@ struct Distillation {
     return d;
   }
 
-  __device__ __forceinline__ A value() const { return temperature * temperature * kl; }
+  DEVICE A value() const { return temperature * temperature * kl; }
 
-  __device__ __forceinline__ A by_student(A s, A t) const {
+  DEVICE A by_student(A s, A t) const {
     const A q = std::exp((s - student.largest) * inverse);
     return temperature / student.total * q - temperature / teacher.total * unscaled_p(t);
   }
 
-  __device__ __forceinline__ A by_teacher(A s, A t) const {
+  DEVICE A by_teacher(A s, A t) const {
     const A p = unscaled_p(t);
     return p == 0 ? A(0) : temperature / teacher.total * p * (surprise(s, t) - kl);
   }
 
  private:
-  __device__ __forceinline__ A unscaled_p(A t) const { return std::exp((t - teacher.largest) * inverse); }
+  DEVICE A unscaled_p(A t) const { return std::exp((t - teacher.largest) * inverse); }
 
   // log p - log q of a class; where p is 0 it may be undefined and must not count.
-  __device__ __forceinline__ A surprise(A s, A t) const {
+  DEVICE A surprise(A s, A t) const {
     return ((t - teacher.largest) - (s - student.largest)) * inverse + log_ratio;
   }
 };
@@ -231,7 +231,7 @@ struct Batch {
 
 // The weighted loss of row n; writes the gradients that are wanted.
 template <class Row, class Loss, int K, class T, class A>
-__device__ __forceinline__ A evaluate_row(const Loss& loss, const Batch<K, T, A>& batch, int64_t n) {
+DEVICE A evaluate_row(const Loss& loss, const Batch<K, T, A>& batch, int64_t n) {
   const int64_t begin = n * batch.classes;
   const Row row(batch.x, begin, batch.classes);
   const auto state = loss.template of<A>(row, n);
@@ -259,7 +259,7 @@ constexpr int kRowsABlock = 4;
 constexpr int64_t kRowsAlone = 8 * kMaxWarps;
 
 template <class Loss, int K, class T, class A>
-__global__ void __launch_bounds__(kMaxThreads) warp_rows(Loss loss, Batch<K, T, A> batch) {
+KERNEL warp_rows(Loss loss, Batch<K, T, A> batch) {
   using Row = HeldRow<WarpTeam, 1, 4, K, T, A>;
   const int warps = blockDim.x / kWarp;
   const bool first_lane = threadIdx.x % kWarp == 0;
@@ -275,7 +275,7 @@ __global__ void __launch_bounds__(kMaxThreads) warp_rows(Loss loss, Batch<K, T, 
 }
 
 template <class Row, class Loss, int K, class T, class A>
-__global__ void __launch_bounds__(kMaxThreads) block_rows(Loss loss, Batch<K, T, A> batch) {
+KERNEL block_rows(Loss loss, Batch<K, T, A> batch) {
   const A value = evaluate_row<Row>(loss, batch, blockIdx.x);
   if (threadIdx.x > 0) return;
   if (batch.value) batch.value[blockIdx.x] = value;
@@ -284,7 +284,7 @@ __global__ void __launch_bounds__(kMaxThreads) block_rows(Loss loss, Batch<K, T,
 
 // One block adds up the values of all rows. The mean of nothing, whose scale is NaN, is NaN.
 template <class A>
-__global__ void __launch_bounds__(kMaxThreads) sum_rows(const A* values, int64_t samples, A scale, A* sum) {
+KERNEL sum_rows(const A* values, int64_t samples, A scale, A* sum) {
   double total = 0;
   for (int64_t n = threadIdx.x; n < samples; n += blockDim.x) total += static_cast<double>(values[n]);
   total = combined<Sum>(BlockTeam(), total);

@@ -52,14 +52,13 @@ struct Stored {
   const T* from;
 
   template <int kWidth, class A>
-  __device__ __forceinline__ void read(int64_t first, A (&direction)[kWidth]) const {
+  DEVICE void read(int64_t first, A (&direction)[kWidth]) const {
     load(from + first, direction);
   }
 };
 
 template <int kWidth, class T, class A, class Rule>
-__global__ void __launch_bounds__(kMaxThreads)
-    move_elements(const T* x, const T* direction, const T* x0, PerSample<A> eps, PerSample<A> step_size, Ball<A> ball,
+KERNEL move_elements(const T* x, const T* direction, const T* x0, PerSample<A> eps, PerSample<A> step_size, Ball<A> ball,
                   Rule rule, T* out, int64_t size, int64_t total) {
   const int64_t first = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * kWidth;
   if (first >= total) return;
@@ -88,7 +87,7 @@ constexpr int64_t kHeldSample = int64_t{kMaxThreads} * kHeld<A>;
 template <int kWidth, class T, class A, class Rule, class Direction>
 class HeldSample {
  public:
-  __device__ __forceinline__ HeldSample(const T* x, const Direction& direction, const T* x0, int64_t size)
+  DEVICE HeldSample(const T* x, const Direction& direction, const T* x0, int64_t size)
       : x_(x), x0_(x0), size_(size) {
 #pragma unroll
     for (int run = 0; run < kRuns; ++run) {
@@ -97,14 +96,14 @@ class HeldSample {
   }
 
   template <class F>
-  __device__ __forceinline__ void directions(const F& f) const {
+  DEVICE void directions(const F& f) const {
 #pragma unroll
     for (int run = 0; run < kRuns; ++run) {
       if (first(run) < size_) f(point_[run]);
     }
   }
 
-  __device__ __forceinline__ void move(const Rule& rule) {
+  DEVICE void move(const Rule& rule) {
 #pragma unroll
     for (int run = 0; run < kRuns; ++run) {
       if (first(run) >= size_) continue;
@@ -117,7 +116,7 @@ class HeldSample {
   }
 
   template <class F>
-  __device__ __forceinline__ void points(const F& f) const {
+  DEVICE void points(const F& f) const {
 #pragma unroll
     for (int run = 0; run < kRuns; ++run) {
       if (first(run) < size_) f(first(run), point_[run], centre_[run]);
@@ -127,7 +126,7 @@ class HeldSample {
  private:
   static constexpr int kRuns = kHeld<A> / kWidth;
 
-  __device__ __forceinline__ int first(int run) const { return (run * blockDim.x + threadIdx.x) * kWidth; }
+  DEVICE int first(int run) const { return (run * blockDim.x + threadIdx.x) * kWidth; }
 
   const T* x_;
   const T* x0_;
@@ -140,11 +139,11 @@ class HeldSample {
 template <int kWidth, class T, class A, class Rule, class Direction>
 class StreamedSample {
  public:
-  __device__ __forceinline__ StreamedSample(const T* x, const Direction& direction, const T* x0, int64_t size)
+  DEVICE StreamedSample(const T* x, const Direction& direction, const T* x0, int64_t size)
       : x_(x), direction_(direction), x0_(x0), size_(size) {}
 
   template <class F>
-  __device__ __forceinline__ void directions(const F& f) const {
+  DEVICE void directions(const F& f) const {
     for (int64_t first = begin(); first < size_; first += stride()) {
       A direction[kWidth];
       direction_.read(first, direction);
@@ -152,10 +151,10 @@ class StreamedSample {
     }
   }
 
-  __device__ __forceinline__ void move(const Rule& rule) { rule_ = rule; }
+  DEVICE void move(const Rule& rule) { rule_ = rule; }
 
   template <class F>
-  __device__ __forceinline__ void points(const F& f) const {
+  DEVICE void points(const F& f) const {
     for (int64_t first = begin(); first < size_; first += stride()) {
       A point[kWidth], centre[kWidth], direction[kWidth] = {};
       load(x_ + first, point);
@@ -168,8 +167,8 @@ class StreamedSample {
   }
 
  private:
-  __device__ __forceinline__ int64_t begin() const { return int64_t{threadIdx.x} * kWidth; }
-  __device__ __forceinline__ int64_t stride() const { return int64_t{blockDim.x} * kWidth; }
+  DEVICE int64_t begin() const { return int64_t{threadIdx.x} * kWidth; }
+  DEVICE int64_t stride() const { return int64_t{blockDim.x} * kWidth; }
 
   const T* x_;
   const Direction& direction_;
@@ -181,7 +180,7 @@ class StreamedSample {
 // Euclidean norm over the block, given the sum of squares, that neither overflows nor underflows; NaN if any term is.
 // `terms(f)` calls f(term) for each term of the thread.
 template <class A, class Terms>
-__device__ __forceinline__ A norm(A squares, const Terms& terms) {
+DEVICE A norm(A squares, const Terms& terms) {
   constexpr A kSafe = sizeof(A) == 4 ? A(1e-30) : A(1e-280);
   if (squares > kSafe && squares < 1 / kSafe) return std::sqrt(squares);
   if (squares != squares) return squares;
@@ -199,7 +198,7 @@ __device__ __forceinline__ A norm(A squares, const Terms& terms) {
 // coordinates still inside the box and B the squared distance of those the box stopped; from the left Newton rises to
 // the root.
 template <class A, class Sample>
-__device__ __forceinline__ A l2_scale(const Sample& sample, const Ball<A>& ball) {
+DEVICE A l2_scale(const Sample& sample, const Ball<A>& ball) {
   A whole_and_clipped[2] = {0, 0};
   sample.points([&](int64_t, const auto& point, const auto& centre) {
     for (int e = 0; e < static_cast<int>(std::size(point)); ++e) {
@@ -241,7 +240,7 @@ __device__ __forceinline__ A l2_scale(const Sample& sample, const Ball<A>& ball)
 
 // Moves and projects one sample with the whole block.
 template <bool kHold, int kWidth, class T, class A, class Rule, class Direction>
-__device__ __forceinline__ void move_sample(const T* x, const Direction& direction, const T* x0, Rule rule, A step_size,
+DEVICE void move_sample(const T* x, const Direction& direction, const T* x0, Rule rule, A step_size,
                                             const Ball<A>& ball, Norm ball_norm, T* out, int64_t size) {
   using Sample = std::conditional_t<kHold, HeldSample<kWidth, T, A, Rule, Direction>,
                                     StreamedSample<kWidth, T, A, Rule, Direction>>;
@@ -276,8 +275,7 @@ __device__ __forceinline__ void move_sample(const T* x, const Direction& directi
 }
 
 template <bool kHold, int kWidth, class T, class A, class Rule>
-__global__ void __launch_bounds__(kMaxThreads)
-    move_samples(const T* x, const T* direction, const T* x0, PerSample<A> eps, PerSample<A> step_size, Ball<A> ball,
+KERNEL move_samples(const T* x, const T* direction, const T* x0, PerSample<A> eps, PerSample<A> step_size, Ball<A> ball,
                  Rule rule, T* out, int64_t size) {
   const int64_t n = blockIdx.x, begin = n * size;
   ball.eps = eps[n];

@@ -24,7 +24,7 @@ constexpr int64_t kShare = 4096;
 // Adds up each of a tile's 16 numbers over the warp and returns in lane l the sum of number l % 16: every exchange halves
 // how many numbers a lane is left with, and the last one joins the two lanes that hold the same number.
 template <int K, class A>
-__device__ __forceinline__ A fold(const A (&x)[K]) {
+DEVICE A fold(const A (&x)[K]) {
   if constexpr (K == 1) {
     A total = x[0];
 #pragma unroll
@@ -46,7 +46,7 @@ __device__ __forceinline__ A fold(const A (&x)[K]) {
 // Squared distances (or inner products) of all pairs of the n vectors over the coordinates from begin to end, by the
 // whole block; n x n, symmetric. Distances are summed from differences: by way of products they would drown in rounding.
 template <int kWidth, bool kDistance, class T, class A>
-__device__ __forceinline__ void sum_pairs(const T* vectors, int n, int64_t size, int64_t begin, int64_t end, A* matrix) {
+DEVICE void sum_pairs(const T* vectors, int n, int64_t size, int64_t begin, int64_t end, A* matrix) {
   SHARED_ARRAY(A, partial, kMaxWarps * kTilePairs);
   for (int i = 0; i < n; i += kTile) {
     for (int j = 0; j <= i; j += kTile) {
@@ -86,7 +86,7 @@ __device__ __forceinline__ void sum_pairs(const T* vectors, int n, int64_t size,
 // The lower median of the distances i < j; NaN where there is no pair or one is NaN. A thread a pair counts the pairs
 // before its own.
 template <class A>
-__device__ __forceinline__ A median(const A* distance, int n) {
+DEVICE A median(const A* distance, int n) {
   SHARED_ARRAY(A, result, 1);
   if (threadIdx.x == 0) result[0] = std::numeric_limits<A>::quiet_NaN();
   __syncthreads();
@@ -111,7 +111,7 @@ __device__ __forceinline__ A median(const A* distance, int n) {
 
 // Coefficients of  phi_i = sum_j attract_ij score_j + repel_ij (x_i - x_j), both n x n, written over the inputs.
 template <class A>
-__device__ __forceinline__ void coefficients(A* distance, A* product, int n, const Stein<A>& stein) {
+DEVICE void coefficients(A* distance, A* product, int n, const Stein<A>& stein) {
   SHARED_ARRAY(A, kernel, kMostPairs);
   A precision = 0;
   if (stein.bandwidth > 0) {
@@ -163,7 +163,7 @@ struct SteinDirection {
   int64_t size;
 
   template <int kWidth>
-  __device__ __forceinline__ void read(int64_t first, A (&phi)[kWidth]) const {
+  DEVICE void read(int64_t first, A (&phi)[kWidth]) const {
     A own[kWidth];
     load(particles + particle * size + first, own);
 #pragma unroll
@@ -222,7 +222,7 @@ struct Images {
 
 // Moves the coordinates from begin to end of all particles of an image, a tile of particles at a time.
 template <int kWidth, class T, class A>
-__device__ __forceinline__ void move_coordinates(const Images<T, A>& images, int64_t image, const A* attract,
+DEVICE void move_coordinates(const Images<T, A>& images, int64_t image, const A* attract,
                                                  const A* repel, int64_t begin, int64_t end) {
   const int n = images.n;
   const int64_t size = images.size;
@@ -267,7 +267,7 @@ __device__ __forceinline__ void move_coordinates(const Images<T, A>& images, int
 
 // Moves one particle of an image with the whole block.
 template <bool kHold, int kWidth, class T, class A>
-__device__ __forceinline__ void move_particle(const Images<T, A>& images, int64_t image, int particle, const A* attract,
+DEVICE void move_particle(const Images<T, A>& images, int64_t image, int particle, const A* attract,
                                               const A* repel) {
   const int64_t size = images.size, first = image * images.n * size, own = first + particle * size;
   Ball<A> ball = images.ball;
@@ -280,7 +280,7 @@ __device__ __forceinline__ void move_particle(const Images<T, A>& images, int64_
 }
 
 template <bool kByCoordinate, bool kHold, int kWidth, class T, class A>
-__global__ void __launch_bounds__(kMaxThreads, 1) alone_on_image(Images<T, A> images) {
+KERNEL alone_on_image(Images<T, A> images) {
   SHARED_ARRAY(A, distance, kMostPairs);
   SHARED_ARRAY(A, product, kMostPairs);
   const int64_t image = blockIdx.x, size = images.size, first = image * images.n * size;
@@ -295,7 +295,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) alone_on_image(Images<T, A> im
 }
 
 template <int kWidth, class T, class A>
-__global__ void __launch_bounds__(kMaxThreads, 1) pair_sums(Images<T, A> images) {
+KERNEL pair_sums(Images<T, A> images) {
   SHARED_ARRAY(A, matrix, kMostPairs);
   const int64_t image = blockIdx.x / images.shares, begin = blockIdx.x % images.shares * kShare;
   const int64_t end = begin + kShare < images.size ? begin + kShare : images.size;
@@ -312,7 +312,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) pair_sums(Images<T, A> images)
 
 // Both matrices of an image from the parts of its shares, and from these the coefficients.
 template <class T, class A>
-__device__ __forceinline__ void gather(const Images<T, A>& images, int64_t image, A* distance, A* product) {
+DEVICE void gather(const Images<T, A>& images, int64_t image, A* distance, A* product) {
   const int pairs = images.n * images.n;
   const A* part = images.parts + image * images.shares * 2 * pairs;
   for (int entry = threadIdx.x; entry < pairs; entry += blockDim.x) {
@@ -329,7 +329,7 @@ __device__ __forceinline__ void gather(const Images<T, A>& images, int64_t image
 }
 
 template <int kWidth, class T, class A>
-__global__ void __launch_bounds__(kMaxThreads, 1) move_shares(Images<T, A> images) {
+KERNEL move_shares(Images<T, A> images) {
   SHARED_ARRAY(A, distance, kMostPairs);
   SHARED_ARRAY(A, product, kMostPairs);
   const int64_t image = blockIdx.x / images.shares, begin = blockIdx.x % images.shares * kShare;
@@ -339,7 +339,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) move_shares(Images<T, A> image
 }
 
 template <bool kHold, int kWidth, class T, class A>
-__global__ void __launch_bounds__(kMaxThreads, 1) move_particles(Images<T, A> images) {
+KERNEL move_particles(Images<T, A> images) {
   SHARED_ARRAY(A, distance, kMostPairs);
   SHARED_ARRAY(A, product, kMostPairs);
   const int64_t image = blockIdx.x / images.n;

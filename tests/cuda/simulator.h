@@ -1,8 +1,10 @@
 // Runs CUDA kernels on a CPU, block by block: csrc/cuda compiles against this header in place of the CUDA runtime.
 //
-// The threads of a block are fibers. Between two barriers each runs alone, in random order, so a missing barrier shows as
-// a wrong result; blocks run in random order too. Shared memory is new for each block and holds NaN. A barrier or a warp
-// operation that not all of its threads reach ends the launch with an error. FASTADV_SIMULATOR_SEED chooses the order.
+// The threads of a block are fibers that run one at a time. Between two barriers one warp after the other goes as far as it
+// can, in random order, and so do the threads of a warp: the fastest warp is ahead of the slowest by all that the barriers
+// allow, and where one is missing, results are wrong. Blocks run in random order too. Shared memory is new for each block
+// and holds NaN. A barrier or a warp operation that not all of its threads reach ends the launch with an error.
+// FASTADV_SIMULATOR_SEED chooses the order.
 #pragma once
 
 #include <ucontext.h>
@@ -105,27 +107,42 @@ class Machine {
     used_ = 0;
     arena_.fill(0xff);
     fibers_.assign(block_size.x, Fiber());
-    ready_.clear();
+    const unsigned warps = block_size.x / kWarpSize;
+    ready_.assign(warps, {});
+    order_.resize(warps);
+    for (unsigned warp = 0; warp < warps; ++warp) order_[warp] = warp;
     for (unsigned t = 0; t < block_size.x; ++t) {
       Fiber& fiber = fibers_[t];
       getcontext(&fiber.context);
       fiber.context.uc_stack.ss_sp = stacks_[t].get();
       fiber.context.uc_stack.ss_size = kStackBytes;
       fiber.context.uc_link = &scheduler_;
-      fiber.state = State::kReady;
       makecontext(&fiber.context, &Machine::enter, 0);
-      ready_.push_back(t);
+      resume(t);
     }
-    while (!ready_.empty()) {
-      std::swap(ready_[random_() % ready_.size()], ready_.back());
-      running_ = ready_.back();
-      ready_.pop_back();
+    std::shuffle(order_.begin(), order_.end(), random_);
+    while (next()) {
       thread_index.x = running_;
       swapcontext(&scheduler_, &fibers_[running_].context);
       if (!error_.empty()) throw std::runtime_error("simulator: " + std::exchange(error_, ""));
       if (fibers_[running_].state == State::kAtWarpOperation) finish_warp_operation(running_);
-      if (ready_.empty()) open_barrier();
     }
+  }
+
+  // Chooses the thread that runs now, any of the first warp that has one; false at the end of the block.
+  bool next() {
+    const auto ready = [&](unsigned warp) { return !ready_[warp].empty(); };
+    auto first = std::find_if(order_.begin(), order_.end(), ready);
+    if (first == order_.end()) {
+      open_barrier();
+      first = std::find_if(order_.begin(), order_.end(), ready);
+      if (first == order_.end()) return false;
+    }
+    std::vector<unsigned>& threads = ready_[*first];
+    std::swap(threads[random_() % threads.size()], threads.back());
+    running_ = threads.back();
+    threads.pop_back();
+    return true;
   }
 
   static void enter();
@@ -137,7 +154,7 @@ class Machine {
 
   void resume(unsigned thread) {
     fibers_[thread].state = State::kReady;
-    ready_.push_back(thread);
+    ready_[thread / kWarpSize].push_back(thread);
   }
 
   // Lets the threads of a warp operation go on once all of them have come.
@@ -159,7 +176,7 @@ class Machine {
     }
   }
 
-  // No thread can run: either the block is done, or all of it is at the barrier.
+  // No thread can run: either the block is done, or all of it is at the barrier and goes on, the warps in another order.
   void open_barrier() {
     const auto count = [&](State state) {
       return std::count_if(fibers_.begin(), fibers_.end(), [&](const Fiber& f) { return f.state == state; });
@@ -172,6 +189,7 @@ class Machine {
                                std::to_string(count(State::kDone)) + " done");
     }
     for (unsigned t = 0; t < fibers_.size(); ++t) resume(t);
+    std::shuffle(order_.begin(), order_.end(), random_);
   }
 
   // Ends the launch from inside a thread, which never runs again.
@@ -189,7 +207,9 @@ class Machine {
   ucontext_t scheduler_;
   std::vector<Fiber> fibers_;
   std::vector<std::unique_ptr<char[]>> stacks_;
-  std::vector<unsigned> ready_;
+  // By warp, and the order of the warps.
+  std::vector<std::vector<unsigned>> ready_;
+  std::vector<unsigned> order_;
   unsigned running_ = 0;
   std::array<std::array<uint64_t, kWarpSize>, kMostThreads / kWarpSize> brought_;
   alignas(16) std::array<unsigned char, kSharedBytes> arena_;
