@@ -22,15 +22,14 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
+sys.path.insert(0, str(Path(__file__).resolve().parent / "csrc" / "cuda"))
+
+import nvcc
+
 ROOT = Path(__file__).resolve().parent
 ENABLED = os.environ.get("USE_CPP", "1") != "0"
 DEBUG = os.environ.get("DEBUG", "0") == "1"
 USE_CUDA = os.environ.get("USE_CUDA", "")
-
-# Not importable where the build runs isolated from the project's folder.
-sys.path.insert(0, str(ROOT / "csrc" / "cuda"))
-
-import nvcc
 
 try:
     import torch

@@ -1,8 +1,8 @@
 """How the CUDA kernels are compiled: ``setup.py``, ``resources.py`` and the tests call nvcc through this file.
 
-nvcc is called directly, not by way of ``torch.utils.cpp_extension``, which refuses where PyTorch itself has no CUDA; with
-the stable ABI nothing but PyTorch's headers is needed to compile. The environment variable TORCH_CUDA_ARCH_LIST chooses
-the architectures, in PyTorch's notation.
+nvcc is called directly, not by way of ``torch.utils.cpp_extension``, which refuses where PyTorch itself has no CUDA;
+with the stable ABI nothing but PyTorch's headers is needed to compile. The environment variable TORCH_CUDA_ARCH_LIST
+chooses the architectures, in PyTorch's notation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ DEFAULT_ARCHITECTURES = "8.0;9.0;10.0+PTX"
 STABLE_ABI = "0x020a000000000000"
 # Results are promised to the bit, so a multiplication and an addition may not become one instruction unasked.
 OPTIONS = (
-    *("-std=c++20", "-O3", "-fmad=false", "--expt-relaxed-constexpr", "-DUSE_CUDA", f"-DTORCH_TARGET_VERSION={STABLE_ABI}"),
+    *("-std=c++20", "-O3", "-fmad=false", "--expt-relaxed-constexpr"),
+    *("-DUSE_CUDA", f"-DTORCH_TARGET_VERSION={STABLE_ABI}"),
     *("-Werror", "all-warnings", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror"),
 )
 
@@ -40,7 +41,7 @@ def architecture_options(architectures: str) -> list[str]:
     for name in re.split(r"[;,\s]+", architectures.strip()):
         match = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", name)
         if match is None:
-            raise ValueError(f"TORCH_CUDA_ARCH_LIST must be native or list numbers such as {DEFAULT_ARCHITECTURES}, got {name!r}")
+            raise ValueError(f"TORCH_CUDA_ARCH_LIST must be native or like {DEFAULT_ARCHITECTURES}, got {name!r}")
         number = match[1] + match[2]
         options.append(f"-gencode=arch=compute_{number},code=sm_{number}")
         if match[3]:
@@ -49,7 +50,7 @@ def architecture_options(architectures: str) -> list[str]:
 
 
 def compile_object(nvcc: str, source: Path, target: Path, *options: str) -> str:
-    """Compile one source against PyTorch's headers, and return what nvcc said; RuntimeError with that where it fails."""
+    """Compile one source against PyTorch's headers and return what nvcc said; RuntimeError with it where that fails."""
     from torch.utils.cpp_extension import include_paths
 
     headers = (word for path in include_paths() for word in ("-isystem", path))

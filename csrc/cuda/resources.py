@@ -23,7 +23,7 @@ import nvcc
 
 ARCHITECTURES = ("8.0", "9.0", "10.0")
 TABLE = Path(__file__).resolve().parent / "RESOURCES.md"
-_ENTRY = re.compile(r"Compiling entry function '(\S+)' for 'sm_(\d+)\w*'(.*?)(?=Compiling entry function|\Z)", re.DOTALL)
+_ENTRY = re.compile(r"Compiling entry function '(\S+)' for 'sm_(\d+)\w*'(.*?)(?=Compiling entry|\Z)", re.DOTALL)
 _DTYPES = re.compile(r"(?:, )?\b(Half|BFloat16|float|double), (float|double)\b")
 
 
@@ -99,12 +99,14 @@ def main() -> None:
     if compiler is None:
         raise SystemExit("nvcc is neither under CUDA_HOME nor on the PATH")
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
-        measured = dict(zip(nvcc.SOURCES, pool.map(lambda source: measure(compiler, source), nvcc.SOURCES), strict=True))
-    version = re.search(r"release (\S+),", subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout)
+        usages_of_sources = pool.map(lambda source: measure(compiler, source), nvcc.SOURCES)
+        measured = dict(zip(nvcc.SOURCES, usages_of_sources, strict=True))
+    said = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    version = re.search(r"release (\S+),", said)
     text = (
         "# What each CUDA kernel takes\n\n"
-        f"Registers a thread and static shared memory a block, by nvcc {version[1] if version else 'unknown'}; no kernel"
-        " spills. Written by `make cuda-compile`.\n"
+        f"Registers a thread and static shared memory a block, by nvcc {version[1] if version else 'unknown'}."
+        " No kernel spills. Written by `make cuda-compile`.\n"
     )
     for source, usages in measured.items():
         text += f"\n## {source.name}\n\n{table(usages)}"

@@ -1,4 +1,4 @@
-"""The CUDA kernels on the CPU: the simulated library, built once a session, behind fastadv's public functions."""
+"""The CUDA kernels behind fastadv's public functions: on the simulator, built once a session, and on a GPU if any."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import ctypes
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-# The cases, layouts and tolerances of all backends.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ops"))
+ROOT = Path(__file__).resolve().parent.parent.parent
+# The cases, layouts and tolerances of all backends, and how the kernels are compiled.
+sys.path[:0] = [str(ROOT / "tests" / "ops"), str(ROOT / "csrc" / "cuda")]
 
+from cases import FUSED
+from on_gpu import OnGpu
 from simulated_library import build, host_compiler
 
+import fastadv
 from fastadv.ops import dispatch
 from fastadv.ops.schemas import SCHEMAS
 
@@ -44,6 +49,17 @@ def simulated(simulator: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterat
         monkeypatch.setattr(op, "_default", getattr(torch.ops.fastadv_simulated, name).default)
     yield
     assert simulator.simulator_overruns() == 0, "a kernel wrote past the end of an output"
+
+
+@pytest.fixture(params=["simulated", *(["gpu"] if torch.cuda.is_available() else [])])
+def fused(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The public functions, computed by the CUDA kernels."""
+    if request.param == "simulated":
+        request.getfixturevalue("simulated")
+        yield FUSED
+    else:
+        with fastadv.use_backend("cuda"):
+            yield OnGpu(FUSED)
 
 
 @pytest.fixture

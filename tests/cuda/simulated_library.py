@@ -1,4 +1,4 @@
-"""Compiles csrc/cuda for the block simulator into a library whose ops are ``fastadv_simulated::<op>``, on CPU tensors."""
+"""Compiles csrc/cuda for the block simulator: a library of ops ``fastadv_simulated::<op>`` that take CPU tensors."""
 
 from __future__ import annotations
 

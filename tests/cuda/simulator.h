@@ -183,7 +183,7 @@ class Machine {
     };
     if (count(State::kDone) == static_cast<int64_t>(fibers_.size())) return;
     if (count(State::kAtBarrier) != static_cast<int64_t>(fibers_.size())) {
-      throw std::runtime_error("simulator: threads wait for others that never come: " +
+      throw std::runtime_error("simulator: threads wait for others: " +
                                std::to_string(count(State::kAtBarrier)) + " at a barrier, " +
                                std::to_string(count(State::kAtWarpOperation)) + " in a warp operation, " +
                                std::to_string(count(State::kDone)) + " done");

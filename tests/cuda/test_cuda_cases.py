@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import CASES, FUSED, ORACLE, SIZES, Draw, in_float64
+from cases import CASES, ORACLE, SIZES, Draw, in_float64
 from layouts import LAYOUTS, Guarded
 from tolerance import assert_within
 
 from fastadv.ops.schemas import SCHEMAS
 
-pytestmark = pytest.mark.usefixtures("simulated")
 
-
-def assert_agrees(case, dtype, layout, size):
+def assert_agrees(fused, case, dtype, layout, size):
     guarded = Guarded()
     tensors = guarded.place(case.make(Draw(dtype), size), layout)
-    actual = case.evaluate(FUSED, tensors)
+    actual = case.evaluate(fused, tensors)
     guarded.assert_untouched()
     exact = in_float64(tensors)
     doubtful = case.doubtful(exact)
@@ -26,27 +24,27 @@ def assert_agrees(case, dtype, layout, size):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_dtypes(case, dtype):
-    assert_agrees(case, dtype, "contiguous", SIZES[case.sizes][0])
+def test_dtypes(case, dtype, fused):
+    assert_agrees(fused, case, dtype, "contiguous", SIZES[case.sizes][0])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_layouts(case, layout):
-    assert_agrees(case, torch.float32, layout, SIZES[case.sizes][0])
+def test_layouts(case, layout, fused):
+    assert_agrees(fused, case, torch.float32, layout, SIZES[case.sizes][0])
 
 
 @pytest.mark.parametrize(("case", "size"), [(c, s) for c in CASES for s in SIZES[c.sizes][1:]], ids=str)
-def test_sizes(case, size):
-    assert_agrees(case, torch.float32, "contiguous", size)
+def test_sizes(case, size, fused):
+    assert_agrees(fused, case, torch.float32, "contiguous", size)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "mixed"])
 @pytest.mark.parametrize("case", [case for case in CASES if case.exact], ids=str)
-def test_linf_is_exact_to_the_bit(case, layout):
+def test_linf_is_exact_to_the_bit(case, layout, fused):
     for size in SIZES["images"]:
         tensors = Guarded().place(case.make(Draw(torch.float32, seed=1), size), layout)
-        assert torch.equal(case.call(FUSED, tensors), case.call(ORACLE, tensors))
+        assert torch.equal(case.call(fused, tensors), case.call(ORACLE, tensors))
 
 
 def test_every_op_has_a_kernel(simulator):
