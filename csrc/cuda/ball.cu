@@ -26,8 +26,8 @@ Tensor project(const Tensor& x, const Tensor& x0, double eps, const std::optiona
   return out;
 }
 
-// Noise is numbered in logical (channels, pixels) order, four elements to a Philox block. Four neighbours are neighbours
-// in memory too where there is one channel and `vectors` says that the layout is aligned.
+// Noise is numbered in logical (channels, pixels) order, four elements to a Philox block. `vectors` says that such four
+// also lie side by side in memory, aligned.
 struct Order {
   int64_t size;
   int64_t channels;
@@ -72,7 +72,7 @@ DEVICE void write_starts(const T* x0, const Ball<A>& ball, const Order& order, T
 
 template <class T, class A>
 KERNEL linf_starts(const T* x0, PerSample<A> eps, Ball<A> ball, Noise noise, Order order, T* out, int64_t blocks_each,
-                int64_t blocks) {
+                   int64_t blocks) {
   const int64_t index = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (index >= blocks) return;
   const int64_t n = index / blocks_each, block = index % blocks_each;

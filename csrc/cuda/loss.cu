@@ -1,4 +1,5 @@
-// scale_grad, the backward pass of every loss: the stored gradient times the incoming one, rounded to the input's dtype.
+// scale_grad, the backward pass of every loss: the stored gradient times the incoming one, rounded to the dtype of the
+// input.
 //
 // A thread multiplies 16 bytes of the stored gradient. One incoming gradient for the whole batch makes it a single row.
 #include "memory.h"
@@ -26,7 +27,8 @@ Tensor scale_grad(const Tensor& grad, const Tensor& grad_output, ScalarType dtyp
           "expected an incoming gradient of the stored gradient's dtype");
   const int64_t samples = grad.size(0), total = grad.numel();
   const bool per_sample = grad_output.dim() == 1;
-  require(per_sample ? grad_output.size(0) == samples : grad_output.dim() == 0, "expected an incoming gradient [N] or []");
+  require(per_sample ? grad_output.size(0) == samples : grad_output.dim() == 0,
+          "expected an incoming gradient [N] or []");
   const Device device(grad);
   Tensor out = empty(grad, grad.sizes().data(), grad.strides().data(), grad.dim(), dtype);
   if (total == 0) return out;

@@ -6,8 +6,8 @@
 //   all others                       a block a row, streamed: one pass of online softmax an input, one for the
 //                                    divergence, one for the gradients; all but the first come from the cache
 //
-// A sum over the batch is taken in a fixed order: by the one block that is launched where there are few short rows, else
-// by a second launch over the values.
+// A sum over the batch is taken in a fixed order: by the only block that is launched where there are few short rows,
+// else by a second launch over the values.
 //
 // A functor has  template <class A, class Row> auto of(const Row& row, int64_t n),
 // which returns what the threads of a row know of it:  value()  and  gradient(c, x, g), which sets the derivatives g by
@@ -264,7 +264,8 @@ KERNEL warp_rows(Loss loss, Batch<K, T, A> batch) {
   const int warps = blockDim.x / kWarp;
   const bool first_lane = threadIdx.x % kWarp == 0;
   double total = 0;
-  for (int64_t n = int64_t{blockIdx.x} * warps + threadIdx.x / kWarp; n < batch.samples; n += int64_t{gridDim.x} * warps) {
+  const int64_t first = int64_t{blockIdx.x} * warps + threadIdx.x / kWarp;
+  for (int64_t n = first; n < batch.samples; n += int64_t{gridDim.x} * warps) {
     const A value = evaluate_row<Row>(loss, batch, n);
     if (first_lane && batch.value) batch.value[n] = value;
     if (first_lane) total += static_cast<double>(value);
@@ -332,8 +333,8 @@ std::array<Tensor, K + 1> softmax_rows(const Loss& loss, const std::array<const 
     using Held = HeldRow<BlockTeam, kVector<T>, 8 / kVector<T>, K, T, A>;
     const auto launch_blocks = [&](auto row) {
       using Row = typename decltype(row)::type;
-      LAUNCH((block_rows<Row, Loss, static_cast<int>(K), T, A>), samples, block_threads(classes / Row::kWidth), device, loss,
-             batch);
+      LAUNCH((block_rows<Row, Loss, static_cast<int>(K), T, A>), samples, block_threads(classes / Row::kWidth), device,
+             loss, batch);
     };
     if (samples == 0) {
       // Nothing but a sum of nothing.

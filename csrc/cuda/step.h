@@ -2,10 +2,10 @@
 //
 // move_elements, for linf balls and rules that look at one coordinate: a thread moves 16 bytes of the flat batch, so x,
 //   direction and x0 are read once and the result is written once.
-// move_samples, for whatever needs an l2 norm: a block a sample. Where 16-byte accesses are possible, up to kHeldBytes of
-//   the sample's points and of its centres stay in each thread's registers and are read once. Any other sample is read
-//   again in every pass: one for each norm, one for each of Newton's steps (none where the sample lies inside the ball),
-//   one to write.
+// move_samples, for whatever needs an l2 norm: a block a sample. Where 16-byte accesses are possible, up to kHeldBytes
+//   of the sample's points and of its centres stay in each thread's registers and are read once. Any other sample is
+//   read again in every pass: one for each norm, one for each of Newton's steps (none where the sample lies inside the
+//   ball), one to write.
 //
 // A rule has  kDirected, whether it reads a direction;  needs_length(), whether it must know the direction's l2 norm;
 // set(size, length), once a sample;  and operator()(x, direction), where the coordinate goes.
@@ -58,8 +58,8 @@ struct Stored {
 };
 
 template <int kWidth, class T, class A, class Rule>
-KERNEL move_elements(const T* x, const T* direction, const T* x0, PerSample<A> eps, PerSample<A> step_size, Ball<A> ball,
-                  Rule rule, T* out, int64_t size, int64_t total) {
+KERNEL move_elements(const T* x, const T* direction, const T* x0, PerSample<A> eps, PerSample<A> step_size,
+                     Ball<A> ball, Rule rule, T* out, int64_t size, int64_t total) {
   const int64_t first = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * kWidth;
   if (first >= total) return;
   // Where all share one radius and one step, the caller passes the batch as a single sample.
@@ -193,10 +193,10 @@ DEVICE A norm(A squares, const Terms& terms) {
   return largest * std::sqrt(combined<Sum>(BlockTeam(), scaled));
 }
 
-// The s in [0, 1] for which clamp(x0 + s delta, low, high) lies at distance eps from x0, delta being point - x0; 1 inside
-// the ball. In s^2 the squared distance is concave and piecewise linear, s^2 A + B, with A the sum of delta^2 over the
-// coordinates still inside the box and B the squared distance of those the box stopped; from the left Newton rises to
-// the root.
+// The s in [0, 1] for which clamp(x0 + s delta, low, high) lies at distance eps from x0, delta being point - x0; 1
+// inside the ball. In s^2 the squared distance is concave and piecewise linear, s^2 A + B, with A the sum of delta^2
+// over the coordinates still inside the box and B the squared distance of those the box stopped; from the left Newton
+// rises to the root.
 template <class A, class Sample>
 DEVICE A l2_scale(const Sample& sample, const Ball<A>& ball) {
   A whole_and_clipped[2] = {0, 0};
@@ -276,7 +276,7 @@ DEVICE void move_sample(const T* x, const Direction& direction, const T* x0, Rul
 
 template <bool kHold, int kWidth, class T, class A, class Rule>
 KERNEL move_samples(const T* x, const T* direction, const T* x0, PerSample<A> eps, PerSample<A> step_size, Ball<A> ball,
-                 Rule rule, T* out, int64_t size) {
+                    Rule rule, T* out, int64_t size) {
   const int64_t n = blockIdx.x, begin = n * size;
   ball.eps = eps[n];
   const Stored<T> from{direction + begin};
@@ -307,12 +307,13 @@ void move(const Device& device, const T* x, const T* direction, const T* x0, con
     with_width<T>(run % kVector<T> == 0 && aligned<kVector<T>>(x, direction, x0, out), [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
       constexpr int kThreads = 256;
-      LAUNCH((move_elements<kWidth, T, A, Linf>), divide_up(total, kWidth * kThreads), kThreads, device, x, direction, x0,
-             eps, step_size, ball, Linf(), out, run, total);
+      LAUNCH((move_elements<kWidth, T, A, Linf>), divide_up(total, kWidth * kThreads), kThreads, device, x, direction,
+             x0, eps, step_size, ball, Linf(), out, run, total);
     });
     return;
   }
-  with_sample<T>(size % kVector<T> == 0 && aligned<kVector<T>>(x, direction, x0, out), size, [&](auto width, auto held) {
+  const bool vectors = size % kVector<T> == 0 && aligned<kVector<T>>(x, direction, x0, out);
+  with_sample<T>(vectors, size, [&](auto width, auto held) {
     constexpr int kWidth = decltype(width)::value;
     LAUNCH((move_samples<decltype(held)::value, kWidth, T, A, L2>), samples, block_threads(size / kWidth), device, x,
            direction, x0, eps, step_size, ball, L2(), out, size);

@@ -1,12 +1,12 @@
-// svgd_step. An image's n particles of D elements need two n x n matrices, of squared distances and, to bring both terms
-// of the step to one size, of the scores' products; no entry ever joins two images. Particles and scores are read for
-// the matrices and again, from the cache where they fit, for the update.
+// svgd_step. An image's n particles of D elements need two n x n matrices, of squared distances and, to bring both
+// terms of the step to one size, of the scores' products; no entry ever joins two images. Particles and scores are read
+// for the matrices and again, from the cache where they fit, for the update.
 //
 // alone_on_image, one launch, where particles and scores of an image fit into a cache of kCacheBytes: a block an image.
-// Two launches, where not: pair_sums, a block a (image, share of the coordinates), leaves its part of the matrices; then
+// Two launches, where not: pair_sums, a block a (image, share of the coordinates), leaves its part of the matrices;
+//   then, adding up the parts in order,
 //   move_shares, the same grid, where each coordinate moves by itself, or
-//   move_particles, a block a (image, particle), where a step or a ball of l2 norm needs all of a particle,
-// add up the parts in order and move.
+//   move_particles, a block a (image, particle), where a step or a ball of l2 norm needs all of a particle.
 #include "../common/stein.h"
 #include "step.h"
 
@@ -15,14 +15,16 @@ namespace {
 
 constexpr int kMostParticles = 32;
 constexpr int kMostPairs = kMostParticles * kMostParticles;
-// Particles and pairs of them are taken in tiles of this many, so that each element read takes part in several products.
+// Particles are taken in tiles of this many, so that each element read takes part in several products.
 constexpr int kTile = 4;
 constexpr int kTilePairs = kTile * kTile;
+// What the first-level cache of an sm_80 holds, which is the smallest of those we ship for.
 constexpr int64_t kCacheBytes = 192 * 1024;
+// Coordinates in a share: a few for every thread of a block.
 constexpr int64_t kShare = 4096;
 
-// Adds up each of a tile's 16 numbers over the warp and returns in lane l the sum of number l % 16: every exchange halves
-// how many numbers a lane is left with, and the last one joins the two lanes that hold the same number.
+// Adds up each of a tile's 16 numbers over the warp and returns in lane l the sum of number l % 16: every exchange
+// halves how many numbers a lane is left with, and the last one joins the two lanes that hold the same number.
 template <int K, class A>
 DEVICE A fold(const A (&x)[K]) {
   if constexpr (K == 1) {
@@ -44,7 +46,8 @@ DEVICE A fold(const A (&x)[K]) {
 }
 
 // Squared distances (or inner products) of all pairs of the n vectors over the coordinates from begin to end, by the
-// whole block; n x n, symmetric. Distances are summed from differences: by way of products they would drown in rounding.
+// whole block; n x n, symmetric. Distances are summed from differences: by way of products they would drown in
+// rounding.
 template <int kWidth, bool kDistance, class T, class A>
 DEVICE void sum_pairs(const T* vectors, int n, int64_t size, int64_t begin, int64_t end, A* matrix) {
   SHARED_ARRAY(A, partial, kMaxWarps * kTilePairs);
@@ -109,7 +112,8 @@ DEVICE A median(const A* distance, int n) {
   return result[0];
 }
 
-// Coefficients of  phi_i = sum_j attract_ij score_j + repel_ij (x_i - x_j), both n x n, written over the inputs.
+// Coefficients of  phi_i = sum_j attract_ij score_j + repel_ij (x_i - x_j), both n x n, written over the inputs. Up to
+// the first barrier a thread reads only entries that are its own in every loop over pairs here and in gather.
 template <class A>
 DEVICE void coefficients(A* distance, A* product, int n, const Stein<A>& stein) {
   SHARED_ARRAY(A, kernel, kMostPairs);
@@ -305,7 +309,7 @@ KERNEL pair_sums(Images<T, A> images) {
   sum_pairs<kWidth, true>(images.particles + first, images.n, images.size, begin, end, matrix);
   for (int entry = threadIdx.x; entry < pairs; entry += blockDim.x) part[entry] = matrix[entry];
   if (!images.stein.equal_rms) return;
-  __syncthreads();
+  // The matrix is written again after the first barrier of this call, which every thread reaches with its copy made.
   sum_pairs<kWidth, false>(images.score + first, images.n, images.size, begin, end, matrix);
   for (int entry = threadIdx.x; entry < pairs; entry += blockDim.x) part[pairs + entry] = matrix[entry];
 }
@@ -324,7 +328,6 @@ DEVICE void gather(const Images<T, A>& images, int64_t image, A* distance, A* pr
     distance[entry] = d;
     product[entry] = p;
   }
-  __syncthreads();
   coefficients(distance, product, images.n, images.stein);
 }
 
@@ -364,7 +367,8 @@ void launch_shares(const Device& device, int64_t count, const Images<T, A>& imag
   if (images.by_coordinate()) {
     LAUNCH((move_shares<kWidth, T, A>), count * images.shares, threads, device, images);
   } else {
-    LAUNCH((move_particles<kHold, kWidth, T, A>), count * images.n, block_threads(images.size / kWidth), device, images);
+    LAUNCH((move_particles<kHold, kWidth, T, A>), count * images.n, block_threads(images.size / kWidth), device,
+           images);
   }
 }
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 # The cases, layouts and tolerances of all backends, and how the kernels are compiled.
-sys.path[:0] = [str(ROOT / "tests" / "ops"), str(ROOT / "csrc" / "cuda")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ops"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "csrc" / "cuda"))
 
 from cases import FUSED
 from on_gpu import OnGpu

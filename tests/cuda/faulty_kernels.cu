@@ -1,4 +1,4 @@
-// Kernels with one fault each, to show that the simulator finds it: run by name, they leave what went wrong in `message`.
+// Kernels with one fault each, to show that the simulator finds it.
 #include <cstdio>
 #include <string_view>
 
@@ -46,8 +46,10 @@ __global__ void too_much_shared_memory(float* out) {
 
 }  // namespace
 
-// Two blocks of 64 threads; `out` has room for 64 numbers.
-extern "C" __attribute__((visibility("default"))) void run_faulty(const char* name, float* out, char* message, size_t size) {
+// Runs the kernel of that name in two blocks of 64 threads; `out` has room for 64 numbers, and what went wrong is left in
+// `message`.
+extern "C" __attribute__((visibility("default"))) void run_faulty(const char* name, float* out, char* message,
+                                                                  size_t size) {
   const std::string_view wanted = name;
   message[0] = 0;
   const auto run = [&](std::string_view candidate, auto kernel) {

@@ -1,5 +1,5 @@
-// The allocator of simulated ops, which the build puts in the place of aoti_torch_empty_strided: an output lies inside a
-// larger buffer, all of it NaN, and what was written around it is found out afterwards.
+// The allocator of simulated ops, which the build puts in the place of aoti_torch_empty_strided: an output lies inside
+// a larger buffer, all of it NaN, and what was written around it is found out afterwards.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -32,8 +32,8 @@ AOTITorchError simulator_empty_strided(int64_t dim, const int64_t* sizes, const 
                                        int32_t device_type, int32_t device_index, AtenTensorHandle* result) {
   const int64_t item = static_cast<int64_t>(aoti_torch_dtype_element_size(dtype));
   int64_t count = 1;
-  for (int64_t d = 0; d < dim; ++d) count = sizes[d] == 0 ? 0 : count + (count > 0) * (sizes[d] - 1) * strides[d];
-  for (int64_t d = 0; d < dim; ++d) count = sizes[d] == 0 ? 0 : count;
+  for (int64_t d = 0; d < dim; ++d) count += (sizes[d] - 1) * strides[d];
+  if (std::find(sizes, sizes + dim, 0) != sizes + dim) count = 0;
   const int64_t margin = kMargin / item, total = 2 * margin + count, one = 1;
   AtenTensorHandle handle;
   const AOTITorchError error = aoti_torch_empty_strided(1, &total, &one, dtype, device_type, device_index, &handle);

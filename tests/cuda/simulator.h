@@ -1,9 +1,10 @@
 // Runs CUDA kernels on a CPU, block by block: csrc/cuda compiles against this header in place of the CUDA runtime.
 //
-// The threads of a block are fibers that run one at a time. Between two barriers one warp after the other goes as far as it
-// can, in random order, and so do the threads of a warp: the fastest warp is ahead of the slowest by all that the barriers
-// allow, and where one is missing, results are wrong. Blocks run in random order too. Shared memory is new for each block
-// and holds NaN. A barrier or a warp operation that not all of its threads reach ends the launch with an error.
+// The threads of a block are fibers that run one at a time. Between two barriers one warp after the other goes as far
+// as it can, in random order, and so do the threads of a warp: the fastest warp is ahead of the slowest by all that the
+// barriers allow, and where one is missing, results are wrong. Blocks run in random order too. Shared memory is new for
+// each block and holds NaN. A barrier or a warp operation that not all of its threads reach ends the launch with an
+// error.
 // FASTADV_SIMULATOR_SEED chooses the order.
 #pragma once
 
@@ -176,7 +177,7 @@ class Machine {
     }
   }
 
-  // No thread can run: either the block is done, or all of it is at the barrier and goes on, the warps in another order.
+  // No thread can run: either the block is done, or all of it is at the barrier and goes on, the warps in a new order.
   void open_barrier() {
     const auto count = [&](State state) {
       return std::count_if(fibers_.begin(), fibers_.end(), [&](const Fiber& f) { return f.state == state; });
