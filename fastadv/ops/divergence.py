@@ -174,8 +174,8 @@ def dkd_loss(
 ) -> Tensor:
     """Decoupled knowledge distillation: ``T^2 [alpha KL(b_T || b_S) + beta KL(o_T || o_S)]``.
 
-    b is the Bernoulli distribution of target against all other classes, o the softmax over the other classes alone, both
-    of logits / T. Computed from log-odds, so that saturated logits give finite and right values.
+    b is the Bernoulli distribution of target against all other classes, o the softmax over the other classes alone,
+    both of logits / T. Computed from log-odds, so that saturated logits give finite and right values.
 
     Args:
         student: logits [N, C], C of at least 2, float64, float32, bfloat16 or float16; differentiable.
@@ -192,8 +192,8 @@ def dkd_loss(
 
     Raises:
         TypeError: logits or weight are not floating-point tensors, target is not int64, a number is no number.
-        ValueError: shapes or devices differ, fewer than two classes, target is out of range, temperature is not positive,
-            weight requires grad, unknown reduction.
+        ValueError: shapes or devices differ, fewer than two classes, target is out of range, temperature is not
+            positive, weight requires grad, unknown reduction.
 
     Source: Zhao, Cui, Song, Qiu, Liang, "Decoupled knowledge distillation", CVPR 2022.
     """

@@ -58,8 +58,8 @@ def igdm_loss(
 ) -> Tensor:
     """Indirect gradient matching: ``KL(softmax(T(x+d) - T(x-d)) || softmax(S(x+d) - S(x-d)))``.
 
-    Where the networks are nearly linear along d, the differences of the logits are twice the derivatives along d, so that
-    matching them matches input gradients without differentiating twice.
+    Where the networks are nearly linear along d, the differences of the logits are twice the derivatives along d, so
+    that matching them matches input gradients without differentiating twice.
 
     Args:
         student_plus: the student's logits [N, C] at x + d, float64, float32, bfloat16 or float16; differentiable.

@@ -79,14 +79,14 @@ def js_distill_value_and_grad(
     """Loss [N] and its gradients by the student's and the teacher's logits, both [N, C]."""
     log_q, log_p = log_softmax(student, temperature), log_softmax(teacher, temperature)
     log_m = _log_mean(log_p, log_q)
-    loss, grads = 0, []
+    halves, grads = [], []
     for log_own in (log_q, log_p):
         own = log_own.exp()
         surprise = torch.where(own == 0, 0.0, log_own - log_m) / 2
         mean = (own * surprise).sum(1)
-        loss = loss + mean
+        halves.append(mean)
         grads.append(temperature * own * (surprise - mean[:, None]))
-    return temperature**2 * loss, grads[0], grads[1]
+    return temperature**2 * (halves[0] + halves[1]), grads[0], grads[1]
 
 
 def dkd_loss(
