@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from benchmarks.__main__ import largest_difference, run
 from benchmarks.cases import cases
 from benchmarks.measure import ratio
