@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -111,7 +112,8 @@ def _losses(generator: torch.Generator, batch: int, classes: int) -> list[Case]:
     target = torch.randint(classes, (batch,), generator=generator)
     logits = student.detach()
     size = f"{batch}x{classes}"
-    traffic = {
+    other = torch.randn(batch, classes, generator=generator)
+    traffic: dict[str, Any] = {
         "bytes": 4 * 5 * batch * classes,
         "formula": "4 bytes x (student, teacher, stored gradient written and read, gradient)",
         "atol": 1e-5,
@@ -131,6 +133,20 @@ def _losses(generator: torch.Generator, batch: int, classes: int) -> list[Case]:
             eager=opponents.kd_loss,
             arguments=(student, teacher, target, 4.0, 0.9),
             **traffic,
+        ),
+        Case(
+            name=f"dkd_loss {size} forward + backward",
+            fused=lambda: with_backward(fastadv.dkd_loss(student, teacher, target), student),
+            eager=opponents.dkd_loss,
+            arguments=(student, teacher, target, 4.0, 1.0, 8.0),
+            **traffic,
+        ),
+        Case(
+            name=f"igdm_loss {size} forward + backward",
+            fused=lambda: with_backward(fastadv.igdm_loss(student, other, teacher, other), student),
+            eager=opponents.igdm_loss,
+            arguments=(student, other, teacher, other),
+            **(traffic | {"bytes": traffic["bytes"] + 4 * 2 * batch * classes}),
         ),
         Case(
             name=f"loss_matching {size} forward + backward",

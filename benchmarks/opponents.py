@@ -57,6 +57,26 @@ def kd_loss(student: Tensor, teacher: Tensor, target: Tensor, temperature: float
     return (1 - alpha) * F.cross_entropy(student, target) + alpha * kl_distill(student, teacher, temperature)
 
 
+def dkd_loss(student: Tensor, teacher: Tensor, target: Tensor, temperature: float, alpha: float, beta: float) -> Tensor:
+    """Decoupled distillation as mdistiller writes it: masks, and a target pushed to -1000."""
+    hit = torch.zeros_like(student).scatter_(1, target.unsqueeze(1), 1).bool()
+
+    def binary(logits: Tensor) -> Tensor:
+        p = F.softmax(logits / temperature, dim=1)
+        return torch.cat(((p * hit).sum(1, keepdim=True), (p * ~hit).sum(1, keepdim=True)), dim=1)
+
+    of_target = F.kl_div(binary(student).log(), binary(teacher), reduction="sum")
+    log_q = F.log_softmax(student / temperature - 1000.0 * hit, dim=1)
+    others = F.kl_div(log_q, F.softmax(teacher / temperature - 1000.0 * hit, dim=1), reduction="sum")
+    return (alpha * of_target + beta * others) * temperature**2 / target.shape[0]
+
+
+def igdm_loss(student_plus: Tensor, student_minus: Tensor, teacher_plus: Tensor, teacher_minus: Tensor) -> Tensor:
+    """Indirect gradient matching as its released code writes it."""
+    log_q = F.log_softmax(student_plus - student_minus, dim=1)
+    return F.kl_div(log_q, F.softmax(teacher_plus - teacher_minus, dim=1), reduction="batchmean")
+
+
 def loss_matching(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
     """The mean squared gap of the two networks' cross-entropies, as the released TALD code writes it."""
     student_loss = F.cross_entropy(student, target, reduction="none")

@@ -3,8 +3,17 @@
 from fastadv.ops.attack_loss import attack_loss, attack_loss_value_and_grad
 from fastadv.ops.ball import project, random_start
 from fastadv.ops.dispatch import backends, use_backend
-from fastadv.ops.divergence import kd_loss, kd_loss_value_and_grad, kl_distill, kl_distill_value_and_grad
-from fastadv.ops.matching import loss_matching, loss_matching_value_and_grad
+from fastadv.ops.divergence import (
+    dkd_loss,
+    dkd_loss_value_and_grad,
+    js_distill,
+    js_distill_value_and_grad,
+    kd_loss,
+    kd_loss_value_and_grad,
+    kl_distill,
+    kl_distill_value_and_grad,
+)
+from fastadv.ops.matching import igdm_loss, igdm_loss_value_and_grad, loss_matching, loss_matching_value_and_grad
 from fastadv.ops.step import pgd_step, pgd_step_
 from fastadv.ops.svgd import svgd_step
 
@@ -12,6 +21,12 @@ __all__ = [
     "attack_loss",
     "attack_loss_value_and_grad",
     "backends",
+    "dkd_loss",
+    "dkd_loss_value_and_grad",
+    "igdm_loss",
+    "igdm_loss_value_and_grad",
+    "js_distill",
+    "js_distill_value_and_grad",
     "kd_loss",
     "kd_loss_value_and_grad",
     "kl_distill",

@@ -18,7 +18,6 @@ def attack_loss(
     scale: float,
     reduce: bool,
     grad: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Launcher of :func:`fastadv.attack_loss`."""
-    how = (weight, scale, reduce, grad, False)
-    return rows.logit_loss(_LOSSES[kind], logits, reference, target, 1.0, 1.0, *how)[:2]
+    return rows.logit_loss(_LOSSES[kind], logits, reference, target, 1.0, 1.0, weight, scale, reduce, grad, False)[:2]

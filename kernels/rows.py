@@ -1,10 +1,11 @@
 """Kernel skeleton of the losses on rows of logits [N, C]: value and gradients in one launch.
 
-Every loss here is made of the cross-entropies of student and teacher against a target and the divergence
-``KL(softmax(teacher / T) || softmax(student / T))``; :func:`_value` says how. A program takes one row, or several where
+Every loss here is made of the cross-entropies of student and teacher against a target and a divergence of
+softmax(teacher / T) and softmax(student / T): the Kullback-Leibler divergence, of all classes or of all but the target,
+or the Jensen-Shannon divergence; :func:`_value` says how. A program takes one row, or several where
 C is small. It reads each network's logits once and writes a gradient of 4 (float64: 8) bytes an element for each
 network that wants one, and the loss. Rows of up to 1024 (float64: 512) classes stay in registers; longer ones are read
-in blocks, again (from the cache) in each pass: online softmax, divergence with the student's gradient, the teacher's.
+in blocks, again (from the cache) in each of three passes: online softmax, divergence, gradients.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ KL = tl.constexpr(0)
 KD = tl.constexpr(1)
 LOSS_MATCHING = tl.constexpr(2)
 CROSS_ENTROPY = tl.constexpr(3)
+JS = tl.constexpr(4)
+DKD = tl.constexpr(5)
 
 # Elements of a program where rows are shorter.
 _TILE = 512
@@ -37,20 +40,27 @@ def logit_loss(
     weight: Tensor | None,
     scale: float,
     reduce: bool,
-    student_grad: bool,
-    teacher_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    *wanted: bool,
+    beta: float = 0.0,
+    minus: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
+) -> tuple[Tensor, ...]:
     """Loss [N], or summed [], and the gradients by student and teacher [N, C], empty where not wanted.
 
-    All are multiplied by ``scale * weight``, in the precision that sums are taken in. The sum over the batch is a
-    second, deterministic launch. Raises ValueError where a target on the CPU is no class.
+    With ``minus`` the logits are differences, student - minus[0] and teacher - minus[1]; then ``wanted``, and the
+    gradients, are by student, minus[0], teacher, minus[1]. All results are multiplied by ``scale * weight``, in the
+    precision that sums are taken in. The sum over the batch is a second, deterministic launch. Raises ValueError where
+    a target on the CPU is no class.
     """
     samples, classes = student.shape
     if target is not None:
         checks.target_values(target, classes)
     dtype = accumulator(student)
     value = student.new_empty(samples, dtype=dtype)
-    grads = [student.new_empty(student.shape if want else 0, dtype=dtype) for want in (student_grad, teacher_grad)]
+    grads = [student.new_empty(student.shape if want else 0, dtype=dtype) for want in wanted]
+    stored = [grad if want else None for grad, want in zip(grads, wanted, strict=True)]
+    by_student, by_student_minus, by_teacher, by_teacher_minus = (
+        stored if len(stored) == 4 else (stored[0], None, stored[1], None)
+    )
     if samples:
         columns = block(classes, student)
         rows = max(_TILE // columns, 1)
@@ -58,14 +68,19 @@ def logit_loss(
             logit_loss_rows,
             triton.cdiv(samples, rows),
             student,
+            minus[0],
             teacher,
+            minus[1],
             target,
             weight,
             value,
-            grads[0] if student_grad else None,
-            grads[1] if teacher_grad else None,
+            by_student,
+            by_student_minus,
+            by_teacher,
+            by_teacher_minus,
             temperature,
             alpha,
+            beta,
             scale,
             samples,
             classes,
@@ -78,20 +93,25 @@ def logit_loss(
     if reduce:
         # The mean of nothing, whose scale is NaN, is NaN.
         value = value.sum() if samples else value.new_full([], 0 * scale)
-    return value, grads[0], grads[1]
+    return value, *grads
 
 
 @triton.jit(do_not_specialize=["samples"])
 def logit_loss_rows(
     student_ptr,
+    student_minus_ptr,
     teacher_ptr,
+    teacher_minus_ptr,
     target_ptr,
     weight_ptr,
     value_ptr,
     student_grad_ptr,
+    student_minus_grad_ptr,
     teacher_grad_ptr,
+    teacher_minus_grad_ptr,
     temperature: tl.float64,
     alpha: tl.float64,
+    beta: tl.float64,
     scale: tl.float64,
     samples,
     classes,
@@ -100,39 +120,45 @@ def logit_loss_rows(
     BLOCK: tl.constexpr,
     HELD: tl.constexpr,
 ):
-    SOFT: tl.constexpr = (LOSS == KL) | (LOSS == KD)
+    SOFT: tl.constexpr = (LOSS == KL) | (LOSS == KD) | (LOSS == JS) | (LOSS == DKD)
+    HARD: tl.constexpr = (LOSS == KD) | (LOSS == LOSS_MATCHING) | (LOSS == CROSS_ENTROPY)
     TEACHER_HARD: tl.constexpr = LOSS == LOSS_MATCHING
+    STUDENT_GRAD: tl.constexpr = (student_grad_ptr is not None) | (student_minus_grad_ptr is not None)
+    TEACHER_GRAD: tl.constexpr = (teacher_grad_ptr is not None) | (teacher_minus_grad_ptr is not None)
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     present = row < samples
     base = row * classes
     zeros = widen(tl.zeros([ROWS], student_ptr.dtype.element_ty))
     T = scalar(temperature, zeros)
+    target = tl.zeros([ROWS], tl.int64)
+    if target_ptr is not None:
+        target = tl.load(target_ptr + row, present, other=0)
     if HELD:
-        held_s = _tile(student_ptr, base, present, 0, classes, BLOCK)
+        held_s = _logits(student_ptr, student_minus_ptr, base, present, 0, classes, BLOCK)
         if teacher_ptr is not None:
-            held_t = _tile(teacher_ptr, base, present, 0, classes, BLOCK)
+            held_t = _logits(teacher_ptr, teacher_minus_ptr, base, present, 0, classes, BLOCK)
 
     # Largest logit and sum of exponentials above it: of both at the temperature, and of both as they are.
     soft_s_top, soft_s_sum, soft_t_top, soft_t_sum = zeros - float("inf"), zeros, zeros - float("inf"), zeros
     hard_s_top, hard_s_sum, hard_t_top, hard_t_sum = zeros - float("inf"), zeros, zeros - float("inf"), zeros
     for start in range(0, classes, BLOCK):
-        s = held_s if HELD else _tile(student_ptr, base, present, start, classes, BLOCK)
-        if target_ptr is not None:
+        s = held_s if HELD else _logits(student_ptr, student_minus_ptr, base, present, start, classes, BLOCK)
+        if HARD:
             hard_s_top, hard_s_sum = _online_softmax(hard_s_top, hard_s_sum, s)
         if teacher_ptr is not None:
-            t = held_t if HELD else _tile(teacher_ptr, base, present, start, classes, BLOCK)
+            t = held_t if HELD else _logits(teacher_ptr, teacher_minus_ptr, base, present, start, classes, BLOCK)
             if SOFT:
-                soft_s_top, soft_s_sum = _online_softmax(soft_s_top, soft_s_sum, divide(s, T))
-                soft_t_top, soft_t_sum = _online_softmax(soft_t_top, soft_t_sum, divide(t, T))
+                soft_s = _soft(s, T, target, start, LOSS, BLOCK)
+                soft_t = _soft(t, T, target, start, LOSS, BLOCK)
+                soft_s_top, soft_s_sum = _online_softmax(soft_s_top, soft_s_sum, soft_s)
+                soft_t_top, soft_t_sum = _online_softmax(soft_t_top, soft_t_sum, soft_t)
             if TEACHER_HARD:
                 hard_t_top, hard_t_sum = _online_softmax(hard_t_top, hard_t_sum, t)
     soft_s_log, soft_t_log = tl.log(soft_s_sum), tl.log(soft_t_sum)
     hard_s_log, hard_t_log = tl.log(hard_s_sum), tl.log(hard_t_sum)
 
-    target = tl.zeros([ROWS], tl.int64)
     student_ce, teacher_ce = zeros, zeros
-    if target_ptr is not None:
-        target = tl.load(target_ptr + row, present, other=0)
+    if HARD:
         student_ce = _cross_entropy(student_ptr, base, present, target, classes, hard_s_top, hard_s_log)
         if TEACHER_HARD:
             teacher_ce = _cross_entropy(teacher_ptr, base, present, target, classes, hard_t_top, hard_t_log)
@@ -141,51 +167,116 @@ def logit_loss_rows(
         factor *= tl.load(weight_ptr + row, present, other=0).to(zeros.dtype)
     share, rest = scalar(alpha, zeros) + zeros, scalar(1 - alpha, zeros)
 
-    kl = zeros
+    # Of DKD: the divergence of target against the rest, and how it pulls at the odds of either network's target.
+    of_target, student_pull, teacher_pull = zeros, zeros, zeros
+    if LOSS == DKD:
+        student_odds = _odds(student_ptr, base, present, target, classes, T, soft_s_top, soft_s_log)
+        teacher_odds = _odds(teacher_ptr, base, present, target, classes, T, soft_t_top, soft_t_log)
+        p_hit, p_miss = tl.exp(_log_sigmoid(teacher_odds)), tl.exp(_log_sigmoid(-teacher_odds))
+        of_target = p_hit * (_log_sigmoid(teacher_odds) - _log_sigmoid(student_odds))
+        of_target += p_miss * (_log_sigmoid(-teacher_odds) - _log_sigmoid(-student_odds))
+        student_pull = share * (tl.exp(_log_sigmoid(student_odds)) - p_hit)
+        teacher_pull = share * p_hit * p_miss * (teacher_odds - student_odds)
+
     by_student, by_teacher, by_soft = _derivatives(student_ce, teacher_ce, share, rest, LOSS)
-    if SOFT or (student_grad_ptr is not None):
+    if LOSS == DKD:
+        by_soft = scalar(beta, zeros) + zeros
+
+    # The divergence; for JS in two halves, each the mean surprise of one network's distribution.
+    divergence, student_half, teacher_half = zeros, zeros, zeros
+    if SOFT:
         for start in range(0, classes, BLOCK):
-            column = start + tl.arange(0, BLOCK)
-            s = held_s if HELD else _tile(student_ptr, base, present, start, classes, BLOCK)
-            grad = tl.zeros_like(s)
-            if SOFT:
-                t = held_t if HELD else _tile(teacher_ptr, base, present, start, classes, BLOCK)
-                log_q = _log_softmax(divide(s, T), soft_s_top, soft_s_log)
-                log_p = _log_softmax(divide(t, T), soft_t_top, soft_t_log)
-                p = tl.exp(log_p)
-                kl += tl.sum(tl.where(p == 0, 0.0, p * (log_p - log_q)), 1)
-                grad += (by_soft * T)[:, None] * (tl.exp(log_q) - p)
-            if student_grad_ptr is not None:
-                if target_ptr is not None:
-                    q = tl.exp(_log_softmax(s, hard_s_top, hard_s_log))
-                    grad += by_student[:, None] * (q - (column[None, :] == target[:, None]).to(q.dtype))
-                _store(student_grad_ptr, base, present, column, classes, factor[:, None] * grad)
-    value = _value(student_ce, teacher_ce, kl, T, share, rest, LOSS)
+            s = held_s if HELD else _logits(student_ptr, student_minus_ptr, base, present, start, classes, BLOCK)
+            t = held_t if HELD else _logits(teacher_ptr, teacher_minus_ptr, base, present, start, classes, BLOCK)
+            log_q = _log_softmax(_soft(s, T, target, start, LOSS, BLOCK), soft_s_top, soft_s_log)
+            log_p = _log_softmax(_soft(t, T, target, start, LOSS, BLOCK), soft_t_top, soft_t_log)
+            if LOSS == JS:
+                student_half += tl.sum(_expected(log_q, _surprise(log_q, log_p)), 1)
+                teacher_half += tl.sum(_expected(log_p, _surprise(log_p, log_q)), 1)
+            else:
+                divergence += tl.sum(_expected(log_p, log_p - log_q), 1)
+        if LOSS == JS:
+            divergence = student_half + teacher_half
+    value = _value(student_ce, teacher_ce, divergence, of_target, T, share, rest, by_soft, LOSS)
     tl.store(value_ptr + row, factor * value, present)
 
-    if teacher_grad_ptr is not None:
+    if STUDENT_GRAD or TEACHER_GRAD:
         for start in range(0, classes, BLOCK):
             column = start + tl.arange(0, BLOCK)
-            t = held_t if HELD else _tile(teacher_ptr, base, present, start, classes, BLOCK)
+            hit = column[None, :] == target[:, None]
+            s = held_s if HELD else _logits(student_ptr, student_minus_ptr, base, present, start, classes, BLOCK)
+            student_grad, teacher_grad = tl.zeros_like(s), tl.zeros_like(s)
+            if teacher_ptr is not None:
+                t = held_t if HELD else _logits(teacher_ptr, teacher_minus_ptr, base, present, start, classes, BLOCK)
             if SOFT:
-                s = held_s if HELD else _tile(student_ptr, base, present, start, classes, BLOCK)
-                log_q = _log_softmax(divide(s, T), soft_s_top, soft_s_log)
-                log_p = _log_softmax(divide(t, T), soft_t_top, soft_t_log)
-                p = tl.exp(log_p)
-                grad = (by_soft * T)[:, None] * p * tl.where(p == 0, 0.0, log_p - log_q - kl[:, None])
-            else:
+                log_q = _log_softmax(_soft(s, T, target, start, LOSS, BLOCK), soft_s_top, soft_s_log)
+                log_p = _log_softmax(_soft(t, T, target, start, LOSS, BLOCK), soft_t_top, soft_t_log)
+                q, p = tl.exp(log_q), tl.exp(log_p)
+                if LOSS == JS:
+                    student_grad = _expected(log_q, _surprise(log_q, log_p) - student_half[:, None])
+                    teacher_grad = _expected(log_p, _surprise(log_p, log_q) - teacher_half[:, None])
+                else:
+                    student_grad = q - p
+                    teacher_grad = _expected(log_p, log_p - log_q - divergence[:, None])
+                student_grad *= (by_soft * T)[:, None]
+                teacher_grad *= (by_soft * T)[:, None]
+                if LOSS == DKD:
+                    # A logit moves the odds of the target: its own by 1, another's by minus its share of the others.
+                    student_grad += (T * student_pull)[:, None] * (hit.to(q.dtype) - q)
+                    teacher_grad += (T * teacher_pull)[:, None] * (hit.to(p.dtype) - p)
+            if HARD:
+                q = tl.exp(_log_softmax(s, hard_s_top, hard_s_log))
+                student_grad += by_student[:, None] * (q - hit.to(q.dtype))
+            if TEACHER_HARD:
                 p = tl.exp(_log_softmax(t, hard_t_top, hard_t_log))
-                grad = by_teacher[:, None] * (p - (column[None, :] == target[:, None]).to(p.dtype))
-            _store(teacher_grad_ptr, base, present, column, classes, factor[:, None] * grad)
+                teacher_grad += by_teacher[:, None] * (p - hit.to(p.dtype))
+            student_grad *= factor[:, None]
+            teacher_grad *= factor[:, None]
+            _store(student_grad_ptr, base, present, column, classes, student_grad)
+            _store(student_minus_grad_ptr, base, present, column, classes, -student_grad)
+            _store(teacher_grad_ptr, base, present, column, classes, teacher_grad)
+            _store(teacher_minus_grad_ptr, base, present, column, classes, -teacher_grad)
 
 
 @triton.jit
-def _value(student_ce, teacher_ce, kl, T, alpha, rest, LOSS: tl.constexpr):
+def _soft(logits, T, target, start, LOSS: tl.constexpr, BLOCK: tl.constexpr):
+    """Logits at the temperature; for DKD without the target's."""
+    scaled = divide(logits, T)
+    if LOSS == DKD:
+        column = start + tl.arange(0, BLOCK)
+        scaled = tl.where(column[None, :] == target[:, None], -float("inf"), scaled)
+    return scaled
+
+
+@triton.jit
+def _expected(log_p, x):
+    """What each class adds to the mean of ``x`` under p; nothing where p is 0, whatever x is."""
+    p = tl.exp(log_p)
+    return tl.where(p == 0, 0.0, p * x)
+
+
+@triton.jit
+def _surprise(log_p, log_q):
+    """Half of log(p / m) with m the mean of p and q, without overflow."""
+    gap = log_q - log_p
+    log_sum = tl.maximum(gap, 0.0) + tl.log(1 + tl.exp(-tl.abs(gap)))
+    return 0.5 * (0.6931471805599453 - log_sum)
+
+
+@triton.jit
+def _log_sigmoid(x):
+    return tl.minimum(x, 0.0) - tl.log(1 + tl.exp(-tl.abs(x)))
+
+
+@triton.jit
+def _value(student_ce, teacher_ce, divergence, of_target, T, alpha, rest, beta, LOSS: tl.constexpr):
     """The loss; ``rest`` is 1 - alpha."""
-    if LOSS == KL:
-        return T * T * kl
+    if LOSS == KL or LOSS == JS:  # noqa: SIM109 (a tuple is not a constant of Triton's)
+        return T * T * divergence
     elif LOSS == KD:
-        return rest * student_ce + alpha * T * T * kl
+        return rest * student_ce + alpha * T * T * divergence
+    elif LOSS == DKD:
+        return T * T * (alpha * of_target + beta * divergence)
     elif LOSS == LOSS_MATCHING:
         return (student_ce - teacher_ce) * (student_ce - teacher_ce)
     else:
@@ -208,16 +299,21 @@ def _derivatives(student_ce, teacher_ce, alpha, rest, LOSS: tl.constexpr):
 
 
 @triton.jit
-def _tile(ptr, base, present, start, classes, BLOCK: tl.constexpr):
-    """A block of logits of each row, -inf past the last class."""
+def _logits(ptr, minus_ptr, base, present, start, classes, BLOCK: tl.constexpr):
+    """A block of logits of each row, or of differences of logits; -inf past the last class."""
     column = start + tl.arange(0, BLOCK)
     mask = present[:, None] & (column < classes)[None, :]
-    return widen(tl.load(ptr + base[:, None] + column[None, :], mask, other=-float("inf")))
+    offset = base[:, None] + column[None, :]
+    logits = widen(tl.load(ptr + offset, mask, other=-float("inf")))
+    if minus_ptr is not None:
+        logits -= widen(tl.load(minus_ptr + offset, mask, other=0))
+    return logits
 
 
 @triton.jit
 def _store(ptr, base, present, column, classes, grad):
-    tl.store(ptr + base[:, None] + column[None, :], grad, present[:, None] & (column < classes)[None, :])
+    if ptr is not None:
+        tl.store(ptr + base[:, None] + column[None, :], grad, present[:, None] & (column < classes)[None, :])
 
 
 @triton.jit
@@ -240,3 +336,11 @@ def _cross_entropy(ptr, base, present, target, classes, top, log_total):
     valid = (target >= 0) & (target < classes)
     chosen = widen(tl.load(ptr + base + tl.where(valid, target, 0), present, other=0))
     return tl.where(valid, log_total - (chosen - top), float("nan"))
+
+
+@triton.jit
+def _odds(ptr, base, present, target, classes, T, top, log_total):
+    """Log-odds of the target against all other classes at the temperature; NaN where the target is no class."""
+    valid = (target >= 0) & (target < classes)
+    chosen = widen(tl.load(ptr + base + tl.where(valid, target, 0), present, other=0))
+    return tl.where(valid, divide(chosen, T) - top - log_total, float("nan"))

@@ -139,6 +139,35 @@ FASTADV_INLINE A cross_entropy(const A* x, int64_t classes, int64_t target, A* g
   return std::log(softmax.total) - (x[target] - softmax.largest);
 }
 
+// Log-odds of the target, and the softmax over the other classes alone into `out`, 0 at the target.
+template <class A>
+struct TargetAndOthers {
+  A odds;
+  A largest;
+  A log_total;
+
+  FASTADV_INLINE TargetAndOthers(const A* x, int64_t classes, int64_t target, A inverse_temperature, A* out) {
+    const A missing = -std::numeric_limits<A>::infinity();
+    largest = maximum<A>(classes, [&](int64_t c) FASTADV_LAMBDA { return c == target ? missing : x[c]; });
+    const A shift = largest;
+    const A total = sum<A>(classes, [&](int64_t c) FASTADV_LAMBDA {
+      const A e = c == target ? A(0) : exp_nonpositive((x[c] - shift) * inverse_temperature);
+      out[c] = e;
+      return e;
+    });
+    const A inverse_total = 1 / total;
+    for (int64_t c = 0; c < classes; ++c) out[c] *= inverse_total;
+    log_total = std::log(total);
+    odds = (x[target] - largest) * inverse_temperature - log_total;
+  }
+};
+
+// log(1 / (1 + exp(-x))) without overflow.
+template <class A>
+FASTADV_INLINE A log_sigmoid(A x) {
+  return (x < 0 ? x : A(0)) - std::log1p(std::exp(-absolute(x)));
+}
+
 // T^2 KL(softmax(t / T) || softmax(s / T)) of one row, with its gradients by s and t where they are wanted.
 template <class A>
 FASTADV_INLINE A distillation(const A* s, const A* t, int64_t classes, A temperature, A* s_grad, A* t_grad, A* buffer) {

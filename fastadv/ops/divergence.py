@@ -1,4 +1,4 @@
-"""Distillation losses between the softmax rows of a student and a teacher: kl_distill and kd_loss."""
+"""Distillation losses between the softmax rows of two networks: kl_distill, kd_loss, js_distill and dkd_loss."""
 
 from __future__ import annotations
 
@@ -114,6 +114,124 @@ def kd_loss_value_and_grad(
     return loss.pair(_kd_loss, student, teacher, arguments, teacher_grad)
 
 
+def js_distill(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float = 1.0,
+    weight: Tensor | None = None,
+    reduction: str = "batchmean",
+) -> Tensor:
+    """Jensen-Shannon divergence from raw logits: ``T^2 / 2 [KL(p || m) + KL(q || m)]``, ``m = (p + q) / 2``.
+
+    p and q are the softmax of teacher / T and student / T. It is symmetric and at most ``T^2 log 2``.
+
+    Args:
+        student: logits [N, C], float64, float32, bfloat16 or float16; differentiable.
+        teacher: logits [N, C]; differentiable where it requires grad.
+        temperature: T > 0.
+        weight: optional factors [N], one a sample; they multiply and do not renormalise.
+        reduction: "none" gives [N]; "sum"; "batchmean" is sum / N; "mean" is sum / (N C), as in ``F.kl_div``.
+
+    Returns:
+        The loss, float64 for float64 logits, else float32.
+
+    Raises:
+        TypeError: logits or weight are not floating-point tensors, temperature is no number.
+        ValueError: shapes or devices differ, temperature is not positive, weight requires grad, unknown reduction.
+
+    Source: Lin, "Divergence measures based on the Shannon entropy", 1991.
+    """
+    _check_pair(student, teacher)
+    scale, reduce = loss.reduction_scale(reduction, student, mean_over=student.shape[1])
+    temperature = checks.positive("temperature", temperature)
+    return loss.evaluate(_js_distill, (student, teacher), (temperature,), weight, scale, reduce)
+
+
+def js_distill_value_and_grad(
+    student: Tensor, teacher: Tensor, *, temperature: float = 1.0, teacher_grad: bool = False
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """:func:`js_distill` without autograd: ``(loss [N], gradient by student [N, C], gradient by teacher or None)``.
+
+    The gradients are those of the summed loss, float64 for float64 logits, else float32. The teacher's is None unless
+    ``teacher_grad``. Raises as :func:`js_distill`.
+    """
+    _check_pair(student, teacher)
+    arguments = (checks.positive("temperature", temperature),)
+    return loss.pair(_js_distill, student, teacher, arguments, teacher_grad)
+
+
+def dkd_loss(
+    student: Tensor,
+    teacher: Tensor,
+    target: Tensor,
+    *,
+    temperature: float = 4.0,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Decoupled knowledge distillation: ``T^2 [alpha KL(b_T || b_S) + beta KL(o_T || o_S)]``.
+
+    b is the Bernoulli distribution of target against all other classes, o the softmax over the other classes alone,
+    both of logits / T. Computed from log-odds, so that saturated logits give finite and right values.
+
+    Args:
+        student: logits [N, C], C of at least 2, float64, float32, bfloat16 or float16; differentiable.
+        teacher: logits [N, C]; differentiable where it requires grad.
+        target: classes [N], int64. On the CPU a value outside [0, C) is an error, on a device its loss is NaN.
+        temperature: T > 0.
+        alpha: weight of the target's part.
+        beta: weight of the other classes' part.
+        weight: optional factors [N], one a sample; they multiply and do not renormalise.
+        reduction: "none" gives [N]; "sum"; "mean" and "batchmean" are sum / N.
+
+    Returns:
+        The loss, float64 for float64 logits, else float32.
+
+    Raises:
+        TypeError: logits or weight are not floating-point tensors, target is not int64, a number is no number.
+        ValueError: shapes or devices differ, fewer than two classes, target is out of range, temperature is not
+            positive, weight requires grad, unknown reduction.
+
+    Source: Zhao, Cui, Song, Qiu, Liang, "Decoupled knowledge distillation", CVPR 2022.
+    """
+    arguments = _dkd_arguments(student, teacher, target, temperature, alpha, beta)
+    scale, reduce = loss.reduction_scale(reduction, student)
+    return loss.evaluate(_dkd_loss, (student, teacher), arguments, weight, scale, reduce)
+
+
+def dkd_loss_value_and_grad(
+    student: Tensor,
+    teacher: Tensor,
+    target: Tensor,
+    *,
+    temperature: float = 4.0,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    teacher_grad: bool = False,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """:func:`dkd_loss` without autograd: ``(loss [N], gradient by student [N, C], gradient by teacher or None)``.
+
+    The gradients are those of the summed loss, float64 for float64 logits, else float32. The teacher's is None unless
+    ``teacher_grad``. Raises as :func:`dkd_loss`.
+    """
+    arguments = _dkd_arguments(student, teacher, target, temperature, alpha, beta)
+    return loss.pair(_dkd_loss, student, teacher, arguments, teacher_grad)
+
+
+def _dkd_arguments(
+    student: Tensor, teacher: Tensor, target: Tensor, temperature: float, alpha: float, beta: float
+) -> tuple[Tensor, float, float, float]:
+    _check_pair(student, teacher)
+    if student.shape[1] < 2:
+        raise ValueError(f"student must have shape [N, C] with C of at least 2, got {list(student.shape)}")
+    checks.target(target, student)
+    numbers = checks.positive("temperature", temperature), checks.number("alpha", alpha), checks.number("beta", beta)
+    return target.contiguous(), *numbers
+
+
 def _check_pair(student: Tensor, teacher: Tensor) -> None:
     checks.logits("student", student)
     checks.floating("teacher", teacher)
@@ -131,6 +249,18 @@ def _kd_loss_reference(student, teacher, target, temperature, alpha, *how):
     return loss.finish(value, grads, *how)
 
 
+def _js_distill_reference(student, teacher, temperature, *how):
+    value, *grads = reference.js_distill_value_and_grad(student, teacher, temperature=temperature)
+    return loss.finish(value, grads, *how)
+
+
+def _dkd_loss_reference(student, teacher, target, temperature, alpha, beta, *how):
+    checks.target_values(target, student.shape[1])
+    weights = {"temperature": temperature, "alpha": alpha, "beta": beta}
+    value, *grads = reference.dkd_loss_value_and_grad(student, teacher, target, **weights)
+    return loss.finish(value, grads, *how)
+
+
 _kl_distill = define(
     "kl_distill",
     family="divergence",
@@ -142,4 +272,18 @@ _kd_loss = define(
     family="divergence",
     fake=lambda student, teacher, target, temperature, alpha, weight, scale, *how: loss.fake((student, teacher), *how),
     reference=_kd_loss_reference,
+)
+_js_distill = define(
+    "js_distill",
+    family="divergence",
+    fake=lambda student, teacher, temperature, weight, scale, *how: loss.fake((student, teacher), *how),
+    reference=_js_distill_reference,
+)
+_dkd_loss = define(
+    "dkd_loss",
+    family="divergence",
+    fake=lambda student, teacher, target, temperature, alpha, beta, weight, scale, *how: loss.fake(
+        (student, teacher), *how
+    ),
+    reference=_dkd_loss_reference,
 )

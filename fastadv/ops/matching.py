@@ -1,4 +1,4 @@
-"""Losses that match what student and teacher lose or respond, rather than what they predict: loss_matching."""
+"""Losses that match what student and teacher lose or respond, rather than predict: loss_matching and igdm_loss."""
 
 from __future__ import annotations
 
@@ -47,6 +47,73 @@ def loss_matching_value_and_grad(
     return loss.pair(_loss_matching, student, teacher, (target.contiguous(),), teacher_grad)
 
 
+def igdm_loss(
+    student_plus: Tensor,
+    student_minus: Tensor,
+    teacher_plus: Tensor,
+    teacher_minus: Tensor,
+    *,
+    weight: Tensor | None = None,
+    reduction: str = "batchmean",
+) -> Tensor:
+    """Indirect gradient matching: ``KL(softmax(T(x+d) - T(x-d)) || softmax(S(x+d) - S(x-d)))``.
+
+    Where the networks are nearly linear along d, the differences of the logits are twice the derivatives along d, so
+    that matching them matches input gradients without differentiating twice.
+
+    Args:
+        student_plus: the student's logits [N, C] at x + d, float64, float32, bfloat16 or float16; differentiable.
+        student_minus: the student's logits [N, C] at x - d; differentiable.
+        teacher_plus: the teacher's logits [N, C] at x + d; differentiable where it requires grad.
+        teacher_minus: the teacher's logits [N, C] at x - d; differentiable where it requires grad.
+        weight: optional factors [N], one a sample; they multiply and do not renormalise.
+        reduction: "none" gives [N]; "sum"; "mean" and "batchmean" are sum / N.
+
+    Returns:
+        The loss, float64 for float64 logits, else float32.
+
+    Raises:
+        TypeError: logits or weight are not floating-point tensors.
+        ValueError: shapes or devices differ, weight requires grad, unknown reduction.
+
+    Source: Lee, Cho, Kim, "Indirect gradient matching for adversarial robust distillation", ICLR 2025.
+    """
+    inputs = _check_responses(student_plus, student_minus, teacher_plus, teacher_minus)
+    scale, reduce = loss.reduction_scale(reduction, student_plus)
+    return loss.evaluate(_igdm_loss, inputs, (), weight, scale, reduce)
+
+
+def igdm_loss_value_and_grad(
+    student_plus: Tensor,
+    student_minus: Tensor,
+    teacher_plus: Tensor,
+    teacher_minus: Tensor,
+    *,
+    teacher_grad: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """:func:`igdm_loss` without autograd: ``(loss [N], and the gradients [N, C] by each of the four logits)``.
+
+    The gradients are those of the summed loss, float64 for float64 logits, else float32. The teacher's are None unless
+    ``teacher_grad``. Raises as :func:`igdm_loss`.
+    """
+    inputs = _check_responses(student_plus, student_minus, teacher_plus, teacher_minus)
+    wanted = (True, True, teacher_grad, teacher_grad)
+    value, by_plus, by_minus, *by_teacher = loss.value_and_grad(_igdm_loss, inputs, (), wanted)
+    plus, minus = by_teacher if teacher_grad else (None, None)
+    return value, by_plus, by_minus, plus, minus
+
+
+def _check_responses(
+    student_plus: Tensor, student_minus: Tensor, teacher_plus: Tensor, teacher_minus: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    checks.logits("student_plus", student_plus)
+    others = {"student_minus": student_minus, "teacher_plus": teacher_plus, "teacher_minus": teacher_minus}
+    for name, logits in others.items():
+        checks.floating(name, logits)
+        checks.same(name, logits, "student_plus", student_plus)
+    return student_plus, student_minus, teacher_plus, teacher_minus
+
+
 def _check(student: Tensor, teacher: Tensor, target: Tensor) -> None:
     checks.logits("student", student)
     checks.floating("teacher", teacher)
@@ -60,9 +127,21 @@ def _loss_matching_reference(student, teacher, target, *how):
     return loss.finish(value, grads, *how)
 
 
+def _igdm_loss_reference(student_plus, student_minus, teacher_plus, teacher_minus, *how):
+    responses = (student_plus, student_minus, teacher_plus, teacher_minus)
+    value, *grads = reference.igdm_loss_value_and_grad(*responses)
+    return loss.finish(value, grads, *how)
+
+
 _loss_matching = define(
     "loss_matching",
     family="matching",
     fake=lambda student, teacher, target, weight, scale, *how: loss.fake((student, teacher), *how),
     reference=_loss_matching_reference,
+)
+_igdm_loss = define(
+    "igdm_loss",
+    family="matching",
+    fake=lambda a, b, c, d, weight, scale, *how: loss.fake((a, b, c, d), *how),
+    reference=_igdm_loss_reference,
 )

@@ -34,11 +34,24 @@ SCHEMAS = {
         f"(Tensor student, Tensor teacher, Tensor target, float temperature, float alpha, {_LOSS},"
         " bool student_grad, bool teacher_grad) -> (Tensor, Tensor, Tensor)"
     ),
+    "js_distill": (
+        f"(Tensor student, Tensor teacher, float temperature, {_LOSS}, bool student_grad, bool teacher_grad)"
+        " -> (Tensor, Tensor, Tensor)"
+    ),
+    "dkd_loss": (
+        f"(Tensor student, Tensor teacher, Tensor target, float temperature, float alpha, float beta, {_LOSS},"
+        " bool student_grad, bool teacher_grad) -> (Tensor, Tensor, Tensor)"
+    ),
+    "igdm_loss": (
+        f"(Tensor student_plus, Tensor student_minus, Tensor teacher_plus, Tensor teacher_minus, {_LOSS},"
+        " bool student_plus_grad, bool student_minus_grad, bool teacher_plus_grad, bool teacher_minus_grad)"
+        " -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    ),
     "loss_matching": (
         f"(Tensor student, Tensor teacher, Tensor target, {_LOSS}, bool student_grad, bool teacher_grad)"
         " -> (Tensor, Tensor, Tensor)"
     ),
-    # kind: 0 cross-entropy against target, 1 KL divergence from reference.
+    # kind: 0 cross-entropy against target, 1 KL divergence from reference, 2 DLR, 3 CW.
     "attack_loss": (
         f"(Tensor logits, Tensor? target, Tensor? reference, int kind, {_LOSS}, bool grad) -> (Tensor, Tensor)"
     ),

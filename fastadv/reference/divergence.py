@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
+from torch.nn.functional import logsigmoid, one_hot
 
 from fastadv.reference._common import accumulate, reduce
 
@@ -54,6 +56,100 @@ def kd_loss_value_and_grad(
     hard, hard_grad = cross_entropy_value_and_grad(student, target)
     soft, soft_grad, teacher_grad = kl_distill_value_and_grad(student, teacher, temperature=temperature)
     return (1 - alpha) * hard + alpha * soft, (1 - alpha) * hard_grad + alpha * soft_grad, alpha * teacher_grad
+
+
+def js_distill(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float = 1.0,
+    weight: Tensor | None = None,
+    reduction: str = "batchmean",
+) -> Tensor:
+    """See :func:`fastadv.js_distill`."""
+    log_q, log_p = log_softmax(student, temperature), log_softmax(teacher, temperature)
+    log_m = _log_mean(log_p, log_q)
+    loss = temperature**2 * (divergence(log_p, log_m) + divergence(log_q, log_m)) / 2
+    return reduce(loss, weight, reduction, mean_over=student.shape[1])
+
+
+def js_distill_value_and_grad(
+    student: Tensor, teacher: Tensor, *, temperature: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss [N] and its gradients by the student's and the teacher's logits, both [N, C]."""
+    log_q, log_p = log_softmax(student, temperature), log_softmax(teacher, temperature)
+    log_m = _log_mean(log_p, log_q)
+    halves, grads = [], []
+    for log_own in (log_q, log_p):
+        own = log_own.exp()
+        surprise = torch.where(own == 0, 0.0, log_own - log_m) / 2
+        mean = (own * surprise).sum(1)
+        halves.append(mean)
+        grads.append(temperature * own * (surprise - mean[:, None]))
+    return temperature**2 * (halves[0] + halves[1]), grads[0], grads[1]
+
+
+def dkd_loss(
+    student: Tensor,
+    teacher: Tensor,
+    target: Tensor,
+    *,
+    temperature: float = 4.0,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """See :func:`fastadv.dkd_loss`."""
+    valid, index = _classes(student, target)
+    student_odds, log_q = _target_and_others(student, index, temperature)
+    teacher_odds, log_p = _target_and_others(teacher, index, temperature)
+    of_target = _binary_divergence(teacher_odds, student_odds)
+    loss = temperature**2 * (alpha * of_target + beta * divergence(log_p, log_q))
+    return reduce(torch.where(valid, loss, torch.nan), weight, reduction)
+
+
+def dkd_loss_value_and_grad(
+    student: Tensor, teacher: Tensor, target: Tensor, *, temperature: float = 4.0, alpha: float = 1.0, beta: float = 8.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss [N] and its gradients by the student's and the teacher's logits, both [N, C]."""
+    valid, index = _classes(student, target)
+    student_odds, log_q = _target_and_others(student, index, temperature)
+    teacher_odds, log_p = _target_and_others(teacher, index, temperature)
+    hit = one_hot(index, student.shape[1])
+    q, p = log_q.exp() - hit, log_p.exp() - hit
+    others = divergence(log_p, log_q)
+    loss = temperature**2 * (alpha * _binary_divergence(teacher_odds, student_odds) + beta * others)
+    # A logit moves the odds of the target: its own by 1, another's by minus its share among the others.
+    student_pull = alpha * (student_odds.sigmoid() - teacher_odds.sigmoid())
+    teacher_pull = alpha * teacher_odds.sigmoid() * (-teacher_odds).sigmoid() * (teacher_odds - student_odds)
+    surprise = torch.where(p == 0, 0.0, log_p - log_q - others[:, None])
+    student_grad = temperature * (student_pull[:, None] * (hit - q) + beta * (q - p))
+    teacher_grad = temperature * (teacher_pull[:, None] * (hit - p) + beta * p * surprise)
+    bad = ~valid[:, None]
+    return (
+        torch.where(valid, loss, torch.nan),
+        student_grad.masked_fill(bad, torch.nan),
+        teacher_grad.masked_fill(bad, torch.nan),
+    )
+
+
+def _log_mean(log_p: Tensor, log_q: Tensor) -> Tensor:
+    return torch.logaddexp(log_p, log_q) - math.log(2)
+
+
+def _target_and_others(logits: Tensor, index: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-odds of the target class [N], and the log-softmax of the other classes [N, C], 0 at the target."""
+    scaled = accumulate(logits) / temperature
+    hit = one_hot(index, logits.shape[1]).bool()
+    total = scaled.masked_fill(hit, -math.inf).logsumexp(1)
+    return scaled.gather(1, index[:, None]).squeeze(1) - total, (scaled - total[:, None]).masked_fill(hit, 0)
+
+
+def _binary_divergence(p_odds: Tensor, q_odds: Tensor) -> Tensor:
+    """KL between two Bernoulli distributions, by their log-odds."""
+    hit = p_odds.sigmoid() * (logsigmoid(p_odds) - logsigmoid(q_odds))
+    return hit + (-p_odds).sigmoid() * (logsigmoid(-p_odds) - logsigmoid(-q_odds))
 
 
 def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastadv.reference._common import reduce
-from fastadv.reference.divergence import cross_entropy, cross_entropy_value_and_grad
+from fastadv.reference._common import accumulate, reduce
+from fastadv.reference.divergence import (
+    cross_entropy,
+    cross_entropy_value_and_grad,
+    kl_distill,
+    kl_distill_value_and_grad,
+)
 
 
 def loss_matching(
@@ -22,3 +27,33 @@ def loss_matching_value_and_grad(student: Tensor, teacher: Tensor, target: Tenso
     teacher_loss, teacher_grad = cross_entropy_value_and_grad(teacher, target)
     gap = student_loss - teacher_loss
     return gap.square(), 2 * gap[:, None] * student_grad, -2 * gap[:, None] * teacher_grad
+
+
+def igdm_loss(
+    student_plus: Tensor,
+    student_minus: Tensor,
+    teacher_plus: Tensor,
+    teacher_minus: Tensor,
+    *,
+    weight: Tensor | None = None,
+    reduction: str = "batchmean",
+) -> Tensor:
+    """See :func:`fastadv.igdm_loss`."""
+    student, teacher = _responses(student_plus, student_minus, teacher_plus, teacher_minus)
+    return reduce(kl_distill(student, teacher, reduction="none"), weight, reduction)
+
+
+def igdm_loss_value_and_grad(
+    student_plus: Tensor, student_minus: Tensor, teacher_plus: Tensor, teacher_minus: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Loss [N] and its gradients by each of the four logits, all [N, C]."""
+    student, teacher = _responses(student_plus, student_minus, teacher_plus, teacher_minus)
+    loss, student_grad, teacher_grad = kl_distill_value_and_grad(student, teacher)
+    return loss, student_grad, -student_grad, teacher_grad, -teacher_grad
+
+
+def _responses(
+    student_plus: Tensor, student_minus: Tensor, teacher_plus: Tensor, teacher_minus: Tensor
+) -> tuple[Tensor, Tensor]:
+    student = accumulate(student_plus) - accumulate(student_minus)
+    return student, accumulate(teacher_plus) - accumulate(teacher_minus)

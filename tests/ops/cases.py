@@ -102,6 +102,7 @@ SIZES: dict[str, tuple[Size, ...]] = {
     "images": ((3, 3, 5, 7), (1, 3, 5, 7), (0, 3, 4, 4), (2, 1, 1, 1), (2, 5), (1, 4, 2, 3, 3), (2, 3, 37, 41)),
     "particles": ((2, 4, 2, 3, 3), (3, 1, 2, 3, 3), (1, 2, 7), (0, 4, 3, 2, 2), (1, 7, 3, 5, 5), (1, 2, 1, 33, 41)),
     "logits": ((5, 7), (1, 2), (0, 10), (7, 100), (3, 1271), (2, 32000), (4, 1)),
+    "odds": ((5, 7), (1, 2), (0, 10), (7, 100), (3, 1271), (2, 32000)),
 }
 
 FUSED = SimpleNamespace(scale_grad=scale_grad, **{name: getattr(fastadv, name) for name in fastadv.__all__})
@@ -113,7 +114,10 @@ ORACLE = SimpleNamespace(
     svgd_step=svgd.svgd_step,
     kl_distill=divergence.kl_distill,
     kd_loss=divergence.kd_loss,
+    js_distill=divergence.js_distill,
+    dkd_loss=divergence.dkd_loss,
     loss_matching=matching.loss_matching,
+    igdm_loss=matching.igdm_loss,
     attack_loss=attack_loss.attack_loss,
     scale_grad=lambda grad, factor, dtype: grad * (factor[:, None] if factor.dim() else factor),
 )
@@ -159,6 +163,10 @@ def _labelled(draw: Draw, size: Size) -> Tensors:
     return _networks(draw, size) | {"y": draw.classes(*size)}
 
 
+def _responding(draw: Draw, size: Size) -> Tensors:
+    return _networks(draw, size) | {"s-": draw.normal(size), "t-": draw.normal(size)}
+
+
 def _weighted(make: Callable[[Draw, Size], Tensors]) -> Callable[[Draw, Size], Tensors]:
     return lambda draw, size: make(draw, size) | {"w": draw.positive(size[0], 3.0)}
 
@@ -192,8 +200,10 @@ def _stein(name: str, keywords: dict[str, Any], make: Any = _particles) -> Case:
     return Case(name, "svgd_step", "svgd", "particles", make, call, phi=phi if signed else None)
 
 
-def _loss(name: str, op: str, make: Any, call: Any, differentiable: tuple[str, ...] = ("s", "t")) -> Case:
-    return Case(name, op, "loss", "logits", make, call, differentiable)
+def _loss(
+    name: str, op: str, make: Any, call: Any, differentiable: tuple[str, ...] = ("s", "t"), sizes: str = "logits"
+) -> Case:
+    return Case(name, op, "loss", sizes, make, call, differentiable)
 
 
 _LINF = {"eps": 8 / 255}
@@ -320,6 +330,28 @@ CASES = (
         "kd_loss",
         _weighted(_labelled),
         lambda f, t: f.kd_loss(t["s"], t["t"], t["y"], temperature=1.5, alpha=0.3, weight=t["w"], reduction="none"),
+    ),
+    _loss("js_distill", "js_distill", _networks, lambda f, t: f.js_distill(t["s"], t["t"], temperature=3.0)),
+    _loss(
+        "js_distill-mean",
+        "js_distill",
+        _weighted(_networks),
+        lambda f, t: f.js_distill(t["s"], t["t"], weight=t["w"], reduction="mean"),
+    ),
+    _loss("dkd_loss", "dkd_loss", _labelled, lambda f, t: f.dkd_loss(t["s"], t["t"], t["y"]), sizes="odds"),
+    _loss(
+        "dkd_loss-none",
+        "dkd_loss",
+        _weighted(_labelled),
+        lambda f, t: f.dkd_loss(t["s"], t["t"], t["y"], alpha=2.0, beta=0.5, weight=t["w"], reduction="none"),
+        sizes="odds",
+    ),
+    _loss(
+        "igdm_loss",
+        "igdm_loss",
+        _weighted(_responding),
+        lambda f, t: f.igdm_loss(t["s"], t["s-"], t["t"], t["t-"], weight=t["w"]),
+        ("s", "s-", "t", "t-"),
     ),
     _loss("loss_matching", "loss_matching", _labelled, lambda f, t: f.loss_matching(t["s"], t["t"], t["y"])),
     _loss(

@@ -123,8 +123,8 @@ REDUCING = [case for case in CASES if case.sizes == "logits"]
 
 @pytest.mark.parametrize("case", REDUCING, ids=str)
 def test_losses_do_not_depend_on_the_number_of_threads(case, backend):
-    if backend == "triton":
-        pytest.skip("Triton's interpreter runs its programs in one thread")
+    if backend != "cpu":
+        pytest.skip("the reference is made of PyTorch's ops, Triton's interpreter runs its programs in one thread")
     tensors = case.make(Draw(torch.float32), (300, 500))
     results = []
     before = torch.get_num_threads()

@@ -46,6 +46,10 @@ def kd(student: Any = S, teacher: Any = T, target: Any = Y, **how: Any) -> Any:
     return fastadv.kd_loss(student, teacher, target, **how)
 
 
+def dkd(student: Any = S, teacher: Any = T, target: Any = Y, **how: Any) -> Any:
+    return fastadv.dkd_loss(student, teacher, target, **how)
+
+
 def matching(student: Any = S, teacher: Any = T, target: Any = Y, **how: Any) -> Any:
     return fastadv.loss_matching(student, teacher, target, **how)
 
@@ -58,6 +62,11 @@ Bad = tuple[str, Callable[[], Any], type[Exception], str]
 
 # What is refused, the call, the exception, and what its message says.
 BAD: list[Bad] = [
+    ("dkd of one class", lambda: fastadv.dkd_loss(S[:, :1], T[:, :1], Y), ValueError, "C of at least 2"),
+    ("dkd beta nan", lambda: fastadv.dkd_loss(S, T, Y, beta=NAN), ValueError, "beta must be a number, got nan"),
+    ("igdm batch", lambda: fastadv.igdm_loss(S, S[:1], T, T), ValueError, "student_minus must have the shape of"),
+    ("igdm integers", lambda: fastadv.igdm_loss(S, S, T, T.int()), TypeError, "teacher_minus must be float64"),
+    ("js temperature", lambda: fastadv.js_distill(S, T, temperature=0.0), ValueError, "temperature must be positive"),
     ("x is no tensor", lambda: project([1.0]), TypeError, "x must be a tensor, got list"),
     ("x of integers", lambda: project(X.int()), TypeError, "x must be float64, .* got torch.int32"),
     ("x0 of integers", lambda: project(X, X0.long()), TypeError, "x0 must be float64, .* got torch.int64"),
@@ -180,7 +189,7 @@ def test_bad_calls(call, error, message):
         call()
 
 
-@pytest.mark.parametrize("loss", [kd, matching, attack])
+@pytest.mark.parametrize("loss", [kd, dkd, matching, attack])
 class TestTarget:
     """Losses of a target refuse what is no class, on every backend: a wrong one would be read out of bounds."""
 
@@ -212,6 +221,9 @@ class TestTarget:
 VALUE_AND_GRAD = {
     "kl_distill": (fastadv.kl_distill_value_and_grad, (S, T)),
     "kd_loss": (fastadv.kd_loss_value_and_grad, (S, T, Y)),
+    "js_distill": (fastadv.js_distill_value_and_grad, (S, T)),
+    "dkd_loss": (fastadv.dkd_loss_value_and_grad, (S, T, Y)),
+    "igdm_loss": (fastadv.igdm_loss_value_and_grad, (S, S, T, T)),
     "loss_matching": (fastadv.loss_matching_value_and_grad, (S, T, Y)),
     "attack_loss": (fastadv.attack_loss_value_and_grad, (S, Y)),
 }

@@ -25,11 +25,17 @@ def pair(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
 BETWEEN = {
     "kl_distill": lambda s, t, **how: fastadv.kl_distill(s, t, temperature=2.5, **how),
     "kd_loss": lambda s, t, **how: fastadv.kd_loss(s, t, TARGET, temperature=2.5, alpha=0.6, **how),
+    "js_distill": lambda s, t, **how: fastadv.js_distill(s, t, temperature=2.5, **how),
+    "dkd_loss": lambda s, t, **how: fastadv.dkd_loss(s, t, TARGET, temperature=2.5, alpha=0.6, beta=3.0, **how),
     "loss_matching": lambda s, t, **how: fastadv.loss_matching(s, t, TARGET, **how),
 }
 WITHOUT_AUTOGRAD = {
     "kl_distill": lambda s, t, **how: fastadv.kl_distill_value_and_grad(s, t, temperature=2.5, **how),
     "kd_loss": lambda s, t, **how: fastadv.kd_loss_value_and_grad(s, t, TARGET, temperature=2.5, alpha=0.6, **how),
+    "js_distill": lambda s, t, **how: fastadv.js_distill_value_and_grad(s, t, temperature=2.5, **how),
+    "dkd_loss": lambda s, t, **how: fastadv.dkd_loss_value_and_grad(
+        s, t, TARGET, temperature=2.5, alpha=0.6, beta=3.0, **how
+    ),
     "loss_matching": lambda s, t, **how: fastadv.loss_matching_value_and_grad(s, t, TARGET, **how),
 }
 ATTACKS = {
@@ -49,6 +55,20 @@ def test_gradcheck_by_student_and_teacher(name, reduction, weighted, backend):
     assert torch.autograd.gradcheck(
         lambda s, t: BETWEEN[name](s, t, reduction=reduction, weight=weight), pair(), fast_mode=fast
     )
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_gradcheck_of_igdm_loss(reduction, backend):
+    responses = (*pair(), *(2 * x.detach().flip(0) for x in pair()))
+    responses = tuple(x.detach().requires_grad_() for x in responses)
+    fast = backend == "triton"
+    assert torch.autograd.gradcheck(lambda *x: fastadv.igdm_loss(*x, reduction=reduction), responses, fast_mode=fast)
+    value, *by_each = fastadv.igdm_loss_value_and_grad(*responses, teacher_grad=True)
+    loss = fastadv.igdm_loss(*responses, reduction="none")
+    torch.testing.assert_close(value, loss.detach())
+    for one, other in zip(by_each, torch.autograd.grad(loss.sum(), responses), strict=True):
+        torch.testing.assert_close(one, other)
+    assert fastadv.igdm_loss_value_and_grad(*responses)[3:] == (None, None)
 
 
 @pytest.mark.parametrize("how", ATTACKS.values(), ids=ATTACKS)

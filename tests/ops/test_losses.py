@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import fastadv
+from fastadv.reference import divergence as reference
 
 
 def logits(dtype: torch.dtype = torch.float32, samples: int = 6, classes: int = 11) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,6 +56,52 @@ def test_kd_loss_is_cross_entropy_and_kl_div(backend):
     close(fastadv.kd_loss(s, t, y), (0.1 * ce_rows(s64, y) + 0.9 * kl_rows(s64, t64, 4.0)).mean())
 
 
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_js_distill_is_the_mean_of_two_divergences(temperature, backend):
+    s, t, _ = logits()
+    q, p = (F.softmax(x / temperature, 1) for x in wide(s, t))
+    middle = ((p + q) / 2).log()
+    halves = [F.kl_div(middle, x, reduction="none").sum(1) / 2 for x in (p, q)]
+    close(fastadv.js_distill(s, t, temperature=temperature, reduction="none"), temperature**2 * sum(halves))
+    close(fastadv.js_distill(t, s, temperature=temperature, reduction="none"), temperature**2 * sum(halves))
+
+
+def test_dkd_loss_is_the_two_decoupled_divergences(backend):
+    s, t, y = logits()
+    hit = F.one_hot(y, s.shape[1]).bool()
+    parts = []
+    for x in wide(s, t):
+        p = F.softmax(x / 4, 1)
+        binary = torch.stack((p[hit], 1 - p[hit]), 1)
+        parts.append((binary, F.softmax(x.masked_fill(hit, -torch.inf) / 4, 1)))
+    (student, student_others), (teacher, teacher_others) = parts
+    of_target = (teacher * (teacher / student).log()).sum(1)
+    others = torch.where(hit, 0, teacher_others * (teacher_others / student_others).log()).sum(1)
+    expected = 16 * (0.7 * of_target + 3.0 * others)
+    close(fastadv.dkd_loss(s, t, y, alpha=0.7, beta=3.0, reduction="none"), expected)
+    close(fastadv.dkd_loss(s, t, y, alpha=0.7, beta=3.0), expected.mean())
+
+
+def test_dkd_loss_of_saturated_logits_is_finite_and_right(backend):
+    s = torch.tensor([[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0]], requires_grad=True)
+    y = torch.tensor([0, 0])
+    loss = fastadv.dkd_loss(s, -s.detach(), y, reduction="none")
+    # In float64 and through log-odds nothing overflows; the published formula takes the logarithm of zero here.
+    oracle = reference.dkd_loss(s.detach().double(), -s.detach().double(), y, reduction="none")
+    close(loss, oracle)
+    (grad,) = torch.autograd.grad(loss.sum(), s)
+    assert grad.isfinite().all()
+    assert grad.abs().sum() > 1
+
+
+def test_igdm_loss_is_the_divergence_of_differences(backend):
+    s, t, _ = logits()
+    s_minus, t_minus = s.flip(0), t.flip(1)
+    expected = kl_rows(s.double() - s_minus.double(), t.double() - t_minus.double(), 1.0)
+    close(fastadv.igdm_loss(s, s_minus, t, t_minus, reduction="none"), expected)
+    close(fastadv.igdm_loss(s, s_minus, t, t_minus), expected.mean())
+
+
 def test_loss_matching_is_the_squared_gap(backend):
     s, t, y = logits()
     s64, t64 = wide(s, t)
@@ -75,8 +122,15 @@ def test_attack_loss_is_what_it_says(backend):
 LOSSES = {
     "kl_distill": lambda s, t, y, **how: fastadv.kl_distill(s, t, **how),
     "kd_loss": lambda s, t, y, **how: fastadv.kd_loss(s, t, y, **how),
+    "js_distill": lambda s, t, y, **how: fastadv.js_distill(s, t, temperature=2.0, **how),
+    "dkd_loss": lambda s, t, y, **how: fastadv.dkd_loss(s, t, y, **how),
+    "igdm_loss": lambda s, t, y, **how: fastadv.igdm_loss(s, s.flip(0), t, t.flip(1), **how),
     "loss_matching": lambda s, t, y, **how: fastadv.loss_matching(s, t, y, **how),
 }
+
+
+# Their "mean" is over samples and classes, as in torch.nn.functional.kl_div.
+PER_CLASS = ("kl_distill", "js_distill")
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -86,7 +140,7 @@ def test_reductions(name, backend):
     assert each.shape == (6,)
     close(LOSSES[name](s, t, y, reduction="sum"), each.sum())
     close(LOSSES[name](s, t, y, reduction="batchmean"), each.sum() / 6)
-    mean_over = 6 * 11 if name == "kl_distill" else 6
+    mean_over = 6 * 11 if name in PER_CLASS else 6
     close(LOSSES[name](s, t, y, reduction="mean"), each.sum() / mean_over)
 
 
@@ -97,7 +151,7 @@ def test_weight_multiplies_and_does_not_renormalise(name, backend):
     each = LOSSES[name](s, t, y, reduction="none")
     close(LOSSES[name](s, t, y, reduction="none", weight=weight), each * weight)
     for reduction in ("sum", "batchmean", "mean"):
-        count = {"sum": 1, "batchmean": 6, "mean": 66 if name == "kl_distill" else 6}[reduction]
+        count = {"sum": 1, "batchmean": 6, "mean": 66 if name in PER_CLASS else 6}[reduction]
         close(LOSSES[name](s, t, y, reduction=reduction, weight=weight), (each * weight).sum() / count)
 
 
