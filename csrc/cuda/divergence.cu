@@ -1,4 +1,4 @@
-// kl_distill and kd_loss. Kernels and cost: rows.h.
+// kl_distill, kd_loss, js_distill and dkd_loss. Kernels and cost: rows.h.
 #include "rows.h"
 
 namespace fastadv {
@@ -50,6 +50,152 @@ struct KdLoss {
   }
 };
 
+struct JsDistill {
+  double temperature;
+
+  // Both networks alike: the log of the share of either in the mean of the two.
+  template <class A>
+  struct State {
+    A temperature;
+    A inverse;
+    Softmax<A> softmax[2];
+    A log_total[2];
+    A mean[2];
+
+    DEVICE A value() const { return temperature * temperature * (mean[0] + mean[1]); }
+    DEVICE void gradient(int64_t, const A (&x)[2], A (&g)[2]) const {
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        const A p = probability(k, x[k]);
+        g[k] = p == 0 ? A(0) : temperature * p * (surprise(k, x[k], x[1 - k]) - mean[k]);
+      }
+    }
+
+    DEVICE A probability(int k, A x) const {
+      return std::exp((x - softmax[k].largest) * inverse) / softmax[k].total;
+    }
+
+    // log(own / mean) / 2, where log(own / mean) = log 2 - log(1 + other / own); the larger of the two stays out of exp.
+    DEVICE A surprise(int k, A own, A other) const {
+      const A gap = log_probability(1 - k, other) - log_probability(k, own);
+      const A log_sum = (gap > 0 ? gap : A(0)) + std::log1p(std::exp(-absolute(gap)));
+      return (A(0.693147180559945309) - log_sum) / 2;
+    }
+
+   private:
+    DEVICE A log_probability(int k, A x) const { return (x - softmax[k].largest) * inverse - log_total[k]; }
+  };
+
+  template <class A, class Row>
+  DEVICE State<A> of(const Row& row, int64_t) const {
+    const A inverse = 1 / static_cast<A>(temperature);
+    State<A> state{static_cast<A>(temperature),
+                   inverse,
+                   {Softmax<A>::of(row, inverse, Input<0>()), Softmax<A>::of(row, inverse, Input<1>())},
+                   {},
+                   {}};
+    A sums[2] = {0, 0};
+#pragma unroll
+    for (int k = 0; k < 2; ++k) state.log_total[k] = std::log(state.softmax[k].total);
+    row.each([&](int64_t, const auto& x) {
+      for (int e = 0; e < Row::kWidth; ++e) {
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+          const A p = state.probability(k, x[k][e]);
+          sums[k] += p == 0 ? A(0) : p * state.surprise(k, x[k][e], x[1 - k][e]);
+        }
+      }
+    });
+    typename Row::Team().template combine<Sum>(sums);
+#pragma unroll
+    for (int k = 0; k < 2; ++k) state.mean[k] = sums[k];
+    return state;
+  }
+};
+
+// The logits of input k but the target's.
+template <int k, class A>
+struct Others {
+  int64_t target;
+
+  template <class X>
+  DEVICE A operator()(int64_t c, const X& x, int e) const {
+    return c == target ? -std::numeric_limits<A>::infinity() : x[k][e];
+  }
+};
+
+// log(1 / (1 + exp(-x))) without overflow.
+template <class A>
+DEVICE A log_sigmoid(A x) {
+  return (x < 0 ? x : A(0)) - std::log1p(std::exp(-absolute(x)));
+}
+
+struct DkdLoss {
+  const int64_t* target;
+  double temperature;
+  double alpha;
+  double beta;
+
+  template <class A>
+  struct State {
+    // The divergence of the other classes from each other, and each network's log-odds of the target.
+    Distillation<A> others;
+    A target_weight;
+    A others_weight;
+    A student_odds;
+    A teacher_odds;
+    int64_t target;
+    bool valid;
+
+    DEVICE A value() const {
+      const A p_hit = std::exp(log_sigmoid(teacher_odds)), p_miss = std::exp(log_sigmoid(-teacher_odds));
+      const A of_target = p_hit * (log_sigmoid(teacher_odds) - log_sigmoid(student_odds)) +
+                          p_miss * (log_sigmoid(-teacher_odds) - log_sigmoid(-student_odds));
+      const A t = others.temperature;
+      return valid ? t * t * (target_weight * of_target) + others_weight * others.value() : kInvalid;
+    }
+
+    // A logit moves the odds of the target: its own by 1, another's by minus its share among the others.
+    DEVICE void gradient(int64_t c, const A (&x)[2], A (&g)[2]) const {
+      const A t = others.temperature;
+      const A p_hit = std::exp(log_sigmoid(teacher_odds)), p_miss = std::exp(log_sigmoid(-teacher_odds));
+      const A by_student_odds = target_weight * t * (std::exp(log_sigmoid(student_odds)) - p_hit);
+      const A by_teacher_odds = target_weight * t * p_hit * p_miss * (teacher_odds - student_odds);
+      if (c == target) {
+        g[0] = by_student_odds;
+        g[1] = by_teacher_odds;
+      } else {
+        const A q = others.q(x[0]), p = others.p(x[1]);
+        g[0] = others_weight * others.by_student(x[0], x[1]) - by_student_odds * q;
+        g[1] = p == 0 ? A(0) : others_weight * others.by_teacher(x[0], x[1]) - by_teacher_odds * p;
+      }
+      if (!valid) g[0] = g[1] = kInvalid;
+    }
+
+   private:
+    static constexpr A kInvalid = std::numeric_limits<A>::quiet_NaN();
+  };
+
+  template <class A, class Row>
+  DEVICE State<A> of(const Row& row, int64_t n) const {
+    const int64_t c = target[n];
+    const bool valid = c >= 0 && c < row.classes();
+    State<A> state{Distillation<A>::of(row, static_cast<A>(temperature), Others<0, A>{c}, Others<1, A>{c}),
+                   static_cast<A>(alpha),
+                   static_cast<A>(beta),
+                   0,
+                   0,
+                   c,
+                   valid};
+    if (valid) {
+      const Softmax<A>&student = state.others.student, &teacher = state.others.teacher;
+      state.student_odds = (row.logit(0, c) - student.largest) * state.others.inverse - std::log(student.total);
+      state.teacher_odds = (row.logit(1, c) - teacher.largest) * state.others.inverse - std::log(teacher.total);
+    }
+    return state;
+  }
+};
+
 std::tuple<Tensor, Tensor, Tensor> kl_distill(const Tensor& student, const Tensor& teacher, double temperature,
                                               const std::optional<Tensor>& weight, double scale, bool reduce,
                                               bool student_grad, bool teacher_grad) {
@@ -67,10 +213,31 @@ std::tuple<Tensor, Tensor, Tensor> kd_loss(const Tensor& student, const Tensor& 
   return {loss, by_student, by_teacher};
 }
 
+std::tuple<Tensor, Tensor, Tensor> js_distill(const Tensor& student, const Tensor& teacher, double temperature,
+                                              const std::optional<Tensor>& weight, double scale, bool reduce,
+                                              bool student_grad, bool teacher_grad) {
+  auto [loss, by_student, by_teacher] = softmax_rows<JsDistill, 2>(
+      {temperature}, {&student, &teacher}, {weight, scale, reduce}, {student_grad, teacher_grad});
+  return {loss, by_student, by_teacher};
+}
+
+std::tuple<Tensor, Tensor, Tensor> dkd_loss(const Tensor& student, const Tensor& teacher, const Tensor& target,
+                                            double temperature, double alpha, double beta,
+                                            const std::optional<Tensor>& weight, double scale, bool reduce,
+                                            bool student_grad, bool teacher_grad) {
+  require(student.dim() == 2 && student.size(1) > 1, "expected logits [N, C] with C > 1");
+  auto [loss, by_student, by_teacher] =
+      softmax_rows<DkdLoss, 2>({target_data(target, student), temperature, alpha, beta}, {&student, &teacher},
+                               {weight, scale, reduce}, {student_grad, teacher_grad});
+  return {loss, by_student, by_teacher};
+}
+
 }  // namespace
 }  // namespace fastadv
 
 REGISTER_OPS(m) {
+  m.impl("js_distill", TORCH_BOX(&fastadv::js_distill));
+  m.impl("dkd_loss", TORCH_BOX(&fastadv::dkd_loss));
   m.impl("kl_distill", TORCH_BOX(&fastadv::kl_distill));
   m.impl("kd_loss", TORCH_BOX(&fastadv::kd_loss));
 }

@@ -102,35 +102,47 @@ class StreamedRow {
   int64_t classes_;
 };
 
+// What a softmax is taken of: an input, or what a loss makes of the inputs. Called with a class c and its logits x[k][e].
+template <int k>
+struct Input {
+  template <class X>
+  DEVICE auto operator()(int64_t, const X& x, int e) const {
+    return x[k][e];
+  }
+};
+
 // The largest logit, and the sum of exp((x - largest) / temperature).
 template <class A>
 struct Softmax {
   A largest;
   A total;
 
-  template <int k, class Row>
-  DEVICE static Softmax of(const Row& row, A inverse_temperature) {
+  template <class Row, class Logit>
+  DEVICE static Softmax of(const Row& row, A inverse_temperature, const Logit& logit) {
     constexpr A kLowest = -std::numeric_limits<A>::infinity();
     const typename Row::Team team;
     A own = kLowest, sum = 0;
     if constexpr (Row::kHeld) {
-      row.each([&](int64_t, const auto& x) {
-        for (int e = 0; e < Row::kWidth; ++e) own = Larger()(own, x[k][e]);
+      row.each([&](int64_t first, const auto& x) {
+        for (int e = 0; e < Row::kWidth; ++e) own = Larger()(own, logit(first + e, x, e));
       });
       const A largest = combined<Larger>(team, own);
-      row.each([&](int64_t, const auto& x) {
-        for (int e = 0; e < Row::kWidth; ++e) sum += std::exp((x[k][e] - largest) * inverse_temperature);
+      row.each([&](int64_t first, const auto& x) {
+        for (int e = 0; e < Row::kWidth; ++e) {
+          sum += std::exp((logit(first + e, x, e) - largest) * inverse_temperature);
+        }
       });
       return {largest, combined<Sum>(team, sum)};
     } else {
       // One pass: the sum is brought to each new maximum. Before there is one, -inf adds nothing.
-      row.each([&](int64_t, const auto& x) {
+      row.each([&](int64_t first, const auto& x) {
         for (int e = 0; e < Row::kWidth; ++e) {
-          if (x[k][e] > own) {
-            sum = sum * std::exp((own - x[k][e]) * inverse_temperature) + 1;
-            own = x[k][e];
-          } else if (x[k][e] != kLowest) {
-            sum += std::exp((x[k][e] - own) * inverse_temperature);
+          const A z = logit(first + e, x, e);
+          if (z > own) {
+            sum = sum * std::exp((own - z) * inverse_temperature) + 1;
+            own = z;
+          } else if (z != kLowest) {
+            sum += std::exp((z - own) * inverse_temperature);
           }
         }
       });
@@ -151,7 +163,7 @@ struct CrossEntropy {
 
   template <int k, class Row>
   DEVICE static CrossEntropy of(const Row& row, int64_t target) {
-    CrossEntropy result{Softmax<A>::template of<k>(row, A(1)), 0, 0, target, target >= 0 && target < row.classes()};
+    CrossEntropy result{Softmax<A>::of(row, A(1), Input<k>()), 0, 0, target, target >= 0 && target < row.classes()};
     result.inverse = 1 / result.softmax.total;
     result.value = result.valid ? std::log(result.softmax.total) - (row.logit(k, target) - result.softmax.largest)
                                 : std::numeric_limits<A>::quiet_NaN();
@@ -164,7 +176,7 @@ struct CrossEntropy {
   }
 };
 
-// T^2 KL(softmax(t / T) || softmax(s / T)) of a row with the logits s of input 0 and t of input 1.
+// T^2 KL(softmax(t / T) || softmax(s / T)) of a row, with the logits s and t that two functions give.
 template <class A>
 struct Distillation {
   A temperature;
@@ -174,21 +186,21 @@ struct Distillation {
   A log_ratio;
   A kl;
 
-  template <class Row>
-  DEVICE static Distillation of(const Row& row, A temperature) {
+  template <class Row, class S = Input<0>, class T = Input<1>>
+  DEVICE static Distillation of(const Row& row, A temperature, const S& s = {}, const T& t = {}) {
     const A inverse = 1 / temperature;
     Distillation d{temperature,
                    inverse,
-                   Softmax<A>::template of<0>(row, inverse),
-                   Softmax<A>::template of<1>(row, inverse),
+                   Softmax<A>::of(row, inverse, s),
+                   Softmax<A>::of(row, inverse, t),
                    0,
                    0};
     d.log_ratio = std::log(d.student.total) - std::log(d.teacher.total);
     A sum = 0;
-    row.each([&](int64_t, const auto& x) {
+    row.each([&](int64_t first, const auto& x) {
       for (int e = 0; e < Row::kWidth; ++e) {
-        const A p = d.unscaled_p(x[1][e]);
-        sum += p == 0 ? A(0) : p * d.surprise(x[0][e], x[1][e]);
+        const A own = t(first + e, x, e), p = d.unscaled_p(own);
+        sum += p == 0 ? A(0) : p * d.surprise(s(first + e, x, e), own);
       }
     });
     d.kl = combined<Sum>(typename Row::Team(), sum) / d.teacher.total;
@@ -197,15 +209,11 @@ struct Distillation {
 
   DEVICE A value() const { return temperature * temperature * kl; }
 
-  DEVICE A by_student(A s, A t) const {
-    const A q = std::exp((s - student.largest) * inverse);
-    return temperature / student.total * q - temperature / teacher.total * unscaled_p(t);
-  }
+  DEVICE A q(A s) const { return std::exp((s - student.largest) * inverse) / student.total; }
+  DEVICE A p(A t) const { return unscaled_p(t) / teacher.total; }
 
-  DEVICE A by_teacher(A s, A t) const {
-    const A p = unscaled_p(t);
-    return p == 0 ? A(0) : temperature / teacher.total * p * (surprise(s, t) - kl);
-  }
+  DEVICE A by_student(A s, A t) const { return temperature * (q(s) - p(t)); }
+  DEVICE A by_teacher(A s, A t) const { return p(t) == 0 ? A(0) : temperature * p(t) * (surprise(s, t) - kl); }
 
  private:
   DEVICE A unscaled_p(A t) const { return std::exp((t - teacher.largest) * inverse); }

@@ -194,6 +194,9 @@ CLASSES = [2, 128, 136, 1000, 4096, 4104, 129]
 LOSSES = {
     "kl_distill": lambda f, t: f.kl_distill_value_and_grad(t["s"], t["t"], temperature=4.0),
     "kd_loss": lambda f, t: f.kd_loss_value_and_grad(t["s"], t["t"], t["y"]),
+    "js_distill": lambda f, t: f.js_distill_value_and_grad(t["s"], t["t"], temperature=2.0),
+    "dkd_loss": lambda f, t: f.dkd_loss_value_and_grad(t["s"], t["t"], t["y"]),
+    "igdm_loss": lambda f, t: f.igdm_loss_value_and_grad(t["s"], t["t"], t["t"], t["s"]),
     "loss_matching": lambda f, t: f.loss_matching_value_and_grad(t["s"], t["t"], t["y"]),
     "attack_loss_ce": lambda f, t: f.attack_loss_value_and_grad(t["s"], t["y"]),
     "attack_loss_kl": lambda f, t: f.attack_loss_value_and_grad(t["s"], kind="kl", reference=t["t"]),
@@ -204,8 +207,13 @@ class OracleOfLosses:
     """The value-and-gradient functions of the reference, which live in its modules."""
 
     from fastadv.reference.attack_loss import attack_loss_value_and_grad
-    from fastadv.reference.divergence import kd_loss_value_and_grad, kl_distill_value_and_grad
-    from fastadv.reference.matching import loss_matching_value_and_grad
+    from fastadv.reference.divergence import (
+        dkd_loss_value_and_grad,
+        js_distill_value_and_grad,
+        kd_loss_value_and_grad,
+        kl_distill_value_and_grad,
+    )
+    from fastadv.reference.matching import igdm_loss_value_and_grad, loss_matching_value_and_grad
 
 
 def logits(dtype, samples, classes):
@@ -245,7 +253,7 @@ def test_saturated_and_absent_logits(loss, classes, fused):
 
 
 @pytest.mark.parametrize("classes", [10, 1000, 4104, 129])
-@pytest.mark.parametrize("loss", ["kd_loss", "loss_matching", "attack_loss_ce"])
+@pytest.mark.parametrize("loss", ["kd_loss", "dkd_loss", "loss_matching", "attack_loss_ce"])
 def test_a_target_that_is_no_class_makes_its_row_nan(loss, classes, fused):
     tensors = logits(torch.float32, 4, classes)
     tensors["y"][1:3] = torch.tensor([-1, 2**40])
