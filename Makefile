@@ -35,11 +35,11 @@ bench: $(INSTALLED)
 cuda-compile: $(INSTALLED)
 	$(BIN)/python csrc/cuda/resources.py --write
 
+gpu-check: GPU = $(shell $(PYTHON) -c 'import torch; print(torch.cuda.get_device_name().lower().replace(" ", "-"))')
 gpu-check:
 	USE_CUDA=1 TORCH_CUDA_ARCH_LIST=native $(PYTHON) setup.py build_ext --inplace
 	$(PYTHON) -m pytest -q tests/cuda tests/ops
-	$(PYTHON) -m benchmarks --output benchmarks/results/$(shell $(PYTHON) -c \
-	  'import torch; print(torch.cuda.get_device_name().lower().replace(" ", "-"))' 2>/dev/null || echo no-gpu).json
+	$(PYTHON) -m benchmarks --output benchmarks/results/$(GPU).json
 
 # PyTorch comes first and is kept by the second line, which without build isolation compiles against it.
 $(INSTALLED): $(SOURCES)

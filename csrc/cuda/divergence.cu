@@ -138,61 +138,45 @@ struct DkdLoss {
 
   template <class A>
   struct State {
-    // The divergence of the other classes from each other, and each network's log-odds of the target.
+    // The divergence of the other classes from each other, and what the odds of the target add.
     Distillation<A> others;
-    A target_weight;
     A others_weight;
-    A student_odds;
-    A teacher_odds;
+    A of_target;
+    A by_student_odds;
+    A by_teacher_odds;
     int64_t target;
-    bool valid;
 
-    DEVICE A value() const {
-      const A p_hit = std::exp(log_sigmoid(teacher_odds)), p_miss = std::exp(log_sigmoid(-teacher_odds));
-      const A of_target = p_hit * (log_sigmoid(teacher_odds) - log_sigmoid(student_odds)) +
-                          p_miss * (log_sigmoid(-teacher_odds) - log_sigmoid(-student_odds));
-      const A t = others.temperature;
-      return valid ? t * t * (target_weight * of_target) + others_weight * others.value() : kInvalid;
-    }
+    DEVICE A value() const { return of_target + others_weight * others.value(); }
 
     // A logit moves the odds of the target: its own by 1, another's by minus its share among the others.
     DEVICE void gradient(int64_t c, const A (&x)[2], A (&g)[2]) const {
-      const A t = others.temperature;
-      const A p_hit = std::exp(log_sigmoid(teacher_odds)), p_miss = std::exp(log_sigmoid(-teacher_odds));
-      const A by_student_odds = target_weight * t * (std::exp(log_sigmoid(student_odds)) - p_hit);
-      const A by_teacher_odds = target_weight * t * p_hit * p_miss * (teacher_odds - student_odds);
-      if (c == target) {
-        g[0] = by_student_odds;
-        g[1] = by_teacher_odds;
-      } else {
-        const A q = others.q(x[0]), p = others.p(x[1]);
-        g[0] = others_weight * others.by_student(x[0], x[1]) - by_student_odds * q;
-        g[1] = p == 0 ? A(0) : others_weight * others.by_teacher(x[0], x[1]) - by_teacher_odds * p;
-      }
-      if (!valid) g[0] = g[1] = kInvalid;
+      const A q = others.q(x[0]), p = others.p(x[1]);
+      const bool hit = c == target;
+      g[0] = hit ? by_student_odds : others_weight * others.by_student(x[0], x[1]) - by_student_odds * q;
+      g[1] = hit ? by_teacher_odds : others_weight * others.by_teacher(x[0], x[1]) - by_teacher_odds * p;
     }
-
-   private:
-    static constexpr A kInvalid = std::numeric_limits<A>::quiet_NaN();
   };
 
   template <class A, class Row>
   DEVICE State<A> of(const Row& row, int64_t n) const {
     const int64_t c = target[n];
-    const bool valid = c >= 0 && c < row.classes();
-    State<A> state{Distillation<A>::of(row, static_cast<A>(temperature), Others<0, A>{c}, Others<1, A>{c}),
-                   static_cast<A>(alpha),
-                   static_cast<A>(beta),
-                   0,
-                   0,
-                   c,
-                   valid};
-    if (valid) {
-      const Softmax<A>&student = state.others.student, &teacher = state.others.teacher;
-      state.student_odds = (row.logit(0, c) - student.largest) * state.others.inverse - std::log(student.total);
-      state.teacher_odds = (row.logit(1, c) - teacher.largest) * state.others.inverse - std::log(teacher.total);
+    const A t = static_cast<A>(temperature), weight = static_cast<A>(alpha);
+    const auto others = Distillation<A>::of(row, t, Others<0, A>{c}, Others<1, A>{c});
+    if (c < 0 || c >= row.classes()) {
+      constexpr A kInvalid = std::numeric_limits<A>::quiet_NaN();
+      return {others, kInvalid, kInvalid, kInvalid, kInvalid, c};
     }
-    return state;
+    const A q_odds = (row.logit(0, c) - others.student.largest) * others.inverse - std::log(others.student.total);
+    const A p_odds = (row.logit(1, c) - others.teacher.largest) * others.inverse - std::log(others.teacher.total);
+    const A log_hit = log_sigmoid(p_odds), log_miss = log_sigmoid(-p_odds);
+    const A p_hit = std::exp(log_hit), p_miss = std::exp(log_miss);
+    const A divergence = p_hit * (log_hit - log_sigmoid(q_odds)) + p_miss * (log_miss - log_sigmoid(-q_odds));
+    return {others,
+            static_cast<A>(beta),
+            weight * t * t * divergence,
+            weight * t * (std::exp(log_sigmoid(q_odds)) - p_hit),
+            weight * t * p_hit * p_miss * (p_odds - q_odds),
+            c};
   }
 };
 
