@@ -47,10 +47,11 @@ inline void require_launched() {
 
 #define SHARED_ARRAY(type, name, count) __shared__ type name[count]
 
-#define LAUNCH(kernel, blocks, threads, device, ...)                                                  \
-  do {                                                                                                \
-    kernel<<<::fastadv::grid(blocks), static_cast<unsigned>(threads), 0, (device).stream()>>>(__VA_ARGS__); \
-    ::fastadv::require_launched();                                                                    \
+#define LAUNCH(kernel, blocks, threads, device, ...)                                             \
+  do {                                                                                           \
+    const auto stream = (device).stream();                                                       \
+    kernel<<<::fastadv::grid(blocks), static_cast<unsigned>(threads), 0, stream>>>(__VA_ARGS__); \
+    ::fastadv::require_launched();                                                               \
   } while (false)
 
 #define REGISTER_OPS(m) STABLE_TORCH_LIBRARY_IMPL(fastadv, CUDA, m)

@@ -90,5 +90,5 @@ def _torch_libraries(folders: Iterable[str]) -> list[str]:
 def _run(*command: str) -> str:
     finished = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if finished.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{finished.stdout}")
+        raise RuntimeError(f"nvcc ended with {finished.returncode}\n{' '.join(command)}\n{finished.stdout}")
     return finished.stdout

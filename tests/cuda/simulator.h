@@ -279,17 +279,17 @@ struct Device {
 }  // namespace fastadv
 
 // A lambda of its own for every place and every instantiation of the kernel around it.
-#define SHARED_ARRAY(type, name, count)                                             \
-  type* const name = static_cast<type*>(::simulator::machine().shared(              \
-      []() -> const void* {                                                         \
-        static char place;                                                          \
-        return &place;                                                              \
-      }(),                                                                          \
+#define SHARED_ARRAY(type, name, count)                                \
+  type* const name = static_cast<type*>(::simulator::machine().shared( \
+      []() -> const void* {                                            \
+        static char place;                                             \
+        return &place;                                                 \
+      }(),                                                             \
       sizeof(type) * (count), alignof(type)))
 
-#define LAUNCH(kernel, blocks, threads, device, ...)                                         \
-  do {                                                                                       \
-    static_cast<void>(device);                                                               \
+#define LAUNCH(kernel, blocks, threads, device, ...)                                            \
+  do {                                                                                          \
+    static_cast<void>(device);                                                                  \
     ::simulator::machine().run(::fastadv::grid(blocks), threads, [&] { kernel(__VA_ARGS__); }); \
   } while (false)
 
