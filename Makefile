@@ -1,15 +1,18 @@
 # make demo     the whole job on a small real dataset: teacher, particles, students, a report
 # make test     formatting, lint, types and the test suite
 # make bench    fused against eager and torch.compile on this machine
+# make cuda-compile   what each CUDA kernel takes, into csrc/cuda/RESOURCES.md; needs nvcc, no GPU
 # Each makes .venv first, with everything in it. TORCH chooses another PyTorch: make demo TORCH='torch>=2.10'
+# make gpu-check      on a machine with an NVIDIA GPU, without .venv and network: PYTHON has a CUDA PyTorch, pytest and
+#                     setuptools, and nvcc is on the PATH
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-SOURCES := $(wildcard csrc/cpu/*) fastadv/ops/schemas.py pyproject.toml setup.py
+SOURCES := $(wildcard csrc/common/* csrc/cpu/* csrc/cuda/*) fastadv/ops/schemas.py pyproject.toml setup.py
 
-.PHONY: demo test bench lint format clean
+.PHONY: demo test bench lint format cuda-compile gpu-check clean
 
 demo: $(INSTALLED)
 	$(BIN)/fastadv train
@@ -28,6 +31,15 @@ format: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
+
+cuda-compile: $(INSTALLED)
+	$(BIN)/python csrc/cuda/resources.py --write
+
+gpu-check: GPU = $(shell $(PYTHON) -c 'import torch; print(torch.cuda.get_device_name().lower().replace(" ", "-"))')
+gpu-check:
+	USE_CUDA=1 TORCH_CUDA_ARCH_LIST=native $(PYTHON) setup.py build_ext --inplace
+	$(PYTHON) -m pytest -q tests/cuda tests/ops
+	$(PYTHON) -m benchmarks --output benchmarks/results/$(GPU).json
 
 # PyTorch comes first and is kept by the second line, which without build isolation compiles against it.
 $(INSTALLED): $(SOURCES)

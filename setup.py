@@ -1,9 +1,12 @@
-"""Builds the compiled library of fastadv; where that fails, the package installs all the same and says why.
+"""Builds the compiled libraries of fastadv; where that fails, the package installs all the same and says why.
 
 Environment:
-    USE_CPP=0   no compiled library: everything runs on Triton or the reference
-    DEBUG=1     unoptimised, with debug information
-    MAX_JOBS    compilations at a time
+    USE_CPP=0               no C++ library: the CPU is served by the reference
+    USE_CUDA=0              no CUDA library: a GPU is served by Triton
+    USE_CUDA=1              a CUDA library, or an error; by default it is built where nvcc and a PyTorch with CUDA are
+    TORCH_CUDA_ARCH_LIST    GPUs to compile for, in PyTorch's notation; by default 8.0;9.0;10.0+PTX
+    DEBUG=1                 the C++ library unoptimised, with debug information
+    MAX_JOBS                compilations at a time
 """
 
 from __future__ import annotations
@@ -19,14 +22,17 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
+sys.path.insert(0, str(Path(__file__).resolve().parent / "csrc" / "cuda"))
+
+import nvcc
+
 ROOT = Path(__file__).resolve().parent
 ENABLED = os.environ.get("USE_CPP", "1") != "0"
 DEBUG = os.environ.get("DEBUG", "0") == "1"
-# The oldest PyTorch whose stable ABI the library needs: 2.10, as PyTorch encodes it.
-STABLE_ABI = "0x020a000000000000"
-NO_CUDA = "this version has no CUDA C++ sources"
+USE_CUDA = os.environ.get("USE_CUDA", "")
 
 try:
+    import torch
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 except ImportError as error:
     BuildExtension, missing_torch = build_ext, f"PyTorch could not be imported while building ({error})"
@@ -34,20 +40,25 @@ else:
     missing_torch = None
 
 
+def digest() -> str:
+    """The hash of the schemas that each library carries."""
+    return runpy.run_path(str(ROOT / "fastadv" / "ops" / "schemas.py"))["digest"]()
+
+
 def cpu_library() -> Extension:
     """The C++ ops. ``-fno-trapping-math`` and ``-fno-math-errno`` let loops vectorise and keep NaN and infinity."""
-    digest = runpy.run_path(str(ROOT / "fastadv" / "ops" / "schemas.py"))["digest"]()
+    sources = (path for folder in ("common", "cpu") for path in (ROOT / "csrc" / folder).glob("*.cpp"))
     return CppExtension(
         "fastadv._cpu",
-        sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc" / "cpu").glob("*.cpp")),
+        sorted(str(path.relative_to(ROOT)) for path in sources),
         py_limited_api=True,
         extra_compile_args=[
             "-std=c++20",
             *(["-O0", "-g"] if DEBUG else ["-O3", "-DNDEBUG", "-g0"]),
             *("-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"),
             *("-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unknown-pragmas"),
-            f"-DTORCH_TARGET_VERSION={STABLE_ABI}",
-            f'-DFASTADV_SCHEMAS="{digest}"',
+            f"-DTORCH_TARGET_VERSION={nvcc.STABLE_ABI}",
+            f'-DFASTADV_SCHEMAS="{digest()}"',
         ],
     )
 
@@ -64,9 +75,30 @@ class Build(BuildExtension):
         if reason:
             self.extensions = []
             print(f"fastadv: no compiled library, the reference serves instead: {reason}", file=sys.stderr)
-        (library.parent / "_build.json").write_text(
-            json.dumps({"cpu": reason or "built", "cuda": NO_CUDA}, indent=2) + "\n"
-        )
+        no_cuda = self._build_cuda(library.with_name("_cuda.so"))
+        record = {"cpu": reason or "built", "cuda": no_cuda or "built"}
+        (library.parent / "_build.json").write_text(json.dumps(record, indent=2) + "\n")
+        if no_cuda and USE_CUDA == "1":
+            raise SystemExit(f"fastadv: USE_CUDA=1, but there is no CUDA library: {no_cuda}")
+
+    def _build_cuda(self, library: Path) -> str | None:
+        """Build the CUDA library; the reason where there is none."""
+        library.unlink(missing_ok=True)
+        if USE_CUDA == "0":
+            return "not asked for (USE_CUDA=0)"
+        compiler = nvcc.find()
+        reason = missing_torch
+        if compiler is None:
+            reason = reason or "nvcc is neither under CUDA_HOME nor on the PATH"
+        elif not reason and USE_CUDA != "1" and torch.version.cuda is None:
+            reason = "this PyTorch is built without CUDA (USE_CUDA=1 builds all the same)"
+        if compiler and not reason:
+            try:
+                nvcc.build(compiler, library, Path(self.build_temp) / "cuda", schemas=digest())
+            except (OSError, RuntimeError, ValueError) as error:
+                print(error, file=sys.stderr)
+                reason = f"the build failed, pip -v shows where ({type(error).__name__}: {error})".splitlines()[0]
+        return reason
 
     def _try(self) -> str | None:
         compiler = os.environ.get("CXX", "c++")
@@ -94,6 +126,6 @@ class Wheel(bdist_wheel):
 
 
 setup(
-    ext_modules=[cpu_library()] if ENABLED and not missing_torch else [],
+    ext_modules=[cpu_library()] if (ENABLED or USE_CUDA == "1") and not missing_torch else [],
     cmdclass={"build_ext": Build, "bdist_wheel": Wheel},
 )

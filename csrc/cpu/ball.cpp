@@ -1,7 +1,7 @@
 // project and random_start.
 #include "ball.h"
 
-#include "philox.h"
+#include "../common/philox.h"
 
 namespace fastadv {
 namespace {

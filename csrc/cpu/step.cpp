@@ -1,5 +1,7 @@
 // pgd_step and, in place, pgd_step_.
-#include "step.h"
+#include "../common/step.h"
+
+#include "ball.h"
 
 namespace fastadv {
 namespace {

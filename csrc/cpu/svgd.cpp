@@ -1,20 +1,13 @@
 // svgd_step: pairwise distances, then the update, image by image; no entry ever joins two images.
 #include <algorithm>
 
-#include "step.h"
+#include "../common/stein.h"
+#include "../common/step.h"
+
+#include "ball.h"
 
 namespace fastadv {
 namespace {
-
-enum class Update : int64_t { kSign = 0, kL2 = 1, kRaw = 2 };
-
-template <class A>
-struct Stein {
-  A bandwidth;  // 0: the median rule
-  A score_scale;
-  bool equal_rms;
-  Update update;
-};
 
 // Particles are taken in runs of this many elements, so that all of an image's stay in the first-level cache.
 constexpr int64_t kRun = 512;

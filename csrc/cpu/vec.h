@@ -5,10 +5,10 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 
-#define FASTADV_INLINE inline __attribute__((always_inline))
+#include "../common/scalar.h"
+
 #define FASTADV_LAMBDA __attribute__((always_inline))
 
 #if defined(__x86_64__) && defined(__linux__) && !defined(FASTADV_NO_CLONES)
@@ -116,11 +116,6 @@ FASTADV_INLINE A maximum(int64_t count, const Term& term) {
   return result;
 }
 
-template <class A>
-FASTADV_INLINE A absolute(A x) {
-  return x < 0 ? -x : x;
-}
-
 // Euclidean norm, given the sum of squares, that neither overflows nor underflows; NaN if any term is.
 template <class A, class Term>
 FASTADV_INLINE A norm(int64_t count, A squares, const Term& term) {
@@ -142,14 +137,6 @@ FASTADV_INLINE A norm(int64_t count, const Term& term) {
     return t * t;
   });
   return norm<A>(count, squares, term);
-}
-
-template <class To, class From>
-FASTADV_INLINE To bits(From from) {
-  static_assert(sizeof(To) == sizeof(From));
-  To to;
-  std::memcpy(&to, &from, sizeof(to));
-  return to;
 }
 
 // exp(x) within 1 ulp for x <= 0, which is all that a softmax needs; below the smallest normal number it is 0, NaN stays.

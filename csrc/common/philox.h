@@ -1,7 +1,9 @@
 // Philox4x32-10 (Salmon, Moraes, Dror, Shaw, SC 2011): key = seed, counter = (block, sample id), low words first.
 #pragma once
 
-#include "vec.h"
+#include <cmath>
+
+#include "scalar.h"
 
 namespace fastadv {
 

@@ -1,7 +1,10 @@
-// The step skeleton: read a sample, ask a rule where it moves, project, write.
+// Where a coordinate moves along a direction.
 #pragma once
 
-#include "ball.h"
+#include <limits>
+#include <type_traits>
+
+#include "scalar.h"
 
 namespace fastadv {
 

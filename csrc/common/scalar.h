@@ -1,0 +1,29 @@
+// Functions of numbers that every compiled backend shares. FASTADV_INLINE marks what runs on the host and, where nvcc
+// compiles it, on a device too.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#ifdef __CUDACC__
+#define FASTADV_INLINE __host__ __device__ __forceinline__
+#else
+#define FASTADV_INLINE inline __attribute__((always_inline))
+#endif
+
+namespace fastadv {
+
+template <class To, class From>
+FASTADV_INLINE To bits(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+template <class A>
+FASTADV_INLINE A absolute(A x) {
+  return x < 0 ? -x : x;
+}
+
+}  // namespace fastadv

@@ -1,0 +1,127 @@
+// What every compiled op needs of PyTorch's stable ABI: dtypes, pointers, outputs, argument checks.
+// The public Python functions have checked shapes and made tensors dense; the checks here guard direct callers.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+
+#include "scalar.h"
+
+namespace fastadv {
+
+using torch::headeronly::BFloat16;
+using torch::headeronly::Half;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Sums of half, bfloat16 and float are taken in float, of double in double.
+template <class T>
+using Accumulated = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+inline ScalarType accumulated(ScalarType dtype) {
+  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// std::invalid_argument reaches Python as ValueError.
+inline void require(bool condition, const char* message) {
+  if (__builtin_expect(!condition, 0)) throw std::invalid_argument(message);
+}
+
+// Calls `f` with a zero of the C++ type of `dtype`.
+template <class F>
+void with_type(ScalarType dtype, const F& f) {
+  switch (dtype) {
+    case ScalarType::Float: return f(float{});
+    case ScalarType::Double: return f(double{});
+    case ScalarType::BFloat16: return f(BFloat16{});
+    case ScalarType::Half: return f(Half{});
+    default: throw std::invalid_argument("expected a float64, float32, bfloat16 or float16 tensor");
+  }
+}
+
+template <class T>
+const T* data(const Tensor& x) {
+  return static_cast<const T*>(x.const_data_ptr());
+}
+
+template <class T>
+T* mutable_data(const Tensor& x) {
+  return static_cast<T*>(x.mutable_data_ptr());
+}
+
+// Room for a result on the device of `like`, by the shortest way through the ABI: an empty tensor costs as much as a small
+// kernel.
+inline Tensor empty(const Tensor& like, const int64_t* sizes, const int64_t* strides, int64_t dim, ScalarType dtype) {
+  int32_t device_type;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  const int32_t code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dim, sizes, strides, code, device_type,
+                                                         like.get_device_index(), &handle));
+  return Tensor(handle);
+}
+
+inline Tensor empty_as(const Tensor& x) {
+  return empty(x, x.sizes().data(), x.strides().data(), x.dim(), x.scalar_type());
+}
+
+inline Tensor empty_scalar(const Tensor& like, ScalarType dtype) { return empty(like, nullptr, nullptr, 0, dtype); }
+
+inline Tensor empty_vector(const Tensor& like, int64_t size, ScalarType dtype) {
+  const int64_t stride = 1;
+  return empty(like, &size, &stride, 1, dtype);
+}
+
+// Pixels as the step ops see them: `samples` runs of `size` elements each.
+struct Samples {
+  int64_t samples;
+  int64_t size;
+
+  explicit Samples(const Tensor& x)
+      : samples(x.dim() ? x.size(0) : 0), size(samples ? x.numel() / samples : 0) {
+    require(x.dim() >= 2, "expected a tensor [N, ...]");
+    require(samples <= 1 || size == 0 || x.stride(0) == size, "expected each sample to be a contiguous run");
+  }
+};
+
+// `y` lies in memory as `x` does, element by element.
+inline void require_alike(const Tensor& x, const Tensor& y) {
+  require(x.scalar_type() == y.scalar_type(), "expected tensors of one dtype");
+  bool alike = x.dim() == y.dim();
+  for (int64_t d = 0; alike && d < x.dim(); ++d) {
+    alike = x.size(d) == y.size(d) && (x.stride(d) == y.stride(d) || x.size(d) == 1 || x.numel() == 0);
+  }
+  require(alike, "expected tensors of one shape and memory layout");
+}
+
+// A number for the whole batch, or one a sample.
+template <class A>
+class PerSample {
+ public:
+  PerSample(double value, const std::optional<Tensor>& values, int64_t samples)
+      : value_(static_cast<A>(value)), values_(values ? data<A>(*values) : nullptr) {
+    if (!values) return;
+    constexpr ScalarType expected = std::is_same_v<A, double> ? ScalarType::Double : ScalarType::Float;
+    require(values->scalar_type() == expected && values->is_contiguous() && values->numel() == samples,
+            "expected per-sample values [N] in the accumulation precision");
+  }
+
+  FASTADV_INLINE A operator[](int64_t sample) const { return values_ ? values_[sample] : value_; }
+
+  bool varies() const { return values_ != nullptr; }
+
+ private:
+  A value_;
+  const A* values_;
+};
+
+}  // namespace fastadv

@@ -1,0 +1,373 @@
+// The losses over softmax rows share one skeleton: a row's logits, one functor a loss for value and gradients, then
+// weight, scale and reduction. Value and gradients leave in one launch, which reads the logits once from device memory:
+//
+//   rows of up to 128 classes        a warp a row, four rows a block, in registers
+//   up to 4096, 16-byte accesses     a block a row, in registers
+//   all others                       a block a row, streamed: one pass of online softmax an input, one for the
+//                                    divergence, one for the gradients; all but the first come from the cache
+//
+// A sum over the batch is taken in a fixed order: by the only block that is launched where there are few short rows,
+// else by a second launch over the values.
+//
+// A functor has  template <class A, class Row> auto of(const Row& row, int64_t n),
+// which returns what the threads of a row know of it:  value()  and  gradient(c, x, g), which sets the derivatives g by
+// the logits x of class c, one an input.
+#pragma once
+
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "block.h"
+#include "memory.h"
+
+namespace fastadv {
+
+struct Reduction {
+  const std::optional<Tensor>& weight;
+  double scale;
+  bool reduce;
+};
+
+// A row's logits; `each(f)` calls f(first, x) for each run of the thread, x[k][e] being the logit of class first + e in
+// input k.
+template <class Team_, int kWidth_, int kRuns, int kInputs, class T, class A>
+class HeldRow {
+ public:
+  using Team = Team_;
+  static constexpr int kWidth = kWidth_;
+  static constexpr bool kHeld = true;
+  // The longest row, for a block of kMaxThreads.
+  static constexpr int64_t kLongest = int64_t{kWidth} * kRuns * (std::is_same_v<Team, WarpTeam> ? kWarp : kMaxThreads);
+
+  DEVICE HeldRow(const T* const (&inputs)[kInputs], int64_t begin, int64_t classes)
+      : classes_(static_cast<int>(classes)) {
+#pragma unroll
+    for (int k = 0; k < kInputs; ++k) {
+      row_[k] = inputs[k] + begin;
+#pragma unroll
+      for (int run = 0; run < kRuns; ++run) {
+        if (first(run) < classes_) load(row_[k] + first(run), x_[run][k]);
+      }
+    }
+  }
+
+  DEVICE int64_t classes() const { return classes_; }
+  DEVICE A logit(int k, int64_t c) const { return static_cast<A>(row_[k][c]); }
+
+  template <class F>
+  DEVICE void each(const F& f) const {
+#pragma unroll
+    for (int run = 0; run < kRuns; ++run) {
+      if (first(run) < classes_) f(first(run), x_[run]);
+    }
+  }
+
+ private:
+  DEVICE int first(int run) const { return (run * Team().size() + Team().rank()) * kWidth; }
+
+  const T* row_[kInputs];
+  int classes_;
+  A x_[kRuns][kInputs][kWidth];
+};
+
+template <int kWidth_, int kInputs, class T, class A>
+class StreamedRow {
+ public:
+  using Team = BlockTeam;
+  static constexpr int kWidth = kWidth_;
+  static constexpr bool kHeld = false;
+
+  DEVICE StreamedRow(const T* const (&inputs)[kInputs], int64_t begin, int64_t classes)
+      : classes_(classes) {
+#pragma unroll
+    for (int k = 0; k < kInputs; ++k) row_[k] = inputs[k] + begin;
+  }
+
+  DEVICE int64_t classes() const { return classes_; }
+  DEVICE A logit(int k, int64_t c) const { return static_cast<A>(row_[k][c]); }
+
+  template <class F>
+  DEVICE void each(const F& f) const {
+    for (int64_t first = int64_t{threadIdx.x} * kWidth; first < classes_; first += int64_t{blockDim.x} * kWidth) {
+      A x[kInputs][kWidth];
+#pragma unroll
+      for (int k = 0; k < kInputs; ++k) load(row_[k] + first, x[k]);
+      f(first, x);
+    }
+  }
+
+ private:
+  const T* row_[kInputs];
+  int64_t classes_;
+};
+
+// What a softmax is taken of: an input, or what a loss makes of the inputs. Called with a class c and its logits x[k][e].
+template <int k>
+struct Input {
+  template <class X>
+  DEVICE auto operator()(int64_t, const X& x, int e) const {
+    return x[k][e];
+  }
+};
+
+// The largest logit, and the sum of exp((x - largest) / temperature).
+template <class A>
+struct Softmax {
+  A largest;
+  A total;
+
+  template <class Row, class Logit>
+  DEVICE static Softmax of(const Row& row, A inverse_temperature, const Logit& logit) {
+    constexpr A kLowest = -std::numeric_limits<A>::infinity();
+    const typename Row::Team team;
+    A own = kLowest, sum = 0;
+    if constexpr (Row::kHeld) {
+      row.each([&](int64_t first, const auto& x) {
+        for (int e = 0; e < Row::kWidth; ++e) own = Larger()(own, logit(first + e, x, e));
+      });
+      const A largest = combined<Larger>(team, own);
+      row.each([&](int64_t first, const auto& x) {
+        for (int e = 0; e < Row::kWidth; ++e) {
+          sum += std::exp((logit(first + e, x, e) - largest) * inverse_temperature);
+        }
+      });
+      return {largest, combined<Sum>(team, sum)};
+    } else {
+      // One pass: the sum is brought to each new maximum. Before there is one, -inf adds nothing.
+      row.each([&](int64_t first, const auto& x) {
+        for (int e = 0; e < Row::kWidth; ++e) {
+          const A z = logit(first + e, x, e);
+          if (z > own) {
+            sum = sum * std::exp((own - z) * inverse_temperature) + 1;
+            own = z;
+          } else if (z != kLowest) {
+            sum += std::exp((z - own) * inverse_temperature);
+          }
+        }
+      });
+      const A largest = combined<Larger>(team, own);
+      return {largest, combined<Sum>(team, sum * std::exp((own - largest) * inverse_temperature))};
+    }
+  }
+};
+
+// Cross-entropy of a row of input k at temperature 1; NaN where the target is no class, which is never read.
+template <class A>
+struct CrossEntropy {
+  Softmax<A> softmax;
+  A inverse;
+  A value;
+  int64_t target;
+  bool valid;
+
+  template <int k, class Row>
+  DEVICE static CrossEntropy of(const Row& row, int64_t target) {
+    CrossEntropy result{Softmax<A>::of(row, A(1), Input<k>()), 0, 0, target, target >= 0 && target < row.classes()};
+    result.inverse = 1 / result.softmax.total;
+    result.value = result.valid ? std::log(result.softmax.total) - (row.logit(k, target) - result.softmax.largest)
+                                : std::numeric_limits<A>::quiet_NaN();
+    return result;
+  }
+
+  DEVICE A gradient(int64_t c, A x) const {
+    const A q = std::exp(x - softmax.largest) * inverse;
+    return valid ? (c == target ? q - 1 : q) : std::numeric_limits<A>::quiet_NaN();
+  }
+};
+
+// T^2 KL(softmax(t / T) || softmax(s / T)) of a row, with the logits s and t that two functions give.
+template <class A>
+struct Distillation {
+  A temperature;
+  A inverse;
+  Softmax<A> student;
+  Softmax<A> teacher;
+  A log_ratio;
+  A kl;
+
+  template <class Row, class S = Input<0>, class T = Input<1>>
+  DEVICE static Distillation of(const Row& row, A temperature, const S& s = {}, const T& t = {}) {
+    const A inverse = 1 / temperature;
+    Distillation d{temperature,
+                   inverse,
+                   Softmax<A>::of(row, inverse, s),
+                   Softmax<A>::of(row, inverse, t),
+                   0,
+                   0};
+    d.log_ratio = std::log(d.student.total) - std::log(d.teacher.total);
+    A sum = 0;
+    row.each([&](int64_t first, const auto& x) {
+      for (int e = 0; e < Row::kWidth; ++e) {
+        const A own = t(first + e, x, e), p = d.unscaled_p(own);
+        sum += p == 0 ? A(0) : p * d.surprise(s(first + e, x, e), own);
+      }
+    });
+    d.kl = combined<Sum>(typename Row::Team(), sum) / d.teacher.total;
+    return d;
+  }
+
+  DEVICE A value() const { return temperature * temperature * kl; }
+
+  DEVICE A q(A s) const { return std::exp((s - student.largest) * inverse) / student.total; }
+  DEVICE A p(A t) const { return unscaled_p(t) / teacher.total; }
+
+  DEVICE A by_student(A s, A t) const { return temperature * (q(s) - p(t)); }
+  DEVICE A by_teacher(A s, A t) const { return p(t) == 0 ? A(0) : temperature * p(t) * (surprise(s, t) - kl); }
+
+ private:
+  DEVICE A unscaled_p(A t) const { return std::exp((t - teacher.largest) * inverse); }
+
+  // log p - log q of a class; where p is 0 it may be undefined and must not count.
+  DEVICE A surprise(A s, A t) const {
+    return ((t - teacher.largest) - (s - student.largest)) * inverse + log_ratio;
+  }
+};
+
+template <int K, class T, class A>
+struct Batch {
+  const T* x[K];
+  A* grad[K];
+  A* value;
+  // Where one block takes all rows and their sum is wanted; else null.
+  A* sum;
+  int64_t samples;
+  int64_t classes;
+  PerSample<A> weight;
+  A scale;
+};
+
+// The weighted loss of row n; writes the gradients that are wanted.
+template <class Row, class Loss, int K, class T, class A>
+DEVICE A evaluate_row(const Loss& loss, const Batch<K, T, A>& batch, int64_t n) {
+  const int64_t begin = n * batch.classes;
+  const Row row(batch.x, begin, batch.classes);
+  const auto state = loss.template of<A>(row, n);
+  const A factor = batch.scale * batch.weight[n];
+  row.each([&](int64_t first, const auto& x) {
+    A run[K][Row::kWidth];
+    for (int e = 0; e < Row::kWidth; ++e) {
+      A logits[K], g[K];
+#pragma unroll
+      for (int k = 0; k < K; ++k) logits[k] = x[k][e];
+      state.gradient(first + e, logits, g);
+#pragma unroll
+      for (int k = 0; k < K; ++k) run[k][e] = factor * g[k];
+    }
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      if (batch.grad[k]) store(batch.grad[k] + begin + first, run[k]);
+    }
+  });
+  return factor * state.value();
+}
+
+constexpr int kRowsABlock = 4;
+// The most short rows that one block takes alone, where that saves the launch of a sum.
+constexpr int64_t kRowsAlone = 8 * kMaxWarps;
+
+template <class Loss, int K, class T, class A>
+KERNEL warp_rows(Loss loss, Batch<K, T, A> batch) {
+  using Row = HeldRow<WarpTeam, 1, 4, K, T, A>;
+  const int warps = blockDim.x / kWarp;
+  const bool first_lane = threadIdx.x % kWarp == 0;
+  double total = 0;
+  const int64_t first = int64_t{blockIdx.x} * warps + threadIdx.x / kWarp;
+  for (int64_t n = first; n < batch.samples; n += int64_t{gridDim.x} * warps) {
+    const A value = evaluate_row<Row>(loss, batch, n);
+    if (first_lane && batch.value) batch.value[n] = value;
+    if (first_lane) total += static_cast<double>(value);
+  }
+  if (!batch.sum) return;
+  total = combined<Sum>(BlockTeam(), total);
+  if (threadIdx.x == 0) *batch.sum = static_cast<A>(total);
+}
+
+template <class Row, class Loss, int K, class T, class A>
+KERNEL block_rows(Loss loss, Batch<K, T, A> batch) {
+  const A value = evaluate_row<Row>(loss, batch, blockIdx.x);
+  if (threadIdx.x > 0) return;
+  if (batch.value) batch.value[blockIdx.x] = value;
+  if (batch.sum) *batch.sum = value;
+}
+
+// One block adds up the values of all rows. The mean of nothing, whose scale is NaN, is NaN.
+template <class A>
+KERNEL sum_rows(const A* values, int64_t samples, A scale, A* sum) {
+  double total = 0;
+  for (int64_t n = threadIdx.x; n < samples; n += blockDim.x) total += static_cast<double>(values[n]);
+  total = combined<Sum>(BlockTeam(), total);
+  if (threadIdx.x == 0) *sum = static_cast<A>(total + 0 * static_cast<double>(scale));
+}
+
+// The loss and, for each input, its gradient where wanted, else an empty tensor.
+template <class Loss, size_t K>
+std::array<Tensor, K + 1> softmax_rows(const Loss& loss, const std::array<const Tensor*, K>& inputs,
+                                       const Reduction& how, const std::array<bool, K>& wanted) {
+  const Tensor& first = *inputs[0];
+  require(first.dim() == 2 && first.size(1) > 0, "expected logits [N, C] with C > 0");
+  const int64_t samples = first.size(0), classes = first.size(1);
+  for (const Tensor* x : inputs) {
+    require_alike(first, *x);
+    require(x->is_contiguous(), "expected contiguous logits");
+  }
+  const Device device(first);
+  const ScalarType dtype = accumulated(first.scalar_type());
+  const bool short_rows = classes <= HeldRow<WarpTeam, 1, 4, 1, float, float>::kLongest;
+  const bool one_block = samples == 1 || (short_rows && samples > 0 && samples <= kRowsAlone);
+  std::array<Tensor, K + 1> results;
+  results[0] = how.reduce ? empty_scalar(first, dtype) : empty_vector(first, samples, dtype);
+  for (size_t k = 0; k < K; ++k) {
+    results[k + 1] = wanted[k] ? empty(first, first.sizes().data(), first.strides().data(), 2, dtype)
+                               : empty_vector(first, 0, dtype);
+  }
+  const bool sum_apart = how.reduce && !one_block;
+  const Tensor values = sum_apart ? empty_vector(first, samples, dtype) : results[0];
+  with_type(first.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using A = Accumulated<T>;
+    A* const result = mutable_data<A>(results[0]);
+    const A scale = static_cast<A>(how.scale);
+    Batch<static_cast<int>(K), T, A> batch{{},      {},     how.reduce && one_block ? nullptr : mutable_data<A>(values),
+                                           nullptr, samples, classes,
+                                           PerSample<A>(1.0, how.weight, samples), scale};
+    if (how.reduce && one_block) batch.sum = result;
+    bool vectors = classes % kVector<T> == 0;
+    for (size_t k = 0; k < K; ++k) {
+      batch.x[k] = data<T>(*inputs[k]);
+      batch.grad[k] = wanted[k] ? mutable_data<A>(results[k + 1]) : nullptr;
+      vectors = vectors && aligned<kVector<T>>(batch.x[k]);
+    }
+    using Held = HeldRow<BlockTeam, kVector<T>, 8 / kVector<T>, K, T, A>;
+    const auto launch_blocks = [&](auto row) {
+      using Row = typename decltype(row)::type;
+      LAUNCH((block_rows<Row, Loss, static_cast<int>(K), T, A>), samples, block_threads(classes / Row::kWidth), device,
+             loss, batch);
+    };
+    if (samples == 0) {
+      // Nothing but a sum of nothing.
+    } else if (short_rows) {
+      const int64_t blocks = one_block && how.reduce ? 1 : divide_up(samples, kRowsABlock);
+      const int64_t rows = divide_up(samples, blocks);
+      LAUNCH((warp_rows<Loss, static_cast<int>(K), T, A>), blocks, block_threads(kWarp * rows), device, loss, batch);
+    } else if (!vectors) {
+      launch_blocks(std::type_identity<StreamedRow<1, K, T, A>>());
+    } else if (classes <= Held::kLongest) {
+      launch_blocks(std::type_identity<Held>());
+    } else {
+      launch_blocks(std::type_identity<StreamedRow<kVector<T>, K, T, A>>());
+    }
+    if (sum_apart) LAUNCH((sum_rows<A>), 1, kMaxThreads, device, mutable_data<A>(values), samples, scale, result);
+  });
+  return results;
+}
+
+// Class indices [N]. Values on a device are not checked: one that is no class makes its row NaN.
+inline const int64_t* target_data(const Tensor& target, const Tensor& logits) {
+  require(target.scalar_type() == ScalarType::Long && target.is_contiguous() && target.dim() == 1 &&
+              target.size(0) == logits.size(0),
+          "expected a contiguous int64 target [N]");
+  return data<int64_t>(target);
+}
+
+}  // namespace fastadv

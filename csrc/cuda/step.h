@@ -1,0 +1,323 @@
+// The step skeleton: read a sample, ask a rule where it moves, project, write. Two kernels share it.
+//
+// move_elements, for linf balls and rules that look at one coordinate: a thread moves 16 bytes of the flat batch, so x,
+//   direction and x0 are read once and the result is written once.
+// move_samples, for whatever needs an l2 norm: a block a sample. Where 16-byte accesses are possible, up to kHeldBytes
+//   of the sample's points and of its centres stay in each thread's registers and are read once. Any other sample is
+//   read again in every pass: one for each norm, one for each of Newton's steps (none where the sample lies inside the
+//   ball), one to write.
+//
+// A rule has  kDirected, whether it reads a direction;  needs_length(), whether it must know the direction's l2 norm;
+// set(size, length), once a sample;  and operator()(x, direction), where the coordinate goes.
+#pragma once
+
+#include <cmath>
+
+#include "../common/ball.h"
+#include "../common/step.h"
+#include "block.h"
+#include "memory.h"
+
+namespace fastadv {
+
+template <class A>
+struct Stay {
+  static constexpr bool kDirected = false;
+  FASTADV_INLINE bool needs_length() const { return false; }
+  FASTADV_INLINE void set(A, A) {}
+  FASTADV_INLINE A operator()(A x, A) const { return x; }
+};
+
+template <class A>
+struct MoveBySign {
+  static constexpr bool kDirected = true;
+  A size = 0;
+  FASTADV_INLINE bool needs_length() const { return false; }
+  FASTADV_INLINE void set(A step_size, A) { size = step_size; }
+  FASTADV_INLINE A operator()(A x, A direction) const { return move_by_sign<A>(x, direction, size); }
+};
+
+template <class A>
+struct MoveByUnit {
+  static constexpr bool kDirected = true;
+  UnitStep<A> step{A(0), A(0)};
+  FASTADV_INLINE bool needs_length() const { return true; }
+  FASTADV_INLINE void set(A step_size, A length) { step = UnitStep<A>(length, step_size); }
+  FASTADV_INLINE A operator()(A x, A direction) const { return x + step(direction); }
+};
+
+// A direction that lies in memory.
+template <class T>
+struct Stored {
+  const T* from;
+
+  template <int kWidth, class A>
+  DEVICE void read(int64_t first, A (&direction)[kWidth]) const {
+    load(from + first, direction);
+  }
+};
+
+template <int kWidth, class T, class A, class Rule>
+KERNEL move_elements(const T* x, const T* direction, const T* x0, PerSample<A> eps, PerSample<A> step_size,
+                     Ball<A> ball, Rule rule, T* out, int64_t size, int64_t total) {
+  const int64_t first = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * kWidth;
+  if (first >= total) return;
+  // Where all share one radius and one step, the caller passes the batch as a single sample.
+  const int64_t sample = size == total ? 0 : first / size;
+  ball.eps = eps[sample];
+  rule.set(step_size[sample], A(1));
+  A point[kWidth], centre[kWidth], step[kWidth] = {};
+  load(x + first, point);
+  load(x0 + first, centre);
+  if constexpr (Rule::kDirected) load(direction + first, step);
+#pragma unroll
+  for (int e = 0; e < kWidth; ++e) point[e] = project_linf<A>(rule(point[e], step[e]), centre[e], ball);
+  store(out + first, point);
+}
+
+// Bytes of a sample's points, and as many of its centres, that a thread keeps in registers.
+constexpr int kHeldBytes = 64;
+template <class A>
+constexpr int kHeld = kHeldBytes / static_cast<int>(sizeof(A));
+template <class A>
+constexpr int64_t kHeldSample = int64_t{kMaxThreads} * kHeld<A>;
+
+// A thread's share of a sample in registers. `directions(f)` and, once a rule has moved the sample, `points(f)` call
+// f(first, numbers...) for each run of kWidth elements that belong to the thread.
+template <int kWidth, class T, class A, class Rule, class Direction>
+class HeldSample {
+ public:
+  DEVICE HeldSample(const T* x, const Direction& direction, const T* x0, int64_t size)
+      : x_(x), x0_(x0), size_(size) {
+#pragma unroll
+    for (int run = 0; run < kRuns; ++run) {
+      if (Rule::kDirected && first(run) < size_) direction.read(first(run), point_[run]);
+    }
+  }
+
+  template <class F>
+  DEVICE void directions(const F& f) const {
+#pragma unroll
+    for (int run = 0; run < kRuns; ++run) {
+      if (first(run) < size_) f(point_[run]);
+    }
+  }
+
+  DEVICE void move(const Rule& rule) {
+#pragma unroll
+    for (int run = 0; run < kRuns; ++run) {
+      if (first(run) >= size_) continue;
+      A x[kWidth];
+      load(x_ + first(run), x);
+      load(x0_ + first(run), centre_[run]);
+#pragma unroll
+      for (int e = 0; e < kWidth; ++e) point_[run][e] = rule(x[e], Rule::kDirected ? point_[run][e] : A(0));
+    }
+  }
+
+  template <class F>
+  DEVICE void points(const F& f) const {
+#pragma unroll
+    for (int run = 0; run < kRuns; ++run) {
+      if (first(run) < size_) f(first(run), point_[run], centre_[run]);
+    }
+  }
+
+ private:
+  static constexpr int kRuns = kHeld<A> / kWidth;
+
+  DEVICE int first(int run) const { return (run * blockDim.x + threadIdx.x) * kWidth; }
+
+  const T* x_;
+  const T* x0_;
+  int64_t size_;
+  A point_[kRuns][kWidth];
+  A centre_[kRuns][kWidth];
+};
+
+// The same of a sample that is read again in every pass.
+template <int kWidth, class T, class A, class Rule, class Direction>
+class StreamedSample {
+ public:
+  DEVICE StreamedSample(const T* x, const Direction& direction, const T* x0, int64_t size)
+      : x_(x), direction_(direction), x0_(x0), size_(size) {}
+
+  template <class F>
+  DEVICE void directions(const F& f) const {
+    for (int64_t first = begin(); first < size_; first += stride()) {
+      A direction[kWidth];
+      direction_.read(first, direction);
+      f(direction);
+    }
+  }
+
+  DEVICE void move(const Rule& rule) { rule_ = rule; }
+
+  template <class F>
+  DEVICE void points(const F& f) const {
+    for (int64_t first = begin(); first < size_; first += stride()) {
+      A point[kWidth], centre[kWidth], direction[kWidth] = {};
+      load(x_ + first, point);
+      load(x0_ + first, centre);
+      if constexpr (Rule::kDirected) direction_.read(first, direction);
+#pragma unroll
+      for (int e = 0; e < kWidth; ++e) point[e] = rule_(point[e], direction[e]);
+      f(first, point, centre);
+    }
+  }
+
+ private:
+  DEVICE int64_t begin() const { return int64_t{threadIdx.x} * kWidth; }
+  DEVICE int64_t stride() const { return int64_t{blockDim.x} * kWidth; }
+
+  const T* x_;
+  const Direction& direction_;
+  const T* x0_;
+  int64_t size_;
+  Rule rule_;
+};
+
+// Euclidean norm over the block, given the sum of squares, that neither overflows nor underflows; NaN if any term is.
+// `terms(f)` calls f(term) for each term of the thread.
+template <class A, class Terms>
+DEVICE A norm(A squares, const Terms& terms) {
+  constexpr A kSafe = sizeof(A) == 4 ? A(1e-30) : A(1e-280);
+  if (squares > kSafe && squares < 1 / kSafe) return std::sqrt(squares);
+  if (squares != squares) return squares;
+  A largest = 0;
+  terms([&](A term) { largest = Larger()(largest, absolute<A>(term)); });
+  largest = combined<Larger>(BlockTeam(), largest);
+  if (!(largest > 0) || largest == std::numeric_limits<A>::infinity()) return largest;
+  A scaled = 0;
+  terms([&](A term) { scaled += (term / largest) * (term / largest); });
+  return largest * std::sqrt(combined<Sum>(BlockTeam(), scaled));
+}
+
+// The s in [0, 1] for which clamp(x0 + s delta, low, high) lies at distance eps from x0, delta being point - x0; 1
+// inside the ball. In s^2 the squared distance is concave and piecewise linear, s^2 A + B, with A the sum of delta^2
+// over the coordinates still inside the box and B the squared distance of those the box stopped; from the left Newton
+// rises to the root.
+template <class A, class Sample>
+DEVICE A l2_scale(const Sample& sample, const Ball<A>& ball) {
+  A whole_and_clipped[2] = {0, 0};
+  sample.points([&](int64_t, const auto& point, const auto& centre) {
+    for (int e = 0; e < static_cast<int>(std::size(point)); ++e) {
+      const A d = point[e] - centre[e];
+      const A inside = ball.exact ? clamp<A>(d, ball.low - centre[e], ball.high - centre[e]) : d;
+      whole_and_clipped[0] += d * d;
+      whole_and_clipped[1] += inside * inside;
+    }
+  });
+  BlockTeam().combine<Sum>(whole_and_clipped);
+  const A whole = whole_and_clipped[0], clipped = whole_and_clipped[1], radius = ball.eps * ball.eps;
+  if (!(clipped > radius)) return A(1);
+  A s = ball.eps / norm<A>(whole, [&](const auto& term) {
+    sample.points([&](int64_t, const auto& point, const auto& centre) {
+      for (int e = 0; e < static_cast<int>(std::size(point)); ++e) term(point[e] - centre[e]);
+    });
+  });
+  // Where the box stopped nothing at the far end it stops nothing on the way, and s is exact already.
+  for (int pass = 0; pass < kNewtonPasses && whole != clipped; ++pass) {
+    A free_and_fixed[2] = {0, 0};
+    sample.points([&](int64_t, const auto& point, const auto& centre) {
+      for (int e = 0; e < static_cast<int>(std::size(point)); ++e) {
+        const A d = point[e] - centre[e], step = s * d;
+        const A below = ball.low - centre[e], above = ball.high - centre[e];
+        const A limit = step < 0 ? below : above;
+        const bool stopped = step < below || step > above;
+        free_and_fixed[0] += stopped ? A(0) : d * d;
+        free_and_fixed[1] += stopped ? limit * limit : A(0);
+      }
+    });
+    BlockTeam().combine<Sum>(free_and_fixed);
+    const A free = free_and_fixed[0], left = radius - free_and_fixed[1];
+    const A root = free > 0 && left > 0 ? std::sqrt(left / free) : A(0);
+    if (!(root > s)) break;
+    s = root < 1 ? root : A(1);
+  }
+  return s;
+}
+
+// Moves and projects one sample with the whole block.
+template <bool kHold, int kWidth, class T, class A, class Rule, class Direction>
+DEVICE void move_sample(const T* x, const Direction& direction, const T* x0, Rule rule, A step_size,
+                                            const Ball<A>& ball, Norm ball_norm, T* out, int64_t size) {
+  using Sample = std::conditional_t<kHold, HeldSample<kWidth, T, A, Rule, Direction>,
+                                    StreamedSample<kWidth, T, A, Rule, Direction>>;
+  Sample sample(x, direction, x0, size);
+  A length = 1;
+  if (rule.needs_length()) {
+    const auto terms = [&](const auto& term) {
+      sample.directions([&](const auto& d) {
+        for (int e = 0; e < kWidth; ++e) term(d[e]);
+      });
+    };
+    A squares = 0;
+    terms([&](A d) { squares += d * d; });
+    length = norm<A>(combined<Sum>(BlockTeam(), squares), terms);
+  }
+  rule.set(step_size, length);
+  sample.move(rule);
+  const bool l2 = ball_norm == Norm::kL2;
+  const A s = l2 ? l2_scale<A>(sample, ball) : A(1);
+  sample.points([&](int64_t first, const auto& point, const auto& centre) {
+    A z[kWidth];
+    for (int e = 0; e < kWidth; ++e) {
+      if (l2) {
+        const A moved = s < 1 ? move_inside<A>(centre[e], s * (point[e] - centre[e])) : point[e];
+        z[e] = clamp<A>(moved, ball.low, ball.high);
+      } else {
+        z[e] = project_linf<A>(point[e], centre[e], ball);
+      }
+    }
+    store(out + first, z);
+  });
+}
+
+template <bool kHold, int kWidth, class T, class A, class Rule>
+KERNEL move_samples(const T* x, const T* direction, const T* x0, PerSample<A> eps, PerSample<A> step_size, Ball<A> ball,
+                    Rule rule, T* out, int64_t size) {
+  const int64_t n = blockIdx.x, begin = n * size;
+  ball.eps = eps[n];
+  const Stored<T> from{direction + begin};
+  move_sample<kHold, kWidth>(x + begin, from, x0 + begin, rule, step_size[n], ball, Norm::kL2, out + begin, size);
+}
+
+// Calls `f` with the number of elements that a thread takes at once and whether it keeps the sample, as types.
+template <class T, class F>
+void with_sample(bool vectors, int64_t size, const F& f) {
+  if (!vectors) {
+    f(Width<1>(), std::false_type());
+  } else if (size <= kHeldSample<Accumulated<T>>) {
+    f(Width<kVector<T>>(), std::true_type());
+  } else {
+    f(Width<kVector<T>>(), std::false_type());
+  }
+}
+
+// Moves `samples` runs of `size` elements each; `direction` may be null where the rules stay. Linf and L2 are the rules
+// of the two norms.
+template <class Linf, class L2, class T, class A>
+void move(const Device& device, const T* x, const T* direction, const T* x0, const PerSample<A>& eps,
+          const PerSample<A>& step_size, const Ball<A>& ball, Norm norm, T* out, int64_t samples, int64_t size) {
+  const int64_t total = samples * size;
+  if (total == 0) return;
+  if (norm == Norm::kLinf) {
+    const int64_t run = eps.varies() || step_size.varies() ? size : total;
+    with_width<T>(run % kVector<T> == 0 && aligned<kVector<T>>(x, direction, x0, out), [&](auto width) {
+      constexpr int kWidth = decltype(width)::value;
+      constexpr int kThreads = 256;
+      LAUNCH((move_elements<kWidth, T, A, Linf>), divide_up(total, kWidth * kThreads), kThreads, device, x, direction,
+             x0, eps, step_size, ball, Linf(), out, run, total);
+    });
+    return;
+  }
+  const bool vectors = size % kVector<T> == 0 && aligned<kVector<T>>(x, direction, x0, out);
+  with_sample<T>(vectors, size, [&](auto width, auto held) {
+    constexpr int kWidth = decltype(width)::value;
+    LAUNCH((move_samples<decltype(held)::value, kWidth, T, A, L2>), samples, block_threads(size / kWidth), device, x,
+           direction, x0, eps, step_size, ball, L2(), out, size);
+  });
+}
+
+}  // namespace fastadv

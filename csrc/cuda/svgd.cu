@@ -1,0 +1,429 @@
+// svgd_step. An image's n particles of D elements need two n x n matrices, of squared distances and, to bring both
+// terms of the step to one size, of the scores' products; no entry ever joins two images. Particles and scores are read
+// for the matrices and again, from the cache where they fit, for the update.
+//
+// alone_on_image, one launch, where particles and scores of an image fit into a cache of kCacheBytes: a block an image.
+// Two launches, where not: pair_sums, a block a (image, share of the coordinates), leaves its part of the matrices;
+//   then, adding up the parts in order,
+//   move_shares, the same grid, where each coordinate moves by itself, or
+//   move_particles, a block a (image, particle), where a step or a ball of l2 norm needs all of a particle.
+#include "../common/stein.h"
+#include "step.h"
+
+namespace fastadv {
+namespace {
+
+constexpr int kMostParticles = 32;
+constexpr int kMostPairs = kMostParticles * kMostParticles;
+// Particles are taken in tiles of this many, so that each element read takes part in several products.
+constexpr int kTile = 4;
+constexpr int kTilePairs = kTile * kTile;
+// What the first-level cache of an sm_80 holds, which is the smallest of those we ship for.
+constexpr int64_t kCacheBytes = 192 * 1024;
+// Coordinates in a share: a few for every thread of a block.
+constexpr int64_t kShare = 4096;
+
+// Adds up each of a tile's 16 numbers over the warp and returns in lane l the sum of number l % 16: every exchange
+// halves how many numbers a lane is left with, and the last one joins the two lanes that hold the same number.
+template <int K, class A>
+DEVICE A fold(const A (&x)[K]) {
+  if constexpr (K == 1) {
+    A total = x[0];
+#pragma unroll
+    for (int offset = kTilePairs; offset < kWarp; offset *= 2) total += __shfl_xor_sync(kAllLanes, total, offset);
+    return total;
+  } else {
+    constexpr int kHalf = K / 2;
+    const bool upper = threadIdx.x & kHalf;
+    A halved[kHalf];
+#pragma unroll
+    for (int k = 0; k < kHalf; ++k) {
+      const A kept = upper ? x[k + kHalf] : x[k], given = upper ? x[k] : x[k + kHalf];
+      halved[k] = kept + __shfl_xor_sync(kAllLanes, given, kHalf);
+    }
+    return fold(halved);
+  }
+}
+
+// Squared distances (or inner products) of all pairs of the n vectors over the coordinates from begin to end, by the
+// whole block; n x n, symmetric. Distances are summed from differences: by way of products they would drown in
+// rounding.
+template <int kWidth, bool kDistance, class T, class A>
+DEVICE void sum_pairs(const T* vectors, int n, int64_t size, int64_t begin, int64_t end, A* matrix) {
+  SHARED_ARRAY(A, partial, kMaxWarps * kTilePairs);
+  for (int i = 0; i < n; i += kTile) {
+    for (int j = 0; j <= i; j += kTile) {
+      A sums[kTilePairs] = {};
+      for (int64_t at = begin + int64_t{threadIdx.x} * kWidth; at < end; at += int64_t{blockDim.x} * kWidth) {
+        A a[kTile][kWidth], b[kTile][kWidth];
+#pragma unroll
+        for (int k = 0; k < kTile; ++k) {
+          load(vectors + (i + k < n ? i + k : n - 1) * size + at, a[k]);
+          load(vectors + (j + k < n ? j + k : n - 1) * size + at, b[k]);
+        }
+#pragma unroll
+        for (int pair = 0; pair < kTilePairs; ++pair) {
+#pragma unroll
+          for (int e = 0; e < kWidth; ++e) {
+            const A p = a[pair / kTile][e], q = b[pair % kTile][e];
+            sums[pair] = kDistance ? std::fma(p - q, p - q, sums[pair]) : std::fma(p, q, sums[pair]);
+          }
+        }
+      }
+      const A folded = fold(sums);
+      const int lane = threadIdx.x % kWarp;
+      if (lane < kTilePairs) partial[threadIdx.x / kWarp * kTilePairs + lane] = folded;
+      __syncthreads();
+      const int p = i + threadIdx.x / kTile, q = j + threadIdx.x % kTile;
+      if (threadIdx.x < kTilePairs && p < n && q < n) {
+        A total = 0;
+        for (unsigned warp = 0; warp < blockDim.x / kWarp; ++warp) total += partial[warp * kTilePairs + threadIdx.x];
+        matrix[p * n + q] = total;
+        matrix[q * n + p] = total;
+      }
+      __syncthreads();
+    }
+  }
+}
+
+// The lower median of the distances i < j; NaN where there is no pair or one is NaN. A thread a pair counts the pairs
+// before its own.
+template <class A>
+DEVICE A median(const A* distance, int n) {
+  SHARED_ARRAY(A, result, 1);
+  if (threadIdx.x == 0) result[0] = std::numeric_limits<A>::quiet_NaN();
+  __syncthreads();
+  const int pairs = n * (n - 1) / 2;
+  for (int entry = threadIdx.x; entry < n * n; entry += blockDim.x) {
+    if (entry / n <= entry % n) continue;
+    const A own = distance[entry];
+    int before = 0;
+    bool ordered = true;
+    for (int i = 1; i < n; ++i) {
+      for (int j = 0; j < i; ++j) {
+        const A other = distance[i * n + j];
+        ordered = ordered && other == other;
+        before += other < own || (other == own && i * n + j < entry);
+      }
+    }
+    if (ordered && before == (pairs - 1) / 2) result[0] = own;
+  }
+  __syncthreads();
+  return result[0];
+}
+
+// Coefficients of  phi_i = sum_j attract_ij score_j + repel_ij (x_i - x_j), both n x n, written over the inputs. Up to
+// the first barrier a thread reads only entries that are its own in every loop over pairs here and in gather.
+template <class A>
+DEVICE void coefficients(A* distance, A* product, int n, const Stein<A>& stein) {
+  SHARED_ARRAY(A, kernel, kMostPairs);
+  A precision = 0;
+  if (stein.bandwidth > 0) {
+    precision = 1 / (stein.bandwidth * stein.bandwidth);
+  } else {
+    const A middle = median(distance, n);
+    // A flat kernel without repulsion where the median distance is zero or there is no pair.
+    if (middle > 0) precision = 2 * std::log(static_cast<A>(n + 1)) / middle;
+  }
+  const int pairs = n * n;
+  for (int entry = threadIdx.x; entry < pairs; entry += blockDim.x) {
+    kernel[entry] = std::exp(A(-0.5) * distance[entry] * precision) / n;
+  }
+  __syncthreads();
+  A scale = stein.score_scale;
+  if (stein.equal_rms) {
+    // Squared lengths summed over the particles: the attraction's from the scores' products, the repulsion's from the
+    // distances, since (x_i - x_j).(x_i - x_k) = (d_ij + d_ik - d_jk) / 2 for squared distances d.
+    double pull_and_push[2] = {0, 0};
+    for (int entry = threadIdx.x; entry < pairs; entry += blockDim.x) {
+      const int i = entry / n, j = entry % n;
+      for (int k = 0; k < n; ++k) {
+        const double both = static_cast<double>(kernel[entry]) * kernel[i * n + k];
+        const double angle = static_cast<double>(distance[entry]) + distance[i * n + k] - distance[j * n + k];
+        pull_and_push[0] += both * product[j * n + k];
+        if (i != j && i != k) pull_and_push[1] += both * angle;
+      }
+    }
+    BlockTeam().combine<Sum>(pull_and_push);
+    const double pull = pull_and_push[0], push = 0.5 * precision * precision * pull_and_push[1];
+    scale = pull > 0 && push > 0 ? static_cast<A>(std::sqrt(push / pull)) : A(1);
+  }
+  for (int entry = threadIdx.x; entry < pairs; entry += blockDim.x) {
+    product[entry] = scale * kernel[entry];
+    distance[entry] = entry / n == entry % n ? A(0) : kernel[entry] * precision;
+  }
+  __syncthreads();
+}
+
+// The direction of a particle, made where it is wanted from all particles and scores of its image.
+template <class T, class A>
+struct SteinDirection {
+  const T* particles;
+  const T* score;
+  const A* attract;
+  const A* repel;
+  int n;
+  int particle;
+  int64_t size;
+
+  template <int kWidth>
+  DEVICE void read(int64_t first, A (&phi)[kWidth]) const {
+    A own[kWidth];
+    load(particles + particle * size + first, own);
+#pragma unroll
+    for (int e = 0; e < kWidth; ++e) phi[e] = 0;
+    for (int j = 0; j < n; ++j) {
+      const A pull = attract[particle * n + j], push = repel[particle * n + j];
+      A x[kWidth], s[kWidth];
+      load(particles + j * size + first, x);
+      load(score + j * size + first, s);
+#pragma unroll
+      for (int e = 0; e < kWidth; ++e) phi[e] = std::fma(pull, s[e], std::fma(push, own[e] - x[e], phi[e]));
+    }
+  }
+};
+
+// The rule of svgd_step: which of its three updates is known at run time.
+template <class A>
+struct MoveAlongStein {
+  static constexpr bool kDirected = true;
+  Update update;
+  A size = 0;
+  UnitStep<A> unit{A(0), A(0)};
+
+  FASTADV_INLINE bool needs_length() const { return update == Update::kL2; }
+  FASTADV_INLINE void set(A step_size, A length) {
+    size = step_size;
+    unit = UnitStep<A>(length, step_size);
+  }
+  FASTADV_INLINE A operator()(A x, A direction) const {
+    if (update == Update::kSign) return move_by_sign<A>(x, direction, size);
+    return x + (update == Update::kL2 ? unit(direction) : size * direction);
+  }
+};
+
+// Everything the kernels are given.
+template <class T, class A>
+struct Images {
+  const T* particles;
+  const T* score;
+  const T* x0;
+  T* out;
+  int n;
+  int64_t size;
+  PerSample<A> eps;
+  PerSample<A> step_size;
+  Ball<A> ball;
+  Norm norm;
+  Stein<A> stein;
+  // Of two launches: shares of an image's coordinates, and each share's part of both matrices.
+  int64_t shares;
+  A* parts;
+
+  // Whether each coordinate moves without regard to the others.
+  FASTADV_INLINE bool by_coordinate() const { return norm == Norm::kLinf && stein.update != Update::kL2; }
+};
+
+// Moves the coordinates from begin to end of all particles of an image, a tile of particles at a time.
+template <int kWidth, class T, class A>
+DEVICE void move_coordinates(const Images<T, A>& images, int64_t image, const A* attract,
+                                                 const A* repel, int64_t begin, int64_t end) {
+  const int n = images.n;
+  const int64_t size = images.size;
+  const T *particles = images.particles + image * n * size, *score = images.score + image * n * size;
+  Ball<A> ball = images.ball;
+  ball.eps = images.eps[image];
+  MoveAlongStein<A> rule{images.stein.update};
+  rule.set(images.step_size[image], A(1));
+  for (int64_t at = begin + int64_t{threadIdx.x} * kWidth; at < end; at += int64_t{blockDim.x} * kWidth) {
+    A centre[kWidth];
+    load(images.x0 + image * size + at, centre);
+    for (int i = 0; i < n; i += kTile) {
+      A own[kTile][kWidth], phi[kTile][kWidth] = {};
+#pragma unroll
+      for (int k = 0; k < kTile; ++k) load(particles + (i + k < n ? i + k : n - 1) * size + at, own[k]);
+      for (int j = 0; j < n; ++j) {
+        A x[kWidth], s[kWidth];
+        load(particles + j * size + at, x);
+        load(score + j * size + at, s);
+#pragma unroll
+        for (int k = 0; k < kTile; ++k) {
+          const int entry = (i + k < n ? i + k : n - 1) * n + j;
+          const A pull = attract[entry], push = repel[entry];
+#pragma unroll
+          for (int e = 0; e < kWidth; ++e) {
+            phi[k][e] = std::fma(pull, s[e], std::fma(push, own[k][e] - x[e], phi[k][e]));
+          }
+        }
+      }
+#pragma unroll
+      for (int k = 0; k < kTile; ++k) {
+        if (i + k >= n) continue;
+#pragma unroll
+        for (int e = 0; e < kWidth; ++e) {
+          own[k][e] = project_linf<A>(rule(own[k][e], phi[k][e]), centre[e], ball);
+        }
+        store(images.out + (image * n + i + k) * size + at, own[k]);
+      }
+    }
+  }
+}
+
+// Moves one particle of an image with the whole block.
+template <bool kHold, int kWidth, class T, class A>
+DEVICE void move_particle(const Images<T, A>& images, int64_t image, int particle, const A* attract,
+                                              const A* repel) {
+  const int64_t size = images.size, first = image * images.n * size, own = first + particle * size;
+  Ball<A> ball = images.ball;
+  ball.eps = images.eps[image];
+  const SteinDirection<T, A> direction{images.particles + first, images.score + first, attract, repel,
+                                       images.n,                 particle,             size};
+  move_sample<kHold, kWidth>(images.particles + own, direction, images.x0 + image * size,
+                             MoveAlongStein<A>{images.stein.update}, images.step_size[image], ball, images.norm,
+                             images.out + own, size);
+}
+
+template <bool kByCoordinate, bool kHold, int kWidth, class T, class A>
+KERNEL alone_on_image(Images<T, A> images) {
+  SHARED_ARRAY(A, distance, kMostPairs);
+  SHARED_ARRAY(A, product, kMostPairs);
+  const int64_t image = blockIdx.x, size = images.size, first = image * images.n * size;
+  sum_pairs<kWidth, true>(images.particles + first, images.n, size, 0, size, distance);
+  if (images.stein.equal_rms) sum_pairs<kWidth, false>(images.score + first, images.n, size, 0, size, product);
+  coefficients(distance, product, images.n, images.stein);
+  if constexpr (kByCoordinate) {
+    move_coordinates<kWidth>(images, image, product, distance, 0, size);
+  } else {
+    for (int i = 0; i < images.n; ++i) move_particle<kHold, kWidth>(images, image, i, product, distance);
+  }
+}
+
+template <int kWidth, class T, class A>
+KERNEL pair_sums(Images<T, A> images) {
+  SHARED_ARRAY(A, matrix, kMostPairs);
+  const int64_t image = blockIdx.x / images.shares, begin = blockIdx.x % images.shares * kShare;
+  const int64_t end = begin + kShare < images.size ? begin + kShare : images.size;
+  const int64_t first = image * images.n * images.size;
+  const int pairs = images.n * images.n;
+  A* part = images.parts + int64_t{blockIdx.x} * 2 * pairs;
+  sum_pairs<kWidth, true>(images.particles + first, images.n, images.size, begin, end, matrix);
+  for (int entry = threadIdx.x; entry < pairs; entry += blockDim.x) part[entry] = matrix[entry];
+  if (!images.stein.equal_rms) return;
+  // The matrix is written again after the first barrier of this call, which every thread reaches with its copy made.
+  sum_pairs<kWidth, false>(images.score + first, images.n, images.size, begin, end, matrix);
+  for (int entry = threadIdx.x; entry < pairs; entry += blockDim.x) part[pairs + entry] = matrix[entry];
+}
+
+// Both matrices of an image from the parts of its shares, and from these the coefficients.
+template <class T, class A>
+DEVICE void gather(const Images<T, A>& images, int64_t image, A* distance, A* product) {
+  const int pairs = images.n * images.n;
+  const A* part = images.parts + image * images.shares * 2 * pairs;
+  for (int entry = threadIdx.x; entry < pairs; entry += blockDim.x) {
+    A d = 0, p = 0;
+    for (int64_t share = 0; share < images.shares; ++share) {
+      d += part[share * 2 * pairs + entry];
+      if (images.stein.equal_rms) p += part[share * 2 * pairs + pairs + entry];
+    }
+    distance[entry] = d;
+    product[entry] = p;
+  }
+  coefficients(distance, product, images.n, images.stein);
+}
+
+template <int kWidth, class T, class A>
+KERNEL move_shares(Images<T, A> images) {
+  SHARED_ARRAY(A, distance, kMostPairs);
+  SHARED_ARRAY(A, product, kMostPairs);
+  const int64_t image = blockIdx.x / images.shares, begin = blockIdx.x % images.shares * kShare;
+  gather(images, image, distance, product);
+  move_coordinates<kWidth>(images, image, product, distance, begin,
+                           begin + kShare < images.size ? begin + kShare : images.size);
+}
+
+template <bool kHold, int kWidth, class T, class A>
+KERNEL move_particles(Images<T, A> images) {
+  SHARED_ARRAY(A, distance, kMostPairs);
+  SHARED_ARRAY(A, product, kMostPairs);
+  const int64_t image = blockIdx.x / images.n;
+  gather(images, image, distance, product);
+  move_particle<kHold, kWidth>(images, image, static_cast<int>(blockIdx.x % images.n), product, distance);
+}
+
+template <bool kHold, int kWidth, class T, class A>
+void launch_alone(const Device& device, int64_t count, const Images<T, A>& images) {
+  const int threads = block_threads(images.size / kWidth);
+  if (images.by_coordinate()) {
+    LAUNCH((alone_on_image<true, false, kWidth, T, A>), count, threads, device, images);
+  } else {
+    LAUNCH((alone_on_image<false, kHold, kWidth, T, A>), count, threads, device, images);
+  }
+}
+
+template <bool kHold, int kWidth, class T, class A>
+void launch_shares(const Device& device, int64_t count, const Images<T, A>& images) {
+  const int threads = block_threads((images.size < kShare ? images.size : kShare) / kWidth);
+  LAUNCH((pair_sums<kWidth, T, A>), count * images.shares, threads, device, images);
+  if (images.by_coordinate()) {
+    LAUNCH((move_shares<kWidth, T, A>), count * images.shares, threads, device, images);
+  } else {
+    LAUNCH((move_particles<kHold, kWidth, T, A>), count * images.n, block_threads(images.size / kWidth), device,
+           images);
+  }
+}
+
+Tensor svgd_step(const Tensor& particles, const Tensor& score, const Tensor& x0, double eps,
+                 const std::optional<Tensor>& eps_n, double step_size, const std::optional<Tensor>& step_size_n,
+                 int64_t norm, double low, double high, std::optional<double> bandwidth, int64_t update,
+                 std::optional<double> score_scale) {
+  require_alike(particles, score);
+  require(particles.is_contiguous() && x0.is_contiguous() && particles.dim() >= 3, "expected contiguous tensors");
+  require(x0.scalar_type() == particles.scalar_type(), "expected tensors of one dtype");
+  const int64_t count = particles.size(0), n = particles.size(1);
+  require(x0.dim() == particles.dim() - 1 && x0.size(0) == count && x0.numel() * n == particles.numel(),
+          "expected x0 [N, ...] for particles [N, n, ...]");
+  require(n <= kMostParticles, "particles must have at most 32 particles an image on CUDA");
+  const Device device(particles);
+  Tensor out = empty_as(particles);
+  if (particles.numel() == 0) return out;
+  const int64_t size = x0.numel() / count;
+  with_type(particles.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using A = Accumulated<T>;
+    Images<T, A> images{data<T>(particles),
+                        data<T>(score),
+                        data<T>(x0),
+                        mutable_data<T>(out),
+                        static_cast<int>(n),
+                        size,
+                        PerSample<A>(eps, eps_n, count),
+                        PerSample<A>(step_size, step_size_n, count),
+                        {A(0), static_cast<A>(low), static_cast<A>(high), true},
+                        static_cast<Norm>(norm),
+                        {static_cast<A>(bandwidth.value_or(0)), static_cast<A>(score_scale.value_or(1)),
+                         !score_scale.has_value(), static_cast<Update>(update)},
+                        divide_up(size, kShare),
+                        nullptr};
+    const bool alone = 2 * n * size * static_cast<int64_t>(sizeof(T)) <= kCacheBytes;
+    const Tensor parts =
+        empty_vector(particles, alone ? 0 : count * images.shares * 2 * n * n, accumulated(particles.scalar_type()));
+    images.parts = mutable_data<A>(parts);
+    const bool vectors =
+        size % kVector<T> == 0 && aligned<kVector<T>>(images.particles, images.score, images.x0, images.out);
+    with_sample<T>(vectors, size, [&](auto width, auto held) {
+      constexpr int kWidth = decltype(width)::value;
+      constexpr bool kHold = decltype(held)::value;
+      if (alone) {
+        launch_alone<kHold, kWidth>(device, count, images);
+      } else {
+        launch_shares<kHold, kWidth>(device, count, images);
+      }
+    });
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace fastadv
+
+REGISTER_OPS(m) { m.impl("svgd_step", TORCH_BOX(&fastadv::svgd_step)); }

@@ -1,0 +1,74 @@
+"""The CUDA kernels behind fastadv's public functions: on the simulator, built once a session, and on a GPU if any."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+# The cases, layouts and tolerances of all backends, and how the kernels are compiled.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ops"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "csrc" / "cuda"))
+
+from cases import FUSED
+from on_gpu import OnGpu
+from simulated_library import build, host_compiler
+
+import fastadv
+from fastadv.ops import dispatch
+from fastadv.ops.schemas import SCHEMAS
+
+
+@pytest.fixture(scope="session")
+def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ctypes.CDLL]:
+    """The library, whose ops are registered as ``fastadv_simulated::<op>``."""
+    compiler = host_compiler()
+    if compiler is None:
+        pytest.skip("there is no C++ compiler to build the simulated kernels with")
+    path = build(compiler, tmp_path_factory.mktemp("simulated"))
+    schemas = torch.library.Library("fastadv_simulated", "FRAGMENT")
+    for name, schema in SCHEMAS.items():
+        schemas.define(name + schema)
+    torch.ops.load_library(path)
+    library = ctypes.CDLL(str(path))
+    library.simulator_launches.restype = ctypes.c_int64
+    library.simulator_overruns.restype = ctypes.c_int64
+    yield library
+    schemas._destroy()
+
+
+@pytest.fixture
+def simulated(simulator: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every op computes with its CUDA kernels; at the end, nothing was written past the end of an output."""
+    for name, op in dispatch._ops.items():
+        monkeypatch.setattr(op, "_default", getattr(torch.ops.fastadv_simulated, name).default)
+    yield
+    assert simulator.simulator_overruns() == 0, "a kernel wrote past the end of an output"
+
+
+@pytest.fixture(params=["simulated", *(["gpu"] if torch.cuda.is_available() else [])])
+def fused(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The public functions, computed by the CUDA kernels."""
+    if request.param == "simulated":
+        request.getfixturevalue("simulated")
+        yield FUSED
+    else:
+        with fastadv.use_backend("cuda"):
+            yield OnGpu(FUSED)
+
+
+@pytest.fixture
+def launches(simulator: ctypes.CDLL, simulated: None) -> Callable[[Callable[[], object]], int]:
+    """Counts the launches of a call."""
+
+    def count(call: Callable[[], object]) -> int:
+        before = simulator.simulator_launches()
+        call()
+        return simulator.simulator_launches() - before
+
+    return count

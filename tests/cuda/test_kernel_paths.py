@@ -1,0 +1,303 @@
+"""Inputs chosen to reach every kernel, whatever decides on it: aligned or not, held in registers, streamed, in parts.
+
+The tensors are fresh, so they are aligned for 16-byte accesses; a view that starts one element later is not.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from cases import FUSED, ORACLE, Draw
+from tolerance import assert_within
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+# A run of 16 bytes, many of them, as much as a block holds, more than that, and no multiple of 16 bytes.
+SAMPLES = [8, 3072, 8192, 8200, 3071]
+
+
+def doubles(tensors):
+    return {name: t.double() for name, t in tensors.items()}
+
+
+def drawn(dtype, samples, elements):
+    draw = Draw(dtype)
+    x0 = draw.pixels((samples, elements))
+    return {
+        "x": x0 + draw.normal((samples, elements), 0.02),
+        "grad": draw.gradient((samples, elements)),
+        "x0": x0,
+        "eps": draw.positive(samples, 1.0),
+        "step": draw.positive(samples, 1.0) - 0.3,
+    }
+
+
+def step(library, t, **keywords):
+    return library.pgd_step(t["x"], t["grad"], t["x0"], eps=t["eps"], step_size=t["step"], **keywords)
+
+
+@pytest.mark.parametrize("mode", ["exact", "sequential"])
+@pytest.mark.parametrize("elements", SAMPLES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_l2_step(dtype, elements, mode, fused):
+    tensors = drawn(dtype, 2, elements)
+    expected = step(ORACLE, doubles(tensors), norm="l2", mode=mode)
+    assert_within("l2", step(fused, tensors, norm="l2", mode=mode), expected)
+
+
+@pytest.mark.parametrize("elements", SAMPLES)
+def test_l2_ball_holds(elements, fused):
+    tensors = drawn(torch.float32, 3, elements)
+    moved = fused.pgd_step(tensors["x"], tensors["grad"], tensors["x0"], eps=0.5, step_size=2.0, norm="l2")
+    length = (moved.double() - tensors["x0"].double()).norm(dim=1)
+    assert (length <= 0.5 * (1 + 4 * 2**-23)).all()
+    assert moved.min() >= 0
+    assert moved.max() <= 1
+
+
+@pytest.mark.parametrize("elements", SAMPLES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_linf_step_is_exact(dtype, elements, fused):
+    tensors = drawn(dtype, 3, elements)
+    assert torch.equal(step(fused, tensors), step(ORACLE, tensors))
+    keywords = {"eps": 0.1, "step_size": 0.01}
+    arguments = (tensors["x"], tensors["grad"], tensors["x0"])
+    assert torch.equal(fused.pgd_step(*arguments, **keywords), ORACLE.pgd_step(*arguments, **keywords))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("start", [0, 1, 4])
+def test_a_step_in_place_writes_nothing_beside_its_slice(start, norm, fused):
+    tensors = drawn(torch.float32, 3, 64)
+    expected = step(ORACLE, doubles(tensors), norm=norm)
+    buffer = torch.full([3 * 64 + 8], 7.0)
+    x = buffer[start : start + 3 * 64].view(3, 64).copy_(tensors["x"])
+    fused.pgd_step_(x, tensors["grad"], tensors["x0"], eps=tensors["eps"], step_size=tensors["step"], norm=norm)
+    assert_within("l2", x.clone(), expected)
+    assert (buffer[:start] == 7).all()
+    assert (buffer[start + 3 * 64 :] == 7).all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("elements", [64, 8200, 63])
+def test_gradients_that_point_nowhere_or_hardly(elements, norm, fused):
+    tensors = drawn(torch.float32, 6, elements)
+    tensors["grad"][0] = 0
+    tensors["grad"][1, 1] = math.nan
+    tensors["grad"][2, 1] = math.inf
+    tensors["grad"][3] *= 1e-38
+    tensors["grad"][4] *= 1e30
+    tensors["grad"][5] = -0.0
+    # Ball and box are far away, so that the l2 step itself is seen.
+    keywords = {"norm": norm, "bounds": None} if norm == "l2" else {}
+    tensors["eps"].fill_(10)
+    # In float64 the smallest of these gradients would be others than in float32.
+    expected = step(ORACLE, tensors, **keywords)
+    assert_within(norm, step(fused, tensors, **keywords), expected.double())
+    assert torch.equal(fused.project(expected, tensors["x0"], eps=0.0, norm=norm), tensors["x0"])
+
+
+@pytest.mark.parametrize("elements", [64, 8200, 63])
+def test_project_at_its_edges(elements, fused):
+    tensors = drawn(torch.float32, 4, elements)
+    far = tensors["x0"] + 1e15 * tensors["grad"]
+    for eps in (0.0, 1e-30, 0.5, math.inf):
+        expected = ORACLE.project(far.double(), tensors["x0"].double(), eps=eps, norm="l2")
+        assert_within("l2", fused.project(far, tensors["x0"], eps=eps, norm="l2"), expected)
+    far[2, 5] = math.nan
+    assert fused.project(far, tensors["x0"], eps=1.0, norm="l2")[2].isnan().any()
+    assert not fused.project(far, tensors["x0"], eps=1.0, norm="l2")[3].isnan().any()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("shape", [(2, 3, 4, 4), (2, 3, 5, 7), (1, 3, 40, 41), (3, 9000)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_random_start(dtype, shape, norm, fused):
+    x0 = Draw(dtype).pixels(shape)
+    keywords = {"eps": 0.5, "norm": norm, "seed": -3}
+    start = fused.random_start(x0, **keywords)
+    if norm == "linf":
+        assert torch.equal(start, ORACLE.random_start(x0, **keywords))
+    else:
+        assert_within("noise", start, ORACLE.random_start(x0.double(), **keywords))
+    if len(shape) == 4:
+        last = fused.random_start(x0.contiguous(memory_format=torch.channels_last), **keywords)
+        assert last.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(last, start)
+
+
+def stein(dtype, images, particles, elements):
+    draw = Draw(dtype)
+    x0 = draw.pixels((images, elements))
+    size = (images, particles, elements)
+    return {"x": x0[:, None] + draw.normal(size, 0.02), "score": draw.normal(size), "x0": x0}
+
+
+def svgd(library, t, **keywords):
+    return library.svgd_step(t["x"], t["score"], t["x0"], **keywords)
+
+
+def assert_moves_as_the_reference(fused, tensors, **keywords):
+    exact = doubles(tensors)
+    doubtful = None
+    if keywords["update"] == "sign":
+        free = keywords | {"update": "raw", "eps": math.inf, "step_size": 1.0, "bounds": None, "norm": "linf"}
+        phi = svgd(ORACLE, exact, **free) - exact["x"]
+        doubtful = phi.abs() <= 1e-4 * phi.square().mean().sqrt()
+        if keywords["norm"] == "l2":
+            # One element that goes the other way changes how far all go.
+            tensors["score"].masked_fill_(doubtful, 100.0)
+            exact, doubtful = doubles(tensors), None
+    assert_within("svgd", svgd(fused, tensors, **keywords), svgd(ORACLE, exact, **keywords), doubtful=doubtful)
+
+
+# Images, particles, elements: one launch, aligned or not, as many particles as there can be; two, held and streamed.
+PARTICLES = [(2, 1, 64), (3, 4, 64), (2, 5, 67), (1, 32, 40), (1, 4, 8192), (1, 2, 16400), (1, 12, 4099)]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("update", ["sign", "l2", "raw"])
+@pytest.mark.parametrize("size", PARTICLES, ids=str)
+def test_svgd_step(size, update, norm, fused):
+    scale = "rms" if update == "l2" else 0.7
+    keywords = {"eps": 0.3, "step_size": 0.1, "norm": norm, "update": update, "score_scale": scale}
+    assert_moves_as_the_reference(fused, stein(torch.float32, *size), **keywords)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("elements", [64, 16400])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_svgd_step_in_every_dtype(dtype, elements, norm, fused):
+    keywords = {"eps": 0.3, "step_size": 0.1, "norm": norm, "update": "raw", "score_scale": "rms"}
+    assert_moves_as_the_reference(fused, stein(dtype, 2, 4, elements), **keywords)
+
+
+@pytest.mark.parametrize("elements", [64, 16400])
+def test_particles_that_coincide_and_scores_that_are_undefined(elements, fused):
+    tensors = stein(torch.float32, 3, 4, elements)
+    tensors["x"][0] = tensors["x"][0, :1]
+    tensors["score"][1, 2, 5] = math.nan
+    tensors["score"][2] = 0
+    for scale in (1.0, "rms"):
+        keywords = {"eps": 0.3, "step_size": 0.1, "update": "raw", "score_scale": scale}
+        assert_within("svgd", svgd(fused, tensors, **keywords), svgd(ORACLE, doubles(tensors), **keywords))
+
+
+def test_more_particles_than_fit_are_refused(fused):
+    with pytest.raises(ValueError, match="at most 32 particles"):
+        svgd(fused, stein(torch.float32, 1, 33, 8), eps=0.3, step_size=0.1)
+
+
+# A warp a row up to 128 classes; held, the longest held, streamed 16 bytes at a time, streamed one by one.
+CLASSES = [2, 128, 136, 1000, 4096, 4104, 129]
+LOSSES = {
+    "kl_distill": lambda f, t: f.kl_distill_value_and_grad(t["s"], t["t"], temperature=4.0),
+    "kd_loss": lambda f, t: f.kd_loss_value_and_grad(t["s"], t["t"], t["y"]),
+    "js_distill": lambda f, t: f.js_distill_value_and_grad(t["s"], t["t"], temperature=2.0),
+    "dkd_loss": lambda f, t: f.dkd_loss_value_and_grad(t["s"], t["t"], t["y"]),
+    "igdm_loss": lambda f, t: f.igdm_loss_value_and_grad(t["s"], t["t"], t["t"], t["s"]),
+    "loss_matching": lambda f, t: f.loss_matching_value_and_grad(t["s"], t["t"], t["y"]),
+    "attack_loss_ce": lambda f, t: f.attack_loss_value_and_grad(t["s"], t["y"]),
+    "attack_loss_kl": lambda f, t: f.attack_loss_value_and_grad(t["s"], kind="kl", reference=t["t"]),
+}
+
+
+class OracleOfLosses:
+    """The value-and-gradient functions of the reference, which live in its modules."""
+
+    from fastadv.reference.attack_loss import attack_loss_value_and_grad
+    from fastadv.reference.divergence import (
+        dkd_loss_value_and_grad,
+        js_distill_value_and_grad,
+        kd_loss_value_and_grad,
+        kl_distill_value_and_grad,
+    )
+    from fastadv.reference.matching import igdm_loss_value_and_grad, loss_matching_value_and_grad
+
+
+def logits(dtype, samples, classes):
+    draw = Draw(dtype)
+    shape = (samples, classes)
+    return {"s": draw.normal(shape, 2.0), "t": draw.normal(shape, 3.0), "y": draw.classes(samples, classes)}
+
+
+def assert_loss_agrees(fused, loss, tensors, kind="loss"):
+    exact = {name: t.double() if t.is_floating_point() else t for name, t in tensors.items()}
+    actual, expected = LOSSES[loss](fused, tensors), LOSSES[loss](OracleOfLosses, exact)
+    for result, value in zip(actual, expected, strict=False):
+        if result is not None:
+            assert_within(kind, result, value)
+
+
+@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses(loss, dtype, classes, fused):
+    assert_loss_agrees(fused, loss, logits(dtype, 3, classes))
+
+
+@pytest.mark.parametrize("classes", [10, 1000, 4104, 129])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_saturated_and_absent_logits(loss, classes, fused):
+    tensors = logits(torch.float32, 5, classes)
+    tensors["s"][0] *= 1e4
+    tensors["t"][0] *= -1e4
+    # One class of the teacher is impossible; the student gives all its weight to another.
+    tensors["t"][1, 1] = -math.inf
+    tensors["y"][1] = 0
+    tensors["s"][2, 3] = math.nan
+    tensors["s"][3] = -math.inf
+    tensors["t"][4, :] = 7.0
+    assert_loss_agrees(fused, loss, tensors)
+
+
+@pytest.mark.parametrize("classes", [10, 1000, 4104, 129])
+@pytest.mark.parametrize("loss", ["kd_loss", "dkd_loss", "loss_matching", "attack_loss_ce"])
+def test_a_target_that_is_no_class_makes_its_row_nan(loss, classes, fused):
+    tensors = logits(torch.float32, 4, classes)
+    tensors["y"][1:3] = torch.tensor([-1, 2**40])
+    value, grad, *_ = LOSSES[loss](fused, tensors)
+    assert value.isnan().tolist() == [False, True, True, False]
+    assert grad.isnan().all(1).tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize(("samples", "classes"), [(64, 100), (128, 10), (129, 10), (1, 1000), (3, 1000), (0, 10)])
+def test_the_mean_over_a_batch(samples, classes, dtype, fused):
+    tensors = logits(dtype, samples, classes)
+    mean = fused.kl_distill(tensors["s"], tensors["t"])
+    assert_within("loss", mean, ORACLE.kl_distill(tensors["s"].double(), tensors["t"].double()))
+    assert torch.equal(fused.kl_distill(tensors["s"], tensors["t"]).nan_to_num(), mean.nan_to_num())
+
+
+@pytest.mark.parametrize("shape", [(3, 64), (3, 7), (1, 1), (200, 8)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_scale_grad(dtype, shape, fused):
+    stored = Draw(torch.float64 if dtype == torch.float64 else torch.float32).normal(shape)
+    for factor in (stored[:, 0].contiguous(), stored[0, 0].clone()):
+        expected = ORACLE.scale_grad(stored.double(), factor.double(), dtype)
+        assert_within("scale", fused.scale_grad(stored, factor, dtype), expected)
+
+
+def mean_of_kl(samples, classes):
+    return lambda: FUSED.kl_distill(*(logits(torch.float32, samples, classes)[name] for name in "st"))
+
+
+LAUNCHES = [
+    *((1, lambda n=n, d=d: step(FUSED, drawn(torch.float32, 2, d), norm=n)) for n in ("linf", "l2") for d in SAMPLES),
+    *((1, lambda n=n: FUSED.random_start(torch.zeros(2, 64), eps=1.0, norm=n)) for n in ("linf", "l2")),
+    *(
+        (count, lambda size=size, n=n: svgd(FUSED, stein(torch.float32, *size), eps=0.3, step_size=0.1, norm=n))
+        for size, count in (((2, 4, 3072), 1), ((1, 4, 6148), 2), ((1, 32, 3072), 2))
+        for n in ("linf", "l2")
+    ),
+    # The mean over a batch of many rows is taken by a second one, and over few short rows at once.
+    *((1, mean_of_kl(*size)) for size in ((64, 100), (128, 10), (1, 1000), (0, 10))),
+    *((2, mean_of_kl(*size)) for size in ((129, 10), (3, 1000))),
+]
+
+
+@pytest.mark.parametrize(("count", "call"), LAUNCHES)
+def test_launches(count, call, launches):
+    assert launches(call) == count

@@ -1,0 +1,42 @@
+"""The simulator finds what a GPU would only show now and then."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+import torch
+
+
+def run(simulator: ctypes.CDLL, name: str) -> tuple[torch.Tensor, str]:
+    """What the kernel ``name`` of faulty_kernels.cu wrote, and the error that ended it."""
+    out, message = torch.full([64], -1.0), ctypes.create_string_buffer(200)
+    simulator.run_faulty(name.encode(), ctypes.c_void_p(out.data_ptr()), message, ctypes.c_size_t(len(message)))
+    return out, message.value.decode()
+
+
+def test_a_correct_kernel_runs(simulator):
+    out, error = run(simulator, "reverse")
+    assert error == ""
+    assert torch.equal(out, torch.arange(63.0, -1, -1))
+
+
+def test_a_missing_barrier_shows_as_the_poison_of_shared_memory(simulator):
+    out, error = run(simulator, "reverse_without_barrier")
+    assert error == ""
+    assert out.isnan().any()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "error"),
+    [
+        ("barrier_for_some", "threads wait for others: 40 at a barrier, 0 in a warp operation, 24 done"),
+        ("shuffle_for_some", "threads wait for others: 0 at a barrier, 40 in a warp operation, 24 done"),
+        ("shuffle_outside_of_its_mask", "a thread is not in the mask of its own warp operation"),
+        ("shuffle_from_outside_of_the_mask", "a thread reads from a lane that is not in the mask"),
+        ("different_shuffles", "the threads of a warp meet in different operations"),
+        ("too_much_shared_memory", "a block uses more than 48 KiB of shared memory"),
+    ],
+)
+def test_undefined_behaviour_is_an_error(simulator, kernel, error):
+    assert run(simulator, kernel)[1] == f"simulator: {error}"
