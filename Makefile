@@ -1,8 +1,9 @@
-# make demo     the whole job on a small real dataset: teacher, particles, students, a report
-# make test     formatting, lint, types and the test suite
-# make bench    fused against eager and torch.compile on this machine
+# make demo           the whole job on a small real dataset: teacher, particles, students, a report
+# make test           formatting, lint, types and the test suite
+# make bench          fused against eager and torch.compile on this machine
 # make cuda-compile   what each CUDA kernel takes, into csrc/cuda/RESOURCES.md; needs nvcc, no GPU
 # Each makes .venv first, with everything in it. TORCH chooses another PyTorch: make demo TORCH='torch>=2.10'
+#
 # make gpu-check      on a machine with an NVIDIA GPU, without .venv and network: PYTHON has a CUDA PyTorch, pytest and
 #                     setuptools, and nvcc is on the PATH
 
