@@ -22,13 +22,16 @@ struct LossMatching {
 
 // Inputs: student and teacher at x + d and x - d, in the order of the schema.
 struct IgdmLoss {
+  // Beyond them a row is padding, whose difference would be undefined.
+  int64_t present;
+
   template <class A>
   FASTADV_INLINE A row(const A* const* x, int64_t classes, int64_t, A* const* grad, A* buffer) const {
     A *response[2], *by_response[2];
     for (int k = 0; k < 2; ++k) {
       const A *plus = x[2 * k], *minus = x[2 * k + 1];
       A* r = buffer + k * classes;
-      for (int64_t c = 0; c < classes; ++c) r[c] = plus[c] - minus[c];
+      for (int64_t c = 0; c < classes; ++c) r[c] = c < present ? plus[c] - minus[c] : plus[c];
       response[k] = r;
       // Either side's gradient has room for the response's; with neither wanted none is computed.
       by_response[k] = grad[2 * k] ? grad[2 * k] : grad[2 * k + 1];
@@ -58,8 +61,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> igdm_loss(
     const Tensor& student_plus, const Tensor& student_minus, const Tensor& teacher_plus, const Tensor& teacher_minus,
     const std::optional<Tensor>& weight, double scale, bool reduce, bool student_plus_grad, bool student_minus_grad,
     bool teacher_plus_grad, bool teacher_minus_grad) {
+  require(student_plus.dim() == 2, "expected logits [N, C]");
   auto [loss, a, b, c, d] = softmax_rows<IgdmLoss, 4>(
-      {}, {&student_plus, &student_minus, &teacher_plus, &teacher_minus}, {weight, scale, reduce},
+      {student_plus.size(1)}, {&student_plus, &student_minus, &teacher_plus, &teacher_minus}, {weight, scale, reduce},
       {student_plus_grad, student_minus_grad, teacher_plus_grad, teacher_minus_grad});
   return {loss, a, b, c, d};
 }

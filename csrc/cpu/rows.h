@@ -1,9 +1,9 @@
 // The losses over softmax rows share one skeleton: convert the rows, one functor a loss for value and gradients of a row,
 // then weight, scale and reduction.
 //
-// A functor has  static constexpr int kInputs;  and
-//   template <class A> A row(const A* const* logits, int64_t classes, int64_t row, A* const* grads) const
-// which returns the row's loss and writes each gradient whose pointer is not null.
+// A functor has
+//   template <class A> A row(const A* const* logits, int64_t classes, int64_t row, A* const* grads, A* buffer) const
+// which returns the row's loss and writes each gradient whose pointer is not null; the buffer has room for two rows.
 #pragma once
 
 #include <array>
@@ -39,22 +39,37 @@ struct Softmax {
 
 namespace detail {
 
+// Rows are copied to whole registers, filled up with -inf, so that no loop over classes has a scalar tail; the gradients
+// are written there too and leave with the factor applied.
+template <class A>
+constexpr int64_t padded(int64_t classes) {
+  return (classes + kLanes<A> - 1) / kLanes<A> * kLanes<A>;
+}
+
 template <class Loss, class T, class A, size_t K>
 FASTADV_CLONES void rows(Loss loss, std::array<const T*, K> inputs, std::array<A*, K> grads, A* values, int64_t classes,
                          PerSample<A> weight, A scale, A* buffer, int64_t begin, int64_t end) {
+  const int64_t width = padded<A>(classes);
+  const A* row[K];
+  A* grad[K];
+  for (size_t k = 0; k < K; ++k) {
+    row[k] = buffer + k * width;
+    grad[k] = grads[k] ? buffer + (K + k) * width : nullptr;
+    for (int64_t c = classes; c < width; ++c) buffer[k * width + c] = -std::numeric_limits<A>::infinity();
+  }
   for (int64_t n = begin; n < end; ++n) {
-    const A* row[K];
-    A* grad[K];
     for (size_t k = 0; k < K; ++k) {
-      row[k] = converted<A>(inputs[k] + n * classes, classes, buffer + k * classes);
-      grad[k] = grads[k] ? grads[k] + n * classes : nullptr;
+      const T* x = inputs[k] + n * classes;
+      A* copy = buffer + k * width;
+      for (int64_t c = 0; c < classes; ++c) copy[c] = static_cast<A>(x[c]);
     }
     const A factor = scale * weight[n];
-    values[n] = factor * loss.row(row, classes, n, grad, buffer + K * classes);
+    values[n] = factor * loss.row(row, width, n, grad, buffer + 2 * K * width);
     for (size_t k = 0; k < K; ++k) {
-      if (!grad[k] || factor == 1) continue;
-      A* g = grad[k];
-      for (int64_t c = 0; c < classes; ++c) g[c] *= factor;
+      if (!grad[k]) continue;
+      const A* g = grad[k];
+      A* out = grads[k] + n * classes;
+      for (int64_t c = 0; c < classes; ++c) out[c] = factor * g[c];
     }
   }
 }
@@ -93,7 +108,8 @@ std::array<Tensor, K + 1> softmax_rows(const Loss& loss, const std::array<const 
     std::vector<A> summands(how.reduce ? samples : 0);
     A* value = how.reduce ? summands.data() : result;
     parallel(samples, 4 * classes, [&](int64_t begin, int64_t end) {
-      A* buffer = scratch<A>(2 * K * classes);
+      // Of the last, two rows are the loss's own.
+      A* buffer = scratch<A>((2 * K + 2) * detail::padded<A>(classes));
       detail::rows<Loss, T, A, K>(loss, x, grads, value, classes, weight, static_cast<A>(how.scale), buffer, begin, end);
     });
     if (how.reduce) {

@@ -26,35 +26,53 @@
 
 namespace fastadv {
 
-// The compiler may not reorder a floating-point sum, so sums and maxima run in lanes: as many as four of the widest
-// registers hold, which hides the latency of an addition.
+// The compiler may not reorder a floating-point sum, so sums and maxima run in lanes: one of the widest registers full, or
+// where there are many terms four, which hides the latency of an addition.
 template <class A>
-constexpr int64_t kLanes = 256 / sizeof(A);
+constexpr int64_t kLanes = 64 / sizeof(A);
 
 // Terms are computed into a buffer of this many, a plain loop that always vectorises, and then added to the lanes.
 constexpr int64_t kSumBlock = 512;
 // The lanes are added up in double after this many terms, which bounds the rounding error of long sums.
 constexpr int64_t kSumRun = 16 * kSumBlock;
 
-template <class A>
+struct Add {
+  template <class A>
+  FASTADV_INLINE A operator()(A a, A b) const {
+    return a + b;
+  }
+};
+
+// A NaN is the largest number only where `a` is it; callers look for NaN in sums.
+struct Larger {
+  template <class A>
+  FASTADV_INLINE A operator()(A a, A b) const {
+    return b > a ? b : a;
+  }
+};
+
+template <class Combine, class A, int64_t kWidth>
+FASTADV_INLINE A fold(A (&lane)[kWidth]) {
+  for (int64_t width = kWidth / 2; width > 0; width /= 2) {
+    for (int64_t k = 0; k < width; ++k) lane[k] = Combine()(lane[k], lane[k + width]);
+  }
+  return lane[0];
+}
+
+template <class A, int64_t kWidth>
 struct Lanes {
-  A lane[kLanes<A>] = {};
+  A lane[kWidth] = {};
 
   // Adds `count` terms; the buffer has room to fill its last lanes with zeros.
   FASTADV_INLINE void add(A* terms, int64_t count) {
     int64_t end = count;
-    for (; end % kLanes<A>; ++end) terms[end] = 0;
-    for (int64_t i = 0; i < end; i += kLanes<A>) {
-      for (int64_t k = 0; k < kLanes<A>; ++k) lane[k] += terms[i + k];
+    for (; end % kWidth; ++end) terms[end] = 0;
+    for (int64_t i = 0; i < end; i += kWidth) {
+      for (int64_t k = 0; k < kWidth; ++k) lane[k] += terms[i + k];
     }
   }
 
-  FASTADV_INLINE A total() {
-    for (int64_t width = kLanes<A> / 2; width > 0; width /= 2) {
-      for (int64_t k = 0; k < width; ++k) lane[k] += lane[k + width];
-    }
-    return lane[0];
-  }
+  FASTADV_INLINE A total() { return fold<Add>(lane); }
 };
 
 FASTADV_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -62,10 +80,16 @@ FASTADV_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 template <class A, class Term>
 FASTADV_INLINE A sum(int64_t count, const Term& term) {
   A terms[kSumBlock];
+  if (count <= kSumBlock) {
+    for (int64_t i = 0; i < count; ++i) terms[i] = term(i);
+    Lanes<A, kLanes<A>> lanes;
+    lanes.add(terms, count);
+    return lanes.total();
+  }
   double total = 0;
   for (int64_t run = 0; run < count; run += kSumRun) {
     const int64_t end = smaller(count, run + kSumRun);
-    Lanes<A> lanes;
+    Lanes<A, 4 * kLanes<A>> lanes;
     for (int64_t begin = run; begin < end; begin += kSumBlock) {
       const int64_t length = smaller(end - begin, kSumBlock);
       for (int64_t i = 0; i < length; ++i) terms[i] = term(begin + i);
@@ -83,7 +107,7 @@ FASTADV_INLINE void sum_both(int64_t count, A& first, A& second, const Term& ter
   double totals[2] = {0, 0};
   for (int64_t run = 0; run < count; run += kSumRun) {
     const int64_t end = smaller(count, run + kSumRun);
-    Lanes<A> lanes[2];
+    Lanes<A, 4 * kLanes<A>> lanes[2];
     for (int64_t begin = run; begin < end; begin += kSumBlock) {
       const int64_t length = smaller(end - begin, kSumBlock);
       for (int64_t i = 0; i < length; ++i) term(begin + i, terms[0][i], terms[1][i]);
@@ -95,24 +119,16 @@ FASTADV_INLINE void sum_both(int64_t count, A& first, A& second, const Term& ter
   second = static_cast<A>(totals[1]);
 }
 
-// A NaN is the largest number only where `a` is it; callers look for NaN in sums.
-template <class A>
-FASTADV_INLINE A larger(A a, A b) {
-  return b > a ? b : a;
-}
-
 template <class A, class Term>
 FASTADV_INLINE A maximum(int64_t count, const Term& term) {
-  constexpr int64_t kWidth = kLanes<A> / 4;
-  A lane[kWidth];
-  for (int64_t k = 0; k < kWidth; ++k) lane[k] = -std::numeric_limits<A>::infinity();
+  A lane[kLanes<A>];
+  for (int64_t k = 0; k < kLanes<A>; ++k) lane[k] = -std::numeric_limits<A>::infinity();
   int64_t i = 0;
-  for (; i + kWidth <= count; i += kWidth) {
-    for (int64_t k = 0; k < kWidth; ++k) lane[k] = larger(lane[k], static_cast<A>(term(i + k)));
+  for (; i + kLanes<A> <= count; i += kLanes<A>) {
+    for (int64_t k = 0; k < kLanes<A>; ++k) lane[k] = Larger()(lane[k], static_cast<A>(term(i + k)));
   }
-  A result = lane[0];
-  for (int64_t k = 1; k < kWidth; ++k) result = larger(result, lane[k]);
-  for (; i < count; ++i) result = larger(result, static_cast<A>(term(i)));
+  A result = fold<Larger>(lane);
+  for (; i < count; ++i) result = Larger()(result, static_cast<A>(term(i)));
   return result;
 }
 

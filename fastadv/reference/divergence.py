@@ -140,7 +140,9 @@ def _log_mean(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 def _target_and_others(logits: Tensor, index: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-odds of the target class [N], and the log-softmax of the other classes [N, C], 0 at the target."""
-    scaled = accumulate(logits) / temperature
+    wide = accumulate(logits)
+    # Logits far from zero would take the digits of what is left of them.
+    scaled = (wide - wide.detach().amax(1, keepdim=True)) / temperature
     hit = one_hot(index, logits.shape[1]).bool()
     total = scaled.masked_fill(hit, -math.inf).logsumexp(1)
     return scaled.gather(1, index[:, None]).squeeze(1) - total, (scaled - total[:, None]).masked_fill(hit, 0)

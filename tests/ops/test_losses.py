@@ -124,7 +124,7 @@ LOSSES = {
     "kd_loss": lambda s, t, y, **how: fastadv.kd_loss(s, t, y, **how),
     "js_distill": lambda s, t, y, **how: fastadv.js_distill(s, t, temperature=2.0, **how),
     "dkd_loss": lambda s, t, y, **how: fastadv.dkd_loss(s, t, y, **how),
-    "igdm_loss": lambda s, t, y, **how: fastadv.igdm_loss(s, s.flip(0), t, t.flip(1), **how),
+    "igdm_loss": lambda s, t, y, **how: fastadv.igdm_loss(s, s.flip(1), t, t.flip(1), **how),
     "loss_matching": lambda s, t, y, **how: fastadv.loss_matching(s, t, y, **how),
 }
 
