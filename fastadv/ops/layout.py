@@ -14,10 +14,21 @@ def aligned(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     A tensor that fits comes back as it is; broadcast, sliced or mixed layouts are copied once. An ``x`` in any other
     layout is made contiguous.
     """
+    # The common case first, since it is on the way of every call.
+    dtype = x.dtype
+    if x.is_contiguous():
+        for y in others:
+            if y.dtype is not dtype or not y.is_contiguous():
+                break
+        else:
+            return x, *others
+    return _converted(x, others)
+
+
+def _converted(x: Tensor, others: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     dtype = x.dtype
     for y in others:
-        if y.dtype is not dtype:
-            dtype = torch.promote_types(dtype, y.dtype)
+        dtype = torch.promote_types(dtype, y.dtype)
     x = x if x.dtype is dtype else x.to(dtype)
     memory_format = torch.contiguous_format
     if not x.is_contiguous():
@@ -26,10 +37,8 @@ def aligned(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
             memory_format = channels_last
         else:
             x = x.contiguous()
-    return x, *(
-        y if y.dtype is dtype and y.is_contiguous(memory_format=memory_format) else _copy(y, dtype, memory_format)
-        for y in others
-    )
+    fits = [y.dtype is dtype and y.is_contiguous(memory_format=memory_format) for y in others]
+    return x, *(y if fit else _copy(y, dtype, memory_format) for y, fit in zip(others, fits, strict=True))
 
 
 def _copy(y: Tensor, dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
