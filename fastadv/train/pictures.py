@@ -77,7 +77,8 @@ def draw_particles(method: TALD, teacher: nn.Module, dataset: Dataset, path: Pat
 
 
 def _show(axes: Any, image: Tensor, title: str) -> None:
-    picture = image.permute(1, 2, 0).cpu().numpy()
+    # Particles drawn without bounds may leave the range of pixels.
+    picture = image.clamp(0, 1).permute(1, 2, 0).cpu().numpy()
     if picture.shape[2] == 1:
         axes.imshow(picture[:, :, 0], cmap="gray", vmin=0, vmax=1)
     else:
