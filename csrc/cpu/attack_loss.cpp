@@ -4,19 +4,22 @@ namespace fastadv {
 namespace {
 
 struct CrossEntropy {
+  static constexpr int kSpare = 1;
   Targets target;
 
   template <class A>
-  FASTADV_INLINE A row(const A* const* x, int64_t classes, int64_t n, A* const* grad, A* buffer) const {
-    return cross_entropy<A>(x[0], classes, target[n], grad[0], buffer);
+  FASTADV_INLINE void operator()(Block block, const A* const* x, A* const* grad, PerRow<A>& loss, A* spare) const {
+    loss = cross_entropy<A>(block, x[0], target, grad[0], spare);
   }
 };
 
 // The second input is the reference, which takes no gradient.
 struct Divergence {
+  static constexpr int kSpare = 2;
+
   template <class A>
-  FASTADV_INLINE A row(const A* const* x, int64_t classes, int64_t, A* const* grad, A* buffer) const {
-    return distillation<A>(x[0], x[1], classes, A(1), grad[0], static_cast<A*>(nullptr), buffer);
+  FASTADV_INLINE void operator()(Block block, const A* const* x, A* const* grad, PerRow<A>& loss, A* spare) const {
+    loss = distillation<A>(block, x[0], x[1], A(1), grad[0], static_cast<A*>(nullptr), spare);
   }
 };
 

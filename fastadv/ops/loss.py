@@ -2,7 +2,8 @@
 
 A loss op computes the value and, in the same pass, the gradients that will be needed, kept in the accumulation
 precision (in half precision many of them would underflow before a gradient scaler's factor arrives). The backward pass
-is one op for all losses: ``scale_grad`` multiplies by the incoming gradient and rounds to the dtype of the input.
+is one for all losses: it multiplies by the incoming gradient and rounds to the dtype of the input, which is the op
+``scale_grad`` wherever one multiplication by a number is not all there is to it.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ def evaluate(
     """The loss that ``op`` computes of ``inputs`` (the tensors that may want a gradient) and ``arguments``."""
     if weight is not None:
         weight = checks.per_sample("weight", weight, inputs[0])
-    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
-        return _Loss.apply(op, (*arguments, weight, scale, reduce), *inputs)
-    wanted = (False,) * len(inputs)
-    return op(*dense(inputs), *arguments, weight, scale, reduce, *wanted)[0]
+    wanted = [x.requires_grad for x in inputs]
+    if True in wanted and torch.is_grad_enabled():
+        return _Loss.apply(op, (*arguments, weight, scale, reduce, *wanted), wanted, *inputs)
+    return op(*dense(inputs), *arguments, weight, scale, reduce, *[False] * len(inputs))[0]
 
 
 def value_and_grad(
@@ -78,12 +79,12 @@ def _converted(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 class _Loss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, op: Op, arguments: tuple[Any, ...], *inputs: Tensor) -> Tensor:
-        wanted = tuple([x.requires_grad for x in inputs])
-        loss, *grads = op(*dense(inputs), *arguments, *wanted)
-        ctx.save_for_backward(*[grad for grad, want in zip(grads, wanted, strict=True) if want])
-        ctx.dtypes = [x.dtype if want else None for x, want in zip(inputs, wanted, strict=True)]
-        ctx.scale_grad = scale_grad.overload(loss.device.type)
+    def forward(ctx: Any, op: Op, arguments: tuple[Any, ...], wanted: list[bool], *inputs: Tensor) -> Tensor:
+        loss, *grads = op(*dense(inputs), *arguments)
+        ctx.save_for_backward(*grads)
+        ctx.wanted = wanted
+        ctx.dtypes = [x.dtype for x in inputs]
+        ctx.scale_grad = scale_grad.in_force(loss)
         return loss
 
     @staticmethod
@@ -91,9 +92,15 @@ class _Loss(torch.autograd.Function):
         # torch's once_differentiable would raise only where grad_output requires grad, and else leave terms out.
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             raise RuntimeError("fastadv offers no second derivatives: its losses cannot be used with create_graph=True")
-        grads = iter(ctx.saved_tensors)
-        grad_output = grad_output.contiguous()
-        return None, None, *(dtype and ctx.scale_grad(next(grads), grad_output, dtype) for dtype in ctx.dtypes)
+        grads: list[Tensor | None] = [None, None, None]
+        for grad, want, dtype in zip(ctx.saved_tensors, ctx.wanted, ctx.dtypes, strict=True):
+            if not want:
+                grads.append(None)
+            elif dtype is grad.dtype and grad_output.dim() == 0:
+                grads.append(grad * grad_output)
+            else:
+                grads.append(ctx.scale_grad(grad, grad_output.contiguous(), dtype))
+        return tuple(grads)
 
 
 def finish(
