@@ -3,7 +3,7 @@
 //
 // A functor has
 //   template <class A> A row(const A* const* logits, int64_t classes, int64_t row, A* const* grads, A* buffer) const
-// which returns the row's loss and writes each gradient whose pointer is not null; the buffer has room for two rows.
+// which returns the row's loss and writes each gradient whose pointer is not null; the buffer has room for a row an input.
 #pragma once
 
 #include <array>
@@ -108,8 +108,8 @@ std::array<Tensor, K + 1> softmax_rows(const Loss& loss, const std::array<const 
     std::vector<A> summands(how.reduce ? samples : 0);
     A* value = how.reduce ? summands.data() : result;
     parallel(samples, 4 * classes, [&](int64_t begin, int64_t end) {
-      // Of the last, two rows are the loss's own.
-      A* buffer = scratch<A>((2 * K + 2) * detail::padded<A>(classes));
+      // Of each input the row, its gradient, and what the loss puts there.
+      A* buffer = scratch<A>(3 * K * detail::padded<A>(classes));
       detail::rows<Loss, T, A, K>(loss, x, grads, value, classes, weight, static_cast<A>(how.scale), buffer, begin, end);
     });
     if (how.reduce) {
