@@ -17,7 +17,7 @@ from benchmarks.cases import Case, cases
 from benchmarks.measure import Spread, interleaved, ratio
 from fastadv.ops import dispatch
 
-WIDTH = 42
+WIDTH = 51
 
 
 def main() -> None:

@@ -110,6 +110,7 @@ def _losses(generator: torch.Generator, batch: int, classes: int) -> list[Case]:
     student = torch.randn(batch, classes, generator=generator, requires_grad=True)
     teacher = torch.randn(batch, classes, generator=generator)
     target = torch.randint(classes, (batch,), generator=generator)
+    aim = (target + 1) % classes
     logits = student.detach()
     size = f"{batch}x{classes}"
     other = torch.randn(batch, classes, generator=generator)
@@ -155,13 +156,45 @@ def _losses(generator: torch.Generator, batch: int, classes: int) -> list[Case]:
             arguments=(student, teacher, target),
             **traffic,
         ),
-        Case(
-            name=f"attack_loss ce {size} value and gradient",
-            fused=lambda: fastadv.attack_loss_value_and_grad(logits, target),
-            eager=opponents.cross_entropy_and_gradient,
-            arguments=(logits, target),
-            bytes=4 * 2 * batch * classes,
-            formula="4 bytes x (logits, gradient)",
-            atol=1e-5,
+        _attack(
+            f"ce {size}",
+            lambda: fastadv.attack_loss_value_and_grad(logits, target),
+            opponents.cross_entropy_and_gradient,
+            (logits, target),
+        ),
+        _attack(
+            f"cw {size}",
+            lambda: fastadv.attack_loss_value_and_grad(logits, target, kind="cw"),
+            opponents.cw_and_gradient,
+            (logits, target),
+        ),
+        _attack(
+            f"dlr {size}",
+            lambda: fastadv.attack_loss_value_and_grad(logits, target, kind="dlr"),
+            opponents.dlr_and_gradient,
+            (logits, target),
+        ),
+        _attack(
+            f"targeted dlr {size}",
+            lambda: fastadv.attack_loss_value_and_grad(logits, aim, kind="dlr", reference=target, targeted=True),
+            opponents.targeted_dlr_and_gradient,
+            (logits, aim, target),
+            # The published formula adds two logits before it subtracts, and divides by what is left.
+            atol=1e-4,
         ),
     ]
+
+
+def _attack(
+    name: str, fused: Call, eager: Callable[..., object], arguments: tuple[Tensor, ...], atol: float = 1e-5
+) -> Case:
+    logits = arguments[0]
+    return Case(
+        name=f"attack_loss {name} value and gradient",
+        fused=fused,
+        eager=eager,
+        arguments=arguments,
+        bytes=4 * 2 * logits.numel(),
+        formula="4 bytes x (logits, gradient)",
+        atol=atol,
+    )

@@ -1,5 +1,6 @@
 """Fused kernels for adversarial sampling and adversarial distillation in PyTorch."""
 
+from fastadv import nn as nn
 from fastadv.ops.attack_loss import attack_loss, attack_loss_value_and_grad
 from fastadv.ops.ball import project, random_start
 from fastadv.ops.dispatch import backends, use_backend

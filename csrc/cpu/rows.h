@@ -184,13 +184,13 @@ std::array<Tensor, K + 1> softmax_rows(const Loss& loss, const std::array<const 
 // Class indices [N]; their values are checked here, where a pass over them costs nothing.
 class Targets {
  public:
-  Targets(const Tensor& target, const Tensor& logits) : classes_(data<int64_t>(target)) {
+  Targets(const Tensor& target, const Tensor& logits, const char* name = "target") : classes_(data<int64_t>(target)) {
     require(target.scalar_type() == ScalarType::Long && target.is_contiguous() && target.dim() == 1 &&
                 target.size(0) == logits.size(0),
-            "expected a contiguous int64 target [N]");
+            "expected contiguous int64 classes [N]");
     for (int64_t n = 0; n < target.size(0); ++n) {
       if (classes_[n] >= 0 && classes_[n] < logits.size(1)) continue;
-      throw std::invalid_argument("target must lie in [0, " + std::to_string(logits.size(1)) + "), got " +
+      throw std::invalid_argument(std::string(name) + " must lie in [0, " + std::to_string(logits.size(1)) + "), got " +
                                   std::to_string(classes_[n]) + " at position " + std::to_string(n));
     }
   }

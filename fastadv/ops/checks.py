@@ -55,22 +55,22 @@ def logits(name: str, x: Tensor) -> None:
         raise ValueError(f"{name} must have shape [N, C] with C > 0, got {list(x.shape)}")
 
 
-def target(y: Tensor, x: Tensor) -> None:
+def target(y: Tensor, x: Tensor, name: str = "target") -> None:
     """``y`` is an int64 tensor [N] on the device of ``x`` [N, C]; its values are the op's to check."""
     if not isinstance(y, Tensor):
-        raise TypeError(f"target must be a tensor, got {type(y).__name__}")
+        raise TypeError(f"{name} must be a tensor, got {type(y).__name__}")
     if y.dtype is not torch.int64:
-        raise TypeError(f"target must be int64, got {y.dtype}")
+        raise TypeError(f"{name} must be int64, got {y.dtype}")
     if y.dim() != 1 or y.shape[0] != x.shape[0]:
-        raise ValueError(f"target must have shape [{x.shape[0]}], got {list(y.shape)}")
+        raise ValueError(f"{name} must have shape [{x.shape[0]}], got {list(y.shape)}")
     if y.device != x.device:
-        raise ValueError(f"target must be on the device of the logits, {x.device}, got {y.device}")
+        raise ValueError(f"{name} must be on the device of the logits, {x.device}, got {y.device}")
 
 
-def target_values(y: Tensor, classes: int) -> None:
+def target_values(y: Tensor, classes: int, name: str = "target") -> None:
     """Every value of ``y`` is a class, where that can be known without waiting for a device."""
     if y.device.type == "cpu" and y.numel() and not bool(((y >= 0) & (y < classes)).all()):
-        raise ValueError(f"target must lie in [0, {classes}), got values from {int(y.min())} to {int(y.max())}")
+        raise ValueError(f"{name} must lie in [0, {classes}), got values from {int(y.min())} to {int(y.max())}")
 
 
 def positive(name: str, value: float) -> float:

@@ -18,7 +18,7 @@ from fastadv.ops import checks
 from fastadv.ops.dispatch import Op, define
 from fastadv.reference._common import accumulate
 
-_REDUCTIONS = {"none": 0, "sum": 1, "batchmean": 2, "mean": 3}
+REDUCTIONS = {"none": 0, "sum": 1, "batchmean": 2, "mean": 3}
 
 
 def reduction_scale(reduction: str, x: Tensor, *, mean_over: int = 1) -> tuple[float, bool]:
@@ -27,7 +27,7 @@ def reduction_scale(reduction: str, x: Tensor, *, mean_over: int = 1) -> tuple[f
     "none" and "sum" have factor 1, "batchmean" 1 / N, "mean" 1 / (N ``mean_over``); NaN for an empty batch, whose mean
     is undefined.
     """
-    kind = checks.choice("reduction", reduction, _REDUCTIONS)
+    kind = checks.choice("reduction", reduction, REDUCTIONS)
     if kind < 2:
         return 1.0, kind == 1
     count = x.shape[0] * (mean_over if kind == 3 else 1)

@@ -51,7 +51,8 @@ SCHEMAS = {
         f"(Tensor student, Tensor teacher, Tensor target, {_LOSS}, bool student_grad, bool teacher_grad)"
         " -> (Tensor, Tensor, Tensor)"
     ),
-    # kind: 0 cross-entropy against target, 1 KL divergence from reference, 2 DLR, 3 CW.
+    # kind: 0 cross-entropy against target, 1 KL divergence from reference, 2 DLR, 3 DLR towards target with the true
+    # classes in reference, 4 CW.
     "attack_loss": (
         f"(Tensor logits, Tensor? target, Tensor? reference, int kind, {_LOSS}, bool grad) -> (Tensor, Tensor)"
     ),

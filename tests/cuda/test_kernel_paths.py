@@ -190,7 +190,7 @@ def test_more_particles_than_fit_are_refused(fused):
 
 
 # A warp a row up to 128 classes; held, the longest held, streamed 16 bytes at a time, streamed one by one.
-CLASSES = [2, 128, 136, 1000, 4096, 4104, 129]
+CLASSES = [4, 128, 136, 1000, 4096, 4104, 129]
 LOSSES = {
     "kl_distill": lambda f, t: f.kl_distill_value_and_grad(t["s"], t["t"], temperature=4.0),
     "kd_loss": lambda f, t: f.kd_loss_value_and_grad(t["s"], t["t"], t["y"]),
@@ -200,7 +200,21 @@ LOSSES = {
     "loss_matching": lambda f, t: f.loss_matching_value_and_grad(t["s"], t["t"], t["y"]),
     "attack_loss_ce": lambda f, t: f.attack_loss_value_and_grad(t["s"], t["y"]),
     "attack_loss_kl": lambda f, t: f.attack_loss_value_and_grad(t["s"], kind="kl", reference=t["t"]),
+    "attack_loss_cw": lambda f, t: f.attack_loss_value_and_grad(t["s"], t["y"], kind="cw"),
+    "attack_loss_dlr": lambda f, t: f.attack_loss_value_and_grad(t["s"], t["y"], kind="dlr"),
+    "attack_loss_dlr_towards": lambda f, t: f.attack_loss_value_and_grad(
+        t["s"], t["y"], kind="dlr", reference=another(t), targeted=True
+    ),
+    "attack_loss_dlr_from": lambda f, t: f.attack_loss_value_and_grad(
+        t["s"], another(t), kind="dlr", reference=t["y"], targeted=True
+    ),
 }
+RANKED = [name for name in LOSSES if "cw" in name or "dlr" in name]
+
+
+def another(t):
+    """A class of each row other than y, also where y is none."""
+    return (t["y"] + 1) % t["s"].shape[1]
 
 
 class OracleOfLosses:
@@ -252,8 +266,26 @@ def test_saturated_and_absent_logits(loss, classes, fused):
     assert_loss_agrees(fused, loss, tensors)
 
 
+@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize("loss", RANKED)
+def test_of_equal_logits_the_lower_class_ranks_first(loss, classes, fused):
+    tensors = logits(torch.float32, 4, classes)
+    for row in range(4):
+        # A few levels that many classes share, up to one for all; the reference's sort is stable.
+        one = {name: t[row : row + 1] for name, t in tensors.items()}
+        one["s"] = (one["s"] / (row + 1)).round() if row < 3 else torch.full_like(one["s"], 2.5)
+        assert_loss_agrees(fused, loss, one)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_fewest_classes_that_can_be_ranked(classes, fused):
+    tensors = logits(torch.float32, 3, classes)
+    for loss in RANKED[: classes - 1]:
+        assert_loss_agrees(fused, loss, tensors)
+
+
 @pytest.mark.parametrize("classes", [10, 1000, 4104, 129])
-@pytest.mark.parametrize("loss", ["kd_loss", "dkd_loss", "loss_matching", "attack_loss_ce"])
+@pytest.mark.parametrize("loss", ["kd_loss", "dkd_loss", "loss_matching", "attack_loss_ce", *RANKED])
 def test_a_target_that_is_no_class_makes_its_row_nan(loss, classes, fused):
     tensors = logits(torch.float32, 4, classes)
     tensors["y"][1:3] = torch.tensor([-1, 2**40])

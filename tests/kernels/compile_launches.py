@@ -102,6 +102,10 @@ def launch_all(dtype: torch.dtype) -> None:
     matching.loss_matching(few, few, target, *both)
     matching.loss_matching(long, long, target[:4], *both)
     attack_loss.attack_loss(few, target, None, 0, None, 1.0, False, True)
+    for kind, truth in ((2, None), (3, target), (4, None)):
+        attack_loss.attack_loss(few, target, truth, kind, weight, 1.0, False, True)
+        attack_loss.attack_loss(widest, target[:4], None if truth is None else truth[:4], kind, None, 1.0, False, True)
+        attack_loss.attack_loss(long, target[:4], None if truth is None else truth[:4], kind, None, 1.0, False, True)
     loss.scale_grad(few.to(accumulator), weight, dtype)
 
 

@@ -5,6 +5,7 @@ import pytest
 KERNELS = {
     "by_sample",
     "elementwise",
+    "gap_rows",
     "logit_loss_rows",
     "pair_sums",
     "scale_rows",

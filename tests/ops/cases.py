@@ -103,6 +103,7 @@ SIZES: dict[str, tuple[Size, ...]] = {
     "particles": ((2, 4, 2, 3, 3), (3, 1, 2, 3, 3), (1, 2, 7), (0, 4, 3, 2, 2), (1, 7, 3, 5, 5), (1, 2, 1, 33, 41)),
     "logits": ((5, 7), (1, 2), (0, 10), (7, 100), (3, 1271), (2, 32000), (4, 1)),
     "odds": ((5, 7), (1, 2), (0, 10), (7, 100), (3, 1271), (2, 32000)),
+    "ranks": ((5, 7), (1, 4), (0, 10), (7, 100), (3, 1271), (2, 32000)),
 }
 
 FUSED = SimpleNamespace(scale_grad=scale_grad, **{name: getattr(fastadv, name) for name in fastadv.__all__})
@@ -161,6 +162,10 @@ def _networks(draw: Draw, size: Size) -> Tensors:
 
 def _labelled(draw: Draw, size: Size) -> Tensors:
     return _networks(draw, size) | {"y": draw.classes(*size)}
+
+
+def _misled(draw: Draw, size: Size) -> Tensors:
+    return {"s": draw.normal(size, 2.0), "y": draw.classes(*size), "aim": draw.classes(*size)}
 
 
 def _responding(draw: Draw, size: Size) -> Tensors:
@@ -367,6 +372,38 @@ CASES = (
         _networks,
         lambda f, t: f.attack_loss(t["s"], kind="kl", reference=t["t"], targeted=True),
         ("s",),
+    ),
+    _loss(
+        "attack_loss-cw",
+        "attack_loss",
+        _labelled,
+        lambda f, t: f.attack_loss(t["s"], t["y"], kind="cw"),
+        ("s",),
+        "odds",
+    ),
+    _loss(
+        "attack_loss-cw-targeted",
+        "attack_loss",
+        _labelled,
+        lambda f, t: f.attack_loss(t["s"], t["y"], kind="cw", targeted=True),
+        ("s",),
+        "ranks",
+    ),
+    _loss(
+        "attack_loss-dlr",
+        "attack_loss",
+        _labelled,
+        lambda f, t: f.attack_loss(t["s"], t["y"], kind="dlr"),
+        ("s",),
+        "ranks",
+    ),
+    _loss(
+        "attack_loss-dlr-targeted",
+        "attack_loss",
+        _misled,
+        lambda f, t: f.attack_loss(t["s"], t["aim"], kind="dlr", reference=t["y"], targeted=True),
+        ("s",),
+        "ranks",
     ),
     Case(
         "scale_grad-per-sample",

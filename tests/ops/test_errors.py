@@ -58,6 +58,14 @@ def attack(logits: Any = S, target: Any = Y, **how: Any) -> Any:
     return fastadv.attack_loss(logits, target, **how)
 
 
+def margin(target: Any = Y) -> Any:
+    return fastadv.attack_loss(S, target, kind="cw")
+
+
+def towards(logits: Any = S, target: Any = Y, reference: Any = Y) -> Any:
+    return fastadv.attack_loss(logits, target, kind="dlr", reference=reference, targeted=True)
+
+
 Bad = tuple[str, Callable[[], Any], type[Exception], str]
 
 # What is refused, the call, the exception, and what its message says.
@@ -179,6 +187,14 @@ BAD: list[Bad] = [
     ("no reference", lambda: attack(kind="kl"), TypeError, "reference must be given for kind='kl'"),
     ("reference of integers", lambda: attack(kind="kl", reference=T.int()), TypeError, "reference must be float64"),
     ("reference of other classes", lambda: attack(kind="kl", reference=T[:, :3]), ValueError, "reference must have"),
+    ("cw without target", lambda: attack(target=None, kind="cw"), TypeError, "target must be given for kind='cw'"),
+    ("cw of one class", lambda: attack(S[:, :1], kind="cw"), ValueError, r"logits must .* at least 2 .*got \[2, 1\]"),
+    ("dlr of two classes", lambda: attack(S[:, :2], kind="dlr"), ValueError, r"least 3 for kind='dlr', got \[2, 2\]"),
+    ("targeted dlr of three", lambda: towards(S[:, :3]), ValueError, "least 4 for kind='dlr' with targeted=True"),
+    ("no true classes", lambda: towards(reference=None), ValueError, "reference must be given .*: the true classes"),
+    ("true classes as logits", lambda: towards(reference=T), TypeError, "reference must be int64, got torch.float32"),
+    ("true classes of a batch", lambda: towards(reference=Y[:1]), ValueError, r"reference must have shape \[2\], got"),
+    ("true classes elsewhere", lambda: towards(reference=Y.to("meta")), ValueError, "reference must be on the device"),
     ("reference elsewhere", lambda: attack(kind="kl", reference=T.to("meta")), ValueError, "reference must be on"),
 ]  # fmt: skip
 
@@ -189,7 +205,7 @@ def test_bad_calls(call, error, message):
         call()
 
 
-@pytest.mark.parametrize("loss", [kd, dkd, matching, attack])
+@pytest.mark.parametrize("loss", [kd, dkd, matching, attack, margin, towards])
 class TestTarget:
     """Losses of a target refuse what is no class, on every backend: a wrong one would be read out of bounds."""
 
@@ -216,6 +232,12 @@ class TestTarget:
     def test_on_another_device(self, loss):
         with pytest.raises(ValueError, match=r"target must be on the device .* cpu, got meta"):
             loss(target=Y.to("meta"))
+
+
+@pytest.mark.parametrize("truth", [6, -1, 2**40])
+def test_true_classes_out_of_range(truth, backend):
+    with pytest.raises(ValueError, match=rf"reference must lie in \[0, 6\), got .*{truth}"):
+        towards(reference=torch.tensor([0, truth]))
 
 
 VALUE_AND_GRAD = {

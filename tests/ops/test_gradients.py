@@ -43,6 +43,10 @@ ATTACKS = {
     "kl": {"kind": "kl", "reference": pair()[1].detach()},
     "ce-targeted": {"target": TARGET, "targeted": True},
     "kl-targeted": {"kind": "kl", "reference": pair()[1].detach(), "targeted": True},
+    "cw": {"target": TARGET, "kind": "cw"},
+    "cw-targeted": {"target": TARGET, "kind": "cw", "targeted": True},
+    "dlr": {"target": TARGET, "kind": "dlr"},
+    "dlr-targeted": {"target": TARGET, "kind": "dlr", "reference": TARGET.flip(0), "targeted": True},
 }
 
 

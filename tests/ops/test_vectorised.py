@@ -26,6 +26,8 @@ LOOPS = (
     "rows<fastadv::(anonymous namespace)::LossMatching, float",
     "rows<fastadv::(anonymous namespace)::CrossEntropy, float",
     "rows<fastadv::(anonymous namespace)::Divergence, float",
+    "rows<fastadv::(anonymous namespace)::Gap<2>, float",
+    "rows<fastadv::(anonymous namespace)::Gap<4>, float",
 )
 # Suffix of each clone in the mangled name, and packed float32 arithmetic on its widest register.
 CLONES = {
