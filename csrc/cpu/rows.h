@@ -6,19 +6,11 @@
 // which returns the row's loss and writes each gradient whose pointer is not null; the buffer has room for two rows.
 #pragma once
 
-#include <array>
 #include <limits>
-#include <tuple>
 
-#include "tensor.h"
+#include "loss.h"
 
 namespace fastadv {
-
-struct Reduction {
-  const std::optional<Tensor>& weight;
-  double scale;
-  bool reduce;
-};
 
 // exp((x - largest) / temperature) into `out`, and the sum of it.
 template <class A>
@@ -47,28 +39,27 @@ constexpr int64_t padded(int64_t classes) {
 }
 
 template <class Loss, class T, class A, size_t K>
-FASTADV_CLONES void rows(Loss loss, std::array<const T*, K> inputs, std::array<A*, K> grads, A* values, int64_t classes,
-                         PerSample<A> weight, A scale, A* buffer, int64_t begin, int64_t end) {
-  const int64_t width = padded<A>(classes);
+FASTADV_CLONES void rows(Loss loss, Batch<T, A, K> batch, A* buffer, int64_t begin, int64_t end) {
+  const int64_t classes = batch.size, width = padded<A>(classes);
   const A* row[K];
   A* grad[K];
   for (size_t k = 0; k < K; ++k) {
     row[k] = buffer + k * width;
-    grad[k] = grads[k] ? buffer + (K + k) * width : nullptr;
+    grad[k] = batch.grad[k] ? buffer + (K + k) * width : nullptr;
     for (int64_t c = classes; c < width; ++c) buffer[k * width + c] = -std::numeric_limits<A>::infinity();
   }
   for (int64_t n = begin; n < end; ++n) {
     for (size_t k = 0; k < K; ++k) {
-      const T* x = inputs[k] + n * classes;
+      const T* x = batch.x[k] + n * classes;
       A* copy = buffer + k * width;
       for (int64_t c = 0; c < classes; ++c) copy[c] = static_cast<A>(x[c]);
     }
-    const A factor = scale * weight[n];
-    values[n] = factor * loss.row(row, width, n, grad, buffer + 2 * K * width);
+    const A factor = batch.factor(n);
+    batch.value[n] = factor * loss.row(row, width, n, grad, buffer + 2 * K * width);
     for (size_t k = 0; k < K; ++k) {
       if (!grad[k]) continue;
       const A* g = grad[k];
-      A* out = grads[k] + n * classes;
+      A* out = batch.grad[k] + n * classes;
       for (int64_t c = 0; c < classes; ++c) out[c] = factor * g[c];
     }
   }
@@ -82,44 +73,12 @@ std::array<Tensor, K + 1> softmax_rows(const Loss& loss, const std::array<const 
                                        const Reduction& how, const std::array<bool, K>& wanted) {
   const Tensor& first = *inputs[0];
   require(first.dim() == 2 && first.size(1) > 0, "expected logits [N, C] with C > 0");
-  const int64_t samples = first.size(0), classes = first.size(1);
-  for (const Tensor* x : inputs) {
-    require_alike(first, *x);
-    require(x->is_contiguous(), "expected contiguous logits");
-  }
-  const ScalarType dtype = accumulated(first.scalar_type());
-  std::array<Tensor, K + 1> results;
-  results[0] = how.reduce ? empty_scalar(first, dtype) : empty_vector(first, samples, dtype);
-  for (size_t k = 0; k < K; ++k) {
-    results[k + 1] = wanted[k] ? empty(first, first.sizes().data(), first.strides().data(), 2, dtype)
-                               : empty_vector(first, 0, dtype);
-  }
-  with_type(first.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    using A = Accumulated<T>;
-    std::array<const T*, K> x;
-    std::array<A*, K> grads;
-    for (size_t k = 0; k < K; ++k) {
-      x[k] = data<T>(*inputs[k]);
-      grads[k] = wanted[k] ? mutable_data<A>(results[k + 1]) : nullptr;
-    }
-    const PerSample<A> weight(1.0, how.weight, samples);
-    A* result = mutable_data<A>(results[0]);
-    std::vector<A> summands(how.reduce ? samples : 0);
-    A* value = how.reduce ? summands.data() : result;
-    parallel(samples, 4 * classes, [&](int64_t begin, int64_t end) {
-      // Of the last, two rows are the loss's own.
-      A* buffer = scratch<A>((2 * K + 2) * detail::padded<A>(classes));
-      detail::rows<Loss, T, A, K>(loss, x, grads, value, classes, weight, static_cast<A>(how.scale), buffer, begin, end);
-    });
-    if (how.reduce) {
-      // In order, so that the sum does not depend on the number of threads; the mean of nothing, whose scale is NaN, is NaN.
-      double total = 0 * how.scale;
-      for (const A summand : summands) total += summand;
-      *result = static_cast<A>(total);
-    }
+  for (const Tensor* x : inputs) require(x->is_contiguous(), "expected contiguous logits");
+  return evaluate<K>(inputs, how, wanted, 4 * first.size(1), [&]<class T, class A>(const Batch<T, A, K>& batch, int64_t begin, int64_t end) {
+    // Of the last, two rows are the loss's own.
+    A* buffer = scratch<A>((2 * K + 2) * detail::padded<A>(batch.size));
+    detail::rows<Loss, T, A, K>(loss, batch, buffer, begin, end);
   });
-  return results;
 }
 
 // Class indices [N]; their values are checked here, where a pass over them costs nothing.

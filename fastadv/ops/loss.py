@@ -15,7 +15,8 @@ from torch import Tensor
 
 from fastadv.ops import checks
 from fastadv.ops.dispatch import Op, define
-from fastadv.reference._common import accumulate
+from fastadv.ops.layout import aligned
+from fastadv.reference._common import accumulate, per_sample
 
 _REDUCTIONS = {"none": 0, "sum": 1, "batchmean": 2, "mean": 3}
 
@@ -42,14 +43,14 @@ def evaluate(
     if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
         return _Loss.apply(op, (*arguments, weight, scale, reduce), *inputs)
     wanted = (False,) * len(inputs)
-    return op(*dense(inputs), *arguments, weight, scale, reduce, *wanted)[0]
+    return op(*aligned(*inputs), *arguments, weight, scale, reduce, *wanted)[0]
 
 
 def value_and_grad(
     op: Op, inputs: tuple[Tensor, ...], arguments: tuple[Any, ...], wanted: tuple[bool, ...], scale: float = 1.0
 ) -> tuple[Tensor, ...]:
     """The loss [N] of each sample and its gradients by ``inputs``, an empty tensor for one that is not wanted."""
-    return op(*dense(inputs), *arguments, None, scale, False, *wanted)
+    return op(*aligned(*inputs), *arguments, None, scale, False, *wanted)
 
 
 def pair(
@@ -60,27 +61,11 @@ def pair(
     return value, student_grad, by_teacher if teacher_grad else None
 
 
-def dense(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """``inputs`` contiguous and of one dtype, the widest among them."""
-    dtype = inputs[0].dtype
-    for x in inputs:
-        if x.dtype is not dtype or not x.is_contiguous():
-            return _converted(inputs)
-    return inputs
-
-
-def _converted(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    dtype = inputs[0].dtype
-    for x in inputs:
-        dtype = torch.promote_types(dtype, x.dtype)
-    return tuple(x.to(dtype).contiguous() for x in inputs)
-
-
 class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, op: Op, arguments: tuple[Any, ...], *inputs: Tensor) -> Tensor:
         wanted = tuple([x.requires_grad for x in inputs])
-        loss, *grads = op(*dense(inputs), *arguments, *wanted)
+        loss, *grads = op(*aligned(*inputs), *arguments, *wanted)
         ctx.save_for_backward(*[grad for grad, want in zip(grads, wanted, strict=True) if want])
         ctx.dtypes = [x.dtype if want else None for x, want in zip(inputs, wanted, strict=True)]
         ctx.scale_grad = scale_grad.overload(loss.device.type)
@@ -99,12 +84,12 @@ class _Loss(torch.autograd.Function):
 def finish(
     loss: Tensor, grads: Sequence[Tensor], weight: Tensor | None, scale: float, reduce: bool, *wanted: bool
 ) -> tuple[Tensor, ...]:
-    """Per-sample ``loss`` [N] and ``grads`` [N, C] of a reference, as the loss ops return them."""
+    """Per-sample ``loss`` [N] and ``grads`` [N, ...] of a reference, as the loss ops return them."""
     factor = torch.full_like(loss, scale) if weight is None else scale * weight
     loss = factor * loss
     # The mean of nothing, whose scale is NaN, is NaN.
     return loss.sum() + 0 * scale if reduce else loss, *(
-        factor[:, None] * grad if want else grad.new_empty(0) for grad, want in zip(grads, wanted, strict=True)
+        per_sample(factor, grad) * grad if want else grad.new_empty(0) for grad, want in zip(grads, wanted, strict=True)
     )
 
 
@@ -112,12 +97,15 @@ def fake(inputs: tuple[Tensor, ...], reduce: bool, *wanted: bool) -> tuple[Tenso
     """The shapes of :func:`finish`."""
     dtype = torch.float64 if inputs[0].dtype == torch.float64 else torch.float32
     loss = inputs[0].new_empty([] if reduce else [inputs[0].shape[0]], dtype=dtype)
-    return loss, *(x.new_empty(x.shape if want else [0], dtype=dtype) for x, want in zip(inputs, wanted, strict=True))
+    return loss, *(
+        torch.empty_like(x, dtype=dtype) if want else x.new_empty(0, dtype=dtype)
+        for x, want in zip(inputs, wanted, strict=True)
+    )
 
 
 def _scale_grad_reference(grad: Tensor, grad_output: Tensor, dtype: torch.dtype) -> Tensor:
     factor = accumulate(grad_output).to(grad.dtype)
-    return (grad * (factor.view(-1, *[1] * (grad.dim() - 1)) if factor.dim() else factor)).to(dtype)
+    return (grad * (per_sample(factor, grad) if factor.dim() else factor)).to(dtype)
 
 
 scale_grad = define(
