@@ -48,11 +48,11 @@ std::tuple<Tensor, Tensor> attack_loss(const Tensor& logits, const std::optional
   if (kind == 0) {
     require(target.has_value(), "target must be given for kind='ce'");
     auto [loss, by_logits] =
-        softmax_rows<CrossEntropyOnly, 1>({target_data(*target, logits)}, {&logits}, how, {grad});
+        loss_rows<CrossEntropyOnly, 1>({target_data(*target, logits)}, {&logits}, how, {grad});
     return {loss, by_logits};
   }
   require(kind == 1 && reference.has_value(), "reference must be given for kind='kl'");
-  auto [loss, by_logits, none] = softmax_rows<Divergence, 2>({}, {&logits, &*reference}, how, {grad, false});
+  auto [loss, by_logits, none] = loss_rows<Divergence, 2>({}, {&logits, &*reference}, how, {grad, false});
   return {loss, by_logits};
 }
 

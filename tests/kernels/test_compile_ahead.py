@@ -3,11 +3,13 @@
 import pytest
 
 KERNELS = {
+    "boundary_sums",
     "by_sample",
     "elementwise",
     "logit_loss_rows",
     "pair_sums",
     "scale_rows",
+    "triplet_rows",
     "uniform_in_cube",
     "uniform_in_sphere",
     "update",
