@@ -126,18 +126,21 @@ def triplet_rows(
             swapped = _gathered(swapped, b - c + shift, mask, order, KIND)
     near, far, swapped = _root(near, order, KIND), _root(far, order, KIND), _root(swapped, order, KIND)
 
-    # How many differences share the slope of a largest one.
-    near_share, far_share, swapped_share = zeros, zeros, zeros
+    # What the slopes of a norm have in common.
+    near_factor, far_factor, swapped_factor = zeros, zeros, zeros
+    if KIND == EUCLIDEAN:
+        near_factor, far_factor, swapped_factor = _inverse(near), _inverse(far), _inverse(swapped)
     if KIND == CHEBYSHEV:
         for start in range(0, features, BLOCK):
             a = held_a if HELD else _features(anchor_ptr, base, present, start, features, BLOCK)
             b = held_p if HELD else _features(positive_ptr, base, present, start, features, BLOCK)
             c = held_n if HELD else _features(negative_ptr, base, present, start, features, BLOCK)
             mask = (start + tl.arange(0, BLOCK) < features)[None, :]
-            near_share += _largest(a - b + shift, near, mask)
-            far_share += _largest(a - c + shift, far, mask)
+            near_factor += _largest(a - b + shift, near, mask)
+            far_factor += _largest(a - c + shift, far, mask)
             if SWAP:
-                swapped_share += _largest(b - c + shift, swapped, mask)
+                swapped_factor += _largest(b - c + shift, swapped, mask)
+        near_factor, far_factor, swapped_factor = _inverse(near_factor), _inverse(far_factor), _inverse(swapped_factor)
 
     nearest = far
     if SWAP:
@@ -161,11 +164,11 @@ def triplet_rows(
         column = start + tl.arange(0, BLOCK)
         mask = present[:, None] & (column < features)[None, :]
         offset = base[:, None] + column[None, :]
-        near_pull = slope[:, None] * _slope(a - b + shift, near, near_share, order, KIND)
-        far_pull = by_far[:, None] * _slope(a - c + shift, far, far_share, order, KIND)
+        near_pull = slope[:, None] * _slope(a - b + shift, near, near_factor, order, KIND)
+        far_pull = by_far[:, None] * _slope(a - c + shift, far, far_factor, order, KIND)
         swapped_pull = tl.zeros_like(far_pull)
         if SWAP:
-            swapped_pull = by_swapped[:, None] * _slope(b - c + shift, swapped, swapped_share, order, KIND)
+            swapped_pull = by_swapped[:, None] * _slope(b - c + shift, swapped, swapped_factor, order, KIND)
         if anchor_grad_ptr is not None:
             tl.store(anchor_grad_ptr + offset, near_pull - far_pull, mask)
         if positive_grad_ptr is not None:
@@ -218,15 +221,20 @@ def _largest(difference, norm, mask):
 
 
 @triton.jit
-def _slope(difference, norm, share, order, KIND: tl.constexpr):
+def _inverse(x):
+    return tl.where(x == 0, 0.0, divide(scalar(1.0, x), x))
+
+
+@triton.jit
+def _slope(difference, norm, factor, order, KIND: tl.constexpr):
     """The derivative of the norm by each difference; zero where either is zero."""
     size, norm = tl.abs(difference), norm[:, None]
     if KIND == MANHATTAN:
         return sign(difference)
     elif KIND == EUCLIDEAN:
-        return tl.where(norm == 0, 0.0, divide(difference, norm))
+        return difference * factor[:, None]
     elif KIND == CHEBYSHEV:
-        return tl.where(size < norm, 0.0, divide(sign(difference), share[:, None]))
+        return tl.where(size < norm, 0.0, sign(difference) * factor[:, None])
     elif KIND == COUNT:
         return tl.zeros_like(difference)
     else:

@@ -39,27 +39,28 @@ constexpr int64_t padded(int64_t classes) {
 }
 
 template <class Loss, class T, class A, size_t K>
-FASTADV_CLONES void rows(Loss loss, Batch<T, A, K> batch, A* buffer, int64_t begin, int64_t end) {
-  const int64_t classes = batch.size, width = padded<A>(classes);
+FASTADV_CLONES void rows(Loss loss, std::array<const T*, K> inputs, std::array<A*, K> grads, A* values, int64_t classes,
+                         PerSample<A> weight, A scale, A* buffer, int64_t begin, int64_t end) {
+  const int64_t width = padded<A>(classes);
   const A* row[K];
   A* grad[K];
   for (size_t k = 0; k < K; ++k) {
     row[k] = buffer + k * width;
-    grad[k] = batch.grad[k] ? buffer + (K + k) * width : nullptr;
+    grad[k] = grads[k] ? buffer + (K + k) * width : nullptr;
     for (int64_t c = classes; c < width; ++c) buffer[k * width + c] = -std::numeric_limits<A>::infinity();
   }
   for (int64_t n = begin; n < end; ++n) {
     for (size_t k = 0; k < K; ++k) {
-      const T* x = batch.x[k] + n * classes;
+      const T* x = inputs[k] + n * classes;
       A* copy = buffer + k * width;
       for (int64_t c = 0; c < classes; ++c) copy[c] = static_cast<A>(x[c]);
     }
-    const A factor = batch.factor(n);
-    batch.value[n] = factor * loss.row(row, width, n, grad, buffer + 2 * K * width);
+    const A factor = scale * weight[n];
+    values[n] = factor * loss.row(row, width, n, grad, buffer + 2 * K * width);
     for (size_t k = 0; k < K; ++k) {
       if (!grad[k]) continue;
       const A* g = grad[k];
-      A* out = batch.grad[k] + n * classes;
+      A* out = grads[k] + n * classes;
       for (int64_t c = 0; c < classes; ++c) out[c] = factor * g[c];
     }
   }
@@ -77,7 +78,8 @@ std::array<Tensor, K + 1> softmax_rows(const Loss& loss, const std::array<const 
   return evaluate<K>(inputs, how, wanted, 4 * first.size(1), [&]<class T, class A>(const Batch<T, A, K>& batch, int64_t begin, int64_t end) {
     // Of the last, two rows are the loss's own.
     A* buffer = scratch<A>((2 * K + 2) * detail::padded<A>(batch.size));
-    detail::rows<Loss, T, A, K>(loss, batch, buffer, begin, end);
+    detail::rows<Loss, T, A, K>(loss, batch.x, batch.grad, batch.value, batch.size, batch.weight, batch.scale, buffer, begin,
+                                end);
   });
 }
 
