@@ -30,6 +30,7 @@ template <class Metric, class T, class A>
 FASTADV_CLONES void triplets(Metric metric, Batch<T, A, 3> batch, PerSample<A> margin, A eps, bool swap, A* buffer,
                              int64_t begin, int64_t end) {
   const int64_t size = batch.size;
+  A* const unwanted = buffer + 3 * size;
   for (int64_t n = begin; n < end; ++n) {
     const A* anchor = converted<A>(batch.x[0] + n * size, size, buffer);
     const A* positive = converted<A>(batch.x[1] + n * size, size, buffer + size);
@@ -44,26 +45,17 @@ FASTADV_CLONES void triplets(Metric metric, Batch<T, A, 3> batch, PerSample<A> m
     const A factor = batch.factor(n);
     batch.value[n] = factor * hinge.value;
 
+    if (!batch.grad[0] && !batch.grad[1] && !batch.grad[2]) continue;
     const A by_near = factor * hinge.by_near, by_far = factor * hinge.by_far, by_swapped = factor * hinge.by_swapped;
-    if (A* g = batch.grad[0]) {
-      g += n * size;
-      for (int64_t i = 0; i < size; ++i) {
-        g[i] = by_near * metric.slope(near(i), near_norm) + by_far * metric.slope(far(i), far_norm);
-      }
-    }
-    if (A* g = batch.grad[1]) {
-      g += n * size;
-      for (int64_t i = 0; i < size; ++i) g[i] = -by_near * metric.slope(near(i), near_norm);
-      if (swap) {
-        for (int64_t i = 0; i < size; ++i) g[i] += by_swapped * metric.slope(swapped(i), swapped_norm);
-      }
-    }
-    if (A* g = batch.grad[2]) {
-      g += n * size;
-      for (int64_t i = 0; i < size; ++i) g[i] = -by_far * metric.slope(far(i), far_norm);
-      if (swap) {
-        for (int64_t i = 0; i < size; ++i) g[i] -= by_swapped * metric.slope(swapped(i), swapped_norm);
-      }
+    A* g[3];
+    for (int k = 0; k < 3; ++k) g[k] = batch.grad[k] ? batch.grad[k] + n * size : unwanted;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < size; ++i) {
+      const A by_first = by_near * metric.slope(near(i), near_norm), by_second = by_far * metric.slope(far(i), far_norm);
+      const A by_third = swap ? by_swapped * metric.slope(swapped(i), swapped_norm) : A(0);
+      g[0][i] = by_first + by_second;
+      g[1][i] = by_third - by_first;
+      g[2][i] = -by_second - by_third;
     }
   }
 }
@@ -78,9 +70,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> triplet_margin_loss(
     auto [loss, by_anchor, by_positive, by_negative] = evaluate<3>(
         {&anchor, &positive, &negative}, {weight, scale, reduce}, {anchor_grad, positive_grad, negative_grad}, cost,
         [&]<class T, class A>(const Batch<T, A, 3>& batch, int64_t begin, int64_t end) {
-          A* buffer = std::is_same_v<T, A> ? nullptr : scratch<A>(3 * batch.size);
           triplets<Metric, T, A>(metric, batch, PerSample<A>(margin, margin_n, samples), static_cast<A>(eps), swap,
-                                 buffer, begin, end);
+                                 scratch<A>(4 * batch.size), begin, end);
         });
     return std::tuple{loss, by_anchor, by_positive, by_negative};
   });

@@ -2,7 +2,8 @@
 
 A loss op computes the value and, in the same pass, the gradients that will be needed, kept in the accumulation
 precision (in half precision many of them would underflow before a gradient scaler's factor arrives). The backward pass
-is one op for all losses: ``scale_grad`` multiplies by the incoming gradient and rounds to the dtype of the input.
+is one op for all losses: ``scale_grad`` multiplies by the incoming gradient and rounds to the dtype of the input. Where
+that would change nothing, it is left out.
 """
 
 from __future__ import annotations
@@ -76,9 +77,25 @@ class _Loss(torch.autograd.Function):
         # torch's once_differentiable would raise only where grad_output requires grad, and else leave terms out.
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             raise RuntimeError("fastadv offers no second derivatives: its losses cannot be used with create_graph=True")
-        grads = iter(ctx.saved_tensors)
+        stored = iter(ctx.saved_tensors)
         grad_output = grad_output.contiguous()
-        return None, None, *(dtype and ctx.scale_grad(next(grads), grad_output, dtype) for dtype in ctx.dtypes)
+        unscaled = _is_one(grad_output) and not _graph_is_kept()
+
+        def scaled(grad: Tensor, dtype: torch.dtype) -> Tensor:
+            return grad if unscaled and grad.dtype is dtype else ctx.scale_grad(grad, grad_output, dtype)
+
+        return None, None, *(dtype and scaled(next(stored), dtype) for dtype in ctx.dtypes)
+
+
+def _is_one(x: Tensor) -> bool:
+    """Whether ``x`` is the number that ``loss.backward()`` starts from, as far as that is known without waiting."""
+    plain = type(x) is Tensor and x.dim() == 0 and x.is_cpu
+    return plain and not torch.compiler.is_compiling() and x.item() == 1
+
+
+def _graph_is_kept() -> bool:
+    """Whether the running backward pass may be repeated, and must not give away what the graph has stored."""
+    return torch._C._autograd._get_current_graph_task_keep_graph()
 
 
 def finish(
