@@ -84,6 +84,33 @@ def loss_matching(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(student_loss, teacher_loss.detach())
 
 
+def activation_boundary_sum(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
+    """The activation boundary loss of a layer as RepDistiller writes it, summed over the batch."""
+    loss = (student + margin) ** 2 * ((student > -margin) & (teacher <= 0)).float() + (student - margin) ** 2 * (
+        (student <= margin) & (teacher > 0)
+    ).float()
+    return torch.abs(loss).sum()
+
+
+def activation_boundary_loss(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
+    """The mean of it over the batch."""
+    return activation_boundary_sum(student, teacher, margin) / student.shape[0]
+
+
+def activation_boundary_sum_and_gradient(student: Tensor, teacher: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    """Its sum over the batch and the gradient of that, through autograd."""
+    student = student.detach().requires_grad_()
+    loss = activation_boundary_sum(student, teacher, margin)
+    return loss.detach(), torch.autograd.grad(loss, student)[0]
+
+
+def triplet_margin_loss_and_gradients(anchor: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, ...]:
+    """Loss of each triplet and gradients of their sum, through autograd."""
+    leaves = [x.detach().requires_grad_() for x in (anchor, positive, negative)]
+    loss = F.triplet_margin_loss(*leaves, reduction="none")
+    return loss.detach(), *torch.autograd.grad(loss.sum(), leaves)
+
+
 def cross_entropy_and_gradient(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Loss of each sample and gradient of their sum, through autograd."""
     logits = logits.detach().requires_grad_()

@@ -14,11 +14,21 @@ from fastadv.ops.divergence import (
     kl_distill,
     kl_distill_value_and_grad,
 )
-from fastadv.ops.matching import igdm_loss, igdm_loss_value_and_grad, loss_matching, loss_matching_value_and_grad
+from fastadv.ops.matching import (
+    activation_boundary_loss,
+    activation_boundary_loss_value_and_grad,
+    igdm_loss,
+    igdm_loss_value_and_grad,
+    loss_matching,
+    loss_matching_value_and_grad,
+)
+from fastadv.ops.metric import triplet_margin_loss, triplet_margin_loss_value_and_grad
 from fastadv.ops.step import pgd_step, pgd_step_
 from fastadv.ops.svgd import svgd_step
 
 __all__ = [
+    "activation_boundary_loss",
+    "activation_boundary_loss_value_and_grad",
     "attack_loss",
     "attack_loss_value_and_grad",
     "backends",
@@ -39,6 +49,8 @@ __all__ = [
     "project",
     "random_start",
     "svgd_step",
+    "triplet_margin_loss",
+    "triplet_margin_loss_value_and_grad",
     "use_backend",
 ]
 __version__ = "0.1.0"

@@ -1,3 +1,4 @@
+#include "../common/boundary.h"
 #include "rows.h"
 
 namespace fastadv {
@@ -53,6 +54,46 @@ struct IgdmLoss {
   }
 };
 
+// The squared shortfall of each pre-activation, and 2 factor times it as the gradient.
+template <class T, class A>
+FASTADV_CLONES void boundaries(Batch<T, A, 2> batch, PerSample<A> margin, int64_t begin, int64_t end) {
+  for (int64_t n = begin; n < end; ++n) {
+    const T *s = batch.x[0] + n * batch.size, *t = batch.x[1] + n * batch.size;
+    const A reach = margin[n], factor = batch.factor(n), slope = 2 * factor;
+    const auto gap = [&](int64_t i) FASTADV_LAMBDA {
+      return shortfall<A>(static_cast<A>(s[i]), static_cast<A>(t[i]), reach);
+    };
+    A total;
+    if (batch.grad[0]) {
+      A* g = batch.grad[0] + n * batch.size;
+      total = sum<A>(batch.size, [&](int64_t i) FASTADV_LAMBDA {
+        const A d = gap(i);
+        g[i] = slope * d;
+        return d * d;
+      });
+    } else {
+      total = sum<A>(batch.size, [&](int64_t i) FASTADV_LAMBDA {
+        const A d = gap(i);
+        return d * d;
+      });
+    }
+    batch.value[n] = factor * total;
+  }
+}
+
+std::tuple<Tensor, Tensor> activation_boundary_loss(const Tensor& student, const Tensor& teacher, double margin,
+                                                    const std::optional<Tensor>& margin_n,
+                                                    const std::optional<Tensor>& weight, double scale, bool reduce,
+                                                    bool student_grad) {
+  const Samples shape(student);
+  auto [loss, by_student, none] = evaluate<2>(
+      {&student, &teacher}, {weight, scale, reduce}, {student_grad, false}, shape.size,
+      [&]<class T, class A>(const Batch<T, A, 2>& batch, int64_t begin, int64_t end) {
+        boundaries<T, A>(batch, PerSample<A>(margin, margin_n, shape.samples), begin, end);
+      });
+  return {loss, by_student};
+}
+
 std::tuple<Tensor, Tensor, Tensor> loss_matching(const Tensor& student, const Tensor& teacher, const Tensor& target,
                                                  const std::optional<Tensor>& weight, double scale, bool reduce,
                                                  bool student_grad, bool teacher_grad) {
@@ -79,4 +120,5 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> igdm_loss(
 STABLE_TORCH_LIBRARY_IMPL(fastadv, CPU, m) {
   m.impl("loss_matching", TORCH_BOX(&fastadv::loss_matching));
   m.impl("igdm_loss", TORCH_BOX(&fastadv::igdm_loss));
+  m.impl("activation_boundary_loss", TORCH_BOX(&fastadv::activation_boundary_loss));
 }

@@ -8,19 +8,11 @@
 // which sets the loss of each row and writes each gradient whose pointer is not null; `spare` is room for kSpare blocks.
 #pragma once
 
-#include <array>
 #include <limits>
-#include <tuple>
 
-#include "tensor.h"
+#include "loss.h"
 
 namespace fastadv {
-
-struct Reduction {
-  const std::optional<Tensor>& weight;
-  double scale;
-  bool reduce;
-};
 
 // Rows that are worked on together, all of them one step at a time: the sums and maxima of a row are chains of dependent
 // operations, and those of the next rows fill the gaps. `first` is the index of the first row in the batch. A row is
@@ -93,15 +85,14 @@ constexpr int64_t block_rows(int64_t width) {
 }
 
 template <class Loss, class T, class A, size_t K>
-FASTADV_CLONES void rows(Loss loss, std::array<const T*, K> inputs, std::array<A*, K> grads, A* values, int64_t classes,
-                         PerSample<A> weight, A scale, A* buffer, int64_t begin, int64_t end) {
-  const int64_t width = padded<A>(classes), at_once = block_rows<A>(width), room = at_once * width;
+FASTADV_CLONES void rows(Loss loss, Batch<T, A, K> batch, A* buffer, int64_t begin, int64_t end) {
+  const int64_t classes = batch.size, width = padded<A>(classes), at_once = block_rows<A>(width), room = at_once * width;
   const A* x[K];
   A* grad[K];
   for (size_t k = 0; k < K; ++k) {
     A* copy = buffer + k * room;
     x[k] = copy;
-    grad[k] = grads[k] ? buffer + (K + k) * room : nullptr;
+    grad[k] = batch.grad[k] ? buffer + (K + k) * room : nullptr;
     for (int64_t i = 0; i < room; ++i) copy[i] = -std::numeric_limits<A>::infinity();
   }
   for (int64_t first = begin; first < end; first += at_once) {
@@ -109,7 +100,7 @@ FASTADV_CLONES void rows(Loss loss, std::array<const T*, K> inputs, std::array<A
     for (size_t k = 0; k < K; ++k) {
       A* copy = buffer + k * room;
       block.each_row([&](int64_t r) FASTADV_LAMBDA {
-        const T* row = inputs[k] + (first + r) * classes;
+        const T* row = batch.x[k] + (first + r) * classes;
 #pragma GCC ivdep
         for (int64_t c = 0; c < classes; ++c) copy[r * width + c] = static_cast<A>(row[c]);
       });
@@ -117,15 +108,15 @@ FASTADV_CLONES void rows(Loss loss, std::array<const T*, K> inputs, std::array<A
     PerRow<A> value{}, factor{};
     loss(block, x, grad, value, buffer + 2 * K * room);
     block.each_row([&](int64_t r) FASTADV_LAMBDA {
-      factor[r] = scale * weight[first + r];
-      values[first + r] = factor[r] * value[r];
+      factor[r] = batch.factor(first + r);
+      batch.value[first + r] = factor[r] * value[r];
     });
     for (size_t k = 0; k < K; ++k) {
       if (!grad[k]) continue;
       block.each_row([&](int64_t r) FASTADV_LAMBDA {
         const A* g = grad[k] + r * width;
         const A f = factor[r];
-        A* out = grads[k] + (first + r) * classes;
+        A* out = batch.grad[k] + (first + r) * classes;
 #pragma GCC ivdep
         for (int64_t c = 0; c < classes; ++c) out[c] = f * g[c];
       });
@@ -141,44 +132,13 @@ std::array<Tensor, K + 1> softmax_rows(const Loss& loss, const std::array<const 
                                        const Reduction& how, const std::array<bool, K>& wanted) {
   const Tensor& first = *inputs[0];
   require(first.dim() == 2 && first.size(1) > 0, "expected logits [N, C] with C > 0");
-  const int64_t samples = first.size(0), classes = first.size(1);
-  for (const Tensor* x : inputs) {
-    require_alike(first, *x);
-    require(x->is_contiguous(), "expected contiguous logits");
-  }
-  const ScalarType dtype = accumulated(first.scalar_type());
-  std::array<Tensor, K + 1> results;
-  results[0] = how.reduce ? empty_scalar(first, dtype) : empty_vector(first, samples, dtype);
-  for (size_t k = 0; k < K; ++k) {
-    results[k + 1] = wanted[k] ? empty(first, first.sizes().data(), first.strides().data(), 2, dtype)
-                               : empty_vector(first, 0, dtype);
-  }
-  with_type(first.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    using A = Accumulated<T>;
-    std::array<const T*, K> x;
-    std::array<A*, K> grads;
-    for (size_t k = 0; k < K; ++k) {
-      x[k] = data<T>(*inputs[k]);
-      grads[k] = wanted[k] ? mutable_data<A>(results[k + 1]) : nullptr;
-    }
-    const PerSample<A> weight(1.0, how.weight, samples);
-    A* result = mutable_data<A>(results[0]);
-    std::vector<A> summands(how.reduce ? samples : 0);
-    A* value = how.reduce ? summands.data() : result;
-    parallel(samples, 4 * classes, [&](int64_t begin, int64_t end) {
-      const int64_t width = detail::padded<A>(classes);
-      A* buffer = scratch<A>((2 * K + Loss::kSpare) * detail::block_rows<A>(width) * width);
-      detail::rows<Loss, T, A, K>(loss, x, grads, value, classes, weight, static_cast<A>(how.scale), buffer, begin, end);
-    });
-    if (how.reduce) {
-      // In order, so that the sum does not depend on the number of threads; the mean of nothing, whose scale is NaN, is NaN.
-      double total = 0 * how.scale;
-      for (const A summand : summands) total += summand;
-      *result = static_cast<A>(total);
-    }
-  });
-  return results;
+  for (const Tensor* x : inputs) require(x->is_contiguous(), "expected contiguous logits");
+  return evaluate<K>(inputs, how, wanted, 4 * first.size(1),
+                     [&]<class T, class A>(const Batch<T, A, K>& batch, int64_t begin, int64_t end) {
+                       const int64_t width = detail::padded<A>(batch.size);
+                       A* buffer = scratch<A>((2 * K + Loss::kSpare) * detail::block_rows<A>(width) * width);
+                       detail::rows<Loss, T, A, K>(loss, batch, buffer, begin, end);
+                     });
 }
 
 // Class indices [N]; their values are checked here, where a pass over them costs nothing.

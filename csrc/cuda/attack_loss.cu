@@ -184,13 +184,13 @@ std::tuple<Tensor, Tensor> attack_loss(const Tensor& logits, const std::optional
   const Reduction how{weight, scale, reduce};
   if (kind == 1) {
     require(reference.has_value(), "reference must be given for kind='kl'");
-    auto [loss, by_logits, none] = softmax_rows<Divergence, 2>({}, {&logits, &*reference}, how, {grad, false});
+    auto [loss, by_logits, none] = loss_rows<Divergence, 2>({}, {&logits, &*reference}, how, {grad, false});
     return {loss, by_logits};
   }
   require(target.has_value(), "target must be given for every kind but 'kl'");
   const int64_t* classes = target_data(*target, logits);
   const auto rows = [&](auto loss) -> std::tuple<Tensor, Tensor> {
-    auto [value, by_logits] = softmax_rows<decltype(loss), 1>(loss, {&logits}, how, {grad});
+    auto [value, by_logits] = loss_rows<decltype(loss), 1>(loss, {&logits}, how, {grad});
     return {value, by_logits};
   };
   const auto ranked = [&]<int kRanks>(Gap<kRanks> loss) {

@@ -107,7 +107,7 @@ def step(name: str, value: float | Tensor, x: Tensor) -> tuple[float, Tensor | N
     return (0.0, per_sample(name, value, x)) if isinstance(value, Tensor) else (number(name, value), None)
 
 
-def per_sample(name: str, value: Tensor, x: Tensor, *, least: float = -math.inf) -> Tensor:
+def per_sample(name: str, value: Tensor, x: Tensor, *, least: float = -math.inf, positive: bool = False) -> Tensor:
     """``value`` [N] in the accumulation precision of ``x`` [N, ...]."""
     floating(name, value)
     if value.dim() != 1 or value.shape[0] != x.shape[0]:
@@ -116,8 +116,9 @@ def per_sample(name: str, value: Tensor, x: Tensor, *, least: float = -math.inf)
         raise ValueError(f"{name} must be on the device of the samples, {x.device}, got {value.device}")
     if value.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{name} requires grad, but no gradient is offered for it; detach it")
-    if value.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((value >= least).all()):
-        limit = "a number" if least == -math.inf else f"at least {least}"
+    known = value.device.type == "cpu" and not torch.compiler.is_compiling()
+    if known and not bool((value > 0 if positive else value >= least).all()):
+        limit = "positive" if positive else "a number" if least == -math.inf else f"at least {least}"
         raise ValueError(f"{name} must be {limit} for every sample, got {value.min().item()}")
     return value.detach().to(torch.float64 if x.dtype is torch.float64 else torch.float32).contiguous()
 

@@ -122,8 +122,8 @@ def report() -> str:
     lines += [f"{name:10} {state}" for name, state in backends().items()]
     if _forced:
         lines.append(f"forced: {_forced}" + ("" if _usable(_forced) else ", which cannot be used here"))
-    lines += ["", f"{'op':16}{'cpu tensors':14}cuda tensors"]
-    lines += [f"{name:16}{serving('cpu'):14}{serving('cuda')}" for name in sorted(_ops)]
+    lines += ["", f"{'op':26}{'cpu tensors':14}cuda tensors"]
+    lines += [f"{name:26}{serving('cpu'):14}{serving('cuda')}" for name in sorted(_ops)]
     return "\n".join(lines)
 
 

@@ -227,7 +227,12 @@ class OracleOfLosses:
         kd_loss_value_and_grad,
         kl_distill_value_and_grad,
     )
-    from fastadv.reference.matching import igdm_loss_value_and_grad, loss_matching_value_and_grad
+    from fastadv.reference.matching import (
+        activation_boundary_loss_value_and_grad,
+        igdm_loss_value_and_grad,
+        loss_matching_value_and_grad,
+    )
+    from fastadv.reference.metric import triplet_margin_loss_value_and_grad
 
 
 def logits(dtype, samples, classes):
@@ -303,6 +308,74 @@ def test_the_mean_over_a_batch(samples, classes, dtype, fused):
     assert torch.equal(fused.kl_distill(tensors["s"], tensors["t"]).nan_to_num(), mean.nan_to_num())
 
 
+ORDERS = [1.0, 2.0, 3.0, math.inf]
+
+
+def features(dtype, samples, count, p):
+    draw = Draw(dtype)
+    scale = count ** (-1 / p)
+    return {
+        name: draw.normal((samples, count), scale * spread) for name, spread in (("a", 1.0), ("p", 1.2), ("n", 1.3))
+    }
+
+
+def assert_triplets_agree(fused, tensors, **how):
+    actual = fused.triplet_margin_loss_value_and_grad(tensors["a"], tensors["p"], tensors["n"], **how)
+    exact = doubles(tensors)
+    expected = OracleOfLosses.triplet_margin_loss_value_and_grad(exact["a"], exact["p"], exact["n"], **how)
+    for result, value in zip(actual, expected, strict=True):
+        assert_within("metric", result, value)
+
+
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("count", CLASSES)
+@pytest.mark.parametrize("p", ORDERS)
+def test_triplets(p, count, swap, fused):
+    assert_triplets_agree(fused, features(torch.float32, 3, count, p), p=p, swap=swap, margin=0.1, eps=1e-2)
+
+
+@pytest.mark.parametrize("count", [128, 1000, 4104, 129])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_triplets_in_every_dtype(dtype, count, fused):
+    tensors = features(dtype, 3, count, 2.0)
+    margins = torch.tensor([0.01, 0.5, 2.0], dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    assert_triplets_agree(fused, tensors, swap=True, margin=margins)
+
+
+@pytest.mark.parametrize("count", [10, 1000, 4104, 129])
+@pytest.mark.parametrize("p", [0.0, 0.5, *ORDERS])
+def test_triplets_that_coincide_or_are_not_finite(p, count, fused):
+    tensors = features(torch.float32, 6, count, max(p, 1.0))
+    tensors["p"][0] = tensors["a"][0]
+    tensors["n"][1] = tensors["p"][1] = tensors["a"][1]
+    tensors["a"][2, 1] = math.nan
+    tensors["n"][3, 2] = math.nan
+    tensors["p"][4, 3] = math.inf
+    tensors["n"][5, 4] = -math.inf
+    actual = fused.triplet_margin_loss_value_and_grad(tensors["a"], tensors["p"], tensors["n"], p=p, eps=0.0, swap=True)
+    exact = doubles(tensors)
+    expected = OracleOfLosses.triplet_margin_loss_value_and_grad(
+        exact["a"], exact["p"], exact["n"], p=p, eps=0.0, swap=True
+    )
+    for result, value in zip(actual, expected, strict=True):
+        torch.testing.assert_close(result.double(), value, rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
+# One part of a sample and several, 16 bytes at a time and one by one.
+@pytest.mark.parametrize("shape", [(3, 8), (2, 4096), (2, 4104), (1, 9000), (3, 3071), (2, 3, 4, 8)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_activation_boundaries(dtype, shape, fused):
+    draw = Draw(dtype)
+    student, teacher = draw.normal(shape, 1.5), draw.gradient(shape)
+    margin = torch.linspace(0.5, 1.5, shape[0], dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    actual = fused.activation_boundary_loss_value_and_grad(student, teacher, margin=margin)
+    expected = OracleOfLosses.activation_boundary_loss_value_and_grad(student.double(), teacher.double(), margin=margin)
+    for result, value in zip(actual, expected, strict=True):
+        assert_within("loss", result, value)
+    mean = fused.activation_boundary_loss(student, teacher, margin=margin)
+    assert_within("loss", mean, expected[0].mean())
+
+
 @pytest.mark.parametrize("shape", [(3, 64), (3, 7), (1, 1), (200, 8)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_scale_grad(dtype, shape, fused):
@@ -310,6 +383,10 @@ def test_scale_grad(dtype, shape, fused):
     for factor in (stored[:, 0].contiguous(), stored[0, 0].clone()):
         expected = ORACLE.scale_grad(stored.double(), factor.double(), dtype)
         assert_within("scale", fused.scale_grad(stored, factor, dtype), expected)
+
+
+def boundary(samples, elements, reduction):
+    return lambda: FUSED.activation_boundary_loss(*torch.zeros(2, samples, elements), reduction=reduction)
 
 
 def mean_of_kl(samples, classes):
@@ -327,6 +404,9 @@ LAUNCHES = [
     # The mean over a batch of many rows is taken by a second one, and over few short rows at once.
     *((1, mean_of_kl(*size)) for size in ((64, 100), (128, 10), (1, 1000), (0, 10))),
     *((2, mean_of_kl(*size)) for size in ((129, 10), (3, 1000))),
+    # A part a block: what one block has seen needs no sum.
+    *((1, boundary(*how)) for how in ((3, 4096, "none"), (1, 4096, "sum"), (0, 8, "sum"))),
+    *((2, boundary(*how)) for how in ((3, 4097, "none"), (2, 8, "sum"))),
 ]
 
 

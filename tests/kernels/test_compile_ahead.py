@@ -3,12 +3,14 @@
 import pytest
 
 KERNELS = {
+    "boundary_sums",
     "by_sample",
     "elementwise",
     "gap_rows",
     "logit_loss_rows",
     "pair_sums",
     "scale_rows",
+    "triplet_rows",
     "uniform_in_cube",
     "uniform_in_sphere",
     "update",

@@ -16,6 +16,7 @@ X, X0, G = torch.rand(2, 3, 4), torch.rand(2, 3, 4), torch.randn(2, 3, 4)
 PARTICLES, SCORE = torch.rand(2, 5, 3, 4), torch.randn(2, 5, 3, 4)
 S, T, Y = torch.randn(2, 6), torch.randn(2, 6), torch.tensor([1, 5])
 META = torch.rand(2, 3, 4, device="meta")
+LEARNING = torch.rand(2, 3, 4, requires_grad=True)
 
 
 def project(x: Any = X, x0: Any = X0, **how: Any) -> Any:
@@ -66,10 +67,25 @@ def towards(logits: Any = S, target: Any = Y, reference: Any = Y) -> Any:
     return fastadv.attack_loss(logits, target, kind="dlr", reference=reference, targeted=True)
 
 
+def boundary(student: Any = X, teacher: Any = X0, **how: Any) -> Any:
+    return fastadv.activation_boundary_loss(student, teacher, **how)
+
+
 Bad = tuple[str, Callable[[], Any], type[Exception], str]
 
 # What is refused, the call, the exception, and what its message says.
 BAD: list[Bad] = [
+    ("boundary integers", lambda: boundary(X.int()), TypeError, "student must be float64, .* got torch.int32"),
+    ("boundary of one dimension", lambda: boundary(X[0, 0]), ValueError, r"student must have shape \[N, ...\].*\[4\]"),
+    ("boundary teacher", lambda: boundary(X, X0.long()), TypeError, "teacher must be float64, .* got torch.int64"),
+    ("boundary batch", lambda: boundary(X, X0[:1]), ValueError, r"teacher must have the shape of .*\[1, 3, 4\]"),
+    ("boundary elsewhere", lambda: boundary(X, META), ValueError, "teacher must be on the device of student, cpu"),
+    ("boundary of a teacher that learns", lambda: boundary(X, LEARNING), ValueError, "teacher requires grad, but no"),
+    ("negative margin", lambda: boundary(margin=-0.1), ValueError, "margin must not be negative, got -0.1"),
+    ("margin nan", lambda: boundary(margin=NAN), ValueError, "margin must be a number, got nan"),
+    ("margin of more", lambda: boundary(margin=torch.ones(3)), ValueError, r"margin must .*\[2\], got \[3\]"),
+    ("margin negative in one", lambda: boundary(margin=torch.tensor([1.0, -1])), ValueError, "margin must be .*-1.0"),
+    ("boundary unknown reduction", lambda: boundary(reduction="all"), ValueError, "reduction must be .* got 'all'"),
     ("dkd of one class", lambda: fastadv.dkd_loss(S[:, :1], T[:, :1], Y), ValueError, "C of at least 2"),
     ("dkd beta nan", lambda: fastadv.dkd_loss(S, T, Y, beta=NAN), ValueError, "beta must be a number, got nan"),
     ("igdm batch", lambda: fastadv.igdm_loss(S, S[:1], T, T), ValueError, "student_minus must have the shape of"),
@@ -247,6 +263,7 @@ VALUE_AND_GRAD = {
     "dkd_loss": (fastadv.dkd_loss_value_and_grad, (S, T, Y)),
     "igdm_loss": (fastadv.igdm_loss_value_and_grad, (S, S, T, T)),
     "loss_matching": (fastadv.loss_matching_value_and_grad, (S, T, Y)),
+    "activation_boundary_loss": (fastadv.activation_boundary_loss_value_and_grad, (S, T)),
     "attack_loss": (fastadv.attack_loss_value_and_grad, (S, Y)),
 }
 

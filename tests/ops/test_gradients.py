@@ -191,7 +191,7 @@ def test_backward_runs_on_the_backend_of_its_forward(forward, elsewhere, monkeyp
 
     def loss() -> Tensor:
         # In half precision, where the backward pass rounds as well as multiplies.
-        return fastadv.kl_distill(*pair(torch.float16))
+        return 3 * fastadv.kl_distill(*pair(torch.float16))
 
     with fastadv.use_backend(forward):
         chosen = loss()
@@ -207,6 +207,22 @@ def test_backward_runs_on_the_backend_of_its_forward(forward, elsewhere, monkeyp
     loss().backward()
     # One call for the student, one for the teacher.
     assert served == [forward, forward, "cpu", "cpu"]
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_a_backward_pass_that_is_repeated_gives_the_same(name, backend):
+    """Where the incoming gradient is one, the stored gradient is the result; only the last pass may give it away."""
+    student, teacher = pair()
+    loss = BETWEEN[name](student, teacher)
+    first = torch.autograd.grad(loss, (student, teacher), retain_graph=True)
+    expected = [grad.clone() for grad in first]
+    for grad in first:
+        grad.zero_()
+    loss.backward(retain_graph=True)
+    student.grad.mul_(2)
+    loss.backward()
+    torch.testing.assert_close(student.grad, 3 * expected[0])
+    torch.testing.assert_close(teacher.grad, 2 * expected[1])
 
 
 @pytest.mark.parametrize("name", BETWEEN)
