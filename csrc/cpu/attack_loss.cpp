@@ -1,3 +1,5 @@
+// attack_loss. Rows and reductions: rows.h. The kinds that rank logits read the row once for the values, in lanes, and once
+// more for the classes where a gradient is wanted.
 #include "rows.h"
 
 namespace fastadv {

@@ -45,10 +45,11 @@ def main() -> None:
         "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
-    # Not the package in the working directory, which pyproject.toml and -m would put first.
-    options = ("-q", "-o", f"pythonpath={FOLDER}/lib", "--capture=sys")
-    command = (sys.executable, "-P", "-m", "pytest", *options)
-    raise SystemExit(subprocess.run([*command, *(sys.argv[1:] or TESTS)], cwd=ROOT, env=environment).returncode)
+    # -P and pythonpath: not the package in the working directory. --capture: a report is written by the process that it
+    # ends, and pytest would keep it to itself.
+    options = ("-P", "-m", "pytest", "-q", "-o", f"pythonpath={FOLDER}/lib", "--capture=sys")
+    command = (sys.executable, *options, *(sys.argv[1:] or TESTS))
+    raise SystemExit(subprocess.run(command, cwd=ROOT, env=environment).returncode)
 
 
 if __name__ == "__main__":

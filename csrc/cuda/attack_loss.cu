@@ -1,4 +1,5 @@
-// attack_loss. Kernels and cost: rows.h.
+// attack_loss. Kernels and cost: rows.h. The kinds that rank logits read the row once: every thread keeps the largest of
+// its own, which the team then joins.
 #include "rows.h"
 
 namespace fastadv {
