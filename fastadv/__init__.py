@@ -14,13 +14,14 @@ from fastadv.ops.divergence import (
     kl_distill_value_and_grad,
 )
 from fastadv.ops.matching import igdm_loss, igdm_loss_value_and_grad, loss_matching, loss_matching_value_and_grad
-from fastadv.ops.step import pgd_step, pgd_step_
+from fastadv.ops.step import bss_step, momentum_step, pgd_step, pgd_step_
 from fastadv.ops.svgd import svgd_step
 
 __all__ = [
     "attack_loss",
     "attack_loss_value_and_grad",
     "backends",
+    "bss_step",
     "dkd_loss",
     "dkd_loss_value_and_grad",
     "igdm_loss",
@@ -33,6 +34,7 @@ __all__ = [
     "kl_distill_value_and_grad",
     "loss_matching",
     "loss_matching_value_and_grad",
+    "momentum_step",
     "pgd_step",
     "pgd_step_",
     "project",

@@ -36,4 +36,27 @@ struct UnitStep {
   FASTADV_INLINE A operator()(A coordinate) const { return second == 0 ? A(0) : coordinate * first * second; }
 };
 
+// The magnitude of a gradient's coordinate, times `shrink`. NaN counts as zero.
+template <class A>
+FASTADV_INLINE A magnitude(A gradient, A shrink) {
+  return gradient == gradient ? absolute<A>(gradient) * shrink : A(0);
+}
+
+// What momentum_step adds of a gradient: coordinates over the mean magnitude of all `size`, of which `total` is the sum,
+// the magnitudes multiplied with `shrink`. NaN counts as zero; where the mean is zero or infinite, so does everything.
+template <class A>
+class OverMean {
+ public:
+  // The sum of any finite magnitudes that are multiplied with this is finite.
+  static constexpr A kShrink = A(5.421010862427522e-20);  // 2^-64
+
+  FASTADV_INLINE OverMean(A total, A shrink, int64_t size) : unit_(total, static_cast<A>(size)), shrink_(shrink) {}
+
+  FASTADV_INLINE A operator()(A gradient) const { return gradient == gradient ? unit_(shrink_ * gradient) : A(0); }
+
+ private:
+  UnitStep<A> unit_;
+  A shrink_;
+};
+
 }  // namespace fastadv

@@ -166,6 +166,13 @@ def int64(name: str, x: Tensor, expected: list[int], like: Tensor) -> None:
     shape(name, x, expected, like)
 
 
+def boolean(name: str, x: Tensor, expected: list[int], like: Tensor) -> None:
+    """``x`` is a bool tensor of the expected shape on the device of ``like``."""
+    if not isinstance(x, Tensor) or x.dtype is not torch.bool:
+        raise TypeError(f"{name} must be a bool tensor, got {getattr(x, 'dtype', type(x).__name__)}")
+    shape(name, x, expected, like)
+
+
 def seed(value: int | Tensor, x: Tensor) -> tuple[int, Tensor | None]:
     """An int of 64 bits or an int64 tensor without dimensions, as the schema's pair of arguments."""
     if isinstance(value, Tensor):

@@ -56,7 +56,7 @@ class Case:
 
     ``call`` takes a library, :data:`FUSED` or :data:`ORACLE`, and the tensors that ``make`` draws. ``kind`` is a row of
     the table of tolerances, ``sizes`` one of :data:`SIZES`. ``exact``: float32 results equal the reference's to the
-    bit. ``phi``: the Stein direction, where its sign alone moves the particles.
+    bit. ``phi``: the direction, where its sign alone decides how the samples move.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Case:
         return [result.detach(), *grads]
 
     def doubtful(self, tensors: Tensors) -> Tensor | None:
-        """Where the float64 Stein direction is so small that rounding decides its sign."""
+        """Where the float64 direction is so small that rounding decides its sign."""
         if self.phi is None:
             return None
         phi = self.phi(ORACLE, tensors)
@@ -111,6 +111,8 @@ ORACLE = SimpleNamespace(
     random_start=ball.random_start,
     pgd_step=step.pgd_step,
     pgd_step_=step.pgd_step,
+    momentum_step=step.momentum_step,
+    bss_step=step.bss_step,
     svgd_step=svgd.svgd_step,
     kl_distill=divergence.kl_distill,
     kd_loss=divergence.kd_loss,
@@ -135,6 +137,15 @@ def _displaced(draw: Draw, size: Size) -> Tensors:
 def _stepping(draw: Draw, size: Size) -> Tensors:
     x0 = draw.pixels(size)
     return {"x": x0 + draw.normal(size, 0.02), "grad": draw.gradient(size), "x0": x0}
+
+
+def _gathering(draw: Draw, size: Size) -> Tensors:
+    return _stepping(draw, size) | {"m": draw.gradient(size)}
+
+
+def _approaching(draw: Draw, size: Size) -> Tensors:
+    active = torch.arange(size[0]) % 3 != 1
+    return _stepping(draw, size) | {"gap": draw.positive(size[0], 4.0), "active": active}
 
 
 def _particles(draw: Draw, size: Size) -> Tensors:
@@ -186,6 +197,25 @@ def _writable(x: Tensor) -> Tensor:
 
 def _images(name: str, op: str, kind: str, make: Any, call: Any) -> Case:
     return Case(name, op, kind, "images", make, call, exact=kind == "linf")
+
+
+def _momentum(name: str, kind: str, keywords: dict[str, Any], make: Any = _gathering) -> list[Case]:
+    """The iterates and the momentum, each a case."""
+
+    def call(library: Any, t: Tensors) -> tuple[Tensor, Tensor]:
+        per_sample = {"eps": t["eps"], "step_size": t["step"]} if "eps" in t else {}
+        return library.momentum_step(t["x"], t["grad"], t["m"], t["x0"], **(keywords | per_sample))
+
+    def moved(library: Any, t: Tensors) -> Tensor:
+        return call(library, t)[0]
+
+    def gathered(library: Any, t: Tensors) -> Tensor:
+        return call(library, t)[1]
+
+    return [
+        Case(name, "momentum_step", kind, "images", make, moved, phi=gathered if kind == "linf" else None),
+        Case(f"{name}-momentum", "momentum_step", "momentum", "images", make, gathered),
+    ]
 
 
 def _stein(name: str, keywords: dict[str, Any], make: Any = _particles) -> Case:
@@ -306,6 +336,22 @@ CASES = (
         "l2",
         _radii_and_steps(1.0, _stepping),
         lambda f, t: f.pgd_step_(_writable(t["x"]), t["grad"], t["x0"], eps=t["eps"], step_size=t["step"], norm="l2"),
+    ),
+    *_momentum("momentum_step-linf", "linf", _SIGNED),
+    *_momentum(
+        "momentum_step-linf-per-sample", "linf", {"decay": 0.7, "bounds": None}, _radii_and_steps(0.1, _gathering)
+    ),
+    *_momentum("momentum_step-l2", "l2", {**_L2, "step_size": 1.0}),
+    *_momentum("momentum_step-l2-per-sample", "l2", {"decay": -0.5, "norm": "l2"}, _radii_and_steps(1.0, _gathering)),
+    _images(
+        "bss_step", "bss_step", "l2", _approaching, lambda f, t: f.bss_step(t["x"], t["grad"], t["gap"], t["active"])
+    ),
+    _images(
+        "bss_step-per-sample",
+        "bss_step",
+        "l2",
+        _radii_and_steps(1.0, _approaching),
+        lambda f, t: f.bss_step(t["x"], t["grad"], t["gap"], t["active"], step_size=t["step"], bounds=(0.1, 0.7)),
     ),
     _stein("svgd_step-sign", _SIGNED),
     _stein("svgd_step-sign-rms", {"score_scale": "rms", "norm": "l2"}, _radii_and_steps(0.5, _particles)),
