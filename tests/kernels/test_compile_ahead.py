@@ -3,6 +3,7 @@
 import pytest
 
 KERNELS = {
+    "bss_samples",
     "by_sample",
     "elementwise",
     "logit_loss_rows",
