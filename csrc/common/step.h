@@ -42,8 +42,8 @@ FASTADV_INLINE A magnitude(A gradient, A shrink) {
   return gradient == gradient ? absolute<A>(gradient) * shrink : A(0);
 }
 
-// What momentum_step adds of a gradient: coordinates over the mean magnitude of all `size`, of which `total` is the sum,
-// the magnitudes multiplied with `shrink`. NaN counts as zero; where the mean is zero or infinite, so does everything.
+// What momentum_step adds of a gradient: its coordinates over the mean magnitude of all `size`; `total` is the sum of
+// their magnitudes times `shrink`. NaN counts as zero; where the mean is zero or infinite, so does everything.
 template <class A>
 class OverMean {
  public:

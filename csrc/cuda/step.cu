@@ -12,9 +12,9 @@
 namespace fastadv {
 namespace {
 
-void pgd_step_into(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
-                   double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
-                   bool exact, const Tensor& out) {
+void step_into(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
+               double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
+               bool exact, const Tensor& out) {
   require_alike(x, grad);
   require_alike(x, x0);
   const Samples shape(x);
@@ -33,14 +33,14 @@ Tensor pgd_step(const Tensor& x, const Tensor& grad, const Tensor& x0, double ep
                 double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
                 bool exact) {
   Tensor out = empty_as(x);
-  pgd_step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, exact, out);
+  step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, exact, out);
   return out;
 }
 
 void pgd_step_(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
                double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
                bool exact) {
-  pgd_step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, exact, x);
+  step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, exact, x);
 }
 
 // The momentum with the normalised gradient added, written down whenever it is read.
@@ -87,8 +87,8 @@ KERNEL momentum_samples(const T* x, const T* grad, const T* momentum, const T* x
   }
   const Gathered<T, A> direction{grad + begin, momentum + begin, decay, OverMean<A>(total, shrink, size),
                                  gathered + begin};
-  move_sample<kHold, kWidth>(x + begin, direction, x0 + begin, rule, step_size[n], ball, Rule::kSteepestFor, out + begin,
-                             size);
+  move_sample<kHold, kWidth>(x + begin, direction, x0 + begin, rule, step_size[n], ball, Rule::kSteepestFor,
+                             out + begin, size);
 }
 
 std::tuple<Tensor, Tensor> momentum_step(const Tensor& x, const Tensor& grad, const Tensor& momentum, const Tensor& x0,

@@ -13,7 +13,8 @@ from torch import Tensor
 
 import fastadv
 from fastadv.ops.loss import scale_grad
-from fastadv.reference import attack_loss, ball, divergence, matching, step, svgd
+from fastadv.ops.mix import mix_backward
+from fastadv.reference import attack_loss, ball, divergence, matching, mix, step, svgd
 
 Tensors = dict[str, Tensor]
 Size = tuple[int, ...]
@@ -80,7 +81,8 @@ class Case:
         result = self.call(library, leaves)
         if not self.differentiable:
             return [result]
-        incoming = torch.linspace(0.5, 1.5, max(result.numel(), 1), dtype=result.dtype)
+        # The same numbers in every dtype.
+        incoming = torch.linspace(0.5, 1.5, max(result.numel(), 1)).bfloat16().to(result.dtype)
         incoming = incoming[: result.numel()].view(result.shape)
         grads = torch.autograd.grad(result, [leaves[name] for name in self.differentiable], incoming)
         return [result.detach(), *grads]
@@ -105,7 +107,9 @@ SIZES: dict[str, tuple[Size, ...]] = {
     "odds": ((5, 7), (1, 2), (0, 10), (7, 100), (3, 1271), (2, 32000)),
 }
 
-FUSED = SimpleNamespace(scale_grad=scale_grad, **{name: getattr(fastadv, name) for name in fastadv.__all__})
+FUSED = SimpleNamespace(
+    scale_grad=scale_grad, mix_backward=mix_backward, **{name: getattr(fastadv, name) for name in fastadv.__all__}
+)
 ORACLE = SimpleNamespace(
     project=ball.project,
     random_start=ball.random_start,
@@ -121,6 +125,10 @@ ORACLE = SimpleNamespace(
     loss_matching=matching.loss_matching,
     igdm_loss=matching.igdm_loss,
     attack_loss=attack_loss.attack_loss,
+    mix=mix.mix,
+    mix_backward=lambda grad, lam, lam_n, permutation: mix.mix_backward(
+        grad, lam if lam_n is None else lam_n, permutation
+    ),
     scale_grad=lambda grad, factor, dtype: grad * (factor[:, None] if factor.dim() else factor),
 )
 
@@ -146,6 +154,11 @@ def _gathering(draw: Draw, size: Size) -> Tensors:
 def _approaching(draw: Draw, size: Size) -> Tensors:
     active = torch.arange(size[0]) % 3 != 1
     return _stepping(draw, size) | {"gap": draw.positive(size[0], 4.0), "active": active}
+
+
+def _mixing(draw: Draw, size: Size) -> Tensors:
+    # Any indices: some samples are taken twice, some never.
+    return {"x": draw.pixels(size), "p": draw.classes(size[0], max(size[0], 1)), "lam": draw.positive(size[0], 1.5)}
 
 
 def _particles(draw: Draw, size: Size) -> Tensors:
@@ -190,13 +203,21 @@ def _stored(draw: Draw, size: Size) -> Tensors:
 
 def _writable(x: Tensor) -> Tensor:
     """A copy of ``x`` in a layout that can be changed in place."""
-    copy = x.clone()
-    dense = copy.is_contiguous() or (copy.dim() == 4 and copy.is_contiguous(memory_format=torch.channels_last))
-    return copy if dense else copy.contiguous()
+    return _dense(x.clone())
+
+
+def _dense(x: Tensor) -> Tensor:
+    """``x`` contiguous or channels_last."""
+    dense = x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+    return x if dense else x.contiguous()
 
 
 def _images(name: str, op: str, kind: str, make: Any, call: Any) -> Case:
     return Case(name, op, kind, "images", make, call, exact=kind == "linf")
+
+
+def _mixture(name: str, call: Any) -> Case:
+    return Case(name, "mix", "mix", "images", _mixing, call, ("x",), exact=True)
 
 
 def _momentum(name: str, kind: str, keywords: dict[str, Any], make: Any = _gathering) -> list[Case]:
@@ -352,6 +373,16 @@ CASES = (
         "l2",
         _radii_and_steps(1.0, _approaching),
         lambda f, t: f.bss_step(t["x"], t["grad"], t["gap"], t["active"], step_size=t["step"], bounds=(0.1, 0.7)),
+    ),
+    _mixture("mix", lambda f, t: f.mix(t["x"], 0.3, t["p"])),
+    _mixture("mix-per-sample", lambda f, t: f.mix(t["x"], t["lam"], t["p"])),
+    # Called as it is, so in a dense layout.
+    _images(
+        "mix_backward",
+        "mix_backward",
+        "mix",
+        _mixing,
+        lambda f, t: f.mix_backward(_dense(t["x"]), 0.0, t["lam"].contiguous(), t["p"].contiguous()),
     ),
     _stein("svgd_step-sign", _SIGNED),
     _stein("svgd_step-sign-rms", {"score_scale": "rms", "norm": "l2"}, _radii_and_steps(0.5, _particles)),
