@@ -18,8 +18,8 @@ FASTADV_INLINE A move_by_sign(A x, A direction, A size) {
   return (direction < 0) | (direction > 0) ? moved : x;
 }
 
-// Factors whose product is size / length, neither of which overflows where the quotient by a tiny length would; both are
-// zero where the length is zero, infinite or NaN, so that such a direction moves nothing.
+// Factors whose product is size / length, neither of which overflows or loses digits where the quotient by a tiny or huge
+// length would; both are zero where the length is zero, infinite or NaN, so that such a direction moves nothing.
 template <class A>
 struct UnitStep {
   A first = 0;
@@ -28,7 +28,7 @@ struct UnitStep {
   FASTADV_INLINE UnitStep(A length, A size) {
     constexpr A kTiny = sizeof(A) == 4 ? A(1e-30) : A(1e-280);
     if (!(length > 0) || length == std::numeric_limits<A>::infinity()) return;
-    first = length < kTiny ? 1 / kTiny : A(1);
+    first = length < kTiny ? 1 / kTiny : length > 1 / kTiny ? kTiny : A(1);
     second = size / (length * first);
   }
 
