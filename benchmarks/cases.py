@@ -57,7 +57,8 @@ def with_backward(loss: object, *leaves: Tensor) -> tuple[Tensor, ...]:
 def cases() -> list[Case]:
     """All rows, on inputs drawn with a fixed seed."""
     generator = torch.Generator().manual_seed(0)
-    rows = [_linf(generator, 16), _linf(generator, 128), _l2(generator, 128), _svgd(generator, 128, 4)]
+    rows = [_linf(generator, 16), _linf(generator, 128), _l2(generator, 128)]
+    rows += [_momentum(generator, 128), _bss(generator, 128), _mix(generator, 128), _svgd(generator, 128, 4)]
     rows += _losses(generator, 64, 100)
     return rows + _triplets(generator, 64, 256) + _boundaries(generator, (64, 64, 32, 32))
 
@@ -91,6 +92,50 @@ def _l2(generator: torch.Generator, batch: int) -> Case:
         bytes=4 * 4 * x.numel(),
         formula="4 bytes x (x, grad, x0, result)",
         atol=1e-6,
+    )
+
+
+def _momentum(generator: torch.Generator, batch: int) -> Case:
+    x, grad, x0 = _images(generator, batch)
+    momentum = torch.randn(x0.shape, generator=generator)
+    return Case(
+        name=f"momentum_step linf {batch}x3x32x32",
+        fused=lambda: fastadv.momentum_step(x, grad, momentum, x0, eps=EPS, step_size=STEP),
+        eager=opponents.momentum_step,
+        arguments=(x, grad, momentum, x0, EPS, STEP, 1.0),
+        bytes=4 * 6 * x.numel(),
+        formula="4 bytes x (x, grad, momentum, x0, both results)",
+        # A sign may flip where gradient and momentum cancel to rounding.
+        atol=2.1 * STEP,
+    )
+
+
+def _bss(generator: torch.Generator, batch: int) -> Case:
+    x, grad, _ = _images(generator, batch)
+    gap = 3 * torch.rand(batch, generator=generator)
+    active = torch.rand(batch, generator=generator) < 0.8
+    return Case(
+        name=f"bss_step {batch}x3x32x32",
+        fused=lambda: fastadv.bss_step(x, grad, gap, active),
+        eager=opponents.bss_step,
+        arguments=(x, grad, gap, active, 0.3),
+        bytes=4 * 3 * x.numel(),
+        formula="4 bytes x (x, grad, result)",
+        atol=1e-6,
+    )
+
+
+def _mix(generator: torch.Generator, batch: int) -> Case:
+    x, _, _ = _images(generator, batch)
+    permutation = torch.randperm(batch, generator=generator)
+    return Case(
+        name=f"mix {batch}x3x32x32",
+        fused=lambda: fastadv.mix(x, 0.3, permutation),
+        eager=opponents.mix,
+        arguments=(x, 0.3, permutation),
+        bytes=4 * 2 * x.numel(),
+        formula="4 bytes x (x, result)",
+        atol=0.0,
     )
 
 

@@ -28,6 +28,29 @@ def pgd_step_l2(x: Tensor, grad: Tensor, x0: Tensor, eps: float, step_size: floa
     return torch.clamp(x0 + delta * factor.view(-1, 1, 1, 1), min=0, max=1).detach()
 
 
+def momentum_step(
+    x: Tensor, grad: Tensor, momentum: Tensor, x0: Tensor, eps: float, step_size: float, decay: float
+) -> tuple[Tensor, Tensor]:
+    """The body of an MI-FGSM loop as torchattacks writes it."""
+    grad = grad / torch.mean(torch.abs(grad), dim=(1, 2, 3), keepdim=True)
+    grad = grad + momentum * decay
+    x = x.detach() + step_size * grad.sign()
+    delta = torch.clamp(x - x0, min=-eps, max=eps)
+    return torch.clamp(x0 + delta, min=0, max=1).detach(), grad
+
+
+def bss_step(x: Tensor, grad: Tensor, gap: Tensor, active: Tensor, step_size: float) -> Tensor:
+    """The body of a BSS attack as its released code writes it, with pixels in [0, 1] and a norm that is not zero."""
+    norms = torch.norm(grad.reshape(x.shape[0], -1), p=2, dim=1) + 1e-12
+    length = step_size * active * (gap + 1e-4) / norms
+    return torch.clamp(x + length.view(-1, 1, 1, 1) * grad, 0, 1)
+
+
+def mix(x: Tensor, lam: float, permutation: Tensor) -> Tensor:
+    """mixup as training loops write it."""
+    return lam * x + (1 - lam) * x[permutation]
+
+
 def svgd_step(particles: Tensor, score: Tensor, x0: Tensor, eps: float, step_size: float) -> Tensor:
     """A projected SVGD step with a per-image kernel and the median bandwidth, sign update, linf ball."""
     images, count = particles.shape[:2]

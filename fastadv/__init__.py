@@ -23,7 +23,8 @@ from fastadv.ops.matching import (
     loss_matching_value_and_grad,
 )
 from fastadv.ops.metric import triplet_margin_loss, triplet_margin_loss_value_and_grad
-from fastadv.ops.step import pgd_step, pgd_step_
+from fastadv.ops.mix import mix
+from fastadv.ops.step import bss_step, momentum_step, pgd_step, pgd_step_
 from fastadv.ops.svgd import svgd_step
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "attack_loss",
     "attack_loss_value_and_grad",
     "backends",
+    "bss_step",
     "dkd_loss",
     "dkd_loss_value_and_grad",
     "igdm_loss",
@@ -44,6 +46,8 @@ __all__ = [
     "kl_distill_value_and_grad",
     "loss_matching",
     "loss_matching_value_and_grad",
+    "mix",
+    "momentum_step",
     "pgd_step",
     "pgd_step_",
     "project",

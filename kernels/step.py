@@ -1,11 +1,14 @@
-"""One projected ascent step: pgd_step and, in place, pgd_step_. Kernels and cost: :mod:`fastadv.kernels.move`."""
+"""One ascent step: pgd_step and, in place, pgd_step_; momentum_step; bss_step.
+
+Kernels and cost: :mod:`fastadv.kernels.move`.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from fastadv.kernels.move import move
+from fastadv.kernels.move import move, move_to_boundary
 
 
 def pgd_step(
@@ -42,3 +45,50 @@ def pgd_step_(
 ) -> None:
     """Launcher of :func:`fastadv.pgd_step_`."""
     move(x, grad, x0, x, eps, eps_n, step_size, step_size_n, norm, low, high, ascent=norm, exact=exact)
+
+
+def momentum_step(
+    x: Tensor,
+    grad: Tensor,
+    momentum: Tensor,
+    x0: Tensor,
+    eps: float,
+    eps_n: Tensor | None,
+    step_size: float,
+    step_size_n: Tensor | None,
+    norm: int,
+    low: float,
+    high: float,
+    decay: float,
+) -> tuple[Tensor, Tensor]:
+    """Launcher of :func:`fastadv.momentum_step`."""
+    out, gathered = torch.empty_like(x), torch.empty_like(x)
+    move(
+        x,
+        grad,
+        x0,
+        out,
+        *(eps, eps_n, step_size, step_size_n, norm, low, high),
+        ascent=norm,
+        exact=True,
+        momentum=momentum,
+        decay=decay,
+        gathered=gathered,
+    )
+    return out, gathered
+
+
+def bss_step(
+    x: Tensor,
+    grad: Tensor,
+    gap: Tensor,
+    active: Tensor,
+    step_size: float,
+    step_size_n: Tensor | None,
+    low: float,
+    high: float,
+) -> Tensor:
+    """Launcher of :func:`fastadv.bss_step`."""
+    out = torch.empty_like(x)
+    move_to_boundary(x, grad, out, gap, active, step_size, step_size_n, low, high)
+    return out

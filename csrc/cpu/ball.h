@@ -12,30 +12,31 @@ namespace fastadv {
 // still inside the box and B the squared distance of those the box stopped; from the left Newton rises to the root.
 template <class A, class Point>
 FASTADV_INLINE A l2_scale(const Point& point, const A* x0, int64_t size, const Ball<A>& ball, A* delta) {
-  A whole, clipped;
-  sum_both<A>(size, whole, clipped, [&](int64_t i, A& a, A& b) FASTADV_LAMBDA {
+  A squares[2];
+  sum_all(size, squares, [&](int64_t i, A (&terms)[2]) FASTADV_LAMBDA {
     const A d = point(i) - x0[i];
     const A inside = ball.exact ? clamp<A>(d, ball.low - x0[i], ball.high - x0[i]) : d;
     delta[i] = d;
-    a = d * d;
-    b = inside * inside;
+    terms[0] = d * d;
+    terms[1] = inside * inside;
   });
+  const A whole = squares[0], clipped = squares[1];
   const A radius = ball.eps * ball.eps;
   if (!(clipped > radius)) return A(1);
   const A length = norm<A>(size, whole, [&](int64_t i) FASTADV_LAMBDA { return delta[i]; });
   A s = ball.eps / length;
   // Where the box stopped nothing at the far end it stops nothing on the way, and s is exact already.
   for (int pass = 0; pass < kNewtonPasses && whole != clipped; ++pass) {
-    A free, fixed;
-    sum_both<A>(size, free, fixed, [&](int64_t i, A& a, A& b) FASTADV_LAMBDA {
+    A free_and_fixed[2];
+    sum_all(size, free_and_fixed, [&](int64_t i, A (&terms)[2]) FASTADV_LAMBDA {
       const A d = delta[i], step = s * d;
       const A below = ball.low - x0[i], above = ball.high - x0[i];
       const A limit = step < 0 ? below : above;
       const bool stopped = (step < below) | (step > above);
-      a = stopped ? A(0) : d * d;
-      b = stopped ? limit * limit : A(0);
+      terms[0] = stopped ? A(0) : d * d;
+      terms[1] = stopped ? limit * limit : A(0);
     });
-    const A left = radius - fixed;
+    const A free = free_and_fixed[0], left = radius - free_and_fixed[1];
     const A root = free > 0 && left > 0 ? std::sqrt(left / free) : A(0);
     if (!(root > s)) break;
     s = root < 1 ? root : A(1);

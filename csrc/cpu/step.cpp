@@ -1,4 +1,10 @@
-// pgd_step and, in place, pgd_step_.
+// pgd_step and, in place, pgd_step_; momentum_step; bss_step.
+//
+// The step skeleton: for each sample a rule prepares itself, `begin(n, size)`, and then gives the direction's
+// coordinates, `rule(i)`, as often as they are asked for; a loop nest for each norm moves along it and projects.
+#include <tuple>
+
+#include "../common/bss.h"
 #include "../common/step.h"
 
 #include "ball.h"
@@ -6,58 +12,122 @@
 namespace fastadv {
 namespace {
 
+// pgd_step: along the gradient.
 template <class T, class A>
-FASTADV_CLONES FASTADV_EXACT void linf_steps(const T* x, const T* grad, const T* x0, PerSample<A> eps,
+struct Gradient {
+  const T* grad;
+  const T* sample = nullptr;
+
+  FASTADV_INLINE void begin(int64_t n, int64_t size) { sample = grad + n * size; }
+
+  FASTADV_INLINE A operator()(int64_t i) const { return static_cast<A>(sample[i]); }
+};
+
+// momentum_step: along the momentum with the normalised gradient added, which is written down on the way.
+template <class T, class A>
+struct Momentum {
+  const T* grad;
+  const T* momentum;
+  A decay;
+  T* gathered;
+  OverMean<A> normalised{A(0), A(1), 0};
+  const T* sample = nullptr;
+  const T* before = nullptr;
+  T* after = nullptr;
+
+  FASTADV_INLINE void begin(int64_t n, int64_t size) {
+    const T* g = grad + n * size;
+    sample = g;
+    before = momentum + n * size;
+    after = gathered + n * size;
+    A shrink = 1;
+    const auto term = [&](int64_t i) FASTADV_LAMBDA { return magnitude<A>(static_cast<A>(g[i]), shrink); };
+    A total = sum<A>(size, term);
+    if (total == std::numeric_limits<A>::infinity()) {
+      shrink = OverMean<A>::kShrink;
+      total = sum<A>(size, term);
+    }
+    normalised = OverMean<A>(total, shrink, size);
+  }
+
+  FASTADV_INLINE A operator()(int64_t i) const {
+    const A next = decay * static_cast<A>(before[i]) + normalised(static_cast<A>(sample[i]));
+    after[i] = static_cast<T>(next);
+    return next;
+  }
+};
+
+template <class Rule, class T, class A>
+FASTADV_CLONES FASTADV_EXACT void linf_steps(Rule rule, const T* x, const T* x0, PerSample<A> eps,
                                              PerSample<A> step_size, Ball<A> ball, T* out, int64_t size, int64_t begin,
                                              int64_t end) {
   for (int64_t n = begin; n < end; ++n) {
+    rule.begin(n, size);
     ball.eps = eps[n];
     const A step = step_size[n];
-    const T *xn = x + n * size, *gn = grad + n * size, *cn = x0 + n * size;
+    const T *xn = x + n * size, *cn = x0 + n * size;
     T* on = out + n * size;
     for (int64_t i = 0; i < size; ++i) {
-      const A moved = move_by_sign<A>(static_cast<A>(xn[i]), static_cast<A>(gn[i]), step);
+      const A moved = move_by_sign<A>(static_cast<A>(xn[i]), rule(i), step);
       on[i] = static_cast<T>(project_linf<A>(moved, static_cast<A>(cn[i]), ball));
     }
   }
 }
 
-template <class T, class A>
-FASTADV_CLONES void l2_steps(const T* x, const T* grad, const T* x0, PerSample<A> eps, PerSample<A> step_size,
-                             Ball<A> ball, T* out, int64_t size, A* buffer, int64_t begin, int64_t end) {
+template <class Rule, class T, class A>
+FASTADV_CLONES void l2_steps(Rule rule, const T* x, const T* x0, PerSample<A> eps, PerSample<A> step_size, Ball<A> ball,
+                             T* out, int64_t size, A* buffer, int64_t begin, int64_t end) {
   for (int64_t n = begin; n < end; ++n) {
+    rule.begin(n, size);
     ball.eps = eps[n];
     const A* point = converted<A>(x + n * size, size, buffer + size);
-    const A* direction = converted<A>(grad + n * size, size, buffer + 2 * size);
-    const A* centre = converted<A>(x0 + n * size, size, buffer + 3 * size);
-    const UnitStep<A> step(norm<A>(size, [&](int64_t i) FASTADV_LAMBDA { return direction[i]; }), step_size[n]);
+    const A* centre = converted<A>(x0 + n * size, size, buffer + 2 * size);
+    const UnitStep<A> step(norm<A>(size, rule), step_size[n]);
     T* on = out + n * size;
-    project_l2<A>([&](int64_t i) FASTADV_LAMBDA { return point[i] + step(direction[i]); }, centre, size, ball, buffer,
+    project_l2<A>([&](int64_t i) FASTADV_LAMBDA { return point[i] + step(rule(i)); }, centre, size, ball, buffer,
                   [&](int64_t i, A z) FASTADV_LAMBDA { on[i] = static_cast<T>(z); });
   }
 }
 
-void step(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
-          double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high, bool exact,
-          const Tensor& out) {
+// Everything but the direction.
+template <class T, class A>
+struct Step {
+  const T* x;
+  const T* x0;
+  PerSample<A> eps;
+  PerSample<A> step_size;
+  Norm norm;
+  Ball<A> ball;
+  T* out;
+  Samples shape;
+};
+
+template <class Rule, class T, class A>
+void move(const Rule& rule, const Step<T, A>& step) {
+  const int64_t size = step.shape.size;
+  parallel(step.shape.samples, size, [&](int64_t begin, int64_t end) {
+    if (step.norm == Norm::kLinf) {
+      linf_steps<Rule, T, A>(rule, step.x, step.x0, step.eps, step.step_size, step.ball, step.out, size, begin, end);
+    } else {
+      l2_steps<Rule, T, A>(rule, step.x, step.x0, step.eps, step.step_size, step.ball, step.out, size,
+                           scratch<A>(3 * size), begin, end);
+    }
+  });
+}
+
+void step_into(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
+               double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
+               bool exact, const Tensor& out) {
   require_alike(x, grad);
   require_alike(x, x0);
   const Samples shape(x);
   with_type(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using A = Accumulated<T>;
-    const Ball<A> ball{A(0), static_cast<A>(low), static_cast<A>(high), exact};
-    const PerSample<A> radius(eps, eps_n, shape.samples), length(step_size, step_size_n, shape.samples);
-    const T *point = data<T>(x), *direction = data<T>(grad), *centre = data<T>(x0);
-    T* result = mutable_data<T>(out);
-    parallel(shape.samples, shape.size, [&](int64_t begin, int64_t end) {
-      if (static_cast<Norm>(norm) == Norm::kLinf) {
-        linf_steps<T, A>(point, direction, centre, radius, length, ball, result, shape.size, begin, end);
-      } else {
-        l2_steps<T, A>(point, direction, centre, radius, length, ball, result, shape.size, scratch<A>(4 * shape.size),
-                       begin, end);
-      }
-    });
+    move(Gradient<T, A>{data<T>(grad)},
+         Step<T, A>{data<T>(x), data<T>(x0), PerSample<A>(eps, eps_n, shape.samples),
+                    PerSample<A>(step_size, step_size_n, shape.samples), static_cast<Norm>(norm),
+                    Ball<A>{A(0), static_cast<A>(low), static_cast<A>(high), exact}, mutable_data<T>(out), shape});
   });
 }
 
@@ -65,14 +135,71 @@ Tensor pgd_step(const Tensor& x, const Tensor& grad, const Tensor& x0, double ep
                 double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
                 bool exact) {
   Tensor out = empty_as(x);
-  step(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, exact, out);
+  step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, exact, out);
   return out;
 }
 
 void pgd_step_(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
                double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
                bool exact) {
-  step(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, exact, x);
+  step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, exact, x);
+}
+
+std::tuple<Tensor, Tensor> momentum_step(const Tensor& x, const Tensor& grad, const Tensor& momentum, const Tensor& x0,
+                                         double eps, const std::optional<Tensor>& eps_n, double step_size,
+                                         const std::optional<Tensor>& step_size_n, int64_t norm, double low,
+                                         double high, double decay) {
+  require_alike(x, grad);
+  require_alike(x, momentum);
+  require_alike(x, x0);
+  const Samples shape(x);
+  Tensor out = empty_as(x), gathered = empty_as(x);
+  with_type(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using A = Accumulated<T>;
+    move(Momentum<T, A>{data<T>(grad), data<T>(momentum), static_cast<A>(decay), mutable_data<T>(gathered)},
+         Step<T, A>{data<T>(x), data<T>(x0), PerSample<A>(eps, eps_n, shape.samples),
+                    PerSample<A>(step_size, step_size_n, shape.samples), static_cast<Norm>(norm),
+                    Ball<A>{A(0), static_cast<A>(low), static_cast<A>(high), true}, mutable_data<T>(out), shape});
+  });
+  return {out, gathered};
+}
+
+template <class T, class A>
+FASTADV_CLONES void bss_steps(const T* x, const T* grad, Boundary<A> boundary, A low, A high, T* out, int64_t size,
+                              int64_t begin, int64_t end) {
+  for (int64_t n = begin; n < end; ++n) {
+    const T *xn = x + n * size, *gn = grad + n * size;
+    T* on = out + n * size;
+    if (!boundary.active(n)) {
+      for (int64_t i = 0; i < size; ++i) on[i] = xn[i];
+      continue;
+    }
+    const A length = norm<A>(size, [&](int64_t i) FASTADV_LAMBDA { return static_cast<A>(gn[i]); });
+    const UnitStep<A> step(length, boundary.length(n));
+    for (int64_t i = 0; i < size; ++i) {
+      on[i] = static_cast<T>(clamp<A>(static_cast<A>(xn[i]) + step(static_cast<A>(gn[i])), low, high));
+    }
+  }
+}
+
+Tensor bss_step(const Tensor& x, const Tensor& grad, const Tensor& gap, const Tensor& active, double step_size,
+                const std::optional<Tensor>& step_size_n, double low, double high) {
+  require_alike(x, grad);
+  const Samples shape(x);
+  Tensor out = empty_as(x);
+  with_type(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using A = Accumulated<T>;
+    const Boundary<A> boundary(gap, active, step_size, step_size_n, shape.samples);
+    const T *point = data<T>(x), *direction = data<T>(grad);
+    T* result = mutable_data<T>(out);
+    parallel(shape.samples, shape.size, [&](int64_t begin, int64_t end) {
+      bss_steps<T, A>(point, direction, boundary, static_cast<A>(low), static_cast<A>(high), result, shape.size, begin,
+                      end);
+    });
+  });
+  return out;
 }
 
 }  // namespace
@@ -81,4 +208,6 @@ void pgd_step_(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps
 STABLE_TORCH_LIBRARY_IMPL(fastadv, CPU, m) {
   m.impl("pgd_step", TORCH_BOX(&fastadv::pgd_step));
   m.impl("pgd_step_", TORCH_BOX(&fastadv::pgd_step_));
+  m.impl("momentum_step", TORCH_BOX(&fastadv::momentum_step));
+  m.impl("bss_step", TORCH_BOX(&fastadv::bss_step));
 }

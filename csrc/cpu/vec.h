@@ -156,31 +156,31 @@ FASTADV_INLINE A sum(int64_t count, const Term& term) {
   return static_cast<A>(total);
 }
 
-// Two sums in one pass: `term(i, first, second)` sets what index i adds to each.
-template <class A, class Term>
-FASTADV_INLINE void sum_both(int64_t count, A& first, A& second, const Term& term) {
-  A terms[2][kBlock];
-  double totals[2] = {0, 0};
+// Several sums in one pass without the buffer: `term(i, terms)` sets what index i adds to each. For terms of a few
+// operations alone; the compiler gives up on vectorising more of them around the lanes.
+template <int kSums, class A, class Term>
+FASTADV_INLINE void sum_all(int64_t count, A (&sums)[kSums], const Term& term) {
+  constexpr int64_t kWidth = 2 * kLanes<A>;
+  double totals[kSums] = {};
   for (int64_t run = 0; run < count; run += kSumRun) {
     const int64_t end = smaller(count, run + kSumRun);
-    Lanes<A, Add> one(0), other(0);
-    for (int64_t begin = run; begin < end; begin += kBlock) {
-      const int64_t length = smaller(end - begin, kBlock);
-      const int64_t full = fill<A>(terms[0], begin, length, A(0), [&](int64_t i) FASTADV_LAMBDA {
-        A a, b;
-        term(i, a, b);
-        terms[1][i - begin] = b;
-        return a;
-      });
-      for (int64_t i = length; i < full; ++i) terms[1][i] = 0;
-      one.take(terms[0], full);
-      other.take(terms[1], full);
+    A lanes[kSums][kWidth] = {};
+    int64_t i = run;
+    for (; i + kWidth <= end; i += kWidth) {
+      for (int64_t k = 0; k < kWidth; ++k) {
+        A terms[kSums];
+        term(i + k, terms);
+        for (int j = 0; j < kSums; ++j) lanes[j][k] += terms[j];
+      }
     }
-    totals[0] += one.fold();
-    totals[1] += other.fold();
+    for (; i < end; ++i) {
+      A terms[kSums];
+      term(i, terms);
+      for (int j = 0; j < kSums; ++j) lanes[j][i % kWidth] += terms[j];
+    }
+    for (int j = 0; j < kSums; ++j) totals[j] += sum<A>(lanes[j], kWidth);
   }
-  first = static_cast<A>(totals[0]);
-  second = static_cast<A>(totals[1]);
+  for (int j = 0; j < kSums; ++j) sums[j] = static_cast<A>(totals[j]);
 }
 
 template <class A, class Term>
@@ -210,11 +210,12 @@ FASTADV_INLINE A norm(int64_t count, A squares, const Term& term) {
 
 template <class A, class Term>
 FASTADV_INLINE A norm(int64_t count, const Term& term) {
-  const A squares = sum<A>(count, [&](int64_t i) FASTADV_LAMBDA {
+  A squares[1];
+  sum_all(count, squares, [&](int64_t i, A (&terms)[1]) FASTADV_LAMBDA {
     const A t = term(i);
-    return t * t;
+    terms[0] = t * t;
   });
-  return norm<A>(count, squares, term);
+  return norm<A>(count, squares[0], term);
 }
 
 // exp(x) within 1 ulp for x <= 0, which is all that a softmax needs; below the smallest normal number it is 0, NaN stays.

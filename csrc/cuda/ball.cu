@@ -20,8 +20,8 @@ Tensor project(const Tensor& x, const Tensor& x0, double eps, const std::optiona
     using A = Accumulated<T>;
     const Ball<A> ball{A(0), static_cast<A>(low), static_cast<A>(high), exact};
     const PerSample<A> radius(eps, eps_n, shape.samples), nowhere(0.0, std::nullopt, shape.samples);
-    move<Stay<A>, Stay<A>>(device, data<T>(x), static_cast<const T*>(nullptr), data<T>(x0), radius, nowhere, ball,
-                           static_cast<Norm>(norm), mutable_data<T>(out), shape.samples, shape.size);
+    move<Staying>(device, data<T>(x), static_cast<const T*>(nullptr), data<T>(x0), radius, nowhere, ball,
+                  static_cast<Norm>(norm), mutable_data<T>(out), shape.samples, shape.size);
   });
   return out;
 }

@@ -31,6 +31,7 @@ struct Stay {
 template <class A>
 struct MoveBySign {
   static constexpr bool kDirected = true;
+  static constexpr Norm kSteepestFor = Norm::kLinf;
   A size = 0;
   FASTADV_INLINE bool needs_length() const { return false; }
   FASTADV_INLINE void set(A step_size, A) { size = step_size; }
@@ -40,11 +41,18 @@ struct MoveBySign {
 template <class A>
 struct MoveByUnit {
   static constexpr bool kDirected = true;
+  static constexpr Norm kSteepestFor = Norm::kL2;
   UnitStep<A> step{A(0), A(0)};
   FASTADV_INLINE bool needs_length() const { return true; }
   FASTADV_INLINE void set(A step_size, A length) { step = UnitStep<A>(length, step_size); }
   FASTADV_INLINE A operator()(A x, A direction) const { return x + step(direction); }
 };
+
+// The rule whose step is steepest for a norm, and the one that stays whatever the norm.
+template <Norm norm, class A>
+using Steepest = std::conditional_t<norm == Norm::kLinf, MoveBySign<A>, MoveByUnit<A>>;
+template <Norm, class A>
+using Staying = Stay<A>;
 
 // A direction that lies in memory.
 template <class T>
@@ -241,7 +249,7 @@ DEVICE A l2_scale(const Sample& sample, const Ball<A>& ball) {
 // Moves and projects one sample with the whole block.
 template <bool kHold, int kWidth, class T, class A, class Rule, class Direction>
 DEVICE void move_sample(const T* x, const Direction& direction, const T* x0, Rule rule, A step_size,
-                                            const Ball<A>& ball, Norm ball_norm, T* out, int64_t size) {
+                        const Ball<A>& ball, Norm ball_norm, T* out, int64_t size) {
   using Sample = std::conditional_t<kHold, HeldSample<kWidth, T, A, Rule, Direction>,
                                     StreamedSample<kWidth, T, A, Rule, Direction>>;
   Sample sample(x, direction, x0, size);
@@ -295,14 +303,24 @@ void with_sample(bool vectors, int64_t size, const F& f) {
   }
 }
 
-// Moves `samples` runs of `size` elements each; `direction` may be null where the rules stay. Linf and L2 are the rules
-// of the two norms.
-template <class Linf, class L2, class T, class A>
+// Calls `f` with the rule that is steepest for the norm.
+template <class A, class F>
+void with_steepest(Norm norm, const F& f) {
+  if (norm == Norm::kLinf) {
+    f(Steepest<Norm::kLinf, A>());
+  } else {
+    f(Steepest<Norm::kL2, A>());
+  }
+}
+
+// Moves `samples` runs of `size` elements each by the rule of the norm; `direction` may be null where that stays.
+template <template <Norm, class> class Rule, class T, class A>
 void move(const Device& device, const T* x, const T* direction, const T* x0, const PerSample<A>& eps,
           const PerSample<A>& step_size, const Ball<A>& ball, Norm norm, T* out, int64_t samples, int64_t size) {
   const int64_t total = samples * size;
   if (total == 0) return;
   if (norm == Norm::kLinf) {
+    using Linf = Rule<Norm::kLinf, A>;
     const int64_t run = eps.varies() || step_size.varies() ? size : total;
     with_width<T>(run % kVector<T> == 0 && aligned<kVector<T>>(x, direction, x0, out), [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
@@ -312,6 +330,7 @@ void move(const Device& device, const T* x, const T* direction, const T* x0, con
     });
     return;
   }
+  using L2 = Rule<Norm::kL2, A>;
   const bool vectors = size % kVector<T> == 0 && aligned<kVector<T>>(x, direction, x0, out);
   with_sample<T>(vectors, size, [&](auto width, auto held) {
     constexpr int kWidth = decltype(width)::value;

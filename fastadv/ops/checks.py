@@ -69,8 +69,13 @@ def target(y: Tensor, x: Tensor, name: str = "target") -> None:
 
 def target_values(y: Tensor, classes: int, name: str = "target") -> None:
     """Every value of ``y`` is a class, where that can be known without waiting for a device."""
-    if y.device.type == "cpu" and y.numel() and not bool(((y >= 0) & (y < classes)).all()):
-        raise ValueError(f"{name} must lie in [0, {classes}), got values from {int(y.min())} to {int(y.max())}")
+    index_values(name, y, classes)
+
+
+def index_values(name: str, y: Tensor, count: int) -> None:
+    """Every value of ``y`` is an index below ``count``, where that can be known without waiting for a device."""
+    if y.device.type == "cpu" and y.numel() and not bool(((y >= 0) & (y < count)).all()):
+        raise ValueError(f"{name} must lie in [0, {count}), got values from {int(y.min())} to {int(y.max())}")
 
 
 def positive(name: str, value: float) -> float:
@@ -164,6 +169,13 @@ def int64(name: str, x: Tensor, expected: list[int], like: Tensor) -> None:
     """``x`` is an int64 tensor of the expected shape on the device of ``like``."""
     if not isinstance(x, Tensor) or x.dtype is not torch.int64:
         raise TypeError(f"{name} must be an int64 tensor, got {getattr(x, 'dtype', type(x).__name__)}")
+    shape(name, x, expected, like)
+
+
+def boolean(name: str, x: Tensor, expected: list[int], like: Tensor) -> None:
+    """``x`` is a bool tensor of the expected shape on the device of ``like``."""
+    if not isinstance(x, Tensor) or x.dtype is not torch.bool:
+        raise TypeError(f"{name} must be a bool tensor, got {getattr(x, 'dtype', type(x).__name__)}")
     shape(name, x, expected, like)
 
 

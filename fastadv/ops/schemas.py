@@ -21,6 +21,11 @@ SCHEMAS = {
     "random_start": f"(Tensor x0, {_BALL}, int seed, Tensor? seed_t, Tensor? sample_ids) -> Tensor",
     "pgd_step": f"(Tensor x, Tensor grad, Tensor x0, {_STEP}, bool exact) -> Tensor",
     "pgd_step_": f"(Tensor(a!) x, Tensor grad, Tensor x0, {_STEP}, bool exact) -> ()",
+    "momentum_step": f"(Tensor x, Tensor grad, Tensor momentum, Tensor x0, {_STEP}, float decay) -> (Tensor, Tensor)",
+    "bss_step": (
+        "(Tensor x, Tensor grad, Tensor gap, Tensor active, float step_size, Tensor? step_size_n,"
+        " float low, float high) -> Tensor"
+    ),
     # bandwidth None is the median rule, score_scale None equal root mean squares; update: 0 sign, 1 l2, 2 raw.
     "svgd_step": (
         f"(Tensor particles, Tensor score, Tensor x0, {_STEP}, float? bandwidth, int update, float? score_scale)"
@@ -65,6 +70,8 @@ SCHEMAS = {
     "attack_loss": (
         f"(Tensor logits, Tensor? target, Tensor? reference, int kind, {_LOSS}, bool grad) -> (Tensor, Tensor)"
     ),
+    "mix": "(Tensor x, float lam, Tensor? lam_n, Tensor permutation) -> Tensor",
+    "mix_backward": "(Tensor grad, float lam, Tensor? lam_n, Tensor permutation) -> Tensor",
     "scale_grad": "(Tensor grad, Tensor grad_output, ScalarType dtype) -> Tensor",
 }
 

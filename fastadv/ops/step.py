@@ -1,4 +1,4 @@
-"""One projected ascent step: pgd_step and, in place, pgd_step_."""
+"""One ascent step: pgd_step and, in place, pgd_step_; momentum_step; bss_step."""
 
 from __future__ import annotations
 
@@ -81,6 +81,106 @@ def pgd_step_(
     return x
 
 
+def momentum_step(
+    x: Tensor,
+    grad: Tensor,
+    momentum: Tensor,
+    x0: Tensor,
+    *,
+    eps: float | Tensor,
+    step_size: float | Tensor,
+    decay: float = 1.0,
+    norm: str = "linf",
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+) -> tuple[Tensor, Tensor]:
+    """Gather the gradient in a momentum and step along that, in one op.
+
+        ``momentum' = decay momentum + grad / mean |grad|``, the mean over the sample's elements,
+        ``x' = project(x + step_size u)``
+
+    where u is ``sign(momentum')`` for linf and ``momentum' / |momentum'|_2`` for l2, as in :func:`pgd_step`. A NaN in
+    the gradient counts as zero: its coordinate adds nothing to the mean and to the momentum. A gradient whose mean
+    magnitude is zero or infinite adds nothing; the mean of any other neither overflows nor underflows.
+
+    Args:
+        x: iterates [N, ...], float64, float32, bfloat16 or float16.
+        grad: gradient of what ascends, of the shape and device of x.
+        momentum: the momentum so far, of the shape and device of x; zeros at first. Best kept in float32.
+        x0: clean samples, of the shape and device of x; finite.
+        eps: radius in the units of x, a float or one a sample, [N]; not negative.
+        step_size: length of the step in the norm, a float or one a sample, [N]; negative descends.
+        decay: what is kept of the momentum.
+        norm: "linf" or "l2".
+        bounds: (low, high), or None for no box.
+
+    Returns:
+        The next iterates in x's dtype and layout and the next momentum in its own dtype and x's layout, both detached:
+        no gradient is offered. The step is taken along the momentum before that is rounded to its dtype.
+
+    Raises:
+        TypeError: x, grad, momentum or x0 are not floating-point tensors, a number is no number.
+        ValueError: shapes or devices differ, eps is negative or NaN, step_size or decay is NaN, low > high, unknown
+            norm.
+
+    Source: Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018 (MI-FGSM).
+    """
+    checks.samples("x", x)
+    for name, y in (("grad", grad), ("momentum", momentum), ("x0", x0)):
+        checks.floating(name, y)
+        checks.same(name, y, "x", x)
+    tensors = aligned(x, grad, momentum, x0)
+    arguments = ball_and_step(tensors[0], eps, step_size, norm, bounds)
+    moved, gathered = _momentum_step(*tensors, *arguments, checks.number("decay", decay))
+    return rounded(moved, x), rounded(gathered, momentum)
+
+
+def bss_step(
+    x: Tensor,
+    grad: Tensor,
+    gap: Tensor,
+    active: Tensor,
+    *,
+    step_size: float | Tensor = 0.3,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+) -> Tensor:
+    """A step towards the decision boundary, as long as what separates two logits.
+
+        ``x' = clamp(x + step_size (gap + 1e-4) grad / |grad|_2, low, high)``
+
+    for the samples that are active, the norm taken a sample and scaled so that it neither overflows nor underflows. The
+    others return exactly as they came, not even clamped. A gradient that is zero, or in which anything is NaN or
+    infinite, moves nothing.
+
+    Args:
+        x: iterates [N, ...], float64, float32, bfloat16 or float16.
+        grad: gradient of the logit of the class to be reached less that of the base class; shape and device of x.
+        gap: logit of the base class less that of the class to be reached, [N], floating-point.
+        active: whether the sample is still classified as its base class, [N], bool.
+        step_size: share of the gap, a float or one a sample, [N].
+        bounds: (low, high), or None for no box.
+
+    Returns:
+        The next iterates in x's dtype and layout, detached: no gradient is offered.
+
+    Raises:
+        TypeError: x, grad or gap are not floating-point tensors, active is not bool, a number is no number.
+        ValueError: shapes or devices differ, step_size is NaN, low > high.
+
+    Source: Heo, Lee, Yun, Choi, "Knowledge distillation with adversarial samples supporting decision boundary", AAAI
+    2019 (boundary supporting samples); the step is that of its released code.
+    """
+    checks.samples("x", x)
+    checks.floating("grad", grad)
+    checks.same("grad", grad, "x", x)
+    checks.floating("gap", gap)
+    checks.shape("gap", gap, [x.shape[0]], x)
+    checks.boolean("active", active, [x.shape[0]], x)
+    tensors = aligned(x, grad)
+    gap = gap.detach().to(torch.float64 if tensors[0].dtype is torch.float64 else torch.float32).contiguous()
+    sizes = checks.step("step_size", step_size, tensors[0])
+    return rounded(_bss_step(*tensors, gap, active.contiguous(), *sizes, *checks.box(bounds)), x)
+
+
 def _arguments(
     x: Tensor,
     grad: Tensor,
@@ -123,5 +223,23 @@ def _pgd_step_in_place_reference(x, *arguments):
     x.copy_(_pgd_step_reference(x, *arguments))
 
 
+def _momentum_step_reference(x, grad, momentum, x0, eps, eps_n, step_size, step_size_n, norm, low, high, decay):
+    size = step_size if step_size_n is None else step_size_n
+    keywords = named(eps, eps_n, norm, low, high) | {"step_size": size, "decay": decay}
+    return tuple(like(x, result) for result in reference.momentum_step(x, grad, momentum, x0, **keywords))
+
+
+def _bss_step_reference(x, grad, gap, active, step_size, step_size_n, low, high):
+    size = step_size if step_size_n is None else step_size_n
+    return like(x, reference.bss_step(x, grad, gap, active, step_size=size, bounds=(low, high)))
+
+
 _pgd_step = define("pgd_step", family="step", fake=lambda x, *_: torch.empty_like(x), reference=_pgd_step_reference)
 _pgd_step_ = define("pgd_step_", family="step", fake=lambda *_: None, reference=_pgd_step_in_place_reference)
+_momentum_step = define(
+    "momentum_step",
+    family="step",
+    fake=lambda x, *_: (torch.empty_like(x), torch.empty_like(x)),
+    reference=_momentum_step_reference,
+)
+_bss_step = define("bss_step", family="step", fake=lambda x, *_: torch.empty_like(x), reference=_bss_step_reference)

@@ -25,9 +25,14 @@ def safe_norm(x: Tensor) -> Tensor:
     """Per-sample l2 norm [N, 1, ...] that neither overflows nor underflows: scaled by the largest magnitude."""
     if x[0:1].numel() == 0:
         return x.new_zeros([x.shape[0], *[1] * (x.dim() - 1)])
-    largest = x.abs().amax(sample_dims(x), keepdim=True)
-    scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
+    scale = divisor(x)
     return scale * (x / scale).square().sum(sample_dims(x), keepdim=True).sqrt()
+
+
+def divisor(x: Tensor) -> Tensor:
+    """What to divide each sample of ``x`` by, [N, 1, ...], so that sums over it neither overflow nor underflow."""
+    largest = x.abs().amax(sample_dims(x), keepdim=True)
+    return torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
 
 
 def reduce(loss: Tensor, weight: Tensor | None, reduction: str, *, mean_over: int = 1) -> Tensor:

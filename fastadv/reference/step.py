@@ -1,11 +1,13 @@
-"""One projected ascent step."""
+"""One ascent step: projected, with momentum, or towards the decision boundary."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
-from fastadv.reference._common import accumulate, per_sample, safe_norm
+from fastadv.reference._common import accumulate, divisor, per_sample, safe_norm, sample_dims
 from fastadv.reference.ball import project
 
 
@@ -24,6 +26,53 @@ def pgd_step(
     point = accumulate(x)
     moved = point + ascent(accumulate(grad), per_sample(step_size, point), norm)
     return project(moved, accumulate(x0), eps=eps, norm=norm, bounds=bounds, mode=mode).to(x.dtype)
+
+
+def momentum_step(
+    x: Tensor,
+    grad: Tensor,
+    momentum: Tensor,
+    x0: Tensor,
+    *,
+    eps: float | Tensor,
+    step_size: float | Tensor,
+    decay: float = 1.0,
+    norm: str = "linf",
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+) -> tuple[Tensor, Tensor]:
+    """See :func:`fastadv.momentum_step`."""
+    point = accumulate(x)
+    gathered = decay * accumulate(momentum) + _over_mean_magnitude(accumulate(grad))
+    moved = point + ascent(gathered, per_sample(step_size, point), norm)
+    projected = project(moved, accumulate(x0), eps=eps, norm=norm, bounds=bounds)
+    return projected.to(x.dtype), gathered.to(momentum.dtype)
+
+
+def _over_mean_magnitude(grad: Tensor) -> Tensor:
+    """``grad / mean |grad|`` of each sample, NaN taken for zero; zero where the mean is zero or infinite."""
+    grad = torch.where(grad.isnan(), 0, grad)
+    if grad.numel() == 0:
+        return grad
+    scaled = grad / divisor(grad)
+    mean = scaled.abs().mean(sample_dims(grad), keepdim=True)
+    return torch.where((mean > 0) & mean.isfinite(), scaled / mean, 0.0)
+
+
+def bss_step(
+    x: Tensor,
+    grad: Tensor,
+    gap: Tensor,
+    active: Tensor,
+    *,
+    step_size: float | Tensor = 0.3,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+) -> Tensor:
+    """See :func:`fastadv.bss_step`."""
+    low, high = bounds or (-math.inf, math.inf)
+    point = accumulate(x)
+    length = per_sample(step_size, point) * (per_sample(gap, point) + 1e-4)
+    moved = (point + ascent(accumulate(grad), length, "l2")).clamp(low, high)
+    return torch.where(active.view(-1, *[1] * (x.dim() - 1)), moved.to(x.dtype), x)
 
 
 def ascent(direction: Tensor, step_size: float | Tensor, norm: str) -> Tensor:

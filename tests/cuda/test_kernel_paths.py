@@ -67,6 +67,72 @@ def test_linf_step_is_exact(dtype, elements, fused):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("elements", SAMPLES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_momentum_step(dtype, elements, norm, fused):
+    tensors = drawn(dtype, 2, elements) | {"m": Draw(dtype, seed=1).normal((2, elements))}
+    # Nowhere does rounding decide the sign.
+    tensors["m"] = tensors["m"] + 8 * tensors["m"].sign() + 8 * (tensors["m"] == 0)
+
+    def call(library, t):
+        keywords = {"eps": t["eps"], "step_size": t["step"], "decay": 0.9, "norm": norm}
+        return library.momentum_step(t["x"], t["grad"], t["m"], t["x0"], **keywords)
+
+    moved, gathered = call(fused, tensors)
+    expected, expected_momentum = call(ORACLE, doubles(tensors))
+    assert_within(norm, moved, expected)
+    assert_within("momentum", gathered, expected_momentum)
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e37])
+@pytest.mark.parametrize("elements", [64, 8200, 63])
+def test_means_that_neither_overflow_nor_underflow(elements, scale, fused):
+    tensors = drawn(torch.float32, 2, elements)
+    grad, zeros = scale * tensors["grad"], torch.zeros(2, elements)
+    grad[1, 3] = math.nan
+    _, gathered = fused.momentum_step(tensors["x"], grad, zeros, tensors["x0"], eps=0.1, step_size=0.1)
+    exact = grad.double().nan_to_num(nan=0)
+    assert_within("momentum", gathered, exact / exact.abs().mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize("elements", SAMPLES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_bss_step(dtype, elements, fused):
+    tensors = drawn(dtype, 3, elements)
+    tensors["x"][1, 0] = 7
+    gap, active = torch.tensor([2.0, 1.0, 0.5]).to(tensors["eps"].dtype), torch.tensor([True, False, True])
+    moved = fused.bss_step(tensors["x"], tensors["grad"], gap, active)
+    exact = doubles(tensors)
+    assert_within("l2", moved, ORACLE.bss_step(exact["x"], exact["grad"], gap.double(), active))
+    assert torch.equal(moved[1], tensors["x"][1])
+
+
+@pytest.mark.parametrize("elements", [8, 3072, 63])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_mix(dtype, elements, fused):
+    x = Draw(dtype).normal((5, elements))
+    permutation = torch.tensor([4, 0, 0, 2, 0])
+    for lam in (0.3, torch.tensor([0.1, 0.9, 1.0, 0.0, -0.5])):
+        if dtype == torch.float32:
+            assert torch.equal(fused.mix(x, lam, permutation), ORACLE.mix(x, lam, permutation))
+        alone = x.clone().requires_grad_()
+        fused.mix(alone, lam, permutation).backward(x)
+        lam_n = lam.double() if isinstance(lam, torch.Tensor) else None
+        expected = ORACLE.mix_backward(x.double(), 0.3, lam_n, permutation)
+        assert_within("mix", alone.grad, expected)
+
+
+def test_an_index_out_of_range_makes_its_sample_nan(fused):
+    x = Draw(torch.float32).normal((4, 64)).requires_grad_()
+    permutation = torch.tensor([3, 4, -1, 2**40])
+    mixed = fused.mix(x, 0.3, permutation)
+    assert mixed.isnan().all(1).tolist() == [False, True, True, True]
+    assert torch.equal(mixed[0], 0.3 * x[0] + (1 - 0.3) * x[3])
+    mixed.sum().backward()
+    assert torch.allclose(x.grad, torch.tensor([0.3, 0.3, 0.3, 1.0])[:, None].expand(4, 64))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("start", [0, 1, 4])
 def test_a_step_in_place_writes_nothing_beside_its_slice(start, norm, fused):
     tensors = drawn(torch.float32, 3, 64)
@@ -389,12 +455,20 @@ def boundary(samples, elements, reduction):
     return lambda: FUSED.activation_boundary_loss(*torch.zeros(2, samples, elements), reduction=reduction)
 
 
+def momentum_step(norm, elements):
+    t = drawn(torch.float32, 2, elements)
+    return FUSED.momentum_step(t["x"], t["grad"], t["grad"], t["x0"], eps=0.1, step_size=0.1, norm=norm)
+
+
 def mean_of_kl(samples, classes):
     return lambda: FUSED.kl_distill(*(logits(torch.float32, samples, classes)[name] for name in "st"))
 
 
 LAUNCHES = [
     *((1, lambda n=n, d=d: step(FUSED, drawn(torch.float32, 2, d), norm=n)) for n in ("linf", "l2") for d in SAMPLES),
+    *((1, lambda n=n, d=d: momentum_step(n, d)) for n in ("linf", "l2") for d in SAMPLES),
+    (1, lambda: FUSED.bss_step(torch.ones(2, 64), torch.ones(2, 64), torch.ones(2), torch.ones(2) > 0)),
+    (1, lambda: FUSED.mix(torch.ones(2, 64), 0.5, torch.tensor([1, 0]))),
     *((1, lambda n=n: FUSED.random_start(torch.zeros(2, 64), eps=1.0, norm=n)) for n in ("linf", "l2")),
     *(
         (count, lambda size=size, n=n: svgd(FUSED, stein(torch.float32, *size), eps=0.3, step_size=0.1, norm=n))

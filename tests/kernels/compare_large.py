@@ -31,6 +31,11 @@ def main() -> None:
     radii = torch.tensor([1e-3, 5.0, 60.0], dtype=torch.float64)
     compare("project l2", lambda: (fastadv.project(x, x0, eps=radii, norm="l2"),))
     compare("pgd_step l2", lambda: (fastadv.pgd_step(x, grad, x0, eps=radii, step_size=20.0, norm="l2"),))
+    for norm in ("linf", "l2"):
+        how = {"eps": radii, "step_size": 20.0, "norm": norm, "decay": 0.8}
+        compare(f"momentum_step {norm}", lambda how=how: fastadv.momentum_step(x, grad, x0, x0, **how))
+    gap, active = torch.tensor([3.0, 0.1, 2.0]), torch.tensor([True, False, True])
+    compare("bss_step", lambda: (fastadv.bss_step(x, grad, gap, active, step_size=radii, bounds=None),))
     compare("random_start l2", lambda: (fastadv.random_start(x0, eps=radii, norm="l2", bounds=None, seed=3) - x0,))
 
     student, teacher = (3 * torch.randn(2, 9001, generator=draw, dtype=torch.float64) for _ in range(2))

@@ -4,10 +4,13 @@ import pytest
 
 KERNELS = {
     "boundary_sums",
+    "bss_samples",
     "by_sample",
     "elementwise",
     "gap_rows",
+    "gather_rows",
     "logit_loss_rows",
+    "mix_rows",
     "pair_sums",
     "scale_rows",
     "triplet_rows",

@@ -13,7 +13,8 @@ from torch import Tensor
 
 import fastadv
 from fastadv.ops.loss import scale_grad
-from fastadv.reference import attack_loss, ball, divergence, matching, metric, step, svgd
+from fastadv.ops.mix import mix_backward
+from fastadv.reference import attack_loss, ball, divergence, matching, metric, mix, step, svgd
 
 Tensors = dict[str, Tensor]
 Size = tuple[int, ...]
@@ -56,7 +57,7 @@ class Case:
 
     ``call`` takes a library, :data:`FUSED` or :data:`ORACLE`, and the tensors that ``make`` draws. ``kind`` is a row of
     the table of tolerances, ``sizes`` one of :data:`SIZES`. ``exact``: float32 results equal the reference's to the
-    bit. ``phi``: the Stein direction, where its sign alone moves the particles.
+    bit. ``phi``: the direction, where its sign alone decides how the samples move.
     """
 
     name: str
@@ -80,13 +81,14 @@ class Case:
         result = self.call(library, leaves)
         if not self.differentiable:
             return [result]
-        incoming = torch.linspace(0.5, 1.5, max(result.numel(), 1), dtype=result.dtype)
+        # The same numbers in every dtype.
+        incoming = torch.linspace(0.5, 1.5, max(result.numel(), 1)).bfloat16().to(result.dtype)
         incoming = incoming[: result.numel()].view(result.shape)
         grads = torch.autograd.grad(result, [leaves[name] for name in self.differentiable], incoming)
         return [result.detach(), *grads]
 
     def doubtful(self, tensors: Tensors) -> Tensor | None:
-        """Where the float64 Stein direction is so small that rounding decides its sign."""
+        """Where the float64 direction is so small that rounding decides its sign."""
         if self.phi is None:
             return None
         phi = self.phi(ORACLE, tensors)
@@ -107,12 +109,16 @@ SIZES: dict[str, tuple[Size, ...]] = {
     "ranks": ((5, 7), (1, 4), (0, 10), (7, 100), (3, 1271), (2, 32000)),
 }
 
-FUSED = SimpleNamespace(scale_grad=scale_grad, **{name: getattr(fastadv, name) for name in fastadv.__all__})
+FUSED = SimpleNamespace(
+    scale_grad=scale_grad, mix_backward=mix_backward, **{name: getattr(fastadv, name) for name in fastadv.__all__}
+)
 ORACLE = SimpleNamespace(
     project=ball.project,
     random_start=ball.random_start,
     pgd_step=step.pgd_step,
     pgd_step_=step.pgd_step,
+    momentum_step=step.momentum_step,
+    bss_step=step.bss_step,
     svgd_step=svgd.svgd_step,
     kl_distill=divergence.kl_distill,
     kd_loss=divergence.kd_loss,
@@ -123,6 +129,10 @@ ORACLE = SimpleNamespace(
     activation_boundary_loss=matching.activation_boundary_loss,
     attack_loss=attack_loss.attack_loss,
     triplet_margin_loss=metric.triplet_margin_loss,
+    mix=mix.mix,
+    mix_backward=lambda grad, lam, lam_n, permutation: mix.mix_backward(
+        grad, lam if lam_n is None else lam_n, permutation
+    ),
     scale_grad=lambda grad, factor, dtype: grad * (factor[:, None] if factor.dim() else factor),
 )
 
@@ -139,6 +149,20 @@ def _displaced(draw: Draw, size: Size) -> Tensors:
 def _stepping(draw: Draw, size: Size) -> Tensors:
     x0 = draw.pixels(size)
     return {"x": x0 + draw.normal(size, 0.02), "grad": draw.gradient(size), "x0": x0}
+
+
+def _gathering(draw: Draw, size: Size) -> Tensors:
+    return _stepping(draw, size) | {"m": draw.gradient(size)}
+
+
+def _approaching(draw: Draw, size: Size) -> Tensors:
+    active = torch.arange(size[0]) % 3 != 1
+    return _stepping(draw, size) | {"gap": draw.positive(size[0], 4.0), "active": active}
+
+
+def _mixing(draw: Draw, size: Size) -> Tensors:
+    # Any indices: some samples are taken twice, some never.
+    return {"x": draw.pixels(size), "p": draw.classes(size[0], max(size[0], 1)), "lam": draw.positive(size[0], 1.5)}
 
 
 def _particles(draw: Draw, size: Size) -> Tensors:
@@ -206,13 +230,40 @@ def _stored(draw: Draw, size: Size) -> Tensors:
 
 def _writable(x: Tensor) -> Tensor:
     """A copy of ``x`` in a layout that can be changed in place."""
-    copy = x.clone()
-    dense = copy.is_contiguous() or (copy.dim() == 4 and copy.is_contiguous(memory_format=torch.channels_last))
-    return copy if dense else copy.contiguous()
+    return _dense(x.clone())
+
+
+def _dense(x: Tensor) -> Tensor:
+    """``x`` contiguous or channels_last."""
+    dense = x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+    return x if dense else x.contiguous()
 
 
 def _images(name: str, op: str, kind: str, make: Any, call: Any) -> Case:
     return Case(name, op, kind, "images", make, call, exact=kind == "linf")
+
+
+def _mixture(name: str, call: Any) -> Case:
+    return Case(name, "mix", "mix", "images", _mixing, call, ("x",), exact=True)
+
+
+def _momentum(name: str, kind: str, keywords: dict[str, Any], make: Any = _gathering) -> list[Case]:
+    """The iterates and the momentum, each a case."""
+
+    def call(library: Any, t: Tensors) -> tuple[Tensor, Tensor]:
+        per_sample = {"eps": t["eps"], "step_size": t["step"]} if "eps" in t else {}
+        return library.momentum_step(t["x"], t["grad"], t["m"], t["x0"], **(keywords | per_sample))
+
+    def moved(library: Any, t: Tensors) -> Tensor:
+        return call(library, t)[0]
+
+    def gathered(library: Any, t: Tensors) -> Tensor:
+        return call(library, t)[1]
+
+    return [
+        Case(name, "momentum_step", kind, "images", make, moved, phi=gathered if kind == "linf" else None),
+        Case(f"{name}-momentum", "momentum_step", "momentum", "images", make, gathered),
+    ]
 
 
 def _stein(name: str, keywords: dict[str, Any], make: Any = _particles) -> Case:
@@ -345,6 +396,32 @@ CASES = (
         "l2",
         _radii_and_steps(1.0, _stepping),
         lambda f, t: f.pgd_step_(_writable(t["x"]), t["grad"], t["x0"], eps=t["eps"], step_size=t["step"], norm="l2"),
+    ),
+    *_momentum("momentum_step-linf", "linf", _SIGNED),
+    *_momentum(
+        "momentum_step-linf-per-sample", "linf", {"decay": 0.7, "bounds": None}, _radii_and_steps(0.1, _gathering)
+    ),
+    *_momentum("momentum_step-l2", "l2", {**_L2, "step_size": 1.0}),
+    *_momentum("momentum_step-l2-per-sample", "l2", {"decay": -0.5, "norm": "l2"}, _radii_and_steps(1.0, _gathering)),
+    _images(
+        "bss_step", "bss_step", "l2", _approaching, lambda f, t: f.bss_step(t["x"], t["grad"], t["gap"], t["active"])
+    ),
+    _images(
+        "bss_step-per-sample",
+        "bss_step",
+        "l2",
+        _radii_and_steps(1.0, _approaching),
+        lambda f, t: f.bss_step(t["x"], t["grad"], t["gap"], t["active"], step_size=t["step"], bounds=(0.1, 0.7)),
+    ),
+    _mixture("mix", lambda f, t: f.mix(t["x"], 0.3, t["p"])),
+    _mixture("mix-per-sample", lambda f, t: f.mix(t["x"], t["lam"], t["p"])),
+    # Called as it is, so in a dense layout.
+    _images(
+        "mix_backward",
+        "mix_backward",
+        "mix",
+        _mixing,
+        lambda f, t: f.mix_backward(_dense(t["x"]), 0.0, t["lam"].contiguous(), t["p"].contiguous()),
     ),
     _stein("svgd_step-sign", _SIGNED),
     _stein("svgd_step-sign-rms", {"score_scale": "rms", "norm": "l2"}, _radii_and_steps(0.5, _particles)),
