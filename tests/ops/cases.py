@@ -81,11 +81,13 @@ class Case:
         result = self.call(library, leaves)
         if not self.differentiable:
             return [result]
-        # The same numbers in every dtype.
+        return [result.detach(), *self.gradients(result, leaves)]
+
+    def gradients(self, result: Tensor, leaves: Tensors) -> tuple[Tensor, ...]:
+        """The gradient by every differentiable input for an incoming gradient other than one, the same in every dtype."""
         incoming = torch.linspace(0.5, 1.5, max(result.numel(), 1)).bfloat16().to(result.dtype)
         incoming = incoming[: result.numel()].view(result.shape)
-        grads = torch.autograd.grad(result, [leaves[name] for name in self.differentiable], incoming)
-        return [result.detach(), *grads]
+        return torch.autograd.grad(result, [leaves[name] for name in self.differentiable], incoming)
 
     def doubtful(self, tensors: Tensors) -> Tensor | None:
         """Where the float64 direction is so small that rounding decides its sign."""
