@@ -14,6 +14,7 @@ from fastadv.ops.divergence import (
     kl_distill_value_and_grad,
 )
 from fastadv.ops.matching import igdm_loss, igdm_loss_value_and_grad, loss_matching, loss_matching_value_and_grad
+from fastadv.ops.rkd import rkd_loss, rkd_loss_value_and_grad
 from fastadv.ops.step import pgd_step, pgd_step_
 from fastadv.ops.svgd import svgd_step
 
@@ -37,6 +38,8 @@ __all__ = [
     "pgd_step_",
     "project",
     "random_start",
+    "rkd_loss",
+    "rkd_loss_value_and_grad",
     "svgd_step",
     "use_backend",
 ]

@@ -39,10 +39,14 @@ def evaluate(
     """The loss that ``op`` computes of ``inputs`` (the tensors that may want a gradient) and ``arguments``."""
     if weight is not None:
         weight = checks.per_sample("weight", weight, inputs[0])
+    return differentiable(op, inputs, (*arguments, weight, scale, reduce))
+
+
+def differentiable(op: Op, inputs: tuple[Tensor, ...], arguments: tuple[Any, ...]) -> Tensor:
+    """What ``op`` returns first, differentiable by ``inputs``; ``arguments`` are all others up to the wanted gradients."""
     if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
-        return _Loss.apply(op, (*arguments, weight, scale, reduce), *inputs)
-    wanted = (False,) * len(inputs)
-    return op(*dense(inputs), *arguments, weight, scale, reduce, *wanted)[0]
+        return _Loss.apply(op, arguments, *inputs)
+    return op(*dense(inputs), *arguments, *(False,) * len(inputs))[0]
 
 
 def value_and_grad(

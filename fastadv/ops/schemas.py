@@ -51,6 +51,11 @@ SCHEMAS = {
         f"(Tensor student, Tensor teacher, Tensor target, {_LOSS}, bool student_grad, bool teacher_grad)"
         " -> (Tensor, Tensor, Tensor)"
     ),
+    # The student's gradient is of one number, not of one a sample.
+    "rkd_loss": (
+        "(Tensor student, Tensor teacher, float distance_weight, float angle_weight, bool student_grad)"
+        " -> (Tensor, Tensor)"
+    ),
     # kind: 0 cross-entropy against target, 1 KL divergence from reference, 2 DLR, 3 CW.
     "attack_loss": (
         f"(Tensor logits, Tensor? target, Tensor? reference, int kind, {_LOSS}, bool grad) -> (Tensor, Tensor)"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import fastadv
 from fastadv.ops.loss import scale_grad
-from fastadv.reference import attack_loss, ball, divergence, matching, step, svgd
+from fastadv.reference import attack_loss, ball, divergence, matching, rkd, step, svgd
 
 Tensors = dict[str, Tensor]
 Size = tuple[int, ...]
@@ -102,6 +102,8 @@ SIZES: dict[str, tuple[Size, ...]] = {
     "images": ((3, 3, 5, 7), (1, 3, 5, 7), (0, 3, 4, 4), (2, 1, 1, 1), (2, 5), (1, 4, 2, 3, 3), (2, 3, 37, 41)),
     "particles": ((2, 4, 2, 3, 3), (3, 1, 2, 3, 3), (1, 2, 7), (0, 4, 3, 2, 2), (1, 7, 3, 5, 5), (1, 2, 1, 33, 41)),
     "logits": ((5, 7), (1, 2), (0, 10), (7, 100), (3, 1271), (2, 32000), (4, 1)),
+    # Two points, none, one, points on a line, more features or points than a tile of any kernel.
+    "features": ((5, 7), (2, 3), (0, 4), (1, 4), (4, 1), (9, 260), (37, 5)),
     "odds": ((5, 7), (1, 2), (0, 10), (7, 100), (3, 1271), (2, 32000)),
 }
 
@@ -118,6 +120,7 @@ ORACLE = SimpleNamespace(
     dkd_loss=divergence.dkd_loss,
     loss_matching=matching.loss_matching,
     igdm_loss=matching.igdm_loss,
+    rkd_loss=rkd.rkd_loss,
     attack_loss=attack_loss.attack_loss,
     scale_grad=lambda grad, factor, dtype: grad * (factor[:, None] if factor.dim() else factor),
 )
@@ -167,6 +170,11 @@ def _responding(draw: Draw, size: Size) -> Tensors:
     return _networks(draw, size) | {"s-": draw.normal(size), "t-": draw.normal(size)}
 
 
+def _embedded(draw: Draw, size: Size) -> Tensors:
+    samples, features = size
+    return {"s": draw.normal(size, 2.0), "t": draw.normal((samples, features + 3), 0.1)}
+
+
 def _weighted(make: Callable[[Draw, Size], Tensors]) -> Callable[[Draw, Size], Tensors]:
     return lambda draw, size: make(draw, size) | {"w": draw.positive(size[0], 3.0)}
 
@@ -204,6 +212,12 @@ def _loss(
     name: str, op: str, make: Any, call: Any, differentiable: tuple[str, ...] = ("s", "t"), sizes: str = "logits"
 ) -> Case:
     return Case(name, op, "loss", sizes, make, call, differentiable)
+
+
+def _relational(name: str, **weights: float) -> Case:
+    return Case(
+        name, "rkd_loss", "rkd", "features", _embedded, lambda f, t: f.rkd_loss(t["s"], t["t"], **weights), ("s",)
+    )
 
 
 _LINF = {"eps": 8 / 255}
@@ -360,6 +374,9 @@ CASES = (
         _weighted(_labelled),
         lambda f, t: f.loss_matching(t["s"], t["t"], t["y"], weight=t["w"], reduction="sum"),
     ),
+    _relational("rkd_loss"),
+    _relational("rkd_loss-distances", distance_weight=2.0, angle_weight=0.0),
+    _relational("rkd_loss-angles", distance_weight=0.0, angle_weight=-3.0),
     _loss("attack_loss-ce", "attack_loss", _labelled, lambda f, t: f.attack_loss(t["s"], t["y"]), ("s",)),
     _loss(
         "attack_loss-kl-targeted",

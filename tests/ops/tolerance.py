@@ -26,6 +26,8 @@ UNITS = {
     "svgd": 64,
     # Sums of C products of probabilities with differences of logits, which cancel; temperature squared multiplies.
     "loss": 64,
+    # Cosines within a few units; where points are near, inverse lengths, and squares of them that cancel, multiply.
+    "rkd": 64,
     # One product.
     "scale": 1,
 }
