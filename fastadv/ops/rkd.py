@@ -11,7 +11,9 @@ from fastadv.reference import rkd as reference
 
 
 def rkd_loss(student: Tensor, teacher: Tensor, *, distance_weight: float = 25.0, angle_weight: float = 50.0) -> Tensor:
-    """Relational distillation: distances between the student's features, and angles among them, are to be the teacher's.
+    """Relational distillation: the student's features are to lie to each other as the teacher's do.
+
+    Distances and angles are compared.
 
     With ``d_ij = ||x_i - x_j||``, ``m`` the mean of all d_ij of i != j, and ``e_ij = (x_j - x_i) / d_ij``::
 

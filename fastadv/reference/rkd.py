@@ -76,7 +76,7 @@ def _lengths(x: Tensor) -> Tensor:
 
 
 def _directions(x: Tensor, i: int) -> tuple[Tensor, Tensor]:
-    """Unit vectors [B, D] from point i to all, and inverse lengths [B, 1]; both zero for points that coincide with it."""
+    """Unit vectors [B, D] from point i to all, inverse lengths [B, 1]; zero for points that coincide with i."""
     differences = x - x[i]
     squares = differences.square().sum(1, keepdim=True)
     coincident = squares <= COINCIDENT**2

@@ -1,4 +1,4 @@
-"""What rkd_loss means: against the published formula, where points coincide or nearly do, far away, and its gradients."""
+"""What rkd_loss means: against the published formula, where points coincide or nearly do, its gradients."""
 
 from __future__ import annotations
 

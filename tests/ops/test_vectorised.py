@@ -21,7 +21,6 @@ LOOPS = (
     "linf_starts<float",
     "move_particles<float",
     "scale_rows<float, float",
-    "measure<float",
     "compare_angles<float",
     "gradient<float",
     "rows<fastadv::(anonymous namespace)::KlDistill, float",
