@@ -43,7 +43,7 @@ def evaluate(
 
 
 def differentiable(op: Op, inputs: tuple[Tensor, ...], arguments: tuple[Any, ...]) -> Tensor:
-    """What ``op`` returns first, differentiable by ``inputs``; ``arguments`` are all others up to the wanted gradients."""
+    """The loss that ``op`` computes, differentiable by ``inputs``; ``arguments`` are all others."""
     if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
         return _Loss.apply(op, arguments, *inputs)
     return op(*dense(inputs), *arguments, *(False,) * len(inputs))[0]
