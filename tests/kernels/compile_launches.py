@@ -18,7 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
-from fastadv.kernels import attack_loss, ball, divergence, loss, matching, step, svgd
+from fastadv.kernels import attack_loss, ball, divergence, loss, matching, rkd, step, svgd
 
 _TYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.int64: "i64"}
 _OPTIONS = ("num_warps", "enable_fp_fusion")
@@ -101,6 +101,7 @@ def launch_all(dtype: torch.dtype) -> None:
     matching.igdm_loss(few, few, few, few, None, 1.0, False, True, True, False, False)
     matching.loss_matching(few, few, target, *both)
     matching.loss_matching(long, long, target[:4], *both)
+    rkd.rkd_loss(few, long[:1, :512].expand(64, 512), 25.0, 50.0, True)
     attack_loss.attack_loss(few, target, None, 0, None, 1.0, False, True)
     loss.scale_grad(few.to(accumulator), weight, dtype)
 

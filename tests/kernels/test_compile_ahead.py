@@ -4,8 +4,12 @@ import pytest
 
 KERNELS = {
     "by_sample",
+    "change_unit",
+    "compare",
     "elementwise",
+    "gradient",
     "logit_loss_rows",
+    "measure",
     "pair_sums",
     "scale_rows",
     "uniform_in_cube",
