@@ -54,7 +54,7 @@ def cases() -> list[Case]:
     """All rows, on inputs drawn with a fixed seed."""
     generator = torch.Generator().manual_seed(0)
     rows = [_linf(generator, 16), _linf(generator, 128), _l2(generator, 128), _svgd(generator, 128, 4)]
-    return rows + _losses(generator, 64, 100)
+    return [*rows, *_losses(generator, 64, 100), _rkd(generator, 64, 256)]
 
 
 def _images(generator: torch.Generator, batch: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,3 +165,18 @@ def _losses(generator: torch.Generator, batch: int, classes: int) -> list[Case]:
             atol=1e-5,
         ),
     ]
+
+
+def _rkd(generator: torch.Generator, batch: int, features: int) -> Case:
+    student = torch.randn(batch, features, generator=generator, requires_grad=True)
+    teacher = torch.randn(batch, features, generator=generator)
+    return Case(
+        name=f"rkd_loss {batch}x{features} forward + backward",
+        fused=lambda: with_backward(fastadv.rkd_loss(student, teacher), student),
+        eager=opponents.rkd_loss,
+        arguments=(student, teacher, 25.0, 50.0),
+        bytes=4 * 5 * batch * features,
+        formula="4 bytes x (student, teacher, stored gradient written and read, gradient)",
+        atol=1e-5,
+        backward=student,
+    )

@@ -56,16 +56,28 @@ def rkd_loss(
     # Pairs count in both orders, and so do pairs of sides.
     weights = (2 * distance_weight / count**2, 2 * angle_weight / count**3)
     tile = _TRIANGLES["SECOND"] * _TRIANGLES["THIRD"]
-    arguments = (inverses, means, by_square, sums, *weights, count, count * count, parts)
-    launch(compare, count * parts, squares, *arguments, elements=tile, **_TRIANGLES)
+    results = (by_square, sums)
+    sizes = (count, count * count, parts)
+    launch(compare, count * parts, squares, inverses, means, *results, *weights, *sizes, elements=tile, **_TRIANGLES)
     loss, by_mean = sums.sum(1)
     if student_grad:
         columns = block(features, student)
         runs = triton.cdiv(features, columns)
         programs = triton.cdiv(count, _POINTS) * runs
-        by_mean = by_mean * (weights[0] / (count * (count - 1) / 2))
-        arguments = (squares, inverses, means, by_square, by_mean, grad, count, features, runs)
-        launch(gradient, programs, student, *arguments, elements=_POINTS * columns, ROWS=_POINTS, BLOCK=columns)
+        by_mean = by_mean * (2 * weights[0] / (count * (count - 1)))
+        matrices = (squares, inverses, means, by_square, by_mean)
+        sizes = (count, features, runs)
+        launch(
+            gradient,
+            programs,
+            student,
+            *matrices,
+            grad,
+            *sizes,
+            elements=_POINTS * columns,
+            ROWS=_POINTS,
+            BLOCK=columns,
+        )
     return loss.to(dtype), grad
 
 

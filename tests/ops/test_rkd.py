@@ -171,6 +171,16 @@ def test_near_points_keep_their_digits(backend):
     assert_as_in_float64(s, t)
 
 
+def test_lengths_below_the_least_have_no_derivative(backend):
+    s, t = features(6)
+    s[1] = s[0] + 1e-8 * s[2]
+    for result, expected in zip(value_and_grad(s, t, angle_weight=0.0), reference(s, t, angle_weight=0.0), strict=True):
+        assert_within("rkd", result, expected)
+    leaf = s.clone().requires_grad_()
+    (by_autograd,) = torch.autograd.grad(published(leaf, t, angle_weight=0.0), leaf)
+    assert_within("rkd", value_and_grad(s, t, angle_weight=0.0)[1], by_autograd)
+
+
 @pytest.mark.parametrize("offset", [1e3, -3e4])
 def test_a_common_offset_loses_nothing_but_its_rounding(offset, backend):
     s, t = features(9, torch.float32)
