@@ -3,9 +3,9 @@
 //   <e_ij, e_ik> = (s_ij + s_ik - s_jk) / (2 |ij| |ik|)
 //
 // so a backend computes the B x B squared distances of either network, the loss and its derivative by each of the
-// student's, and from these the gradient, sum_j 2 (dL/ds_ij) (x_i - x_j). Where two points are near each other and a third
-// is far, the numerator cancels: squared distances are double, whatever the features are. They are in units of the
-// square of the network's mean length, so nothing overflows.
+// student's, and from these the gradient, sum_j 2 (dL/ds_ij) (x_i - x_j). Where two points are near each other and a
+// third is far, the numerator cancels: squared distances are double, whatever the features are. They are in units of
+// the square of the network's mean length, so nothing overflows.
 #pragma once
 
 #include <cmath>

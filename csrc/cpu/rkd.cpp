@@ -11,8 +11,8 @@
 namespace fastadv {
 namespace {
 
-// A loop over the points after any other runs on to a multiple of this, so that it has no scalar tail: rows have room for
-// as many points beyond the batch. Their inverse lengths are zero, and so is what they add to anything.
+// A loop over the points after any other runs on to a multiple of this, so that it has no scalar tail: rows have room
+// for as many points beyond the batch. Their inverse lengths are zero, and so is what they add to anything.
 constexpr int64_t kWhole = 16;
 // Transposed features that a pass over all pairs takes at a time, which stay in the cache.
 constexpr int64_t kRun = 4096;
@@ -181,7 +181,8 @@ FASTADV_CLONES void compare_angles(const Batch<A>& batch, int64_t share, RowSums
 
 // The derivatives of the loss by the squared distances of a row, for the gradient sum_j by_ij (x_i - x_j).
 template <class A>
-FASTADV_CLONES void differentiate(const Batch<A>& batch, RkdWeights weights, double by_mean, int64_t begin, int64_t end) {
+FASTADV_CLONES void differentiate(const Batch<A>& batch, RkdWeights weights, double by_mean, int64_t begin,
+                                  int64_t end) {
   const Unit unit = batch.student.unit;
   const double least = unit.least(), factor = 2 / (unit.length * unit.length);
   const A by_angle = static_cast<A>(factor * weights.angle), by_length = static_cast<A>(factor * weights.distance / 2);

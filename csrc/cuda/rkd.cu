@@ -255,10 +255,12 @@ std::tuple<Tensor, Tensor> rkd_loss(const Tensor& student, const Tensor& teacher
     double* const square = mutable_data<double>(doubles);
     double *const rows = square + 2 * pairs, *const three = rows + 4 * count;
     A* const inverse = mutable_data<A>(numbers);
+    const auto network = [&](const Tensor& x, int64_t k) {
+      return Network<T, A>{data<T>(x), x.size(1), square + k * pairs, inverse + k * pairs, rows + k * count, three + k};
+    };
     const Batch<T, A> batch{count,
                             RkdWeights(count, distance_weight, angle_weight),
-                            {{data<T>(student), size, square, inverse, rows, three},
-                             {data<T>(teacher), teacher.size(1), square + pairs, inverse + pairs, rows + count, three + 1}},
+                            {network(student, 0), network(teacher, 1)},
                             inverse + 2 * pairs,
                             rows + 2 * count,
                             rows + 3 * count,

@@ -13,15 +13,14 @@ from fastadv.reference import rkd as reference
 def rkd_loss(student: Tensor, teacher: Tensor, *, distance_weight: float = 25.0, angle_weight: float = 50.0) -> Tensor:
     """Relational distillation: the student's features are to lie to each other as the teacher's do.
 
-    Distances and angles are compared.
-
     With ``d_ij = ||x_i - x_j||``, ``m`` the mean of all d_ij of i != j, and ``e_ij = (x_j - x_i) / d_ij``::
 
         loss = distance_weight * mean_ij h(d_ij / m [student] - d_ij / m [teacher])
              + angle_weight * mean_ijk h(<e_ij, e_ik> [student] - <e_ij, e_ik> [teacher])
 
     where h is the smooth L1 loss, ``h(t) = t^2 / 2`` up to ``|t| = 1`` and ``|t| - 1/2`` beyond, and the means are over
-    all B^2 pairs and B^3 triples. Working memory is of order B^2, the work of order B^2 D + B^3.
+    all B^2 pairs and B^3 triples. Working memory is of order B^2 + B D, work of order B^2 D + B^3.
+    Squared distances are float64, since those of near points cancel in the angles.
 
     d_ij is taken to be at least 1e-6, below which it has no gradient. Points less than 1e-12 apart coincide: e_ij is
     zero and so is its gradient, where the published formula would divide by 1e-12. A batch of fewer than two samples
