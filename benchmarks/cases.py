@@ -60,7 +60,8 @@ def cases() -> list[Case]:
     rows = [_linf(generator, 16), _linf(generator, 128), _l2(generator, 128)]
     rows += [_momentum(generator, 128), _bss(generator, 128), _mix(generator, 128), _svgd(generator, 128, 4)]
     rows += _losses(generator, 64, 100)
-    return rows + _triplets(generator, 64, 256) + _boundaries(generator, (64, 64, 32, 32))
+    rows += [*_triplets(generator, 64, 256), _rkd(generator, 64, 256)]
+    return rows + _boundaries(generator, (64, 64, 32, 32))
 
 
 def _images(generator: torch.Generator, batch: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -306,4 +307,19 @@ def _attack(
         bytes=4 * 2 * logits.numel(),
         formula="4 bytes x (logits, gradient)",
         atol=atol,
+    )
+
+
+def _rkd(generator: torch.Generator, batch: int, features: int) -> Case:
+    student = torch.randn(batch, features, generator=generator, requires_grad=True)
+    teacher = torch.randn(batch, features, generator=generator)
+    return Case(
+        name=f"rkd_loss {batch}x{features} forward + backward",
+        fused=lambda: with_backward(fastadv.rkd_loss(student, teacher), student),
+        eager=opponents.rkd_loss,
+        arguments=(student, teacher, 25.0, 50.0),
+        bytes=4 * 5 * batch * features,
+        formula="4 bytes x (student, teacher, stored gradient written and read, gradient)",
+        atol=1e-5,
+        backward=student,
     )

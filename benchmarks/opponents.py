@@ -134,6 +134,26 @@ def triplet_margin_loss_and_gradients(anchor: Tensor, positive: Tensor, negative
     return loss.detach(), *torch.autograd.grad(loss.sum(), leaves)
 
 
+def rkd_loss(student: Tensor, teacher: Tensor, distance_weight: float, angle_weight: float) -> Tensor:
+    """Relational distillation as RepDistiller writes it: distances of products, angles of B x B x D differences."""
+
+    def lengths(x: Tensor) -> Tensor:
+        squares = x.pow(2).sum(dim=1)
+        d = (squares.unsqueeze(1) + squares.unsqueeze(0) - 2 * (x @ x.t())).clamp(min=1e-12).sqrt()
+        d = d.clone()
+        d[range(len(x)), range(len(x))] = 0
+        return d / d[d > 0].mean()
+
+    def angles(x: Tensor) -> Tensor:
+        directions = F.normalize(x.unsqueeze(0) - x.unsqueeze(1), p=2, dim=2)
+        return torch.bmm(directions, directions.transpose(1, 2)).view(-1)
+
+    with torch.no_grad():
+        teacher_lengths, teacher_angles = lengths(teacher), angles(teacher)
+    of_lengths = F.smooth_l1_loss(lengths(student), teacher_lengths)
+    return distance_weight * of_lengths + angle_weight * F.smooth_l1_loss(angles(student), teacher_angles)
+
+
 def cross_entropy_and_gradient(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Loss of each sample and gradient of their sum, through autograd."""
     logits = logits.detach().requires_grad_()

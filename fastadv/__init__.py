@@ -24,6 +24,7 @@ from fastadv.ops.matching import (
 )
 from fastadv.ops.metric import triplet_margin_loss, triplet_margin_loss_value_and_grad
 from fastadv.ops.mix import mix
+from fastadv.ops.rkd import rkd_loss, rkd_loss_value_and_grad
 from fastadv.ops.step import bss_step, momentum_step, pgd_step, pgd_step_
 from fastadv.ops.svgd import svgd_step
 
@@ -52,6 +53,8 @@ __all__ = [
     "pgd_step_",
     "project",
     "random_start",
+    "rkd_loss",
+    "rkd_loss_value_and_grad",
     "svgd_step",
     "triplet_margin_loss",
     "triplet_margin_loss_value_and_grad",

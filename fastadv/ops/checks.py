@@ -55,6 +55,21 @@ def logits(name: str, x: Tensor) -> None:
         raise ValueError(f"{name} must have shape [N, C] with C > 0, got {list(x.shape)}")
 
 
+def features(name: str, x: Tensor) -> None:
+    """``x`` is a floating-point tensor [B, D] with at least one feature."""
+    floating(name, x)
+    if x.dim() != 2 or x.shape[1] == 0:
+        raise ValueError(f"{name} must have shape [B, D] with D > 0, got {list(x.shape)}")
+
+
+def same_batch(name: str, y: Tensor, x_name: str, x: Tensor) -> None:
+    """``y`` has as many samples as ``x`` and lies on its device."""
+    if y.shape[0] != x.shape[0]:
+        raise ValueError(f"{name} must have the batch of {x_name}, {x.shape[0]}, got {list(y.shape)}")
+    if y.device != x.device:
+        raise ValueError(f"{name} must be on the device of {x_name}, {x.device}, got {y.device}")
+
+
 def target(y: Tensor, x: Tensor, name: str = "target") -> None:
     """``y`` is an int64 tensor [N] on the device of ``x`` [N, C]; its values are the op's to check."""
     if not isinstance(y, Tensor):

@@ -42,10 +42,15 @@ def evaluate(
     """The loss that ``op`` computes of ``inputs`` (the tensors that may want a gradient) and ``arguments``."""
     if weight is not None:
         weight = checks.per_sample("weight", weight, inputs[0])
+    return differentiable(op, inputs, (*arguments, weight, scale, reduce))
+
+
+def differentiable(op: Op, inputs: tuple[Tensor, ...], arguments: tuple[Any, ...]) -> Tensor:
+    """The loss that ``op`` computes, differentiable by ``inputs``; ``arguments`` are all others."""
     wanted = [x.requires_grad for x in inputs]
     if True in wanted and torch.is_grad_enabled():
-        return _Loss.apply(op, (*arguments, weight, scale, reduce, *wanted), wanted, *inputs)
-    return op(*aligned(*inputs), *arguments, weight, scale, reduce, *[False] * len(inputs))[0]
+        return _Loss.apply(op, (*arguments, *wanted), wanted, *inputs)
+    return op(*aligned(*inputs), *arguments, *[False] * len(inputs))[0]
 
 
 def value_and_grad(

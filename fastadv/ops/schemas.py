@@ -65,6 +65,11 @@ SCHEMAS = {
         f"(Tensor student, Tensor teacher, float margin, Tensor? margin_n, {_LOSS}, bool student_grad)"
         " -> (Tensor, Tensor)"
     ),
+    # The student's gradient is of one number, not of one a sample.
+    "rkd_loss": (
+        "(Tensor student, Tensor teacher, float distance_weight, float angle_weight, bool student_grad)"
+        " -> (Tensor, Tensor)"
+    ),
     # kind: 0 cross-entropy against target, 1 KL divergence from reference, 2 DLR, 3 DLR towards target with the true
     # classes in reference, 4 CW.
     "attack_loss": (

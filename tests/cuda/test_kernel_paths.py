@@ -12,6 +12,8 @@ import torch
 from cases import FUSED, ORACLE, Draw
 from tolerance import assert_within
 
+from fastadv.reference.rkd import rkd_loss_value_and_grad as related_oracle
+
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 # A run of 16 bytes, many of them, as much as a block holds, more than that, and no multiple of 16 bytes.
 SAMPLES = [8, 3072, 8192, 8200, 3071]
@@ -443,6 +445,40 @@ def test_activation_boundaries(dtype, shape, fused):
     assert_within("loss", mean, expected[0].mean())
 
 
+def assert_relations_agree(fused, student, teacher):
+    results = fused.rkd_loss_value_and_grad(student, teacher)
+    for result, expected in zip(results, related_oracle(student.double(), teacher.double()), strict=True):
+        assert_within("rkd", result, expected)
+    assert torch.equal(fused.rkd_loss(student, teacher), results[0])
+
+
+# Part of a tile of pairs, a tile and a row of the gradient's, several; a run of features, part of one, several.
+@pytest.mark.parametrize("shape", [(5, 3), (16, 32), (8, 128), (17, 33), (35, 260)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_relations(dtype, shape, fused):
+    draw = Draw(dtype)
+    assert_relations_agree(fused, draw.normal(shape), draw.normal((shape[0], 40), 3.0))
+
+
+def test_relations_of_points_that_coincide_or_nearly_do(fused):
+    draw = Draw(torch.float32)
+    student, teacher = draw.normal((20, 6)), draw.normal((20, 6), 1e8)
+    student[3], student[19], teacher[18] = student[2], student[2], teacher[2]
+    student[5] = student[4] + 1e-4 * student[6]
+    assert_relations_agree(fused, student, teacher)
+    assert_relations_agree(fused, student, torch.zeros(20, 6))
+    assert_relations_agree(fused, torch.ones(20, 6), teacher)
+    teacher[7, 1] = math.nan
+    loss, grad = fused.rkd_loss_value_and_grad(student, teacher)
+    assert loss.isnan()
+    assert grad.isnan().any()
+
+
+def related(samples, wanted):
+    student = Draw(torch.float32).normal((samples, 6)).requires_grad_(wanted)
+    return lambda: FUSED.rkd_loss(student, student.detach())
+
+
 @pytest.mark.parametrize("shape", [(3, 64), (3, 7), (1, 1), (200, 8)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_scale_grad(dtype, shape, fused):
@@ -482,6 +518,8 @@ LAUNCHES = [
     # A part a block: what one block has seen needs no sum.
     *((1, boundary(*how)) for how in ((3, 4096, "none"), (1, 4096, "sum"), (0, 8, "sum"))),
     *((2, boundary(*how)) for how in ((3, 4097, "none"), (2, 8, "sum"))),
+    # The gradient is the last one.
+    *((count, related(*how)) for count, how in ((6, (4, True)), (5, (4, False)), (1, (1, True)))),
 ]
 
 

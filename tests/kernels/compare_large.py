@@ -60,6 +60,9 @@ def main() -> None:
         )
     compare("activation_boundary_loss", lambda: fastadv.activation_boundary_loss_value_and_grad(student, teacher))
 
+    features = torch.randn(70, 600, generator=draw, dtype=torch.float64)
+    compare("rkd_loss", lambda: fastadv.rkd_loss_value_and_grad(features, features[:, :99].exp()))
+
     images = torch.rand(2, 6000, generator=draw, dtype=torch.float64)
     noise, score = (0.05 * torch.randn(2, 3, 6000, generator=draw, dtype=torch.float64) for _ in range(2))
     particles = images[:, None] + noise

@@ -18,7 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
-from fastadv.kernels import attack_loss, ball, divergence, loss, matching, metric, mix, step, svgd
+from fastadv.kernels import attack_loss, ball, divergence, loss, matching, metric, mix, rkd, step, svgd
 
 _TYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.int64: "i64", torch.bool: "i1"}
 _OPTIONS = ("num_warps", "enable_fp_fusion")
@@ -112,6 +112,7 @@ def launch_all(dtype: torch.dtype) -> None:
         metric.triplet_margin_loss(few, few, few, 1.0, None, order, 1e-6, True, None, 1.0, False, True, True, True)
         metric.triplet_margin_loss(long, long, long, 1.0, None, order, 1e-6, True, *both, True)
     metric.triplet_margin_loss(widest, widest, widest, 0.0, weight[:4], 2.0, 1e-6, False, *both, True)
+    rkd.rkd_loss(few, long[:1, :512].expand(64, 512), 25.0, 50.0, True)
     attack_loss.attack_loss(few, target, None, 0, None, 1.0, False, True)
     for kind, truth in ((2, None), (3, target), (4, None)):
         attack_loss.attack_loss(few, target, truth, kind, weight, 1.0, False, True)

@@ -14,7 +14,7 @@ from torch import Tensor
 import fastadv
 from fastadv.ops.loss import scale_grad
 from fastadv.ops.mix import mix_backward
-from fastadv.reference import attack_loss, ball, divergence, matching, metric, mix, step, svgd
+from fastadv.reference import attack_loss, ball, divergence, matching, metric, mix, rkd, step, svgd
 
 Tensors = dict[str, Tensor]
 Size = tuple[int, ...]
@@ -84,7 +84,7 @@ class Case:
         return [result.detach(), *self.gradients(result, leaves)]
 
     def gradients(self, result: Tensor, leaves: Tensors) -> tuple[Tensor, ...]:
-        """The gradient by every differentiable input for an incoming gradient other than one, the same in every dtype."""
+        """By every differentiable input, for an incoming gradient other than one, the same in every dtype."""
         incoming = torch.linspace(0.5, 1.5, max(result.numel(), 1)).bfloat16().to(result.dtype)
         incoming = incoming[: result.numel()].view(result.shape)
         return torch.autograd.grad(result, [leaves[name] for name in self.differentiable], incoming)
@@ -107,6 +107,8 @@ SIZES: dict[str, tuple[Size, ...]] = {
     "particles": ((2, 4, 2, 3, 3), (3, 1, 2, 3, 3), (1, 2, 7), (0, 4, 3, 2, 2), (1, 7, 3, 5, 5), (1, 2, 1, 33, 41)),
     "logits": ((5, 7), (1, 2), (0, 10), (7, 100), (3, 1271), (2, 32000), (4, 1)),
     "features": ((3, 3, 5, 7), (1, 3, 5, 7), (0, 3, 4, 4), (2, 1, 1, 1), (2, 5), (1, 4, 2, 3, 3), (2, 3, 37, 41)),
+    # Two points, none, one, points on a line, more features or points than a tile of any kernel.
+    "relations": ((5, 7), (2, 3), (0, 4), (1, 4), (4, 1), (9, 260), (37, 5)),
     "odds": ((5, 7), (1, 2), (0, 10), (7, 100), (3, 1271), (2, 32000)),
     "ranks": ((5, 7), (1, 4), (0, 10), (7, 100), (3, 1271), (2, 32000)),
 }
@@ -129,6 +131,7 @@ ORACLE = SimpleNamespace(
     loss_matching=matching.loss_matching,
     igdm_loss=matching.igdm_loss,
     activation_boundary_loss=matching.activation_boundary_loss,
+    rkd_loss=rkd.rkd_loss,
     attack_loss=attack_loss.attack_loss,
     triplet_margin_loss=metric.triplet_margin_loss,
     mix=mix.mix,
@@ -220,6 +223,11 @@ def _margins(most: float, make: Callable[[Draw, Size], Tensors]) -> Callable[[Dr
     return lambda draw, size: make(draw, size) | {"m": draw.positive(size[0], most) + 1 / 64}
 
 
+def _embedded(draw: Draw, size: Size) -> Tensors:
+    samples, features = size
+    return {"s": draw.normal(size, 2.0), "t": draw.normal((samples, features + 3), 0.1)}
+
+
 def _weighted(make: Callable[[Draw, Size], Tensors]) -> Callable[[Draw, Size], Tensors]:
     return lambda draw, size: make(draw, size) | {"w": draw.positive(size[0], 3.0)}
 
@@ -296,6 +304,12 @@ def _triplet(name: str, keywords: dict[str, Any], most: float | None = None) -> 
     make = _triplets(keywords.get("p", 2.0))
     make = make if most is None else _margins(most, make)
     return Case(name, "triplet_margin_loss", "metric", "logits", make, call, ("a", "p", "n"))
+
+
+def _relational(name: str, **weights: float) -> Case:
+    return Case(
+        name, "rkd_loss", "rkd", "relations", _embedded, lambda f, t: f.rkd_loss(t["s"], t["t"], **weights), ("s",)
+    )
 
 
 _LINF = {"eps": 8 / 255}
@@ -499,6 +513,9 @@ CASES = (
     _triplet("triplet_margin_loss-l1", {"p": 1.0, "swap": True, "reduction": "sum"}),
     _triplet("triplet_margin_loss-linf", {"p": math.inf, "eps": 1e-2, "swap": True, "reduction": "none"}, most=0.2),
     _triplet("triplet_margin_loss-l3", {"p": 3.0, "eps": 1e-4, "reduction": "none"}, most=0.2),
+    _relational("rkd_loss"),
+    _relational("rkd_loss-distances", distance_weight=2.0, angle_weight=0.0),
+    _relational("rkd_loss-angles", distance_weight=0.0, angle_weight=-3.0),
     _loss("attack_loss-ce", "attack_loss", _labelled, lambda f, t: f.attack_loss(t["s"], t["y"]), ("s",)),
     _loss(
         "attack_loss-kl-targeted",

@@ -68,6 +68,10 @@ def matching(student: Any = S, teacher: Any = T, target: Any = Y, **how: Any) ->
     return fastadv.loss_matching(student, teacher, target, **how)
 
 
+def rkd(student: Any = S, teacher: Any = T, **how: Any) -> Any:
+    return fastadv.rkd_loss(student, teacher, **how)
+
+
 def attack(logits: Any = S, target: Any = Y, **how: Any) -> Any:
     return fastadv.attack_loss(logits, target, **how)
 
@@ -243,6 +247,16 @@ BAD: list[Bad] = [
     ("matching of integers", lambda: matching(S.int()), TypeError, "student must be float64"),
     ("matching of other classes", lambda: matching(S, T[:, :2]), ValueError, "teacher must have the shape of student"),
     ("matching unknown reduction", lambda: matching(reduction="max"), ValueError, "reduction must be .* got 'max'"),
+    ("features of integers", lambda: rkd(S.int()), TypeError, "student must be float64, .* got torch.int32"),
+    ("features of one dimension", lambda: rkd(S[0]), ValueError, r"student must have shape \[B, D\].* got \[6\]"),
+    ("no features", lambda: rkd(S[:, :0]), ValueError, r"student must have .* D > 0, got \[2, 0\]"),
+    ("features of images", lambda: rkd(S, X), ValueError, r"teacher must have shape \[B, D\].* got \[2, 3, 4\]"),
+    ("rkd teacher no tensor", lambda: rkd(S, None), TypeError, "teacher must be a tensor, got NoneType"),
+    ("rkd teacher of another batch", lambda: rkd(S, T[:1]), ValueError, r"teacher must have the batch .*2, got \[1, 6"),
+    ("rkd teacher elsewhere", lambda: rkd(S, T.to("meta")), ValueError, "teacher must be on the device of student"),
+    ("rkd teacher wanting grad", lambda: rkd(S, T.clone().requires_grad_()), ValueError, "teacher requires .* detach"),
+    ("distance_weight nan", lambda: rkd(distance_weight=NAN), ValueError, "distance_weight must be a number, got nan"),
+    ("angle_weight a bool", lambda: rkd(angle_weight=True), TypeError, "angle_weight must be a float, got bool"),
     ("logits of integers", lambda: attack(S.int()), TypeError, "logits must be float64, .* got torch.int32"),
     ("logits of one dimension", lambda: attack(S[0]), ValueError, r"logits must have shape \[N, C\].* got \[6\]"),
     ("unknown kind", lambda: attack(kind="hinge"), ValueError, "kind must be one of 'ce', 'kl'.*, got 'hinge'"),
@@ -311,6 +325,7 @@ VALUE_AND_GRAD = {
     "igdm_loss": (fastadv.igdm_loss_value_and_grad, (S, S, T, T)),
     "loss_matching": (fastadv.loss_matching_value_and_grad, (S, T, Y)),
     "activation_boundary_loss": (fastadv.activation_boundary_loss_value_and_grad, (S, T)),
+    "rkd_loss": (fastadv.rkd_loss_value_and_grad, (S, T)),
     "attack_loss": (fastadv.attack_loss_value_and_grad, (S, Y)),
 }
 

@@ -29,6 +29,8 @@ LOOPS = (
     "boundaries<float",
     "triplets<fastadv::Euclidean, float",
     "triplets<fastadv::Chebyshev, float",
+    "compare_angles<float",
+    "gradient<float",
     "rows<fastadv::(anonymous namespace)::KlDistill, float",
     "rows<fastadv::(anonymous namespace)::KdLoss, float",
     "rows<fastadv::(anonymous namespace)::LossMatching, float",

@@ -32,6 +32,8 @@ UNITS = {
     "loss": 64,
     # A difference of norms of D terms, which PyTorch adds up in a few lanes: the error grows with D.
     "metric": 256,
+    # Cosines within a few units; where points are near, inverse lengths, and squares of them that cancel, multiply.
+    "rkd": 64,
     # One product.
     "scale": 1,
 }
