@@ -1,6 +1,7 @@
 # make demo           the whole job on a small real dataset: teacher, particles, students, a report
 # make test           formatting, lint, types and the test suite
 # make bench          fused against eager and torch.compile on this machine
+# make sanitize       the C++ ops' tests under AddressSanitizer and UndefinedBehaviorSanitizer, about two minutes
 # make cuda-compile   what each CUDA kernel takes, into csrc/cuda/RESOURCES.md; needs nvcc, no GPU
 # Each makes .venv first, with everything in it. TORCH chooses another PyTorch: make demo TORCH='torch>=2.10'
 #
@@ -13,7 +14,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SOURCES := $(wildcard csrc/common/* csrc/cpu/* csrc/cuda/*) fastadv/ops/schemas.py pyproject.toml setup.py
 
-.PHONY: demo test bench lint format cuda-compile gpu-check clean
+.PHONY: demo test bench lint format sanitize cuda-compile gpu-check clean
 
 demo: $(INSTALLED)
 	$(BIN)/fastadv train
@@ -32,6 +33,9 @@ format: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
+
+sanitize: $(INSTALLED)
+	$(BIN)/python csrc/cpu/sanitize.py
 
 cuda-compile: $(INSTALLED)
 	$(BIN)/python csrc/cuda/resources.py --write

@@ -6,6 +6,7 @@ Environment:
     USE_CUDA=1              a CUDA library, or an error; by default it is built where nvcc and a PyTorch with CUDA are
     TORCH_CUDA_ARCH_LIST    GPUs to compile for, in PyTorch's notation; by default 8.0;9.0;10.0+PTX
     DEBUG=1                 the C++ library unoptimised, with debug information
+    SANITIZE=1              the C++ library under AddressSanitizer and UndefinedBehaviorSanitizer: csrc/cpu/sanitize.py
     MAX_JOBS                compilations at a time
 """
 
@@ -29,6 +30,7 @@ import nvcc
 ROOT = Path(__file__).resolve().parent
 ENABLED = os.environ.get("USE_CPP", "1") != "0"
 DEBUG = os.environ.get("DEBUG", "0") == "1"
+SANITIZE = os.environ.get("SANITIZE", "0") == "1"
 USE_CUDA = os.environ.get("USE_CUDA", "")
 
 try:
@@ -47,6 +49,9 @@ def digest() -> str:
 
 def cpu_library() -> Extension:
     """The C++ ops. ``-fno-trapping-math`` and ``-fno-math-errno`` let loops vectorise and keep NaN and infinity."""
+    sanitizers = ["-fsanitize=address,undefined"] if SANITIZE else []
+    # The clones are chosen when the library is loaded, before the sanitizers are ready.
+    sanitized = [*sanitizers, "-fno-sanitize-recover=all", "-O1", "-g", "-DFASTADV_NO_CLONES"]
     sources = (path for folder in ("common", "cpu") for path in (ROOT / "csrc" / folder).glob("*.cpp"))
     return CppExtension(
         "fastadv._cpu",
@@ -54,12 +59,13 @@ def cpu_library() -> Extension:
         py_limited_api=True,
         extra_compile_args=[
             "-std=c++20",
-            *(["-O0", "-g"] if DEBUG else ["-O3", "-DNDEBUG", "-g0"]),
+            *(sanitized if SANITIZE else ["-O0", "-g"] if DEBUG else ["-O3", "-DNDEBUG", "-g0"]),
             *("-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"),
             *("-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unknown-pragmas"),
             f"-DTORCH_TARGET_VERSION={nvcc.STABLE_ABI}",
             f'-DFASTADV_SCHEMAS="{digest()}"',
         ],
+        extra_link_args=sanitizers,
     )
 
 

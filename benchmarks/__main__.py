@@ -17,7 +17,7 @@ from benchmarks.cases import Case, cases
 from benchmarks.measure import Spread, interleaved, ratio
 from fastadv.ops import dispatch
 
-WIDTH = 42
+WIDTH = 51
 
 
 def main() -> None:
@@ -87,12 +87,18 @@ def overhead() -> dict[str, object]:
 
 
 def largest_difference(a: object, b: object) -> float:
-    """Largest absolute difference of two results; infinite where one is NaN and the other is not."""
+    """Largest difference of two results, relative to the largest magnitude in ``b`` where that is above 1.
+
+    Infinite where one is NaN and the other is not.
+    """
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         if a.shape != b.shape:
             return float("inf")
+        if not a.numel():
+            return 0.0
         difference = (a.detach().double() - b.detach().double()).abs()
-        return float(torch.nan_to_num(difference, nan=float("inf")).max()) if difference.numel() else 0.0
+        scale = max(1.0, float(b.detach().abs().max()))
+        return float(torch.nan_to_num(difference, nan=float("inf")).max()) / scale
     assert isinstance(a, tuple)
     assert isinstance(b, tuple)
     return max(largest_difference(x, y) for x, y in zip(a, b, strict=True))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import fastadv
@@ -20,8 +21,9 @@ Call = Callable[[], object]
 class Case:
     """One row. ``build(eager)`` returns the call to time: fastadv's for None, else the opponent's, compiled or not.
 
-    Calls return the tensors that are compared before anything is timed; ``atol`` bounds their difference. ``bytes`` is
-    the least traffic of the fused call, each input read once and each output written once, as ``formula`` spells out.
+    Calls return the tensors that are compared before anything is timed; ``atol`` bounds their difference, relative to
+    their largest magnitude where that is above 1. ``bytes`` is the least traffic of the fused call, each input read
+    once and each output written once, as ``formula`` spells out.
     """
 
     name: str
@@ -31,23 +33,25 @@ class Case:
     bytes: int
     formula: str
     atol: float
-    backward: Tensor | None = None
+    backward: tuple[Tensor, ...] = ()
 
     def opponent(self, function: Callable[..., object]) -> Call:
         """The opponent's call: ``function``, which is ``eager`` or a compiled form of it, on the same inputs."""
-        if self.backward is None:
+        if not self.backward:
             return lambda: function(*self.arguments)
-        return lambda: with_backward(function(*self.arguments), self.backward)
+        return lambda: with_backward(function(*self.arguments), *self.backward)
 
 
-def with_backward(loss: object, x: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Backward of ``loss``, and the gradient it left at ``x``."""
+def with_backward(loss: object, *leaves: Tensor) -> tuple[Tensor, ...]:
+    """Backward of ``loss``, and the gradients it left at ``leaves``."""
     assert isinstance(loss, Tensor)
-    assert x is not None
     loss.backward()
-    grad, x.grad = x.grad, None
-    assert grad is not None
-    return loss.detach(), grad
+    grads = []
+    for x in leaves:
+        assert x.grad is not None
+        grads.append(x.grad)
+        x.grad = None
+    return loss.detach(), *grads
 
 
 def cases() -> list[Case]:
@@ -55,7 +59,8 @@ def cases() -> list[Case]:
     generator = torch.Generator().manual_seed(0)
     rows = [_linf(generator, 16), _linf(generator, 128), _l2(generator, 128)]
     rows += [_momentum(generator, 128), _bss(generator, 128), _mix(generator, 128), _svgd(generator, 128, 4)]
-    return rows + _losses(generator, 64, 100)
+    rows += _losses(generator, 64, 100)
+    return rows + _triplets(generator, 64, 256) + _boundaries(generator, (64, 64, 32, 32))
 
 
 def _images(generator: torch.Generator, batch: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,10 +156,70 @@ def _svgd(generator: torch.Generator, batch: int, count: int) -> Case:
     )
 
 
+def _triplets(generator: torch.Generator, batch: int, features: int) -> list[Case]:
+    leaves = tuple(torch.randn(batch, features, generator=generator, requires_grad=True) for _ in range(3))
+    constants = tuple(x.detach() for x in leaves)
+    size = f"{batch}x{features}"
+    return [
+        Case(
+            name=f"triplet_margin_loss {size} forward + backward",
+            fused=lambda: with_backward(fastadv.triplet_margin_loss(*leaves), *leaves),
+            eager=F.triplet_margin_loss,
+            arguments=leaves,
+            bytes=4 * 12 * batch * features,
+            formula="4 bytes x 3 x (input, stored gradient written and read, gradient)",
+            atol=1e-5,
+            backward=leaves,
+        ),
+        Case(
+            name=f"triplet_margin_loss {size} value and gradients",
+            fused=lambda: fastadv.triplet_margin_loss_value_and_grad(*constants),
+            eager=opponents.triplet_margin_loss_and_gradients,
+            arguments=constants,
+            bytes=4 * 6 * batch * features,
+            formula="4 bytes x 3 x (input, gradient)",
+            atol=1e-5,
+        ),
+    ]
+
+
+def _boundaries(generator: torch.Generator, shape: tuple[int, ...]) -> list[Case]:
+    student = torch.randn(shape, generator=generator, requires_grad=True)
+    teacher, constant = torch.randn(shape, generator=generator), student.detach()
+    size = "x".join(map(str, shape))
+
+    def value_and_grad() -> tuple[Tensor, Tensor]:
+        value, grad = fastadv.activation_boundary_loss_value_and_grad(constant, teacher)
+        return value.sum(), grad
+
+    return [
+        Case(
+            name=f"activation_boundary {size} fwd + bwd",
+            fused=lambda: with_backward(fastadv.activation_boundary_loss(student, teacher), student),
+            eager=opponents.activation_boundary_loss,
+            arguments=(student, teacher, 1.0),
+            bytes=4 * 5 * student.numel(),
+            formula="4 bytes x (student, teacher, stored gradient written and read, gradient)",
+            atol=1e-5,
+            backward=(student,),
+        ),
+        Case(
+            name=f"activation_boundary {size} value and grad",
+            fused=value_and_grad,
+            eager=opponents.activation_boundary_sum_and_gradient,
+            arguments=(constant, teacher, 1.0),
+            bytes=4 * 3 * student.numel(),
+            formula="4 bytes x (student, teacher, gradient)",
+            atol=1e-5,
+        ),
+    ]
+
+
 def _losses(generator: torch.Generator, batch: int, classes: int) -> list[Case]:
     student = torch.randn(batch, classes, generator=generator, requires_grad=True)
     teacher = torch.randn(batch, classes, generator=generator)
     target = torch.randint(classes, (batch,), generator=generator)
+    aim = (target + 1) % classes
     logits = student.detach()
     size = f"{batch}x{classes}"
     other = torch.randn(batch, classes, generator=generator)
@@ -162,7 +227,7 @@ def _losses(generator: torch.Generator, batch: int, classes: int) -> list[Case]:
         "bytes": 4 * 5 * batch * classes,
         "formula": "4 bytes x (student, teacher, stored gradient written and read, gradient)",
         "atol": 1e-5,
-        "backward": student,
+        "backward": (student,),
     }
     return [
         Case(
@@ -200,13 +265,45 @@ def _losses(generator: torch.Generator, batch: int, classes: int) -> list[Case]:
             arguments=(student, teacher, target),
             **traffic,
         ),
-        Case(
-            name=f"attack_loss ce {size} value and gradient",
-            fused=lambda: fastadv.attack_loss_value_and_grad(logits, target),
-            eager=opponents.cross_entropy_and_gradient,
-            arguments=(logits, target),
-            bytes=4 * 2 * batch * classes,
-            formula="4 bytes x (logits, gradient)",
-            atol=1e-5,
+        _attack(
+            f"ce {size}",
+            lambda: fastadv.attack_loss_value_and_grad(logits, target),
+            opponents.cross_entropy_and_gradient,
+            (logits, target),
+        ),
+        _attack(
+            f"cw {size}",
+            lambda: fastadv.attack_loss_value_and_grad(logits, target, kind="cw"),
+            opponents.cw_and_gradient,
+            (logits, target),
+        ),
+        _attack(
+            f"dlr {size}",
+            lambda: fastadv.attack_loss_value_and_grad(logits, target, kind="dlr"),
+            opponents.dlr_and_gradient,
+            (logits, target),
+        ),
+        _attack(
+            f"targeted dlr {size}",
+            lambda: fastadv.attack_loss_value_and_grad(logits, aim, kind="dlr", reference=target, targeted=True),
+            opponents.targeted_dlr_and_gradient,
+            (logits, aim, target),
+            # The published formula adds two logits before it subtracts, and divides by what is left.
+            atol=1e-4,
         ),
     ]
+
+
+def _attack(
+    name: str, fused: Call, eager: Callable[..., object], arguments: tuple[Tensor, ...], atol: float = 1e-5
+) -> Case:
+    logits = arguments[0]
+    return Case(
+        name=f"attack_loss {name} value and gradient",
+        fused=fused,
+        eager=eager,
+        arguments=arguments,
+        bytes=4 * 2 * logits.numel(),
+        formula="4 bytes x (logits, gradient)",
+        atol=atol,
+    )

@@ -107,8 +107,66 @@ def loss_matching(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(student_loss, teacher_loss.detach())
 
 
+def activation_boundary_sum(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
+    """The activation boundary loss of a layer as RepDistiller writes it, summed over the batch."""
+    loss = (student + margin) ** 2 * ((student > -margin) & (teacher <= 0)).float() + (student - margin) ** 2 * (
+        (student <= margin) & (teacher > 0)
+    ).float()
+    return torch.abs(loss).sum()
+
+
+def activation_boundary_loss(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
+    """The mean of it over the batch."""
+    return activation_boundary_sum(student, teacher, margin) / student.shape[0]
+
+
+def activation_boundary_sum_and_gradient(student: Tensor, teacher: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    """Its sum over the batch and the gradient of that, through autograd."""
+    student = student.detach().requires_grad_()
+    loss = activation_boundary_sum(student, teacher, margin)
+    return loss.detach(), torch.autograd.grad(loss, student)[0]
+
+
+def triplet_margin_loss_and_gradients(anchor: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, ...]:
+    """Loss of each triplet and gradients of their sum, through autograd."""
+    leaves = [x.detach().requires_grad_() for x in (anchor, positive, negative)]
+    loss = F.triplet_margin_loss(*leaves, reduction="none")
+    return loss.detach(), *torch.autograd.grad(loss.sum(), leaves)
+
+
 def cross_entropy_and_gradient(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Loss of each sample and gradient of their sum, through autograd."""
     logits = logits.detach().requires_grad_()
     loss = F.cross_entropy(logits, target, reduction="none")
+    return loss.detach(), torch.autograd.grad(loss.sum(), logits)[0]
+
+
+def cw_and_gradient(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The margin as attack libraries write it, with one-hot masks, and the gradient of the sum through autograd."""
+    logits = logits.detach().requires_grad_()
+    hit = F.one_hot(target, logits.shape[1])
+    own = (hit * logits).sum(1)
+    rival = ((1 - hit) * logits - hit * 1e4).amax(1)
+    loss = rival - own
+    return loss.detach(), torch.autograd.grad(loss.sum(), logits)[0]
+
+
+def dlr_and_gradient(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The difference of logits ratio as AutoAttack writes it, by a sort of each row, and its gradient."""
+    logits = logits.detach().requires_grad_()
+    ranked, order = logits.sort(dim=1)
+    first = (order[:, -1] == target).float()
+    own = logits[torch.arange(logits.shape[0]), target]
+    gap = own - ranked[:, -2] * first - ranked[:, -1] * (1.0 - first)
+    loss = -gap / (ranked[:, -1] - ranked[:, -3] + 1e-12)
+    return loss.detach(), torch.autograd.grad(loss.sum(), logits)[0]
+
+
+def targeted_dlr_and_gradient(logits: Tensor, target: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """The targeted ratio as AutoAttack writes it, and its gradient."""
+    logits = logits.detach().requires_grad_()
+    ranked, _ = logits.sort(dim=1)
+    rows = torch.arange(logits.shape[0])
+    spread = ranked[:, -1] - 0.5 * (ranked[:, -3] + ranked[:, -4]) + 1e-12
+    loss = -(logits[rows, truth] - logits[rows, target]) / spread
     return loss.detach(), torch.autograd.grad(loss.sum(), logits)[0]

@@ -1,5 +1,6 @@
 """Fused kernels for adversarial sampling and adversarial distillation in PyTorch."""
 
+from fastadv import nn as nn
 from fastadv.ops.attack_loss import attack_loss, attack_loss_value_and_grad
 from fastadv.ops.ball import project, random_start
 from fastadv.ops.dispatch import backends, use_backend
@@ -13,12 +14,22 @@ from fastadv.ops.divergence import (
     kl_distill,
     kl_distill_value_and_grad,
 )
-from fastadv.ops.matching import igdm_loss, igdm_loss_value_and_grad, loss_matching, loss_matching_value_and_grad
+from fastadv.ops.matching import (
+    activation_boundary_loss,
+    activation_boundary_loss_value_and_grad,
+    igdm_loss,
+    igdm_loss_value_and_grad,
+    loss_matching,
+    loss_matching_value_and_grad,
+)
+from fastadv.ops.metric import triplet_margin_loss, triplet_margin_loss_value_and_grad
 from fastadv.ops.mix import mix
 from fastadv.ops.step import bss_step, momentum_step, pgd_step, pgd_step_
 from fastadv.ops.svgd import svgd_step
 
 __all__ = [
+    "activation_boundary_loss",
+    "activation_boundary_loss_value_and_grad",
     "attack_loss",
     "attack_loss_value_and_grad",
     "backends",
@@ -42,6 +53,8 @@ __all__ = [
     "project",
     "random_start",
     "svgd_step",
+    "triplet_margin_loss",
+    "triplet_margin_loss_value_and_grad",
     "use_backend",
 ]
 __version__ = "0.1.0"

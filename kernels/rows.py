@@ -27,7 +27,7 @@ JS = tl.constexpr(4)
 DKD = tl.constexpr(5)
 
 # Elements of a program where rows are shorter.
-_TILE = 512
+TILE = 512
 
 
 def logit_loss(
@@ -63,7 +63,7 @@ def logit_loss(
     )
     if samples:
         columns = block(classes, student)
-        rows = max(_TILE // columns, 1)
+        rows = max(TILE // columns, 1)
         launch(
             logit_loss_rows,
             triton.cdiv(samples, rows),
@@ -134,19 +134,19 @@ def logit_loss_rows(
     if target_ptr is not None:
         target = tl.load(target_ptr + row, present, other=0)
     if HELD:
-        held_s = _logits(student_ptr, student_minus_ptr, base, present, 0, classes, BLOCK)
+        held_s = load_logits(student_ptr, student_minus_ptr, base, present, 0, classes, BLOCK)
         if teacher_ptr is not None:
-            held_t = _logits(teacher_ptr, teacher_minus_ptr, base, present, 0, classes, BLOCK)
+            held_t = load_logits(teacher_ptr, teacher_minus_ptr, base, present, 0, classes, BLOCK)
 
     # Largest logit and sum of exponentials above it: of both at the temperature, and of both as they are.
     soft_s_top, soft_s_sum, soft_t_top, soft_t_sum = zeros - float("inf"), zeros, zeros - float("inf"), zeros
     hard_s_top, hard_s_sum, hard_t_top, hard_t_sum = zeros - float("inf"), zeros, zeros - float("inf"), zeros
     for start in range(0, classes, BLOCK):
-        s = held_s if HELD else _logits(student_ptr, student_minus_ptr, base, present, start, classes, BLOCK)
+        s = held_s if HELD else load_logits(student_ptr, student_minus_ptr, base, present, start, classes, BLOCK)
         if HARD:
             hard_s_top, hard_s_sum = _online_softmax(hard_s_top, hard_s_sum, s)
         if teacher_ptr is not None:
-            t = held_t if HELD else _logits(teacher_ptr, teacher_minus_ptr, base, present, start, classes, BLOCK)
+            t = held_t if HELD else load_logits(teacher_ptr, teacher_minus_ptr, base, present, start, classes, BLOCK)
             if SOFT:
                 soft_s = _soft(s, T, target, start, LOSS, BLOCK)
                 soft_t = _soft(t, T, target, start, LOSS, BLOCK)
@@ -186,8 +186,8 @@ def logit_loss_rows(
     divergence, student_half, teacher_half = zeros, zeros, zeros
     if SOFT:
         for start in range(0, classes, BLOCK):
-            s = held_s if HELD else _logits(student_ptr, student_minus_ptr, base, present, start, classes, BLOCK)
-            t = held_t if HELD else _logits(teacher_ptr, teacher_minus_ptr, base, present, start, classes, BLOCK)
+            s = held_s if HELD else load_logits(student_ptr, student_minus_ptr, base, present, start, classes, BLOCK)
+            t = held_t if HELD else load_logits(teacher_ptr, teacher_minus_ptr, base, present, start, classes, BLOCK)
             log_q = _log_softmax(_soft(s, T, target, start, LOSS, BLOCK), soft_s_top, soft_s_log)
             log_p = _log_softmax(_soft(t, T, target, start, LOSS, BLOCK), soft_t_top, soft_t_log)
             if LOSS == JS:
@@ -204,10 +204,14 @@ def logit_loss_rows(
         for start in range(0, classes, BLOCK):
             column = start + tl.arange(0, BLOCK)
             hit = column[None, :] == target[:, None]
-            s = held_s if HELD else _logits(student_ptr, student_minus_ptr, base, present, start, classes, BLOCK)
+            s = held_s if HELD else load_logits(student_ptr, student_minus_ptr, base, present, start, classes, BLOCK)
             student_grad, teacher_grad = tl.zeros_like(s), tl.zeros_like(s)
             if teacher_ptr is not None:
-                t = held_t if HELD else _logits(teacher_ptr, teacher_minus_ptr, base, present, start, classes, BLOCK)
+                t = (
+                    held_t
+                    if HELD
+                    else load_logits(teacher_ptr, teacher_minus_ptr, base, present, start, classes, BLOCK)
+                )
             if SOFT:
                 log_q = _log_softmax(_soft(s, T, target, start, LOSS, BLOCK), soft_s_top, soft_s_log)
                 log_p = _log_softmax(_soft(t, T, target, start, LOSS, BLOCK), soft_t_top, soft_t_log)
@@ -232,10 +236,10 @@ def logit_loss_rows(
                 teacher_grad += by_teacher[:, None] * (p - hit.to(p.dtype))
             student_grad *= factor[:, None]
             teacher_grad *= factor[:, None]
-            _store(student_grad_ptr, base, present, column, classes, student_grad)
-            _store(student_minus_grad_ptr, base, present, column, classes, -student_grad)
-            _store(teacher_grad_ptr, base, present, column, classes, teacher_grad)
-            _store(teacher_minus_grad_ptr, base, present, column, classes, -teacher_grad)
+            store_gradient(student_grad_ptr, base, present, column, classes, student_grad)
+            store_gradient(student_minus_grad_ptr, base, present, column, classes, -student_grad)
+            store_gradient(teacher_grad_ptr, base, present, column, classes, teacher_grad)
+            store_gradient(teacher_minus_grad_ptr, base, present, column, classes, -teacher_grad)
 
 
 @triton.jit
@@ -299,7 +303,7 @@ def _derivatives(student_ce, teacher_ce, alpha, rest, LOSS: tl.constexpr):
 
 
 @triton.jit
-def _logits(ptr, minus_ptr, base, present, start, classes, BLOCK: tl.constexpr):
+def load_logits(ptr, minus_ptr, base, present, start, classes, BLOCK: tl.constexpr):
     """A block of logits of each row, or of differences of logits; -inf past the last class."""
     column = start + tl.arange(0, BLOCK)
     mask = present[:, None] & (column < classes)[None, :]
@@ -311,7 +315,7 @@ def _logits(ptr, minus_ptr, base, present, start, classes, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _store(ptr, base, present, column, classes, grad):
+def store_gradient(ptr, base, present, column, classes, grad):
     if ptr is not None:
         tl.store(ptr + base[:, None] + column[None, :], grad, present[:, None] & (column < classes)[None, :])
 

@@ -1,22 +1,146 @@
+// attack_loss. Rows and reductions: rows.h. The kinds that rank logits read the row once for the values, in lanes, and once
+// more for the classes where a gradient is wanted.
 #include "rows.h"
 
 namespace fastadv {
 namespace {
 
 struct CrossEntropy {
+  static constexpr int kSpare = 1;
   Targets target;
 
   template <class A>
-  FASTADV_INLINE A row(const A* const* x, int64_t classes, int64_t n, A* const* grad, A* buffer) const {
-    return cross_entropy<A>(x[0], classes, target[n], grad[0], buffer);
+  FASTADV_INLINE void operator()(Block block, const A* const* x, A* const* grad, PerRow<A>& loss, A* spare) const {
+    loss = cross_entropy<A>(block, x[0], target, grad[0], spare);
   }
 };
 
 // The second input is the reference, which takes no gradient.
 struct Divergence {
+  static constexpr int kSpare = 2;
+
   template <class A>
-  FASTADV_INLINE A row(const A* const* x, int64_t classes, int64_t, A* const* grad, A* buffer) const {
-    return distillation<A>(x[0], x[1], classes, A(1), grad[0], static_cast<A*>(nullptr), buffer);
+  FASTADV_INLINE void operator()(Block block, const A* const* x, A* const* grad, PerRow<A>& loss, A* spare) const {
+    loss = distillation<A>(block, x[0], x[1], A(1), grad[0], static_cast<A*>(nullptr), spare);
+  }
+};
+
+// NaN ranks above all numbers.
+template <class A>
+FASTADV_INLINE bool above(A a, A b) {
+  return !(a <= b) & (b == b);
+}
+
+// The kCount largest logits of a row in descending order. Of equal ones the lower class ranks first, so the padding of a
+// row of kCount classes or more is never among them.
+template <class A, int kCount>
+struct Ranking {
+  A value[kCount];
+
+  FASTADV_INLINE Ranking(const A* x, int64_t classes) {
+    // Every lane keeps the largest of its own.
+    A top[kCount][kLanes<A>];
+    for (int j = 0; j < kCount; ++j) {
+      for (int64_t k = 0; k < kLanes<A>; ++k) top[j][k] = -std::numeric_limits<A>::infinity();
+    }
+    for (int64_t c = 0; c < classes; c += kLanes<A>) insert<kLanes<A>>(x + c, top);
+    fold<kLanes<A> / 2>(top);
+    for (int j = 0; j < kCount; ++j) value[j] = top[j][0];
+  }
+
+  // The classes of the values, which are numbers.
+  FASTADV_INLINE void find(const A* x, int64_t classes, int64_t (&position)[kCount]) const {
+    for (int j = 0; j < kCount; ++j) {
+      const int64_t begin = j > 0 && value[j] == value[j - 1] ? position[j - 1] + 1 : 0;
+      position[j] = first(x, classes, value[j], begin);
+    }
+  }
+
+ private:
+  // The first class from `begin` on that has this value, by runs that a few registers hold.
+  FASTADV_INLINE static int64_t first(const A* x, int64_t classes, A wanted, int64_t begin) {
+    constexpr int64_t kRun = 4 * kLanes<A>;
+    int64_t c = begin;
+    for (; c + kRun <= classes; c += kRun) {
+      int hits = 0;
+      for (int64_t k = 0; k < kRun; ++k) hits |= x[c + k] == wanted;
+      if (hits) break;
+    }
+    while (x[c] != wanted) ++c;
+    return c;
+  }
+
+  template <int64_t kWidth>
+  FASTADV_INLINE static void insert(const A* x, A (&top)[kCount][kLanes<A>]) {
+    for (int64_t k = 0; k < kWidth; ++k) {
+      A next = x[k];
+      for (int j = 0; j < kCount; ++j) {
+        const A held = top[j][k];
+        const bool rises = above(next, held);
+        top[j][k] = rises ? next : held;
+        next = rises ? held : next;
+      }
+    }
+  }
+
+  template <int64_t kWidth>
+  FASTADV_INLINE static void fold(A (&top)[kCount][kLanes<A>]) {
+    if constexpr (kWidth > 0) {
+      for (int j = 0; j < kCount; ++j) insert<kWidth>(top[j] + kWidth, top);
+      fold<kWidth / 2>(top);
+    }
+  }
+};
+
+// (z_rival - z_own) / spread, by the ranks that it takes:
+//   2  CW: the rival is the largest but the target, the spread is 1
+//   3  DLR: the same over z_(1) - z_(3)
+//   4  DLR towards the target: that is the rival of the truth, the spread is z_(1) - (z_(3) + z_(4)) / 2
+template <int kRanks>
+struct Gap {
+  static constexpr int kSpare = 0;
+  static constexpr bool kTowards = kRanks == 4;
+
+  Targets target;
+  Targets truth;
+
+  template <class A>
+  FASTADV_INLINE void operator()(Block block, const A* const* x, A* const* grad, PerRow<A>& loss, A*) const {
+    block.each_row([&](int64_t r) FASTADV_LAMBDA {
+      const int64_t at = r * block.width;
+      loss[r] = row<A>(x[0] + at, block.width, block.first + r, grad[0] ? grad[0] + at : nullptr);
+    });
+  }
+
+ private:
+  template <class A>
+  FASTADV_INLINE A row(const A* z, int64_t classes, int64_t n, A* g) const {
+    const Ranking<A, kRanks> ranking(z, classes);
+    const A* top = ranking.value;
+    const int64_t own = kTowards ? truth[n] : target[n];
+    // Where the target shares the first place with another class, both have the value of the second.
+    const A rival = kTowards ? z[target[n]] : z[own] == top[0] ? top[1] : top[0];
+    A spread = 1;
+    if constexpr (kRanks == 3) spread = (top[0] - top[2]) + A(1e-12);
+    if constexpr (kRanks == 4) spread = ((top[0] - top[2]) + (top[0] - top[3])) / 2 + A(1e-12);
+    const A loss = (rival - z[own]) / spread;
+    if (g) {
+      const bool defined = loss == loss;
+      const A elsewhere = defined ? A(0) : loss;
+      for (int64_t c = 0; c < classes; ++c) g[c] = elsewhere;
+      if (defined) {
+        int64_t rank[kRanks];
+        ranking.find(z, classes, rank);
+        g[kTowards ? target[n] : rank[0] == own ? rank[1] : rank[0]] += 1 / spread;
+        g[own] -= 1 / spread;
+        if constexpr (kRanks > 2) {
+          const A by_spread = -loss / spread;
+          g[rank[0]] += by_spread;
+          for (int j = 2; j < kRanks; ++j) g[rank[j]] -= by_spread / (kRanks - 2);
+        }
+      }
+    }
+    return loss;
   }
 };
 
@@ -24,14 +148,30 @@ std::tuple<Tensor, Tensor> attack_loss(const Tensor& logits, const std::optional
                                        const std::optional<Tensor>& reference, int64_t kind,
                                        const std::optional<Tensor>& weight, double scale, bool reduce, bool grad) {
   const Reduction how{weight, scale, reduce};
-  if (kind == 0) {
-    require(target.has_value(), "target must be given for kind='ce'");
-    auto [loss, by_logits] = softmax_rows<CrossEntropy, 1>({Targets(*target, logits)}, {&logits}, how, {grad});
+  if (kind == 1) {
+    require(reference.has_value(), "reference must be given for kind='kl'");
+    auto [loss, by_logits, none] = softmax_rows<Divergence, 2>({}, {&logits, &*reference}, how, {grad, false});
     return {loss, by_logits};
   }
-  require(kind == 1 && reference.has_value(), "reference must be given for kind='kl'");
-  auto [loss, by_logits, none] = softmax_rows<Divergence, 2>({}, {&logits, &*reference}, how, {grad, false});
-  return {loss, by_logits};
+  require(target.has_value(), "target must be given for every kind but 'kl'");
+  const Targets classes(*target, logits);
+  const auto rows = [&](auto loss) -> std::tuple<Tensor, Tensor> {
+    auto [value, by_logits] = softmax_rows<decltype(loss), 1>(loss, {&logits}, how, {grad});
+    return {value, by_logits};
+  };
+  const auto ranked = [&]<int kRanks>(Gap<kRanks> loss) {
+    require(logits.size(1) >= kRanks, "logits have fewer classes than this kind ranks");
+    return rows(loss);
+  };
+  switch (kind) {
+    case 0: return rows(CrossEntropy{classes});
+    case 2: return ranked(Gap<3>{classes, classes});
+    case 3:
+      require(reference.has_value(), "reference must be given for kind='dlr' with targeted=True");
+      return ranked(Gap<4>{classes, Targets(*reference, logits, "reference")});
+    case 4: return ranked(Gap<2>{classes, classes});
+    default: throw std::invalid_argument("unknown kind of attack_loss");
+  }
 }
 
 }  // namespace

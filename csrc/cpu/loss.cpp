@@ -16,12 +16,12 @@ FASTADV_CLONES void scale_rows(const A* grad, const A* factor, int64_t factor_st
 }
 
 Tensor scale_grad(const Tensor& grad, const Tensor& grad_output, ScalarType dtype) {
-  require(grad.is_contiguous() && grad.dim() >= 1, "expected a contiguous gradient [N, ...]");
+  const Samples shape(grad);
   require(grad_output.scalar_type() == grad.scalar_type() && grad_output.is_contiguous(),
           "expected an incoming gradient of the stored gradient's dtype");
-  const int64_t samples = grad.size(0), size = samples ? grad.numel() / samples : 0;
   const bool per_sample = grad_output.dim() == 1;
-  require(per_sample ? grad_output.size(0) == samples : grad_output.dim() == 0, "expected an incoming gradient [N] or []");
+  require(per_sample ? grad_output.size(0) == shape.samples : grad_output.dim() == 0,
+          "expected an incoming gradient [N] or []");
   Tensor out = empty(grad, grad.sizes().data(), grad.strides().data(), grad.dim(), dtype);
   with_type(grad.scalar_type(), [&](auto zero) {
     using A = decltype(zero);
@@ -30,8 +30,8 @@ Tensor scale_grad(const Tensor& grad, const Tensor& grad_output, ScalarType dtyp
         using T = decltype(rounded);
         const A *g = data<A>(grad), *factor = data<A>(grad_output);
         T* o = mutable_data<T>(out);
-        parallel(samples, size, [&](int64_t begin, int64_t end) {
-          scale_rows<T, A>(g, factor, per_sample, o, size, begin, end);
+        parallel(shape.samples, shape.size, [&](int64_t begin, int64_t end) {
+          scale_rows<T, A>(g, factor, per_sample, o, shape.size, begin, end);
         });
       });
     } else {

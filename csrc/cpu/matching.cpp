@@ -1,52 +1,98 @@
+#include "../common/boundary.h"
 #include "rows.h"
 
 namespace fastadv {
 namespace {
 
 struct LossMatching {
+  static constexpr int kSpare = 1;
   Targets target;
 
   template <class A>
-  FASTADV_INLINE A row(const A* const* x, int64_t classes, int64_t n, A* const* grad, A* buffer) const {
-    const A gap = cross_entropy<A>(x[0], classes, target[n], grad[0], buffer) -
-                  cross_entropy<A>(x[1], classes, target[n], grad[1], buffer);
-    for (int k = 0; k < 2; ++k) {
-      const A factor = k ? -2 * gap : 2 * gap;
-      if (!grad[k]) continue;
-      A* g = grad[k];
-      for (int64_t c = 0; c < classes; ++c) g[c] *= factor;
-    }
-    return gap * gap;
+  FASTADV_INLINE void operator()(Block block, const A* const* x, A* const* grad, PerRow<A>& loss, A* spare) const {
+    const PerRow<A> student = cross_entropy<A>(block, x[0], target, grad[0], spare);
+    const PerRow<A> teacher = cross_entropy<A>(block, x[1], target, grad[1], spare);
+    block.each_row([&](int64_t r) FASTADV_LAMBDA {
+      const A gap = student[r] - teacher[r];
+      loss[r] = gap * gap;
+      for (int k = 0; k < 2; ++k) {
+        const A factor = k ? -2 * gap : 2 * gap;
+        if (A* g = grad[k]) block.each_class(r, [&](int64_t i) FASTADV_LAMBDA { g[i] *= factor; });
+      }
+    });
   }
 };
 
 // Inputs: student and teacher at x + d and x - d, in the order of the schema.
 struct IgdmLoss {
+  static constexpr int kSpare = 4;
   // Beyond them a row is padding, whose difference would be undefined.
-  int64_t present;
+  int64_t classes;
 
   template <class A>
-  FASTADV_INLINE A row(const A* const* x, int64_t classes, int64_t, A* const* grad, A* buffer) const {
+  FASTADV_INLINE void operator()(Block block, const A* const* x, A* const* grad, PerRow<A>& loss, A* spare) const {
+    const int64_t room = block.rows * block.width;
     A *response[2], *by_response[2];
     for (int k = 0; k < 2; ++k) {
       const A *plus = x[2 * k], *minus = x[2 * k + 1];
-      A* r = buffer + k * classes;
-      for (int64_t c = 0; c < classes; ++c) r[c] = c < present ? plus[c] - minus[c] : plus[c];
-      response[k] = r;
+      A* out = spare + k * room;
+      block.each_row([&](int64_t r) FASTADV_LAMBDA {
+        const int64_t end = r * block.width + classes;
+        block.each_class(r, [&](int64_t i) FASTADV_LAMBDA { out[i] = i < end ? plus[i] - minus[i] : plus[i]; });
+      });
+      response[k] = out;
       // Either side's gradient has room for the response's; with neither wanted none is computed.
       by_response[k] = grad[2 * k] ? grad[2 * k] : grad[2 * k + 1];
     }
-    const A loss = distillation<A>(response[0], response[1], classes, A(1), by_response[0], by_response[1],
-                                   buffer + 2 * classes);
+    loss = distillation<A>(block, response[0], response[1], A(1), by_response[0], by_response[1], spare + 2 * room);
     for (int k = 0; k < 2; ++k) {
       const A* g = by_response[k];
       if (A* minus = grad[2 * k + 1]) {
-        for (int64_t c = 0; c < classes; ++c) minus[c] = -g[c];
+        for (int64_t i = 0; i < room; ++i) minus[i] = -g[i];
       }
     }
-    return loss;
   }
 };
+
+// The squared shortfall of each pre-activation, and 2 factor times it as the gradient.
+template <class T, class A>
+FASTADV_CLONES void boundaries(Batch<T, A, 2> batch, PerSample<A> margin, int64_t begin, int64_t end) {
+  for (int64_t n = begin; n < end; ++n) {
+    const T *s = batch.x[0] + n * batch.size, *t = batch.x[1] + n * batch.size;
+    const A reach = margin[n], factor = batch.factor(n), slope = 2 * factor;
+    const auto gap = [&](int64_t i) FASTADV_LAMBDA {
+      return shortfall<A>(static_cast<A>(s[i]), static_cast<A>(t[i]), reach);
+    };
+    A total;
+    if (batch.grad[0]) {
+      A* g = batch.grad[0] + n * batch.size;
+      total = sum<A>(batch.size, [&](int64_t i) FASTADV_LAMBDA {
+        const A d = gap(i);
+        g[i] = slope * d;
+        return d * d;
+      });
+    } else {
+      total = sum<A>(batch.size, [&](int64_t i) FASTADV_LAMBDA {
+        const A d = gap(i);
+        return d * d;
+      });
+    }
+    batch.value[n] = factor * total;
+  }
+}
+
+std::tuple<Tensor, Tensor> activation_boundary_loss(const Tensor& student, const Tensor& teacher, double margin,
+                                                    const std::optional<Tensor>& margin_n,
+                                                    const std::optional<Tensor>& weight, double scale, bool reduce,
+                                                    bool student_grad) {
+  const Samples shape(student);
+  auto [loss, by_student, none] = evaluate<2>(
+      {&student, &teacher}, {weight, scale, reduce}, {student_grad, false}, shape.size,
+      [&]<class T, class A>(const Batch<T, A, 2>& batch, int64_t begin, int64_t end) {
+        boundaries<T, A>(batch, PerSample<A>(margin, margin_n, shape.samples), begin, end);
+      });
+  return {loss, by_student};
+}
 
 std::tuple<Tensor, Tensor, Tensor> loss_matching(const Tensor& student, const Tensor& teacher, const Tensor& target,
                                                  const std::optional<Tensor>& weight, double scale, bool reduce,
@@ -74,4 +120,5 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> igdm_loss(
 STABLE_TORCH_LIBRARY_IMPL(fastadv, CPU, m) {
   m.impl("loss_matching", TORCH_BOX(&fastadv::loss_matching));
   m.impl("igdm_loss", TORCH_BOX(&fastadv::igdm_loss));
+  m.impl("activation_boundary_loss", TORCH_BOX(&fastadv::activation_boundary_loss));
 }

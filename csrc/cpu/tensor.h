@@ -43,6 +43,10 @@ void parallel(int64_t count, int64_t elements_each, const F& f) {
 template <class A>
 A* scratch(int64_t count) {
   static thread_local std::vector<A> memory;
+#ifdef __SANITIZE_ADDRESS__
+  // No more than is asked for, so that an access beyond it is seen.
+  memory = std::vector<A>(count);
+#endif
   if (static_cast<int64_t>(memory.size()) < count) memory.resize(count);
   return memory.data();
 }

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 #include "../common/scalar.h"
@@ -26,76 +27,131 @@
 
 namespace fastadv {
 
-// The compiler may not reorder a floating-point sum, so sums and maxima run in lanes: one of the widest registers full, or
-// where there are many terms four, which hides the latency of an addition.
+// The compiler may not reorder a floating-point sum or maximum, so they run in lanes: vectors of 16 bytes, which every
+// instruction set keeps in registers where an array of lanes would be in memory, enough of them to hide an addition's
+// latency.
+template <class A>
+struct Vector;
+template <>
+struct Vector<float> {
+  typedef float Type __attribute__((vector_size(16)));
+};
+template <>
+struct Vector<double> {
+  typedef double Type __attribute__((vector_size(16)));
+};
+
+// Lanes take their numbers this many at a time.
 template <class A>
 constexpr int64_t kLanes = 64 / sizeof(A);
 
-// Terms are computed into a buffer of this many, a plain loop that always vectorises, and then added to the lanes.
-constexpr int64_t kSumBlock = 512;
-// The lanes are added up in double after this many terms, which bounds the rounding error of long sums.
-constexpr int64_t kSumRun = 16 * kSumBlock;
-
 struct Add {
-  template <class A>
-  FASTADV_INLINE A operator()(A a, A b) const {
-    return a + b;
+  template <class V>
+  FASTADV_INLINE void operator()(V& a, const V& b) const {
+    a += b;
   }
 };
 
 // A NaN is the largest number only where `a` is it; callers look for NaN in sums.
 struct Larger {
-  template <class A>
-  FASTADV_INLINE A operator()(A a, A b) const {
-    return b > a ? b : a;
+  template <class V>
+  FASTADV_INLINE void operator()(V& a, const V& b) const {
+    a = b > a ? b : a;
   }
 };
 
-template <class Combine, class A, int64_t kWidth>
-FASTADV_INLINE A fold(A (&lane)[kWidth]) {
-  for (int64_t width = kWidth / 2; width > 0; width /= 2) {
-    for (int64_t k = 0; k < width; ++k) lane[k] = Combine()(lane[k], lane[k + width]);
+template <class A, class Combine>
+class Lanes {
+ public:
+  FASTADV_INLINE explicit Lanes(A identity) {
+    for (V& lane : lanes_) lane = identity - V{};
   }
-  return lane[0];
-}
 
-template <class A, int64_t kWidth>
-struct Lanes {
-  A lane[kWidth] = {};
-
-  // Adds `count` terms; the buffer has room to fill its last lanes with zeros.
-  FASTADV_INLINE void add(A* terms, int64_t count) {
-    int64_t end = count;
-    for (; end % kWidth; ++end) terms[end] = 0;
-    for (int64_t i = 0; i < end; i += kWidth) {
-      for (int64_t k = 0; k < kWidth; ++k) lane[k] += terms[i + k];
+  // Takes `count` numbers, a multiple of kLanes.
+  FASTADV_INLINE void take(const A* numbers, int64_t count) {
+    int64_t i = 0;
+    for (; i + 2 * kLanes<A> <= count; i += 2 * kLanes<A>) {
+      for (int64_t k = 0; k < 8; ++k) combine(lanes_[k], numbers + i + k * kWidth);
+    }
+    if (i < count) {
+      for (int64_t k = 0; k < 4; ++k) combine(lanes_[k], numbers + i + k * kWidth);
     }
   }
 
-  FASTADV_INLINE A total() { return fold<Add>(lane); }
+  FASTADV_INLINE A fold() const {
+    V half[4];
+    for (int64_t k = 0; k < 4; ++k) Combine()(half[k] = lanes_[k], lanes_[k + 4]);
+    Combine()(half[0], half[2]);
+    Combine()(half[1], half[3]);
+    Combine()(half[0], half[1]);
+    if constexpr (kWidth == 4) Combine()(half[0], __builtin_shufflevector(half[0], half[0], 2, 3, 0, 1));
+    if constexpr (kWidth == 4) {
+      Combine()(half[0], __builtin_shufflevector(half[0], half[0], 1, 0, 3, 2));
+    } else {
+      Combine()(half[0], __builtin_shufflevector(half[0], half[0], 1, 0));
+    }
+    return half[0][0];
+  }
+
+ private:
+  using V = typename Vector<A>::Type;
+  static constexpr int64_t kWidth = 16 / sizeof(A);
+
+  FASTADV_INLINE static void combine(V& lane, const A* numbers) {
+    V v;
+    std::memcpy(&v, numbers, sizeof(v));
+    Combine()(lane, v);
+  }
+
+  V lanes_[8];
 };
 
 FASTADV_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
+// Terms are computed into a buffer of this many, a plain loop that always vectorises, and then given to the lanes.
+constexpr int64_t kBlock = 512;
+// The lanes are added up in double after this many terms, which bounds the rounding error of long sums.
+constexpr int64_t kSumRun = 16 * kBlock;
+
+// Computes `count` terms, at most kBlock, and fills up to a multiple of kLanes with `identity`; returns that multiple.
+template <class A, class Term>
+FASTADV_INLINE int64_t fill(A* terms, int64_t begin, int64_t count, A identity, const Term& term) {
+  for (int64_t i = 0; i < count; ++i) terms[i] = term(begin + i);
+  for (; count % kLanes<A>; ++count) terms[count] = identity;
+  return count;
+}
+
+// The sum and the maximum of numbers in memory, a multiple of kLanes.
+template <class A>
+FASTADV_INLINE A sum(const A* numbers, int64_t count) {
+  double total = 0;
+  for (int64_t run = 0; run < count; run += kSumRun) {
+    Lanes<A, Add> lanes(0);
+    lanes.take(numbers + run, smaller(count - run, kSumRun));
+    total += lanes.fold();
+  }
+  return static_cast<A>(total);
+}
+
+template <class A>
+FASTADV_INLINE A maximum(const A* numbers, int64_t count) {
+  Lanes<A, Larger> lanes(-std::numeric_limits<A>::infinity());
+  lanes.take(numbers, count);
+  return lanes.fold();
+}
+
+// The same of `term(i)` for i from 0 to any count.
 template <class A, class Term>
 FASTADV_INLINE A sum(int64_t count, const Term& term) {
-  A terms[kSumBlock];
-  if (count <= kSumBlock) {
-    for (int64_t i = 0; i < count; ++i) terms[i] = term(i);
-    Lanes<A, kLanes<A>> lanes;
-    lanes.add(terms, count);
-    return lanes.total();
-  }
+  A terms[kBlock];
   double total = 0;
   for (int64_t run = 0; run < count; run += kSumRun) {
     const int64_t end = smaller(count, run + kSumRun);
-    Lanes<A, 4 * kLanes<A>> lanes;
-    for (int64_t begin = run; begin < end; begin += kSumBlock) {
-      const int64_t length = smaller(end - begin, kSumBlock);
-      for (int64_t i = 0; i < length; ++i) terms[i] = term(begin + i);
-      lanes.add(terms, length);
+    Lanes<A, Add> lanes(0);
+    for (int64_t begin = run; begin < end; begin += kBlock) {
+      lanes.take(terms, fill<A>(terms, begin, smaller(end - begin, kBlock), A(0), term));
     }
-    total += lanes.total();
+    total += lanes.fold();
   }
   return static_cast<A>(total);
 }
@@ -104,40 +160,43 @@ FASTADV_INLINE A sum(int64_t count, const Term& term) {
 // operations alone; the compiler gives up on vectorising more of them around the lanes.
 template <int kSums, class A, class Term>
 FASTADV_INLINE void sum_all(int64_t count, A (&sums)[kSums], const Term& term) {
-  constexpr int64_t kWidth = 2 * kLanes<A>;
+  constexpr int64_t kWidth = 128 / sizeof(A);
   double totals[kSums] = {};
   for (int64_t run = 0; run < count; run += kSumRun) {
     const int64_t end = smaller(count, run + kSumRun);
-    Lanes<A, kWidth> lanes[kSums];
+    A lanes[kSums][kWidth] = {};
     int64_t i = run;
     for (; i + kWidth <= end; i += kWidth) {
       for (int64_t k = 0; k < kWidth; ++k) {
         A terms[kSums];
         term(i + k, terms);
-        for (int j = 0; j < kSums; ++j) lanes[j].lane[k] += terms[j];
+        for (int j = 0; j < kSums; ++j) lanes[j][k] += terms[j];
       }
     }
     for (; i < end; ++i) {
       A terms[kSums];
       term(i, terms);
-      for (int j = 0; j < kSums; ++j) lanes[j].lane[i % kWidth] += terms[j];
+      for (int j = 0; j < kSums; ++j) lanes[j][i % kWidth] += terms[j];
     }
-    for (int j = 0; j < kSums; ++j) totals[j] += lanes[j].total();
+    for (int j = 0; j < kSums; ++j) {
+      for (int64_t width = kWidth / 2; width > 0; width /= 2) {
+        for (int64_t k = 0; k < width; ++k) lanes[j][k] += lanes[j][k + width];
+      }
+      totals[j] += lanes[j][0];
+    }
   }
   for (int j = 0; j < kSums; ++j) sums[j] = static_cast<A>(totals[j]);
 }
 
 template <class A, class Term>
 FASTADV_INLINE A maximum(int64_t count, const Term& term) {
-  A lane[kLanes<A>];
-  for (int64_t k = 0; k < kLanes<A>; ++k) lane[k] = -std::numeric_limits<A>::infinity();
-  int64_t i = 0;
-  for (; i + kLanes<A> <= count; i += kLanes<A>) {
-    for (int64_t k = 0; k < kLanes<A>; ++k) lane[k] = Larger()(lane[k], static_cast<A>(term(i + k)));
+  constexpr A kLowest = -std::numeric_limits<A>::infinity();
+  A terms[kBlock];
+  Lanes<A, Larger> lanes(kLowest);
+  for (int64_t begin = 0; begin < count; begin += kBlock) {
+    lanes.take(terms, fill<A>(terms, begin, smaller(count - begin, kBlock), kLowest, term));
   }
-  A result = fold<Larger>(lane);
-  for (; i < count; ++i) result = Larger()(result, static_cast<A>(term(i)));
-  return result;
+  return lanes.fold();
 }
 
 // Euclidean norm, given the sum of squares, that neither overflows nor underflows; NaN if any term is.
@@ -204,6 +263,48 @@ FASTADV_INLINE double exp_nonpositive(double x) {
   p = (p * (r * r) + r) + 1.0;
   const double scale = bits<double>((bits<uint64_t>(shifted) << 52) + 0x3ff0000000000000ull);
   return x < kLowest ? 0.0 : p * scale;
+}
+
+// log(x) within 1 ulp for normal x > 0; infinity and NaN stay. x = 2^n m with m within a factor sqrt(2) of 1.
+FASTADV_INLINE float log_positive(float x) {
+  const int32_t n = (bits<int32_t>(x) - 0x3f3504f3) >> 23;
+  const float f = bits<float>(bits<int32_t>(x) - n * (1 << 23)) - 1.0f, e = static_cast<float>(n);
+  float p = 7.0376836292e-2f;
+  p = p * f - 1.1514610310e-1f;
+  p = p * f + 1.1676998740e-1f;
+  p = p * f - 1.2420140846e-1f;
+  p = p * f + 1.4249322787e-1f;
+  p = p * f - 1.6668057665e-1f;
+  p = p * f + 2.0000714765e-1f;
+  p = p * f - 2.4999993993e-1f;
+  p = p * f + 3.3333331174e-1f;
+  const float square = f * f;
+  const float tail = (p * f * square - e * 2.12194440e-4f) - 0.5f * square;
+  const float result = (f + tail) + e * 0.693359375f;
+  return x < std::numeric_limits<float>::infinity() ? result : x;
+}
+
+FASTADV_INLINE double log_positive(double x) {
+  const int64_t n = (bits<int64_t>(x) - 0x3fe6a09e667f3bcdll) >> 52;
+  const double f = bits<double>(bits<int64_t>(x) - n * (1ll << 52)) - 1.0, e = static_cast<double>(n);
+  const double s = f / (2.0 + f), square = s * s, half = 0.5 * f * f;
+  double p = 1.479819860511658591e-1;
+  p = p * square + 1.531383769920937332e-1;
+  p = p * square + 1.818357216161805012e-1;
+  p = p * square + 2.222219843214978396e-1;
+  p = p * square + 2.857142874366239149e-1;
+  p = p * square + 3.999999999940941908e-1;
+  p = p * square + 6.666666666666735130e-1;
+  const double result = e * 6.93147180369123816490e-1 -
+                        ((half - (s * (half + square * p) + e * 1.90821492927058770002e-10)) - f);
+  return x < std::numeric_limits<double>::infinity() ? result : x;
+}
+
+// log(1 + x) for 0 <= x <= 1, small x to full relative precision.
+template <class A>
+FASTADV_INLINE A log_one_plus(A x) {
+  const A sum = 1 + x;
+  return log_positive(sum) + (x - (sum - 1)) / sum;
 }
 
 }  // namespace fastadv

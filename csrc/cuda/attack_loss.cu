@@ -1,4 +1,5 @@
-// attack_loss. Kernels and cost: rows.h.
+// attack_loss. Kernels and cost: rows.h. The kinds that rank logits read the row once: every thread keeps the largest of
+// its own, which the team then joins.
 #include "rows.h"
 
 namespace fastadv {
@@ -41,19 +42,171 @@ struct Divergence {
   }
 };
 
+// The kCount largest logits of a row and their classes, in descending order. Of equal ones the lower class ranks first, NaN
+// before all numbers; a row has at least kCount classes.
+template <class A, int kCount>
+struct Ranking {
+  A value[kCount];
+  int64_t position[kCount];
+
+  template <class Row>
+  DEVICE static Ranking of(const Row& row) {
+    Ranking own;
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      own.value[j] = -std::numeric_limits<A>::infinity();
+      own.position[j] = std::numeric_limits<int64_t>::max();
+    }
+    row.each([&](int64_t first, const auto& x) {
+      for (int e = 0; e < Row::kWidth; ++e) own.insert(x[0][e], first + e);
+    });
+    own.join(typename Row::Team());
+    return own;
+  }
+
+ private:
+  DEVICE void insert(A x, int64_t c) {
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      const A held = value[j];
+      const int64_t held_c = position[j];
+      const bool rises = (!(x <= held) && held == held) || (x == held && c < held_c);
+      value[j] = rises ? x : held;
+      position[j] = rises ? c : held_c;
+      x = rises ? held : x;
+      c = rises ? held_c : c;
+    }
+  }
+
+  DEVICE void insert(const Ranking& other) {
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) insert(other.value[j], other.position[j]);
+  }
+
+  // With what the other threads of the team have found.
+  DEVICE void join(WarpTeam) {
+#pragma unroll
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+      Ranking other;
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) {
+        other.value[j] = __shfl_xor_sync(kAllLanes, value[j], offset);
+        other.position[j] = __shfl_xor_sync(kAllLanes, position[j], offset);
+      }
+      insert(other);
+    }
+  }
+
+  DEVICE void join(BlockTeam) {
+    SHARED_ARRAY(Ranking, partial, kMaxWarps);
+    join(WarpTeam());
+    const int warps = blockDim.x / kWarp;
+    if (threadIdx.x % kWarp == 0) partial[threadIdx.x / kWarp] = *this;
+    __syncthreads();
+    // A block takes one row, so nobody writes there again.
+    *this = partial[0];
+    for (int warp = 1; warp < warps; ++warp) insert(partial[warp]);
+  }
+};
+
+// (z_rival - z_own) / spread, by the ranks that it takes:
+//   2  CW: the rival is the largest but the target, the spread is 1
+//   3  DLR: the same over z_(1) - z_(3)
+//   4  DLR towards the target: that is the rival of the truth, the spread is z_(1) - (z_(3) + z_(4)) / 2
+// A target or truth that is no class makes the row NaN and is never read.
+template <int kRanks>
+struct Gap {
+  const int64_t* target;
+  const int64_t* truth;
+
+  template <class A>
+  struct State {
+    int64_t own;
+    int64_t rival;
+    int64_t rank[kRanks];
+    A loss;
+    A by_gap;
+    A by_spread;
+
+    DEVICE A value() const { return loss; }
+    DEVICE void gradient(int64_t c, const A (&)[1], A (&g)[1]) const {
+      A sum = loss == loss ? A(0) : loss;
+      if (c == rival) sum += by_gap;
+      if (c == own) sum -= by_gap;
+      if constexpr (kRanks > 2) {
+        if (c == rank[0]) sum += by_spread;
+#pragma unroll
+        for (int j = 2; j < kRanks; ++j) {
+          if (c == rank[j]) sum -= by_spread / (kRanks - 2);
+        }
+      }
+      g[0] = sum;
+    }
+  };
+
+  template <class A, class Row>
+  DEVICE State<A> of(const Row& row, int64_t n) const {
+    const auto ranking = Ranking<A, kRanks>::of(row);
+    const A* top = ranking.value;
+    State<A> state;
+#pragma unroll
+    for (int j = 0; j < kRanks; ++j) state.rank[j] = ranking.position[j];
+    A rival;
+    if constexpr (kRanks == 4) {
+      state.own = truth[n];
+      state.rival = target[n];
+      rival = logit(row, state.rival);
+    } else {
+      state.own = target[n];
+      const bool first = state.rank[0] == state.own;
+      state.rival = first ? state.rank[1] : state.rank[0];
+      rival = first ? top[1] : top[0];
+    }
+    A spread = 1;
+    if constexpr (kRanks == 3) spread = (top[0] - top[2]) + A(1e-12);
+    if constexpr (kRanks == 4) spread = ((top[0] - top[2]) + (top[0] - top[3])) / 2 + A(1e-12);
+    state.loss = (rival - logit(row, state.own)) / spread;
+    state.by_gap = 1 / spread;
+    state.by_spread = -state.loss / spread;
+    return state;
+  }
+
+ private:
+  template <class Row>
+  DEVICE static auto logit(const Row& row, int64_t c) {
+    using A = decltype(row.logit(0, c));
+    return c >= 0 && c < row.classes() ? row.logit(0, c) : std::numeric_limits<A>::quiet_NaN();
+  }
+};
+
 std::tuple<Tensor, Tensor> attack_loss(const Tensor& logits, const std::optional<Tensor>& target,
                                        const std::optional<Tensor>& reference, int64_t kind,
                                        const std::optional<Tensor>& weight, double scale, bool reduce, bool grad) {
   const Reduction how{weight, scale, reduce};
-  if (kind == 0) {
-    require(target.has_value(), "target must be given for kind='ce'");
-    auto [loss, by_logits] =
-        softmax_rows<CrossEntropyOnly, 1>({target_data(*target, logits)}, {&logits}, how, {grad});
+  if (kind == 1) {
+    require(reference.has_value(), "reference must be given for kind='kl'");
+    auto [loss, by_logits, none] = loss_rows<Divergence, 2>({}, {&logits, &*reference}, how, {grad, false});
     return {loss, by_logits};
   }
-  require(kind == 1 && reference.has_value(), "reference must be given for kind='kl'");
-  auto [loss, by_logits, none] = softmax_rows<Divergence, 2>({}, {&logits, &*reference}, how, {grad, false});
-  return {loss, by_logits};
+  require(target.has_value(), "target must be given for every kind but 'kl'");
+  const int64_t* classes = target_data(*target, logits);
+  const auto rows = [&](auto loss) -> std::tuple<Tensor, Tensor> {
+    auto [value, by_logits] = loss_rows<decltype(loss), 1>(loss, {&logits}, how, {grad});
+    return {value, by_logits};
+  };
+  const auto ranked = [&]<int kRanks>(Gap<kRanks> loss) {
+    require(logits.size(1) >= kRanks, "logits have fewer classes than this kind ranks");
+    return rows(loss);
+  };
+  switch (kind) {
+    case 0: return rows(CrossEntropyOnly{classes});
+    case 2: return ranked(Gap<3>{classes, nullptr});
+    case 3:
+      require(reference.has_value(), "reference must be given for kind='dlr' with targeted=True");
+      return ranked(Gap<4>{classes, target_data(*reference, logits)});
+    case 4: return ranked(Gap<2>{classes, nullptr});
+    default: throw std::invalid_argument("unknown kind of attack_loss");
+  }
 }
 
 }  // namespace

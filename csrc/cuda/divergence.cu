@@ -183,7 +183,7 @@ struct DkdLoss {
 std::tuple<Tensor, Tensor, Tensor> kl_distill(const Tensor& student, const Tensor& teacher, double temperature,
                                               const std::optional<Tensor>& weight, double scale, bool reduce,
                                               bool student_grad, bool teacher_grad) {
-  auto [loss, by_student, by_teacher] = softmax_rows<KlDistill, 2>(
+  auto [loss, by_student, by_teacher] = loss_rows<KlDistill, 2>(
       {temperature}, {&student, &teacher}, {weight, scale, reduce}, {student_grad, teacher_grad});
   return {loss, by_student, by_teacher};
 }
@@ -192,7 +192,7 @@ std::tuple<Tensor, Tensor, Tensor> kd_loss(const Tensor& student, const Tensor& 
                                            double temperature, double alpha, const std::optional<Tensor>& weight,
                                            double scale, bool reduce, bool student_grad, bool teacher_grad) {
   auto [loss, by_student, by_teacher] =
-      softmax_rows<KdLoss, 2>({target_data(target, student), temperature, alpha}, {&student, &teacher},
+      loss_rows<KdLoss, 2>({target_data(target, student), temperature, alpha}, {&student, &teacher},
                               {weight, scale, reduce}, {student_grad, teacher_grad});
   return {loss, by_student, by_teacher};
 }
@@ -200,7 +200,7 @@ std::tuple<Tensor, Tensor, Tensor> kd_loss(const Tensor& student, const Tensor& 
 std::tuple<Tensor, Tensor, Tensor> js_distill(const Tensor& student, const Tensor& teacher, double temperature,
                                               const std::optional<Tensor>& weight, double scale, bool reduce,
                                               bool student_grad, bool teacher_grad) {
-  auto [loss, by_student, by_teacher] = softmax_rows<JsDistill, 2>(
+  auto [loss, by_student, by_teacher] = loss_rows<JsDistill, 2>(
       {temperature}, {&student, &teacher}, {weight, scale, reduce}, {student_grad, teacher_grad});
   return {loss, by_student, by_teacher};
 }
@@ -211,7 +211,7 @@ std::tuple<Tensor, Tensor, Tensor> dkd_loss(const Tensor& student, const Tensor&
                                             bool student_grad, bool teacher_grad) {
   require(student.dim() == 2 && student.size(1) > 1, "expected logits [N, C] with C > 1");
   auto [loss, by_student, by_teacher] =
-      softmax_rows<DkdLoss, 2>({target_data(target, student), temperature, alpha, beta}, {&student, &teacher},
+      loss_rows<DkdLoss, 2>({target_data(target, student), temperature, alpha, beta}, {&student, &teacher},
                                {weight, scale, reduce}, {student_grad, teacher_grad});
   return {loss, by_student, by_teacher};
 }

@@ -22,17 +22,17 @@ KERNEL scale_rows(const A* grad, const A* factor, T* out, int64_t size, int64_t 
 }
 
 Tensor scale_grad(const Tensor& grad, const Tensor& grad_output, ScalarType dtype) {
-  require(grad.is_contiguous() && grad.dim() >= 1, "expected a contiguous gradient [N, ...]");
+  const Samples shape(grad);
   require(grad_output.scalar_type() == grad.scalar_type() && grad_output.is_contiguous(),
           "expected an incoming gradient of the stored gradient's dtype");
-  const int64_t samples = grad.size(0), total = grad.numel();
+  const int64_t total = grad.numel();
   const bool per_sample = grad_output.dim() == 1;
-  require(per_sample ? grad_output.size(0) == samples : grad_output.dim() == 0,
+  require(per_sample ? grad_output.size(0) == shape.samples : grad_output.dim() == 0,
           "expected an incoming gradient [N] or []");
   const Device device(grad);
   Tensor out = empty(grad, grad.sizes().data(), grad.strides().data(), grad.dim(), dtype);
   if (total == 0) return out;
-  const int64_t size = per_sample ? total / samples : total;
+  const int64_t size = per_sample ? shape.size : total;
   with_type(grad.scalar_type(), [&](auto zero) {
     using A = decltype(zero);
     if constexpr (std::is_same_v<A, float> || std::is_same_v<A, double>) {

@@ -1,4 +1,8 @@
-// loss_matching and igdm_loss. Kernels and cost: rows.h.
+// loss_matching and igdm_loss: kernels and cost in rows.h.
+//
+// activation_boundary_loss: a block a part of a sample, which reads student and teacher once, writes the gradient once
+// and leaves the part's sum; a second launch adds the parts up, in a fixed order.
+#include "../common/boundary.h"
 #include "rows.h"
 
 namespace fastadv {
@@ -57,11 +61,76 @@ struct IgdmLoss {
   }
 };
 
+constexpr int kBoundaryThreads = 256;
+// Runs of 16 bytes a thread.
+constexpr int kBoundaryRuns = 4;
+
+template <int kWidth, class T, class A>
+KERNEL boundaries(const T* student, const T* teacher, PerSample<A> margin, PerSample<A> weight, A scale, A* grad,
+                  A* sums, int64_t size, int64_t parts) {
+  const int64_t n = blockIdx.x / parts, part = blockIdx.x % parts, begin = n * size;
+  const A reach = margin[n], factor = scale * weight[n];
+  A total = 0;
+#pragma unroll
+  for (int run = 0; run < kBoundaryRuns; ++run) {
+    const int64_t first = ((part * kBoundaryRuns + run) * blockDim.x + threadIdx.x) * kWidth;
+    if (first >= size) continue;
+    A s[kWidth], t[kWidth], g[kWidth];
+    load(student + begin + first, s);
+    load(teacher + begin + first, t);
+#pragma unroll
+    for (int e = 0; e < kWidth; ++e) {
+      const A gap = shortfall<A>(s[e], t[e], reach);
+      g[e] = 2 * factor * gap;
+      total += gap * gap;
+    }
+    if (grad) store(grad + begin + first, g);
+  }
+  total = combined<Sum>(BlockTeam(), total);
+  if (threadIdx.x == 0) sums[blockIdx.x] = factor * total;
+}
+
+std::tuple<Tensor, Tensor> activation_boundary_loss(const Tensor& student, const Tensor& teacher, double margin,
+                                                    const std::optional<Tensor>& margin_n,
+                                                    const std::optional<Tensor>& weight, double scale, bool reduce,
+                                                    bool student_grad) {
+  require_alike(student, teacher);
+  const Samples shape(student);
+  const Device device(student);
+  const ScalarType dtype = accumulated(student.scalar_type());
+  Tensor loss = reduce ? empty_scalar(student, dtype) : empty_vector(student, shape.samples, dtype);
+  Tensor by_student = student_grad ? empty(student, student.sizes().data(), student.strides().data(), student.dim(), dtype)
+                                   : empty_vector(student, 0, dtype);
+  with_type(student.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using A = Accumulated<T>;
+    const PerSample<A> reach(margin, margin_n, shape.samples), factor(1.0, weight, shape.samples);
+    const T *s = data<T>(student), *t = data<T>(teacher);
+    A* const grad = student_grad ? mutable_data<A>(by_student) : nullptr;
+    with_width<T>(shape.size % kVector<T> == 0 && aligned<kVector<T>>(s, t), [&](auto width) {
+      constexpr int kWidth = decltype(width)::value;
+      const int64_t parts = divide_up(shape.size, int64_t{kWidth} * kBoundaryRuns * kBoundaryThreads);
+      const int64_t blocks = shape.samples * parts, results = reduce ? 1 : shape.samples;
+      const bool sum_apart = blocks != results;
+      const Tensor sums = sum_apart ? empty_vector(student, blocks, dtype) : loss;
+      if (blocks > 0) {
+        LAUNCH((boundaries<kWidth, T, A>), blocks, kBoundaryThreads, device, s, t, reach, factor,
+               static_cast<A>(scale), grad, mutable_data<A>(sums), shape.size, parts);
+      }
+      if (sum_apart) {
+        LAUNCH((sum_rows<A>), results, block_threads(blocks / results), device, mutable_data<A>(sums), blocks / results,
+               static_cast<A>(scale), mutable_data<A>(loss));
+      }
+    });
+  });
+  return {loss, by_student};
+}
+
 std::tuple<Tensor, Tensor, Tensor> loss_matching(const Tensor& student, const Tensor& teacher, const Tensor& target,
                                                  const std::optional<Tensor>& weight, double scale, bool reduce,
                                                  bool student_grad, bool teacher_grad) {
   auto [loss, by_student, by_teacher] =
-      softmax_rows<LossMatching, 2>({target_data(target, student)}, {&student, &teacher}, {weight, scale, reduce},
+      loss_rows<LossMatching, 2>({target_data(target, student)}, {&student, &teacher}, {weight, scale, reduce},
                                     {student_grad, teacher_grad});
   return {loss, by_student, by_teacher};
 }
@@ -70,7 +139,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> igdm_loss(
     const Tensor& student_plus, const Tensor& student_minus, const Tensor& teacher_plus, const Tensor& teacher_minus,
     const std::optional<Tensor>& weight, double scale, bool reduce, bool student_plus_grad, bool student_minus_grad,
     bool teacher_plus_grad, bool teacher_minus_grad) {
-  auto [loss, a, b, c, d] = softmax_rows<IgdmLoss, 4>(
+  auto [loss, a, b, c, d] = loss_rows<IgdmLoss, 4>(
       {}, {&student_plus, &student_minus, &teacher_plus, &teacher_minus}, {weight, scale, reduce},
       {student_plus_grad, student_minus_grad, teacher_plus_grad, teacher_minus_grad});
   return {loss, a, b, c, d};
@@ -82,4 +151,5 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> igdm_loss(
 REGISTER_OPS(m) {
   m.impl("loss_matching", TORCH_BOX(&fastadv::loss_matching));
   m.impl("igdm_loss", TORCH_BOX(&fastadv::igdm_loss));
+  m.impl("activation_boundary_loss", TORCH_BOX(&fastadv::activation_boundary_loss));
 }

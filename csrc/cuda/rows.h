@@ -1,5 +1,6 @@
-// The losses over softmax rows share one skeleton: a row's logits, one functor a loss for value and gradients, then
-// weight, scale and reduction. Value and gradients leave in one launch, which reads the logits once from device memory:
+// The losses over rows of logits or features share one skeleton: a row's elements, one functor a loss for value and
+// gradients, then weight, scale and reduction. Value and gradients leave in one launch, which reads the rows once from
+// device memory:
 //
 //   rows of up to 128 classes        a warp a row, four rows a block, in registers
 //   up to 4096, 16-byte accesses     a block a row, in registers
@@ -291,25 +292,26 @@ KERNEL block_rows(Loss loss, Batch<K, T, A> batch) {
   if (batch.sum) *batch.sum = value;
 }
 
-// One block adds up the values of all rows. The mean of nothing, whose scale is NaN, is NaN.
+// A block adds up `count` values. The mean of nothing, whose scale is NaN, is NaN.
 template <class A>
-KERNEL sum_rows(const A* values, int64_t samples, A scale, A* sum) {
+KERNEL sum_rows(const A* values, int64_t count, A scale, A* sums) {
+  values += blockIdx.x * count;
   double total = 0;
-  for (int64_t n = threadIdx.x; n < samples; n += blockDim.x) total += static_cast<double>(values[n]);
+  for (int64_t n = threadIdx.x; n < count; n += blockDim.x) total += static_cast<double>(values[n]);
   total = combined<Sum>(BlockTeam(), total);
-  if (threadIdx.x == 0) *sum = static_cast<A>(total + 0 * static_cast<double>(scale));
+  if (threadIdx.x == 0) sums[blockIdx.x] = static_cast<A>(total + 0 * static_cast<double>(scale));
 }
 
 // The loss and, for each input, its gradient where wanted, else an empty tensor.
 template <class Loss, size_t K>
-std::array<Tensor, K + 1> softmax_rows(const Loss& loss, const std::array<const Tensor*, K>& inputs,
-                                       const Reduction& how, const std::array<bool, K>& wanted) {
+std::array<Tensor, K + 1> loss_rows(const Loss& loss, const std::array<const Tensor*, K>& inputs,
+                                    const Reduction& how, const std::array<bool, K>& wanted) {
   const Tensor& first = *inputs[0];
-  require(first.dim() == 2 && first.size(1) > 0, "expected logits [N, C] with C > 0");
+  require(first.dim() == 2 && first.size(1) > 0, "expected rows [N, C] with C > 0");
   const int64_t samples = first.size(0), classes = first.size(1);
   for (const Tensor* x : inputs) {
     require_alike(first, *x);
-    require(x->is_contiguous(), "expected contiguous logits");
+    require(x->is_contiguous(), "expected contiguous rows");
   }
   const Device device(first);
   const ScalarType dtype = accumulated(first.scalar_type());

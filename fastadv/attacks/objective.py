@@ -14,7 +14,7 @@ from fastadv.ops import checks
 from fastadv.ops.attack_loss import attack_loss, attack_loss_value_and_grad
 
 Loss = str | Callable[[Any], Tensor]
-_NAMED = ("ce", "kl")
+_NAMED = ("ce", "kl", "dlr", "cw")
 
 
 class Objective:
@@ -23,9 +23,11 @@ class Objective:
     Args:
         networks: what is attacked.
         x: clean images [N, ...].
-        y: classes [N] of "ce"; None is the network's own clean prediction.
-        loss: "ce", "kl", or a callable from the logits (the tuple of them, for a sequence of networks) to [rows].
-        reference: logits [N, C] of "kl"; None is the network's own clean logits.
+        y: classes [N] of all but "kl"; None is the network's own clean prediction.
+        loss: "ce", "kl", "dlr", "cw", or a callable from the logits (the tuple of them, for a sequence of networks) to
+            [rows].
+        reference: logits [N, C] of "kl", true classes [N] of "dlr" where targeted; None is the network's own clean
+            logits or prediction.
         targeted: descend instead.
         copies: rows an image, see :mod:`fastadv.attacks.copies`.
 
@@ -53,9 +55,12 @@ class Objective:
         if networks.together:
             raise ValueError(f"loss must be a callable of the tuple of logits for a sequence of networks, got {loss!r}")
         self._keywords: dict[str, Any] = {"kind": loss, "targeted": targeted}
-        if loss == "ce":
+        if loss != "kl":
             y = _clean_logits(networks, x).argmax(1) if y is None else y
             self._keywords["target"] = repeat(y, copies)
+            if loss == "dlr" and targeted:
+                truth = _clean_logits(networks, x).argmax(1) if reference is None else reference
+                self._keywords["reference"] = repeat(truth, copies)
         else:
             reference = _clean_logits(networks, x) if reference is None else reference
             checks.floating("reference", reference)

@@ -48,14 +48,16 @@ def pgd(
         model: a callable from images to logits [N, C], in practice a module; or a sequence of them, attacked together:
             the loss is then a callable of the tuple of their logits. Images are cast to the dtype of its parameters.
         x: clean images [N, ...], float64, float32, bfloat16 or float16, inside the bounds.
-        y: classes [N], int64, of loss "ce"; None is the model's own clean prediction (one more forward).
+        y: classes [N], int64, of every loss but "kl"; None is the model's own clean prediction (one more forward).
         eps: radius in the units of x, a float or [N]; not negative.
         step_size: length of a step in the norm, a float or [N]; None is ``2.5 eps / steps``.
         steps: how often to step; 0 returns the start.
         norm: "linf" or "l2".
-        loss: "ce"; "kl", the divergence from ``reference``; or a callable giving one value a row of logits, which is
-            differentiated by autograd and brings its own targets. Values are summed, never averaged.
-        reference: logits [N, C] of loss "kl"; None is the model's own clean logits (one more forward).
+        loss: a kind of :func:`fastadv.attack_loss`, "ce", "kl" (the divergence from ``reference``), "dlr" or "cw"; or a
+            callable giving one value a row of logits, which is differentiated by autograd and brings its own targets.
+            Values are summed, never averaged.
+        reference: logits [N, C] of loss "kl", or true classes [N] of a targeted "dlr"; None is the model's own clean
+            logits or prediction (one more forward).
         targeted: descend, towards y or the reference.
         random_start: start from :func:`fastadv.random_start`, else from x.
         restarts: attacks a sample, in one forward of [N * restarts] (row ``i * restarts + r`` is restart r of sample

@@ -9,7 +9,11 @@ from fastadv.ops import checks, loss
 from fastadv.ops.dispatch import define
 from fastadv.reference import attack_loss as reference
 
-_KINDS = {"ce": 0, "kl": 1}
+_KINDS = {"ce": 0, "kl": 1, "dlr": 2, "cw": 4}
+# What the schema calls "dlr" with targeted=True: not the other with its sign changed, but another formula.
+_TARGETED_DLR = 3
+# As many classes as the formula ranks; the others need one.
+_LEAST_CLASSES = {_KINDS["dlr"]: 3, _TARGETED_DLR: 4, _KINDS["cw"]: 2}
 
 
 def attack_loss(
@@ -20,29 +24,44 @@ def attack_loss(
     reference: Tensor | None = None,
     targeted: bool = False,
 ) -> Tensor:
-    """The loss that an attack ascends, one value a sample [N]; negative where the attack is targeted.
+    """The loss that an attack ascends, one value a sample [N].
 
-    ========  =====================================================
-    kind      value
-    ========  =====================================================
+    ========  =======================================================================
+    kind      value, with logits z, and z_(1) >= z_(2) >= ... the same in order
+    ========  =======================================================================
     "ce"      ``CE(logits, target)``, the cross-entropy
     "kl"      ``KL(softmax(reference) || softmax(logits))``
-    ========  =====================================================
+    "cw"      ``max_{i != target} z_i - z_target``, the margin
+    "dlr"     ``(max_{i != target} z_i - z_target) / (z_(1) - z_(3) + 1e-12)``
+    ========  =======================================================================
+
+    A targeted attack ascends towards the target or the reference: the value is negative, and of "dlr" it is
+    ``(z_target - z_reference) / (z_(1) - (z_(3) + z_(4)) / 2 + 1e-12)`` with the true classes as the reference.
+
+    The gradient of "dlr" includes that of the denominator. Of equal logits the lower class ranks first. A row whose
+    loss is NaN, as it is where a logit is, has NaN as its gradient.
 
     Args:
-        logits: [N, C], float64, float32, bfloat16 or float16; differentiable.
-        target: classes [N], int64, of "ce". On the CPU a value outside [0, C) is an error, on a device its loss is NaN.
-        kind: "ce" or "kl".
-        reference: logits [N, C] of "kl": the model's own clean ones, or a teacher's. No gradient is offered for them.
-        targeted: change the sign, so that ascent moves towards the target or the reference.
+        logits: [N, C], float64, float32, bfloat16 or float16; differentiable. C is at least 2 for "cw", 3 for "dlr", 4
+            for "dlr" where targeted.
+        target: classes [N], int64, of all but "kl". On the CPU a value outside [0, C) is an error, on a device its loss
+            is NaN.
+        kind: "ce", "kl", "dlr" or "cw".
+        reference: of "kl" logits [N, C], the model's own clean ones or a teacher's, for which no gradient is offered;
+            of "dlr" where targeted the true classes [N], int64, of which the same holds as of target.
+        targeted: ascend towards the target or the reference, not away from it.
 
     Returns:
         [N], float64 for float64 logits, else float32. Sum it, do not average it: a mean over a large batch underflows
         in low precision.
 
     Raises:
-        TypeError: logits or reference are not floating-point tensors, target is not int64 or missing.
-        ValueError: shapes or devices differ, target is out of range, unknown kind, reference missing or requiring grad.
+        TypeError: logits are not floating-point, target or reference is missing or not of the dtype that kind asks for.
+        ValueError: shapes or devices differ, too few classes, target or reference is out of range or requires grad,
+            true classes missing, unknown kind.
+
+    Source: Croce, Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+    attacks", 2020, for "dlr"; Carlini, Wagner, "Towards evaluating the robustness of neural networks", 2017, for "cw".
     """
     inputs, arguments, sign = _arguments(logits, target, kind, reference, targeted)
     return loss.evaluate(_attack_loss, inputs, arguments, None, sign, False)
@@ -70,27 +89,40 @@ def _arguments(
 ) -> tuple[tuple[Tensor], tuple[Tensor | None, Tensor | None, int], float]:
     checks.logits("logits", logits)
     code = checks.choice("kind", kind, _KINDS)
-    if kind == "ce":
-        if target is None:
-            raise TypeError("target must be given for kind='ce'")
-        checks.target(target, logits)
-        target, reference = target.contiguous(), None
-    else:
+    sign = -1.0 if targeted else 1.0
+    if kind == "kl":
         if reference is None:
             raise TypeError("reference must be given for kind='kl'")
         checks.floating("reference", reference)
         checks.same("reference", reference, "logits", logits)
         checks.constant("reference", reference)
         dtype = torch.promote_types(logits.dtype, reference.dtype)
-        target, logits, reference = None, logits.to(dtype), reference.to(dtype).contiguous()
-    return (logits,), (target, reference, code), -1.0 if targeted else 1.0
+        return (logits.to(dtype),), (None, reference.to(dtype).contiguous(), code), sign
+    if target is None:
+        raise TypeError(f"target must be given for kind={kind!r}")
+    checks.target(target, logits)
+    target = target.contiguous()
+    truth = None
+    if kind == "dlr" and targeted:
+        if reference is None:
+            raise ValueError("reference must be given for kind='dlr' with targeted=True: the true classes [N], int64")
+        checks.target(reference, logits, "reference")
+        truth, code, sign = reference.contiguous(), _TARGETED_DLR, 1.0
+    if logits.shape[1] < _LEAST_CLASSES.get(code, 1):
+        how = f"kind={kind!r}" + (" with targeted=True" if code == _TARGETED_DLR else "")
+        least = f"[N, C] with C of at least {_LEAST_CLASSES[code]}"
+        raise ValueError(f"logits must have shape {least} for {how}, got {list(logits.shape)}")
+    return (logits,), (target, truth, code), sign
 
 
 def _attack_loss_reference(logits, target, ref, kind, *how):
     if target is not None:
         checks.target_values(target, logits.shape[1])
-    name = next(name for name, code in _KINDS.items() if code == kind)
-    value, *grads = reference.attack_loss_value_and_grad(logits, target, kind=name, reference=ref)
+    targeted = kind == _TARGETED_DLR
+    if targeted:
+        checks.target_values(ref, logits.shape[1], "reference")
+    name = "dlr" if targeted else next(name for name, code in _KINDS.items() if code == kind)
+    value, *grads = reference.attack_loss_value_and_grad(logits, target, kind=name, reference=ref, targeted=targeted)
     return loss.finish(value, grads, *how)
 
 

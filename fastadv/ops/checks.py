@@ -55,21 +55,21 @@ def logits(name: str, x: Tensor) -> None:
         raise ValueError(f"{name} must have shape [N, C] with C > 0, got {list(x.shape)}")
 
 
-def target(y: Tensor, x: Tensor) -> None:
+def target(y: Tensor, x: Tensor, name: str = "target") -> None:
     """``y`` is an int64 tensor [N] on the device of ``x`` [N, C]; its values are the op's to check."""
     if not isinstance(y, Tensor):
-        raise TypeError(f"target must be a tensor, got {type(y).__name__}")
+        raise TypeError(f"{name} must be a tensor, got {type(y).__name__}")
     if y.dtype is not torch.int64:
-        raise TypeError(f"target must be int64, got {y.dtype}")
+        raise TypeError(f"{name} must be int64, got {y.dtype}")
     if y.dim() != 1 or y.shape[0] != x.shape[0]:
-        raise ValueError(f"target must have shape [{x.shape[0]}], got {list(y.shape)}")
+        raise ValueError(f"{name} must have shape [{x.shape[0]}], got {list(y.shape)}")
     if y.device != x.device:
-        raise ValueError(f"target must be on the device of the logits, {x.device}, got {y.device}")
+        raise ValueError(f"{name} must be on the device of the logits, {x.device}, got {y.device}")
 
 
-def target_values(y: Tensor, classes: int) -> None:
+def target_values(y: Tensor, classes: int, name: str = "target") -> None:
     """Every value of ``y`` is a class, where that can be known without waiting for a device."""
-    index_values("target", y, classes)
+    index_values(name, y, classes)
 
 
 def index_values(name: str, y: Tensor, count: int) -> None:
@@ -112,7 +112,7 @@ def step(name: str, value: float | Tensor, x: Tensor) -> tuple[float, Tensor | N
     return (0.0, per_sample(name, value, x)) if isinstance(value, Tensor) else (number(name, value), None)
 
 
-def per_sample(name: str, value: Tensor, x: Tensor, *, least: float = -math.inf) -> Tensor:
+def per_sample(name: str, value: Tensor, x: Tensor, *, least: float = -math.inf, positive: bool = False) -> Tensor:
     """``value`` [N] in the accumulation precision of ``x`` [N, ...]."""
     floating(name, value)
     if value.dim() != 1 or value.shape[0] != x.shape[0]:
@@ -121,8 +121,9 @@ def per_sample(name: str, value: Tensor, x: Tensor, *, least: float = -math.inf)
         raise ValueError(f"{name} must be on the device of the samples, {x.device}, got {value.device}")
     if value.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{name} requires grad, but no gradient is offered for it; detach it")
-    if value.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((value >= least).all()):
-        limit = "a number" if least == -math.inf else f"at least {least}"
+    known = value.device.type == "cpu" and not torch.compiler.is_compiling()
+    if known and not bool((value > 0 if positive else value >= least).all()):
+        limit = "positive" if positive else "a number" if least == -math.inf else f"at least {least}"
         raise ValueError(f"{name} must be {limit} for every sample, got {value.min().item()}")
     return value.detach().to(torch.float64 if x.dtype is torch.float64 else torch.float32).contiguous()
 

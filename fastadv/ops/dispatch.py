@@ -41,17 +41,15 @@ class Op:
         self._default = overloads["cpu"]
 
     def __call__(self, *args: Any) -> Any:
-        if _forced is None:
-            return self._default(*args)
-        return self.overload(args[0].device.type)(*args)
+        return (self._default if _forced is None else self.in_force(args[0]))(*args)
 
-    def overload(self, device_type: str) -> Any:
-        """The registered overload for tensors of ``device_type``; an error with the reason if it cannot be had."""
+    def in_force(self, x: Tensor) -> Any:
+        """The registered overload that computes on ``x``; an error with the reason if it cannot be had."""
         if _forced is None:
             return self._default
         if _forced not in BACKENDS:
             raise ValueError(f"FASTADV_BACKEND must be one of {', '.join(BACKENDS)}, got {_forced!r}")
-        reason = unavailable(_forced) or _wrong_device(_forced, device_type)
+        reason = unavailable(_forced) or _wrong_device(_forced, x.device.type)
         if reason:
             raise RuntimeError(f"fastadv.{self.name}: backend {_forced!r} was asked for, but {reason}")
         return self._overloads[_forced]
@@ -124,8 +122,8 @@ def report() -> str:
     lines += [f"{name:10} {state}" for name, state in backends().items()]
     if _forced:
         lines.append(f"forced: {_forced}" + ("" if _usable(_forced) else ", which cannot be used here"))
-    lines += ["", f"{'op':16}{'cpu tensors':14}cuda tensors"]
-    lines += [f"{name:16}{serving('cpu'):14}{serving('cuda')}" for name in sorted(_ops)]
+    lines += ["", f"{'op':26}{'cpu tensors':14}cuda tensors"]
+    lines += [f"{name:26}{serving('cpu'):14}{serving('cuda')}" for name in sorted(_ops)]
     return "\n".join(lines)
 
 

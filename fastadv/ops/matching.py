@@ -1,4 +1,4 @@
-"""Losses that match what student and teacher lose or respond, rather than predict: loss_matching and igdm_loss."""
+"""Losses that match what student and teacher lose, respond or activate, rather than what they predict."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from torch import Tensor
 
 from fastadv.ops import checks, loss
 from fastadv.ops.dispatch import define
+from fastadv.ops.layout import aligned
 from fastadv.reference import matching as reference
 
 
@@ -103,6 +104,62 @@ def igdm_loss_value_and_grad(
     return value, by_plus, by_minus, plus, minus
 
 
+def activation_boundary_loss(
+    student: Tensor, teacher: Tensor, *, margin: float | Tensor = 1.0, reduction: str = "batchmean"
+) -> Tensor:
+    """Activation boundary loss: a hinge that asks a student's neurons to be active where the teacher's are.
+
+    Summed over the pre-activations s of the student and t of the teacher of each sample,
+
+        ``max(0, margin - s)^2`` where t > 0, and ``max(0, margin + s)^2`` where t <= 0.
+
+    Args:
+        student: pre-activations [N, ...], float64, float32, bfloat16 or float16; differentiable.
+        teacher: pre-activations of the student's shape. The loss is constant in them wherever it is continuous: no
+            gradient is offered.
+        margin: how far from zero the student has to be, a float or one a sample, [N]; not negative.
+        reduction: "none" gives [N]; "sum"; "mean" and "batchmean" are sum / N.
+
+    Returns:
+        The loss, float64 for float64 pre-activations, else float32.
+
+    Raises:
+        TypeError: student or teacher are not floating-point tensors, margin is no number.
+        ValueError: shapes or devices differ, teacher or margin require grad, margin is negative, unknown reduction.
+
+    Source: Heo, Lee, Yun, Choi, "Knowledge transfer via distillation of activation boundaries formed by hidden
+    neurons", AAAI 2019. RepDistiller multiplies layer l of L (from 0) by ``3 / 1000 * 2^(l - L + 1)``: multiply the
+    default reduction by that for its figures.
+    """
+    inputs, arguments = _boundary_arguments(student, teacher, margin)
+    scale, reduce = loss.reduction_scale(reduction, student)
+    return loss.evaluate(_activation_boundary_loss, inputs, arguments, None, scale, reduce)
+
+
+def activation_boundary_loss_value_and_grad(
+    student: Tensor, teacher: Tensor, *, margin: float | Tensor = 1.0
+) -> tuple[Tensor, Tensor]:
+    """:func:`activation_boundary_loss` without autograd: ``(loss [N], gradient by student [N, ...])``.
+
+    The gradient is that of the summed loss, in the student's layout, float64 for float64 pre-activations, else float32.
+    Raises as :func:`activation_boundary_loss`.
+    """
+    inputs, arguments = _boundary_arguments(student, teacher, margin)
+    value, grad = loss.value_and_grad(_activation_boundary_loss, inputs, arguments, (True,))
+    return value, grad
+
+
+def _boundary_arguments(
+    student: Tensor, teacher: Tensor, margin: float | Tensor
+) -> tuple[tuple[Tensor], tuple[Tensor, float, Tensor | None]]:
+    checks.samples("student", student)
+    checks.floating("teacher", teacher)
+    checks.same("teacher", teacher, "student", student)
+    checks.constant("teacher", teacher)
+    student, teacher = aligned(student, teacher)
+    return (student,), (teacher, *checks.radius("margin", margin, student))
+
+
 def _check_responses(
     student_plus: Tensor, student_minus: Tensor, teacher_plus: Tensor, teacher_minus: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -133,6 +190,12 @@ def _igdm_loss_reference(student_plus, student_minus, teacher_plus, teacher_minu
     return loss.finish(value, grads, *how)
 
 
+def _activation_boundary_loss_reference(student, teacher, margin, margin_n, *how):
+    margin = margin if margin_n is None else margin_n
+    value, grad = reference.activation_boundary_loss_value_and_grad(student, teacher, margin=margin)
+    return loss.finish(value, [grad], *how)
+
+
 _loss_matching = define(
     "loss_matching",
     family="matching",
@@ -144,4 +207,10 @@ _igdm_loss = define(
     family="matching",
     fake=lambda a, b, c, d, weight, scale, *how: loss.fake((a, b, c, d), *how),
     reference=_igdm_loss_reference,
+)
+_activation_boundary_loss = define(
+    "activation_boundary_loss",
+    family="matching",
+    fake=lambda student, teacher, margin, margin_n, weight, scale, *how: loss.fake((student,), *how),
+    reference=_activation_boundary_loss_reference,
 )

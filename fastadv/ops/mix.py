@@ -45,7 +45,7 @@ class _Mix(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, lam: float, lam_n: Tensor | None, permutation: Tensor) -> Tensor:
         ctx.save_for_backward(lam_n, permutation)
         ctx.lam = lam
-        ctx.mix_backward = mix_backward.overload(x.device.type)
+        ctx.mix_backward = mix_backward.in_force(x)
         return _mix(*aligned(x), lam, lam_n, permutation)
 
     @staticmethod

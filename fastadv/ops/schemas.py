@@ -56,7 +56,17 @@ SCHEMAS = {
         f"(Tensor student, Tensor teacher, Tensor target, {_LOSS}, bool student_grad, bool teacher_grad)"
         " -> (Tensor, Tensor, Tensor)"
     ),
-    # kind: 0 cross-entropy against target, 1 KL divergence from reference, 2 DLR, 3 CW.
+    "triplet_margin_loss": (
+        "(Tensor anchor, Tensor positive, Tensor negative, float margin, Tensor? margin_n, float p, float eps,"
+        f" bool swap, {_LOSS}, bool anchor_grad, bool positive_grad, bool negative_grad)"
+        " -> (Tensor, Tensor, Tensor, Tensor)"
+    ),
+    "activation_boundary_loss": (
+        f"(Tensor student, Tensor teacher, float margin, Tensor? margin_n, {_LOSS}, bool student_grad)"
+        " -> (Tensor, Tensor)"
+    ),
+    # kind: 0 cross-entropy against target, 1 KL divergence from reference, 2 DLR, 3 DLR towards target with the true
+    # classes in reference, 4 CW.
     "attack_loss": (
         f"(Tensor logits, Tensor? target, Tensor? reference, int kind, {_LOSS}, bool grad) -> (Tensor, Tensor)"
     ),

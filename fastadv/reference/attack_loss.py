@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
 
+from fastadv.reference._common import accumulate
 from fastadv.reference.divergence import (
     cross_entropy,
     cross_entropy_value_and_grad,
@@ -26,7 +30,11 @@ def attack_loss(
         assert reference is not None
         return sign * kl_distill(logits, reference, reduction="none")
     assert target is not None
-    return sign * cross_entropy(logits, target)
+    if kind == "ce":
+        return sign * cross_entropy(logits, target)
+    if kind == "cw":
+        return sign * _gap(logits, target).loss
+    return _gap(logits, target, ratio=True, truth=reference if targeted else None).loss
 
 
 def attack_loss_value_and_grad(
@@ -42,7 +50,67 @@ def attack_loss_value_and_grad(
     if kind == "kl":
         assert reference is not None
         loss, grad, _ = kl_distill_value_and_grad(logits, reference)
-    else:
-        assert target is not None
+        return sign * loss, sign * grad
+    assert target is not None
+    if kind == "ce":
         loss, grad = cross_entropy_value_and_grad(logits, target)
-    return sign * loss, sign * grad
+        return sign * loss, sign * grad
+    if kind == "cw":
+        loss, grad = _gap_value_and_grad(_gap(logits, target), logits)
+        return sign * loss, sign * grad
+    return _gap_value_and_grad(_gap(logits, target, ratio=True, truth=reference if targeted else None), logits)
+
+
+class _Gap(NamedTuple):
+    """``loss = (z[rival] - z[own]) / spread``; the spread is ``z[top] - mean(z[floor])``, or 1 where there is none."""
+
+    loss: Tensor
+    rival: Tensor
+    own: Tensor
+    spread: Tensor | None
+    top: Tensor
+    floor: Tensor
+
+
+def _gap(logits: Tensor, target: Tensor, *, ratio: bool = False, truth: Tensor | None = None) -> _Gap:
+    """By how much the strongest other class beats the target; given a ``truth``, by how much the target beats that.
+
+    A ``ratio`` is taken to the spread of the largest logits. A target or truth that is no class makes the loss NaN.
+    """
+    wide = accumulate(logits)
+    # Of equal logits the lower class ranks first, NaN before all.
+    ranked, order = wide.sort(dim=1, descending=True, stable=True)
+    valid = _are_classes(target, logits)
+    own = torch.where(valid, target, 0)
+    rival = torch.where(order[:, 0] == own, order[:, 1], order[:, 0])
+    floor = slice(2, 3)
+    if truth is not None:
+        valid &= _are_classes(truth, logits)
+        own, rival = torch.where(valid, truth, 0), own
+        floor = slice(2, 4)
+    loss = (wide.gather(1, rival[:, None]) - wide.gather(1, own[:, None])).squeeze(1)
+    spread = None
+    if ratio:
+        # Differences first: large logits added up would lose what they differ by.
+        spread = (ranked[:, :1] - ranked[:, floor]).mean(1) + 1e-12
+        loss = loss / spread
+    return _Gap(
+        torch.where(valid, loss, torch.nan), rival[:, None], own[:, None], spread, order[:, :1], order[:, floor]
+    )
+
+
+def _are_classes(index: Tensor, logits: Tensor) -> Tensor:
+    return (index >= 0) & (index < logits.shape[1])
+
+
+def _gap_value_and_grad(gap: _Gap, logits: Tensor) -> tuple[Tensor, Tensor]:
+    grad = torch.zeros_like(accumulate(logits))
+    by_gap = torch.ones_like(gap.loss) if gap.spread is None else 1 / gap.spread
+    grad.scatter_add_(1, gap.rival, by_gap[:, None])
+    grad.scatter_add_(1, gap.own, -by_gap[:, None])
+    if gap.spread is not None:
+        by_spread = (-gap.loss / gap.spread)[:, None]
+        grad.scatter_add_(1, gap.top, by_spread)
+        grad.scatter_add_(1, gap.floor, (-by_spread / gap.floor.shape[1]).expand_as(gap.floor))
+    # Of an undefined loss every derivative is undefined.
+    return gap.loss, torch.where(gap.loss.isnan()[:, None], torch.nan, grad)

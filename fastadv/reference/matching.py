@@ -1,10 +1,11 @@
-"""Losses that match what student and teacher lose or respond, rather than what they predict."""
+"""Losses that match what student and teacher lose, respond or activate, rather than what they predict."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from fastadv.reference._common import accumulate, reduce
+from fastadv.reference._common import accumulate, per_sample, reduce, sample_dims
 from fastadv.reference.divergence import (
     cross_entropy,
     cross_entropy_value_and_grad,
@@ -50,6 +51,29 @@ def igdm_loss_value_and_grad(
     student, teacher = _responses(student_plus, student_minus, teacher_plus, teacher_minus)
     loss, student_grad, teacher_grad = kl_distill_value_and_grad(student, teacher)
     return loss, student_grad, -student_grad, teacher_grad, -teacher_grad
+
+
+def activation_boundary_loss(
+    student: Tensor, teacher: Tensor, *, margin: float | Tensor = 1.0, reduction: str = "batchmean"
+) -> Tensor:
+    """See :func:`fastadv.activation_boundary_loss`."""
+    shortfall = _shortfall(accumulate(student), teacher, margin)
+    return reduce(shortfall.square().sum(sample_dims(student)), None, reduction)
+
+
+def activation_boundary_loss_value_and_grad(
+    student: Tensor, teacher: Tensor, *, margin: float | Tensor = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Loss [N] and its gradient by the student's pre-activations [N, ...]."""
+    shortfall = _shortfall(accumulate(student), teacher, margin)
+    return shortfall.square().sum(sample_dims(student)), 2 * shortfall
+
+
+def _shortfall(student: Tensor, teacher: Tensor, margin: float | Tensor) -> Tensor:
+    """How far the student lies on the wrong side of the margin, with its sign; nowhere where the teacher is NaN."""
+    reach = per_sample(margin, student)
+    inactive = torch.where(teacher <= 0, (student + reach).clamp_min(0), 0)
+    return torch.where(teacher > 0, (student - reach).clamp_max(0), inactive)
 
 
 def _responses(

@@ -268,7 +268,7 @@ def test_layouts_and_empty_batches(network, images, labels):
         ({"mode": "rough"}, ValueError, "mode must be one of"),
         ({"loss": "kl", "reference": [1.0]}, TypeError, "reference must be a tensor, got list"),
         ({"loss": "kl", "reference": torch.zeros(6, 4)}, ValueError, "reference must have the shape of logits"),
-        ({"loss": "hinge"}, ValueError, "loss must be one of 'ce', 'kl' or a callable, got 'hinge'"),
+        ({"loss": "hinge"}, ValueError, "loss must be one of 'ce', 'kl', 'dlr', 'cw' or a callable, got 'hinge'"),
         ({"loss": lambda z: z.sum()}, ValueError, r"loss must give one value a row, a tensor \[6\], got \[\]"),
         ({"seed": 0.5}, TypeError, "seed must be an int"),
         ({"model": 3}, TypeError, "model must be a callable or a sequence of them, got int"),

@@ -256,7 +256,7 @@ def test_more_particles_than_fit_are_refused(fused):
 
 
 # A warp a row up to 128 classes; held, the longest held, streamed 16 bytes at a time, streamed one by one.
-CLASSES = [2, 128, 136, 1000, 4096, 4104, 129]
+CLASSES = [4, 128, 136, 1000, 4096, 4104, 129]
 LOSSES = {
     "kl_distill": lambda f, t: f.kl_distill_value_and_grad(t["s"], t["t"], temperature=4.0),
     "kd_loss": lambda f, t: f.kd_loss_value_and_grad(t["s"], t["t"], t["y"]),
@@ -266,7 +266,21 @@ LOSSES = {
     "loss_matching": lambda f, t: f.loss_matching_value_and_grad(t["s"], t["t"], t["y"]),
     "attack_loss_ce": lambda f, t: f.attack_loss_value_and_grad(t["s"], t["y"]),
     "attack_loss_kl": lambda f, t: f.attack_loss_value_and_grad(t["s"], kind="kl", reference=t["t"]),
+    "attack_loss_cw": lambda f, t: f.attack_loss_value_and_grad(t["s"], t["y"], kind="cw"),
+    "attack_loss_dlr": lambda f, t: f.attack_loss_value_and_grad(t["s"], t["y"], kind="dlr"),
+    "attack_loss_dlr_towards": lambda f, t: f.attack_loss_value_and_grad(
+        t["s"], t["y"], kind="dlr", reference=another(t), targeted=True
+    ),
+    "attack_loss_dlr_from": lambda f, t: f.attack_loss_value_and_grad(
+        t["s"], another(t), kind="dlr", reference=t["y"], targeted=True
+    ),
 }
+RANKED = [name for name in LOSSES if "cw" in name or "dlr" in name]
+
+
+def another(t):
+    """A class of each row other than y, also where y is none."""
+    return (t["y"] + 1) % t["s"].shape[1]
 
 
 class OracleOfLosses:
@@ -279,7 +293,12 @@ class OracleOfLosses:
         kd_loss_value_and_grad,
         kl_distill_value_and_grad,
     )
-    from fastadv.reference.matching import igdm_loss_value_and_grad, loss_matching_value_and_grad
+    from fastadv.reference.matching import (
+        activation_boundary_loss_value_and_grad,
+        igdm_loss_value_and_grad,
+        loss_matching_value_and_grad,
+    )
+    from fastadv.reference.metric import triplet_margin_loss_value_and_grad
 
 
 def logits(dtype, samples, classes):
@@ -318,8 +337,26 @@ def test_saturated_and_absent_logits(loss, classes, fused):
     assert_loss_agrees(fused, loss, tensors)
 
 
+@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize("loss", RANKED)
+def test_of_equal_logits_the_lower_class_ranks_first(loss, classes, fused):
+    tensors = logits(torch.float32, 4, classes)
+    for row in range(4):
+        # A few levels that many classes share, up to one for all; the reference's sort is stable.
+        one = {name: t[row : row + 1] for name, t in tensors.items()}
+        one["s"] = (one["s"] / (row + 1)).round() if row < 3 else torch.full_like(one["s"], 2.5)
+        assert_loss_agrees(fused, loss, one)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_fewest_classes_that_can_be_ranked(classes, fused):
+    tensors = logits(torch.float32, 3, classes)
+    for loss in RANKED[: classes - 1]:
+        assert_loss_agrees(fused, loss, tensors)
+
+
 @pytest.mark.parametrize("classes", [10, 1000, 4104, 129])
-@pytest.mark.parametrize("loss", ["kd_loss", "dkd_loss", "loss_matching", "attack_loss_ce"])
+@pytest.mark.parametrize("loss", ["kd_loss", "dkd_loss", "loss_matching", "attack_loss_ce", *RANKED])
 def test_a_target_that_is_no_class_makes_its_row_nan(loss, classes, fused):
     tensors = logits(torch.float32, 4, classes)
     tensors["y"][1:3] = torch.tensor([-1, 2**40])
@@ -337,6 +374,74 @@ def test_the_mean_over_a_batch(samples, classes, dtype, fused):
     assert torch.equal(fused.kl_distill(tensors["s"], tensors["t"]).nan_to_num(), mean.nan_to_num())
 
 
+ORDERS = [1.0, 2.0, 3.0, math.inf]
+
+
+def features(dtype, samples, count, p):
+    draw = Draw(dtype)
+    scale = count ** (-1 / p)
+    return {
+        name: draw.normal((samples, count), scale * spread) for name, spread in (("a", 1.0), ("p", 1.2), ("n", 1.3))
+    }
+
+
+def assert_triplets_agree(fused, tensors, **how):
+    actual = fused.triplet_margin_loss_value_and_grad(tensors["a"], tensors["p"], tensors["n"], **how)
+    exact = doubles(tensors)
+    expected = OracleOfLosses.triplet_margin_loss_value_and_grad(exact["a"], exact["p"], exact["n"], **how)
+    for result, value in zip(actual, expected, strict=True):
+        assert_within("metric", result, value)
+
+
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("count", CLASSES)
+@pytest.mark.parametrize("p", ORDERS)
+def test_triplets(p, count, swap, fused):
+    assert_triplets_agree(fused, features(torch.float32, 3, count, p), p=p, swap=swap, margin=0.1, eps=1e-2)
+
+
+@pytest.mark.parametrize("count", [128, 1000, 4104, 129])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_triplets_in_every_dtype(dtype, count, fused):
+    tensors = features(dtype, 3, count, 2.0)
+    margins = torch.tensor([0.01, 0.5, 2.0], dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    assert_triplets_agree(fused, tensors, swap=True, margin=margins)
+
+
+@pytest.mark.parametrize("count", [10, 1000, 4104, 129])
+@pytest.mark.parametrize("p", [0.0, 0.5, *ORDERS])
+def test_triplets_that_coincide_or_are_not_finite(p, count, fused):
+    tensors = features(torch.float32, 6, count, max(p, 1.0))
+    tensors["p"][0] = tensors["a"][0]
+    tensors["n"][1] = tensors["p"][1] = tensors["a"][1]
+    tensors["a"][2, 1] = math.nan
+    tensors["n"][3, 2] = math.nan
+    tensors["p"][4, 3] = math.inf
+    tensors["n"][5, 4] = -math.inf
+    actual = fused.triplet_margin_loss_value_and_grad(tensors["a"], tensors["p"], tensors["n"], p=p, eps=0.0, swap=True)
+    exact = doubles(tensors)
+    expected = OracleOfLosses.triplet_margin_loss_value_and_grad(
+        exact["a"], exact["p"], exact["n"], p=p, eps=0.0, swap=True
+    )
+    for result, value in zip(actual, expected, strict=True):
+        torch.testing.assert_close(result.double(), value, rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
+# One part of a sample and several, 16 bytes at a time and one by one.
+@pytest.mark.parametrize("shape", [(3, 8), (2, 4096), (2, 4104), (1, 9000), (3, 3071), (2, 3, 4, 8)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_activation_boundaries(dtype, shape, fused):
+    draw = Draw(dtype)
+    student, teacher = draw.normal(shape, 1.5), draw.gradient(shape)
+    margin = torch.linspace(0.5, 1.5, shape[0], dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    actual = fused.activation_boundary_loss_value_and_grad(student, teacher, margin=margin)
+    expected = OracleOfLosses.activation_boundary_loss_value_and_grad(student.double(), teacher.double(), margin=margin)
+    for result, value in zip(actual, expected, strict=True):
+        assert_within("loss", result, value)
+    mean = fused.activation_boundary_loss(student, teacher, margin=margin)
+    assert_within("loss", mean, expected[0].mean())
+
+
 @pytest.mark.parametrize("shape", [(3, 64), (3, 7), (1, 1), (200, 8)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_scale_grad(dtype, shape, fused):
@@ -349,6 +454,10 @@ def test_scale_grad(dtype, shape, fused):
 def momentum_step(norm, elements):
     t = drawn(torch.float32, 2, elements)
     return FUSED.momentum_step(t["x"], t["grad"], t["grad"], t["x0"], eps=0.1, step_size=0.1, norm=norm)
+
+
+def boundary(samples, elements, reduction):
+    return lambda: FUSED.activation_boundary_loss(*torch.zeros(2, samples, elements), reduction=reduction)
 
 
 def mean_of_kl(samples, classes):
@@ -369,6 +478,9 @@ LAUNCHES = [
     # The mean over a batch of many rows is taken by a second one, and over few short rows at once.
     *((1, mean_of_kl(*size)) for size in ((64, 100), (128, 10), (1, 1000), (0, 10))),
     *((2, mean_of_kl(*size)) for size in ((129, 10), (3, 1000))),
+    # A part a block: what one block has seen needs no sum.
+    *((1, boundary(*how)) for how in ((3, 4096, "none"), (1, 4096, "sum"), (0, 8, "sum"))),
+    *((2, boundary(*how)) for how in ((3, 4097, "none"), (2, 8, "sum"))),
 ]
 
 

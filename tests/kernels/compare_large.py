@@ -45,7 +45,20 @@ def main() -> None:
     )
     compare("kd_loss", lambda: fastadv.kd_loss_value_and_grad(student, teacher, target, teacher_grad=True))
     compare("loss_matching", lambda: fastadv.loss_matching_value_and_grad(student, teacher, target, teacher_grad=True))
-    compare("attack_loss", lambda: fastadv.attack_loss_value_and_grad(student, target))
+    compare("attack_loss ce", lambda: fastadv.attack_loss_value_and_grad(student, target))
+    levels = student.round()
+    for kind in ("cw", "dlr"):
+        compare(f"attack_loss {kind}", lambda kind=kind: fastadv.attack_loss_value_and_grad(levels, target, kind=kind))
+    how = {"kind": "dlr", "reference": target.flip(0), "targeted": True}
+    compare("attack_loss dlr towards", lambda: fastadv.attack_loss_value_and_grad(student, target, **how))
+
+    triplet = [torch.randn(2, 9001, generator=draw, dtype=torch.float64) for _ in range(3)]
+    for p in (1.0, 2.0, 3.0, math.inf):
+        compare(
+            f"triplet_margin_loss {p}",
+            lambda p=p: fastadv.triplet_margin_loss_value_and_grad(*triplet, p=p, swap=True, eps=1e-2, margin=9.0),
+        )
+    compare("activation_boundary_loss", lambda: fastadv.activation_boundary_loss_value_and_grad(student, teacher))
 
     images = torch.rand(2, 6000, generator=draw, dtype=torch.float64)
     noise, score = (0.05 * torch.randn(2, 3, 6000, generator=draw, dtype=torch.float64) for _ in range(2))

@@ -18,7 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
-from fastadv.kernels import attack_loss, ball, divergence, loss, matching, mix, step, svgd
+from fastadv.kernels import attack_loss, ball, divergence, loss, matching, metric, mix, step, svgd
 
 _TYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.int64: "i64", torch.bool: "i1"}
 _OPTIONS = ("num_warps", "enable_fp_fusion")
@@ -106,7 +106,17 @@ def launch_all(dtype: torch.dtype) -> None:
     matching.igdm_loss(few, few, few, few, None, 1.0, False, True, True, False, False)
     matching.loss_matching(few, few, target, *both)
     matching.loss_matching(long, long, target[:4], *both)
+    matching.activation_boundary_loss(images, images, 1.0, None, None, 1.0, True, True)
+    matching.activation_boundary_loss(few, few, 0.0, weight, None, 1.0, False, False)
+    for order in (0.0, 1.0, 2.0, 3.0, math.inf):
+        metric.triplet_margin_loss(few, few, few, 1.0, None, order, 1e-6, True, None, 1.0, False, True, True, True)
+        metric.triplet_margin_loss(long, long, long, 1.0, None, order, 1e-6, True, *both, True)
+    metric.triplet_margin_loss(widest, widest, widest, 0.0, weight[:4], 2.0, 1e-6, False, *both, True)
     attack_loss.attack_loss(few, target, None, 0, None, 1.0, False, True)
+    for kind, truth in ((2, None), (3, target), (4, None)):
+        attack_loss.attack_loss(few, target, truth, kind, weight, 1.0, False, True)
+        attack_loss.attack_loss(widest, target[:4], None if truth is None else truth[:4], kind, None, 1.0, False, True)
+        attack_loss.attack_loss(long, target[:4], None if truth is None else truth[:4], kind, None, 1.0, False, True)
     loss.scale_grad(few.to(accumulator), weight, dtype)
 
 

@@ -3,14 +3,17 @@
 import pytest
 
 KERNELS = {
+    "boundary_sums",
     "bss_samples",
     "by_sample",
     "elementwise",
+    "gap_rows",
     "gather_rows",
     "logit_loss_rows",
     "mix_rows",
     "pair_sums",
     "scale_rows",
+    "triplet_rows",
     "uniform_in_cube",
     "uniform_in_sphere",
     "update",

@@ -14,7 +14,7 @@ from torch import Tensor
 import fastadv
 from fastadv.ops.loss import scale_grad
 from fastadv.ops.mix import mix_backward
-from fastadv.reference import attack_loss, ball, divergence, matching, mix, step, svgd
+from fastadv.reference import attack_loss, ball, divergence, matching, metric, mix, step, svgd
 
 Tensors = dict[str, Tensor]
 Size = tuple[int, ...]
@@ -81,10 +81,7 @@ class Case:
         result = self.call(library, leaves)
         if not self.differentiable:
             return [result]
-        # The same numbers in every dtype.
-        incoming = torch.linspace(0.5, 1.5, max(result.numel(), 1)).bfloat16().to(result.dtype)
-        incoming = incoming[: result.numel()].view(result.shape)
-        grads = torch.autograd.grad(result, [leaves[name] for name in self.differentiable], incoming)
+        grads = torch.autograd.grad(result, [leaves[name] for name in self.differentiable], incoming(result))
         return [result.detach(), *grads]
 
     def doubtful(self, tensors: Tensors) -> Tensor | None:
@@ -93,6 +90,12 @@ class Case:
             return None
         phi = self.phi(ORACLE, tensors)
         return phi.abs() <= 1e-4 * phi.square().mean().sqrt()
+
+
+def incoming(result: Tensor) -> Tensor:
+    """A gradient for ``result`` to send back: the same numbers in every dtype."""
+    numbers = torch.linspace(0.5, 1.5, max(result.numel(), 1)).bfloat16().to(result.dtype)
+    return numbers[: result.numel()].view(result.shape)
 
 
 def in_float64(tensors: Tensors) -> Tensors:
@@ -104,7 +107,9 @@ SIZES: dict[str, tuple[Size, ...]] = {
     "images": ((3, 3, 5, 7), (1, 3, 5, 7), (0, 3, 4, 4), (2, 1, 1, 1), (2, 5), (1, 4, 2, 3, 3), (2, 3, 37, 41)),
     "particles": ((2, 4, 2, 3, 3), (3, 1, 2, 3, 3), (1, 2, 7), (0, 4, 3, 2, 2), (1, 7, 3, 5, 5), (1, 2, 1, 33, 41)),
     "logits": ((5, 7), (1, 2), (0, 10), (7, 100), (3, 1271), (2, 32000), (4, 1)),
+    "features": ((3, 3, 5, 7), (1, 3, 5, 7), (0, 3, 4, 4), (2, 1, 1, 1), (2, 5), (1, 4, 2, 3, 3), (2, 3, 37, 41)),
     "odds": ((5, 7), (1, 2), (0, 10), (7, 100), (3, 1271), (2, 32000)),
+    "ranks": ((5, 7), (1, 4), (0, 10), (7, 100), (3, 1271), (2, 32000)),
 }
 
 FUSED = SimpleNamespace(
@@ -124,11 +129,13 @@ ORACLE = SimpleNamespace(
     dkd_loss=divergence.dkd_loss,
     loss_matching=matching.loss_matching,
     igdm_loss=matching.igdm_loss,
+    activation_boundary_loss=matching.activation_boundary_loss,
     attack_loss=attack_loss.attack_loss,
     mix=mix.mix,
     mix_backward=lambda grad, lam, lam_n, permutation: mix.mix_backward(
         grad, lam if lam_n is None else lam_n, permutation
     ),
+    triplet_margin_loss=metric.triplet_margin_loss,
     scale_grad=lambda grad, factor, dtype: grad * (factor[:, None] if factor.dim() else factor),
 )
 
@@ -187,8 +194,31 @@ def _labelled(draw: Draw, size: Size) -> Tensors:
     return _networks(draw, size) | {"y": draw.classes(*size)}
 
 
+def _misled(draw: Draw, size: Size) -> Tensors:
+    return {"s": draw.normal(size, 2.0), "y": draw.classes(*size), "aim": draw.classes(*size)}
+
+
 def _responding(draw: Draw, size: Size) -> Tensors:
     return _networks(draw, size) | {"s-": draw.normal(size), "t-": draw.normal(size)}
+
+
+def _activated(draw: Draw, size: Size) -> Tensors:
+    # Of the teacher's pre-activations a tenth are exactly zero.
+    return {"s": draw.normal(size, 1.5), "t": draw.gradient(size)}
+
+
+def _triplets(p: float) -> Callable[[Draw, Size], Tensors]:
+    """Features whose distances in the p-norm are of order 1, whatever their number: a long sum would hide its error."""
+
+    def make(draw: Draw, size: Size) -> Tensors:
+        scale = size[1] ** (-1 / p)
+        return {name: draw.normal(size, scale * spread) for name, spread in (("a", 1.0), ("p", 1.2), ("n", 1.3))}
+
+    return make
+
+
+def _margins(most: float, make: Callable[[Draw, Size], Tensors]) -> Callable[[Draw, Size], Tensors]:
+    return lambda draw, size: make(draw, size) | {"m": draw.positive(size[0], most) + 1 / 64}
 
 
 def _weighted(make: Callable[[Draw, Size], Tensors]) -> Callable[[Draw, Size], Tensors]:
@@ -255,6 +285,18 @@ def _loss(
     name: str, op: str, make: Any, call: Any, differentiable: tuple[str, ...] = ("s", "t"), sizes: str = "logits"
 ) -> Case:
     return Case(name, op, "loss", sizes, make, call, differentiable)
+
+
+def _triplet(name: str, keywords: dict[str, Any], most: float | None = None) -> Case:
+    """``most``: the largest of the margins, one a triplet."""
+
+    def call(library: Any, t: Tensors) -> Tensor:
+        margins = {"margin": t["m"]} if "m" in t else {}
+        return library.triplet_margin_loss(t["a"], t["p"], t["n"], **keywords, **margins)
+
+    make = _triplets(keywords.get("p", 2.0))
+    make = make if most is None else _margins(most, make)
+    return Case(name, "triplet_margin_loss", "metric", "logits", make, call, ("a", "p", "n"))
 
 
 _LINF = {"eps": 8 / 255}
@@ -437,6 +479,27 @@ CASES = (
         _weighted(_labelled),
         lambda f, t: f.loss_matching(t["s"], t["t"], t["y"], weight=t["w"], reduction="sum"),
     ),
+    _loss(
+        "activation_boundary_loss",
+        "activation_boundary_loss",
+        _activated,
+        lambda f, t: f.activation_boundary_loss(t["s"], t["t"]),
+        ("s",),
+        "features",
+    ),
+    _loss(
+        "activation_boundary_loss-none",
+        "activation_boundary_loss",
+        _margins(2.0, _activated),
+        lambda f, t: f.activation_boundary_loss(t["s"], t["t"], margin=t["m"], reduction="none"),
+        ("s",),
+        "features",
+    ),
+    _triplet("triplet_margin_loss", {}),
+    _triplet("triplet_margin_loss-none", {"swap": True, "reduction": "none"}, most=0.2),
+    _triplet("triplet_margin_loss-l1", {"p": 1.0, "swap": True, "reduction": "sum"}),
+    _triplet("triplet_margin_loss-linf", {"p": math.inf, "eps": 1e-2, "swap": True, "reduction": "none"}, most=0.2),
+    _triplet("triplet_margin_loss-l3", {"p": 3.0, "eps": 1e-4, "reduction": "none"}, most=0.2),
     _loss("attack_loss-ce", "attack_loss", _labelled, lambda f, t: f.attack_loss(t["s"], t["y"]), ("s",)),
     _loss(
         "attack_loss-kl-targeted",
@@ -444,6 +507,38 @@ CASES = (
         _networks,
         lambda f, t: f.attack_loss(t["s"], kind="kl", reference=t["t"], targeted=True),
         ("s",),
+    ),
+    _loss(
+        "attack_loss-cw",
+        "attack_loss",
+        _labelled,
+        lambda f, t: f.attack_loss(t["s"], t["y"], kind="cw"),
+        ("s",),
+        "odds",
+    ),
+    _loss(
+        "attack_loss-cw-targeted",
+        "attack_loss",
+        _labelled,
+        lambda f, t: f.attack_loss(t["s"], t["y"], kind="cw", targeted=True),
+        ("s",),
+        "ranks",
+    ),
+    _loss(
+        "attack_loss-dlr",
+        "attack_loss",
+        _labelled,
+        lambda f, t: f.attack_loss(t["s"], t["y"], kind="dlr"),
+        ("s",),
+        "ranks",
+    ),
+    _loss(
+        "attack_loss-dlr-targeted",
+        "attack_loss",
+        _misled,
+        lambda f, t: f.attack_loss(t["s"], t["aim"], kind="dlr", reference=t["y"], targeted=True),
+        ("s",),
+        "ranks",
     ),
     Case(
         "scale_grad-per-sample",

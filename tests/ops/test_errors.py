@@ -17,6 +17,7 @@ GAP, ACTIVE, ORDER = torch.rand(2), torch.tensor([True, False]), torch.tensor([1
 PARTICLES, SCORE = torch.rand(2, 5, 3, 4), torch.randn(2, 5, 3, 4)
 S, T, Y = torch.randn(2, 6), torch.randn(2, 6), torch.tensor([1, 5])
 META = torch.rand(2, 3, 4, device="meta")
+LEARNING = torch.rand(2, 3, 4, requires_grad=True)
 
 
 def project(x: Any = X, x0: Any = X0, **how: Any) -> Any:
@@ -71,10 +72,33 @@ def attack(logits: Any = S, target: Any = Y, **how: Any) -> Any:
     return fastadv.attack_loss(logits, target, **how)
 
 
+def margin(target: Any = Y) -> Any:
+    return fastadv.attack_loss(S, target, kind="cw")
+
+
+def towards(logits: Any = S, target: Any = Y, reference: Any = Y) -> Any:
+    return fastadv.attack_loss(logits, target, kind="dlr", reference=reference, targeted=True)
+
+
+def boundary(student: Any = X, teacher: Any = X0, **how: Any) -> Any:
+    return fastadv.activation_boundary_loss(student, teacher, **how)
+
+
 Bad = tuple[str, Callable[[], Any], type[Exception], str]
 
 # What is refused, the call, the exception, and what its message says.
 BAD: list[Bad] = [
+    ("boundary integers", lambda: boundary(X.int()), TypeError, "student must be float64, .* got torch.int32"),
+    ("boundary of one dimension", lambda: boundary(X[0, 0]), ValueError, r"student must have shape \[N, ...\].*\[4\]"),
+    ("boundary teacher", lambda: boundary(X, X0.long()), TypeError, "teacher must be float64, .* got torch.int64"),
+    ("boundary batch", lambda: boundary(X, X0[:1]), ValueError, r"teacher must have the shape of .*\[1, 3, 4\]"),
+    ("boundary elsewhere", lambda: boundary(X, META), ValueError, "teacher must be on the device of student, cpu"),
+    ("boundary of a teacher that learns", lambda: boundary(X, LEARNING), ValueError, "teacher requires grad, but no"),
+    ("negative margin", lambda: boundary(margin=-0.1), ValueError, "margin must not be negative, got -0.1"),
+    ("margin nan", lambda: boundary(margin=NAN), ValueError, "margin must be a number, got nan"),
+    ("margin of more", lambda: boundary(margin=torch.ones(3)), ValueError, r"margin must .*\[2\], got \[3\]"),
+    ("margin negative in one", lambda: boundary(margin=torch.tensor([1.0, -1])), ValueError, "margin must be .*-1.0"),
+    ("boundary unknown reduction", lambda: boundary(reduction="all"), ValueError, "reduction must be .* got 'all'"),
     ("dkd of one class", lambda: fastadv.dkd_loss(S[:, :1], T[:, :1], Y), ValueError, "C of at least 2"),
     ("dkd beta nan", lambda: fastadv.dkd_loss(S, T, Y, beta=NAN), ValueError, "beta must be a number, got nan"),
     ("igdm batch", lambda: fastadv.igdm_loss(S, S[:1], T, T), ValueError, "student_minus must have the shape of"),
@@ -226,6 +250,14 @@ BAD: list[Bad] = [
     ("no reference", lambda: attack(kind="kl"), TypeError, "reference must be given for kind='kl'"),
     ("reference of integers", lambda: attack(kind="kl", reference=T.int()), TypeError, "reference must be float64"),
     ("reference of other classes", lambda: attack(kind="kl", reference=T[:, :3]), ValueError, "reference must have"),
+    ("cw without target", lambda: attack(target=None, kind="cw"), TypeError, "target must be given for kind='cw'"),
+    ("cw of one class", lambda: attack(S[:, :1], kind="cw"), ValueError, r"logits must .* at least 2 .*got \[2, 1\]"),
+    ("dlr of two classes", lambda: attack(S[:, :2], kind="dlr"), ValueError, r"least 3 for kind='dlr', got \[2, 2\]"),
+    ("targeted dlr of three", lambda: towards(S[:, :3]), ValueError, "least 4 for kind='dlr' with targeted=True"),
+    ("no true classes", lambda: towards(reference=None), ValueError, "reference must be given .*: the true classes"),
+    ("true classes as logits", lambda: towards(reference=T), TypeError, "reference must be int64, got torch.float32"),
+    ("true classes of a batch", lambda: towards(reference=Y[:1]), ValueError, r"reference must have shape \[2\], got"),
+    ("true classes elsewhere", lambda: towards(reference=Y.to("meta")), ValueError, "reference must be on the device"),
     ("reference elsewhere", lambda: attack(kind="kl", reference=T.to("meta")), ValueError, "reference must be on"),
 ]  # fmt: skip
 
@@ -236,7 +268,7 @@ def test_bad_calls(call, error, message):
         call()
 
 
-@pytest.mark.parametrize("loss", [kd, dkd, matching, attack])
+@pytest.mark.parametrize("loss", [kd, dkd, matching, attack, margin, towards])
 class TestTarget:
     """Losses of a target refuse what is no class, on every backend: a wrong one would be read out of bounds."""
 
@@ -265,6 +297,12 @@ class TestTarget:
             loss(target=Y.to("meta"))
 
 
+@pytest.mark.parametrize("truth", [6, -1, 2**40])
+def test_true_classes_out_of_range(truth, backend):
+    with pytest.raises(ValueError, match=rf"reference must lie in \[0, 6\), got .*{truth}"):
+        towards(reference=torch.tensor([0, truth]))
+
+
 VALUE_AND_GRAD = {
     "kl_distill": (fastadv.kl_distill_value_and_grad, (S, T)),
     "kd_loss": (fastadv.kd_loss_value_and_grad, (S, T, Y)),
@@ -272,6 +310,7 @@ VALUE_AND_GRAD = {
     "dkd_loss": (fastadv.dkd_loss_value_and_grad, (S, T, Y)),
     "igdm_loss": (fastadv.igdm_loss_value_and_grad, (S, S, T, T)),
     "loss_matching": (fastadv.loss_matching_value_and_grad, (S, T, Y)),
+    "activation_boundary_loss": (fastadv.activation_boundary_loss_value_and_grad, (S, T)),
     "attack_loss": (fastadv.attack_loss_value_and_grad, (S, Y)),
 }
 

@@ -43,6 +43,10 @@ ATTACKS = {
     "kl": {"kind": "kl", "reference": pair()[1].detach()},
     "ce-targeted": {"target": TARGET, "targeted": True},
     "kl-targeted": {"kind": "kl", "reference": pair()[1].detach(), "targeted": True},
+    "cw": {"target": TARGET, "kind": "cw"},
+    "cw-targeted": {"target": TARGET, "kind": "cw", "targeted": True},
+    "dlr": {"target": TARGET, "kind": "dlr"},
+    "dlr-targeted": {"target": TARGET, "kind": "dlr", "reference": TARGET.flip(0), "targeted": True},
 }
 
 
@@ -186,7 +190,8 @@ def test_backward_runs_on_the_backend_of_its_forward(forward, elsewhere, monkeyp
     monkeypatch.setattr(scale_grad, "_default", scale_grad._overloads["cpu"])
 
     def loss() -> Tensor:
-        return fastadv.kl_distill(*pair())
+        # In half precision, where the backward pass rounds as well as multiplies.
+        return 3 * fastadv.kl_distill(*pair(torch.float16))
 
     with fastadv.use_backend(forward):
         chosen = loss()
@@ -202,6 +207,22 @@ def test_backward_runs_on_the_backend_of_its_forward(forward, elsewhere, monkeyp
     loss().backward()
     # One call for the student, one for the teacher.
     assert served == [forward, forward, "cpu", "cpu"]
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_a_backward_pass_that_is_repeated_gives_the_same(name, backend):
+    """Where the incoming gradient is one, the stored gradient is the result; only the last pass may give it away."""
+    student, teacher = pair()
+    loss = BETWEEN[name](student, teacher)
+    first = torch.autograd.grad(loss, (student, teacher), retain_graph=True)
+    expected = [grad.clone() for grad in first]
+    for grad in first:
+        grad.zero_()
+    loss.backward(retain_graph=True)
+    student.grad.mul_(2)
+    loss.backward()
+    torch.testing.assert_close(student.grad, 3 * expected[0])
+    torch.testing.assert_close(teacher.grad, 2 * expected[1])
 
 
 @pytest.mark.parametrize("name", BETWEEN)

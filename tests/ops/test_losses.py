@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import fastadv
+from fastadv.reference import attack_loss as attack_reference
 from fastadv.reference import divergence as reference
 
 
@@ -117,6 +118,122 @@ def test_attack_loss_is_what_it_says(backend):
     close(fastadv.attack_loss(s, y, targeted=True), -ce_rows(s64, y))
     close(fastadv.attack_loss(s, kind="kl", reference=t), kl_rows(s64, t64, 1.0))
     close(fastadv.attack_loss(s, kind="kl", reference=t, targeted=True), -kl_rows(s64, t64, 1.0))
+
+
+def others(s: Tensor, y: Tensor) -> Tensor:
+    return s.masked_fill(F.one_hot(y, s.shape[1]).bool(), -math.inf)
+
+
+def dlr(s: Tensor, y: Tensor) -> Tensor:
+    """The difference of logits ratio as AutoAttack writes it."""
+    ranked, order = s.sort(dim=1)
+    first = (order[:, -1] == y).to(s.dtype)
+    rows = torch.arange(len(y))
+    gap = s[rows, y] - ranked[:, -2] * first - ranked[:, -1] * (1 - first)
+    return -gap / (ranked[:, -1] - ranked[:, -3] + 1e-12)
+
+
+def dlr_towards(s: Tensor, aim: Tensor, y: Tensor) -> Tensor:
+    """The targeted one as AutoAttack writes it."""
+    ranked, rows = s.sort(dim=1).values, torch.arange(len(y))
+    spread = ranked[:, -1] - (ranked[:, -3] + ranked[:, -4]) / 2 + 1e-12
+    return -(s[rows, y] - s[rows, aim]) / spread
+
+
+RANKED = {
+    "cw": (lambda s, y, aim: others(s, y).amax(1) - s[torch.arange(len(y)), y], {"kind": "cw"}),
+    "cw-targeted": (
+        lambda s, y, aim: s[torch.arange(len(y)), y] - others(s, y).amax(1),
+        {"kind": "cw", "targeted": True},
+    ),
+    "dlr": (lambda s, y, aim: dlr(s, y), {"kind": "dlr"}),
+    "dlr-targeted": (lambda s, y, aim: dlr_towards(s, y, aim), {"kind": "dlr", "targeted": True}),
+}
+
+
+@pytest.mark.parametrize("classes", [4, 5, 11, 40])
+@pytest.mark.parametrize(("formula", "how"), RANKED.values(), ids=RANKED)
+def test_ranked_attack_losses_are_the_published_ones(formula, how, classes, backend):
+    s, _, y = logits(classes=classes, samples=50)
+    aim = y.roll(1)
+    if "dlr" in how.values() and "targeted" in how:
+        how = how | {"reference": aim}
+    exact = s.double().requires_grad_()
+    expected = formula(exact, y, aim)
+    (by_logits,) = torch.autograd.grad(expected.sum(), exact)
+    value, grad = fastadv.attack_loss_value_and_grad(s, y, **how)
+    close(fastadv.attack_loss(s, y, **how), expected.detach())
+    close(value, expected.detach())
+    close(grad, by_logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_of_equal_logits_the_lower_class_ranks_first(dtype, backend):
+    s = torch.tensor([[3.0, 3, 1, 0, 0], [1, 1, 1, 1, 0], [0, 2, -0.0, 2, 2], [5, 5, 5, 5, 5]], dtype=dtype)
+    # Whichever of the two highest is the target, the other is its rival; a third has the lower of them.
+    for y, rivals in (([0, 1, 3, 4], [1, 0, 1, 0]), ([1, 4, 0, 0], [0, 0, 1, 1])):
+        value, grad = fastadv.attack_loss_value_and_grad(s, torch.tensor(y), kind="cw")
+        rows = torch.arange(4)
+        close(value, s[rows, rivals] - s[rows, y])
+        expected = torch.zeros(4, 5)
+        expected[rows, rivals] += 1
+        expected[rows, y] -= 1
+        close(grad, expected)
+    # Three at the top: the spread is all 1e-12, and the ratio moves with the first and the third of them.
+    value, grad = fastadv.attack_loss_value_and_grad(s[1:3] / 2, torch.tensor([4, 0]), kind="dlr")
+    close(value * 1e-12, torch.tensor([0.5, 1]))
+    close(grad * 1e-24, torch.tensor([[-0.5, 0, 0.5, 0, 0], [0, -1, 0, 0, 1]]))
+    towards, truth = torch.tensor([3, 1, 1]), torch.tensor([0, 0, 2])
+    value, grad = fastadv.attack_loss_value_and_grad(s[:3], towards, kind="dlr", reference=truth, targeted=True)
+    close(value, torch.tensor([-3 / 2.5, 0, 2]))
+    close(grad[::2], torch.tensor([[-0.4 + 0.48, 0, -0.24, 0.4 - 0.24, 0], [1, 1 - 2, -1, 0, 1]]))
+    close(grad[1] * 1e-12, torch.tensor([-1.0, 1, 0, 0, 0]))
+
+
+@pytest.mark.parametrize("classes", [4, 64, 124])
+@pytest.mark.parametrize("how", [how for _, how in RANKED.values()], ids=RANKED)
+def test_rows_of_few_levels_are_ranked_as_by_a_stable_sort(how, classes, backend):
+    draw = Draw(torch.float32, seed=classes)
+    y, truth = draw.classes(8, classes), draw.classes(8, classes)
+    if how["kind"] == "dlr" and "targeted" in how:
+        how = how | {"reference": truth}
+    for row, levels in enumerate([0, 0.2, 0.5, 1, 2, 3, 5, 9]):
+        s = draw.normal((1, classes), levels).round()
+        how = how | ({"reference": truth[row : row + 1]} if "reference" in how else {})
+        exact = attack_reference.attack_loss_value_and_grad(s.double(), y[row : row + 1], **how)
+        actual = fastadv.attack_loss_value_and_grad(s, y[row : row + 1], **how)
+        for a, b in zip(actual, exact, strict=True):
+            assert a.isfinite().all()
+            torch.testing.assert_close(a.double(), b, rtol=1e-6, atol=1e-6 * max(1.0, b.abs().max().item()))
+
+
+@pytest.mark.parametrize("how", [how for _, how in RANKED.values()], ids=RANKED)
+def test_ranked_attack_losses_at_infinity(how, backend):
+    """As floating point has it; a row whose loss is NaN has no gradient, whichever class made it so."""
+    inf, nan = math.inf, math.nan
+    s = torch.tensor(
+        [
+            [4.0, -inf, 1, 3, 0],  # A class that is excluded and plays no part.
+            [-inf, 2, 1, 0, 0.5],  # The target, or the truth, is.
+            [1, 2, -inf, -inf, -inf],  # The spread is infinite.
+            [1, inf, 2, 0, 0],
+            [1, 0, nan, 0, 0],  # Not among the largest numbers.
+            [nan, 0, 1, 2, 3],
+            [-inf] * 5,
+            [inf, inf, inf, inf, 0],
+            [1e4, -1e4, 0, 2, 1],
+            [3e38, -3e38, 0, 2, 1],
+        ]
+    )
+    y, aim = torch.tensor([0] * 10), torch.tensor([3] * 10)
+    target, how = (aim, how | {"reference": y}) if how == {"kind": "dlr", "targeted": True} else (y, how)
+    value, grad = fastadv.attack_loss_value_and_grad(s, target, **how)
+    expected, by_logits = attack_reference.attack_loss_value_and_grad(s, target, **how)
+    torch.testing.assert_close(value, expected, equal_nan=True)
+    torch.testing.assert_close(grad, by_logits, equal_nan=True)
+    assert value[[0, 8]].isfinite().all()
+    assert value[4:7].isnan().all()
+    assert torch.equal(grad.isnan().all(1), value.isnan())
 
 
 LOSSES = {

@@ -14,6 +14,7 @@ from layouts import LAYOUTS, Guarded
 from tolerance import assert_within
 
 import fastadv
+from fastadv.reference import attack_loss
 
 DTYPES = st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16])
 FEW = settings(max_examples=40, derandomize=True, deadline=None, database=None)
@@ -81,3 +82,41 @@ def test_kl_distill(backend, samples, classes, layout, dtype, temperature, sprea
     # Logits of the size of the spread, divided by T and multiplied by T^2, are rounded to 24 bits.
     scale = max(1.0, temperature**2, temperature * spread)
     assert_within("loss", actual / scale, expected / scale)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@FEW
+@given(
+    samples=st.integers(0, 4),
+    classes=st.integers(4, 70),
+    layout=st.sampled_from(sorted(LAYOUTS)),
+    dtype=DTYPES,
+    kind=st.sampled_from(["cw", "dlr"]),
+    targeted=st.booleans(),
+    spread=st.sampled_from([0.0, 1e-3, 1.0, 30.0, 1e3]),
+    excluded=st.booleans(),
+    seed=SEEDS,
+)
+def test_ranked_attack_losses(backend, samples, classes, layout, dtype, kind, targeted, spread, excluded, seed):
+    require_backend(backend)
+    draw = Draw(dtype, seed)
+    values = {"s": draw.normal((samples, classes), spread)}
+    if excluded:
+        values["s"][:, 1:2] = -math.inf
+    values |= {"y": draw.classes(samples, classes), "truth": draw.classes(samples, classes)}
+    guarded = Guarded()
+    t = guarded.place(values, layout)
+    how = {"kind": kind, "targeted": targeted}
+    if kind == "dlr" and targeted:
+        how["reference"] = t["truth"]
+    with fastadv.use_backend(backend):
+        actual = fastadv.attack_loss_value_and_grad(t["s"], t["y"], **how)
+    guarded.assert_untouched()
+    value, grad = attack_loss.attack_loss_value_and_grad(t["s"].double(), t["y"], **how)
+    for row in range(samples):
+        assert_within("loss", actual[0][row], value[row])
+        # The derivatives by numerator and denominator may cancel.
+        first, _, third = t["s"][row].double().topk(3).values.tolist()
+        terms = 1 + value[row].nan_to_num(posinf=0, neginf=0).abs().item()
+        steepness = 1.0 if kind == "cw" else max(1.0, terms / (first - third + 1e-12))
+        assert_within("loss", actual[1][row] / steepness, grad[row] / steepness)

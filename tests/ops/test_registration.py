@@ -56,10 +56,10 @@ class Recorder(TorchDispatchMode):
 @pytest.mark.parametrize("overload", OVERLOADS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_opcheck(case: Case, overload: str, layout: str):
-    if layout == "channels_last" and case.sizes != "images":
+    if layout == "channels_last" and case.sizes not in ("images", "features"):
         pytest.skip("has no channels")
     require_backend(OVERLOADS[overload])
-    size = (2, 3, 4, 5) if case.sizes == "images" else SIZES[case.sizes][0]
+    size = (2, 3, 4, 5) if case.sizes in ("images", "features") else SIZES[case.sizes][0]
     tensors = case.make(Draw(torch.float32), size)
     if layout == "channels_last":
         tensors = {

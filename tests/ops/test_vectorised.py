@@ -26,11 +26,16 @@ LOOPS = (
     "linf_starts<float",
     "move_particles<float",
     "scale_rows<float, float",
+    "boundaries<float",
+    "triplets<fastadv::Euclidean, float",
+    "triplets<fastadv::Chebyshev, float",
     "rows<fastadv::(anonymous namespace)::KlDistill, float",
     "rows<fastadv::(anonymous namespace)::KdLoss, float",
     "rows<fastadv::(anonymous namespace)::LossMatching, float",
     "rows<fastadv::(anonymous namespace)::CrossEntropy, float",
     "rows<fastadv::(anonymous namespace)::Divergence, float",
+    "rows<fastadv::(anonymous namespace)::Gap<2>, float",
+    "rows<fastadv::(anonymous namespace)::Gap<4>, float",
 )
 # Suffix of each clone in the mangled name, and packed float32 arithmetic on its widest register.
 CLONES = {

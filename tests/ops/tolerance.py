@@ -30,6 +30,8 @@ UNITS = {
     "svgd": 64,
     # Sums of C products of probabilities with differences of logits, which cancel; temperature squared multiplies.
     "loss": 64,
+    # A difference of norms of D terms, which PyTorch adds up in a few lanes: the error grows with D.
+    "metric": 256,
     # One product.
     "scale": 1,
 }

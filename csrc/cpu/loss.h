@@ -1,0 +1,71 @@
+// What every loss does around its loops: room for value and gradients, weights and scale, threads, reduction.
+#pragma once
+
+#include <array>
+#include <tuple>
+
+#include "tensor.h"
+
+namespace fastadv {
+
+struct Reduction {
+  const std::optional<Tensor>& weight;
+  double scale;
+  bool reduce;
+};
+
+// Samples of `size` elements each in K inputs; a gradient that is not wanted is null.
+template <class T, class A, size_t K>
+struct Batch {
+  std::array<const T*, K> x;
+  std::array<A*, K> grad;
+  A* value;
+  int64_t size;
+  PerSample<A> weight;
+  A scale;
+
+  FASTADV_INLINE A factor(int64_t sample) const { return scale * weight[sample]; }
+};
+
+// The loss and, for each input, its gradient where wanted, else an empty tensor. `samples(batch, begin, end)` leaves the
+// weighted and scaled values and gradients of those samples; `cost` is the number of elements that one counts as.
+template <size_t K, class F>
+std::array<Tensor, K + 1> evaluate(const std::array<const Tensor*, K>& inputs, const Reduction& how,
+                                   const std::array<bool, K>& wanted, int64_t cost, const F& samples) {
+  const Tensor& first = *inputs[0];
+  const Samples shape(first);
+  for (const Tensor* x : inputs) require_alike(first, *x);
+  const ScalarType dtype = accumulated(first.scalar_type());
+  std::array<Tensor, K + 1> results;
+  results[0] = how.reduce ? empty_scalar(first, dtype) : empty_vector(first, shape.samples, dtype);
+  for (size_t k = 0; k < K; ++k) {
+    results[k + 1] = wanted[k] ? empty(first, first.sizes().data(), first.strides().data(), first.dim(), dtype)
+                               : empty_vector(first, 0, dtype);
+  }
+  with_type(first.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using A = Accumulated<T>;
+    A* const result = mutable_data<A>(results[0]);
+    std::vector<A> summands(how.reduce ? shape.samples : 0);
+    Batch<T, A, K> batch{{},
+                         {},
+                         how.reduce ? summands.data() : result,
+                         shape.size,
+                         PerSample<A>(1.0, how.weight, shape.samples),
+                         static_cast<A>(how.scale)};
+    for (size_t k = 0; k < K; ++k) {
+      batch.x[k] = data<T>(*inputs[k]);
+      batch.grad[k] = wanted[k] ? mutable_data<A>(results[k + 1]) : nullptr;
+    }
+    parallel(shape.samples, cost, [&](int64_t begin, int64_t end) { samples(batch, begin, end); });
+    if (how.reduce) {
+      // In order, so that the sum does not depend on the number of threads; the mean of nothing, whose scale is NaN, is NaN.
+      double total = 0 * how.scale;
+      for (const A summand : summands) total += summand;
+      *result = static_cast<A>(total);
+    }
+  });
+  return results;
+}
+
+}  // namespace fastadv

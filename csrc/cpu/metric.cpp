@@ -1,0 +1,83 @@
+#include "../common/metric.h"
+
+#include "loss.h"
+
+namespace fastadv {
+namespace {
+
+template <class A, class Metric, class Difference>
+FASTADV_INLINE Norm<A> norm_of(const Metric& metric, int64_t count, const Difference& difference) {
+  if constexpr (Metric::kLargest) {
+    constexpr A kInfinity = std::numeric_limits<A>::infinity();
+    A length = maximum<A>(count, [&](int64_t i) FASTADV_LAMBDA {
+      const A size = absolute<A>(difference(i));
+      return size == size ? size : kInfinity;
+    });
+    // Only a sum tells infinity from NaN.
+    if (length == kInfinity) {
+      length = sum<A>(count, [&](int64_t i) FASTADV_LAMBDA { return absolute<A>(difference(i)); });
+    }
+    const A largest = sum<A>(count, [&](int64_t i) FASTADV_LAMBDA {
+      return absolute<A>(difference(i)) < length ? A(0) : A(1);
+    });
+    return {length, 1 / largest};
+  } else {
+    return metric.root(sum<A>(count, [&](int64_t i) FASTADV_LAMBDA { return metric.term(difference(i)); }));
+  }
+}
+
+template <class Metric, class T, class A>
+FASTADV_CLONES void triplets(Metric metric, Batch<T, A, 3> batch, PerSample<A> margin, A eps, bool swap, A* buffer,
+                             int64_t begin, int64_t end) {
+  const int64_t size = batch.size;
+  A* const unwanted = buffer + 3 * size;
+  for (int64_t n = begin; n < end; ++n) {
+    const A* anchor = converted<A>(batch.x[0] + n * size, size, buffer);
+    const A* positive = converted<A>(batch.x[1] + n * size, size, buffer + size);
+    const A* negative = converted<A>(batch.x[2] + n * size, size, buffer + 2 * size);
+    const auto near = [&](int64_t i) FASTADV_LAMBDA { return anchor[i] - positive[i] + eps; };
+    const auto far = [&](int64_t i) FASTADV_LAMBDA { return anchor[i] - negative[i] + eps; };
+    const auto swapped = [&](int64_t i) FASTADV_LAMBDA { return positive[i] - negative[i] + eps; };
+    const Norm<A> near_norm = norm_of<A>(metric, size, near), far_norm = norm_of<A>(metric, size, far);
+    Norm<A> swapped_norm{std::numeric_limits<A>::infinity(), 0};
+    if (swap) swapped_norm = norm_of<A>(metric, size, swapped);
+    const Hinge<A> hinge(margin[n], near_norm.length, far_norm.length, swapped_norm.length);
+    const A factor = batch.factor(n);
+    batch.value[n] = factor * hinge.value;
+
+    if (!batch.grad[0] && !batch.grad[1] && !batch.grad[2]) continue;
+    const A by_near = factor * hinge.by_near, by_far = factor * hinge.by_far, by_swapped = factor * hinge.by_swapped;
+    A* g[3];
+    for (int k = 0; k < 3; ++k) g[k] = batch.grad[k] ? batch.grad[k] + n * size : unwanted;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < size; ++i) {
+      const A by_first = by_near * metric.slope(near(i), near_norm), by_second = by_far * metric.slope(far(i), far_norm);
+      const A by_third = swap ? by_swapped * metric.slope(swapped(i), swapped_norm) : A(0);
+      g[0][i] = by_first + by_second;
+      g[1][i] = by_third - by_first;
+      g[2][i] = -by_second - by_third;
+    }
+  }
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> triplet_margin_loss(
+    const Tensor& anchor, const Tensor& positive, const Tensor& negative, double margin,
+    const std::optional<Tensor>& margin_n, double p, double eps, bool swap, const std::optional<Tensor>& weight,
+    double scale, bool reduce, bool anchor_grad, bool positive_grad, bool negative_grad) {
+  require(anchor.dim() == 2 && anchor.size(1) > 0, "expected features [N, D] with D > 0");
+  const int64_t samples = anchor.size(0), cost = 4 * anchor.size(1);
+  return with_norm(p, [&]<class Metric>(const Metric& metric) {
+    auto [loss, by_anchor, by_positive, by_negative] = evaluate<3>(
+        {&anchor, &positive, &negative}, {weight, scale, reduce}, {anchor_grad, positive_grad, negative_grad}, cost,
+        [&]<class T, class A>(const Batch<T, A, 3>& batch, int64_t begin, int64_t end) {
+          triplets<Metric, T, A>(metric, batch, PerSample<A>(margin, margin_n, samples), static_cast<A>(eps), swap,
+                                 scratch<A>(4 * batch.size), begin, end);
+        });
+    return std::tuple{loss, by_anchor, by_positive, by_negative};
+  });
+}
+
+}  // namespace
+}  // namespace fastadv
+
+STABLE_TORCH_LIBRARY_IMPL(fastadv, CPU, m) { m.impl("triplet_margin_loss", TORCH_BOX(&fastadv::triplet_margin_loss)); }

@@ -1,0 +1,161 @@
+"""The losses as modules, for training loops that build a criterion once and call it.
+
+Settings are checked when a module is built and may be changed later as attributes. Inputs, results, dtypes, gradients
+and errors of a call are those of the function that each module names. No module has state: state dicts are empty.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastadv.ops import checks
+from fastadv.ops.divergence import dkd_loss, js_distill, kd_loss, kl_distill
+from fastadv.ops.loss import REDUCTIONS
+from fastadv.ops.matching import igdm_loss, loss_matching
+
+__all__ = ["DKDLoss", "IGDMLoss", "JSDistillLoss", "KDLoss", "KLDistillLoss", "LossMatchingLoss"]
+
+
+class _Loss(torch.nn.Module):
+    """A loss with a reduction; ``__constants__`` are the settings that its representation shows."""
+
+    __constants__: tuple[str, ...] = ("reduction",)
+
+    def __init__(self, reduction: str) -> None:
+        super().__init__()
+        checks.choice("reduction", reduction, REDUCTIONS)
+        self.reduction = reduction
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__constants__)
+
+
+class KLDistillLoss(_Loss):
+    """Knowledge distillation: :func:`fastadv.kl_distill`.
+
+    Replaces, in one line::
+
+        nn.KLDivLoss(reduction="batchmean")(F.log_softmax(s / T, 1), F.softmax(t / T, 1)) * T * T
+        KLDistillLoss(T)(s, t)
+    """
+
+    __constants__ = ("temperature", "reduction")
+
+    def __init__(self, temperature: float = 1.0, *, reduction: str = "batchmean") -> None:
+        super().__init__(reduction)
+        self.temperature = checks.positive("temperature", temperature)
+
+    def forward(self, student: Tensor, teacher: Tensor, *, weight: Tensor | None = None) -> Tensor:
+        """The loss of logits [N, C], with optional factors [N]."""
+        return kl_distill(student, teacher, temperature=self.temperature, weight=weight, reduction=self.reduction)
+
+
+class JSDistillLoss(_Loss):
+    """Jensen-Shannon divergence: :func:`fastadv.js_distill`.
+
+    Replaces, with p and q the two softmaxes and ``kl = nn.KLDivLoss(reduction="batchmean")``, in one line::
+
+        (kl(((p + q) / 2).log(), p) + kl(((p + q) / 2).log(), q)) / 2 * T * T
+        JSDistillLoss(T)(s, t)
+    """
+
+    __constants__ = ("temperature", "reduction")
+
+    def __init__(self, temperature: float = 1.0, *, reduction: str = "batchmean") -> None:
+        super().__init__(reduction)
+        self.temperature = checks.positive("temperature", temperature)
+
+    def forward(self, student: Tensor, teacher: Tensor, *, weight: Tensor | None = None) -> Tensor:
+        """The loss of logits [N, C], with optional factors [N]."""
+        return js_distill(student, teacher, temperature=self.temperature, weight=weight, reduction=self.reduction)
+
+
+class KDLoss(_Loss):
+    """Cross-entropy and distillation: :func:`fastadv.kd_loss`.
+
+    Replaces, with ``kl = nn.KLDivLoss(reduction="batchmean")``, in one line::
+
+        (1 - a) * nn.CrossEntropyLoss()(s, y) + a * kl(F.log_softmax(s / T, 1), F.softmax(t / T, 1)) * T * T
+        KDLoss(T, a)(s, t, y)
+    """
+
+    __constants__ = ("temperature", "alpha", "reduction")
+
+    def __init__(self, temperature: float = 4.0, alpha: float = 0.9, *, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        self.temperature = checks.positive("temperature", temperature)
+        self.alpha = checks.number("alpha", alpha)
+
+    def forward(self, student: Tensor, teacher: Tensor, target: Tensor, *, weight: Tensor | None = None) -> Tensor:
+        """The loss of logits [N, C] and classes [N], with optional factors [N]."""
+        how = {"temperature": self.temperature, "alpha": self.alpha}
+        return kd_loss(student, teacher, target, **how, weight=weight, reduction=self.reduction)
+
+
+class DKDLoss(_Loss):
+    """Decoupled knowledge distillation: :func:`fastadv.dkd_loss`.
+
+    Replaces the function of that name in mdistiller, in one line::
+
+        dkd_loss(s, t, y, alpha, beta, T)
+        DKDLoss(T, alpha, beta)(s, t, y)
+    """
+
+    __constants__ = ("temperature", "alpha", "beta", "reduction")
+
+    def __init__(
+        self, temperature: float = 4.0, alpha: float = 1.0, beta: float = 8.0, *, reduction: str = "mean"
+    ) -> None:
+        super().__init__(reduction)
+        self.temperature = checks.positive("temperature", temperature)
+        self.alpha = checks.number("alpha", alpha)
+        self.beta = checks.number("beta", beta)
+
+    def forward(self, student: Tensor, teacher: Tensor, target: Tensor, *, weight: Tensor | None = None) -> Tensor:
+        """The loss of logits [N, C] and classes [N], with optional factors [N]."""
+        how = {"temperature": self.temperature, "alpha": self.alpha, "beta": self.beta}
+        return dkd_loss(student, teacher, target, **how, weight=weight, reduction=self.reduction)
+
+
+class IGDMLoss(_Loss):
+    """Indirect gradient matching: :func:`fastadv.igdm_loss`.
+
+    Replaces, with ``kl = nn.KLDivLoss(reduction="batchmean")``, in one line::
+
+        kl(F.log_softmax(s_plus - s_minus, 1), F.softmax(t_plus - t_minus, 1))
+        IGDMLoss()(s_plus, s_minus, t_plus, t_minus)
+    """
+
+    def __init__(self, *, reduction: str = "batchmean") -> None:
+        super().__init__(reduction)
+
+    def forward(
+        self,
+        student_plus: Tensor,
+        student_minus: Tensor,
+        teacher_plus: Tensor,
+        teacher_minus: Tensor,
+        *,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of logits [N, C] at x + d and x - d, with optional factors [N]."""
+        logits = (student_plus, student_minus, teacher_plus, teacher_minus)
+        return igdm_loss(*logits, weight=weight, reduction=self.reduction)
+
+
+class LossMatchingLoss(_Loss):
+    """Squared gap of two cross-entropies: :func:`fastadv.loss_matching`.
+
+    Replaces, with ``ce = nn.CrossEntropyLoss(reduction="none")``, in one line::
+
+        nn.MSELoss()(ce(s, y), ce(t, y))
+        LossMatchingLoss()(s, t, y)
+    """
+
+    def __init__(self, *, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+
+    def forward(self, student: Tensor, teacher: Tensor, target: Tensor, *, weight: Tensor | None = None) -> Tensor:
+        """The loss of logits [N, C] and classes [N], with optional factors [N]."""
+        return loss_matching(student, teacher, target, weight=weight, reduction=self.reduction)
