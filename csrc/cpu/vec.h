@@ -160,7 +160,7 @@ FASTADV_INLINE A sum(int64_t count, const Term& term) {
 // operations alone; the compiler gives up on vectorising more of them around the lanes.
 template <int kSums, class A, class Term>
 FASTADV_INLINE void sum_all(int64_t count, A (&sums)[kSums], const Term& term) {
-  constexpr int64_t kWidth = 128 / sizeof(A);
+  constexpr int64_t kWidth = 2 * kLanes<A>;
   double totals[kSums] = {};
   for (int64_t run = 0; run < count; run += kSumRun) {
     const int64_t end = smaller(count, run + kSumRun);
@@ -178,12 +178,7 @@ FASTADV_INLINE void sum_all(int64_t count, A (&sums)[kSums], const Term& term) {
       term(i, terms);
       for (int j = 0; j < kSums; ++j) lanes[j][i % kWidth] += terms[j];
     }
-    for (int j = 0; j < kSums; ++j) {
-      for (int64_t width = kWidth / 2; width > 0; width /= 2) {
-        for (int64_t k = 0; k < width; ++k) lanes[j][k] += lanes[j][k + width];
-      }
-      totals[j] += lanes[j][0];
-    }
+    for (int j = 0; j < kSums; ++j) totals[j] += sum<A>(lanes[j], kWidth);
   }
   for (int j = 0; j < kSums; ++j) sums[j] = static_cast<A>(totals[j]);
 }

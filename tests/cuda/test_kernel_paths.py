@@ -409,20 +409,21 @@ def test_triplets_in_every_dtype(dtype, count, fused):
 
 
 @pytest.mark.parametrize("count", [10, 1000, 4104, 129])
-@pytest.mark.parametrize("p", [0.0, 0.5, *ORDERS])
-def test_triplets_that_coincide_or_are_not_finite(p, count, fused):
-    tensors = features(torch.float32, 6, count, max(p, 1.0))
+@pytest.mark.parametrize(("p", "distance"), [*((p, 0.0) for p in (0.0, 0.5, *ORDERS)), *((p, 0.25) for p in ORDERS)])
+def test_triplets_that_coincide_or_are_not_finite(p, distance, count, fused):
+    """All differences of points that coincide are eps, so that all of them are the largest."""
+    tensors = features(torch.float32, 6, count, max(p, 0.5))
+    eps = distance * count ** (-1 / max(p, 0.5))
     tensors["p"][0] = tensors["a"][0]
     tensors["n"][1] = tensors["p"][1] = tensors["a"][1]
     tensors["a"][2, 1] = math.nan
     tensors["n"][3, 2] = math.nan
     tensors["p"][4, 3] = math.inf
     tensors["n"][5, 4] = -math.inf
-    actual = fused.triplet_margin_loss_value_and_grad(tensors["a"], tensors["p"], tensors["n"], p=p, eps=0.0, swap=True)
+    how = {"p": p, "eps": eps, "swap": True}
     exact = doubles(tensors)
-    expected = OracleOfLosses.triplet_margin_loss_value_and_grad(
-        exact["a"], exact["p"], exact["n"], p=p, eps=0.0, swap=True
-    )
+    actual = fused.triplet_margin_loss_value_and_grad(tensors["a"], tensors["p"], tensors["n"], **how)
+    expected = OracleOfLosses.triplet_margin_loss_value_and_grad(exact["a"], exact["p"], exact["n"], **how)
     for result, value in zip(actual, expected, strict=True):
         torch.testing.assert_close(result.double(), value, rtol=1e-4, atol=1e-4, equal_nan=True)
 
@@ -451,13 +452,13 @@ def test_scale_grad(dtype, shape, fused):
         assert_within("scale", fused.scale_grad(stored, factor, dtype), expected)
 
 
+def boundary(samples, elements, reduction):
+    return lambda: FUSED.activation_boundary_loss(*torch.zeros(2, samples, elements), reduction=reduction)
+
+
 def momentum_step(norm, elements):
     t = drawn(torch.float32, 2, elements)
     return FUSED.momentum_step(t["x"], t["grad"], t["grad"], t["x0"], eps=0.1, step_size=0.1, norm=norm)
-
-
-def boundary(samples, elements, reduction):
-    return lambda: FUSED.activation_boundary_loss(*torch.zeros(2, samples, elements), reduction=reduction)
 
 
 def mean_of_kl(samples, classes):

@@ -81,8 +81,13 @@ class Case:
         result = self.call(library, leaves)
         if not self.differentiable:
             return [result]
-        grads = torch.autograd.grad(result, [leaves[name] for name in self.differentiable], incoming(result))
-        return [result.detach(), *grads]
+        return [result.detach(), *self.gradients(result, leaves)]
+
+    def gradients(self, result: Tensor, leaves: Tensors) -> tuple[Tensor, ...]:
+        """The gradient by every differentiable input for an incoming gradient other than one, the same in every dtype."""
+        incoming = torch.linspace(0.5, 1.5, max(result.numel(), 1)).bfloat16().to(result.dtype)
+        incoming = incoming[: result.numel()].view(result.shape)
+        return torch.autograd.grad(result, [leaves[name] for name in self.differentiable], incoming)
 
     def doubtful(self, tensors: Tensors) -> Tensor | None:
         """Where the float64 direction is so small that rounding decides its sign."""
@@ -90,12 +95,6 @@ class Case:
             return None
         phi = self.phi(ORACLE, tensors)
         return phi.abs() <= 1e-4 * phi.square().mean().sqrt()
-
-
-def incoming(result: Tensor) -> Tensor:
-    """A gradient for ``result`` to send back: the same numbers in every dtype."""
-    numbers = torch.linspace(0.5, 1.5, max(result.numel(), 1)).bfloat16().to(result.dtype)
-    return numbers[: result.numel()].view(result.shape)
 
 
 def in_float64(tensors: Tensors) -> Tensors:
@@ -131,11 +130,11 @@ ORACLE = SimpleNamespace(
     igdm_loss=matching.igdm_loss,
     activation_boundary_loss=matching.activation_boundary_loss,
     attack_loss=attack_loss.attack_loss,
+    triplet_margin_loss=metric.triplet_margin_loss,
     mix=mix.mix,
     mix_backward=lambda grad, lam, lam_n, permutation: mix.mix_backward(
         grad, lam if lam_n is None else lam_n, permutation
     ),
-    triplet_margin_loss=metric.triplet_margin_loss,
     scale_grad=lambda grad, factor, dtype: grad * (factor[:, None] if factor.dim() else factor),
 )
 

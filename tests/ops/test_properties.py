@@ -120,3 +120,58 @@ def test_ranked_attack_losses(backend, samples, classes, layout, dtype, kind, ta
         terms = 1 + value[row].nan_to_num(posinf=0, neginf=0).abs().item()
         steepness = 1.0 if kind == "cw" else max(1.0, terms / (first - third + 1e-12))
         assert_within("loss", actual[1][row] / steepness, grad[row] / steepness)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@FEW
+@given(
+    samples=st.integers(0, 4),
+    features=st.integers(1, 70),
+    layout=st.sampled_from(sorted(LAYOUTS)),
+    dtype=DTYPES,
+    p=st.sampled_from([0.0, 1.0, 1.5, 2.0, 3.0, math.inf]),
+    eps=st.sampled_from([1e-6, 1e-2]),
+    swap=st.booleans(),
+    same=st.booleans(),
+    seed=SEEDS,
+)
+def test_triplet_margin_loss(backend, samples, features, layout, dtype, p, eps, swap, same, seed):
+    require_backend(backend)
+    draw = Draw(dtype, seed)
+    size, scale = (samples, features), features ** (-1 / max(p, 1.0))
+    values = {"a": draw.normal(size, scale), "p": draw.normal(size, scale), "n": draw.normal(size, scale)}
+    if same:
+        values["n"] = values["p"].clone()
+    guarded = Guarded()
+    t = guarded.place(values, layout)
+    how = {"p": p, "eps": eps, "swap": swap, "reduction": "none"}
+    with fastadv.use_backend(backend):
+        actual = fastadv.triplet_margin_loss(t["a"], t["p"], t["n"], **how)
+    guarded.assert_untouched()
+    exact = in_float64(t)
+    assert_within("metric", actual, ORACLE.triplet_margin_loss(exact["a"], exact["p"], exact["n"], **how))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@FEW
+@given(
+    shape=st.lists(st.integers(1, 6), min_size=1, max_size=4).flatmap(
+        lambda sample: st.integers(0, 4).map(lambda samples: (samples, *sample))
+    ),
+    layout=st.sampled_from(sorted(LAYOUTS)),
+    dtype=DTYPES,
+    margin=st.sampled_from([0.0, 0.5, 30.0]),
+    spread=st.sampled_from([0.0, 1e-3, 1.0, 30.0]),
+    seed=SEEDS,
+)
+def test_activation_boundary_loss(backend, shape, layout, dtype, margin, spread, seed):
+    require_backend(backend)
+    draw = Draw(dtype, seed)
+    guarded = Guarded()
+    t = guarded.place({"s": draw.normal(shape, spread), "t": draw.gradient(shape)}, layout)
+    with fastadv.use_backend(backend):
+        actual = fastadv.activation_boundary_loss(t["s"], t["t"], margin=margin, reduction="none")
+    guarded.assert_untouched()
+    exact = in_float64(t)
+    expected = ORACLE.activation_boundary_loss(exact["s"], exact["t"], margin=margin, reduction="none")
+    assert_within("loss", actual, expected)
