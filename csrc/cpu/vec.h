@@ -100,13 +100,13 @@ FASTADV_INLINE A sum(int64_t count, const Term& term) {
   return static_cast<A>(total);
 }
 
-// Two sums in one pass: `term(i, first, second)` sets what index i adds to each.
-template <class A, class Term>
+// Two sums in one pass: `term(i, first, second)` sets what index i adds to each. `kRun` as kSumRun.
+template <class A, int64_t kRun = kSumRun, class Term>
 FASTADV_INLINE void sum_both(int64_t count, A& first, A& second, const Term& term) {
   A terms[2][kSumBlock];
   double totals[2] = {0, 0};
-  for (int64_t run = 0; run < count; run += kSumRun) {
-    const int64_t end = smaller(count, run + kSumRun);
+  for (int64_t run = 0; run < count; run += kRun) {
+    const int64_t end = smaller(count, run + kRun);
     Lanes<A, 4 * kLanes<A>> lanes[2];
     for (int64_t begin = run; begin < end; begin += kSumBlock) {
       const int64_t length = smaller(end - begin, kSumBlock);
@@ -130,6 +130,20 @@ FASTADV_INLINE A maximum(int64_t count, const Term& term) {
   A result = fold<Larger>(lane);
   for (; i < count; ++i) result = Larger()(result, static_cast<A>(term(i)));
   return result;
+}
+
+// How many indices satisfy `holds`.
+template <class Holds>
+FASTADV_INLINE int64_t count(int64_t size, const Holds& holds) {
+  int64_t total = 0;
+  for (int64_t begin = 0; begin < size; begin += kSumBlock) {
+    const int64_t end = smaller(size, begin + kSumBlock);
+    // Narrow, so that as many fit into a register as there are floats.
+    int32_t block = 0;
+    for (int64_t i = begin; i < end; ++i) block += holds(i);
+    total += block;
+  }
+  return total;
 }
 
 // Euclidean norm, given the sum of squares, that neither overflows nor underflows; NaN if any term is.
