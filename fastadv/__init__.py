@@ -14,6 +14,7 @@ from fastadv.ops.divergence import (
     kl_distill_value_and_grad,
 )
 from fastadv.ops.matching import igdm_loss, igdm_loss_value_and_grad, loss_matching, loss_matching_value_and_grad
+from fastadv.ops.mix import mix
 from fastadv.ops.step import bss_step, momentum_step, pgd_step, pgd_step_
 from fastadv.ops.svgd import svgd_step
 
@@ -34,6 +35,7 @@ __all__ = [
     "kl_distill_value_and_grad",
     "loss_matching",
     "loss_matching_value_and_grad",
+    "mix",
     "momentum_step",
     "pgd_step",
     "pgd_step_",

@@ -87,7 +87,7 @@ def newton(scale, eps, free, fixed):
 
 @triton.jit
 def soften(delta, threshold):
-    """``delta`` brought nearer to zero by ``threshold``, float64, in two parts, so that differences keep their digits."""
+    """``delta`` brought nearer to zero by ``threshold``, float64, in two parts lest differences lose digits."""
     most = threshold.to(delta.dtype)
     rest = (threshold - most.to(tl.float64)).to(delta.dtype)
     left = maximum((tl.abs(delta) - most) - rest, 0.0)

@@ -416,7 +416,7 @@ def _norm(direction, elements, zeros, BLOCK: tl.constexpr):
 
 @triton.jit
 def _mean_magnitude(ptr, elements, zeros, BLOCK: tl.constexpr):
-    """What to divide a run of elements by, once and again, to have them over their mean magnitude; NaN counts as 0."""
+    """What to divide a run of elements by, once and again, to have it over its mean magnitude; NaN counts as zero."""
     largest = zeros
     for start in range(0, elements, BLOCK):
         column = start + tl.arange(0, BLOCK)

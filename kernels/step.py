@@ -69,9 +69,19 @@ def momentum_step(
 ) -> tuple[Tensor, Tensor]:
     """Launcher of :func:`fastadv.momentum_step`."""
     out, gathered = torch.empty_like(x), torch.empty_like(x)
-    ball_and_step = (eps, eps_n, step_size, step_size_n, norm, low, high)
-    accumulated = {"momentum": momentum, "decay": decay, "gathered": gathered}
-    move(x, grad, x0, out, *ball_and_step, ascent=STEEPEST[norm], l1_fraction=l1_fraction, exact=True, **accumulated)
+    move(
+        x,
+        grad,
+        x0,
+        out,
+        *(eps, eps_n, step_size, step_size_n, norm, low, high),
+        ascent=STEEPEST[norm],
+        l1_fraction=l1_fraction,
+        exact=True,
+        momentum=momentum,
+        decay=decay,
+        gathered=gathered,
+    )
     return out, gathered
 
 

@@ -34,8 +34,8 @@ FASTADV_INLINE void l1_terms(A delta, A x0, const Ball<A>& ball, const Threshold
 }
 
 // Searches for the threshold. The distance is piecewise linear in t and never rises, but with the box it is neither
-// convex nor concave: from a bracket, Newton's steps from both ends and the secant each propose a next t, and the one in
-// the middle is taken. Every second pass that has not halved the bracket is followed by one that does.
+// convex nor concave: from a bracket, Newton's steps from both ends and the secant each propose a next t, and the one
+// in the middle is taken. Every second pass that has not halved the bracket is followed by one that does.
 template <class A>
 class L1Search {
  public:
@@ -78,7 +78,7 @@ class L1Search {
     double slope;
   };
 
-  // In float half of what the norm may exceed eps by, 4 * 2^-23; the other half is left to what rounds beside the search.
+  // In float half of what the norm may exceed eps by, 4 * 2^-23; the other half is left to other rounding.
   static constexpr double kTolerance = sizeof(A) == 4 ? 0x1p-22 : 0x1p-46;
   static constexpr int kMostPasses = 128;
 
@@ -90,7 +90,8 @@ class L1Search {
     const double from_near = near_.slope > 0 ? near_.t + over / near_.slope : kInfinity;
     const double from_far = far_.slope > 0 ? far_.t - under / far_.slope : -kInfinity;
     const double secant = near_.t + (far_.t - near_.t) * (over / (over + under));
-    const double lower = from_near < from_far ? from_near : from_far, upper = from_near < from_far ? from_far : from_near;
+    const double lower = from_near < from_far ? from_near : from_far;
+    const double upper = from_near < from_far ? from_far : from_near;
     return secant < lower ? lower : secant > upper ? upper : secant;
   }
 

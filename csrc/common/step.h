@@ -19,8 +19,8 @@ FASTADV_INLINE A move_by_sign(A x, A direction, A size) {
   return (direction < 0) | (direction > 0) ? moved : x;
 }
 
-// Factors whose product is size / length, neither of which overflows where the quotient by a tiny length would; both are
-// zero where the length is zero, infinite or NaN, so that such a direction moves nothing.
+// Factors whose product is size / length, neither of which overflows or loses digits where the quotient by a tiny or huge
+// length would; both are zero where the length is zero, infinite or NaN, so that such a direction moves nothing.
 template <class A>
 struct UnitStep {
   A first = 0;
@@ -29,7 +29,7 @@ struct UnitStep {
   FASTADV_INLINE UnitStep(A length, A size) {
     constexpr A kTiny = sizeof(A) == 4 ? A(1e-30) : A(1e-280);
     if (!(length > 0) || length == std::numeric_limits<A>::infinity()) return;
-    first = length < kTiny ? 1 / kTiny : A(1);
+    first = length < kTiny ? 1 / kTiny : length > 1 / kTiny ? kTiny : A(1);
     second = size / (length * first);
   }
 
@@ -43,8 +43,8 @@ FASTADV_INLINE A magnitude(A gradient, A shrink) {
   return gradient == gradient ? absolute<A>(gradient) * shrink : A(0);
 }
 
-// What momentum_step adds of a gradient: coordinates over the mean magnitude of all `size`, of which `total` is the sum,
-// the magnitudes multiplied with `shrink`. NaN counts as zero; where the mean is zero or infinite, so does everything.
+// What momentum_step adds of a gradient: its coordinates over the mean magnitude of all `size`; `total` is the sum of
+// their magnitudes times `shrink`. NaN counts as zero; where the mean is zero or infinite, so does everything.
 template <class A>
 class OverMean {
  public:

@@ -117,7 +117,7 @@ class PerSample {
 
   FASTADV_INLINE A operator[](int64_t sample) const { return values_ ? values_[sample] : value_; }
 
-  bool varies() const { return values_ != nullptr; }
+  FASTADV_INLINE bool varies() const { return values_ != nullptr; }
 
  private:
   A value_;

@@ -179,7 +179,8 @@ Tensor random_start(const Tensor& x0, double eps, const std::optional<Tensor>& e
                                           scratch<A>(shape.size + 1), begin, end);
       };
       switch (static_cast<Norm>(norm)) {
-        case Norm::kLinf: return linf_starts<T, A>(centre, radius, ball, key, ids, order, result, shape.size, begin, end);
+        case Norm::kLinf:
+          return linf_starts<T, A>(centre, radius, ball, key, ids, order, result, shape.size, begin, end);
         case Norm::kL2: return in_ball(InL2Ball());
         case Norm::kL1: return in_ball(InL1Ball());
       }

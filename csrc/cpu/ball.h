@@ -67,8 +67,8 @@ FASTADV_INLINE double l1_threshold(const Point& point, const A* x0, int64_t size
   return search.inside();
 }
 
-// Projects the points `point(i)` of one sample onto l2 ball and box and hands each to `store(i, z)`. `delta` is room for
-// `size` numbers.
+// Projects the points `point(i)` of one sample onto l2 ball and box and hands each to `store(i, z)`. `delta` is room
+// for `size` numbers.
 template <class A, class Point, class Store>
 FASTADV_INLINE void project_l2(const Point& point, const A* x0, int64_t size, const Ball<A>& ball, A* delta,
                                const Store& store) {

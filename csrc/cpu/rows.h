@@ -129,11 +129,7 @@ class Targets {
     require(target.scalar_type() == ScalarType::Long && target.is_contiguous() && target.dim() == 1 &&
                 target.size(0) == logits.size(0),
             "expected a contiguous int64 target [N]");
-    for (int64_t n = 0; n < target.size(0); ++n) {
-      if (classes_[n] >= 0 && classes_[n] < logits.size(1)) continue;
-      throw std::invalid_argument("target must lie in [0, " + std::to_string(logits.size(1)) + "), got " +
-                                  std::to_string(classes_[n]) + " at position " + std::to_string(n));
-    }
+    require_indices("target", classes_, target.size(0), logits.size(1));
   }
 
   int64_t operator[](int64_t sample) const { return classes_[sample]; }

@@ -1,7 +1,7 @@
 // pgd_step and, in place, pgd_step_; momentum_step; bss_step.
 //
-// The step skeleton: for each sample a rule prepares itself, `begin(n, size)`, and then gives the direction's coordinates,
-// `rule(i)`, as often as they are asked for; a loop nest for each norm moves along the direction and projects.
+// The step skeleton: for each sample a rule prepares itself, `begin(n, size)`, and then gives the direction's
+// coordinates, `rule(i)`, as often as they are asked for; a loop nest for each norm moves along it and projects.
 #include <tuple>
 
 #include "../common/bss.h"
@@ -58,8 +58,9 @@ struct Momentum {
 };
 
 template <class Rule, class T, class A>
-FASTADV_CLONES FASTADV_EXACT void linf_steps(Rule rule, const T* x, const T* x0, PerSample<A> eps, PerSample<A> step_size,
-                                             Ball<A> ball, T* out, int64_t size, int64_t begin, int64_t end) {
+FASTADV_CLONES FASTADV_EXACT void linf_steps(Rule rule, const T* x, const T* x0, PerSample<A> eps,
+                                             PerSample<A> step_size, Ball<A> ball, T* out, int64_t size, int64_t begin,
+                                             int64_t end) {
   for (int64_t n = begin; n < end; ++n) {
     rule.begin(n, size);
     ball.eps = eps[n];
@@ -90,7 +91,8 @@ FASTADV_CLONES void l2_steps(Rule rule, const T* x, const T* x0, PerSample<A> ep
 
 template <class Rule, class T, class A>
 FASTADV_CLONES void l1_steps(Rule rule, const T* x, const T* x0, PerSample<A> eps, PerSample<A> step_size,
-                             int64_t largest, Ball<A> ball, T* out, int64_t size, A* buffer, int64_t begin, int64_t end) {
+                             int64_t largest, Ball<A> ball, T* out, int64_t size, A* buffer, int64_t begin,
+                             int64_t end) {
   A* direction = buffer + 3 * size;
   for (int64_t n = begin; n < end; ++n) {
     rule.begin(n, size);
@@ -98,7 +100,8 @@ FASTADV_CLONES void l1_steps(Rule rule, const T* x, const T* x0, PerSample<A> ep
     const A* point = converted<A>(x + n * size, size, buffer + size);
     const A* centre = converted<A>(x0 + n * size, size, buffer + 2 * size);
     for (int64_t i = 0; i < size; ++i) direction[i] = rule(i);
-    LargestSearch<A> search(largest, maximum<A>(size, [&](int64_t i) FASTADV_LAMBDA { return absolute(direction[i]); }));
+    const A most = maximum<A>(size, [&](int64_t i) FASTADV_LAMBDA { return absolute<A>(direction[i]); });
+    LargestSearch<A> search(largest, most);
     while (search.next()) {
       const A least = search.threshold();
       search.take(count(size, [&](int64_t i) FASTADV_LAMBDA { return absolute<A>(direction[i]) >= least; }));
@@ -142,9 +145,9 @@ void move(const Rule& rule, const Step<T, A>& step) {
   });
 }
 
-void pgd_step_into(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
-                   double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
-                   double l1_fraction, bool exact, const Tensor& out) {
+void step_into(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
+               double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
+               double l1_fraction, bool exact, const Tensor& out) {
   require_alike(x, grad);
   require_alike(x, x0);
   const Samples shape(x);
@@ -163,20 +166,20 @@ Tensor pgd_step(const Tensor& x, const Tensor& grad, const Tensor& x0, double ep
                 double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
                 double l1_fraction, bool exact) {
   Tensor out = empty_as(x);
-  pgd_step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, l1_fraction, exact, out);
+  step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, l1_fraction, exact, out);
   return out;
 }
 
 void pgd_step_(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
                double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
                double l1_fraction, bool exact) {
-  pgd_step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, l1_fraction, exact, x);
+  step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, l1_fraction, exact, x);
 }
 
 std::tuple<Tensor, Tensor> momentum_step(const Tensor& x, const Tensor& grad, const Tensor& momentum, const Tensor& x0,
                                          double eps, const std::optional<Tensor>& eps_n, double step_size,
-                                         const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
-                                         double l1_fraction, double decay) {
+                                         const std::optional<Tensor>& step_size_n, int64_t norm, double low,
+                                         double high, double l1_fraction, double decay) {
   require_alike(x, grad);
   require_alike(x, momentum);
   require_alike(x, x0);

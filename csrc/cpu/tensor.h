@@ -20,6 +20,15 @@ FASTADV_INLINE const A* converted(const T* x, int64_t size, A* buffer) {
   }
 }
 
+// Every one of `size` indices lies below `count`.
+inline void require_indices(const char* name, const int64_t* index, int64_t size, int64_t count) {
+  for (int64_t n = 0; n < size; ++n) {
+    if (index[n] >= 0 && index[n] < count) continue;
+    throw std::invalid_argument(std::string(name) + " must lie in [0, " + std::to_string(count) + "), got " +
+                                std::to_string(index[n]) + " at position " + std::to_string(n));
+  }
+}
+
 // Calls `f(begin, end)` on PyTorch's threads, as soon as there is work enough to wake one.
 template <class F>
 void parallel(int64_t count, int64_t elements_each, const F& f) {

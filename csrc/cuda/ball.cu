@@ -180,8 +180,8 @@ Tensor random_start(const Tensor& x0, double eps, const std::optional<Tensor>& e
                       channels == 1 && shape.size % 4 == 0 && aligned<4>(centre, result)};
     const int64_t blocks_each = divide_up(shape.size, 4), blocks = shape.samples * blocks_each;
     const auto in_ball = [&](auto kind) {
-      LAUNCH((ball_starts<T, A, decltype(kind)>), shape.samples, block_threads(blocks_each), device, centre, radius, ball,
-             noise, order, result, blocks_each);
+      LAUNCH((ball_starts<T, A, decltype(kind)>), shape.samples, block_threads(blocks_each), device, centre, radius,
+             ball, noise, order, result, blocks_each);
     };
     constexpr int kThreads = 256;
     switch (static_cast<Norm>(norm)) {

@@ -12,9 +12,9 @@
 namespace fastadv {
 namespace {
 
-void pgd_step_into(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
-                   double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
-                   double l1_fraction, bool exact, const Tensor& out) {
+void step_into(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
+               double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
+               double l1_fraction, bool exact, const Tensor& out) {
   require_alike(x, grad);
   require_alike(x, x0);
   const Samples shape(x);
@@ -24,8 +24,9 @@ void pgd_step_into(const Tensor& x, const Tensor& grad, const Tensor& x0, double
     using A = Accumulated<T>;
     const Ball<A> ball{A(0), static_cast<A>(low), static_cast<A>(high), exact};
     const PerSample<A> radius(eps, eps_n, shape.samples), length(step_size, step_size_n, shape.samples);
-    move(Steepest{largest_count(l1_fraction, shape.size)}, device, data<T>(x), data<T>(grad), data<T>(x0), radius, length,
-         ball, static_cast<Norm>(norm), mutable_data<T>(out), shape.samples, shape.size);
+    const Steepest steepest{largest_count(l1_fraction, shape.size)};
+    move(steepest, device, data<T>(x), data<T>(grad), data<T>(x0), radius, length, ball, static_cast<Norm>(norm),
+         mutable_data<T>(out), shape.samples, shape.size);
   });
 }
 
@@ -33,14 +34,14 @@ Tensor pgd_step(const Tensor& x, const Tensor& grad, const Tensor& x0, double ep
                 double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
                 double l1_fraction, bool exact) {
   Tensor out = empty_as(x);
-  pgd_step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, l1_fraction, exact, out);
+  step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, l1_fraction, exact, out);
   return out;
 }
 
 void pgd_step_(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
                double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
                double l1_fraction, bool exact) {
-  pgd_step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, l1_fraction, exact, x);
+  step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, l1_fraction, exact, x);
 }
 
 // The momentum with the normalised gradient added, written down whenever it is read.
@@ -115,8 +116,8 @@ std::tuple<Tensor, Tensor> momentum_step(const Tensor& x, const Tensor& grad, co
       with_sample<T>(vectors, shape.size, [&](auto width, auto held) {
         constexpr int kWidth = decltype(width)::value;
         LAUNCH((momentum_samples<decltype(known)::value, decltype(held)::value, kWidth, T, A, decltype(rule)>),
-               shape.samples, block_threads(shape.size / kWidth), device, point, gradient, before, centre, radius, length,
-               static_cast<A>(decay), ball, rule, moved, after, shape.size);
+               shape.samples, block_threads(shape.size / kWidth), device, point, gradient, before, centre, radius,
+               length, static_cast<A>(decay), ball, rule, moved, after, shape.size);
       });
     });
   });

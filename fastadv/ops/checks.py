@@ -69,8 +69,13 @@ def target(y: Tensor, x: Tensor) -> None:
 
 def target_values(y: Tensor, classes: int) -> None:
     """Every value of ``y`` is a class, where that can be known without waiting for a device."""
-    if y.device.type == "cpu" and y.numel() and not bool(((y >= 0) & (y < classes)).all()):
-        raise ValueError(f"target must lie in [0, {classes}), got values from {int(y.min())} to {int(y.max())}")
+    index_values("target", y, classes)
+
+
+def index_values(name: str, y: Tensor, count: int) -> None:
+    """Every value of ``y`` is an index below ``count``, where that can be known without waiting for a device."""
+    if y.device.type == "cpu" and y.numel() and not bool(((y >= 0) & (y < count)).all()):
+        raise ValueError(f"{name} must lie in [0, {count}), got values from {int(y.min())} to {int(y.max())}")
 
 
 def positive(name: str, value: float) -> float:

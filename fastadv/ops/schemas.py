@@ -61,6 +61,8 @@ SCHEMAS = {
     "attack_loss": (
         f"(Tensor logits, Tensor? target, Tensor? reference, int kind, {_LOSS}, bool grad) -> (Tensor, Tensor)"
     ),
+    "mix": "(Tensor x, float lam, Tensor? lam_n, Tensor permutation) -> Tensor",
+    "mix_backward": "(Tensor grad, float lam, Tensor? lam_n, Tensor permutation) -> Tensor",
     "scale_grad": "(Tensor grad, Tensor grad_output, ScalarType dtype) -> Tensor",
 }
 

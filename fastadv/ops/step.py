@@ -164,7 +164,7 @@ def bss_step(
 
     Args:
         x: iterates [N, ...], float64, float32, bfloat16 or float16.
-        grad: gradient of the logit of the class to be reached less that of the base class, of x's shape and device.
+        grad: gradient of the logit of the class to be reached less that of the base class; shape and device of x.
         gap: logit of the base class less that of the class to be reached, [N], floating-point.
         active: whether the sample is still classified as its base class, [N], bool.
         step_size: share of the gap, a float or one a sample, [N].

@@ -18,7 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
-from fastadv.kernels import attack_loss, ball, divergence, loss, matching, step, svgd
+from fastadv.kernels import attack_loss, ball, divergence, loss, matching, mix, step, svgd
 
 _TYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.int64: "i64", torch.bool: "i1"}
 _OPTIONS = ("num_warps", "enable_fp_fusion")
@@ -73,13 +73,16 @@ def launch_all(dtype: torch.dtype) -> None:
     channels_last = images.contiguous(memory_format=torch.channels_last)
     per_image = torch.ones(8, dtype=accumulator)
     box = (0.0, 1.0)
-    for norm in (0, 1):
-        step.pgd_step(images, images, images, 0.03, None, 0.01, None, norm, *box, True)
-        step.momentum_step(*[images] * 4, 0.03, None, 0.01, None, norm, *box, 0.9)
+    for norm in (0, 1, 2):
+        step.pgd_step(images, images, images, 0.03, None, 0.01, None, norm, *box, 0.05, True)
+        step.momentum_step(*[images] * 4, 0.03, None, 0.01, None, norm, *box, 0.05, 0.9)
         ball.project(images, images, 0.0, per_image, norm, -math.inf, math.inf, False)
         ball.random_start(channels_last, 0.0, per_image, norm, *box, 1, None, torch.arange(8))
     ball.random_start(images, 0.03, None, 0, *box, 0, torch.tensor(7), None)
     step.bss_step(images, images, per_image, torch.ones(8, dtype=torch.bool), 0.3, None, *box)
+    for lam_n in (None, per_image):
+        mix.mix(images, 0.5, lam_n, torch.arange(8))
+        mix.mix_backward(images, 0.5, lam_n, torch.arange(8))
 
     particles = torch.zeros(8, 4, 3, 32, 32, dtype=dtype)
     stein = (0.03, None, 0.01, None)

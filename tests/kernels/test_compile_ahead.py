@@ -6,11 +6,13 @@ KERNELS = {
     "bss_samples",
     "by_sample",
     "elementwise",
+    "gather_rows",
     "logit_loss_rows",
+    "mix_rows",
     "pair_sums",
     "scale_rows",
     "uniform_in_cube",
-    "uniform_in_sphere",
+    "uniform_in_ball",
     "update",
 }
 # What a block may have on the smallest parts of each family, in KiB.

@@ -13,6 +13,7 @@ import fastadv
 
 NAN, INF = math.nan, math.inf
 X, X0, G = torch.rand(2, 3, 4), torch.rand(2, 3, 4), torch.randn(2, 3, 4)
+GAP, ACTIVE, ORDER = torch.rand(2), torch.tensor([True, False]), torch.tensor([1, 0])
 PARTICLES, SCORE = torch.rand(2, 5, 3, 4), torch.randn(2, 5, 3, 4)
 S, T, Y = torch.randn(2, 6), torch.randn(2, 6), torch.tensor([1, 5])
 META = torch.rand(2, 3, 4, device="meta")
@@ -32,6 +33,18 @@ def step(x: Any = X, grad: Any = G, x0: Any = X0, **how: Any) -> Any:
 
 def step_(x: Any, grad: Any = G, x0: Any = X0, **how: Any) -> Any:
     return fastadv.pgd_step_(x, grad, x0, **({"eps": 0.1, "step_size": 0.1} | how))
+
+
+def momentum(x: Any = X, grad: Any = G, m: Any = G, x0: Any = X0, **how: Any) -> Any:
+    return fastadv.momentum_step(x, grad, m, x0, **({"eps": 0.1, "step_size": 0.1} | how))
+
+
+def bss(x: Any = X, grad: Any = G, gap: Any = GAP, active: Any = ACTIVE, **how: Any) -> Any:
+    return fastadv.bss_step(x, grad, gap, active, **how)
+
+
+def mix(x: Any = X, lam: Any = 0.5, permutation: Any = ORDER) -> Any:
+    return fastadv.mix(x, lam, permutation)
 
 
 def stein(particles: Any = PARTICLES, score: Any = SCORE, x0: Any = X0, **how: Any) -> Any:
@@ -87,7 +100,7 @@ BAD: list[Bad] = [
     ("eps nan in one sample", lambda: project(eps=torch.tensor([0.1, NAN])), ValueError, "eps must be .* got nan"),
     ("eps negative in one", lambda: project(eps=torch.tensor([0.1, -1.0])), ValueError, "eps must be .* got -1.0"),
     ("eps wanting grad", lambda: project(eps=torch.ones(2).requires_grad_()), ValueError, "eps requires grad"),
-    ("unknown norm", lambda: project(norm="l3"), ValueError, "norm must be one of 'linf', 'l2'.*, got 'l3'"),
+    ("unknown norm", lambda: project(norm="l3"), ValueError, "norm must be one of 'linf', 'l2', 'l1', got 'l3'"),
     ("a norm as a number", lambda: project(norm=2), ValueError, "norm must be one of .*, got 2"),
     ("a norm that cannot be hashed", lambda: project(norm=[2]), ValueError, r"norm must be one of .*, got \[2\]"),
     ("unknown mode", lambda: project(mode="fast"), ValueError, "mode must be one of 'exact', 'sequential', got 'fast'"),
@@ -124,7 +137,46 @@ BAD: list[Bad] = [
     ("step negative eps", lambda: step(eps=-0.1), ValueError, "eps must not be negative, got -0.1"),
     ("step unknown norm", lambda: step(norm="inf"), ValueError, "norm must be one of .* got 'inf'"),
     ("step unknown mode", lambda: step(mode=""), ValueError, "mode must be one of .* got ''"),
+    ("l1_fraction zero", lambda: step(l1_fraction=0.0), ValueError, r"l1_fraction must lie in \(0, 1\], got 0.0"),
+    ("l1_fraction above one", lambda: step(l1_fraction=1.5), ValueError, r"l1_fraction must lie in \(0, 1\], got 1.5"),
+    ("l1_fraction nan", lambda: step(l1_fraction=NAN), ValueError, "l1_fraction must be a number, got nan"),
+    ("l1_fraction a tensor", lambda: step(l1_fraction=torch.ones(2)), TypeError, "l1_fraction must be .*got Tensor"),
+    ("step_ l1_fraction", lambda: step_(X.clone(), l1_fraction=-1), ValueError, "l1_fraction must lie in .* got -1"),
     ("step_ on a leaf", lambda: step_(torch.rand(2, 3, 4, requires_grad=True)), ValueError, "x requires grad"),
+    ("momentum of integers", lambda: momentum(m=G.int()), TypeError, "momentum must be float64, .* got torch.int32"),
+    ("momentum none", lambda: momentum(m=None), TypeError, "momentum must be a tensor, got NoneType"),
+    ("momentum of another shape", lambda: momentum(m=G[:1]), ValueError, r"momentum must have .*\[1, 3, 4\]"),
+    ("momentum elsewhere", lambda: momentum(m=META), ValueError, "momentum must be on the device of x, cpu, got meta"),
+    ("momentum x of one dimension", lambda: momentum(X[0, 0]), ValueError, r"x must have shape \[N, ...\].*\[4\]"),
+    ("momentum grad of integers", lambda: momentum(grad=G.int()), TypeError, "grad must be float64"),
+    ("momentum x0 elsewhere", lambda: momentum(x0=META), ValueError, "x0 must be on the device of x, cpu, got meta"),
+    ("momentum negative eps", lambda: momentum(eps=-0.1), ValueError, "eps must not be negative, got -0.1"),
+    ("momentum step_size nan", lambda: momentum(step_size=NAN), ValueError, "step_size must be a number, got nan"),
+    ("momentum unknown norm", lambda: momentum(norm="l0"), ValueError, "norm must be one of .* got 'l0'"),
+    ("decay nan", lambda: momentum(decay=NAN), ValueError, "decay must be a number, got nan"),
+    ("decay a tensor", lambda: momentum(decay=GAP), TypeError, "decay must be a float, got Tensor"),
+    ("bss x of integers", lambda: bss(X.int()), TypeError, "x must be float64, .* got torch.int32"),
+    ("bss grad of another shape", lambda: bss(grad=G[0]), ValueError, r"grad must have the shape of x, .*\[3, 4\]"),
+    ("gap of integers", lambda: bss(gap=GAP.int()), TypeError, "gap must be float64, .* got torch.int32"),
+    ("gap a float", lambda: bss(gap=0.5), TypeError, "gap must be a tensor, got float"),
+    ("gap of another batch", lambda: bss(gap=torch.ones(3)), ValueError, r"gap must have shape \[2\], got \[3\]"),
+    ("gap elsewhere", lambda: bss(gap=GAP.to("meta")), ValueError, "gap must be on device cpu, got meta"),
+    ("active of floats", lambda: bss(active=GAP), TypeError, "active must be a bool tensor, got torch.float32"),
+    ("active a bool", lambda: bss(active=True), TypeError, "active must be a bool tensor, got bool"),
+    ("active of fewer", lambda: bss(active=ACTIVE[:1]), ValueError, r"active must have shape \[2\], got \[1\]"),
+    ("bss step_size nan", lambda: bss(step_size=NAN), ValueError, "step_size must be a number, got nan"),
+    ("bss step_size of more", lambda: bss(step_size=torch.ones(3)), ValueError, r"step_size .*\[2\], got \[3\]"),
+    ("bss bounds reversed", lambda: bss(bounds=(1.0, 0.0)), ValueError, r"bounds .*low <= high, got \(1.0, 0.0\)"),
+    ("mix of integers", lambda: mix(X.int()), TypeError, "x must be float64, .* got torch.int32"),
+    ("mix of one dimension", lambda: mix(X[0, 0]), ValueError, r"x must have shape \[N, ...\].*\[4\]"),
+    ("lam nan", lambda: mix(lam=NAN), ValueError, "lam must be a number, got nan"),
+    ("lam a string", lambda: mix(lam="0.5"), TypeError, "lam must be a float, got str"),
+    ("lam of another batch", lambda: mix(lam=torch.ones(3)), ValueError, r"lam must .*\[2\], got \[3\]"),
+    ("lam wanting grad", lambda: mix(lam=torch.ones(2).requires_grad_()), ValueError, "lam requires grad"),
+    ("permutation a list", lambda: mix(permutation=[1, 0]), TypeError, "permutation must be an int64 tensor, got list"),
+    ("permutation of int32", lambda: mix(permutation=ORDER.int()), TypeError, "permutation must be .*torch.int32"),
+    ("permutation of fewer", lambda: mix(permutation=ORDER[:1]), ValueError, r"permutation .*\[2\], got \[1\]"),
+    ("permutation elsewhere", lambda: mix(permutation=ORDER.to("meta")), ValueError, "permutation .*cpu, got meta"),
     ("particles of two dimensions", lambda: stein(PARTICLES[:, :, 0, 0]), ValueError, r"particles must .*\[2, 5\]"),
     ("particles of integers", lambda: stein(PARTICLES.int()), TypeError, "particles must be float64, .* torch.int32"),
     ("score of another shape", lambda: stein(score=SCORE[:, :4]), ValueError, "score must have the shape of particles"),

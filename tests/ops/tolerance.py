@@ -20,8 +20,12 @@ UNITS = {
     "linf": 4,
     # A norm of D squares, a quotient, a Newton iteration that stops one rounding from its root.
     "l2": 8,
+    # A sum of D distances, which may end by eight units short of eps.
+    "l1": 16,
     # A sum of D magnitudes, a quotient, a product and a sum.
     "momentum": 8,
+    # Two products and a sum; in the backward pass as many products as samples were mixed with one.
+    "mix": 4,
     # Logarithm, sine and cosine within a few units each, a norm of D of them, a D-th root.
     "noise": 16,
     # Kernel entries are exponentials of squared distances, whose relative error the exponent multiplies.

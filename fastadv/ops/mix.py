@@ -1,0 +1,71 @@
+"""Interpolation between the samples of a batch: mix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv.ops import checks
+from fastadv.ops.dispatch import define, like
+from fastadv.ops.layout import aligned
+from fastadv.reference import mix as reference
+
+
+def mix(x: Tensor, lam: float | Tensor, permutation: Tensor) -> Tensor:
+    """Virtual samples between samples: ``lam x + (1 - lam) x[permutation]``.
+
+    Args:
+        x: samples [N, ...], float64, float32, bfloat16 or float16.
+        lam: share of the sample itself, a float or one a sample, [N]. No gradient is offered for it.
+        permutation: which sample each is mixed with, [N], int64; any indices, also some of them twice. On the CPU one
+            outside [0, N) is an error, on a device its sample is NaN.
+
+    Returns:
+        The mixed samples in x's dtype and layout, differentiable by x. float32 results have the bits of the formula.
+
+    Raises:
+        TypeError: x is not a floating-point tensor, permutation is not int64, lam is no number.
+        ValueError: a shape or device is wrong, lam is NaN or requires grad, an index is out of range.
+
+    Source: Zhang et al., "mixup: beyond empirical risk minimization", ICLR 2018; as virtual interpolation in Qu et al.,
+    "Enhancing data-free adversarial distillation with activation regularization and virtual interpolation", 2021.
+    """
+    checks.samples("x", x)
+    checks.int64("permutation", permutation, [x.shape[0]], x)
+    arguments = (*checks.step("lam", lam, x), permutation.contiguous())
+    if x.requires_grad and torch.is_grad_enabled():
+        return _Mix.apply(x, *arguments)
+    return _mix(*aligned(x), *arguments)
+
+
+class _Mix(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, lam: float, lam_n: Tensor | None, permutation: Tensor) -> Tensor:
+        ctx.save_for_backward(lam_n, permutation)
+        ctx.lam = lam
+        ctx.mix_backward = mix_backward.overload(x.device.type)
+        return _mix(*aligned(x), lam, lam_n, permutation)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        # torch's once_differentiable would raise only where grad requires grad, and else leave terms out.
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise RuntimeError("fastadv offers no second derivatives: mix cannot be used with create_graph=True")
+        return ctx.mix_backward(*aligned(grad), ctx.lam, *ctx.saved_tensors), None, None, None
+
+
+def _mix_reference(x, lam, lam_n, permutation):
+    checks.index_values("permutation", permutation, x.shape[0])
+    return like(x, reference.mix(x, lam if lam_n is None else lam_n, permutation))
+
+
+def _mix_backward_reference(grad, lam, lam_n, permutation):
+    return like(grad, reference.mix_backward(grad, lam if lam_n is None else lam_n, permutation))
+
+
+_mix = define("mix", family="mix", fake=lambda x, *_: torch.empty_like(x), reference=_mix_reference)
+mix_backward = define(
+    "mix_backward", family="mix", fake=lambda grad, *_: torch.empty_like(grad), reference=_mix_backward_reference
+)

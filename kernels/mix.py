@@ -1,0 +1,105 @@
+"""Interpolation between the samples of a batch: mix, and its backward pass.
+
+A program takes a (sample, block of elements). ``mix_rows`` reads the block and its partner's and writes the result:
+3 x itemsize bytes an element. ``gather_rows`` looks through the permutation for the samples that were mixed with its
+own, in order, so that an index taken twice is added up in one fixed order and without atomics.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastadv.kernels.launch import block, launch
+from fastadv.kernels.numerics import narrow, scalar, widen
+from fastadv.ops import checks
+
+
+def mix(x: Tensor, lam: float, lam_n: Tensor | None, permutation: Tensor) -> Tensor:
+    """Launcher of :func:`fastadv.mix`."""
+    return _launch(mix_rows, x, lam, lam_n, permutation)
+
+
+def mix_backward(grad: Tensor, lam: float, lam_n: Tensor | None, permutation: Tensor) -> Tensor:
+    """Launcher of the backward pass of :func:`fastadv.mix`."""
+    return _launch(gather_rows, grad, lam, lam_n, permutation)
+
+
+def _launch(kernel: triton.JITFunction, x: Tensor, lam: float, lam_n: Tensor | None, permutation: Tensor) -> Tensor:
+    checks.index_values("permutation", permutation, x.shape[0])
+    out = torch.empty_like(x)
+    if x.numel():
+        samples = x.shape[0]
+        elements = x.numel() // samples
+        columns = block(elements, x)
+        blocks = triton.cdiv(elements, columns)
+        arguments = (permutation, out, lam, 1 - lam, lam_n, samples, elements, blocks)
+        launch(kernel, samples * blocks, x, *arguments, elements=columns, BLOCK=columns)
+    return out
+
+
+@triton.jit
+def mix_rows(
+    x_ptr,
+    permutation_ptr,
+    out_ptr,
+    lam: tl.float64,
+    rest: tl.float64,
+    lam_ptr,
+    samples,
+    elements,
+    blocks,
+    BLOCK: tl.constexpr,
+):
+    program = tl.program_id(0).to(tl.int64)
+    sample = program // blocks
+    column = program % blocks * BLOCK + tl.arange(0, BLOCK)
+    mask = column < elements
+    own = widen(tl.load(x_ptr + sample * elements + column, mask, other=0))
+    index = tl.load(permutation_ptr + sample)
+    valid = (index >= 0) & (index < samples)
+    partner = widen(tl.load(x_ptr + tl.where(valid, index, 0) * elements + column, mask, other=0))
+    share, partners_share = _shares(lam, rest, lam_ptr, sample, own)
+    mixed = tl.where(valid, share * own + partners_share * partner, float("nan"))
+    tl.store(out_ptr + sample * elements + column, narrow(mixed, out_ptr.dtype.element_ty), mask)
+
+
+@triton.jit
+def gather_rows(
+    grad_ptr,
+    permutation_ptr,
+    out_ptr,
+    lam: tl.float64,
+    rest: tl.float64,
+    lam_ptr,
+    samples,
+    elements,
+    blocks,
+    BLOCK: tl.constexpr,
+):
+    program = tl.program_id(0).to(tl.int64)
+    sample = program // blocks
+    column = program % blocks * BLOCK + tl.arange(0, BLOCK)
+    mask = column < elements
+    own = widen(tl.load(grad_ptr + sample * elements + column, mask, other=0))
+    share, _ = _shares(lam, rest, lam_ptr, sample, own)
+    total = share * own
+    others_ptr = grad_ptr + column
+    for other in range(0, samples):
+        if tl.load(permutation_ptr + other) == sample:
+            _, others_share = _shares(lam, rest, lam_ptr, other, own)
+            total += others_share * widen(tl.load(others_ptr, mask, other=0))
+        others_ptr += elements
+    tl.store(out_ptr + sample * elements + column, narrow(total, out_ptr.dtype.element_ty), mask)
+
+
+@triton.jit
+def _shares(lam, rest, lam_ptr, sample, like):
+    """What a sample and its partner are multiplied with. Of one number for all, Python has taken the difference."""
+    if lam_ptr is None:
+        return scalar(lam, like), scalar(rest, like)
+    else:
+        own = tl.load(lam_ptr + sample).to(like.dtype)
+        return own, 1 - own
