@@ -89,26 +89,34 @@ FASTADV_CLONES void l2_steps(Rule rule, const T* x, const T* x0, PerSample<A> ep
   }
 }
 
+// The `wanted` largest coordinates of a direction.
+template <class A>
+FASTADV_INLINE LargestSearch<A> search_largest(const A* direction, int64_t size, int64_t wanted) {
+  const A most = maximum<A>(size, [&](int64_t i) FASTADV_LAMBDA { return absolute<A>(direction[i]); });
+  LargestSearch<A> search(wanted, most);
+  while (search.next()) {
+    const A least = search.threshold();
+    search.take(count(size, [&](int64_t i) FASTADV_LAMBDA { return absolute<A>(direction[i]) >= least; }));
+  }
+  return search;
+}
+
 template <class Rule, class T, class A>
 FASTADV_CLONES void l1_steps(Rule rule, const T* x, const T* x0, PerSample<A> eps, PerSample<A> step_size,
                              int64_t largest, Ball<A> ball, T* out, int64_t size, A* buffer, int64_t begin,
                              int64_t end) {
-  A* direction = buffer + 3 * size;
+  A* moved = buffer + 3 * size;
   for (int64_t n = begin; n < end; ++n) {
     rule.begin(n, size);
     ball.eps = eps[n];
     const A* point = converted<A>(x + n * size, size, buffer + size);
     const A* centre = converted<A>(x0 + n * size, size, buffer + 2 * size);
-    for (int64_t i = 0; i < size; ++i) direction[i] = rule(i);
-    const A most = maximum<A>(size, [&](int64_t i) FASTADV_LAMBDA { return absolute<A>(direction[i]); });
-    LargestSearch<A> search(largest, most);
-    while (search.next()) {
-      const A least = search.threshold();
-      search.take(count(size, [&](int64_t i) FASTADV_LAMBDA { return absolute<A>(direction[i]) >= least; }));
-    }
-    const SharedStep<A> step(step_size[n], search.least(), search.count());
+    for (int64_t i = 0; i < size; ++i) moved[i] = rule(i);
+    const LargestSearch<A> found = search_largest<A>(moved, size, largest);
+    const SharedStep<A> step(step_size[n], found.least(), found.count());
+    for (int64_t i = 0; i < size; ++i) moved[i] = step(point[i], moved[i]);
     T* on = out + n * size;
-    project_l1<A>([&](int64_t i) FASTADV_LAMBDA { return step(point[i], direction[i]); }, centre, size, ball, buffer,
+    project_l1<A>([&](int64_t i) FASTADV_LAMBDA { return moved[i]; }, centre, size, ball, buffer,
                   [&](int64_t i, A z) FASTADV_LAMBDA { on[i] = static_cast<T>(z); });
   }
 }

@@ -137,11 +137,9 @@ template <class Holds>
 FASTADV_INLINE int64_t count(int64_t size, const Holds& holds) {
   int64_t total = 0;
   for (int64_t begin = 0; begin < size; begin += kSumBlock) {
-    const int64_t end = smaller(size, begin + kSumBlock);
-    // Narrow, so that as many fit into a register as there are floats.
-    int32_t block = 0;
-    for (int64_t i = begin; i < end; ++i) block += holds(i);
-    total += block;
+    const int64_t length = smaller(size - begin, kSumBlock);
+    const auto term = [&](int64_t i) FASTADV_LAMBDA { return holds(begin + i) ? 1 : 0; };
+    total += static_cast<int64_t>(sum<float>(length, term));
   }
   return total;
 }
