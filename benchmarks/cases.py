@@ -57,7 +57,7 @@ def with_backward(loss: object, *leaves: Tensor) -> tuple[Tensor, ...]:
 def cases() -> list[Case]:
     """All rows, on inputs drawn with a fixed seed."""
     generator = torch.Generator().manual_seed(0)
-    rows = [_linf(generator, 16), _linf(generator, 128), _l2(generator, 128)]
+    rows = [_linf(generator, 16), _linf(generator, 128), _l2(generator, 128), _l1(generator, 128)]
     rows += [_momentum(generator, 128), _bss(generator, 128), _mix(generator, 128), _svgd(generator, 128, 4)]
     rows += _losses(generator, 64, 100)
     rows += [*_triplets(generator, 64, 256), _rkd(generator, 64, 256)]
@@ -137,6 +137,22 @@ def _mix(generator: torch.Generator, batch: int) -> Case:
         bytes=4 * 2 * x.numel(),
         formula="4 bytes x (x, result)",
         atol=0.0,
+    )
+
+
+def _l1(generator: torch.Generator, batch: int) -> Case:
+    # Where attacks are after a few steps: on the surface of the ball.
+    x0 = _images(generator, batch)[0]
+    x = fastadv.project(x0 + 0.05 * torch.randn(x0.shape, generator=generator), x0, eps=12.0, norm="l1")
+    grad = torch.randn(x0.shape, generator=generator)
+    return Case(
+        name=f"pgd_step l1 exact {batch}x3x32x32",
+        fused=lambda: fastadv.pgd_step(x, grad, x0, eps=12.0, step_size=2.4, norm="l1"),
+        eager=opponents.pgd_step_l1,
+        arguments=(x, grad, x0, 12.0, 2.4, 154),
+        bytes=4 * 4 * x.numel(),
+        formula="4 bytes x (x, grad, x0, result)",
+        atol=1e-5,
     )
 
 

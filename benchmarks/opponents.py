@@ -28,6 +28,28 @@ def pgd_step_l2(x: Tensor, grad: Tensor, x0: Tensor, eps: float, step_size: floa
     return torch.clamp(x0 + delta * factor.view(-1, 1, 1, 1), min=0, max=1).detach()
 
 
+def pgd_step_l1(x: Tensor, grad: Tensor, x0: Tensor, eps: float, step_size: float, largest: int) -> Tensor:
+    """A sparse l1 step, then AutoAttack's exact projection onto l1 ball and box, which sorts all breakpoints."""
+    batch = x.shape[0]
+    flat_grad, centre = grad.reshape(batch, -1), x0.reshape(batch, -1)
+    least = flat_grad.abs().topk(largest, dim=1).values[:, -1:]
+    chosen = (flat_grad.abs() >= least).float()
+    moved = x.reshape(batch, -1) + step_size * flat_grad.sign() * chosen / chosen.sum(1, keepdim=True)
+    delta = moved - centre
+    # How much must be taken from a coordinate before it is back in the box, and before nothing of it is left.
+    back = (torch.maximum(-moved, moved - 1)).clamp(min=0)
+    breakpoints, order = torch.cat((back, delta.abs()), 1).sort(1)
+    slopes = (1 - 2 * (order < back.shape[1]).float()).cumsum(1)
+    pieces = slopes[:, :-1] * breakpoints.diff(dim=1)
+    start = (delta.abs() - back).sum(1, keepdim=True)
+    lengths = torch.cat((start, start + pieces.cumsum(1)), 1)
+    last = ((lengths > eps).sum(1, keepdim=True) - 1).clamp(min=0)
+    threshold = breakpoints.gather(1, last) + (lengths.gather(1, last) - eps) / -slopes.gather(1, last).clamp(max=-1)
+    threshold = torch.where(start > eps, threshold, 0)
+    taken = torch.minimum(torch.maximum(threshold, back), delta.abs())
+    return (centre + delta.sign() * (delta.abs() - taken)).view_as(x)
+
+
 def momentum_step(
     x: Tensor, grad: Tensor, momentum: Tensor, x0: Tensor, eps: float, step_size: float, decay: float
 ) -> tuple[Tensor, Tensor]:

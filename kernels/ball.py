@@ -3,7 +3,8 @@
 ``project`` is a step without a direction: see :mod:`fastadv.kernels.move`.
 
 ``random_start`` reads x0 and writes the result, 2 x itemsize bytes an element; the noise never touches memory. linf: a
-program a (sample, block of elements). l2: a program a sample, which draws the noise twice, for its norm and to write.
+program a (sample, block of elements). l2 and l1: a program a sample, which draws the noise twice, for its norm and to
+write.
 Elements are numbered in logical NCHW order, four to a counter, wherever the layout puts them.
 """
 
@@ -14,11 +15,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastadv.kernels.geometry import LINF, towards_centre
+from fastadv.kernels.geometry import L2, LINF, SIGN, towards_centre
 from fastadv.kernels.launch import block, launch
 from fastadv.kernels.move import move
 from fastadv.kernels.numerics import clamp, divide, narrow, per_sample, scalar, square_root, widen
-from fastadv.kernels.philox import interleave, normal_pair, philox, positive, symmetric
+from fastadv.kernels.philox import interleave, normal_pair, philox, positive, signed_exponential, symmetric
 from fastadv.reference.ball import RADIUS_BLOCK
 
 _RADIUS_BLOCK = tl.constexpr(RADIUS_BLOCK)
@@ -29,7 +30,7 @@ def project(
 ) -> Tensor:
     """Launcher of :func:`fastadv.project`."""
     out = torch.empty_like(x)
-    move(x, None, x0, out, eps, eps_n, 0.0, None, norm, low, high, ascent=LINF.value, exact=exact)
+    move(x, None, x0, out, eps, eps_n, 0.0, None, norm, low, high, ascent=SIGN.value, exact=exact)
     return out
 
 
@@ -58,7 +59,8 @@ def random_start(
         blocks = triton.cdiv(elements, columns)
         launch(uniform_in_cube, x0.shape[0] * blocks, x0, out, *noise, blocks, elements=columns, **constants)
     else:
-        launch(uniform_in_sphere, x0.shape[0], x0, out, *noise, 1.0 / elements, elements=columns, **constants)
+        constants["NORM"] = norm
+        launch(uniform_in_ball, x0.shape[0], x0, out, *noise, 1.0 / elements, elements=columns, **constants)
     return out
 
 
@@ -94,7 +96,7 @@ def uniform_in_cube(
 
 
 @triton.jit(do_not_specialize=["seed"])
-def uniform_in_sphere(
+def uniform_in_ball(
     x0_ptr,
     out_ptr,
     eps: tl.float64,
@@ -107,25 +109,31 @@ def uniform_in_sphere(
     elements,
     channels,
     inverse_elements: tl.float64,
+    NORM: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     sample = tl.program_id(0).to(tl.int64)
     key, sample_id = _identity(seed, seed_ptr, sample_ids, sample)
-    squares = widen(tl.zeros([4 * BLOCK], x0_ptr.dtype.element_ty))
+    sums = widen(tl.zeros([4 * BLOCK], x0_ptr.dtype.element_ty))
     for start in range(0, elements, 4 * BLOCK):
-        deviates = _normal(key, start // 4 + tl.arange(0, BLOCK), sample_id, squares)
-        squares += tl.where(start + tl.arange(0, 4 * BLOCK) < elements, deviates * deviates, 0.0)
+        deviates = _deviates(key, start // 4 + tl.arange(0, BLOCK), sample_id, sums, NORM)
+        terms = deviates * deviates if NORM == L2 else tl.abs(deviates)
+        sums += tl.where(start + tl.arange(0, 4 * BLOCK) < elements, terms, 0.0)
     word, _, _, _ = philox(key, tl.full((), _RADIUS_BLOCK, tl.int64), sample_id)
-    share = tl.exp(tl.log(positive(word, squares)) * scalar(inverse_elements, squares))
-    radius = per_sample(eps, eps_ptr, sample, None, squares) * share
-    scale = divide(radius, square_root(tl.sum(squares, 0)))
+    radius = per_sample(eps, eps_ptr, sample, None, sums)
+    if NORM == L2:
+        share = tl.exp(tl.log(positive(word, sums)) * scalar(inverse_elements, sums))
+        scale = divide(radius * share, square_root(tl.sum(sums, 0)))
+    else:
+        total = tl.sum(sums, 0) + tl.abs(signed_exponential(word, sums))
+        scale = divide(radius, tl.where(total > 0, total, 1.0))
     for start in range(0, elements, 4 * BLOCK):
         element = start + tl.arange(0, 4 * BLOCK)
         mask = element < elements
         offset = sample * elements + _memory_offset(element, elements, channels, CHANNELS_LAST)
         centre = widen(tl.load(x0_ptr + offset, mask))
-        delta = scale * _normal(key, start // 4 + tl.arange(0, BLOCK), sample_id, squares)
+        delta = scale * _deviates(key, start // 4 + tl.arange(0, BLOCK), sample_id, sums, NORM)
         moved = towards_centre(centre + delta, centre, delta)
         moved = clamp(moved, scalar(low, centre), scalar(high, centre))
         tl.store(out_ptr + offset, narrow(moved, out_ptr.dtype.element_ty), mask)
@@ -150,9 +158,12 @@ def _memory_offset(element, elements, channels, CHANNELS_LAST: tl.constexpr):
 
 
 @triton.jit
-def _normal(key, counter, sample_id, like):
-    """Normal deviates of the elements that belong to each of ``counter``."""
+def _deviates(key, counter, sample_id, like, NORM: tl.constexpr):
+    """The deviates, normal or exponential with a sign, of the elements that belong to each of ``counter``."""
     a, b, c, d = philox(key, counter.to(tl.int64), sample_id)
-    first, second = normal_pair(a, b, like)
-    third, fourth = normal_pair(c, d, like)
-    return interleave(first, second, third, fourth)
+    if NORM == L2:
+        first, second = normal_pair(a, b, like)
+        third, fourth = normal_pair(c, d, like)
+        return interleave(first, second, third, fourth)
+    else:
+        return signed_exponential(interleave(a, b, c, d), like)

@@ -3,24 +3,43 @@
 import triton
 import triton.language as tl
 
-from fastadv.kernels.numerics import clamp, divide, next_towards, sign, square_root
+from fastadv.kernels.numerics import bits, clamp, divide, maximum, next_towards, sign, square_root
 
-# Norms, and the step that is steepest for each; a raw step is not normalised.
+# Norms.
 LINF = tl.constexpr(0)
 L2 = tl.constexpr(1)
+L1 = tl.constexpr(2)
+# Steps: the one that is steepest for linf, for l2, one that is not normalised, the one that is steepest for l1.
+SIGN = tl.constexpr(0)
+UNIT = tl.constexpr(1)
 RAW = tl.constexpr(2)
+LARGEST = tl.constexpr(3)
+# By norm.
+STEEPEST = (SIGN.value, UNIT.value, LARGEST.value)
 
 
 @triton.jit
-def displacement(direction, step_size, length, ASCENT: tl.constexpr):
-    """The step along ``direction``, whose l2 norm is ``length``; NaN moves nothing but in a raw step."""
-    if ASCENT == LINF:
+def displacement(direction, step_size, measure, ASCENT: tl.constexpr):
+    """The step along ``direction``; NaN moves nothing but in a raw step.
+
+    ``measure`` is the l2 norm of the direction for a unit step, and the bits of the least magnitude that moves for one
+    of the largest coordinates, each by ``step_size``.
+    """
+    if ASCENT == SIGN:
         return step_size * sign(direction)
-    elif ASCENT == L2:
-        step = step_size * divide(direction, length)
-        return tl.where((length > 0) & (length < float("inf")), step, 0.0)
+    elif ASCENT == UNIT:
+        step = step_size * divide(direction, measure)
+        return tl.where((measure > 0) & (measure < float("inf")), step, 0.0)
+    elif ASCENT == LARGEST:
+        return tl.where(magnitude_bits(direction) >= measure, step_size * sign(direction), 0.0)
     else:
         return step_size * direction
+
+
+@triton.jit
+def magnitude_bits(x):
+    """The bits of ``|x|``, which order magnitudes; 0 for NaN."""
+    return bits(tl.where(x == x, tl.abs(x), 0.0))
 
 
 @triton.jit
@@ -64,3 +83,34 @@ def newton(scale, eps, free, fixed):
     """The next scale, from the squared norm ``free`` of what moves and ``fixed`` of what the box stopped."""
     root = square_root(divide(tl.maximum(eps * eps - fixed, 0.0), free))
     return tl.where((free > 0) & (scale < 1), tl.maximum(scale, tl.minimum(root, 1.0)), scale)
+
+
+@triton.jit
+def soften(delta, threshold):
+    """``delta`` brought nearer to zero by ``threshold``, float64, in two parts lest differences lose digits."""
+    most = threshold.to(delta.dtype)
+    rest = (threshold - most.to(tl.float64)).to(delta.dtype)
+    left = maximum((tl.abs(delta) - most) - rest, 0.0)
+    return tl.where(delta < 0, -left, left)
+
+
+@triton.jit
+def l1_terms(delta, x0, threshold, low, high, EXACT: tl.constexpr):
+    """What each coordinate adds, float64, to the distance from ``x0`` and to how fast that falls with the threshold."""
+    soft = soften(delta, threshold)
+    reached = clamp(soft, low - x0, high - x0) if EXACT else soft
+    return tl.abs(reached).to(tl.float64), ((reached == soft) & (soft != 0)).to(tl.float64)
+
+
+@triton.jit
+def l1_proposal(goal, near, near_distance, near_slope, far, far_distance, far_slope):
+    """A threshold between ``near``, outside of the ball, and ``far``, inside, that is nearer to the goal; all float64.
+
+    Newton's steps from both ends and the secant each propose one: the one in the middle, as the distance is piecewise
+    linear but neither convex nor concave.
+    """
+    over, under = near_distance - goal, goal - far_distance
+    from_near = tl.where(near_slope > 0, near + over / tl.maximum(near_slope, 1.0), float("inf"))
+    from_far = tl.where(far_slope > 0, far - under / tl.maximum(far_slope, 1.0), -float("inf"))
+    secant = near + (far - near) * (over / (over + under))
+    return tl.minimum(tl.maximum(secant, tl.minimum(from_near, from_far)), tl.maximum(from_near, from_far))

@@ -51,3 +51,10 @@ def normal_pair(first, second, like):
     radius = tl.sqrt(-2 * tl.log(positive(first, like)))
     angle = scalar(6.283185307179586, like) * positive(second, like)
     return radius * tl.cos(angle), radius * tl.sin(angle)
+
+
+@triton.jit
+def signed_exponential(word, like):
+    """An exponential deviate from the word's upper 24 bits, with the sign that its lowest bit says."""
+    deviate = -tl.log(positive(word, like))
+    return tl.where((word & 1) == 1, -deviate, deviate)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastadv.kernels.geometry import STEEPEST
 from fastadv.kernels.move import move, move_to_boundary
 
 
@@ -22,11 +23,13 @@ def pgd_step(
     norm: int,
     low: float,
     high: float,
+    l1_fraction: float,
     exact: bool,
 ) -> Tensor:
     """Launcher of :func:`fastadv.pgd_step`."""
     out = torch.empty_like(x)
-    move(x, grad, x0, out, eps, eps_n, step_size, step_size_n, norm, low, high, ascent=norm, exact=exact)
+    ball_and_step = (eps, eps_n, step_size, step_size_n, norm, low, high)
+    move(x, grad, x0, out, *ball_and_step, ascent=STEEPEST[norm], l1_fraction=l1_fraction, exact=exact)
     return out
 
 
@@ -41,10 +44,12 @@ def pgd_step_(
     norm: int,
     low: float,
     high: float,
+    l1_fraction: float,
     exact: bool,
 ) -> None:
     """Launcher of :func:`fastadv.pgd_step_`."""
-    move(x, grad, x0, x, eps, eps_n, step_size, step_size_n, norm, low, high, ascent=norm, exact=exact)
+    ball_and_step = (eps, eps_n, step_size, step_size_n, norm, low, high)
+    move(x, grad, x0, x, *ball_and_step, ascent=STEEPEST[norm], l1_fraction=l1_fraction, exact=exact)
 
 
 def momentum_step(
@@ -59,6 +64,7 @@ def momentum_step(
     norm: int,
     low: float,
     high: float,
+    l1_fraction: float,
     decay: float,
 ) -> tuple[Tensor, Tensor]:
     """Launcher of :func:`fastadv.momentum_step`."""
@@ -69,7 +75,8 @@ def momentum_step(
         x0,
         out,
         *(eps, eps_n, step_size, step_size_n, norm, low, high),
-        ascent=norm,
+        ascent=STEEPEST[norm],
+        l1_fraction=l1_fraction,
         exact=True,
         momentum=momentum,
         decay=decay,

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastadv.kernels.geometry import L2, LINF, displacement, project_linf
+from fastadv.kernels.geometry import LINF, UNIT, displacement, project_linf
 from fastadv.kernels.launch import accumulator, block, launch
 from fastadv.kernels.move import move
 from fastadv.kernels.numerics import bits, divide, narrow, per_sample, scalar, square, square_root, widen
@@ -62,7 +62,7 @@ def svgd_step(
         matrices = particles.new_empty([images, shares, 2, rows, rows], dtype=accumulator(particles))
         sizes = (elements, share, shares)
         launch(pair_sums, images * shares, particles, score, matrices, *sizes, elements=tile, **constants)
-    finish = norm == LINF.value and update_rule != L2.value
+    finish = norm == LINF.value and update_rule != UNIT.value
     phi = out if finish else torch.empty_like(particles, dtype=accumulator(particles))
     precision = 0.0 if bandwidth is None else 1.0 / bandwidth**2
     launch(

@@ -7,7 +7,7 @@
 
 namespace fastadv {
 
-enum class Norm : int64_t { kLinf = 0, kL2 = 1 };
+enum class Norm : int64_t { kLinf = 0, kL2 = 1, kL1 = 2 };
 
 template <class A>
 struct Ball {

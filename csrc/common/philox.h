@@ -54,4 +54,11 @@ FASTADV_INLINE void normal_pair(uint32_t first, uint32_t second, A* out) {
   out[1] = radius * std::sin(angle);
 }
 
+// An exponential deviate from a word's upper 24 bits, with the sign that its lowest bit says.
+template <class A>
+FASTADV_INLINE A signed_exponential(uint32_t word) {
+  const A deviate = -std::log(positive<A>(word));
+  return word & 1 ? -deviate : deviate;
+}
+
 }  // namespace fastadv

@@ -20,15 +20,15 @@ FASTADV_CLONES FASTADV_EXACT void project_linf_samples(const T* x, const T* x0, 
 }
 
 template <class T, class A>
-FASTADV_CLONES void project_l2_samples(const T* x, const T* x0, PerSample<A> eps, Ball<A> ball, T* out, int64_t size,
-                                       A* buffer, int64_t begin, int64_t end) {
+FASTADV_CLONES void project_samples(const T* x, const T* x0, PerSample<A> eps, Ball<A> ball, Norm norm, T* out,
+                                    int64_t size, A* buffer, int64_t begin, int64_t end) {
   for (int64_t n = begin; n < end; ++n) {
     ball.eps = eps[n];
     const A* point = converted<A>(x + n * size, size, buffer + size);
     const A* centre = converted<A>(x0 + n * size, size, buffer + 2 * size);
     T* on = out + n * size;
-    project_l2<A>([&](int64_t i) FASTADV_LAMBDA { return point[i]; }, centre, size, ball, buffer,
-                  [&](int64_t i, A z) FASTADV_LAMBDA { on[i] = static_cast<T>(z); });
+    project_sample<A>(norm, [&](int64_t i) FASTADV_LAMBDA { return point[i]; }, centre, size, ball, buffer,
+                      [&](int64_t i, A z) FASTADV_LAMBDA { on[i] = static_cast<T>(z); });
   }
 }
 
@@ -48,7 +48,8 @@ Tensor project(const Tensor& x, const Tensor& x0, double eps, const std::optiona
       if (static_cast<Norm>(norm) == Norm::kLinf) {
         project_linf_samples<T, A>(point, centre, radius, ball, result, shape.size, begin, end);
       } else {
-        project_l2_samples<T, A>(point, centre, radius, ball, result, shape.size, scratch<A>(3 * shape.size), begin, end);
+        project_samples<T, A>(point, centre, radius, ball, static_cast<Norm>(norm), result, shape.size,
+                              scratch<A>(3 * shape.size), begin, end);
       }
     });
   });
@@ -100,22 +101,48 @@ FASTADV_CLONES FASTADV_EXACT void linf_starts(const T* x0, PerSample<A> eps, Bal
   }
 }
 
-template <class T, class A>
-FASTADV_CLONES void l2_starts(const T* x0, PerSample<A> eps, Ball<A> ball, uint64_t seed, const int64_t* ids, Order order,
-                              T* out, int64_t size, A* direction, int64_t begin, int64_t end) {
+// Uniform in the unit ball: deviates that give the direction, drawn in pairs, and what they are multiplied by, for
+// which there is one more word.
+struct InL2Ball {
+  template <class A>
+  FASTADV_INLINE static void pair(const uint32_t* words, A* out) {
+    normal_pair<A>(words[0], words[1], out);
+  }
+
+  template <class A>
+  FASTADV_INLINE static A scale(const A* direction, int64_t size, uint32_t word) {
+    const A length = norm<A>(size, [&](int64_t i) FASTADV_LAMBDA { return direction[i]; });
+    return std::pow(positive<A>(word), A(1) / static_cast<A>(size)) / length;
+  }
+};
+
+struct InL1Ball {
+  template <class A>
+  FASTADV_INLINE static void pair(const uint32_t* words, A* out) {
+    for (int k = 0; k < 2; ++k) out[k] = signed_exponential<A>(words[k]);
+  }
+
+  template <class A>
+  FASTADV_INLINE static A scale(const A* direction, int64_t size, uint32_t word) {
+    const A length = sum<A>(size, [&](int64_t i) FASTADV_LAMBDA { return absolute<A>(direction[i]); });
+    const A total = length + absolute<A>(signed_exponential<A>(word));
+    return total > 0 ? 1 / total : A(0);
+  }
+};
+
+template <class T, class A, class InBall>
+FASTADV_CLONES void ball_starts(const T* x0, PerSample<A> eps, Ball<A> ball, uint64_t seed, const int64_t* ids,
+                                Order order, T* out, int64_t size, A* direction, int64_t begin, int64_t end) {
   uint32_t words[4 * kBlocks];
   for (int64_t n = begin; n < end; ++n) {
     const uint64_t id = static_cast<uint64_t>(ids ? ids[n] : n);
     for (int64_t first = 0; first < size; first += 4 * kBlocks) {
       const int64_t count = size - first < 4 * kBlocks ? size - first : 4 * kBlocks;
       philox(seed, static_cast<uint64_t>(first / 4), id, (count + 3) / 4, words);
-      for (int64_t i = 0; i < (count + 1) / 2; ++i) {
-        normal_pair<A>(words[2 * i], words[2 * i + 1], direction + first + 2 * i);
-      }
+      for (int64_t i = 0; i < count; i += 2) InBall::template pair<A>(words + i, direction + first + i);
     }
     philox(seed, kRadiusBlock, id, 1, words);
-    const A length = norm<A>(size, [&](int64_t i) FASTADV_LAMBDA { return direction[i]; });
-    const A scale = eps[n] * std::pow(positive<A>(words[0]), A(1) / static_cast<A>(size)) / length;
+    const A scale = eps[n] * InBall::template scale<A>(direction, size, words[0]);
     const T* centre = x0 + n * size;
     T* on = out + n * size;
     for (int64_t i = 0; i < size; ++i) {
@@ -146,12 +173,16 @@ Tensor random_start(const Tensor& x0, double eps, const std::optional<Tensor>& e
     const T* centre = data<T>(x0);
     T* result = mutable_data<T>(out);
     parallel(shape.samples, 8 * shape.size, [&](int64_t begin, int64_t end) {
-      if (static_cast<Norm>(norm) == Norm::kLinf) {
-        linf_starts<T, A>(centre, radius, ball, key, ids, order, result, shape.size, begin, end);
-      } else {
-        // Normal deviates come in pairs, so one more than there are elements.
-        l2_starts<T, A>(centre, radius, ball, key, ids, order, result, shape.size, scratch<A>(shape.size + 1), begin,
-                        end);
+      // Deviates come in pairs, so one more than there are elements.
+      const auto in_ball = [&](auto kind) {
+        ball_starts<T, A, decltype(kind)>(centre, radius, ball, key, ids, order, result, shape.size,
+                                          scratch<A>(shape.size + 1), begin, end);
+      };
+      switch (static_cast<Norm>(norm)) {
+        case Norm::kLinf:
+          return linf_starts<T, A>(centre, radius, ball, key, ids, order, result, shape.size, begin, end);
+        case Norm::kL2: return in_ball(InL2Ball());
+        case Norm::kL1: return in_ball(InL1Ball());
       }
     });
   });

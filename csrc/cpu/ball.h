@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../common/ball.h"
+#include "../common/l1.h"
 #include "tensor.h"
 
 namespace fastadv {
@@ -44,7 +45,31 @@ FASTADV_INLINE A l2_scale(const Point& point, const A* x0, int64_t size, const B
   return s;
 }
 
-// Projects the points `point(i)` of one sample and hands each to `store(i, z)`. `delta` is room for `size` numbers.
+// The l1 threshold t >= 0; 0 where the point, clipped to the box, lies inside the ball. `delta` as for l2_scale.
+template <class A, class Point>
+FASTADV_INLINE double l1_threshold(const Point& point, const A* x0, int64_t size, const Ball<A>& ball, A* delta) {
+  // Equal terms, which sign steps leave behind, round alike and add up their errors: the lanes are added up sooner.
+  constexpr int64_t kRun = 2 * kBlock;
+  A distance, slope;
+  sum_both<A, kRun>(size, distance, slope, [&](int64_t i, A& a, A& b) FASTADV_LAMBDA {
+    delta[i] = point(i) - x0[i];
+    l1_terms<A>(delta[i], x0[i], ball, Threshold<A>(0), a, b);
+  });
+  if (!(distance > ball.eps)) return 0;
+  const A largest = maximum<A>(size, [&](int64_t i) FASTADV_LAMBDA { return absolute<A>(delta[i]); });
+  L1Search<A> search(ball.eps, distance, slope, largest);
+  while (search.next()) {
+    const Threshold<A> threshold(search.t());
+    sum_both<A, kRun>(size, distance, slope, [&](int64_t i, A& a, A& b) FASTADV_LAMBDA {
+      l1_terms<A>(delta[i], x0[i], ball, threshold, a, b);
+    });
+    if (search.arrived(distance, slope)) break;
+  }
+  return search.inside();
+}
+
+// Projects the points `point(i)` of one sample onto l2 ball and box and hands each to `store(i, z)`. `delta` is room
+// for `size` numbers.
 template <class A, class Point, class Store>
 FASTADV_INLINE void project_l2(const Point& point, const A* x0, int64_t size, const Ball<A>& ball, A* delta,
                                const Store& store) {
@@ -53,6 +78,32 @@ FASTADV_INLINE void project_l2(const Point& point, const A* x0, int64_t size, co
     for (int64_t i = 0; i < size; ++i) store(i, clamp<A>(move_inside<A>(x0[i], s * delta[i]), ball.low, ball.high));
   } else {
     for (int64_t i = 0; i < size; ++i) store(i, clamp<A>(point(i), ball.low, ball.high));
+  }
+}
+
+// The same for the l1 ball.
+template <class A, class Point, class Store>
+FASTADV_INLINE void project_l1(const Point& point, const A* x0, int64_t size, const Ball<A>& ball, A* delta,
+                               const Store& store) {
+  const double t = l1_threshold<A>(point, x0, size, ball, delta);
+  if (t > 0) {
+    const Threshold<A> threshold(t);
+    for (int64_t i = 0; i < size; ++i) {
+      store(i, clamp<A>(move_inside<A>(x0[i], threshold.soften(delta[i])), ball.low, ball.high));
+    }
+  } else {
+    for (int64_t i = 0; i < size; ++i) store(i, clamp<A>(point(i), ball.low, ball.high));
+  }
+}
+
+// Projects onto the ball of a norm other than linf.
+template <class A, class Point, class Store>
+FASTADV_INLINE void project_sample(Norm norm, const Point& point, const A* x0, int64_t size, const Ball<A>& ball,
+                                   A* delta, const Store& store) {
+  if (norm == Norm::kL1) {
+    project_l1<A>(point, x0, size, ball, delta, store);
+  } else {
+    project_l2<A>(point, x0, size, ball, delta, store);
   }
 }
 

@@ -89,7 +89,39 @@ FASTADV_CLONES void l2_steps(Rule rule, const T* x, const T* x0, PerSample<A> ep
   }
 }
 
-// Everything but the direction.
+// The `wanted` largest coordinates of a direction.
+template <class A>
+FASTADV_INLINE LargestSearch<A> search_largest(const A* direction, int64_t size, int64_t wanted) {
+  const A most = maximum<A>(size, [&](int64_t i) FASTADV_LAMBDA { return absolute<A>(direction[i]); });
+  LargestSearch<A> search(wanted, most);
+  while (search.next()) {
+    const A least = search.threshold();
+    search.take(count(size, [&](int64_t i) FASTADV_LAMBDA { return absolute<A>(direction[i]) >= least; }));
+  }
+  return search;
+}
+
+template <class Rule, class T, class A>
+FASTADV_CLONES void l1_steps(Rule rule, const T* x, const T* x0, PerSample<A> eps, PerSample<A> step_size,
+                             int64_t largest, Ball<A> ball, T* out, int64_t size, A* buffer, int64_t begin,
+                             int64_t end) {
+  A* moved = buffer + 3 * size;
+  for (int64_t n = begin; n < end; ++n) {
+    rule.begin(n, size);
+    ball.eps = eps[n];
+    const A* point = converted<A>(x + n * size, size, buffer + size);
+    const A* centre = converted<A>(x0 + n * size, size, buffer + 2 * size);
+    for (int64_t i = 0; i < size; ++i) moved[i] = rule(i);
+    const LargestSearch<A> found = search_largest<A>(moved, size, largest);
+    const SharedStep<A> step(step_size[n], found.least(), found.count());
+    for (int64_t i = 0; i < size; ++i) moved[i] = step(point[i], moved[i]);
+    T* on = out + n * size;
+    project_l1<A>([&](int64_t i) FASTADV_LAMBDA { return moved[i]; }, centre, size, ball, buffer,
+                  [&](int64_t i, A z) FASTADV_LAMBDA { on[i] = static_cast<T>(z); });
+  }
+}
+
+// Everything but the direction; `largest` is how many of its coordinates an l1 step moves.
 template <class T, class A>
 struct Step {
   const T* x;
@@ -97,6 +129,7 @@ struct Step {
   PerSample<A> eps;
   PerSample<A> step_size;
   Norm norm;
+  int64_t largest;
   Ball<A> ball;
   T* out;
   Samples shape;
@@ -106,18 +139,23 @@ template <class Rule, class T, class A>
 void move(const Rule& rule, const Step<T, A>& step) {
   const int64_t size = step.shape.size;
   parallel(step.shape.samples, size, [&](int64_t begin, int64_t end) {
-    if (step.norm == Norm::kLinf) {
-      linf_steps<Rule, T, A>(rule, step.x, step.x0, step.eps, step.step_size, step.ball, step.out, size, begin, end);
-    } else {
-      l2_steps<Rule, T, A>(rule, step.x, step.x0, step.eps, step.step_size, step.ball, step.out, size,
-                           scratch<A>(3 * size), begin, end);
+    switch (step.norm) {
+      case Norm::kLinf:
+        return linf_steps<Rule, T, A>(rule, step.x, step.x0, step.eps, step.step_size, step.ball, step.out, size, begin,
+                                      end);
+      case Norm::kL2:
+        return l2_steps<Rule, T, A>(rule, step.x, step.x0, step.eps, step.step_size, step.ball, step.out, size,
+                                    scratch<A>(3 * size), begin, end);
+      case Norm::kL1:
+        return l1_steps<Rule, T, A>(rule, step.x, step.x0, step.eps, step.step_size, step.largest, step.ball, step.out,
+                                    size, scratch<A>(4 * size), begin, end);
     }
   });
 }
 
 void step_into(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
                double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
-               bool exact, const Tensor& out) {
+               double l1_fraction, bool exact, const Tensor& out) {
   require_alike(x, grad);
   require_alike(x, x0);
   const Samples shape(x);
@@ -127,28 +165,29 @@ void step_into(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps
     move(Gradient<T, A>{data<T>(grad)},
          Step<T, A>{data<T>(x), data<T>(x0), PerSample<A>(eps, eps_n, shape.samples),
                     PerSample<A>(step_size, step_size_n, shape.samples), static_cast<Norm>(norm),
+                    largest_count(l1_fraction, shape.size),
                     Ball<A>{A(0), static_cast<A>(low), static_cast<A>(high), exact}, mutable_data<T>(out), shape});
   });
 }
 
 Tensor pgd_step(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
                 double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
-                bool exact) {
+                double l1_fraction, bool exact) {
   Tensor out = empty_as(x);
-  step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, exact, out);
+  step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, l1_fraction, exact, out);
   return out;
 }
 
 void pgd_step_(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
                double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
-               bool exact) {
-  step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, exact, x);
+               double l1_fraction, bool exact) {
+  step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, l1_fraction, exact, x);
 }
 
 std::tuple<Tensor, Tensor> momentum_step(const Tensor& x, const Tensor& grad, const Tensor& momentum, const Tensor& x0,
                                          double eps, const std::optional<Tensor>& eps_n, double step_size,
                                          const std::optional<Tensor>& step_size_n, int64_t norm, double low,
-                                         double high, double decay) {
+                                         double high, double l1_fraction, double decay) {
   require_alike(x, grad);
   require_alike(x, momentum);
   require_alike(x, x0);
@@ -160,6 +199,7 @@ std::tuple<Tensor, Tensor> momentum_step(const Tensor& x, const Tensor& grad, co
     move(Momentum<T, A>{data<T>(grad), data<T>(momentum), static_cast<A>(decay), mutable_data<T>(gathered)},
          Step<T, A>{data<T>(x), data<T>(x0), PerSample<A>(eps, eps_n, shape.samples),
                     PerSample<A>(step_size, step_size_n, shape.samples), static_cast<Norm>(norm),
+                    largest_count(l1_fraction, shape.size),
                     Ball<A>{A(0), static_cast<A>(low), static_cast<A>(high), true}, mutable_data<T>(out), shape});
   });
   return {out, gathered};

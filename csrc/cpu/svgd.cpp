@@ -148,8 +148,8 @@ FASTADV_CLONES void move_particles(const T* particles, const T* score, const T* 
       if (norm_kind == Norm::kLinf) {
         for (int64_t k = 0; k < size; ++k) o[k] = static_cast<T>(project_linf<A>(point[k], centre[k], ball));
       } else {
-        project_l2<A>([&](int64_t k) FASTADV_LAMBDA { return point[k]; }, centre, size, ball, delta,
-                      [&](int64_t k, A z) FASTADV_LAMBDA { o[k] = static_cast<T>(z); });
+        project_sample<A>(norm_kind, [&](int64_t k) FASTADV_LAMBDA { return point[k]; }, centre, size, ball, delta,
+                          [&](int64_t k, A z) FASTADV_LAMBDA { o[k] = static_cast<T>(z); });
       }
     }
   }

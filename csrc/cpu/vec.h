@@ -183,6 +183,29 @@ FASTADV_INLINE void sum_all(int64_t count, A (&sums)[kSums], const Term& term) {
   for (int j = 0; j < kSums; ++j) sums[j] = static_cast<A>(totals[j]);
 }
 
+// Two sums in one pass: `term(i, first, second)` sets what index i adds to each. `kRun` as kSumRun.
+template <class A, int64_t kRun = kSumRun, class Term>
+FASTADV_INLINE void sum_both(int64_t count, A& first, A& second, const Term& term) {
+  A terms[2][kBlock];
+  double totals[2] = {0, 0};
+  for (int64_t run = 0; run < count; run += kRun) {
+    const int64_t end = smaller(count, run + kRun);
+    Lanes<A, Add> one(0), other(0);
+    for (int64_t begin = run; begin < end; begin += kBlock) {
+      const int64_t length = smaller(end - begin, kBlock);
+      for (int64_t i = 0; i < length; ++i) term(begin + i, terms[0][i], terms[1][i]);
+      int64_t full = length;
+      for (; full % kLanes<A>; ++full) terms[0][full] = terms[1][full] = 0;
+      one.take(terms[0], full);
+      other.take(terms[1], full);
+    }
+    totals[0] += one.fold();
+    totals[1] += other.fold();
+  }
+  first = static_cast<A>(totals[0]);
+  second = static_cast<A>(totals[1]);
+}
+
 template <class A, class Term>
 FASTADV_INLINE A maximum(int64_t count, const Term& term) {
   constexpr A kLowest = -std::numeric_limits<A>::infinity();
@@ -192,6 +215,18 @@ FASTADV_INLINE A maximum(int64_t count, const Term& term) {
     lanes.take(terms, fill<A>(terms, begin, smaller(count - begin, kBlock), kLowest, term));
   }
   return lanes.fold();
+}
+
+// How many indices satisfy `holds`.
+template <class Holds>
+FASTADV_INLINE int64_t count(int64_t size, const Holds& holds) {
+  int64_t total = 0;
+  for (int64_t begin = 0; begin < size; begin += kBlock) {
+    const int64_t length = smaller(size - begin, kBlock);
+    const auto term = [&](int64_t i) FASTADV_LAMBDA { return holds(begin + i) ? 1 : 0; };
+    total += static_cast<int64_t>(sum<float>(length, term));
+  }
+  return total;
 }
 
 // Euclidean norm, given the sum of squares, that neither overflows nor underflows; NaN if any term is.

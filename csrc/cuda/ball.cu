@@ -1,8 +1,8 @@
 // project and random_start.
 //
 // project is a step that stays where it is: step.h. random_start reads x0 and writes the result once; the noise never
-// touches memory. linf: a thread a (sample, four elements), the four words of one Philox block. l2: a block a sample,
-// which draws its noise twice, for its norm and to write.
+// touches memory. linf: a thread a (sample, four elements), the four words of one Philox block. l2 and l1: a block a
+// sample, which draws its noise twice, for its norm and to write.
 #include "../common/philox.h"
 #include "step.h"
 
@@ -20,8 +20,8 @@ Tensor project(const Tensor& x, const Tensor& x0, double eps, const std::optiona
     using A = Accumulated<T>;
     const Ball<A> ball{A(0), static_cast<A>(low), static_cast<A>(high), exact};
     const PerSample<A> radius(eps, eps_n, shape.samples), nowhere(0.0, std::nullopt, shape.samples);
-    move<Staying>(device, data<T>(x), static_cast<const T*>(nullptr), data<T>(x0), radius, nowhere, ball,
-                  static_cast<Norm>(norm), mutable_data<T>(out), shape.samples, shape.size);
+    move(Staying(), device, data<T>(x), static_cast<const T*>(nullptr), data<T>(x0), radius, nowhere, ball,
+         static_cast<Norm>(norm), mutable_data<T>(out), shape.samples, shape.size);
   });
   return out;
 }
@@ -96,29 +96,60 @@ DEVICE void normal_deviates(const uint32_t (&words)[4], A (&deviates)[4]) {
   }
 }
 
-template <class T, class A>
-KERNEL l2_starts(const T* x0, PerSample<A> eps, Ball<A> ball, Noise noise, Order order, T* out, int64_t blocks_each) {
+// Uniform in the unit ball: deviates that give the direction, and what they are multiplied by, for which there is one
+// more word. `terms(f)` calls f(deviate) for each deviate of the thread.
+struct InL2Ball {
+  template <class A>
+  DEVICE static void deviates(const uint32_t (&words)[4], A (&out)[4]) {
+    normal_deviates(words, out);
+  }
+
+  template <class A, class Terms>
+  DEVICE static A scale(const Terms& terms, int64_t size, uint32_t word) {
+    A squares = 0;
+    terms([&](A deviate) { squares += deviate * deviate; });
+    const A length = norm<A>(combined<Sum>(BlockTeam(), squares), terms);
+    return std::pow(positive<A>(word), A(1) / static_cast<A>(size)) / length;
+  }
+};
+
+struct InL1Ball {
+  template <class A>
+  DEVICE static void deviates(const uint32_t (&words)[4], A (&out)[4]) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) out[k] = signed_exponential<A>(words[k]);
+  }
+
+  template <class A, class Terms>
+  DEVICE static A scale(const Terms& terms, int64_t, uint32_t word) {
+    double length = 0;
+    terms([&](A deviate) { length += absolute<A>(deviate); });
+    const double total = combined<Sum>(BlockTeam(), length) + absolute<A>(signed_exponential<A>(word));
+    return total > 0 ? static_cast<A>(1 / total) : A(0);
+  }
+};
+
+template <class T, class A, class InBall>
+KERNEL ball_starts(const T* x0, PerSample<A> eps, Ball<A> ball, Noise noise, Order order, T* out, int64_t blocks_each) {
   const int64_t n = blockIdx.x;
   uint32_t words[4];
   A deviates[4];
+  noise.words(n, kRadiusBlock, words);
+  const uint32_t last = words[0];
   const auto terms = [&](const auto& term) {
     for (int64_t block = threadIdx.x; block < blocks_each; block += blockDim.x) {
       noise.words(n, static_cast<uint64_t>(block), words);
-      normal_deviates(words, deviates);
+      InBall::deviates(words, deviates);
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
         if (4 * block + k < order.size) term(deviates[k]);
       }
     }
   };
-  A squares = 0;
-  terms([&](A deviate) { squares += deviate * deviate; });
-  const A length = norm<A>(combined<Sum>(BlockTeam(), squares), terms);
-  noise.words(n, kRadiusBlock, words);
-  const A scale = eps[n] * std::pow(positive<A>(words[0]), A(1) / static_cast<A>(order.size)) / length;
+  const A scale = eps[n] * InBall::template scale<A>(terms, order.size, last);
   for (int64_t block = threadIdx.x; block < blocks_each; block += blockDim.x) {
     noise.words(n, static_cast<uint64_t>(block), words);
-    normal_deviates(words, deviates);
+    InBall::deviates(words, deviates);
     write_starts<T, A>(x0 + n * order.size, ball, order, out + n * order.size, 4 * block,
                        [&](A centre, int k) { return move_inside<A>(centre, deviates[k] * scale); });
   }
@@ -148,13 +179,18 @@ Tensor random_start(const Tensor& x0, double eps, const std::optional<Tensor>& e
     const Order order{shape.size, channels, shape.size / channels,
                       channels == 1 && shape.size % 4 == 0 && aligned<4>(centre, result)};
     const int64_t blocks_each = divide_up(shape.size, 4), blocks = shape.samples * blocks_each;
-    if (static_cast<Norm>(norm) == Norm::kLinf) {
-      constexpr int kThreads = 256;
-      LAUNCH((linf_starts<T, A>), divide_up(blocks, kThreads), kThreads, device, centre, radius, ball, noise, order,
-             result, blocks_each, blocks);
-    } else {
-      LAUNCH((l2_starts<T, A>), shape.samples, block_threads(blocks_each), device, centre, radius, ball, noise, order,
-             result, blocks_each);
+    const auto in_ball = [&](auto kind) {
+      LAUNCH((ball_starts<T, A, decltype(kind)>), shape.samples, block_threads(blocks_each), device, centre, radius,
+             ball, noise, order, result, blocks_each);
+    };
+    constexpr int kThreads = 256;
+    switch (static_cast<Norm>(norm)) {
+      case Norm::kLinf:
+        LAUNCH((linf_starts<T, A>), divide_up(blocks, kThreads), kThreads, device, centre, radius, ball, noise, order,
+               result, blocks_each, blocks);
+        break;
+      case Norm::kL2: in_ball(InL2Ball()); break;
+      case Norm::kL1: in_ball(InL1Ball()); break;
     }
   });
   return out;

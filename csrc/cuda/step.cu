@@ -14,7 +14,7 @@ namespace {
 
 void step_into(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
                double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
-               bool exact, const Tensor& out) {
+               double l1_fraction, bool exact, const Tensor& out) {
   require_alike(x, grad);
   require_alike(x, x0);
   const Samples shape(x);
@@ -24,23 +24,24 @@ void step_into(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps
     using A = Accumulated<T>;
     const Ball<A> ball{A(0), static_cast<A>(low), static_cast<A>(high), exact};
     const PerSample<A> radius(eps, eps_n, shape.samples), length(step_size, step_size_n, shape.samples);
-    move<Steepest>(device, data<T>(x), data<T>(grad), data<T>(x0), radius, length, ball, static_cast<Norm>(norm),
-                   mutable_data<T>(out), shape.samples, shape.size);
+    const Steepest steepest{largest_count(l1_fraction, shape.size)};
+    move(steepest, device, data<T>(x), data<T>(grad), data<T>(x0), radius, length, ball, static_cast<Norm>(norm),
+         mutable_data<T>(out), shape.samples, shape.size);
   });
 }
 
 Tensor pgd_step(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
                 double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
-                bool exact) {
+                double l1_fraction, bool exact) {
   Tensor out = empty_as(x);
-  step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, exact, out);
+  step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, l1_fraction, exact, out);
   return out;
 }
 
 void pgd_step_(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
                double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
-               bool exact) {
-  step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, exact, x);
+               double l1_fraction, bool exact) {
+  step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, l1_fraction, exact, x);
 }
 
 // The momentum with the normalised gradient added, written down whenever it is read.
@@ -75,7 +76,7 @@ DEVICE A total_magnitude(const T* grad, int64_t size, A shrink) {
   return combined<Sum>(BlockTeam(), total);
 }
 
-template <bool kHold, int kWidth, class T, class A, class Rule>
+template <Norm kNorm, bool kHold, int kWidth, class T, class A, class Rule>
 KERNEL momentum_samples(const T* x, const T* grad, const T* momentum, const T* x0, PerSample<A> eps,
                         PerSample<A> step_size, A decay, Ball<A> ball, Rule rule, T* out, T* gathered, int64_t size) {
   const int64_t n = blockIdx.x, begin = n * size;
@@ -87,14 +88,13 @@ KERNEL momentum_samples(const T* x, const T* grad, const T* momentum, const T* x
   }
   const Gathered<T, A> direction{grad + begin, momentum + begin, decay, OverMean<A>(total, shrink, size),
                                  gathered + begin};
-  move_sample<kHold, kWidth>(x + begin, direction, x0 + begin, rule, step_size[n], ball, Rule::kSteepestFor,
-                             out + begin, size);
+  move_sample<kHold, kWidth>(x + begin, direction, x0 + begin, rule, step_size[n], ball, kNorm, out + begin, size);
 }
 
 std::tuple<Tensor, Tensor> momentum_step(const Tensor& x, const Tensor& grad, const Tensor& momentum, const Tensor& x0,
                                          double eps, const std::optional<Tensor>& eps_n, double step_size,
                                          const std::optional<Tensor>& step_size_n, int64_t norm, double low,
-                                         double high, double decay) {
+                                         double high, double l1_fraction, double decay) {
   require_alike(x, grad);
   require_alike(x, momentum);
   require_alike(x, x0);
@@ -111,12 +111,13 @@ std::tuple<Tensor, Tensor> momentum_step(const Tensor& x, const Tensor& grad, co
     T *moved = mutable_data<T>(out), *after = mutable_data<T>(gathered);
     const bool vectors =
         shape.size % kVector<T> == 0 && aligned<kVector<T>>(point, gradient, before, centre, moved, after);
-    with_steepest<A>(static_cast<Norm>(norm), [&](auto rule) {
+    const Steepest steepest{largest_count(l1_fraction, shape.size)};
+    with_rule<A>(steepest, static_cast<Norm>(norm), [&](auto known, auto rule) {
       with_sample<T>(vectors, shape.size, [&](auto width, auto held) {
         constexpr int kWidth = decltype(width)::value;
-        LAUNCH((momentum_samples<decltype(held)::value, kWidth, T, A, decltype(rule)>), shape.samples,
-               block_threads(shape.size / kWidth), device, point, gradient, before, centre, radius, length,
-               static_cast<A>(decay), ball, rule, moved, after, shape.size);
+        LAUNCH((momentum_samples<decltype(known)::value, decltype(held)::value, kWidth, T, A, decltype(rule)>),
+               shape.samples, block_threads(shape.size / kWidth), device, point, gradient, before, centre, radius,
+               length, static_cast<A>(decay), ball, rule, moved, after, shape.size);
       });
     });
   });

@@ -2,18 +2,21 @@
 //
 // move_elements, for linf balls and rules that look at one coordinate: a thread moves 16 bytes of the flat batch, so x,
 //   direction and x0 are read once and the result is written once.
-// move_samples, for whatever needs an l2 norm: a block a sample. Where 16-byte accesses are possible, up to kHeldBytes
-//   of the sample's points and of its centres stay in each thread's registers and are read once. Any other sample is
-//   read again in every pass: one for each norm, one for each of Newton's steps (none where the sample lies inside the
-//   ball), one to write.
+// move_samples, for whatever needs a norm or the l1 ball: a block a sample. Where 16-byte accesses are possible, up to
+//   kHeldBytes of the sample's points and of its centres stay in each thread's registers and are read once. Any other
+//   sample is read again in every pass: one for each norm, one for each threshold that is tried for the largest
+//   coordinates, one for each step of the search for the ball's scale or threshold (none where the sample lies inside
+//   the ball), one to write.
 //
 // A rule has  kDirected, whether it reads a direction;  needs_length(), whether it must know the direction's l2 norm;
-// set(size, length), once a sample;  and operator()(x, direction), where the coordinate goes.
+// set(size, length), once a sample;  where it selects coordinates,  wanted(), how many, and  select(least, selected);
+// and operator()(x, direction), where the coordinate goes.
 #pragma once
 
 #include <cmath>
 
 #include "../common/ball.h"
+#include "../common/l1.h"
 #include "../common/step.h"
 #include "block.h"
 #include "memory.h"
@@ -31,7 +34,6 @@ struct Stay {
 template <class A>
 struct MoveBySign {
   static constexpr bool kDirected = true;
-  static constexpr Norm kSteepestFor = Norm::kLinf;
   A size = 0;
   FASTADV_INLINE bool needs_length() const { return false; }
   FASTADV_INLINE void set(A step_size, A) { size = step_size; }
@@ -41,18 +43,46 @@ struct MoveBySign {
 template <class A>
 struct MoveByUnit {
   static constexpr bool kDirected = true;
-  static constexpr Norm kSteepestFor = Norm::kL2;
   UnitStep<A> step{A(0), A(0)};
   FASTADV_INLINE bool needs_length() const { return true; }
   FASTADV_INLINE void set(A step_size, A length) { step = UnitStep<A>(length, step_size); }
   FASTADV_INLINE A operator()(A x, A direction) const { return x + step(direction); }
 };
 
-// The rule whose step is steepest for a norm, and the one that stays whatever the norm.
-template <Norm norm, class A>
-using Steepest = std::conditional_t<norm == Norm::kLinf, MoveBySign<A>, MoveByUnit<A>>;
-template <Norm, class A>
-using Staying = Stay<A>;
+template <class A>
+struct MoveLargest {
+  static constexpr bool kDirected = true;
+  int64_t largest;
+  SharedStep<A> step{};
+  FASTADV_INLINE bool needs_length() const { return false; }
+  FASTADV_INLINE void set(A step_size, A) { step.share = step_size; }
+  FASTADV_INLINE int64_t wanted() const { return largest; }
+  FASTADV_INLINE void select(A least, int64_t selected) { step = SharedStep<A>(step.share, least, selected); }
+  FASTADV_INLINE A operator()(A x, A direction) const { return step(x, direction); }
+};
+
+// The rule whose step is steepest for each norm; in l1 it moves the `largest` coordinates of a direction.
+struct Steepest {
+  int64_t largest;
+
+  template <Norm kNorm, class A>
+  auto rule() const {
+    if constexpr (kNorm == Norm::kLinf) {
+      return MoveBySign<A>();
+    } else if constexpr (kNorm == Norm::kL2) {
+      return MoveByUnit<A>();
+    } else {
+      return MoveLargest<A>{largest};
+    }
+  }
+};
+
+struct Staying {
+  template <Norm, class A>
+  auto rule() const {
+    return Stay<A>();
+  }
+};
 
 // A direction that lies in memory.
 template <class T>
@@ -246,6 +276,58 @@ DEVICE A l2_scale(const Sample& sample, const Ball<A>& ball) {
   return s;
 }
 
+// The l1 threshold t >= 0; 0 where the point, clipped to the box, lies inside the ball. Sums are taken in double: equal
+// terms, which sign steps leave behind, round alike and would add up their errors.
+template <class A, class Sample>
+DEVICE double l1_threshold(const Sample& sample, const Ball<A>& ball) {
+  const auto distance_and_slope = [&](const Threshold<A>& threshold, double (&sums)[2]) {
+    sums[0] = sums[1] = 0;
+    sample.points([&](int64_t, const auto& point, const auto& centre) {
+      for (int e = 0; e < static_cast<int>(std::size(point)); ++e) {
+        A distance, slope;
+        l1_terms<A>(point[e] - centre[e], centre[e], ball, threshold, distance, slope);
+        sums[0] += distance;
+        sums[1] += slope;
+      }
+    });
+    BlockTeam().combine<Sum>(sums);
+  };
+  double sums[2];
+  distance_and_slope(Threshold<A>(0), sums);
+  if (!(sums[0] > ball.eps)) return 0;
+  A largest = 0;
+  sample.points([&](int64_t, const auto& point, const auto& centre) {
+    for (int e = 0; e < static_cast<int>(std::size(point)); ++e) {
+      largest = Larger()(largest, absolute<A>(point[e] - centre[e]));
+    }
+  });
+  L1Search<A> search(ball.eps, sums[0], sums[1], combined<Larger>(BlockTeam(), largest));
+  while (search.next()) {
+    distance_and_slope(Threshold<A>(search.t()), sums);
+    if (search.arrived(sums[0], sums[1])) break;
+  }
+  return search.inside();
+}
+
+// The `wanted` largest coordinates of the sample's direction.
+template <class A, class Sample>
+DEVICE LargestSearch<A> search_largest(const Sample& sample, int64_t wanted) {
+  A most = 0;
+  sample.directions([&](const auto& direction) {
+    for (const A d : direction) most = Larger()(most, absolute<A>(d));
+  });
+  LargestSearch<A> search(wanted, combined<Larger>(BlockTeam(), most));
+  while (search.next()) {
+    const A least = search.threshold();
+    int64_t count = 0;
+    sample.directions([&](const auto& direction) {
+      for (const A d : direction) count += absolute<A>(d) >= least;
+    });
+    search.take(combined<Sum>(BlockTeam(), count));
+  }
+  return search;
+}
+
 // Moves and projects one sample with the whole block.
 template <bool kHold, int kWidth, class T, class A, class Rule, class Direction>
 DEVICE void move_sample(const T* x, const Direction& direction, const T* x0, Rule rule, A step_size,
@@ -265,30 +347,37 @@ DEVICE void move_sample(const T* x, const Direction& direction, const T* x0, Rul
     length = norm<A>(combined<Sum>(BlockTeam(), squares), terms);
   }
   rule.set(step_size, length);
+  if constexpr (requires { rule.wanted(); }) {
+    const LargestSearch<A> found = search_largest<A>(sample, rule.wanted());
+    rule.select(found.least(), found.count());
+  }
   sample.move(rule);
-  const bool l2 = ball_norm == Norm::kL2;
-  const A s = l2 ? l2_scale<A>(sample, ball) : A(1);
+  const A s = ball_norm == Norm::kL2 ? l2_scale<A>(sample, ball) : A(1);
+  const double t = ball_norm == Norm::kL1 ? l1_threshold<A>(sample, ball) : 0;
+  const Threshold<A> threshold(t);
   sample.points([&](int64_t first, const auto& point, const auto& centre) {
     A z[kWidth];
     for (int e = 0; e < kWidth; ++e) {
-      if (l2) {
-        const A moved = s < 1 ? move_inside<A>(centre[e], s * (point[e] - centre[e])) : point[e];
-        z[e] = clamp<A>(moved, ball.low, ball.high);
-      } else {
+      if (ball_norm == Norm::kLinf) {
         z[e] = project_linf<A>(point[e], centre[e], ball);
+      } else {
+        const A delta = point[e] - centre[e];
+        const A inside = ball_norm == Norm::kL2 ? s * delta : threshold.soften(delta);
+        const A moved = s < 1 || t > 0 ? move_inside<A>(centre[e], inside) : point[e];
+        z[e] = clamp<A>(moved, ball.low, ball.high);
       }
     }
     store(out + first, z);
   });
 }
 
-template <bool kHold, int kWidth, class T, class A, class Rule>
+template <Norm kNorm, bool kHold, int kWidth, class T, class A, class Rule>
 KERNEL move_samples(const T* x, const T* direction, const T* x0, PerSample<A> eps, PerSample<A> step_size, Ball<A> ball,
                     Rule rule, T* out, int64_t size) {
   const int64_t n = blockIdx.x, begin = n * size;
   ball.eps = eps[n];
   const Stored<T> from{direction + begin};
-  move_sample<kHold, kWidth>(x + begin, from, x0 + begin, rule, step_size[n], ball, Norm::kL2, out + begin, size);
+  move_sample<kHold, kWidth>(x + begin, from, x0 + begin, rule, step_size[n], ball, kNorm, out + begin, size);
 }
 
 // Calls `f` with the number of elements that a thread takes at once and whether it keeps the sample, as types.
@@ -303,39 +392,43 @@ void with_sample(bool vectors, int64_t size, const F& f) {
   }
 }
 
-// Calls `f` with the rule that is steepest for the norm.
-template <class A, class F>
-void with_steepest(Norm norm, const F& f) {
-  if (norm == Norm::kLinf) {
-    f(Steepest<Norm::kLinf, A>());
-  } else {
-    f(Steepest<Norm::kL2, A>());
+// Calls `f` with the norm, as a type, and the rule for it.
+template <class A, class Rules, class F>
+void with_rule(const Rules& rules, Norm norm, const F& f) {
+  const auto call = [&](auto known) { f(known, rules.template rule<decltype(known)::value, A>()); };
+  switch (norm) {
+    case Norm::kLinf: return call(std::integral_constant<Norm, Norm::kLinf>());
+    case Norm::kL2: return call(std::integral_constant<Norm, Norm::kL2>());
+    case Norm::kL1: return call(std::integral_constant<Norm, Norm::kL1>());
   }
 }
 
-// Moves `samples` runs of `size` elements each by the rule of the norm; `direction` may be null where that stays.
-template <template <Norm, class> class Rule, class T, class A>
-void move(const Device& device, const T* x, const T* direction, const T* x0, const PerSample<A>& eps,
-          const PerSample<A>& step_size, const Ball<A>& ball, Norm norm, T* out, int64_t samples, int64_t size) {
+// Moves `samples` runs of `size` elements each by the rule for the norm; `direction` may be null where that stays.
+template <class Rules, class T, class A>
+void move(const Rules& rules, const Device& device, const T* x, const T* direction, const T* x0,
+          const PerSample<A>& eps, const PerSample<A>& step_size, const Ball<A>& ball, Norm norm, T* out,
+          int64_t samples, int64_t size) {
   const int64_t total = samples * size;
   if (total == 0) return;
-  if (norm == Norm::kLinf) {
-    using Linf = Rule<Norm::kLinf, A>;
-    const int64_t run = eps.varies() || step_size.varies() ? size : total;
-    with_width<T>(run % kVector<T> == 0 && aligned<kVector<T>>(x, direction, x0, out), [&](auto width) {
-      constexpr int kWidth = decltype(width)::value;
-      constexpr int kThreads = 256;
-      LAUNCH((move_elements<kWidth, T, A, Linf>), divide_up(total, kWidth * kThreads), kThreads, device, x, direction,
-             x0, eps, step_size, ball, Linf(), out, run, total);
-    });
-    return;
-  }
-  using L2 = Rule<Norm::kL2, A>;
-  const bool vectors = size % kVector<T> == 0 && aligned<kVector<T>>(x, direction, x0, out);
-  with_sample<T>(vectors, size, [&](auto width, auto held) {
-    constexpr int kWidth = decltype(width)::value;
-    LAUNCH((move_samples<decltype(held)::value, kWidth, T, A, L2>), samples, block_threads(size / kWidth), device, x,
-           direction, x0, eps, step_size, ball, L2(), out, size);
+  with_rule<A>(rules, norm, [&](auto known, auto rule) {
+    constexpr Norm kNorm = decltype(known)::value;
+    using Rule = decltype(rule);
+    if constexpr (kNorm == Norm::kLinf) {
+      const int64_t run = eps.varies() || step_size.varies() ? size : total;
+      with_width<T>(run % kVector<T> == 0 && aligned<kVector<T>>(x, direction, x0, out), [&](auto width) {
+        constexpr int kWidth = decltype(width)::value;
+        constexpr int kThreads = 256;
+        LAUNCH((move_elements<kWidth, T, A, Rule>), divide_up(total, kWidth * kThreads), kThreads, device, x, direction,
+               x0, eps, step_size, ball, rule, out, run, total);
+      });
+    } else {
+      const bool vectors = size % kVector<T> == 0 && aligned<kVector<T>>(x, direction, x0, out);
+      with_sample<T>(vectors, size, [&](auto width, auto held) {
+        constexpr int kWidth = decltype(width)::value;
+        LAUNCH((move_samples<kNorm, decltype(held)::value, kWidth, T, A, Rule>), samples, block_threads(size / kWidth),
+               device, x, direction, x0, eps, step_size, ball, rule, out, size);
+      });
+    }
   });
 }
 

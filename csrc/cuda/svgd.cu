@@ -278,7 +278,9 @@ DEVICE void move_particle(const Images<T, A>& images, int64_t image, int particl
   ball.eps = images.eps[image];
   const SteinDirection<T, A> direction{images.particles + first, images.score + first, attract, repel,
                                        images.n,                 particle,             size};
-  move_sample<kHold, kWidth>(images.particles + own, direction, images.x0 + image * size,
+  // In double there are no registers left to hold the sample as well.
+  constexpr bool kHeld = kHold && sizeof(A) == 4;
+  move_sample<kHeld, kWidth>(images.particles + own, direction, images.x0 + image * size,
                              MoveAlongStein<A>{images.stein.update}, images.step_size[image], ball, images.norm,
                              images.out + own, size);
 }

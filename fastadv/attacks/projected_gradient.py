@@ -52,7 +52,7 @@ def pgd(
         eps: radius in the units of x, a float or [N]; not negative.
         step_size: length of a step in the norm, a float or [N]; None is ``2.5 eps / steps``.
         steps: how often to step; 0 returns the start.
-        norm: "linf" or "l2".
+        norm: "linf", "l2" or "l1".
         loss: a kind of :func:`fastadv.attack_loss`, "ce", "kl" (the divergence from ``reference``), "dlr" or "cw"; or a
             callable giving one value a row of logits, which is differentiated by autograd and brings its own targets.
             Values are summed, never averaged.

@@ -28,18 +28,18 @@ def project(
 
     ``mode="exact"`` is the Euclidean projection onto the intersection: ``argmin_z |z - x|_2`` over ``|z - x0| <= eps``
     and ``low <= z <= high``. For linf it clamps to the tighter of the bounds; for l2 it is
-    ``clamp(x0 + s (x - x0), low, high)``, with s found by Newton's method in a fixed number of passes, none for a
-    sample that lies inside.
+    ``clamp(x0 + s (x - x0), low, high)``; for l1 ``clamp(x0 + sign(x - x0) max(|x - x0| - t, 0), low, high)``. s
+    and t are found by Newton's method in a bounded number of passes, none for a sample that lies inside.
     ``mode="sequential"`` projects onto the ball, then clips to the box: what attack libraries do, for linf to the bit.
 
-    Measured in float32, linf results lie within one unit in the last place of the pixel, l2 norms are at most
+    Measured in float32, linf results lie within one unit in the last place of the pixel, l2 and l1 norms are at most
     eps (1 + 4 * 2^-23), the box holds exactly. Where ball and box do not meet, the box wins.
 
     Args:
         x: samples [N, ...], float64, float32, bfloat16 or float16.
         x0: centres, of the shape and device of x; finite.
         eps: radius in the units of x, a float or one a sample, [N]; not negative.
-        norm: "linf" or "l2".
+        norm: "linf", "l2" or "l1".
         bounds: (low, high), or None for no box.
         mode: "exact" or "sequential".
 
@@ -71,13 +71,14 @@ def random_start(
     """A point drawn uniformly from the ball of radius ``eps`` around each ``x0``, clipped to the box.
 
     linf: every coordinate uniform in [-eps, eps). l2: a normal direction at radius ``eps u^(1/D)``, u uniform in
-    (0, 1], which is uniform in volume, not in radius. The noise is Philox4x32-10 with key = seed and counter = (logical
-    element, sample id): the same on every backend and in every memory layout, whatever batch a sample lands in.
+    (0, 1], which is uniform in volume, not in radius. l1: exponential deviates with random signs, times eps over the
+    sum of them and of one more. The noise is Philox4x32-10 with key = seed and counter = (logical element, sample id):
+    the same on every backend and in every memory layout, whatever batch a sample lands in.
 
     Args:
         x0: centres [N, ...], float64, float32, bfloat16 or float16, inside the box.
         eps: radius in the units of x0, a float or one a sample, [N]; not negative.
-        norm: "linf" or "l2".
+        norm: "linf", "l2" or "l1".
         bounds: (low, high), or None for no box.
         seed: an int, or an int64 tensor without dimensions on the device of x0.
         sample_ids: int64 [N], the samples' identities; None is 0 ... N - 1. Restart or particle r of sample i has

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 FLOATING = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
-NORMS = {"linf": 0, "l2": 1}
+NORMS = {"linf": 0, "l2": 1, "l1": 2}
 MODES = {"exact": True, "sequential": False}
 
 
@@ -110,6 +110,14 @@ def number(name: str, value: float) -> float:
     if value != value:
         raise ValueError(f"{name} must be a number, got nan")
     return value
+
+
+def fraction(name: str, value: float) -> float:
+    """``value`` as a float above zero and at most one."""
+    result = number(name, value)
+    if not 0 < result <= 1:
+        raise ValueError(f"{name} must lie in (0, 1], got {value!r}")
+    return result
 
 
 def radius(name: str, value: float | Tensor, x: Tensor) -> tuple[float, Tensor | None]:

@@ -2,10 +2,10 @@
 
 This file imports nothing of PyTorch: ``setup.py`` reads it to compile the hash into the libraries.
 
-Conventions: a per-sample argument is a float and an optional tensor [N] that replaces it; ``norm`` is 0 for linf and 1
-for l2; an absent box is (-inf, inf). A loss returns itself and one gradient an input, already weighted and scaled by
-``scale``, in the accumulation precision; ``reduce`` sums it over the batch; a gradient not asked for is an empty
-tensor.
+Conventions: a per-sample argument is a float and an optional tensor [N] that replaces it; ``norm`` is 0 for linf, 1
+for l2 and 2 for l1; an absent box is (-inf, inf). A loss returns itself and one gradient an input, already weighted and
+scaled by ``scale``, in the accumulation precision; ``reduce`` sums it over the batch; a gradient not asked for is an
+empty tensor.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import hashlib
 
 _BALL = "float eps, Tensor? eps_n, int norm, float low, float high"
 _STEP = "float eps, Tensor? eps_n, float step_size, Tensor? step_size_n, int norm, float low, float high"
+_ASCENT = f"{_STEP}, float l1_fraction"
 _LOSS = "Tensor? weight, float scale, bool reduce"
 
 SCHEMAS = {
     "project": f"(Tensor x, Tensor x0, {_BALL}, bool exact) -> Tensor",
     "random_start": f"(Tensor x0, {_BALL}, int seed, Tensor? seed_t, Tensor? sample_ids) -> Tensor",
-    "pgd_step": f"(Tensor x, Tensor grad, Tensor x0, {_STEP}, bool exact) -> Tensor",
-    "pgd_step_": f"(Tensor(a!) x, Tensor grad, Tensor x0, {_STEP}, bool exact) -> ()",
-    "momentum_step": f"(Tensor x, Tensor grad, Tensor momentum, Tensor x0, {_STEP}, float decay) -> (Tensor, Tensor)",
+    "pgd_step": f"(Tensor x, Tensor grad, Tensor x0, {_ASCENT}, bool exact) -> Tensor",
+    "pgd_step_": f"(Tensor(a!) x, Tensor grad, Tensor x0, {_ASCENT}, bool exact) -> ()",
+    "momentum_step": f"(Tensor x, Tensor grad, Tensor momentum, Tensor x0, {_ASCENT}, float decay) -> (Tensor, Tensor)",
     "bss_step": (
         "(Tensor x, Tensor grad, Tensor gap, Tensor active, float step_size, Tensor? step_size_n,"
         " float low, float high) -> Tensor"

@@ -23,13 +23,17 @@ def pgd_step(
     step_size: float | Tensor,
     norm: str = "linf",
     bounds: tuple[float, float] | None = (0.0, 1.0),
+    l1_fraction: float = 0.05,
     mode: str = "exact",
 ) -> Tensor:
     """Steepest ascent for the norm, then :func:`project`, in one op.
 
     linf: ``project(x + step_size sign(grad))``. l2: ``project(x + step_size grad / |grad|_2)``, the norm taken a sample
-    and scaled so that it neither overflows nor underflows. A zero gradient moves nothing; a NaN moves nothing either:
-    its coordinate for linf, its sample for l2.
+    and scaled so that it neither overflows nor underflows. l1: ``project(x + step_size / m sign(grad))`` in the m
+    coordinates of largest ``|grad|`` alone: all those that are not smaller than the k-th largest of a sample, with
+    ``k = ceil(l1_fraction D)``, and not zero. m differs from k where magnitudes tie or fewer than k are not zero.
+
+    A zero gradient moves nothing; a NaN moves nothing either: its coordinate for linf and l1, its sample for l2.
 
     Args:
         x: iterates [N, ...], float64, float32, bfloat16 or float16.
@@ -37,8 +41,9 @@ def pgd_step(
         x0: clean samples, of the shape and device of x; finite.
         eps: radius in the units of x, a float or one a sample, [N]; not negative.
         step_size: length of the step in the norm, a float or one a sample, [N]; negative descends.
-        norm: "linf" or "l2".
+        norm: "linf", "l2" or "l1".
         bounds: (low, high), or None for no box.
+        l1_fraction: share of the coordinates that an l1 step moves, in (0, 1].
         mode: "exact" or "sequential", see :func:`project`.
 
     Returns:
@@ -46,12 +51,13 @@ def pgd_step(
 
     Raises:
         TypeError: x, grad or x0 are not floating-point tensors, a number is no number.
-        ValueError: shapes or devices differ, eps is negative or NaN, step_size is NaN, low > high, unknown norm or
-            mode.
+        ValueError: shapes or devices differ, eps is negative or NaN, step_size is NaN, low > high, l1_fraction lies
+            outside of (0, 1], unknown norm or mode.
 
-    Source: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
+    Source: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018; for l1 the sparse
+    step of SLIDE, Tramer, Boneh, "Adversarial training and robustness for multiple perturbations", NeurIPS 2019.
     """
-    return rounded(_pgd_step(*_arguments(x, grad, x0, eps, step_size, norm, bounds, mode)), x)
+    return rounded(_pgd_step(*_arguments(x, grad, x0, eps, step_size, norm, bounds, l1_fraction, mode)), x)
 
 
 def pgd_step_(
@@ -63,6 +69,7 @@ def pgd_step_(
     step_size: float | Tensor,
     norm: str = "linf",
     bounds: tuple[float, float] | None = (0.0, 1.0),
+    l1_fraction: float = 0.05,
     mode: str = "exact",
 ) -> Tensor:
     """:func:`pgd_step` in place: writes the next iterates into ``x`` and returns it.
@@ -70,7 +77,7 @@ def pgd_step_(
     An x that is neither contiguous nor channels_last, or narrower than grad or x0, is written by way of a copy. Raises
     as :func:`pgd_step`, and ValueError where x requires grad while gradients are recorded.
     """
-    arguments = _arguments(x, grad, x0, eps, step_size, norm, bounds, mode)
+    arguments = _arguments(x, grad, x0, eps, step_size, norm, bounds, l1_fraction, mode)
     if x.requires_grad and torch.is_grad_enabled():
         raise ValueError("x requires grad: pgd_step_ changes it in place, so call it under torch.no_grad()")
     if arguments[0] is not x:
@@ -92,15 +99,17 @@ def momentum_step(
     decay: float = 1.0,
     norm: str = "linf",
     bounds: tuple[float, float] | None = (0.0, 1.0),
+    l1_fraction: float = 0.05,
 ) -> tuple[Tensor, Tensor]:
     """Gather the gradient in a momentum and step along that, in one op.
 
         ``momentum' = decay momentum + grad / mean |grad|``, the mean over the sample's elements,
         ``x' = project(x + step_size u)``
 
-    where u is ``sign(momentum')`` for linf and ``momentum' / |momentum'|_2`` for l2, as in :func:`pgd_step`. A NaN in
-    the gradient counts as zero: its coordinate adds nothing to the mean and to the momentum. A gradient whose mean
-    magnitude is zero or infinite adds nothing; the mean of any other neither overflows nor underflows.
+    where u is ``sign(momentum')`` for linf, ``momentum' / |momentum'|_2`` for l2 and the signs of the largest
+    coordinates for l1, as in :func:`pgd_step`. A NaN in the gradient counts as zero: its coordinate adds nothing to the
+    mean and to the momentum. A gradient whose mean magnitude is zero or infinite adds nothing; the mean of any other
+    neither overflows nor underflows.
 
     Args:
         x: iterates [N, ...], float64, float32, bfloat16 or float16.
@@ -110,8 +119,9 @@ def momentum_step(
         eps: radius in the units of x, a float or one a sample, [N]; not negative.
         step_size: length of the step in the norm, a float or one a sample, [N]; negative descends.
         decay: what is kept of the momentum.
-        norm: "linf" or "l2".
+        norm: "linf", "l2" or "l1".
         bounds: (low, high), or None for no box.
+        l1_fraction: share of the coordinates that an l1 step moves, in (0, 1].
 
     Returns:
         The next iterates in x's dtype and layout and the next momentum in its own dtype and x's layout, both detached:
@@ -119,8 +129,8 @@ def momentum_step(
 
     Raises:
         TypeError: x, grad, momentum or x0 are not floating-point tensors, a number is no number.
-        ValueError: shapes or devices differ, eps is negative or NaN, step_size or decay is NaN, low > high, unknown
-            norm.
+        ValueError: shapes or devices differ, eps is negative or NaN, step_size or decay is NaN, low > high, l1_fraction
+            lies outside of (0, 1], unknown norm.
 
     Source: Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018 (MI-FGSM).
     """
@@ -130,7 +140,8 @@ def momentum_step(
         checks.same(name, y, "x", x)
     tensors = aligned(x, grad, momentum, x0)
     arguments = ball_and_step(tensors[0], eps, step_size, norm, bounds)
-    moved, gathered = _momentum_step(*tensors, *arguments, checks.number("decay", decay))
+    numbers = checks.fraction("l1_fraction", l1_fraction), checks.number("decay", decay)
+    moved, gathered = _momentum_step(*tensors, *arguments, *numbers)
     return rounded(moved, x), rounded(gathered, momentum)
 
 
@@ -189,6 +200,7 @@ def _arguments(
     step_size: float | Tensor,
     norm: str,
     bounds: tuple[float, float] | None,
+    l1_fraction: float,
     mode: str,
 ) -> tuple[Any, ...]:
     checks.samples("x", x)
@@ -197,8 +209,8 @@ def _arguments(
     checks.floating("x0", x0)
     checks.same("x0", x0, "x", x)
     tensors = aligned(x, grad, x0)
-    exact = checks.choice("mode", mode, checks.MODES)
-    return *tensors, *ball_and_step(tensors[0], eps, step_size, norm, bounds), exact
+    fraction, exact = checks.fraction("l1_fraction", l1_fraction), checks.choice("mode", mode, checks.MODES)
+    return *tensors, *ball_and_step(tensors[0], eps, step_size, norm, bounds), fraction, exact
 
 
 def ball_and_step(
@@ -213,19 +225,21 @@ def ball_and_step(
     )
 
 
-def _pgd_step_reference(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, exact):
+def _pgd_step_reference(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, l1_fraction, exact):
     size = step_size if step_size_n is None else step_size_n
     keywords = named(eps, eps_n, norm, low, high) | {"mode": "exact" if exact else "sequential"}
-    return like(x, reference.pgd_step(x, grad, x0, step_size=size, **keywords))
+    return like(x, reference.pgd_step(x, grad, x0, step_size=size, l1_fraction=l1_fraction, **keywords))
 
 
 def _pgd_step_in_place_reference(x, *arguments):
     x.copy_(_pgd_step_reference(x, *arguments))
 
 
-def _momentum_step_reference(x, grad, momentum, x0, eps, eps_n, step_size, step_size_n, norm, low, high, decay):
+def _momentum_step_reference(
+    x, grad, momentum, x0, eps, eps_n, step_size, step_size_n, norm, low, high, l1_fraction, decay
+):
     size = step_size if step_size_n is None else step_size_n
-    keywords = named(eps, eps_n, norm, low, high) | {"step_size": size, "decay": decay}
+    keywords = named(eps, eps_n, norm, low, high) | {"step_size": size, "l1_fraction": l1_fraction, "decay": decay}
     return tuple(like(x, result) for result in reference.momentum_step(x, grad, momentum, x0, **keywords))
 
 

@@ -44,7 +44,7 @@ def svgd_step(
         x0: clean images [N, ...]; finite.
         eps: radius in the units of the images, a float or one an image, [N]; not negative.
         step_size: length of the step, a float or one an image, [N].
-        norm: "linf" or "l2", of the ball.
+        norm: "linf", "l2" or "l1", of the ball.
         bounds: (low, high), or None for no box.
         bandwidth: sigma as a float of at least 1e-18, or "median": ``sigma^2 = med^2 / (2 log(n + 1))`` with med the
             lower median of the image's pairwise distances; where it is zero the kernel is flat (k = 1) and nothing

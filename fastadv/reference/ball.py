@@ -29,11 +29,7 @@ def project(
     low, high = bounds or (-math.inf, math.inf)
     centre, point = accumulate(x0), accumulate(x)
     radius = per_sample(eps, point)
-    if norm == "linf":
-        projected = _project_linf(point, centre, radius, low, high, mode)
-    else:
-        projected = _project_l2(point, centre, radius, low, high, mode)
-    return projected.to(x.dtype)
+    return _PROJECTIONS[norm](point, centre, radius, low, high, mode).to(x.dtype)
 
 
 def _project_linf(x: Tensor, x0: Tensor, eps: float | Tensor, low: float, high: float, mode: str) -> Tensor:
@@ -53,11 +49,14 @@ def _project_l2(x: Tensor, x0: Tensor, eps: float | Tensor, low: float, high: fl
 
 
 def shrink(x: Tensor, x0: Tensor, delta: Tensor, scale: Tensor) -> Tensor:
-    """``x0 + scale * delta`` rounded towards ``x0``, so that rounding never leaves the ball; ``x`` where scale is 1."""
-    step = scale * delta
+    """``x0 + scale * delta``, rounded so that it never leaves the ball; ``x`` where scale is 1."""
+    return torch.where(scale < 1, move_inside(x0, scale * delta), x)
+
+
+def move_inside(x0: Tensor, step: Tensor) -> Tensor:
+    """``x0 + step`` rounded towards ``x0``."""
     moved = x0 + step
-    moved = torch.where((moved - x0).abs() > step.abs(), torch.nextafter(moved, x0), moved)
-    return torch.where(scale < 1, moved, x)
+    return torch.where((moved - x0).abs() > step.abs(), torch.nextafter(moved, x0), moved)
 
 
 def _l2_scale(delta: Tensor, x0: Tensor, eps: Tensor, low: float, high: float) -> Tensor:
@@ -78,6 +77,47 @@ def _l2_scale(delta: Tensor, x0: Tensor, eps: Tensor, low: float, high: float) -
         root = ((eps * eps - fixed).clamp(min=0) / free).sqrt()
         scale = torch.where((free > 0) & (scale < 1), torch.maximum(scale, root.clamp(max=1)), scale)
     return scale
+
+
+def _project_l1(x: Tensor, x0: Tensor, eps: float | Tensor, low: float, high: float, mode: str) -> Tensor:
+    radius = torch.as_tensor(eps, dtype=x.dtype, device=x.device)
+    delta = x.double() - x0.double()
+    box = (low, high) if mode == "exact" else (-math.inf, math.inf)
+    threshold = _l1_threshold(delta, x0.double(), radius.double(), *box)
+    step = delta.sign() * (delta.abs() - threshold).clamp(min=0)
+    return torch.where(threshold > 0, move_inside(x0, step.to(x.dtype)), x).clamp(low, high)
+
+
+def _l1_threshold(delta: Tensor, x0: Tensor, eps: Tensor, low: float, high: float) -> Tensor:
+    """The t >= 0 for which the z below lies at distance eps from x0; 0 where x, clipped to the box, is no farther.
+
+    ``z = clamp(x0 + sign(delta) max(|delta| - t, 0), low, high)`` minimises ``|z - x|^2 / 2 + t |z - x0|_1`` over the
+    box. As t grows, the distance of a coordinate first stays, then falls with t, then stays again, so the sum of all is
+    piecewise linear with two breakpoints a coordinate. It is added up over the sorted breakpoints from the last one
+    down, where no difference loses digits, to the piece that leads into the ball.
+    """
+    if delta[0:1].numel() == 0:
+        return eps
+    shape = (-1, *[1] * (delta.dim() - 1))
+    delta, x0, eps = delta.flatten(1), x0.flatten(1), eps.view(-1, 1)
+    length, below, above = delta.abs(), low - x0, high - x0
+    ahead, behind = torch.where(delta < 0, -below, above), torch.where(delta < 0, -above, below)
+    falls_from, falls_to = (length - ahead).clamp(min=0), (length - behind.clamp(min=0)).clamp(min=0)
+    moves = falls_from < falls_to
+    points, order = torch.cat((falls_from, falls_to), 1).masked_fill(~moves.repeat(1, 2), 0).sort(1, descending=True)
+    moving = torch.cat((-moves.double(), moves.double()), 1).gather(1, order).cumsum(1)
+    farthest = torch.zeros_like(delta).clamp(below, above).abs().sum(1, keepdim=True)
+    falls = moving[:, :-1] * (points[:, :-1] - points[:, 1:])
+    distances = torch.cat((farthest, farthest + falls.cumsum(1)), 1)
+    inside = (distances <= eps).sum(1, keepdim=True) - 1
+    point, slope, distance = (values.gather(1, inside.clamp(min=0)) for values in (points, moving, distances))
+    # Where x0 lies outside of the box, not even the last point may be in the ball: the box wins.
+    root = torch.where(inside < 0, length.amax(1, keepdim=True), point - (eps - distance) / slope)
+    outside = (delta.clamp(below, above).abs().sum(1, keepdim=True) > eps) & (distances[:, -1:] > eps)
+    return torch.where(outside, root, 0.0).view(shape)
+
+
+_PROJECTIONS = {"linf": _project_linf, "l2": _project_l2, "l1": _project_l1}
 
 
 def random_start(
@@ -103,13 +143,28 @@ def random_start(
     if norm == "linf":
         unit = _symmetric(words[:, :elements], centre.dtype).view(x0.shape)
         return (centre + radius * unit).clamp(low, high).to(x0.dtype)
-    direction = _normal(words, centre.dtype)[:, :elements].reshape(x0.shape)
-    last = philox(seed, torch.tensor([RADIUS_BLOCK], device=x0.device), sample_ids)[:, 0, 0]
-    length = _positive(last, centre.dtype).pow(1 / max(elements, 1)).view(-1, *[1] * (x0.dim() - 1))
-    delta = direction * (radius * length / safe_norm(direction))
-    moved = centre + delta
-    moved = torch.where((moved - centre).abs() > delta.abs(), torch.nextafter(moved, centre), moved)
-    return moved.clamp(low, high).to(x0.dtype)
+    last = philox(seed, torch.tensor([RADIUS_BLOCK], device=x0.device), sample_ids)[:, :1, 0]
+    delta = _IN_BALL[norm](words, last, elements, centre.dtype).view(x0.shape)
+    return move_inside(centre, radius * delta).clamp(low, high).to(x0.dtype)
+
+
+def _in_l2_ball(words: Tensor, last: Tensor, elements: int, dtype: torch.dtype) -> Tensor:
+    """[N, elements] uniform in the unit ball: a normal direction, and the root of a uniform number for its length."""
+    direction = _normal(words, dtype)[:, :elements]
+    return direction * (_positive(last, dtype).pow(1 / max(elements, 1)) / safe_norm(direction))
+
+
+def _in_l1_ball(words: Tensor, last: Tensor, elements: int, dtype: torch.dtype) -> Tensor:
+    """[N, elements] uniform in the unit ball: exponential deviates by the sum of them and of one more, signs at random.
+
+    A word gives both: its upper 24 bits the deviate, its lowest bit the sign.
+    """
+    deviates = -_positive(words[:, :elements], dtype).log()
+    total = deviates.sum(1, keepdim=True) - _positive(last, dtype).log()
+    return torch.where(words[:, :elements] & 1 == 1, -deviates, deviates) / torch.where(total > 0, total, 1.0)
+
+
+_IN_BALL = {"l2": _in_l2_ball, "l1": _in_l1_ball}
 
 
 def _symmetric(words: Tensor, dtype: torch.dtype) -> Tensor:

@@ -20,11 +20,12 @@ def pgd_step(
     step_size: float | Tensor,
     norm: str = "linf",
     bounds: tuple[float, float] | None = (0.0, 1.0),
+    l1_fraction: float = 0.05,
     mode: str = "exact",
 ) -> Tensor:
     """See :func:`fastadv.pgd_step`."""
     point = accumulate(x)
-    moved = point + ascent(accumulate(grad), per_sample(step_size, point), norm)
+    moved = point + ascent(accumulate(grad), per_sample(step_size, point), norm, l1_fraction)
     return project(moved, accumulate(x0), eps=eps, norm=norm, bounds=bounds, mode=mode).to(x.dtype)
 
 
@@ -39,11 +40,12 @@ def momentum_step(
     decay: float = 1.0,
     norm: str = "linf",
     bounds: tuple[float, float] | None = (0.0, 1.0),
+    l1_fraction: float = 0.05,
 ) -> tuple[Tensor, Tensor]:
     """See :func:`fastadv.momentum_step`."""
     point = accumulate(x)
     gathered = decay * accumulate(momentum) + _over_mean_magnitude(accumulate(grad))
-    moved = point + ascent(gathered, per_sample(step_size, point), norm)
+    moved = point + ascent(gathered, per_sample(step_size, point), norm, l1_fraction)
     projected = project(moved, accumulate(x0), eps=eps, norm=norm, bounds=bounds)
     return projected.to(x.dtype), gathered.to(momentum.dtype)
 
@@ -75,9 +77,23 @@ def bss_step(
     return torch.where(active.view(-1, *[1] * (x.dim() - 1)), moved.to(x.dtype), x)
 
 
-def ascent(direction: Tensor, step_size: float | Tensor, norm: str) -> Tensor:
+def ascent(direction: Tensor, step_size: float | Tensor, norm: str, l1_fraction: float = 0.05) -> Tensor:
     """The step of length ``step_size`` along ``direction`` that is steepest for ``norm``; NaN moves nothing."""
     if norm == "linf":
         return step_size * direction.sign()
+    if norm == "l1":
+        chosen = _largest(direction, l1_fraction)
+        count = chosen.to(direction.dtype).sum(sample_dims(direction), keepdim=True)
+        return torch.where(chosen, step_size / count * direction.sign(), 0.0)
     length = safe_norm(direction)
     return torch.where((length > 0) & length.isfinite(), step_size * (direction / length), 0.0)
+
+
+def _largest(direction: Tensor, fraction: float) -> Tensor:
+    """Which coordinates of each sample are not smaller than its ``ceil(fraction D)``-th largest magnitude, nor zero."""
+    magnitude = direction.nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf).abs()
+    if magnitude.numel() == 0:
+        return magnitude > 0
+    flat = magnitude.flatten(1)
+    least = flat.kthvalue(flat.shape[1] + 1 - math.ceil(fraction * flat.shape[1]), dim=1).values
+    return (magnitude > 0) & (magnitude >= per_sample(least, magnitude))

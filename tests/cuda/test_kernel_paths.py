@@ -42,17 +42,19 @@ def step(library, t, **keywords):
 @pytest.mark.parametrize("mode", ["exact", "sequential"])
 @pytest.mark.parametrize("elements", SAMPLES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_l2_step(dtype, elements, mode, fused):
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_step(norm, dtype, elements, mode, fused):
     tensors = drawn(dtype, 2, elements)
-    expected = step(ORACLE, doubles(tensors), norm="l2", mode=mode)
-    assert_within("l2", step(fused, tensors, norm="l2", mode=mode), expected)
+    expected = step(ORACLE, doubles(tensors), norm=norm, mode=mode)
+    assert_within(norm, step(fused, tensors, norm=norm, mode=mode), expected)
 
 
 @pytest.mark.parametrize("elements", SAMPLES)
-def test_l2_ball_holds(elements, fused):
+@pytest.mark.parametrize(("norm", "order"), [("l2", 2), ("l1", 1)])
+def test_the_ball_holds(norm, order, elements, fused):
     tensors = drawn(torch.float32, 3, elements)
-    moved = fused.pgd_step(tensors["x"], tensors["grad"], tensors["x0"], eps=0.5, step_size=2.0, norm="l2")
-    length = (moved.double() - tensors["x0"].double()).norm(dim=1)
+    moved = fused.pgd_step(tensors["x"], tensors["grad"], tensors["x0"], eps=0.5, step_size=2.0, norm=norm)
+    length = torch.linalg.vector_norm(moved.double() - tensors["x0"].double(), order, dim=1)
     assert (length <= 0.5 * (1 + 4 * 2**-23)).all()
     assert moved.min() >= 0
     assert moved.max() <= 1
@@ -68,7 +70,7 @@ def test_linf_step_is_exact(dtype, elements, fused):
     assert torch.equal(fused.pgd_step(*arguments, **keywords), ORACLE.pgd_step(*arguments, **keywords))
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("elements", SAMPLES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_momentum_step(dtype, elements, norm, fused):
@@ -134,7 +136,7 @@ def test_an_index_out_of_range_makes_its_sample_nan(fused):
     assert torch.allclose(x.grad, torch.tensor([0.3, 0.3, 0.3, 1.0])[:, None].expand(4, 64))
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("start", [0, 1, 4])
 def test_a_step_in_place_writes_nothing_beside_its_slice(start, norm, fused):
     tensors = drawn(torch.float32, 3, 64)
@@ -147,7 +149,7 @@ def test_a_step_in_place_writes_nothing_beside_its_slice(start, norm, fused):
     assert (buffer[start + 3 * 64 :] == 7).all()
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("elements", [64, 8200, 63])
 def test_gradients_that_point_nowhere_or_hardly(elements, norm, fused):
     tensors = drawn(torch.float32, 6, elements)
@@ -158,7 +160,7 @@ def test_gradients_that_point_nowhere_or_hardly(elements, norm, fused):
     tensors["grad"][4] *= 1e30
     tensors["grad"][5] = -0.0
     # Ball and box are far away, so that the l2 step itself is seen.
-    keywords = {"norm": norm, "bounds": None} if norm == "l2" else {}
+    keywords = {} if norm == "linf" else {"norm": norm, "bounds": None}
     tensors["eps"].fill_(10)
     # In float64 the smallest of these gradients would be others than in float32.
     expected = step(ORACLE, tensors, **keywords)
@@ -167,18 +169,20 @@ def test_gradients_that_point_nowhere_or_hardly(elements, norm, fused):
 
 
 @pytest.mark.parametrize("elements", [64, 8200, 63])
-def test_project_at_its_edges(elements, fused):
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_project_at_its_edges(norm, elements, fused):
     tensors = drawn(torch.float32, 4, elements)
-    far = tensors["x0"] + 1e15 * tensors["grad"]
+    # An l1 projection takes away a part of what is far, and knows it no better than that is rounded.
+    far = tensors["x0"] + (1e15 if norm == "l2" else 1.0) * tensors["grad"]
     for eps in (0.0, 1e-30, 0.5, math.inf):
-        expected = ORACLE.project(far.double(), tensors["x0"].double(), eps=eps, norm="l2")
-        assert_within("l2", fused.project(far, tensors["x0"], eps=eps, norm="l2"), expected)
+        expected = ORACLE.project(far.double(), tensors["x0"].double(), eps=eps, norm=norm)
+        assert_within(norm, fused.project(far, tensors["x0"], eps=eps, norm=norm), expected)
     far[2, 5] = math.nan
-    assert fused.project(far, tensors["x0"], eps=1.0, norm="l2")[2].isnan().any()
-    assert not fused.project(far, tensors["x0"], eps=1.0, norm="l2")[3].isnan().any()
+    assert fused.project(far, tensors["x0"], eps=1.0, norm=norm)[2].isnan().any()
+    assert not fused.project(far, tensors["x0"], eps=1.0, norm=norm)[3].isnan().any()
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("shape", [(2, 3, 4, 4), (2, 3, 5, 7), (1, 3, 40, 41), (3, 9000)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_random_start(dtype, shape, norm, fused):
@@ -224,7 +228,7 @@ def assert_moves_as_the_reference(fused, tensors, **keywords):
 PARTICLES = [(2, 1, 64), (3, 4, 64), (2, 5, 67), (1, 32, 40), (1, 4, 8192), (1, 2, 16400), (1, 12, 4099)]
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("update", ["sign", "l2", "raw"])
 @pytest.mark.parametrize("size", PARTICLES, ids=str)
 def test_svgd_step(size, update, norm, fused):
@@ -233,7 +237,7 @@ def test_svgd_step(size, update, norm, fused):
     assert_moves_as_the_reference(fused, stein(torch.float32, *size), **keywords)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("elements", [64, 16400])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_svgd_step_in_every_dtype(dtype, elements, norm, fused):
@@ -502,15 +506,19 @@ def mean_of_kl(samples, classes):
 
 
 LAUNCHES = [
-    *((1, lambda n=n, d=d: step(FUSED, drawn(torch.float32, 2, d), norm=n)) for n in ("linf", "l2") for d in SAMPLES),
-    *((1, lambda n=n, d=d: momentum_step(n, d)) for n in ("linf", "l2") for d in SAMPLES),
+    *(
+        (1, lambda n=n, d=d: step(FUSED, drawn(torch.float32, 2, d), norm=n))
+        for n in ("linf", "l2", "l1")
+        for d in SAMPLES
+    ),
+    *((1, lambda n=n, d=d: momentum_step(n, d)) for n in ("linf", "l2", "l1") for d in SAMPLES),
     (1, lambda: FUSED.bss_step(torch.ones(2, 64), torch.ones(2, 64), torch.ones(2), torch.ones(2) > 0)),
     (1, lambda: FUSED.mix(torch.ones(2, 64), 0.5, torch.tensor([1, 0]))),
-    *((1, lambda n=n: FUSED.random_start(torch.zeros(2, 64), eps=1.0, norm=n)) for n in ("linf", "l2")),
+    *((1, lambda n=n: FUSED.random_start(torch.zeros(2, 64), eps=1.0, norm=n)) for n in ("linf", "l2", "l1")),
     *(
         (count, lambda size=size, n=n: svgd(FUSED, stein(torch.float32, *size), eps=0.3, step_size=0.1, norm=n))
         for size, count in (((2, 4, 3072), 1), ((1, 4, 6148), 2), ((1, 32, 3072), 2))
-        for n in ("linf", "l2")
+        for n in ("linf", "l2", "l1")
     ),
     # The mean over a batch of many rows is taken by a second one, and over few short rows at once.
     *((1, mean_of_kl(*size)) for size in ((64, 100), (128, 10), (1, 1000), (0, 10))),

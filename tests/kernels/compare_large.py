@@ -30,8 +30,11 @@ def main() -> None:
     assert x0.shape[1] > 2 * launch.block(x0.shape[1], x0)
     radii = torch.tensor([1e-3, 5.0, 60.0], dtype=torch.float64)
     compare("project l2", lambda: (fastadv.project(x, x0, eps=radii, norm="l2"),))
+    compare("project l1", lambda: (fastadv.project(x, x0, eps=radii, norm="l1"),))
+    compare("pgd_step l1", lambda: (fastadv.pgd_step(x, grad, x0, eps=radii, step_size=20.0, norm="l1"),))
+    compare("random_start l1", lambda: (fastadv.random_start(x0, eps=radii, norm="l1", bounds=None, seed=3) - x0,))
     compare("pgd_step l2", lambda: (fastadv.pgd_step(x, grad, x0, eps=radii, step_size=20.0, norm="l2"),))
-    for norm in ("linf", "l2"):
+    for norm in ("linf", "l2", "l1"):
         how = {"eps": radii, "step_size": 20.0, "norm": norm, "decay": 0.8}
         compare(f"momentum_step {norm}", lambda how=how: fastadv.momentum_step(x, grad, x0, x0, **how))
     gap, active = torch.tensor([3.0, 0.1, 2.0]), torch.tensor([True, False, True])

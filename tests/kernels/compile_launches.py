@@ -73,9 +73,9 @@ def launch_all(dtype: torch.dtype) -> None:
     channels_last = images.contiguous(memory_format=torch.channels_last)
     per_image = torch.ones(8, dtype=accumulator)
     box = (0.0, 1.0)
-    for norm in (0, 1):
-        step.pgd_step(images, images, images, 0.03, None, 0.01, None, norm, *box, True)
-        step.momentum_step(*[images] * 4, 0.03, None, 0.01, None, norm, *box, 0.9)
+    for norm in (0, 1, 2):
+        step.pgd_step(images, images, images, 0.03, None, 0.01, None, norm, *box, 0.05, True)
+        step.momentum_step(*[images] * 4, 0.03, None, 0.01, None, norm, *box, 0.05, 0.9)
         ball.project(images, images, 0.0, per_image, norm, -math.inf, math.inf, False)
         ball.random_start(channels_last, 0.0, per_image, norm, *box, 1, None, torch.arange(8))
     ball.random_start(images, 0.03, None, 0, *box, 0, torch.tensor(7), None)

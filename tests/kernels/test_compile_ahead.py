@@ -19,7 +19,7 @@ KERNELS = {
     "scale_rows",
     "triplet_rows",
     "uniform_in_cube",
-    "uniform_in_sphere",
+    "uniform_in_ball",
     "update",
 }
 # What a block may have on the smallest parts of each family, in KiB.

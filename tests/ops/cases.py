@@ -314,6 +314,7 @@ def _relational(name: str, **weights: float) -> Case:
 
 _LINF = {"eps": 8 / 255}
 _L2 = {"eps": 0.5, "norm": "l2"}
+_L1 = {"eps": 2.0, "norm": "l1"}
 _UNBOUNDED = {"norm": "l2", "bounds": None}
 _SIGNED = {"eps": 8 / 255, "step_size": 2 / 255}
 
@@ -348,6 +349,21 @@ CASES = (
         _radii(2.0, _displaced),
         lambda f, t: f.project(t["x"], t["x0"], eps=t["eps"], **_UNBOUNDED),
     ),
+    _images("project-l1", "project", "l1", _displaced, lambda f, t: f.project(t["x"], t["x0"], **_L1)),
+    _images(
+        "project-l1-sequential",
+        "project",
+        "l1",
+        _displaced,
+        lambda f, t: f.project(t["x"], t["x0"], mode="sequential", **_L1),
+    ),
+    _images(
+        "project-l1-per-sample",
+        "project",
+        "l1",
+        _radii(9.0, _displaced),
+        lambda f, t: f.project(t["x"], t["x0"], eps=t["eps"], norm="l1", bounds=(0.1, math.inf)),
+    ),
     _images("random_start-linf", "random_start", "linf", _centred, lambda f, t: f.random_start(t["x0"], **_LINF)),
     _images(
         "random_start-linf-identified",
@@ -363,6 +379,14 @@ CASES = (
         "noise",
         _identified,
         lambda f, t: f.random_start(t["x0"], eps=t["eps"], seed=t["seed"], sample_ids=t["ids"], **_UNBOUNDED),
+    ),
+    _images("random_start-l1", "random_start", "noise", _centred, lambda f, t: f.random_start(t["x0"], seed=5, **_L1)),
+    _images(
+        "random_start-l1-identified",
+        "random_start",
+        "noise",
+        _identified,
+        lambda f, t: f.random_start(t["x0"], eps=t["eps"], norm="l1", seed=t["seed"], sample_ids=t["ids"], bounds=None),
     ),
     _images(
         "pgd_step-linf",
@@ -400,6 +424,29 @@ CASES = (
         lambda f, t: f.pgd_step(t["x"], t["grad"], t["x0"], eps=t["eps"], step_size=t["step"], norm="l2"),
     ),
     _images(
+        "pgd_step-l1",
+        "pgd_step",
+        "l1",
+        _stepping,
+        lambda f, t: f.pgd_step(t["x"], t["grad"], t["x0"], step_size=1.0, **_L1),
+    ),
+    _images(
+        "pgd_step-l1-per-sample",
+        "pgd_step",
+        "l1",
+        _radii_and_steps(4.0, _stepping),
+        lambda f, t: f.pgd_step(
+            t["x"],
+            t["grad"],
+            t["x0"],
+            eps=t["eps"],
+            step_size=t["step"],
+            norm="l1",
+            l1_fraction=0.95,
+            mode="sequential",
+        ),
+    ),
+    _images(
         "pgd_step_-linf",
         "pgd_step_",
         "linf",
@@ -413,11 +460,19 @@ CASES = (
         _radii_and_steps(1.0, _stepping),
         lambda f, t: f.pgd_step_(_writable(t["x"]), t["grad"], t["x0"], eps=t["eps"], step_size=t["step"], norm="l2"),
     ),
+    _images(
+        "pgd_step_-l1",
+        "pgd_step_",
+        "l1",
+        _stepping,
+        lambda f, t: f.pgd_step_(_writable(t["x"]), t["grad"], t["x0"], step_size=-1.0, l1_fraction=0.3, **_L1),
+    ),
     *_momentum("momentum_step-linf", "linf", _SIGNED),
     *_momentum(
         "momentum_step-linf-per-sample", "linf", {"decay": 0.7, "bounds": None}, _radii_and_steps(0.1, _gathering)
     ),
     *_momentum("momentum_step-l2", "l2", {**_L2, "step_size": 1.0}),
+    *_momentum("momentum_step-l1", "l1", {**_L1, "step_size": 1.0, "l1_fraction": 0.2}),
     *_momentum("momentum_step-l2-per-sample", "l2", {"decay": -0.5, "norm": "l2"}, _radii_and_steps(1.0, _gathering)),
     _images(
         "bss_step", "bss_step", "l2", _approaching, lambda f, t: f.bss_step(t["x"], t["grad"], t["gap"], t["active"])
@@ -442,6 +497,7 @@ CASES = (
     _stein("svgd_step-sign", _SIGNED),
     _stein("svgd_step-sign-rms", {"score_scale": "rms", "norm": "l2"}, _radii_and_steps(0.5, _particles)),
     _stein("svgd_step-l2", {**_L2, "step_size": 0.2, "update": "l2", "score_scale": "rms"}),
+    _stein("svgd_step-l1", {**_L1, "step_size": 0.2, "update": "raw"}),
     _stein("svgd_step-raw", {"eps": 0.3, "step_size": 0.1, "update": "raw", "bandwidth": 0.2, "score_scale": 0.7}),
     _loss("kl_distill", "kl_distill", _networks, lambda f, t: f.kl_distill(t["s"], t["t"], temperature=4.0)),
     _loss(

@@ -42,6 +42,29 @@ def nearest(x: Tensor, x0: Tensor, eps: float, low: float, high: float) -> np.nd
     return at(inside)
 
 
+def nearest_l1(x: Tensor, x0: Tensor, eps: float, low: float, high: float) -> np.ndarray:
+    """The same for the l1 ball.
+
+    Minimising |z - x|^2 / 2 + t |z - x0|_1 over the box brings every coordinate nearer to x0 by t and clips it.
+    """
+    point, centre = (t.double().numpy() for t in (x, x0))
+    delta = point - centre
+
+    def at(threshold: float) -> np.ndarray:
+        return np.clip(centre + np.sign(delta) * np.maximum(np.abs(delta) - threshold, 0), low, high)
+
+    if np.abs(at(0.0) - centre).sum() <= eps:
+        return at(0.0)
+    outside, inside = 0.0, np.abs(delta).max()
+    for _ in range(200):
+        middle = (outside + inside) / 2
+        if np.abs(at(middle) - centre).sum() <= eps:
+            inside = middle
+        else:
+            outside = middle
+    return at(inside)
+
+
 def places(eps: float) -> dict[str, tuple[Tensor, Tensor]]:
     """Pairs (x, x0) of one sample, in every position that matters."""
     draw = Draw(torch.float64, seed=4)
@@ -71,19 +94,23 @@ def places(eps: float) -> dict[str, tuple[Tensor, Tensor]]:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), None, (0.3, 0.5)], ids=str)
 @pytest.mark.parametrize("eps", [0.0, 1e-6, 8 / 255, 0.5, 2.0, 100.0])
-def test_l2_projection_is_the_nearest_point(eps, bounds, dtype, backend):
+@pytest.mark.parametrize(("norm", "solve"), [("l2", nearest), ("l1", nearest_l1)], ids=["l2", "l1"])
+def test_the_projection_is_the_nearest_point(norm, solve, eps, bounds, dtype, backend):
     low, high = bounds or (-math.inf, math.inf)
     names, pairs = zip(*places(eps).items(), strict=True)
     x, x0 = (torch.cat(side) for side in zip(*pairs, strict=True))
     x, x0 = x.clamp(-1e5, 1e5).to(dtype), x0.clamp(low, high).to(dtype)
-    projected = fastadv.project(x, x0, eps=eps, norm="l2", bounds=bounds).double().numpy()
+    projected = fastadv.project(x, x0, eps=eps, norm=norm, bounds=bounds).double().numpy()
     tolerance = 1e-9 if dtype == torch.float64 else 1e-6
     for i, name in enumerate(names):
-        expected = nearest(x[i], x0[i], eps, low, high)
-        assert np.abs(projected[i] - expected).max() <= tolerance * max(1.0, eps, np.abs(expected).max()), name
+        expected = solve(x[i], x0[i], eps, low, high)
+        scale = max(1.0, eps, np.abs(expected).max())
+        # What x - x0 is rounded by moves an l1 projection by as much.
+        rounding = torch.finfo(dtype).eps * (x[i] - x0[i]).abs().max().item() if norm == "l1" else 0.0
+        assert np.abs(projected[i] - expected).max() <= tolerance * scale + rounding, name
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_per_sample_radii_are_those_of_the_samples(norm, backend):
     draw = Draw(torch.float32, seed=5)
     x0 = draw.pixels((6, 30))
@@ -94,7 +121,7 @@ def test_per_sample_radii_are_those_of_the_samples(norm, backend):
         assert torch.equal(together[i : i + 1], fastadv.project(x[i : i + 1], x0[i : i + 1], eps=radius, norm=norm))
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_a_ball_without_radius_and_one_without_end(norm, backend):
     draw = Draw(torch.float32, seed=6)
     x0 = draw.pixels((3, 50))
@@ -106,20 +133,20 @@ def test_a_ball_without_radius_and_one_without_end(norm, backend):
 
 
 @pytest.mark.parametrize("mode", ["exact", "sequential"])
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_what_is_inside_stays_to_the_bit(norm, mode, backend):
     draw = Draw(torch.float32, seed=7)
     x0 = draw.pixels((4, 300))
     x = (x0 + draw.normal((4, 300), 1e-3)).clamp(0, 1)
-    eps = 0.01 if norm == "linf" else 0.1
+    eps = {"linf": 0.01, "l2": 0.1, "l1": 1.0}[norm]
     projected = fastadv.project(x, x0, eps=eps, norm=norm, mode=mode)
-    if mode == "exact" or norm == "l2":
+    if mode == "exact" or norm != "linf":
         assert torch.equal(projected, x)
     # The sequential mode computes x0 + (x - x0), as attack libraries do.
     assert (projected - x).abs().max() <= ULP
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_projecting_twice_is_projecting_once(norm, backend):
     draw = Draw(torch.float32, seed=8)
     x0 = draw.pixels((5, 3, 9, 7))
@@ -131,8 +158,9 @@ def test_projecting_twice_is_projecting_once(norm, backend):
 
 
 @pytest.mark.parametrize("eps", [1e-3, 8 / 255, 0.5, 5.0])
-@pytest.mark.parametrize("elements", [64, 3072, 150528])
-def test_never_outside_of_the_l2_ball_and_the_box(elements, eps, backend):
+@pytest.mark.parametrize("elements", [1, 64, 3072, 150528])
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_never_outside_of_the_ball_and_the_box(norm, elements, eps, backend):
     if backend == "triton" and elements > 3072:
         pytest.skip("takes minutes in Triton's interpreter")
     samples = 2 if elements > 3072 else 6
@@ -140,16 +168,18 @@ def test_never_outside_of_the_l2_ball_and_the_box(elements, eps, backend):
     x0 = draw.pixels((samples, elements))
     x = x0 + draw.normal((samples, elements), 0.3)
     results = {
-        "exact": fastadv.project(x, x0, eps=eps, norm="l2"),
-        "sequential": fastadv.project(x, x0, eps=eps, norm="l2", mode="sequential"),
-        "unbounded": fastadv.project(x, x0, eps=eps, norm="l2", bounds=None),
-        "start": fastadv.random_start(x0, eps=eps, norm="l2", seed=1),
-        "step": fastadv.pgd_step(x, x - x0, x0, eps=eps, step_size=10 * eps, norm="l2"),
+        "exact": fastadv.project(x, x0, eps=eps, norm=norm),
+        "sequential": fastadv.project(x, x0, eps=eps, norm=norm, mode="sequential"),
+        "unbounded": fastadv.project(x, x0, eps=eps, norm=norm, bounds=None),
+        "start": fastadv.random_start(x0, eps=eps, norm=norm, seed=1),
+        "step": fastadv.pgd_step(x, x - x0, x0, eps=eps, step_size=10 * eps, norm=norm),
+        # Equal terms, whose sum is rounded to one side again and again.
+        "equal": fastadv.project(x0 + 0.1, x0, eps=eps, norm=norm, bounds=None),
     }
     for name, z in results.items():
-        distance = (z.double() - x0.double()).square().sum(1).sqrt()
+        distance = torch.linalg.vector_norm(z.double() - x0.double(), 2 if norm == "l2" else 1, dim=1)
         assert (distance <= eps * (1 + 4 * ULP)).all(), name
-        if name != "unbounded":
+        if name not in ("unbounded", "equal"):
             assert z.min() >= 0, name
             assert z.max() <= 1, name
 
@@ -229,7 +259,32 @@ def test_l2_starts_are_uniform_in_the_ball(elements, backend):
     )
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("eps", [1e-3, 0.5, 5.0])
+def test_what_was_outside_of_the_l1_ball_ends_on_its_surface(eps, backend):
+    draw = Draw(torch.float32, seed=13)
+    x0 = draw.pixels((4, 600))
+    for spread in (0.1, 3.0):
+        z = fastadv.project(x0 + draw.normal((4, 600), spread), x0, eps=eps, norm="l1", bounds=None)
+        assert ((z.double() - x0.double()).abs().sum(1) >= eps * (1 - 1e-6) - 600 * 2.0**-24).all()
+
+
+@pytest.mark.parametrize("elements", [1, 2, 3, 17])
+def test_l1_starts_are_uniform_in_the_ball(elements, backend):
+    if backend == "triton":
+        pytest.skip("takes minutes in Triton's interpreter; its noise is compared with the reference's below")
+    samples = 3000
+    x0 = torch.zeros(samples, elements, dtype=torch.float64)
+    noise = fastadv.random_start(x0, eps=2.0, norm="l1", bounds=None, seed=4)
+    assert kolmogorov_smirnov((noise.abs().sum(1) / 2.0) ** elements) < CRITICAL
+    for coordinate in noise.T:
+        assert kolmogorov_smirnov(1 - (1 - coordinate.abs() / 2.0) ** elements) < CRITICAL
+    # All signs are equally likely and no two go together.
+    moments = noise.sign().T @ noise.sign() / samples
+    assert (moments - torch.eye(elements)).abs().max() < 5 / math.sqrt(samples)
+    assert noise.sign().mean(0).abs().max() < 5 / math.sqrt(samples)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_a_sample_gets_its_noise_wherever_it_is(norm, backend):
     x0 = Draw(torch.float32, seed=12).pixels((6, 3, 5, 7))
 
@@ -250,7 +305,7 @@ def test_a_sample_gets_its_noise_wherever_it_is(norm, backend):
     assert torch.equal(start(x0.flatten(1), None), whole.flatten(1))
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_samples_restarts_and_seeds_differ(norm, backend):
     x0 = torch.full((3, 64), 0.5)
     ids = torch.arange(3)
@@ -264,7 +319,7 @@ def test_samples_restarts_and_seeds_differ(norm, backend):
     assert torch.corrcoef(rows).fill_diagonal_(0).abs().max() < 0.6
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_a_seed_is_the_same_as_number_and_as_tensor(norm, backend):
     x0 = torch.full((2, 10), 0.5)
     seen = []
@@ -288,7 +343,7 @@ def test_no_global_random_state(backend):
     torch.set_rng_state(before)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_noise_is_that_of_the_reference(norm, backend):
     """Philox's words are the same everywhere; the l2 norm of the noise is a sum, and may round differently."""
     x0 = torch.full((3, 3, 7, 5), 0.5)
@@ -300,6 +355,6 @@ def test_noise_is_that_of_the_reference(norm, backend):
 
 def test_the_box_wins_where_ball_and_box_do_not_meet(backend):
     x0, x = torch.full((2, 3), 2.0), torch.full((2, 3), 3.0)
-    for norm in ("linf", "l2"):
+    for norm in ("linf", "l2", "l1"):
         for mode in ("exact", "sequential"):
             assert torch.equal(fastadv.project(x, x0, eps=0.1, norm=norm, mode=mode), torch.ones(2, 3))

@@ -14,9 +14,10 @@ from fastadv.reference import step as oracle
 
 NAN, INF = math.nan, math.inf
 WIDE = {"eps": INF, "bounds": None}
+ALONE = {"step_size": 1.0, "norm": "l1", **WIDE}
 
 
-@pytest.fixture(params=["linf", "l2"])
+@pytest.fixture(params=["linf", "l2", "l1"])
 def norm(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -40,11 +41,12 @@ def test_zero_gradient_projects_all_the_same(norm, backend):
 def test_one_zero_among_gradients_of_one_sample(norm, backend):
     x, grad = middle(), Draw(torch.float32).normal((3, 50))
     grad[1] = 0
-    moved = fastadv.pgd_step(x, grad, x, eps=0.1, step_size=0.05, norm=norm)
+    moved = fastadv.pgd_step(x, grad, x, eps=0.1, step_size=0.05, norm=norm, l1_fraction=1.0)
     assert torch.equal(moved[1], x[1])
     assert (moved[[0, 2]] != x[[0, 2]]).all()
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_nan_in_the_gradient_stops_its_coordinate_or_its_sample(norm, backend):
     x, grad = middle(), Draw(torch.float32).normal((3, 50))
     expected = fastadv.pgd_step(x, grad, x, eps=0.1, step_size=0.05, norm=norm)
@@ -55,6 +57,7 @@ def test_nan_in_the_gradient_stops_its_coordinate_or_its_sample(norm, backend):
     assert torch.equal(moved, expected)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("value", [INF, -INF])
 def test_infinity_in_the_gradient(norm, value, backend):
     """Its sign is a direction; its length is none, so that an l2 step stays where it is."""
@@ -69,6 +72,7 @@ def test_infinity_in_the_gradient(norm, value, backend):
     assert torch.equal(moved, expected)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-18, 1e-10, 1e10, 1e18, 1e30, 1e37])
 def test_tiny_and_huge_gradients_keep_their_direction(norm, scale, backend):
     x, grad = torch.zeros(3, 50), Draw(torch.float32).normal((3, 50)) * scale
@@ -78,6 +82,7 @@ def test_tiny_and_huge_gradients_keep_their_direction(norm, scale, backend):
     torch.testing.assert_close(moved.double(), expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_tiny_gradients_in_half_precision(norm, backend):
     x = torch.zeros(2, 20, dtype=torch.float16)
     grad = torch.full((2, 20), 2.0**-24, dtype=torch.float16)
@@ -122,6 +127,35 @@ def test_each_sample_has_its_radius_and_its_step(norm, backend):
         one = slice(i, i + 1)
         alone = fastadv.pgd_step(x[one], grad[one], x0[one], eps=eps[i].item(), step_size=size[i].item(), norm=norm)
         assert torch.equal(together[one], alone)
+
+
+class TestLargest:
+    """An l1 step moves the largest coordinates of the gradient, by equal shares."""
+
+    @pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-10, 1.0, 1e30])
+    @pytest.mark.parametrize(("fraction", "count"), [(0.05, 3), (0.02, 1), (0.9, 45), (1.0, 50)])
+    def test_count_and_length(self, fraction, count, scale, backend):
+        x, grad = torch.zeros(3, 50), Draw(torch.float32).normal((3, 50)) * scale
+        moved = fastadv.pgd_step(x, grad, x, l1_fraction=fraction, **ALONE)
+        largest = grad.abs().topk(count, dim=1).indices
+        expected = torch.zeros(3, 50).scatter(1, largest, (grad.sign() / count).gather(1, largest))
+        torch.testing.assert_close(moved, expected, rtol=1e-6, atol=0)
+
+    def test_all_that_tie_move(self, backend):
+        grad = torch.tensor([[3.0, -2.0, 2.0, 1.0, 0.0], [-1.0, 1.0, 1.0, 1.0, 1.0]])
+        moved = fastadv.pgd_step(torch.zeros(2, 5), grad, torch.zeros(2, 5), l1_fraction=0.4, **ALONE)
+        expected = torch.tensor([[1 / 3, -1 / 3, 1 / 3, 0, 0], [-0.2, 0.2, 0.2, 0.2, 0.2]])
+        torch.testing.assert_close(moved, expected)
+
+    def test_a_zero_never_moves(self, backend):
+        grad = torch.tensor([[0.0, -2.0, 0.0, 1e-45, -0.0]])
+        moved = fastadv.pgd_step(torch.zeros(1, 5), grad, torch.zeros(1, 5), l1_fraction=0.8, **ALONE)
+        assert torch.equal(moved, torch.tensor([[0, -0.5, 0, 0.5, 0]]))
+
+    def test_nan_stays_and_infinity_comes_first(self, backend):
+        grad = torch.tensor([[NAN, 1.0, INF, -2.0], [NAN, NAN, NAN, NAN]])
+        moved = fastadv.pgd_step(torch.zeros(2, 4), grad, torch.zeros(2, 4), l1_fraction=0.5, **ALONE)
+        assert torch.equal(moved, torch.tensor([[0, 0, 0.5, -0.5], [0, 0, 0, 0]]))
 
 
 def test_nan_in_the_iterate_or_the_centre_shows(backend):

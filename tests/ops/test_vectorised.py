@@ -15,7 +15,7 @@ LIBRARY = PACKAGE / "_cpu.so"
 # The loop nests: a part of the demangled name of their float32 version.
 LOOPS = (
     "project_linf_samples<float",
-    "project_l2_samples<float",
+    "project_samples<float",
     "linf_steps<fastadv::(anonymous namespace)::Gradient<float",
     "linf_steps<fastadv::(anonymous namespace)::Momentum<float",
     "l2_steps<fastadv::(anonymous namespace)::Gradient<float",
@@ -23,6 +23,7 @@ LOOPS = (
     "bss_steps<float",
     "mix_samples<float",
     "gather_samples<float",
+    "l1_steps<fastadv::(anonymous namespace)::Gradient<float",
     "linf_starts<float",
     "move_particles<float",
     "scale_rows<float, float",

@@ -20,6 +20,8 @@ UNITS = {
     "linf": 4,
     # A norm of D squares, a quotient, a Newton iteration that stops one rounding from its root.
     "l2": 8,
+    # A sum of D distances, which may end by eight units short of eps.
+    "l1": 16,
     # A sum of D magnitudes, a quotient, a product and a sum.
     "momentum": 8,
     # Two products and a sum; in the backward pass as many products as samples were mixed with one.
