@@ -17,6 +17,12 @@ Loss = str | Callable[[Any], Tensor]
 _NAMED = ("ce", "kl")
 
 
+def check_loss(loss: Loss) -> None:
+    """``loss`` is a callable or the name of a loss."""
+    if not callable(loss) and loss not in _NAMED:
+        raise ValueError(f"loss must be one of {', '.join(map(repr, _NAMED))} or a callable, got {loss!r}")
+
+
 class Objective:
     """The loss of ``networks`` on ``copies`` copies of each clean image, never averaged over rows.
 
@@ -46,10 +52,9 @@ class Objective:
         self._networks = networks
         self._loss = loss
         self._targeted = targeted
+        check_loss(loss)
         if callable(loss):
             return
-        if loss not in _NAMED:
-            raise ValueError(f"loss must be one of {', '.join(map(repr, _NAMED))} or a callable, got {loss!r}")
         if networks.together:
             raise ValueError(f"loss must be a callable of the tuple of logits for a sequence of networks, got {loss!r}")
         self._keywords: dict[str, Any] = {"kind": loss, "targeted": targeted}
