@@ -57,7 +57,7 @@ class Attack:
     def __call__(
         self, model: Network | Sequence[Network], x: Tensor, y: Tensor | None = None, **changes: Any
     ) -> Tensor:
-        """The function on ``model`` and ``x``, with ``y`` where it takes one; ``changes`` replace keywords this once."""
+        """The function on ``model``, ``x`` and, where it takes one, ``y``; ``changes`` replace keywords this once."""
         labels = () if y is None else (y,)
         return self._function(model, x, *labels, **{**self._keywords, **changes})
 
