@@ -2,8 +2,9 @@
 
 from fastadv.attacks.configured import FGSM, PGD, SVGD, VAT, Attack
 from fastadv.attacks.fast_gradient import fgsm
+from fastadv.attacks.frozen import Frozen, freeze
 from fastadv.attacks.particles import repulsion_ratio, svgd
 from fastadv.attacks.projected_gradient import pgd
 from fastadv.attacks.virtual import vat
 
-__all__ = ["FGSM", "PGD", "SVGD", "VAT", "Attack", "fgsm", "pgd", "repulsion_ratio", "svgd", "vat"]
+__all__ = ["FGSM", "PGD", "SVGD", "VAT", "Attack", "Frozen", "fgsm", "freeze", "pgd", "repulsion_ratio", "svgd", "vat"]
