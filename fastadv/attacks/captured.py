@@ -121,7 +121,8 @@ class _Graph:
         with torch.cuda.device(x.device):
             self._warm_up(run, seed)
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            # Other threads, a data loader's among them, may go on using the device while this one records.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self._output = run(*self._inputs, seed)
                 seed.add_(1)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import folding
-from fastadv.attacks.guard import evaluating
+from fastadv.attacks.guard import no_trace
 from fastadv.attacks.networks import Networks, unwrapped
 from fastadv.ops.checks import FLOATING
 from fastadv.reference._common import accumulate
@@ -67,6 +67,7 @@ class Frozen(nn.Module):
         self, model: nn.Module, *, dtype: torch.dtype | None, channels_last: bool, fold_batchnorm: bool
     ) -> None:
         super().__init__()
+        self.training = model.training
         self._model = (model,)  # in a tuple, so as to be no part of this module
         self.folded, self.kept, self.untraced = folding.survey(model) if fold_batchnorm else folding.Survey((), {}, {})
         self.network = copy.deepcopy(model)
@@ -115,13 +116,12 @@ class Frozen(nn.Module):
                 raise ValueError(f"{name} has shape {list(tensor.shape)} here, in the model {found}: freeze it again")
             tensor.copy_(new[name])
 
-    @torch.no_grad()
     def difference(self, x: Tensor) -> Tensor:
         """The largest absolute difference to the model's logits on images ``x`` [N, ...], both in eval mode.
 
         A tensor without dimensions on the device of x: reading it is what waits.
         """
-        with evaluating((*self._model, self)):
+        with no_trace((*self._model, self)), torch.no_grad():
             return (accumulate(self(x)) - accumulate(Networks(self._model[0])(x)[0])).abs().amax()
 
     def extra_repr(self) -> str:

@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from every_attack import ATTACKS
 
 from fastadv import attacks
 from fastadv.attacks import FGSM, PGD, SVGD, VAT, Attack, configured, fgsm, pgd, svgd, vat
@@ -15,8 +16,10 @@ PAIRS = [(PGD, pgd), (FGSM, fgsm), (SVGD, svgd), (VAT, vat)]
 
 def test_every_attack_has_its_object():
     assert {pair[0] for pair in PAIRS} == set(Attack.__subclasses__())
-    functions = {name for name in attacks.__all__ if name.islower()} - {"repulsion_ratio"}
+    public = {name: getattr(attacks, name) for name in attacks.__all__ if name.islower()}
+    functions = {name for name, each in public.items() if {"model", "eps"} <= inspect.signature(each).parameters.keys()}
     assert {function.__name__ for _, function in PAIRS} == functions
+    assert functions <= {name.split()[0] for name in ATTACKS}
     assert all(cls.__name__ == function.__name__.upper() and cls.__name__ in attacks.__all__ for cls, function in PAIRS)
 
 

@@ -286,6 +286,18 @@ def test_refresh_follows_a_training_model(network, images, labels, monkeypatch):
     assert network.training
 
 
+def test_the_difference_leaves_no_trace(network, images, labels):
+    frozen = freeze(network.eval())
+    assert not frozen.training
+    network.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        frozen.difference(images)
+        loss = cross_entropy(network(images), labels)
+    loss.backward()
+    assert network.training
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
 def test_a_compiled_attack_sees_the_refreshed_weights(network, images, labels):
     frozen = freeze(network.eval())
     frozen(images)
