@@ -1,4 +1,4 @@
-"""Finds the BatchNorm layers that can be folded into the layer in front of them, without running the network."""
+"""Finds what can be folded in a network, and the layer through which images enter, without running it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,17 @@ class Pair(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """The pairs to fold, why each other BatchNorm stays, and why a module could not be traced; by path."""
+    """What :func:`survey` finds, by path.
+
+    ``pairs`` can be folded; every other BatchNorm is ``kept`` for a reason, and ``untraced`` modules have one too.
+    ``entry`` is the one layer through which images enter, after operations on them with the tensors ``before`` it.
+    """
 
     pairs: tuple[Pair, ...]
     kept: dict[str, str]
     untraced: dict[str, str]
+    entry: str | None
+    before: frozenset[str]
 
 
 def survey(network: nn.Module) -> Survey:
@@ -54,7 +60,7 @@ def survey(network: nn.Module) -> Survey:
             kept[path] = reason
         else:
             pairs.append(Pair(layer, path))
-    return Survey(tuple(pairs), kept, untraced)
+    return Survey(tuple(pairs), kept, untraced, *_entry(network, dict(graphs).get("")))
 
 
 def folded(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
@@ -66,6 +72,37 @@ def folded(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
     assert variance is not None
     transposed = isinstance(layer, _TRANSPOSED)
     return fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, gain, shift, transposed)
+
+
+def _entry(network: nn.Module, graph: fx.Graph | None) -> tuple[str | None, frozenset[str]]:
+    """The path of the entry and the names of the tensors before it; no path where there is no one such layer."""
+    nowhere: tuple[None, frozenset[str]] = (None, frozenset())
+    if graph is None:
+        return nowhere
+    node = next(node for node in graph.nodes if node.op == "placeholder")
+    before: set[str] = set()
+    while True:
+        users = [user for user in node.users if not _asks_for_the_shape(user)]
+        if len(users) != 1 or users[0].op not in ("call_module", "call_function", "call_method"):
+            return nowhere
+        user, path = users[0], str(users[0].target)
+        others = [source for source in user.all_input_nodes if source is not node]
+        if any(source.op != "get_attr" for source in others):
+            return nowhere
+        before |= {str(source.target) for source in others}
+        if user.op == "call_module":
+            module = network.get_submodule(path)
+            if type(module) in _LAYERS:
+                once = sum(other.op == "call_module" and other.target == path for other in graph.nodes) == 1
+                return (path, frozenset(before)) if once else nowhere
+            if any(True for _ in module.parameters()):
+                return nowhere
+            before |= {_join(path, name) for name, _ in module.named_buffers()}
+        node = user
+
+
+def _asks_for_the_shape(node: fx.Node) -> bool:
+    return node.target is getattr if node.op == "call_function" else node.target in ("size", "dim")
 
 
 def _unfoldable(norm: Any) -> str | None:

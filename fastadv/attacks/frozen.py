@@ -29,8 +29,9 @@ def freeze(
 
     Args:
         model: any module from images to logits [N, C]; of a DistributedDataParallel the module inside.
-        dtype: of parameters, buffers and computation: float64, float32, bfloat16 or float16; None keeps them. Images
-            are cast on their way in, adversarial ones stay float32.
+        dtype: of parameters, buffers and computation: float64, float32, bfloat16 or float16; None keeps them. In half
+            precision the layer through which images enter stays in float32 where there is one such layer: a pixel in
+            bfloat16 is rounded by up to 1/512, which small perturbations do not survive.
         channels_last: memory layout of convolution weights and of images [N, C, H, W], usually the faster one. A model
             that cannot run in it (one that calls view() on its activations) goes back to the contiguous layout at its
             first call, with a warning.
@@ -61,6 +62,7 @@ class Frozen(nn.Module):
         folded: the pairs (layer, norm) of paths in the model that are one layer here.
         kept: why each other BatchNorm is not folded, by its path; empty where folding was not asked for.
         untraced: why modules could not be traced, by their path; their parts were looked at one by one.
+        entry: the layer that computes in float32 for images in full precision; None where none does for that.
     """
 
     def __init__(
@@ -69,7 +71,10 @@ class Frozen(nn.Module):
         super().__init__()
         self.training = model.training
         self._model = (model,)  # in a tuple, so as to be no part of this module
-        self.folded, self.kept, self.untraced = folding.survey(model) if fold_batchnorm else folding.Survey((), {}, {})
+        survey = folding.survey(model)
+        if not fold_batchnorm:
+            survey = survey._replace(pairs=(), kept={})
+        self.folded, self.kept, self.untraced = survey.pairs, survey.kept, survey.untraced
         self.network = copy.deepcopy(model)
         for layer, norm in self.folded:
             _make_room(self.network.get_submodule(layer))
@@ -77,11 +82,12 @@ class Frozen(nn.Module):
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
             parameter.grad = None
+        self.entry = survey.entry if dtype in (torch.float16, torch.bfloat16) else None
         self._dtype = dtype
+        if dtype is not None:
+            self._convert(dtype, survey.before)
         self._channels_last = channels_last
         self._layout_is_tried = not channels_last
-        if dtype is not None:
-            self.network.to(dtype)
         if channels_last:
             _lay_out(self.network, torch.channels_last)
         self.refresh()
@@ -126,7 +132,19 @@ class Frozen(nn.Module):
 
     def extra_repr(self) -> str:
         """How many BatchNorm layers are folded."""
-        return f"folded={len(self.folded)}, kept={len(self.kept)}, dtype={self._dtype}"
+        return f"folded={len(self.folded)}, kept={len(self.kept)}, entry={self.entry}"
+
+    def _convert(self, dtype: torch.dtype, before: frozenset[str]) -> None:
+        """All of the network in ``dtype``, except for the entry and the tensors ``before`` it, which are in float32."""
+        self.network.to(dtype)
+        if self.entry is None:
+            return
+        self._dtype = torch.float32
+        layer = self.network.get_submodule(self.entry).float()
+        layer.register_forward_hook(_CastOutput(dtype))
+        for name, tensor in _tensors(self.network):
+            if name in before and tensor.is_floating_point():
+                tensor.data = tensor.data.float()
 
     def _try_layout(self, x: Tensor) -> Tensor:
         try:
@@ -141,6 +159,16 @@ class Frozen(nn.Module):
             )
         self._layout_is_tried = True
         return logits
+
+
+class _CastOutput:
+    """A forward hook: what the layer gives, in ``dtype``."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+
+    def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        return output.to(self._dtype)
 
 
 class _Folded(nn.Module):

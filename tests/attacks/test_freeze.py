@@ -250,7 +250,10 @@ def test_layers_that_share_a_weight_part(images):
 def test_dtype_and_layout(network, images, dtype):
     frozen = freeze(network.eval(), dtype=dtype)
     expected = dtype or torch.float32
-    assert {tensor.dtype for tensor in frozen.state_dict().values()} == {expected}
+    half = dtype in (torch.float16, torch.bfloat16)
+    assert frozen.entry == ("0" if half else None)
+    assert frozen.network[0].weight.dtype == frozen.network[0].bias.dtype == (torch.float32 if half else expected)
+    assert frozen.network[5].weight.dtype == expected
     assert frozen.network[0].weight.is_contiguous(memory_format=torch.channels_last)
     logits = frozen(images)
     assert logits.dtype == expected
@@ -261,9 +264,9 @@ def test_dtype_and_layout(network, images, dtype):
 
 
 def test_folding_in_half_precision_rounds_once():
-    model = with_statistics(pair()).float()
-    exact, _ = folding.folded(model[0], model[1])
-    assert torch.equal(freeze(model, dtype=torch.bfloat16).network[0].weight, exact.bfloat16())
+    model = with_statistics(nn.Sequential(nn.Conv2d(3, 3, 1), *pair())).float()
+    exact, _ = folding.folded(model[1], model[2])
+    assert torch.equal(freeze(model, dtype=torch.bfloat16).network[1].weight, exact.bfloat16())
 
 
 def test_refresh_follows_a_training_model(network, images, labels, monkeypatch):
@@ -337,7 +340,58 @@ class Views(nn.Module):
         self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(64, 5)
 
     def forward(self, x):
-        return self.fc(self.conv(x).view(len(x), -1))
+        return self.fc(self.conv(x).view(x.size(0), -1))
+
+
+class TwoEntries(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return (self.first(x) + self.second(x)).view(x.size(0), -1)
+
+
+class Parametrised(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale, self.norm, self.conv = nn.Parameter(torch.ones(())), nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.conv(self.norm(self.scale * x)).flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("make", "entry"),
+    [
+        (lambda: Classifier(Normalize([0.3] * 3, [0.7] * 3), pair()), "network.0"),
+        (Views, "conv"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(75, 5)), "1"),
+        (TwoEntries, None),
+        (Parametrised, None),
+        (CalledTwice, None),
+        (Branching, None),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_images_enter_in_full_precision_where_they_can(make, entry, dtype):
+    model, size = with_statistics(make()).float(), 6 if make is Views else 5
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is not folded
+        frozen = freeze(model, dtype=dtype, channels_last=False)
+    assert frozen.entry == entry
+    x = torch.rand(4, 3, size, size)
+    assert frozen(x).dtype == dtype
+    assert frozen.difference(x) < 0.1 * model(x).abs().max()
+    if entry:
+        # Less than a unit in the last place of a pixel, of the half precision.
+        seen = []
+        frozen.network.get_submodule(entry).register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        frozen(x), frozen((x + 1e-5).double())
+        assert seen[0].dtype == seen[1].dtype == torch.float32
+        assert (seen[0] != seen[1]).all()
+        assert all(module.mean.dtype == torch.float32 for module in frozen.modules() if isinstance(module, Normalize))
+    frozen.refresh()
 
 
 def test_a_model_that_views_its_activations_runs_contiguous(images, labels):
