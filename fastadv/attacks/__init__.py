@@ -1,6 +1,26 @@
-"""Adversarial batches: pure functions over one shared loop, and what they report."""
+"""Adversarial batches: pure functions over one shared loop, the same as objects, and what they report."""
 
+from fastadv.attacks.captured import Captured, capture
+from fastadv.attacks.configured import FGSM, PGD, SVGD, VAT, Attack
+from fastadv.attacks.fast_gradient import fgsm
+from fastadv.attacks.frozen import Frozen, freeze
 from fastadv.attacks.particles import repulsion_ratio, svgd
 from fastadv.attacks.projected_gradient import pgd
+from fastadv.attacks.virtual import vat
 
-__all__ = ["pgd", "repulsion_ratio", "svgd"]
+__all__ = [
+    "FGSM",
+    "PGD",
+    "SVGD",
+    "VAT",
+    "Attack",
+    "Captured",
+    "Frozen",
+    "capture",
+    "fgsm",
+    "freeze",
+    "pgd",
+    "repulsion_ratio",
+    "svgd",
+    "vat",
+]

@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from fastadv.ops import checks
 from fastadv.ops.layout import aligned
 
 T = TypeVar("T")
@@ -19,7 +20,13 @@ def repeat(value: T, copies: int) -> T:
     return aligned(value, value.repeat_interleave(copies, 0))[1]  # type: ignore[return-value]
 
 
-def sample_ids(x: Tensor, copies: int) -> Tensor:
-    """Identities [N * copies] of the copies of ``x`` [N, ...] for :func:`fastadv.random_start`: ``i + (r << 32)``."""
-    samples = torch.arange(x.shape[0], device=x.device)
-    return (samples[:, None] + (torch.arange(copies, device=x.device) << 32)).flatten()
+def copy_ids(x: Tensor, copies: int, sample_ids: Tensor | None = None) -> Tensor:
+    """Identities [N * copies] of the copies of ``x`` [N, ...] for :func:`fastadv.random_start`: ``id + (r << 32)``.
+
+    ``sample_ids``: int64 [N], the samples' own identities below 2^32; None is 0 ... N - 1.
+    """
+    if sample_ids is None:
+        sample_ids = torch.arange(x.shape[0], device=x.device)
+    else:
+        checks.int64("sample_ids", sample_ids, [x.shape[0]], x)
+    return (sample_ids[:, None] + (torch.arange(copies, device=x.device) << 32)).flatten()

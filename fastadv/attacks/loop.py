@@ -4,24 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from fastadv.attacks.objective import Objective
+from fastadv.attacks.arguments import Schedule
 
 Step = Callable[[Tensor, Tensor], Tensor]
 Watch = Callable[[Tensor, Tensor, Tensor], object]
 
 
-def ascend(objective: Objective, x: Tensor, step: Step, steps: int, *, watch: Watch | None = None) -> Tensor:
-    """``steps`` times ``x = step(x, gradient)``; ``watch`` sees each (x, values, gradient) before its step."""
-    for _ in range(steps):
+class Ascended(Protocol):
+    """What a loop climbs."""
+
+    def value_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The values [rows] at ``x`` [rows, ...] and the gradient of their sum by ``x``, detached."""
+
+
+def ascend(objective: Ascended, x: Tensor, step: Step, schedule: Schedule, *, watch: Watch | None = None) -> Tensor:
+    """``steps`` times ``x = step(x, gradient)``; ``watch`` sees each (x, values, gradient) before its step.
+
+    A row that has made all steps of its own stays where it is. ``step`` may be an object that carries state from one
+    step to the next; what it keeps of a row that stays is of no account.
+    """
+    for made in range(schedule.longest):
         value, grad = objective.value_and_grad(x)
         if watch is not None:
             watch(x, value, grad)
-        x = step(x, grad)
+        moved = step(x, grad)
+        x = moved if schedule.each is None else choose(made < schedule.each, moved, x)
     return x
+
+
+def choose(rows: Tensor, x: Tensor, otherwise: Tensor) -> Tensor:
+    """The rows of ``x`` [rows, ...] where the mask ``rows`` [rows] holds, those of ``otherwise`` elsewhere."""
+    return torch.where(rows.view(-1, *[1] * (x.dim() - 1)), x, otherwise)
 
 
 class Best:
@@ -34,7 +52,7 @@ class Best:
     def offer(self, x: Tensor, value: Tensor, grad: Tensor | None = None) -> None:
         """Take the rows of ``x`` [rows, ...] whose ``value`` [rows] is higher; ``grad`` is not looked at."""
         better = value > self.value
-        self.x = torch.where(better.view(-1, *[1] * (x.dim() - 1)), x, self.x)
+        self.x = choose(better, x, self.x)
         self.value = torch.where(better, value, self.value)
 
     def of_copies(self, copies: int) -> Best:

@@ -21,7 +21,7 @@ class Networks:
     def __init__(self, model: Network | Sequence[Network]) -> None:
         self.together = isinstance(model, (list, tuple, nn.ModuleList))
         members: Any = model if self.together else (model,)
-        self.members = tuple(_unwrapped(member) for member in members)
+        self.members = tuple(unwrapped(member) for member in members)
         if not self.members:
             raise ValueError("model must hold at least one network, got an empty sequence")
         for member in self.members:
@@ -36,7 +36,8 @@ class Networks:
         )
 
 
-def _unwrapped(member: Network) -> Network:
+def unwrapped(member: Any) -> Any:
+    """The network itself, which a DistributedDataParallel holds."""
     # At each forward the wrapper synchronises the buffers of all ranks, which then would have to attack in step.
     return member.module if isinstance(member, DistributedDataParallel) else member
 

@@ -17,6 +17,12 @@ Loss = str | Callable[[Any], Tensor]
 _NAMED = ("ce", "kl", "dlr", "cw")
 
 
+def check_loss(loss: Loss) -> None:
+    """``loss`` is a callable or the name of a loss."""
+    if not callable(loss) and loss not in _NAMED:
+        raise ValueError(f"loss must be one of {', '.join(map(repr, _NAMED))} or a callable, got {loss!r}")
+
+
 class Objective:
     """The loss of ``networks`` on ``copies`` copies of each clean image, never averaged over rows.
 
@@ -48,10 +54,9 @@ class Objective:
         self._networks = networks
         self._loss = loss
         self._targeted = targeted
+        check_loss(loss)
         if callable(loss):
             return
-        if loss not in _NAMED:
-            raise ValueError(f"loss must be one of {', '.join(map(repr, _NAMED))} or a callable, got {loss!r}")
         if networks.together:
             raise ValueError(f"loss must be a callable of the tuple of logits for a sequence of networks, got {loss!r}")
         self._keywords: dict[str, Any] = {"kind": loss, "targeted": targeted}
@@ -81,8 +86,7 @@ class Objective:
             (grad,) = torch.autograd.grad(value.sum(), x)
             return value.detach(), grad
         value, by_logits = attack_loss_value_and_grad(logits[0], **self._keywords)
-        (grad,) = torch.autograd.grad(logits[0], x, grad_outputs=by_logits.to(logits[0].dtype))
-        return value, grad
+        return value, _through(logits[0], x, by_logits)
 
     def _called(self, logits: tuple[Tensor, ...]) -> Tensor:
         assert callable(self._loss)
@@ -92,6 +96,18 @@ class Objective:
             shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"loss must give one value a row, a tensor [{rows}], got {shape}")
         return -value if self._targeted else value
+
+
+def _through(logits: Tensor, x: Tensor, by_logits: Tensor) -> Tensor:
+    """The gradient by ``x``, given that by ``logits`` in float32 or float64."""
+    if logits.dtype is not torch.float16:
+        (grad,) = torch.autograd.grad(logits, x, grad_outputs=by_logits.to(logits.dtype))
+        return grad
+    # float16 holds nothing below 6e-8, where the gradient of a saturated sample lies: each row goes through the network
+    # with its largest entry near one, scaled by a power of two that is taken back in float32. Rows do not interact.
+    exponent = torch.frexp(by_logits.abs().amax(1)).exponent.clamp(min=-126)
+    (grad,) = torch.autograd.grad(logits, x, grad_outputs=torch.ldexp(by_logits, -exponent[:, None]).half())
+    return torch.ldexp(grad, exponent.view(-1, *[1] * (x.dim() - 1)))
 
 
 def _clean_logits(networks: Networks, x: Tensor) -> Tensor:

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import seeds
-from fastadv.attacks.arguments import count, master, step_length
-from fastadv.attacks.copies import repeat, sample_ids
+from fastadv.attacks.arguments import count, master, step_count, step_length
+from fastadv.attacks.copies import copy_ids, repeat
 from fastadv.attacks.guard import no_trace
 from fastadv.attacks.loop import Watch, ascend
 from fastadv.attacks.networks import Network, Networks
 from fastadv.attacks.objective import Loss, Objective
 from fastadv.attacks.released import released_particles
 from fastadv.ops import ball, checks
-from fastadv.ops.svgd import svgd_step
+from fastadv.ops.svgd import svgd_stepper
 from fastadv.reference.svgd import stein_terms
 
 VARIANTS = {name: name for name in ("projected", "released")}
@@ -29,7 +29,7 @@ def svgd(
     *,
     eps: float | Tensor,
     step_size: float | Tensor | None = None,
-    steps: int = 10,
+    steps: int | Tensor = 10,
     particles: int = 4,
     norm: str = "linf",
     loss: Loss = "ce",
@@ -39,6 +39,7 @@ def svgd(
     score_scale: float | str = "rms",
     bounds: tuple[float, float] | None = (0.0, 1.0),
     seed: int | Tensor | None = None,
+    sample_ids: Tensor | None = None,
     variant: str = "projected",
 ) -> Tensor:
     """Particles drawn from ``p(x'|x, y)``, proportional to ``exp(loss(model(x'), y))`` in the ball around x.
@@ -50,11 +51,11 @@ def svgd(
 
     ``variant="released"``: what the published code of TALD computes instead, see
     :func:`fastadv.attacks.released.released_particles`. It takes eps (an l2 radius), particles, bandwidth (a float;
-    "median" is its own rule), bounds and seed. It is label-free, makes one step whatever ``steps`` (1 or more) is, and
-    has no use for the other keywords.
+    "median" is its own rule), bounds, seed and sample_ids. It is label-free, makes one step whatever ``steps`` (an int,
+    1 or more) is, and has no use for the other keywords.
 
     Args:
-        model, x, y, steps, norm, loss, reference, bounds, seed: as for :func:`pgd`.
+        model, x, y, steps, norm, loss, reference, bounds, seed, sample_ids: as for :func:`pgd`.
         eps: radius in the units of x, a float or one an image, [N]; not negative.
         step_size: length of a step, a float or [N]; None is ``2.5 eps / steps``.
         particles: how many an image.
@@ -73,8 +74,17 @@ def svgd(
     the median bandwidth is this library's choice.
     """
     if checks.choice("variant", variant, VARIANTS) == "released":
-        count("steps", steps, 1)
-        return released_particles(model, x, eps=eps, particles=particles, bandwidth=bandwidth, bounds=bounds, seed=seed)
+        count("steps", steps, 1)  # type: ignore[arg-type]
+        return released_particles(
+            model,
+            x,
+            eps=eps,
+            particles=particles,
+            bandwidth=bandwidth,
+            bounds=bounds,
+            seed=seed,
+            sample_ids=sample_ids,
+        )
     return projected_particles(
         model,
         x,
@@ -91,6 +101,7 @@ def svgd(
         score_scale=score_scale,
         bounds=bounds,
         seed=seed,
+        sample_ids=sample_ids,
     )
 
 
@@ -101,7 +112,7 @@ def projected_particles(
     *,
     eps: float | Tensor,
     step_size: float | Tensor | None,
-    steps: int,
+    steps: int | Tensor,
     particles: int,
     norm: str,
     bandwidth: float | str,
@@ -109,6 +120,7 @@ def projected_particles(
     score_scale: float | str,
     bounds: tuple[float, float] | None,
     seed: int | Tensor | None,
+    sample_ids: Tensor | None = None,
     loss: Loss = "ce",
     reference: Tensor | None = None,
     watch: Watch | None = None,
@@ -116,28 +128,30 @@ def projected_particles(
     """:func:`svgd` with ``variant="projected"``; ``watch`` sees each (rows, values, score) before its step."""
     networks = Networks(model)
     x = master(x).contiguous()  # svgd_step works on contiguous particles, whatever comes in
-    step_size = step_length(x, eps, step_size, count("steps", steps, 0))
+    schedule = step_count(steps, x)
+    step_size = step_length(x, eps, step_size, schedule)
     shape = (x.shape[0], count("particles", particles, 1))
+    move = svgd_stepper(
+        x,
+        eps=eps,
+        step_size=step_size,
+        norm=norm,
+        bounds=bounds,
+        bandwidth=bandwidth,
+        update=update,
+        score_scale=score_scale,
+    )
 
     def step(rows: Tensor, score: Tensor) -> Tensor:
-        moved = svgd_step(
-            rows.unflatten(0, shape),
-            score.unflatten(0, shape),
-            x,
-            eps=eps,
-            step_size=step_size,
-            norm=norm,
-            bounds=bounds,
-            bandwidth=bandwidth,
-            update=update,
-            score_scale=score_scale,
-        )
-        return moved.flatten(0, 1)
+        return move(rows.unflatten(0, shape), score.unflatten(0, shape)).flatten(0, 1)
 
     with no_trace(networks.members):
-        start = random_particles(x, eps=eps, particles=particles, norm=norm, bounds=bounds, seed=seed).flatten(0, 1)
+        start = random_particles(
+            x, eps=eps, particles=particles, norm=norm, bounds=bounds, seed=seed, sample_ids=sample_ids
+        )
         objective = Objective(networks, x, y, loss=loss, reference=reference, copies=particles)
-        return ascend(objective, start, step, steps, watch=watch).unflatten(0, shape)
+        rows = ascend(objective, start.flatten(0, 1), step, schedule.of_copies(particles), watch=watch)
+        return rows.unflatten(0, shape)
 
 
 def random_particles(
@@ -148,6 +162,7 @@ def random_particles(
     norm: str,
     bounds: tuple[float, float] | None,
     seed: int | Tensor | None,
+    sample_ids: Tensor | None = None,
 ) -> Tensor:
     """Where the particles start: [N, particles, ...], uniform in the ball around each image of ``x`` [N, ...]."""
     checks.radius("eps", eps, x)
@@ -157,7 +172,7 @@ def random_particles(
         norm=norm,
         bounds=bounds,
         seed=seeds.resolve(seed),
-        sample_ids=sample_ids(x, particles),
+        sample_ids=copy_ids(x, particles, sample_ids),
     )
     return start.unflatten(0, (x.shape[0], particles))
 

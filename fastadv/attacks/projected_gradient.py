@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fastadv.attacks import seeds
-from fastadv.attacks.arguments import count, master, step_length
-from fastadv.attacks.copies import repeat, sample_ids
+from fastadv.attacks.arguments import count, master, step_count, step_length
+from fastadv.attacks.copies import copy_ids, repeat
 from fastadv.attacks.guard import no_trace
 from fastadv.attacks.loop import Best, ascend
 from fastadv.attacks.networks import Network, Networks
 from fastadv.attacks.objective import Loss, Objective
 from fastadv.ops import ball
-from fastadv.ops.step import pgd_step
+from fastadv.ops.step import pgd_stepper
 
 
 def pgd(
@@ -24,7 +24,7 @@ def pgd(
     *,
     eps: float | Tensor,
     step_size: float | Tensor | None = None,
-    steps: int = 10,
+    steps: int | Tensor = 10,
     norm: str = "linf",
     loss: Loss = "ce",
     reference: Tensor | None = None,
@@ -35,6 +35,7 @@ def pgd(
     bounds: tuple[float, float] | None = (0.0, 1.0),
     mode: str = "exact",
     seed: int | Tensor | None = None,
+    sample_ids: Tensor | None = None,
 ) -> Tensor:
     """Projected gradient ascent: ``x <- pgd_step(x, grad loss(model(x)))``, ``steps`` times from a start in the ball.
 
@@ -51,7 +52,8 @@ def pgd(
         y: classes [N], int64, of every loss but "kl"; None is the model's own clean prediction (one more forward).
         eps: radius in the units of x, a float or [N]; not negative.
         step_size: length of a step in the norm, a float or [N]; None is ``2.5 eps / steps``.
-        steps: how often to step; 0 returns the start.
+        steps: how often to step; 0 returns the start. An int, or int64 [N] on the CPU (the host counts the loop, so it
+            has to know the largest): a sample that has made its own number stays where it is. Not under torch.compile.
         norm: "linf", "l2" or "l1".
         loss: a kind of :func:`fastadv.attack_loss`, "ce", "kl" (the divergence from ``reference``), "dlr" or "cw"; or a
             callable giving one value a row of logits, which is differentiated by autograd and brings its own targets.
@@ -67,6 +69,8 @@ def pgd(
         mode: "exact" or "sequential", see :func:`fastadv.project`.
         seed: of the random start, an int or an int64 tensor without dimensions on the device of x. None gives another
             start at each call, derived from torch.initial_seed(), the number of the call and the distributed rank.
+        sample_ids: whose noise each sample gets, int64 [N] on the device of x, in [0, 2^32); None is its place in the
+            batch. A sample with the same identity and seed starts from the same point in any batch.
 
     Returns:
         Adversarial images, detached, of the shape of x; float32, or float64 for a float64 x: in half precision they
@@ -80,22 +84,20 @@ def pgd(
     """
     networks = Networks(model)
     x = master(x)
-    step_size = step_length(x, eps, step_size, count("steps", steps, 0))
+    schedule = step_count(steps, x)
+    step_size = step_length(x, eps, step_size, schedule)
     count("restarts", restarts, 1)
     centre, radius, length = repeat(x, restarts), repeat(eps, restarts), repeat(step_size, restarts)
-
-    def step(rows: Tensor, grad: Tensor) -> Tensor:
-        return pgd_step(rows, grad, centre, eps=radius, step_size=length, norm=norm, bounds=bounds, mode=mode)
-
+    step = pgd_stepper(centre, eps=radius, step_size=length, norm=norm, bounds=bounds, mode=mode)
     with no_trace(networks.members):
         if random_start:
-            ids, number = sample_ids(x, restarts), seeds.resolve(seed)
+            ids, number = copy_ids(x, restarts, sample_ids), seeds.resolve(seed)
             start = ball.random_start(centre, eps=radius, norm=norm, bounds=bounds, seed=number, sample_ids=ids)
         else:
             start = ball.project(centre, centre, eps=radius, norm=norm, bounds=bounds, mode=mode)
         objective = Objective(networks, x, y, loss=loss, reference=reference, targeted=targeted, copies=restarts)
         found = Best(start)
-        last = ascend(objective, start, step, steps, watch=found.offer if best else None)
+        last = ascend(objective, start, step, schedule.of_copies(restarts), watch=found.offer if best else None)
         if not best and restarts == 1:
             return last
         found.offer(last, objective.value(last))

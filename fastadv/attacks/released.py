@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastadv.attacks import seeds
 from fastadv.attacks.arguments import count, master
-from fastadv.attacks.copies import repeat, sample_ids
+from fastadv.attacks.copies import copy_ids, repeat
 from fastadv.attacks.guard import no_trace
 from fastadv.attacks.networks import Network, Networks
 from fastadv.ops import ball, checks
@@ -28,6 +28,7 @@ def released_particles(
     bandwidth: float | str = "median",
     bounds: tuple[float, float] | None = (0.0, 1.0),
     seed: int | Tensor | None = None,
+    sample_ids: Tensor | None = None,
     xi: float = XI,
 ) -> Tensor:
     """Particles [N, n, ...] as the published TALD code computes them, ``clamp(x + r)`` with ``|r|_2 = eps``.
@@ -55,7 +56,7 @@ def released_particles(
         particles: n, how many an image.
         bandwidth: sigma as a float, or "median" (the default of svgd) for ``10^(1-n)``.
         bounds: (low, high) of the clamp, or None.
-        seed: of the directions, see :func:`fastadv.attacks.pgd`.
+        seed, sample_ids: of the directions, see :func:`fastadv.attacks.pgd`.
         xi: length of the step at which A is measured.
 
     Raises TypeError and ValueError as :func:`fastadv.attacks.svgd`.
@@ -72,7 +73,7 @@ def released_particles(
         with torch.no_grad():
             clean = _probabilities(networks, x)
         rows, target = repeat(x, particles), repeat(clean, particles)
-        directions = random_directions(x, particles, seed).requires_grad_()
+        directions = random_directions(x, particles, seed, sample_ids).requires_grad_()
         gap = (_probabilities(networks, rows + xi * directions) - target).square().mean()
         (score,) = torch.autograd.grad(gap, directions)
         phi = stein_direction(directions.detach().flatten(1), score.flatten(1), sigma).view_as(rows)
@@ -80,11 +81,11 @@ def released_particles(
     return moved.clamp(low, high).unflatten(0, (x.shape[0], particles))
 
 
-def random_directions(x: Tensor, particles: int, seed: int | Tensor | None) -> Tensor:
+def random_directions(x: Tensor, particles: int, seed: int | Tensor | None, sample_ids: Tensor | None) -> Tensor:
     """Unit vectors [N * particles, ...] from uniform noise, as the published code draws them."""
     centre = torch.zeros_like(repeat(x, particles))
     noise = ball.random_start(
-        centre, eps=0.5, bounds=None, seed=seeds.resolve(seed), sample_ids=sample_ids(x, particles)
+        centre, eps=0.5, bounds=None, seed=seeds.resolve(seed), sample_ids=copy_ids(x, particles, sample_ids)
     )
     return unit(noise)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -86,6 +87,27 @@ def pgd_step_(
     if not torch.compiler.is_compiling():
         torch.autograd.graph.increment_version(x)
     return x
+
+
+def pgd_stepper(
+    x0: Tensor,
+    *,
+    eps: float | Tensor,
+    step_size: float | Tensor,
+    norm: str = "linf",
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    l1_fraction: float = 0.05,
+    mode: str = "exact",
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """:func:`pgd_step` around ``x0`` for a loop, ``(x, grad) -> next x``, its arguments checked once.
+
+    x and grad, which the loop makes, are taken to have the shape, the device and at most the precision of x0.
+    """
+    checks.samples("x0", x0)
+    exact = checks.choice("mode", mode, checks.MODES)
+    fraction = checks.fraction("l1_fraction", l1_fraction)
+    arguments = (*ball_and_step(x0, eps, step_size, norm, bounds), fraction, exact)
+    return lambda x, grad: _pgd_step(*aligned(x, grad, x0), *arguments)
 
 
 def momentum_step(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,8 +14,8 @@ from fastadv.ops.dispatch import define, like
 from fastadv.ops.step import ball_and_step
 from fastadv.reference import svgd as reference
 
-_UPDATES = {"sign": 0, "l2": 1, "raw": 2}
-_UPDATE_NAMES = tuple(_UPDATES)
+UPDATES = {"sign": 0, "l2": 1, "raw": 2}
+_UPDATE_NAMES = tuple(UPDATES)
 # The inverse of its square is still a float32.
 _LEAST_BANDWIDTH = 1e-18
 
@@ -73,19 +76,58 @@ def svgd_step(
     checks.same("score", score, "particles", particles)
     checks.floating("x0", x0)
     checks.shape("x0", x0, [particles.shape[0], *particles.shape[2:]], particles)
+    dtype = torch.promote_types(torch.promote_types(particles.dtype, score.dtype), x0.dtype)
+    tensors = (particles.to(dtype), score.to(dtype), x0.to(dtype))
+    arguments = _arguments(tensors[0], eps, step_size, norm, bounds, bandwidth, update, score_scale)
+    return rounded(_move(*tensors, arguments), particles)
+
+
+def svgd_stepper(
+    x0: Tensor,
+    *,
+    eps: float | Tensor,
+    step_size: float | Tensor,
+    norm: str = "linf",
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    bandwidth: float | str = "median",
+    update: str = "sign",
+    score_scale: float | str = 1.0,
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """:func:`svgd_step` around ``x0`` for a loop, ``(particles, score) -> particles``, its arguments checked once.
+
+    particles and score, which the loop makes, are taken to fit x0 in shape and device and to have its dtype.
+    """
+    checks.samples("x0", x0)
+    arguments = _arguments(x0, eps, step_size, norm, bounds, bandwidth, update, score_scale)
+    return lambda particles, score: _move(particles, score, x0, arguments)
+
+
+def _arguments(
+    x: Tensor,
+    eps: float | Tensor,
+    step_size: float | Tensor,
+    norm: str,
+    bounds: tuple[float, float] | None,
+    bandwidth: float | str,
+    update: str,
+    score_scale: float | str,
+) -> tuple[Any, ...]:
     sigma = checks.number_or("bandwidth", bandwidth, "median")
     scale = checks.number_or("score_scale", score_scale, "rms")
     if sigma is not None and not sigma >= _LEAST_BANDWIDTH:
         raise ValueError(f"bandwidth must be at least {_LEAST_BANDWIDTH}, got {bandwidth!r}")
-    code = checks.choice("update", update, _UPDATES)
-    dtype = torch.promote_types(torch.promote_types(particles.dtype, score.dtype), x0.dtype)
-    tensors = (particles.to(dtype), score.to(dtype), x0.to(dtype))
-    arguments = ball_and_step(tensors[0], eps, step_size, norm, bounds)
+    code = checks.choice("update", update, UPDATES)
+    return *ball_and_step(x, eps, step_size, norm, bounds), sigma, code, scale
+
+
+def _move(particles: Tensor, score: Tensor, x0: Tensor, arguments: tuple[Any, ...]) -> Tensor:
+    """The step on tensors of one dtype."""
+    tensors = (particles, score, x0)
     if not _channels_last(particles):
-        return rounded(_svgd_step(*(x.contiguous() for x in tensors), *arguments, sigma, code, scale), particles)
+        return _svgd_step(*(x.contiguous() for x in tensors), *arguments)
     # The step does not care in which order the elements of a particle come, so channels_last is a matter of view.
     viewed = (x.movedim(channel, -1).contiguous() for x, channel in zip(tensors, (2, 2, 1), strict=True))
-    return rounded(_svgd_step(*viewed, *arguments, sigma, code, scale), particles).movedim(-1, 2)
+    return _svgd_step(*viewed, *arguments).movedim(-1, 2)
 
 
 def _channels_last(particles: Tensor) -> bool:

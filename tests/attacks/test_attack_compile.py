@@ -2,19 +2,18 @@
 
 import pytest
 import torch
+from every_attack import every_attack_but
 
-from fastadv.attacks import pgd, svgd
+from fastadv.attacks import pgd
+
+
+@pytest.fixture(autouse=True)
+def _without_earlier_graphs():
+    torch.compiler.reset()
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize(
-    "attack",
-    [
-        pytest.param(lambda *args, seed: pgd(*args, eps=0.1, steps=3, seed=seed), id="pgd"),
-        pytest.param(lambda *args, seed: pgd(*args, eps=0.1, steps=2, seed=seed, restarts=2, best=True), id="best"),
-        pytest.param(lambda *args, seed: svgd(*args, eps=0.1, steps=2, seed=seed), id="svgd"),
-    ],
-)
+@every_attack_but("of each")
 def test_captures_as_one_graph(attack, training, network, images, labels):
     network.train(training)
     with torch._dynamo.config.patch(trace_autograd_ops=True):
@@ -32,3 +31,12 @@ def test_a_compiled_attack_wants_a_seed(network, images, labels):
         compiled = torch.compile(lambda x, y: pgd(network, x, y, eps=0.1), fullgraph=True, backend="aot_eager")
         with pytest.raises(Exception, match="seed must be given"):
             compiled(images, labels)
+
+
+def test_a_compiled_attack_wants_one_number_of_steps(network, images, labels):
+    with torch._dynamo.config.patch(trace_autograd_ops=True):
+        compiled = torch.compile(
+            lambda x, y, steps: pgd(network, x, y, eps=0.1, steps=steps, seed=0), fullgraph=True, backend="aot_eager"
+        )
+        with pytest.raises(Exception, match="steps must be an int under"):
+            compiled(images, labels, torch.arange(6))

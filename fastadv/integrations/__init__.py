@@ -1,0 +1,1 @@
+"""Other libraries on our ops, one module a library. Each is imported only when its function is called."""

@@ -1,0 +1,75 @@
+"""Every attack with every option that changes what its loop does, for the promises that all of them keep."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastadv.attacks import FGSM, PGD, SVGD, VAT, pgd, svgd, vat
+
+
+def own(x: Tensor) -> dict[str, Any]:
+    """Radius, step size and number of steps of each sample's own; the first moves nowhere."""
+    eps = torch.linspace(0, 0.3, len(x), device=x.device)
+    return {"eps": eps, "step_size": eps / 4, "steps": torch.arange(len(x)) % 4}
+
+
+def unlabelled(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda model, x, y=None, **keywords: attack(model, x, **keywords)
+
+
+def margin(logits: Tensor) -> Tensor:
+    return logits.logsumexp(1) - logits[:, 0]
+
+
+def apart(logits: tuple[Tensor, ...]) -> Tensor:
+    first, second = (z.softmax(1) for z in logits)
+    return (first - second).square().sum(1)
+
+
+def two_networks(model, x, y=None, **keywords):
+    return pgd([model, lambda x: model(1 - x)], x, y, eps=0.1, steps=3, loss=apart, **keywords)
+
+
+# Each is called as attack(model, x, y, seed=..., sample_ids=...).
+ATTACKS: dict[str, Callable[..., Tensor]] = {
+    "fgsm": FGSM(eps=0.1),
+    "fgsm random start": FGSM(eps=0.1, random_start=True, step_size=0.125),
+    "pgd": PGD(eps=0.1, steps=3),
+    "pgd clean start": PGD(eps=0.1, steps=3, random_start=False),
+    "pgd sequential": PGD(eps=0.1, steps=3, mode="sequential"),
+    "pgd l2": PGD(eps=0.5, steps=3, norm="l2"),
+    "pgd best": PGD(eps=0.1, steps=3, best=True),
+    "pgd restarts": PGD(eps=0.1, steps=3, restarts=2, best=True, targeted=True),
+    "pgd kl": PGD(eps=0.1, steps=3, loss="kl"),
+    "pgd callable": PGD(eps=0.1, steps=3, loss=margin),
+    "pgd two networks": two_networks,
+    "pgd of each": lambda model, x, *y, **keywords: pgd(model, x, *y, **own(x), **keywords),
+    "pgd l2 of each": lambda model, x, *y, **keywords: pgd(
+        model, x, *y, norm="l2", restarts=2, best=True, **own(x), **keywords
+    ),
+    "svgd": SVGD(eps=0.1, steps=3),
+    "svgd l2 raw": SVGD(eps=0.5, steps=2, norm="l2", update="raw", bandwidth=0.5, score_scale=1.0),
+    "svgd of each": lambda model, x, *y, **keywords: svgd(model, x, *y, **own(x), **keywords),
+    "svgd released": SVGD(eps=0.1, variant="released"),
+    "vat": unlabelled(VAT(eps=0.5)),
+    "vat in a box": unlabelled(VAT(eps=0.5, steps=3, bounds=(0.0, 1.0))),
+    "vat of each": unlabelled(
+        lambda model, x, **keywords: vat(model, x, eps=own(x)["eps"], steps=own(x)["steps"], **keywords)
+    ),
+}
+
+
+def every_attack_but(*words: str) -> pytest.MarkDecorator:
+    """Parametrises ``attack`` by all whose name has none of ``words`` in it."""
+    kept = [
+        pytest.param(attack, id=name.replace(" ", "-"))
+        for name, attack in ATTACKS.items()
+        if not any(word in name for word in words)
+    ]
+    return pytest.mark.parametrize("attack", kept)
+
+
+every_attack = every_attack_but()

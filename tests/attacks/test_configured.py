@@ -1,0 +1,104 @@
+"""The attacks as objects: what the functions do, checked where they are made."""
+
+import copy
+import inspect
+import pickle
+
+import pytest
+import torch
+from every_attack import ATTACKS
+
+from fastadv import attacks
+from fastadv.attacks import FGSM, PGD, SVGD, VAT, Attack, configured, fgsm, pgd, svgd, vat
+
+PAIRS = [(PGD, pgd), (FGSM, fgsm), (SVGD, svgd), (VAT, vat)]
+
+
+def test_every_attack_has_its_object():
+    assert {pair[0] for pair in PAIRS} == set(Attack.__subclasses__())
+    public = {name: getattr(attacks, name) for name in attacks.__all__ if name.islower()}
+    functions = {name for name, each in public.items() if {"model", "eps"} <= inspect.signature(each).parameters.keys()}
+    assert {function.__name__ for _, function in PAIRS} == functions
+    assert functions <= {name.split()[0] for name in ATTACKS}
+    assert all(cls.__name__ == function.__name__.upper() and cls.__name__ in attacks.__all__ for cls, function in PAIRS)
+
+
+@pytest.mark.parametrize(("cls", "function"), PAIRS)
+def test_takes_the_keywords_of_its_function_and_checks_each(cls, function):
+    keywords = {
+        name: each for name, each in inspect.signature(function).parameters.items() if each.kind is each.KEYWORD_ONLY
+    }
+    assert dict(inspect.signature(cls).parameters) == keywords
+    assert keywords.keys() <= configured._CHECKS.keys()
+    # Every default passes its own check.
+    cls(**{name: each.default for name, each in keywords.items() if each.default is not each.empty} | {"eps": 0.1})
+
+
+@pytest.mark.parametrize(("cls", "function"), PAIRS[:3])
+def test_computes_what_the_function_does(cls, function, network, images, labels):
+    attack = cls(eps=0.1, seed=1)
+    expected = function(network, images, labels, eps=0.1, seed=1)
+    assert torch.equal(attack(network, images, labels), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(copy.deepcopy(attack)))(network, images, labels), expected)
+    assert torch.equal(attack(network, images), function(network, images, eps=0.1, seed=1))
+    assert torch.equal(attack(network, images, labels, eps=0.2), function(network, images, labels, eps=0.2, seed=1))
+
+
+def test_an_attack_without_labels_takes_none(network, images, labels):
+    attack = VAT(eps=0.5, seed=1)
+    assert torch.equal(attack(network, images), vat(network, images, eps=0.5, seed=1))
+    with pytest.raises(TypeError, match="positional argument"):
+        attack(network, images, labels)
+
+
+def test_shows_what_it_was_given():
+    assert repr(PGD(eps=0.5, norm="l2")) == "PGD(eps=0.5, norm='l2')"
+    assert repr(SVGD(eps=torch.ones(3), loss=torch.relu)) == "SVGD(eps=<float32 [3]>, loss=relu)"
+    attack = PGD(eps=0.5)
+    with pytest.raises(TypeError):
+        attack.keywords["eps"] = 1.0
+    assert attack.keywords == {"eps": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "message"),
+    [
+        ({}, TypeError, "PGD: missing a required keyword-only argument: 'eps'|PGD: missing a required argument: 'eps'"),
+        ({"eps": 0.1, "alpha": 1}, TypeError, "PGD: got an unexpected keyword argument 'alpha'"),
+        ({"eps": -1}, ValueError, "eps must not be negative"),
+        ({"eps": None}, TypeError, "eps must be a float, got NoneType"),
+        ({"eps": torch.tensor([0.1, -0.1])}, ValueError, "eps must be at least 0.0 for every sample"),
+        ({"eps": torch.tensor(0.1)}, ValueError, "eps must be a float or have shape"),
+        ({"eps": 0.1, "step_size": "1"}, TypeError, "step_size must be a float, got str"),
+        ({"eps": 0.1, "steps": torch.tensor([1, -2])}, ValueError, "steps must be at least 0 for every sample"),
+        ({"eps": 0.1, "norm": "l3"}, ValueError, "norm must be one of"),
+        ({"eps": 0.1, "loss": "hinge"}, ValueError, "loss must be one of"),
+        ({"eps": 0.1, "reference": 3}, TypeError, "reference must be a tensor"),
+        ({"eps": 0.1, "targeted": "no"}, TypeError, "targeted must be a bool, got str"),
+        ({"eps": 0.1, "best": 1}, TypeError, "best must be a bool, got int"),
+        ({"eps": 0.1, "restarts": 0}, ValueError, "restarts must be at least 1"),
+        ({"eps": 0.1, "bounds": (1, 0)}, ValueError, "bounds must be"),
+        ({"eps": 0.1, "mode": "rough"}, ValueError, "mode must be one of"),
+        ({"eps": 0.1, "seed": 0.5}, TypeError, "seed must be an int"),
+        ({"eps": 0.1, "sample_ids": [1]}, TypeError, "sample_ids must be an int64 tensor"),
+    ],
+)
+def test_wrong_keywords_are_named_where_the_object_is_made(keywords, error, message):
+    with pytest.raises(error, match=message):
+        PGD(**keywords)
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "value"),
+    [
+        (SVGD, "particles", 0),
+        (SVGD, "bandwidth", "mean"),
+        (SVGD, "update", "l1"),
+        (SVGD, "score_scale", "max"),
+        (SVGD, "variant", "new"),
+        (VAT, "xi", -1.0),
+    ],
+)
+def test_the_keywords_of_one_attack_are_checked_too(cls, name, value):
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        cls(eps=0.1, **{name: value})
