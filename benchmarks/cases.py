@@ -282,6 +282,7 @@ def _losses(generator: torch.Generator, batch: int, classes: int) -> list[Case]:
             arguments=(student, teacher, target),
             **traffic,
         ),
+        *_values_and_gradients(student.detach(), teacher, other, target),
         _attack(
             f"ce {size}",
             lambda: fastadv.attack_loss_value_and_grad(logits, target),
@@ -307,6 +308,50 @@ def _losses(generator: torch.Generator, batch: int, classes: int) -> list[Case]:
             (logits, aim, target),
             # The published formula adds two logits before it subtracts, and divides by what is left.
             atol=1e-4,
+        ),
+    ]
+
+
+def _values_and_gradients(student: Tensor, teacher: Tensor, other: Tensor, target: Tensor) -> list[Case]:
+    """The forms without autograd, for loops: the loss of each sample and the gradient of their sum."""
+
+    def case(name: str, fused: Call, arguments: tuple[object, ...], tensors: int = 2) -> Case:
+        return Case(
+            name=f"{name} {student.shape[0]}x{student.shape[1]} value and gradient",
+            fused=fused,
+            eager=opponents.with_gradient(getattr(opponents, name), 2 if tensors == 4 else 1),
+            arguments=arguments,
+            bytes=4 * (tensors + tensors // 2) * student.numel(),
+            formula="4 bytes x (the logits, one gradient for the student's)",
+            atol=1e-4,
+        )
+
+    return [
+        case(
+            "kl_distill",
+            lambda: fastadv.kl_distill_value_and_grad(student, teacher, temperature=4.0)[:2],
+            (student, teacher, 4.0),
+        ),
+        case(
+            "kd_loss",
+            lambda: fastadv.kd_loss_value_and_grad(student, teacher, target)[:2],
+            (student, teacher, target, 4.0, 0.9),
+        ),
+        case(
+            "dkd_loss",
+            lambda: fastadv.dkd_loss_value_and_grad(student, teacher, target)[:2],
+            (student, teacher, target, 4.0, 1.0, 8.0),
+        ),
+        case(
+            "igdm_loss",
+            lambda: fastadv.igdm_loss_value_and_grad(student, other, teacher, other)[:3],
+            (student, other, teacher, other),
+            tensors=4,
+        ),
+        case(
+            "loss_matching",
+            lambda: fastadv.loss_matching_value_and_grad(student, teacher, target)[:2],
+            (student, teacher, target),
         ),
     ]
 
