@@ -22,6 +22,8 @@ from simulated_library import build, host_compiler
 from fastadv.ops import dispatch
 from fastadv.ops.schemas import SCHEMAS
 
+ON_GPU = [pytest.param(name, id=f"on_gpu_{name}") for name in ("cuda", "triton") if torch.cuda.is_available()]
+
 
 @pytest.fixture(scope="session")
 def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ctypes.CDLL]:
@@ -50,7 +52,7 @@ def simulated(simulator: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterat
     assert simulator.simulator_overruns() == 0, "a kernel wrote past the end of an output"
 
 
-@pytest.fixture(params=["simulated", *(["cuda", "triton"] if torch.cuda.is_available() else [])])
+@pytest.fixture(params=["simulated", *ON_GPU])
 def fused(request: pytest.FixtureRequest) -> Iterator[Any]:
     """The public functions, computed by the CUDA kernels; on a GPU by those of Triton as well."""
     if request.param == "simulated":
