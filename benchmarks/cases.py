@@ -54,14 +54,26 @@ def with_backward(loss: object, *leaves: Tensor) -> tuple[Tensor, ...]:
     return loss.detach(), *grads
 
 
-def cases() -> list[Case]:
-    """All rows, on inputs drawn with a fixed seed."""
-    generator = torch.Generator().manual_seed(0)
+def cases(device: str = "cpu") -> list[Case]:
+    """All rows, on inputs drawn with a fixed seed on ``device``; on a GPU also sizes that fill one."""
+    generator = torch.Generator(device).manual_seed(0)
+    with torch.device(device):
+        return _on_a_cpu(generator) + (_on_a_gpu(generator) if device == "cuda" else [])
+
+
+def _on_a_cpu(generator: torch.Generator) -> list[Case]:
     rows = [_linf(generator, 16), _linf(generator, 128), _l2(generator, 128), _l1(generator, 128)]
     rows += [_momentum(generator, 128), _bss(generator, 128), _mix(generator, 128), _svgd(generator, 128, 4)]
     rows += _losses(generator, 64, 100)
     rows += [*_triplets(generator, 64, 256), _rkd(generator, 64, 256)]
     return rows + _boundaries(generator, (64, 64, 32, 32))
+
+
+def _on_a_gpu(generator: torch.Generator) -> list[Case]:
+    """Several times what the caches hold."""
+    rows = [_linf(generator, 8192), _l2(generator, 8192), _l1(generator, 8192), _momentum(generator, 8192)]
+    rows += [_svgd(generator, 2048, 4), *_losses(generator, 16384, 1000), *_triplets(generator, 16384, 512)]
+    return [*rows, _rkd(generator, 256, 256), *_boundaries(generator, (512, 64, 32, 32))]
 
 
 def _images(generator: torch.Generator, batch: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -382,5 +394,5 @@ def _rkd(generator: torch.Generator, batch: int, features: int) -> Case:
         bytes=4 * 5 * batch * features,
         formula="4 bytes x (student, teacher, stored gradient written and read, gradient)",
         atol=1e-5,
-        backward=student,
+        backward=(student,),
     )

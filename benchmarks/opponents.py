@@ -5,6 +5,7 @@ They are not the oracle of the tests, which is :mod:`fastadv.reference`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -81,9 +82,9 @@ def svgd_step(particles: Tensor, score: Tensor, x0: Tensor, eps: float, step_siz
     images, count = particles.shape[:2]
     flat, flat_score = particles.flatten(2), score.flatten(2)
     squared = torch.cdist(flat, flat).square()
-    rows, columns = torch.triu_indices(count, count, 1)
+    rows, columns = torch.triu_indices(count, count, 1, device=flat.device)
     median = squared[:, rows, columns].median(dim=1).values
-    variance = (median / (2 * torch.log(torch.tensor(count + 1.0)))).view(images, 1, 1)
+    variance = (median / (2 * math.log(count + 1))).view(images, 1, 1)
     kernel = torch.exp(-squared / (2 * variance))
     attraction = torch.bmm(kernel, flat_score)
     repulsion = (kernel.sum(2, keepdim=True) * flat - torch.bmm(kernel, flat)) / variance
@@ -235,7 +236,7 @@ def dlr_and_gradient(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     logits = logits.detach().requires_grad_()
     ranked, order = logits.sort(dim=1)
     first = (order[:, -1] == target).float()
-    own = logits[torch.arange(logits.shape[0]), target]
+    own = logits[torch.arange(logits.shape[0], device=logits.device), target]
     gap = own - ranked[:, -2] * first - ranked[:, -1] * (1.0 - first)
     loss = -gap / (ranked[:, -1] - ranked[:, -3] + 1e-12)
     return loss.detach(), torch.autograd.grad(loss.sum(), logits)[0]
@@ -245,7 +246,7 @@ def targeted_dlr_and_gradient(logits: Tensor, target: Tensor, truth: Tensor) -> 
     """The targeted ratio as AutoAttack writes it, and its gradient."""
     logits = logits.detach().requires_grad_()
     ranked, _ = logits.sort(dim=1)
-    rows = torch.arange(logits.shape[0])
+    rows = torch.arange(logits.shape[0], device=logits.device)
     spread = ranked[:, -1] - 0.5 * (ranked[:, -3] + ranked[:, -4]) + 1e-12
     loss = -(logits[rows, truth] - logits[rows, target]) / spread
     return loss.detach(), torch.autograd.grad(loss.sum(), logits)[0]

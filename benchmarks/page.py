@@ -41,7 +41,7 @@ def machine_tables(path: Path) -> str:
 def case_row(row: dict[str, Any]) -> list[str]:
     times = [f"{row['seconds'][name]['median'] * 1e6:,.0f}" for name in ("fused", "eager", "compiled")]
     ratios = [spread(row["ratio_to_fused"][name]) for name in ("eager", "compiled")]
-    return [row["case"], *times, *ratios, f"{row['fused_bytes_per_second'] / 1e9:.1f}"]
+    return [row["case"], *times, *ratios, f"{row['bytes_per_second']['fused'] / 1e9:.1f}"]
 
 
 def seconds(row: dict[str, Any]) -> float:
