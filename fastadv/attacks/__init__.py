@@ -1,15 +1,17 @@
 """Adversarial batches: pure functions over one shared loop, the same as objects, and what they report."""
 
 from fastadv.attacks.captured import Captured, capture
-from fastadv.attacks.configured import FGSM, PGD, SVGD, VAT, Attack
+from fastadv.attacks.configured import FGSM, MIFGSM, PGD, SVGD, VAT, Attack
 from fastadv.attacks.fast_gradient import fgsm
 from fastadv.attacks.frozen import Frozen, freeze
+from fastadv.attacks.momentum import mi_fgsm
 from fastadv.attacks.particles import repulsion_ratio, svgd
 from fastadv.attacks.projected_gradient import pgd
 from fastadv.attacks.virtual import vat
 
 __all__ = [
     "FGSM",
+    "MIFGSM",
     "PGD",
     "SVGD",
     "VAT",
@@ -19,6 +21,7 @@ __all__ = [
     "capture",
     "fgsm",
     "freeze",
+    "mi_fgsm",
     "pgd",
     "repulsion_ratio",
     "svgd",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastadv.attacks.arguments import count, step_count
 from fastadv.attacks.fast_gradient import fgsm
+from fastadv.attacks.momentum import mi_fgsm
 from fastadv.attacks.networks import Network
 from fastadv.attacks.objective import check_loss
 from fastadv.attacks.particles import VARIANTS, svgd
@@ -74,6 +75,10 @@ class FGSM(Attack, function=fgsm):
     """:func:`fastadv.attacks.fgsm`, configured once: ``FGSM(eps=8 / 255)(model, x, y)``."""
 
 
+class MIFGSM(Attack, function=mi_fgsm):
+    """:func:`fastadv.attacks.mi_fgsm`, configured once: ``MIFGSM(eps=8 / 255, decay=0.9)(model, x, y)``."""
+
+
 class SVGD(Attack, function=svgd):
     """:func:`fastadv.attacks.svgd`, configured once: ``SVGD(eps=8 / 255, particles=8)(model, x, y)``."""
 
@@ -118,6 +123,8 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "mode": _among(checks.MODES),
     "seed": lambda name, value: checks.seed(value, _batch_of(value)),
     "sample_ids": lambda name, value: checks.int64(name, value, [_batch_of(value).shape[0]], _batch_of(value)),
+    "l1_fraction": checks.fraction,
+    "decay": checks.number,
     "particles": lambda name, value: count(name, value, 1),
     "bandwidth": lambda name, value: checks.number_or(name, value, "median"),
     "update": _among(UPDATES),

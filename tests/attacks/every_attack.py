@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastadv.attacks import FGSM, PGD, SVGD, VAT, pgd, svgd, vat
+from fastadv.attacks import FGSM, MIFGSM, PGD, SVGD, VAT, mi_fgsm, pgd, svgd, vat
 
 
 def own(x: Tensor) -> dict[str, Any]:
@@ -41,6 +41,7 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
     "pgd clean start": PGD(eps=0.1, steps=3, random_start=False),
     "pgd sequential": PGD(eps=0.1, steps=3, mode="sequential"),
     "pgd l2": PGD(eps=0.5, steps=3, norm="l2"),
+    "pgd l1": PGD(eps=5.0, steps=3, norm="l1", l1_fraction=0.2),
     "pgd best": PGD(eps=0.1, steps=3, best=True),
     "pgd restarts": PGD(eps=0.1, steps=3, restarts=2, best=True, targeted=True),
     "pgd kl": PGD(eps=0.1, steps=3, loss="kl"),
@@ -50,8 +51,13 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
     "pgd l2 of each": lambda model, x, *y, **keywords: pgd(
         model, x, *y, norm="l2", restarts=2, best=True, **own(x), **keywords
     ),
+    "mi_fgsm": MIFGSM(eps=0.1, steps=3),
+    "mi_fgsm l2 restarts": MIFGSM(eps=0.5, steps=3, norm="l2", decay=0.5, random_start=True, restarts=2, best=True),
+    "mi_fgsm l1": MIFGSM(eps=5.0, steps=3, norm="l1", l1_fraction=0.2),
+    "mi_fgsm of each": lambda model, x, *y, **keywords: mi_fgsm(model, x, *y, random_start=True, **own(x), **keywords),
     "svgd": SVGD(eps=0.1, steps=3),
     "svgd l2 raw": SVGD(eps=0.5, steps=2, norm="l2", update="raw", bandwidth=0.5, score_scale=1.0),
+    "svgd l1": SVGD(eps=5.0, steps=2, norm="l1"),
     "svgd of each": lambda model, x, *y, **keywords: svgd(model, x, *y, **own(x), **keywords),
     "svgd released": SVGD(eps=0.1, variant="released"),
     "vat": unlabelled(VAT(eps=0.5)),
