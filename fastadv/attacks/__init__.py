@@ -1,7 +1,8 @@
 """Adversarial batches: pure functions over one shared loop, the same as objects, and what they report."""
 
+from fastadv.attacks.auto_gradient import apgd
 from fastadv.attacks.captured import Captured, capture
-from fastadv.attacks.configured import FGSM, MIFGSM, PGD, SVGD, VAT, Attack
+from fastadv.attacks.configured import APGD, FGSM, MIFGSM, PGD, SVGD, VAT, Attack
 from fastadv.attacks.fast_gradient import fgsm
 from fastadv.attacks.frozen import Frozen, freeze
 from fastadv.attacks.momentum import mi_fgsm
@@ -10,6 +11,7 @@ from fastadv.attacks.projected_gradient import pgd
 from fastadv.attacks.virtual import vat
 
 __all__ = [
+    "APGD",
     "FGSM",
     "MIFGSM",
     "PGD",
@@ -18,6 +20,7 @@ __all__ = [
     "Attack",
     "Captured",
     "Frozen",
+    "apgd",
     "capture",
     "fgsm",
     "freeze",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.arguments import count, step_count
+from fastadv.attacks.auto_gradient import apgd
 from fastadv.attacks.fast_gradient import fgsm
 from fastadv.attacks.momentum import mi_fgsm
 from fastadv.attacks.networks import Network
@@ -79,6 +80,10 @@ class MIFGSM(Attack, function=mi_fgsm):
     """:func:`fastadv.attacks.mi_fgsm`, configured once: ``MIFGSM(eps=8 / 255, decay=0.9)(model, x, y)``."""
 
 
+class APGD(Attack, function=apgd):
+    """:func:`fastadv.attacks.apgd`, configured once: ``APGD(eps=8 / 255, loss="dlr", steps=100)(model, x, y)``."""
+
+
 class SVGD(Attack, function=svgd):
     """:func:`fastadv.attacks.svgd`, configured once: ``SVGD(eps=8 / 255, particles=8)(model, x, y)``."""
 
@@ -125,6 +130,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "sample_ids": lambda name, value: checks.int64(name, value, [_batch_of(value).shape[0]], _batch_of(value)),
     "l1_fraction": checks.fraction,
     "decay": checks.number,
+    "rho": checks.fraction,
     "particles": lambda name, value: count(name, value, 1),
     "bandwidth": lambda name, value: checks.number_or(name, value, "median"),
     "update": _among(UPDATES),

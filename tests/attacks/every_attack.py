@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastadv.attacks import FGSM, MIFGSM, PGD, SVGD, VAT, mi_fgsm, pgd, svgd, vat
+from fastadv.attacks import APGD, FGSM, MIFGSM, PGD, SVGD, VAT, apgd, mi_fgsm, pgd, svgd, vat
 
 
 def own(x: Tensor) -> dict[str, Any]:
@@ -55,6 +55,13 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
     "mi_fgsm l2 restarts": MIFGSM(eps=0.5, steps=3, norm="l2", decay=0.5, random_start=True, restarts=2, best=True),
     "mi_fgsm l1": MIFGSM(eps=5.0, steps=3, norm="l1", l1_fraction=0.2),
     "mi_fgsm of each": lambda model, x, *y, **keywords: mi_fgsm(model, x, *y, random_start=True, **own(x), **keywords),
+    "apgd": APGD(eps=0.1, steps=6),
+    "apgd l2 restarts": APGD(eps=0.5, steps=6, norm="l2", restarts=2, random_start=False),
+    "apgd dlr": APGD(eps=0.1, steps=6, loss="dlr", mode="sequential"),
+    "apgd targeted dlr": APGD(eps=0.1, steps=6, loss="dlr", targeted=True),
+    "apgd of each": lambda model, x, *y, **keywords: apgd(
+        model, x, *y, restarts=2, **own(x) | {"steps": torch.arange(len(x)) * 2}, **keywords
+    ),
     "svgd": SVGD(eps=0.1, steps=3),
     "svgd l2 raw": SVGD(eps=0.5, steps=2, norm="l2", update="raw", bandwidth=0.5, score_scale=1.0),
     "svgd l1": SVGD(eps=5.0, steps=2, norm="l1"),

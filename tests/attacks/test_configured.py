@@ -9,9 +9,9 @@ import torch
 from every_attack import ATTACKS
 
 from fastadv import attacks
-from fastadv.attacks import FGSM, MIFGSM, PGD, SVGD, VAT, Attack, configured, fgsm, mi_fgsm, pgd, svgd, vat
+from fastadv.attacks import APGD, FGSM, MIFGSM, PGD, SVGD, VAT, Attack, apgd, configured, fgsm, mi_fgsm, pgd, svgd, vat
 
-PAIRS = [(PGD, pgd), (FGSM, fgsm), (MIFGSM, mi_fgsm), (SVGD, svgd), (VAT, vat)]
+PAIRS = [(PGD, pgd), (FGSM, fgsm), (MIFGSM, mi_fgsm), (APGD, apgd), (SVGD, svgd), (VAT, vat)]
 
 
 def test_every_attack_has_its_object():
@@ -35,7 +35,7 @@ def test_takes_the_keywords_of_its_function_and_checks_each(cls, function):
     cls(**{name: each.default for name, each in keywords.items() if each.default is not each.empty} | {"eps": 0.1})
 
 
-@pytest.mark.parametrize(("cls", "function"), PAIRS[:4])
+@pytest.mark.parametrize(("cls", "function"), PAIRS[:5])
 def test_computes_what_the_function_does(cls, function, network, images, labels):
     attack = cls(eps=0.1, seed=1)
     expected = function(network, images, labels, eps=0.1, seed=1)
@@ -99,6 +99,7 @@ def test_wrong_keywords_are_named_where_the_object_is_made(keywords, error, mess
         (SVGD, "variant", "new"),
         (VAT, "xi", -1.0),
         (PGD, "l1_fraction", 0.0),
+        (APGD, "rho", 0.0),
         (MIFGSM, "l1_fraction", 1.5),
         (MIFGSM, "decay", float("nan")),
     ],
