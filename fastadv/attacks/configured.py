@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastadv.attacks.arguments import count, step_count
 from fastadv.attacks.auto_gradient import apgd
+from fastadv.attacks.boundary import bss
 from fastadv.attacks.fast_gradient import fgsm
 from fastadv.attacks.momentum import mi_fgsm
 from fastadv.attacks.networks import Network
@@ -86,6 +87,10 @@ class APGD(Attack, function=apgd):
 
 class SVGD(Attack, function=svgd):
     """:func:`fastadv.attacks.svgd`, configured once: ``SVGD(eps=8 / 255, particles=8)(model, x, y)``."""
+
+
+class BSS(Attack, function=bss):
+    """:func:`fastadv.attacks.bss`, configured once: ``BSS(steps=5)(model, x, target)``."""
 
 
 class VAT(Attack, function=vat):

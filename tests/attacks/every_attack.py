@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastadv.attacks import APGD, FGSM, MIFGSM, PGD, SVGD, VAT, apgd, mi_fgsm, pgd, svgd, vat
+from fastadv.attacks import APGD, BSS, FGSM, MIFGSM, PGD, SVGD, VAT, apgd, bss, mi_fgsm, pgd, svgd, vat
 
 
 def own(x: Tensor) -> dict[str, Any]:
@@ -18,6 +18,15 @@ def own(x: Tensor) -> dict[str, Any]:
 
 def unlabelled(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda model, x, y=None, **keywords: attack(model, x, **keywords)
+
+
+def to_a_class(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``attack`` without noise of its own, on the first class where none is given."""
+
+    def attacked(model, x, y=None, seed=None, sample_ids=None):
+        return attack(model, x, torch.zeros(len(x), dtype=torch.int64, device=x.device) if y is None else y)
+
+    return attacked
 
 
 def margin(logits: Tensor) -> Tensor:
@@ -61,6 +70,11 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
     "apgd targeted dlr": APGD(eps=0.1, steps=6, loss="dlr", targeted=True),
     "apgd of each": lambda model, x, *y, **keywords: apgd(
         model, x, *y, restarts=2, **own(x) | {"steps": torch.arange(len(x)) * 2}, **keywords
+    ),
+    "bss": to_a_class(BSS()),
+    "bss without a box": to_a_class(BSS(steps=4, step_size=0.1, bounds=None)),
+    "bss of each": to_a_class(
+        lambda model, x, y: bss(model, x, y, step_size=own(x)["step_size"], steps=own(x)["steps"])
     ),
     "svgd": SVGD(eps=0.1, steps=3),
     "svgd l2 raw": SVGD(eps=0.5, steps=2, norm="l2", update="raw", bandwidth=0.5, score_scale=1.0),
