@@ -79,12 +79,21 @@ def written_out(network, x0, labels, start, *, norm, eps, steps, rho):
         x, before = moved, x
 
 
+def hills():
+    """A network whose loss has many small hills, on which some rows halve their steps and others do not."""
+
+    class Sine(nn.Module):
+        def forward(self, x):
+            return torch.sin(6 * x)
+
+    return nn.Sequential(nn.Flatten(), nn.Linear(108, 20), Sine(), nn.Linear(20, 5)).double()
+
+
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.2), ("l2", 3.0)])
 @pytest.mark.parametrize("steps", [5, 20])
 @pytest.mark.parametrize("rho", [0.75, 0.4])
 def test_equals_the_published_algorithm(norm, eps, steps, rho, labels):
-    # A loss with many small hills, on which some rows halve and others do not.
-    wavy = nn.Sequential(nn.Flatten(), nn.Linear(108, 20), Sine(), nn.Linear(20, 5)).double()
+    wavy = hills()
     x = 0.3 + 0.4 * torch.rand(6, 3, 6, 6, dtype=torch.float64)
     bounds = (0.0, 1.0) if norm == "linf" else None
     start = fastadv.random_start(x, eps=eps, norm=norm, bounds=bounds, seed=3)
@@ -98,9 +107,16 @@ def test_equals_the_published_algorithm(norm, eps, steps, rho, labels):
         assert any(alone in each for each in reasons)  # each rule halves a step where the other would not
 
 
-class Sine(nn.Module):
-    def forward(self, x):
-        return torch.sin(6 * x)
+@pytest.mark.parametrize("rho", [0.75, 0.4])
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_each_row_has_the_checkpoints_of_its_own_number_of_steps(images, labels, restarts, rho):
+    wavy, x, y = hills(), images.double().repeat(3, 1, 1, 1), labels.repeat(3)
+    steps = torch.tensor([20, 12, 5, 7, 16, 0] * 3)
+    how = {"eps": 0.2, "restarts": restarts, "rho": rho, "seed": 3}
+    together = apgd(wavy, x, y, steps=steps, **how)
+    for number in steps.unique().tolist():
+        rows = steps == number
+        torch.testing.assert_close(together[rows], apgd(wavy, x, y, steps=number, **how)[rows], atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("restarts", [1, 3])

@@ -5,7 +5,7 @@ import torch
 from host_reads import HostReads
 from torch.nn.functional import one_hot, softmax
 
-from fastadv.attacks import bss_candidates, bss_targets
+from fastadv.attacks import base_samples, bss_candidates, bss_targets
 
 
 @pytest.fixture
@@ -77,6 +77,12 @@ def test_proportions_survive_where_the_prediction_is_certain():
 def test_the_last_other_class_is_always_drawn():
     logits = torch.tensor([[5.0, -60.0]]).expand(1000, 2)
     assert (bss_targets(logits, seed=0) == 1).all()
+
+
+@pytest.mark.parametrize("end", [0.0, 1.0])
+def test_an_end_of_the_interval_draws_another_class_too(monkeypatch, end):
+    monkeypatch.setattr(base_samples, "random_rows", lambda x, *_, **__: torch.full_like(x, end))
+    assert bss_targets(torch.tensor([[5.0, 1.0, 2.0]])) == 2
 
 
 def test_the_draw_belongs_to_identity_and_seed():
