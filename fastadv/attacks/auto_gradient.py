@@ -118,7 +118,7 @@ def checkpoints(steps: int) -> list[int]:
 def _each(step_size: float | Tensor, x: Tensor) -> Tensor:
     """``step_size`` as [N], one for each sample of ``x``."""
     if isinstance(step_size, Tensor):
-        return step_size.detach().to(x.dtype)
+        return step_size.detach().to(x.dtype).contiguous()
     return torch.full([x.shape[0]], step_size, dtype=x.dtype, device=x.device)
 
 

@@ -200,6 +200,9 @@ def test_steps_and_sizes_by_default(network, images, labels):
     for radius in (eps, 0.1):
         expected = apgd(network, images, labels, eps=radius, step_size=2 * radius, steps=10, seed=0)
         assert torch.equal(apgd(network, images, labels, eps=radius, seed=0), expected)
+    strided = (2 * eps).repeat_interleave(2)[::2]
+    expected = apgd(network, images, labels, eps=eps, seed=0)
+    assert torch.equal(apgd(network, images, labels, eps=eps, step_size=strided, seed=0), expected)
     assert torch.equal(apgd(network, images, labels, eps=0.0), images)
     assert apgd(network, images[:0], labels[:0], eps=0.1).shape == (0, 3, 6, 6)
 
