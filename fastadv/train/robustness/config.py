@@ -31,7 +31,7 @@ class AttackConfig(Fields):
     eps: Annotated[float, About("radius of the ball", low=0)] = 8 / 255
     norm: Annotated[str | None, About("linf, l2 or l1; none is the attack's own")] = None
     steps: Annotated[int | None, About("steps; none is the attack's own number", low=0)] = None
-    step_size: Annotated[float | None, About("length of a step in the norm; none is the attack's own")] = None
+    step_size: Annotated[float | None, About("length of a step in the norm; none is the attack's own", above=0)] = None
     loss: Annotated[str | None, About("ce, kl, dlr or cw; none is the attack's own")] = None
     restarts: Annotated[int | None, About("random starts an image, the worst counts; none is one", low=1)] = None
     particles: Annotated[int | None, About("particles an image of svgd; none is its own number", low=1)] = None

@@ -95,18 +95,24 @@ def _summary(config: AttackConfig, result: Mapping[str, Any]) -> str:
             name = label if judge == JUDGE else f"{label}, judged in {judge}"
             row = [name, f"{share['correct']} of {result['images']}", f"{100 * share['accuracy']:.2f}"]
             rows.append([*row, f"{low} to {high}"])
-    settings = ", ".join(f"{name}={value}" for name, value in result["attack"].items() if name != "name")
+    settings = ", ".join(f"{name}={value}" for name, value in result["attack"].items() if name not in ("name", "eps"))
     seconds = result["seconds"]
     notes = (
-        f"Attack: {config.attack}({settings}) on a copy frozen in {config.dtype}; "
+        f"Attack: {config.attack}(eps={_pixels(config.eps)}, {settings}) on a copy frozen in {config.dtype}; "
         f"{config.model} as loaded, in {JUDGE}, judges.",
+        "Under attack, an image counts where it is classified correctly both as it is and after the attack.",
         f"Images: the first {result['images']} of the test split of {config.data}.",
-        f"Largest distance from a clean image: {result['largest_distance']:.8g}.",
+        f"Largest distance from a clean image: {_pixels(result['largest_distance'])}, in the attack's norm.",
         "Interval: Wilson's score interval, over images.",
         f"Time: {seconds['attack']:.1f} s in the attack, {result['images'] / seconds['attack']:,.1f} images/s; "
         f"{seconds['model']:.1f} s of it in the network, {seconds['update']:.1f} s in losses, steps and projections.",
     )
     return render_table(rows) + "\n\n" + "\n".join(f"- {note}" for note in notes)
+
+
+def _pixels(length: float) -> str:
+    """A length in pixels of [0, 1], and in units of 1/255."""
+    return f"{length:.7g} = {255 * length:.6g}/255"
 
 
 def _class_table(config: AttackConfig, result: Mapping[str, Any]) -> str:

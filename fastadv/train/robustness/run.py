@@ -83,12 +83,13 @@ def _attack_batch(config: AttackConfig, subject: Subject, number: int) -> Shard:
         found, seconds, model_seconds = timed.time(lambda: attack(timed, x, labels, sample_ids=ids))
     except ValueError as error:
         raise ConfigError(f"{config.attack}: {error}") from error
-    # One axis more than the images: several candidates for each, of which the worst counts.
+    # One axis more than the images: several candidates for each, of which the worst counts. So does the image itself.
     candidates = found if found.dim() > x.dim() else found.unsqueeze(1)
+    with_clean = torch.cat((x.unsqueeze(1), candidates), dim=1)
     judges = {config.dtype: subject.copy, JUDGE: subject.network}
     return Shard(
         verdicts={
-            dtype: Verdict(_correct(judge, x.unsqueeze(1), labels), _correct(judge, candidates, labels))
+            dtype: Verdict(_correct(judge, with_clean[:, :1], labels), _correct(judge, with_clean, labels))
             for dtype, judge in judges.items()
         },
         distance=_distance(candidates, x, str(keywords(attack).get("norm", "l2"))),

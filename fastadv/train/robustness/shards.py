@@ -11,7 +11,7 @@ from fastadv.train.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether one judge classified each image correctly, as it is and in its worst adversarial form."""
+    """Whether one judge classified each image correctly: as it is (clean), and that and after the attack (robust)."""
 
     clean: list[bool]
     robust: list[bool]
