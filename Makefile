@@ -5,8 +5,9 @@
 # make cuda-compile   what each CUDA kernel takes, into csrc/cuda/RESOURCES.md; needs nvcc, no GPU
 # Each makes .venv first, with everything in it. TORCH chooses another PyTorch: make demo TORCH='torch>=2.10'
 #
-# make gpu-check      on a machine with an NVIDIA GPU, without .venv and network: PYTHON has a CUDA PyTorch, pytest and
-#                     setuptools, and nvcc is on the PATH
+# make gpu-check      everything a machine with an NVIDIA GPU can tell, into benchmarks/results; no .venv, no network:
+#                     PYTHON has a CUDA PyTorch, and nvcc is on the PATH. PARTS=build,ops chooses some of its parts:
+#                     build, ops, triton, graphs, sanitizer, benchmarks. Not run on a GPU yet.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -40,11 +41,8 @@ sanitize: $(INSTALLED)
 cuda-compile: $(INSTALLED)
 	$(BIN)/python csrc/cuda/resources.py --write
 
-gpu-check: GPU = $(shell $(PYTHON) -c 'import torch; print(torch.cuda.get_device_name().lower().replace(" ", "-"))')
 gpu-check:
-	USE_CUDA=1 TORCH_CUDA_ARCH_LIST=native $(PYTHON) setup.py build_ext --inplace
-	$(PYTHON) -m pytest -q tests/cuda tests/ops
-	$(PYTHON) -m benchmarks --output benchmarks/results/$(GPU).json
+	$(PYTHON) csrc/cuda/check.py --parts "$(PARTS)"
 
 # PyTorch comes first and is kept by the second line, which without build isolation compiles against it.
 $(INSTALLED): $(SOURCES)

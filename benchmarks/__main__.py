@@ -43,6 +43,10 @@ def main() -> None:
     parser.add_argument("--cold-l2", action="store_true", help="on a GPU, overwrite its L2 cache before every call")
     arguments = parser.parse_args()
     on_gpu = arguments.device == "cuda"
+    if on_gpu and not torch.cuda.is_available():
+        parser.error("there is no CUDA device")
+    if arguments.cold_l2 and not on_gpu:
+        parser.error("--cold-l2 needs --device cuda")
     clock: Clock = host_clock if not on_gpu else ColdClock() if arguments.cold_l2 else device_clock
     machine = describe_machine(arguments.device) | ({"cold_l2": arguments.cold_l2} if on_gpu else {})
     for key, value in machine.items():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
 
-from benchmarks.__main__ import Differs, largest_difference, run
+from benchmarks.__main__ import Differs, largest_difference, main, run
 from benchmarks.cases import cases
 from benchmarks.measure import ratio
 
@@ -25,6 +26,21 @@ def test_a_wrong_result_is_not_timed(monkeypatch):
     off = dataclasses.replace(case, fused=lambda: case.fused() + 1e-6)
     with pytest.raises(Differs, match=r"results differ by 1\.\d+e-06"):
         run(off)
+
+
+def test_a_case_that_differs_stops_itself_only(monkeypatch, tmp_path):
+    (case,) = (case for case in CASES if case.name.startswith("mix 128"))
+    off = dataclasses.replace(case, name="off", fused=lambda: case.fused() + 1)
+    output = tmp_path / "results.json"
+    monkeypatch.setattr("benchmarks.__main__.cases", lambda device: [off, case])
+    monkeypatch.setattr("benchmarks.__main__.interleaved", lambda calls, *clock: {name: [1.0, 2.0] for name in calls})
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--output", str(output)])
+    with pytest.raises(SystemExit, match="1 cases failed"):
+        main()
+    results = json.loads(output.read_text())
+    assert [row["case"] for row in results["rows"]] == [case.name]
+    assert len(results["not_timed"]) == 1
+    assert results["not_timed"][0].startswith("off: results differ by 1")
 
 
 def test_a_nan_is_a_difference():
