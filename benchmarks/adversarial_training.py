@@ -1,6 +1,6 @@
-"""Train a small CIFAR-100 network adversarially for a few epochs, for evaluations of attacks that need one.
+"""Train a small network adversarially for a few epochs, for evaluations of attacks that need one.
 
-python -m benchmarks.adversarial_training --data-dir DIR --out DIR: one random-start FGSM step of 1.25 eps an image
+python -m benchmarks.adversarial_training --out DIR: one random-start FGSM step of 1.25 eps an image
 (Wong, Rice, Kolter, "Fast is better than free", ICLR 2020), the cross-entropy of what it finds, SGD with a cosine
 schedule. Leaves weights.pt in the folder for `fastadv attack --checkpoint`.
 """
@@ -48,31 +48,29 @@ class FastAdversarialTraining(Method):
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.adversarial_training", description=__doc__)
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder that holds cifar-100-python or -binary")
     parser.add_argument("--out", type=Path, required=True, help="folder of weights, metrics and checkpoints")
-    parser.add_argument("--model", default="resnet8", help="a network of fastadv.train.models (default: resnet8)")
-    parser.add_argument("--epochs", type=int, default=3, help="(default: 3)")
-    parser.add_argument("--eps", type=float, default=2.0, help="linf radius in units of 1/255 (default: 2)")
+    parser.add_argument("--data", default="digits", help="digits or cifar100 (default: digits)")
+    parser.add_argument("--data-dir", type=Path, help="of cifar100")
+    parser.add_argument("--model", default="digits_cnn", help="a network of `fastadv train` (default: digits_cnn)")
+    parser.add_argument("--epochs", type=int, default=20, help="(default: 20)")
+    parser.add_argument("--eps", type=float, default=0.1, help="linf radius in pixels of [0, 1] (default: 0.1)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
     options = parser.parse_args()
     config = Config(
-        data="cifar100",
+        data=options.data,
         data_dir=options.data_dir,
-        augmentation="crop4_flip",
+        augmentation="shift1" if options.data == "digits" else "crop4_flip",
         student=options.model,
         epochs=options.epochs,
-        batch_size=128,
-        lr=0.1,
-        eval_eps=options.eps / 255,
-        eval_samples=1000,
+        eval_eps=options.eps,
         tensorboard=False,
         channels_last=True,
     )
-    dataset = datasets.load("cifar100", data_dir=options.data_dir)
+    dataset = datasets.load(config.data, data_dir=config.data_dir)
     with cpu_threads(options.threads):
         result = Trainer(
             model=build_classifier(config.student, config, dataset, seed=SEED),
-            method=FastAdversarialTraining(options.eps / 255),
+            method=FastAdversarialTraining(options.eps),
             teacher=None,
             train=dataset.train,
             test=dataset.test,

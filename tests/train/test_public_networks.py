@@ -78,3 +78,20 @@ def test_the_attack_command_on_resnet20(cifar100_folder, tmp_path):
     assert abs(accuracy["robust"]["correct"] - (clean & attacked).sum()) <= 1
     assert 0 < accuracy["robust"]["correct"] < accuracy["clean"]["correct"]
     assert [row["name"] for row in result["classes"][:2]] == ["apple", "aquarium_fish"]
+
+
+def test_bfloat16_keeps_the_robust_accuracy(cifar100_folder, tmp_path):
+    checkpoint = DATA / "checkpoints" / "cifar100_resnet20.pth"
+    options = ["--model=resnet20", f"--checkpoint={checkpoint}", "--data=cifar100", f"--data-dir={cifar100_folder}"]
+    robust = {}
+    for dtype in ("float32", "bfloat16"):
+        folder = tmp_path / dtype
+        attack = ["--eps=0.3/255", "--steps=5", "--n=400", f"--dtype={dtype}"]
+        assert main(["attack", "--out", str(folder), *options, *attack]) == 0
+        result = json.loads((folder / "result.json").read_text())
+        robust[dtype] = {judge: entry["robust"]["correct"] for judge, entry in result["accuracy"].items()}
+    full = robust["float32"]["float32"]
+    assert 0.2 < full / 400 < 0.5
+    # On 2,000 images the difference is within 0.5 points; here one of 1 % is 4 images.
+    assert abs(robust["bfloat16"]["float32"] - full) <= 4
+    assert abs(robust["bfloat16"]["bfloat16"] - full) <= 4

@@ -17,6 +17,9 @@ ATTACKS: dict[str, type[Attack]] = {"fgsm": FGSM, "pgd": PGD, "svgd": SVGD}
 # Fields of the configuration that not every attack takes; None leaves the attack's own default.
 OPTIONAL = ("steps", "step_size", "norm", "loss", "restarts", "particles")
 
+# Keywords that hold something for each image of a batch.
+_PER_IMAGE = ("reference", "sample_ids")
+
 
 def build_attack(config: AttackConfig) -> Attack:
     """The attack of ``config``. Raises ConfigError for a field it does not take or a value it refuses."""
@@ -34,9 +37,6 @@ def build_attack(config: AttackConfig) -> Attack:
 
 
 def keywords(attack: Attack) -> Mapping[str, Any]:
-    """Every keyword of ``attack`` that is a plain value, its defaults included."""
+    """Every keyword of ``attack`` that holds for all images, its defaults included."""
     defaults = {name: parameter.default for name, parameter in attack.__signature__.parameters.items()}
-    return {name: attack.keywords.get(name, defaults[name]) for name in defaults if name not in _TENSORS}
-
-
-_TENSORS = ("reference", "sample_ids")
+    return {name: attack.keywords.get(name, defaults[name]) for name in defaults if name not in _PER_IMAGE}

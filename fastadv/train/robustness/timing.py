@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class TimedNetwork(nn.Module):
-    """`network`, with the time of its forward and backward passes taken. Nothing waits for the device."""
+    """`network`, with the moments noted at which its forward and backward passes begin and end."""
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class TimedNetwork(nn.Module):
     def _mark(self) -> None:
         if self._device.type == "cuda":
             mark = torch.cuda.Event(enable_timing=True)
-            mark.record()
+            mark.record(torch.cuda.current_stream(self._device))
             self._marks.append(mark)
         else:
             self._marks.append(time.perf_counter())
