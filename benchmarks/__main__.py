@@ -8,46 +8,80 @@ import platform
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import fastadv
-from benchmarks.cases import Case, cases
-from benchmarks.measure import Spread, interleaved, ratio
+from benchmarks.cases import Call, Case, cases, with_backward
+from benchmarks.measure import (
+    Clock,
+    ColdClock,
+    Spread,
+    bandwidth,
+    device_clock,
+    host_clock,
+    interleaved,
+    ratio,
+    replayed,
+)
 from fastadv.ops import dispatch
 
 WIDTH = 51
+
+
+class Differs(Exception):
+    """A case's results are not those of its opponent."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", default="", help="run the cases whose name contains this")
     parser.add_argument("--output", type=Path, help="write the results here as JSON (default: only print)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the cases are computed")
+    parser.add_argument("--cold-l2", action="store_true", help="on a GPU, overwrite its L2 cache before every call")
     arguments = parser.parse_args()
-    machine = describe_machine()
+    on_gpu = arguments.device == "cuda"
+    clock: Clock = host_clock if not on_gpu else ColdClock() if arguments.cold_l2 else device_clock
+    machine = describe_machine(arguments.device) | ({"cold_l2": arguments.cold_l2} if on_gpu else {})
     for key, value in machine.items():
         print(f"{key}: {value}")
-    calls = overhead()
-    columns = f"{'fused':>10}{'eager':>10}{'compiled':>10}   {'eager / fused':24}{'compiled / fused':24}check"
+    calls = overhead(arguments.device)
+    variants = ("fused", "eager", "compiled", *(["replayed"] if on_gpu else []))
+    columns = "".join(f"{name:>10}" for name in variants) + f"   {'eager / fused':24}{'compiled / fused':24}check"
     print(f"\n{'':{WIDTH}}{columns}")
-    rows = [run(case) for case in cases() if arguments.only in case.name]
+    rows, wrong = [], []
+    for case in cases(arguments.device):
+        if arguments.only not in case.name:
+            continue
+        try:
+            rows.append(run(case, clock))
+        except (Differs, RuntimeError) as error:
+            # The other cases are worth their time all the same.
+            print(f"{case.name}: {error}")
+            wrong.append(f"{case.name}: {error}")
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps({"machine": machine, "overhead": calls, "rows": rows}, indent=1) + "\n")
+        results = {"machine": machine, "overhead": calls, "rows": rows, "not_timed": wrong}
+        arguments.output.write_text(json.dumps(results, indent=1) + "\n")
         print(f"\nwrote {arguments.output}")
+    if wrong:
+        raise SystemExit(f"{len(wrong)} cases failed and were not timed")
 
 
-def run(case: Case) -> dict[str, object]:
-    """Check, measure and print one case."""
+def run(case: Case, clock: Clock = host_clock) -> dict[str, object]:
+    """Check, measure and print one case; on a GPU the fused call also as a CUDA graph."""
     variants = {"fused": case.fused, "eager": case.opponent(case.eager)}
     # A graph a case: shapes compiled for one must not become dynamic for the next.
     torch._dynamo.reset()
     variants["compiled"] = case.opponent(torch.compile(case.eager))
-    error = max(largest_difference(variants["fused"](), variants[name]()) for name in ("eager", "compiled"))
+    if clock is not host_clock:
+        variants["replayed"] = replayed(case.fused)
+    error = max(largest_difference(case.fused(), other()) for name, other in variants.items() if name != "fused")
     if not error <= case.atol:
-        raise SystemExit(f"{case.name}: results differ by {error:.2e}, more than {case.atol:.0e}; nothing was timed")
-    seconds = interleaved(variants)
+        raise Differs(f"results differ by {error:.2e}, more than {case.atol:.0e}; nothing was timed")
+    seconds = interleaved(variants, clock)
     times = {name: Spread.of(values) for name, values in seconds.items()}
     ratios = {name: ratio(seconds[name], seconds["fused"]) for name in ("eager", "compiled")}
     print(
@@ -61,29 +95,53 @@ def run(case: Case) -> dict[str, object]:
         "largest_difference": error,
         "bytes": case.bytes,
         "bytes_formula": case.formula,
-        "fused_bytes_per_second": case.bytes / times["fused"].median,
+        "bytes_per_second": {
+            name: case.bytes / times[name].median for name in variants if name in ("fused", "replayed")
+        },
         "seconds": {name: asdict(spread) for name, spread in times.items()},
         "ratio_to_fused": {name: asdict(spread) for name, spread in ratios.items()},
     }
 
 
-def overhead() -> dict[str, object]:
-    """What a validated call costs on the smallest problem, where only the way to the kernel counts."""
-    x, logits, zero = torch.rand(1, 4), torch.randn(1, 2), torch.zeros(1)
-    calls = {
-        "pgd_step": lambda: fastadv.pgd_step(x, x, x, eps=0.1, step_size=0.1),
-        "kl_distill": lambda: fastadv.kl_distill(logits, logits),
-        "torch.neg": lambda: torch.neg(zero),
+def overhead(device: str) -> dict[str, object]:
+    """What a call costs the host on the smallest problem, where only the way to the kernel counts."""
+    x, logits, zero = (torch.ones(size, device=device) for size in ((1, 4), (1, 2), (1,)))
+    student = logits.clone().requires_grad_()
+    # Each with what it is measured against.
+    calls: dict[str, tuple[Call, str | None]] = {
+        "torch.neg": (lambda: torch.neg(zero), None),
+        "pgd_step": (lambda: fastadv.pgd_step(x, x, x, eps=0.1, step_size=0.1), "torch.neg"),
+        "kl_distill": (lambda: fastadv.kl_distill(logits, logits), "torch.neg"),
+        "autograd.Function, forward + backward": (lambda: with_backward(_Nothing.apply(student), student), None),
+        "kl_distill, forward + backward": (
+            lambda: with_backward(fastadv.kl_distill(student, logits), student),
+            "autograd.Function, forward + backward",
+        ),
     }
-    seconds = interleaved(calls)
+    seconds = interleaved({name: call for name, (call, _) in calls.items()})
     rows: dict[str, object] = {}
-    print("\ncall overhead on the smallest problem, no gradient wanted")
-    for name in calls:
-        time, beside = Spread.of(seconds[name]), ratio(seconds[name], seconds["torch.neg"])
-        spread = f"({beside.low:.2f} - {beside.high:.2f})"
-        print(f"{name:12}{time.median * 1e6:8.2f}us   {beside.median:5.2f} x torch.neg {spread}")
-        rows[name] = {"seconds": asdict(time), "ratio_to_neg": asdict(beside)}
+    print("\ncalls on the smallest problem")
+    for name, (_, beside) in calls.items():
+        time = Spread.of(seconds[name])
+        beyond = ratio(seconds[name], seconds[beside]) if beside else None
+        against = f"   {beyond.median:5.2f} x {beside} ({beyond.low:.2f} - {beyond.high:.2f})" if beyond else ""
+        print(f"{name:40}{time.median * 1e6:8.2f}us{against}")
+        rows[name] = {"seconds": asdict(time), "beside": beside, "ratio": beyond and asdict(beyond)}
     return rows
+
+
+class _Nothing(torch.autograd.Function):
+    """Saves one tensor, returns a number, and hands back what it saved."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.new_empty(())
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        (saved,) = ctx.saved_tensors
+        return saved
 
 
 def largest_difference(a: object, b: object) -> float:
@@ -104,9 +162,10 @@ def largest_difference(a: object, b: object) -> float:
     return max(largest_difference(x, y) for x, y in zip(a, b, strict=True))
 
 
-def describe_machine() -> dict[str, object]:
+def describe_machine(device: str) -> dict[str, object]:
     """What the numbers depend on."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    gpu = {"copy_bytes_per_second": bandwidth()} if device == "cuda" else {}
     return {
         "cpu": cpu_name(),
         "vector_instructions": torch.backends.cpu.get_cpu_capability(),
@@ -114,8 +173,9 @@ def describe_machine() -> dict[str, object]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "fastadv": f"{fastadv.__version__} ({commit.stdout.strip() or 'no commit'})",
-        "served_by": dispatch.serving("cpu"),
+        "served_by": dispatch.serving(device),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none: not run on a GPU",
+        **gpu,
     }
 
 

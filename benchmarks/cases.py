@@ -54,14 +54,26 @@ def with_backward(loss: object, *leaves: Tensor) -> tuple[Tensor, ...]:
     return loss.detach(), *grads
 
 
-def cases() -> list[Case]:
-    """All rows, on inputs drawn with a fixed seed."""
-    generator = torch.Generator().manual_seed(0)
+def cases(device: str = "cpu") -> list[Case]:
+    """All rows, on inputs drawn with a fixed seed on ``device``; on a GPU also sizes that fill one."""
+    generator = torch.Generator(device).manual_seed(0)
+    with torch.device(device):
+        return _on_a_cpu(generator) + (_on_a_gpu(generator) if device == "cuda" else [])
+
+
+def _on_a_cpu(generator: torch.Generator) -> list[Case]:
     rows = [_linf(generator, 16), _linf(generator, 128), _l2(generator, 128), _l1(generator, 128)]
     rows += [_momentum(generator, 128), _bss(generator, 128), _mix(generator, 128), _svgd(generator, 128, 4)]
     rows += _losses(generator, 64, 100)
     rows += [*_triplets(generator, 64, 256), _rkd(generator, 64, 256)]
     return rows + _boundaries(generator, (64, 64, 32, 32))
+
+
+def _on_a_gpu(generator: torch.Generator) -> list[Case]:
+    """Several times what the caches hold."""
+    rows = [_linf(generator, 8192), _l2(generator, 8192), _l1(generator, 8192), _momentum(generator, 8192)]
+    rows += [_svgd(generator, 2048, 4), *_losses(generator, 16384, 1000), *_triplets(generator, 16384, 512)]
+    return [*rows, _rkd(generator, 256, 256), *_boundaries(generator, (512, 64, 32, 32))]
 
 
 def _images(generator: torch.Generator, batch: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -282,6 +294,7 @@ def _losses(generator: torch.Generator, batch: int, classes: int) -> list[Case]:
             arguments=(student, teacher, target),
             **traffic,
         ),
+        *_values_and_gradients(student.detach(), teacher, other, target),
         _attack(
             f"ce {size}",
             lambda: fastadv.attack_loss_value_and_grad(logits, target),
@@ -307,6 +320,50 @@ def _losses(generator: torch.Generator, batch: int, classes: int) -> list[Case]:
             (logits, aim, target),
             # The published formula adds two logits before it subtracts, and divides by what is left.
             atol=1e-4,
+        ),
+    ]
+
+
+def _values_and_gradients(student: Tensor, teacher: Tensor, other: Tensor, target: Tensor) -> list[Case]:
+    """The forms without autograd, for loops: the loss of each sample and the gradient of their sum."""
+
+    def case(name: str, fused: Call, arguments: tuple[object, ...], tensors: int = 2) -> Case:
+        return Case(
+            name=f"{name} {student.shape[0]}x{student.shape[1]} value and gradient",
+            fused=fused,
+            eager=opponents.with_gradient(getattr(opponents, name), 2 if tensors == 4 else 1),
+            arguments=arguments,
+            bytes=4 * (tensors + tensors // 2) * student.numel(),
+            formula="4 bytes x (the logits, one gradient for the student's)",
+            atol=1e-4,
+        )
+
+    return [
+        case(
+            "kl_distill",
+            lambda: fastadv.kl_distill_value_and_grad(student, teacher, temperature=4.0)[:2],
+            (student, teacher, 4.0),
+        ),
+        case(
+            "kd_loss",
+            lambda: fastadv.kd_loss_value_and_grad(student, teacher, target)[:2],
+            (student, teacher, target, 4.0, 0.9),
+        ),
+        case(
+            "dkd_loss",
+            lambda: fastadv.dkd_loss_value_and_grad(student, teacher, target)[:2],
+            (student, teacher, target, 4.0, 1.0, 8.0),
+        ),
+        case(
+            "igdm_loss",
+            lambda: fastadv.igdm_loss_value_and_grad(student, other, teacher, other)[:3],
+            (student, other, teacher, other),
+            tensors=4,
+        ),
+        case(
+            "loss_matching",
+            lambda: fastadv.loss_matching_value_and_grad(student, teacher, target)[:2],
+            (student, teacher, target),
         ),
     ]
 
@@ -337,5 +394,5 @@ def _rkd(generator: torch.Generator, batch: int, features: int) -> Case:
         bytes=4 * 5 * batch * features,
         formula="4 bytes x (student, teacher, stored gradient written and read, gradient)",
         atol=1e-5,
-        backward=student,
+        backward=(student,),
     )

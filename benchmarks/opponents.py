@@ -5,6 +5,10 @@ They are not the oracle of the tests, which is :mod:`fastadv.reference`.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -78,9 +82,9 @@ def svgd_step(particles: Tensor, score: Tensor, x0: Tensor, eps: float, step_siz
     images, count = particles.shape[:2]
     flat, flat_score = particles.flatten(2), score.flatten(2)
     squared = torch.cdist(flat, flat).square()
-    rows, columns = torch.triu_indices(count, count, 1)
+    rows, columns = torch.triu_indices(count, count, 1, device=flat.device)
     median = squared[:, rows, columns].median(dim=1).values
-    variance = (median / (2 * torch.log(torch.tensor(count + 1.0)))).view(images, 1, 1)
+    variance = (median / (2 * math.log(count + 1))).view(images, 1, 1)
     kernel = torch.exp(-squared / (2 * variance))
     attraction = torch.bmm(kernel, flat_score)
     repulsion = (kernel.sum(2, keepdim=True) * flat - torch.bmm(kernel, flat)) / variance
@@ -90,43 +94,77 @@ def svgd_step(particles: Tensor, score: Tensor, x0: Tensor, eps: float, step_siz
     return torch.clamp(centre + torch.clamp(moved - centre, -eps, eps), 0, 1)
 
 
-def kl_distill(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Hinton's distillation loss as RepDistiller and most training loops write it."""
+def kl_distill(student: Tensor, teacher: Tensor, temperature: float, reduction: str = "batchmean") -> Tensor:
+    """Hinton's distillation loss as RepDistiller and most training loops write it; "none" gives [N]."""
     log_q = F.log_softmax(student / temperature, dim=1)
     p = F.softmax(teacher / temperature, dim=1)
-    return F.kl_div(log_q, p, reduction="batchmean") * temperature**2
+    return _by_sample(F.kl_div(log_q, p, reduction=reduction)) * temperature**2
 
 
-def kd_loss(student: Tensor, teacher: Tensor, target: Tensor, temperature: float, alpha: float) -> Tensor:
-    """Cross-entropy and distillation, weighted, as RepDistiller writes it."""
-    return (1 - alpha) * F.cross_entropy(student, target) + alpha * kl_distill(student, teacher, temperature)
+def kd_loss(
+    student: Tensor, teacher: Tensor, target: Tensor, temperature: float, alpha: float, reduction: str = "batchmean"
+) -> Tensor:
+    """Cross-entropy and distillation, weighted, as RepDistiller writes it; "none" gives [N]."""
+    hard = F.cross_entropy(student, target, reduction="none" if reduction == "none" else "mean")
+    return (1 - alpha) * hard + alpha * kl_distill(student, teacher, temperature, reduction)
 
 
-def dkd_loss(student: Tensor, teacher: Tensor, target: Tensor, temperature: float, alpha: float, beta: float) -> Tensor:
-    """Decoupled distillation as mdistiller writes it: masks, and a target pushed to -1000."""
+def dkd_loss(
+    student: Tensor,
+    teacher: Tensor,
+    target: Tensor,
+    temperature: float,
+    alpha: float,
+    beta: float,
+    reduction: str = "sum",
+) -> Tensor:
+    """Decoupled distillation as mdistiller writes it: masks, and a target pushed to -1000; "none" gives [N]."""
     hit = torch.zeros_like(student).scatter_(1, target.unsqueeze(1), 1).bool()
 
     def binary(logits: Tensor) -> Tensor:
         p = F.softmax(logits / temperature, dim=1)
         return torch.cat(((p * hit).sum(1, keepdim=True), (p * ~hit).sum(1, keepdim=True)), dim=1)
 
-    of_target = F.kl_div(binary(student).log(), binary(teacher), reduction="sum")
+    of_target = _by_sample(F.kl_div(binary(student).log(), binary(teacher), reduction=reduction))
     log_q = F.log_softmax(student / temperature - 1000.0 * hit, dim=1)
-    others = F.kl_div(log_q, F.softmax(teacher / temperature - 1000.0 * hit, dim=1), reduction="sum")
-    return (alpha * of_target + beta * others) * temperature**2 / target.shape[0]
+    p = F.softmax(teacher / temperature - 1000.0 * hit, dim=1)
+    loss = (alpha * of_target + beta * _by_sample(F.kl_div(log_q, p, reduction=reduction))) * temperature**2
+    return loss if reduction == "none" else loss / target.shape[0]
 
 
-def igdm_loss(student_plus: Tensor, student_minus: Tensor, teacher_plus: Tensor, teacher_minus: Tensor) -> Tensor:
-    """Indirect gradient matching as its released code writes it."""
+def igdm_loss(
+    student_plus: Tensor,
+    student_minus: Tensor,
+    teacher_plus: Tensor,
+    teacher_minus: Tensor,
+    reduction: str = "batchmean",
+) -> Tensor:
+    """Indirect gradient matching as its released code writes it; "none" gives [N]."""
     log_q = F.log_softmax(student_plus - student_minus, dim=1)
-    return F.kl_div(log_q, F.softmax(teacher_plus - teacher_minus, dim=1), reduction="batchmean")
+    return _by_sample(F.kl_div(log_q, F.softmax(teacher_plus - teacher_minus, dim=1), reduction=reduction))
 
 
-def loss_matching(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
-    """The mean squared gap of the two networks' cross-entropies, as the released TALD code writes it."""
+def loss_matching(student: Tensor, teacher: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """The squared gap of the two networks' cross-entropies, as the released TALD code writes it; "none" gives [N]."""
     student_loss = F.cross_entropy(student, target, reduction="none")
     teacher_loss = F.cross_entropy(teacher, target, reduction="none")
-    return F.mse_loss(student_loss, teacher_loss.detach())
+    return F.mse_loss(student_loss, teacher_loss.detach(), reduction=reduction)
+
+
+def _by_sample(loss: Tensor) -> Tensor:
+    """A loss that is not reduced [N, C], summed over the classes."""
+    return loss.sum(1) if loss.dim() == 2 else loss
+
+
+def with_gradient(loss: Callable[..., Tensor], leaves: int = 1) -> Callable[..., tuple[Tensor, ...]]:
+    """``loss`` of each sample and the gradients of their sum by its first ``leaves`` arguments, through autograd."""
+
+    def value_and_gradients(*arguments: Any) -> tuple[Tensor, ...]:
+        inputs = [x.detach().requires_grad_() for x in arguments[:leaves]]
+        value = loss(*inputs, *arguments[leaves:], reduction="none")
+        return value.detach(), *torch.autograd.grad(value.sum(), inputs)
+
+    return value_and_gradients
 
 
 def activation_boundary_sum(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
@@ -198,7 +236,7 @@ def dlr_and_gradient(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     logits = logits.detach().requires_grad_()
     ranked, order = logits.sort(dim=1)
     first = (order[:, -1] == target).float()
-    own = logits[torch.arange(logits.shape[0]), target]
+    own = logits[torch.arange(logits.shape[0], device=logits.device), target]
     gap = own - ranked[:, -2] * first - ranked[:, -1] * (1.0 - first)
     loss = -gap / (ranked[:, -1] - ranked[:, -3] + 1e-12)
     return loss.detach(), torch.autograd.grad(loss.sum(), logits)[0]
@@ -208,7 +246,7 @@ def targeted_dlr_and_gradient(logits: Tensor, target: Tensor, truth: Tensor) -> 
     """The targeted ratio as AutoAttack writes it, and its gradient."""
     logits = logits.detach().requires_grad_()
     ranked, _ = logits.sort(dim=1)
-    rows = torch.arange(logits.shape[0])
+    rows = torch.arange(logits.shape[0], device=logits.device)
     spread = ranked[:, -1] - 0.5 * (ranked[:, -3] + ranked[:, -4]) + 1e-12
     loss = -(logits[rows, truth] - logits[rows, target]) / spread
     return loss.detach(), torch.autograd.grad(loss.sum(), logits)[0]

@@ -12,13 +12,34 @@ from torch import Tensor
 from fastadv.ops import checks
 from fastadv.ops.divergence import dkd_loss, js_distill, kd_loss, kl_distill
 from fastadv.ops.loss import REDUCTIONS
-from fastadv.ops.matching import igdm_loss, loss_matching
+from fastadv.ops.matching import activation_boundary_loss, igdm_loss, loss_matching
+from fastadv.ops.metric import triplet_margin_loss
+from fastadv.ops.rkd import rkd_loss
 
-__all__ = ["DKDLoss", "IGDMLoss", "JSDistillLoss", "KDLoss", "KLDistillLoss", "LossMatchingLoss"]
+__all__ = [
+    "ActivationBoundaryLoss",
+    "DKDLoss",
+    "IGDMLoss",
+    "JSDistillLoss",
+    "KDLoss",
+    "KLDistillLoss",
+    "LossMatchingLoss",
+    "RKDLoss",
+    "TripletMarginLoss",
+]
 
 
-class _Loss(torch.nn.Module):
-    """A loss with a reduction; ``__constants__`` are the settings that its representation shows."""
+class _Module(torch.nn.Module):
+    """``__constants__`` are the settings that the representation shows."""
+
+    __constants__: tuple[str, ...] = ()
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__constants__)
+
+
+class _Loss(_Module):
+    """A loss with a reduction."""
 
     __constants__: tuple[str, ...] = ("reduction",)
 
@@ -26,9 +47,6 @@ class _Loss(torch.nn.Module):
         super().__init__()
         checks.choice("reduction", reduction, REDUCTIONS)
         self.reduction = reduction
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__constants__)
 
 
 class KLDistillLoss(_Loss):
@@ -159,3 +177,81 @@ class LossMatchingLoss(_Loss):
     def forward(self, student: Tensor, teacher: Tensor, target: Tensor, *, weight: Tensor | None = None) -> Tensor:
         """The loss of logits [N, C] and classes [N], with optional factors [N]."""
         return loss_matching(student, teacher, target, weight=weight, reduction=self.reduction)
+
+
+class TripletMarginLoss(_Loss):
+    """Hinge on two distances: :func:`fastadv.triplet_margin_loss`, with the constructor of PyTorch's.
+
+    Replaces, in one line::
+
+        nn.TripletMarginLoss(margin, p, eps, swap)(a, p, n)
+        TripletMarginLoss(margin, p, eps, swap)(a, p, n)
+
+    ``size_average`` and ``reduce`` are PyTorch's deprecated names of reductions.
+    """
+
+    __constants__ = ("margin", "p", "eps", "swap", "reduction")
+
+    def __init__(
+        self,
+        margin: float = 1.0,
+        p: float = 2.0,
+        eps: float = 1e-6,
+        swap: bool = False,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        if size_average is not None or reduce is not None:
+            reduction = "none" if reduce is False else "sum" if size_average is False else "mean"
+        super().__init__(reduction)
+        self.margin = checks.positive("margin", margin)
+        self.p = checks.not_negative("p", p)
+        self.eps = checks.number("eps", eps)
+        self.swap = checks.flag("swap", swap)
+
+    def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        """The loss of features [N, D], or of shapes that broadcast as in PyTorch."""
+        how = {"margin": self.margin, "p": self.p, "eps": self.eps}
+        return triplet_margin_loss(anchor, positive, negative, **how, swap=self.swap, reduction=self.reduction)
+
+
+class RKDLoss(_Module):
+    """Relational knowledge distillation: :func:`fastadv.rkd_loss`.
+
+    Replaces RepDistiller's module of that name, in one line::
+
+        RKDLoss(w_d, w_a)(f_s, f_t)
+        RKDLoss(w_d, w_a)(f_s, f_t)
+    """
+
+    __constants__ = ("distance_weight", "angle_weight")
+
+    def __init__(self, distance_weight: float = 25.0, angle_weight: float = 50.0) -> None:
+        super().__init__()
+        self.distance_weight = checks.number("distance_weight", distance_weight)
+        self.angle_weight = checks.number("angle_weight", angle_weight)
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The loss of features [B, D], the teacher's of a width of its own and without gradient."""
+        return rkd_loss(student, teacher, distance_weight=self.distance_weight, angle_weight=self.angle_weight)
+
+
+class ActivationBoundaryLoss(_Loss):
+    """Activation boundaries: :func:`fastadv.activation_boundary_loss`.
+
+    Replaces, of one layer, in one line::
+
+        ((s + m) ** 2 * ((s > -m) & (t <= 0)) + (s - m) ** 2 * ((s <= m) & (t > 0))).sum() / len(s)
+        ActivationBoundaryLoss(m)(s, t)
+    """
+
+    __constants__ = ("margin", "reduction")
+
+    def __init__(self, margin: float = 1.0, *, reduction: str = "batchmean") -> None:
+        super().__init__(reduction)
+        self.margin = checks.not_negative("margin", margin)
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The loss of pre-activations [N, ...]."""
+        return activation_boundary_loss(student, teacher, margin=self.margin, reduction=self.reduction)

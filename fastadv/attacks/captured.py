@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,7 +35,7 @@ def capture(attack: Callable[..., Tensor]) -> Captured:
 
     Args:
         attack: an object such as :class:`fastadv.attacks.PGD`, a functools.partial of one of the functions, or any
-            callable of (model, x, y, seed=...).
+            callable of (model, x, y, seed=...), or of (model, x, y) where it draws nothing.
 
     Returns:
         A callable of (model, x, y) that gives adversarial images of its own memory.
@@ -64,6 +65,7 @@ class Captured:
             raise ValueError("attack cannot be captured: its steps are a tensor in the host's memory; give it an int")
         self.attack = attack
         self.eager: str | None = None
+        self._draws = _takes_a_seed(attack)
         self._seed = keywords.get("seed")
         self._seeds: dict[torch.device, Tensor] = {}
         self._graphs: dict[Any, tuple[_Graph, Any]] = {}
@@ -79,7 +81,8 @@ class Captured:
 
         def run(x: Tensor, y: Tensor | None, seed: Tensor) -> Tensor:
             labels = () if y is None else (y,)
-            return self.attack(model, x, *labels, seed=seed)
+            noise = {"seed": seed} if self._draws else {}
+            return self.attack(model, x, *labels, **noise)
 
         if not _has_graphs(x.device):
             self._say(f"there are no CUDA graphs on {x.device}, the loop runs eagerly")
@@ -147,6 +150,11 @@ class _Graph:
             finally:
                 torch.cuda.set_sync_debug_mode(mode)
         current.wait_stream(side)
+
+
+def _takes_a_seed(attack: Callable[..., Tensor]) -> bool:
+    parameters = inspect.signature(attack).parameters
+    return "seed" in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
 def _has_graphs(device: torch.device) -> bool:

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.arguments import count, step_count
+from fastadv.attacks.auto_gradient import apgd
+from fastadv.attacks.boundary import bss
 from fastadv.attacks.fast_gradient import fgsm
+from fastadv.attacks.momentum import mi_fgsm
 from fastadv.attacks.networks import Network
 from fastadv.attacks.objective import check_loss
 from fastadv.attacks.particles import VARIANTS, svgd
@@ -74,8 +77,20 @@ class FGSM(Attack, function=fgsm):
     """:func:`fastadv.attacks.fgsm`, configured once: ``FGSM(eps=8 / 255)(model, x, y)``."""
 
 
+class MIFGSM(Attack, function=mi_fgsm):
+    """:func:`fastadv.attacks.mi_fgsm`, configured once: ``MIFGSM(eps=8 / 255, decay=0.9)(model, x, y)``."""
+
+
+class APGD(Attack, function=apgd):
+    """:func:`fastadv.attacks.apgd`, configured once: ``APGD(eps=8 / 255, loss="dlr", steps=100)(model, x, y)``."""
+
+
 class SVGD(Attack, function=svgd):
     """:func:`fastadv.attacks.svgd`, configured once: ``SVGD(eps=8 / 255, particles=8)(model, x, y)``."""
+
+
+class BSS(Attack, function=bss):
+    """:func:`fastadv.attacks.bss`, configured once: ``BSS(steps=5)(model, x, target)``."""
 
 
 class VAT(Attack, function=vat):
@@ -118,6 +133,9 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "mode": _among(checks.MODES),
     "seed": lambda name, value: checks.seed(value, _batch_of(value)),
     "sample_ids": lambda name, value: checks.int64(name, value, [_batch_of(value).shape[0]], _batch_of(value)),
+    "l1_fraction": checks.fraction,
+    "decay": checks.number,
+    "rho": checks.fraction,
     "particles": lambda name, value: count(name, value, 1),
     "bandwidth": lambda name, value: checks.number_or(name, value, "median"),
     "update": _among(UPDATES),

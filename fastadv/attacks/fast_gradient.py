@@ -29,6 +29,7 @@ def fgsm(
     mode: str = "exact",
     seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,
+    l1_fraction: float = 0.05,
 ) -> Tensor:
     """The fast gradient method: for linf ``clamp(x + eps sign(grad loss(model(x))))``, a single step of :func:`pgd`.
 
@@ -36,8 +37,8 @@ def fgsm(
         step_size: length of the step in the norm, a float or [N]; None is ``eps``.
         random_start: start from :func:`fastadv.random_start`. With ``step_size=1.25 * eps`` this is the attack of fast
             adversarial training (Wong, Rice, Kolter, "Fast is better than free", ICLR 2020).
-        model, x, y, eps, norm, loss, reference, targeted, restarts, best, bounds, mode, seed, sample_ids: as for
-            :func:`pgd`.
+        model, x, y, eps, norm, loss, reference, targeted, restarts, best, bounds, mode, seed, sample_ids, l1_fraction:
+            as for :func:`pgd`.
 
     Returns and raises as :func:`pgd`.
 
@@ -61,4 +62,5 @@ def fgsm(
         mode=mode,
         seed=seed,
         sample_ids=sample_ids,
+        l1_fraction=l1_fraction,
     )

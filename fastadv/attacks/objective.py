@@ -86,7 +86,7 @@ class Objective:
             (grad,) = torch.autograd.grad(value.sum(), x)
             return value.detach(), grad
         value, by_logits = attack_loss_value_and_grad(logits[0], **self._keywords)
-        return value, _through(logits[0], x, by_logits)
+        return value, through(logits[0], x, by_logits)
 
     def _called(self, logits: tuple[Tensor, ...]) -> Tensor:
         assert callable(self._loss)
@@ -98,7 +98,7 @@ class Objective:
         return -value if self._targeted else value
 
 
-def _through(logits: Tensor, x: Tensor, by_logits: Tensor) -> Tensor:
+def through(logits: Tensor, x: Tensor, by_logits: Tensor) -> Tensor:
     """The gradient by ``x``, given that by ``logits`` in float32 or float64."""
     if logits.dtype is not torch.float16:
         (grad,) = torch.autograd.grad(logits, x, grad_outputs=by_logits.to(logits.dtype))

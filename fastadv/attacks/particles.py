@@ -7,15 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastadv.attacks import seeds
 from fastadv.attacks.arguments import count, master, step_count, step_length
-from fastadv.attacks.copies import copy_ids, repeat
 from fastadv.attacks.guard import no_trace
 from fastadv.attacks.loop import Watch, ascend
 from fastadv.attacks.networks import Network, Networks
 from fastadv.attacks.objective import Loss, Objective
 from fastadv.attacks.released import released_particles
-from fastadv.ops import ball, checks
+from fastadv.attacks.starts import random_rows
+from fastadv.ops import checks
 from fastadv.ops.svgd import svgd_stepper
 from fastadv.reference.svgd import stein_terms
 
@@ -166,14 +165,7 @@ def random_particles(
 ) -> Tensor:
     """Where the particles start: [N, particles, ...], uniform in the ball around each image of ``x`` [N, ...]."""
     checks.radius("eps", eps, x)
-    start = ball.random_start(
-        repeat(x, particles),
-        eps=repeat(eps, particles),
-        norm=norm,
-        bounds=bounds,
-        seed=seeds.resolve(seed),
-        sample_ids=copy_ids(x, particles, sample_ids),
-    )
+    start = random_rows(x, particles, eps=eps, norm=norm, bounds=bounds, seed=seed, sample_ids=sample_ids)
     return start.unflatten(0, (x.shape[0], particles))
 
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor
 
-from fastadv.attacks import seeds
-from fastadv.attacks.arguments import count, master, step_count, step_length
-from fastadv.attacks.copies import copy_ids, repeat
-from fastadv.attacks.guard import no_trace
-from fastadv.attacks.loop import Best, ascend
-from fastadv.attacks.networks import Network, Networks
-from fastadv.attacks.objective import Loss, Objective
-from fastadv.ops import ball
+from fastadv.attacks.ascent import projected_ascent
+from fastadv.attacks.networks import Network
+from fastadv.attacks.objective import Loss
 from fastadv.ops.step import pgd_stepper
 
 
@@ -36,6 +32,7 @@ def pgd(
     mode: str = "exact",
     seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,
+    l1_fraction: float = 0.05,
 ) -> Tensor:
     """Projected gradient ascent: ``x <- pgd_step(x, grad loss(model(x)))``, ``steps`` times from a start in the ball.
 
@@ -71,6 +68,7 @@ def pgd(
             start at each call, derived from torch.initial_seed(), the number of the call and the distributed rank.
         sample_ids: whose noise each sample gets, int64 [N] on the device of x, in [0, 2^32); None is its place in the
             batch. A sample with the same identity and seed starts from the same point in any batch.
+        l1_fraction: share of the coordinates that an l1 step moves, in (0, 1], see :func:`fastadv.pgd_step`.
 
     Returns:
         Adversarial images, detached, of the shape of x; float32, or float64 for a float64 x: in half precision they
@@ -82,23 +80,23 @@ def pgd(
 
     Source: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
     """
-    networks = Networks(model)
-    x = master(x)
-    schedule = step_count(steps, x)
-    step_size = step_length(x, eps, step_size, schedule)
-    count("restarts", restarts, 1)
-    centre, radius, length = repeat(x, restarts), repeat(eps, restarts), repeat(step_size, restarts)
-    step = pgd_stepper(centre, eps=radius, step_size=length, norm=norm, bounds=bounds, mode=mode)
-    with no_trace(networks.members):
-        if random_start:
-            ids, number = copy_ids(x, restarts, sample_ids), seeds.resolve(seed)
-            start = ball.random_start(centre, eps=radius, norm=norm, bounds=bounds, seed=number, sample_ids=ids)
-        else:
-            start = ball.project(centre, centre, eps=radius, norm=norm, bounds=bounds, mode=mode)
-        objective = Objective(networks, x, y, loss=loss, reference=reference, targeted=targeted, copies=restarts)
-        found = Best(start)
-        last = ascend(objective, start, step, schedule.of_copies(restarts), watch=found.offer if best else None)
-        if not best and restarts == 1:
-            return last
-        found.offer(last, objective.value(last))
-        return found.of_copies(restarts).x
+    return projected_ascent(
+        partial(pgd_stepper, mode=mode, l1_fraction=l1_fraction),
+        model,
+        x,
+        y,
+        eps=eps,
+        step_size=step_size,
+        steps=steps,
+        norm=norm,
+        loss=loss,
+        reference=reference,
+        targeted=targeted,
+        random_start=random_start,
+        restarts=restarts,
+        best=best,
+        bounds=bounds,
+        mode=mode,
+        seed=seed,
+        sample_ids=sample_ids,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -57,6 +58,23 @@ def project(
     tensors = aligned(x, x0)
     arguments = (*ball(tensors[0], eps, norm, bounds), checks.choice("mode", mode, checks.MODES))
     return rounded(_project(*tensors, *arguments), x)
+
+
+def projector(
+    x0: Tensor,
+    *,
+    eps: float | Tensor,
+    norm: str = "linf",
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    mode: str = "exact",
+) -> Callable[[Tensor], Tensor]:
+    """:func:`project` around ``x0`` for a loop, ``x -> projection``, its arguments checked once.
+
+    x, which the loop makes, is taken to have the shape, the device and at most the precision of x0.
+    """
+    checks.samples("x0", x0)
+    arguments = (*ball(x0, eps, norm, bounds), checks.choice("mode", mode, checks.MODES))
+    return lambda x: _project(*aligned(x, x0), *arguments)
 
 
 def random_start(

@@ -112,6 +112,21 @@ def number(name: str, value: float) -> float:
     return value
 
 
+def not_negative(name: str, value: float) -> float:
+    """``value`` as a float of zero or more."""
+    result = number(name, value)
+    if result < 0:
+        raise ValueError(f"{name} must not be negative, got {value!r}")
+    return result
+
+
+def flag(name: str, value: bool) -> bool:
+    """``value``, True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
+    return value
+
+
 def fraction(name: str, value: float) -> float:
     """``value`` as a float above zero and at most one."""
     result = number(name, value)
@@ -124,10 +139,7 @@ def radius(name: str, value: float | Tensor, x: Tensor) -> tuple[float, Tensor |
     """A float or a tensor [N], not negative, as the schema's pair of arguments."""
     if isinstance(value, Tensor):
         return 0.0, per_sample(name, value, x, least=0.0)
-    value = number(name, value)
-    if value < 0:
-        raise ValueError(f"{name} must not be negative, got {value}")
-    return value, None
+    return not_negative(name, value), None
 
 
 def step(name: str, value: float | Tensor, x: Tensor) -> tuple[float, Tensor | None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from fastadv.ops.schemas import digest
+from fastadv.ops.schemas import SCHEMAS, digest
 
 PACKAGE = Path(__file__).resolve().parent.parent
 BUILD_RECORD = PACKAGE / "_build.json"
@@ -24,7 +24,7 @@ def load() -> dict[str, str | None]:
     """Load what is there and fits: for each of "cpu" and "cuda" None if it serves now, else the reason it does not.
 
     A library whose compiled-in hash differs from the schemas of this Python code is not loaded: through the stable ABI
-    a wrong argument type would be a crash, not an error.
+    a wrong argument type would be a crash, not an error. One that lacks an op serves none.
     """
     record = json.loads(BUILD_RECORD.read_text()) if BUILD_RECORD.exists() else {}
     reasons = {backend: _load(backend, PACKAGE / file, record.get(backend)) for backend, file in _LIBRARIES.items()}
@@ -44,7 +44,16 @@ def _load(backend: str, path: Path, build_note: str | None) -> str | None:
         torch.ops.load_library(str(path))
     except OSError as error:
         return f"{path.name} cannot be loaded ({error}); {_REBUILD}"
-    return None
+    missing = _without_kernel(backend.upper())
+    return f"{path.name} has no {', '.join(missing)}; {_REBUILD}" if missing else None
+
+
+def _without_kernel(key: str) -> list[str]:
+    """The ops that no loaded library computes for dispatch key ``key``."""
+    known = set(torch._C._dispatch_get_all_op_names())
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    names = {op: f"fastadv::{op}" for op in SCHEMAS}
+    return [op for op, name in names.items() if name not in known or not has(name, key)]
 
 
 def _compiled_digest(path: Path) -> str | None:

@@ -144,12 +144,8 @@ def _broadcast(triplet: Triplet, swap: bool) -> tuple[int, ...]:
 def _arguments(
     rows: Triplet, batch: tuple[int, ...], margin: float | Tensor, p: float, eps: float, swap: bool
 ) -> tuple[Any, ...]:
-    if not isinstance(swap, bool):
-        raise TypeError(f"swap must be a bool, got {type(swap).__name__}")
-    p = checks.number("p", p)
-    if p < 0:
-        raise ValueError(f"p must not be negative, got {p}")
-    return *_margin(margin, rows[0], batch), p, checks.number("eps", eps), swap
+    numbers = checks.not_negative("p", p), checks.number("eps", eps)
+    return *_margin(margin, rows[0], batch), *numbers, checks.flag("swap", swap)
 
 
 def _margin(margin: float | Tensor, x: Tensor, batch: tuple[int, ...]) -> tuple[float, Tensor | None]:

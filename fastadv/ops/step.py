@@ -98,16 +98,21 @@ def pgd_stepper(
     bounds: tuple[float, float] | None = (0.0, 1.0),
     l1_fraction: float = 0.05,
     mode: str = "exact",
-) -> Callable[[Tensor, Tensor], Tensor]:
+) -> Callable[..., Tensor]:
     """:func:`pgd_step` around ``x0`` for a loop, ``(x, grad) -> next x``, its arguments checked once.
 
-    x and grad, which the loop makes, are taken to have the shape, the device and at most the precision of x0.
+    x and grad, which the loop makes, are taken to have the shape, the device and at most the precision of x0. A third
+    argument, [N] in the precision that x0 accumulates in, takes the place of ``step_size``.
     """
     checks.samples("x0", x0)
     exact = checks.choice("mode", mode, checks.MODES)
     fraction = checks.fraction("l1_fraction", l1_fraction)
-    arguments = (*ball_and_step(x0, eps, step_size, norm, bounds), fraction, exact)
-    return lambda x, grad: _pgd_step(*aligned(x, grad, x0), *arguments)
+    eps, eps_n, number, step_size_n, *rest = ball_and_step(x0, eps, step_size, norm, bounds)
+
+    def step(x: Tensor, grad: Tensor, sizes: Tensor | None = step_size_n) -> Tensor:
+        return _pgd_step(*aligned(x, grad, x0), eps, eps_n, number, sizes, *rest, fraction, exact)
+
+    return step
 
 
 def momentum_step(
@@ -167,6 +172,34 @@ def momentum_step(
     return rounded(moved, x), rounded(gathered, momentum)
 
 
+def momentum_stepper(
+    x0: Tensor,
+    *,
+    eps: float | Tensor,
+    step_size: float | Tensor,
+    decay: float = 1.0,
+    norm: str = "linf",
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    l1_fraction: float = 0.05,
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """:func:`momentum_step` around ``x0`` for a loop, ``(x, grad) -> next x``, its arguments checked once.
+
+    The momentum starts at zero and is kept between the calls. x and grad, which the loop makes, are taken to have the
+    shape, the device and at most the precision of x0.
+    """
+    checks.samples("x0", x0)
+    numbers = checks.fraction("l1_fraction", l1_fraction), checks.number("decay", decay)
+    arguments = ball_and_step(x0, eps, step_size, norm, bounds)
+    momentum = torch.zeros_like(x0)
+
+    def step(x: Tensor, grad: Tensor) -> Tensor:
+        nonlocal momentum
+        moved, momentum = _momentum_step(*aligned(x, grad, momentum, x0), *arguments, *numbers)
+        return moved
+
+    return step
+
+
 def bss_step(
     x: Tensor,
     grad: Tensor,
@@ -212,6 +245,20 @@ def bss_step(
     gap = gap.detach().to(torch.float64 if tensors[0].dtype is torch.float64 else torch.float32).contiguous()
     sizes = checks.step("step_size", step_size, tensors[0])
     return rounded(_bss_step(*tensors, gap, active.contiguous(), *sizes, *checks.box(bounds)), x)
+
+
+def bss_stepper(
+    x0: Tensor, *, step_size: float | Tensor = 0.3, bounds: tuple[float, float] | None = (0.0, 1.0)
+) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """:func:`bss_step` from ``x0`` for a loop, ``(x, grad, gap, active) -> next x``, its arguments checked once.
+
+    x and grad, which the loop makes, are taken to have the shape, the device and at most the precision of x0, gap and
+    active to fit them.
+    """
+    checks.samples("x0", x0)
+    arguments = (*checks.step("step_size", step_size, x0), *checks.box(bounds))
+    dtype = torch.float64 if x0.dtype is torch.float64 else torch.float32
+    return lambda x, grad, gap, active: _bss_step(*aligned(x, grad), gap.to(dtype), active, *arguments)
 
 
 def _arguments(

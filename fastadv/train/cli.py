@@ -1,4 +1,4 @@
-"""The command line: fastadv train, fastadv doctor."""
+"""The command line: fastadv train, fastadv attack, fastadv doctor."""
 
 import argparse
 import dataclasses
@@ -7,10 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastadv.train.config import ABOUT, FIELD_TYPES, Config, resolve
+from fastadv.train.config import Config, resolve
 from fastadv.train.errors import TrainError
-from fastadv.train.fields import describe_type
-from fastadv.train.run_folder import find_run, start_run, stored_config
+from fastadv.train.fields import Fields, describe_type
+from fastadv.train.machine import cpu_threads
+from fastadv.train.robustness.config import AttackConfig
+from fastadv.train.run_folder import check_facts, find_run, start_run, stored_attack, stored_config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="fastadv", description="Fused adversarial sampling and distillation.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
+    _add_attack(commands)
     doctor = commands.add_parser("doctor", help="say what serves each op here, and why the others do not")
     doctor.set_defaults(run=_doctor)
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -28,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fastadv: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("fastadv: interrupted; --resume with the same --run-dir continues", file=sys.stderr)
+        print("fastadv: interrupted; --resume with the same folder continues", file=sys.stderr)
         return 130
 
 
@@ -47,14 +50,40 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     fields = train.add_argument_group(
         "configuration", "Each overrides the recipe. Fractions such as 8/255 are numbers."
     )
-    for field in dataclasses.fields(Config):
-        flag = "--" + field.name.replace("_", "-")
-        text = f"{ABOUT[field.name].help} (default: {_shown(field.default)})"
-        if FIELD_TYPES[field.name] is bool:
-            fields.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
-        else:
-            fields.add_argument(flag, metavar=describe_type(FIELD_TYPES[field.name]), help=text)
+    _add_fields(fields, Config)
     train.set_defaults(run=_train)
+
+
+def _add_attack(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    attack = commands.add_parser(
+        "attack",
+        help="accuracy of a network, clean and under attack",
+        description="Accuracy of a network on a test split, clean and under attack, with 95 % intervals.",
+        argument_default=argparse.SUPPRESS,
+    )
+    attack.add_argument("--out", default=None, type=Path, help="folder of the result; default runs/ATTACK-MODEL-TIME")
+    attack.add_argument(
+        "--resume", action="store_true", default=False, help="continue in the folder (the newest by default)"
+    )
+    _add_fields(attack.add_argument_group("configuration", "Fractions such as 8/255 are numbers."), AttackConfig)
+    attack.set_defaults(run=_attack)
+
+
+def _add_fields(group: "argparse._ArgumentGroup", kind: type[Fields]) -> None:
+    """A flag for every field."""
+    about, types = kind.about(), kind.types()
+    for field in dataclasses.fields(kind):
+        flag = "--" + field.name.replace("_", "-")
+        text = f"{about[field.name].help} (default: {_shown(field.default)})".replace("%", "%%")
+        if types[field.name] is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+        else:
+            group.add_argument(flag, metavar=describe_type(types[field.name]), help=text)
+
+
+def _typed(options: argparse.Namespace, kind: type[Fields]) -> dict[str, object]:
+    """The fields that were given as flags."""
+    return {name: value for name, value in vars(options).items() if name in kind.types()}
 
 
 def _shown(default: object) -> str:
@@ -65,8 +94,8 @@ def _train(options: argparse.Namespace) -> int:
     # Imported here: it loads torch's compiled ops, which `fastadv --help` need not wait for.
     from fastadv.train.experiment import run_experiment
 
-    flags = {name: value for name, value in vars(options).items() if name in FIELD_TYPES}
-    folder = find_run(options.run_dir) if options.resume else None
+    flags = _typed(options, Config)
+    folder = find_run(options.run_dir, Config) if options.resume else None
     if folder is not None:
         config = stored_config(folder, recipe=options.recipe, flags=flags)
     else:
@@ -77,6 +106,28 @@ def _train(options: argparse.Namespace) -> int:
     print(f"run folder: {folder}", flush=True)
     table = run_experiment(config, folder)
     print(f"\n{table}\nreport, pictures, metrics and weights: {folder}")
+    return 0
+
+
+def _attack(options: argparse.Namespace) -> int:
+    from fastadv.train.robustness.report import write_result
+    from fastadv.train.robustness.run import attack_missing, fingerprint, prepare
+
+    flags = _typed(options, AttackConfig)
+    folder = find_run(options.out, AttackConfig) if options.resume else None
+    config = AttackConfig(**AttackConfig.read(flags)) if folder is None else stored_attack(folder, flags=flags)
+    if options.resume and folder is None:
+        print("nothing to resume: starting a new evaluation", flush=True)
+    with cpu_threads(config.threads):
+        subject = prepare(config)
+        facts = {"Checkpoint SHA-256": fingerprint(config)}
+        if folder is None:
+            folder = start_run(config, options.out, command=options.typed, facts=facts)
+        else:
+            check_facts(folder, facts)
+        print(f"folder: {folder}", flush=True)
+        summary = write_result(config, subject, attack_missing(config, subject, folder), folder)
+    print(f"\n{summary}\nclasses and JSON: {folder / 'report.md'}, {folder / 'result.json'}")
     return 0
 
 

@@ -1,9 +1,7 @@
 """The configuration of a run: one typed dataclass, read from defaults, a recipe and flags, in rising precedence."""
 
-import tomllib
-import typing
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +11,7 @@ import torch
 from fastadv.train import models
 from fastadv.train.augment import Augmentation
 from fastadv.train.errors import ConfigError
-from fastadv.train.fields import About, check, check_range, parse, to_toml
+from fastadv.train.fields import About, Fields
 
 # The recipe that --data chooses when none is named.
 RECIPE_OF_DATA = {"digits": "digits", "cifar100": "tald-cifar100"}
@@ -22,8 +20,10 @@ MethodName = Literal["ce", "kd", "tald"]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Fields):
     """Every field is a flag of `fastadv train` and a key of a recipe. eps and steps sizes are in pixels of [0, 1]."""
+
+    FILE = "config.toml"
 
     data: Annotated[Literal["digits", "cifar100"], About("dataset")] = "digits"
     data_dir: Annotated[Path | None, About("folder that holds cifar-100-python or cifar-100-binary")] = None
@@ -87,10 +87,7 @@ class Config:
     channels_last: Annotated[bool, About("store images and weights channels last")] = False
 
     def __post_init__(self) -> None:
-        for name, hint in FIELD_TYPES.items():
-            value = check(name, hint, getattr(self, name))
-            check_range(name, ABOUT[name], value)
-            object.__setattr__(self, name, value)
+        super().__post_init__()
         for name in ("teacher", "student"):
             if getattr(self, name) not in models.NAMES:
                 raise ConfigError(f"{name}: {getattr(self, name)!r}, expected one of {', '.join(models.NAMES)}")
@@ -102,19 +99,13 @@ class Config:
             raise ConfigError(f"milestones: {self.milestones!r}, expected ascending epochs")
         if self.nesterov and self.momentum == 0:
             raise ConfigError("nesterov: True, expected momentum above 0 with it")
-        _check_device(self.device)
-        if self.data == "cifar100" and self.data_dir is None:
-            raise ConfigError("data_dir: None, expected the folder that holds cifar-100-python or cifar-100-binary")
+        check_device(self.device)
+        check_data_dir(self.data, self.data_dir)
 
-    def to_toml(self) -> str:
-        """The configuration as a recipe that gives it back."""
-        return "".join(f"{entry.name} = {to_toml(getattr(self, entry.name))}\n" for entry in fields(self))
-
-
-FIELD_TYPES = typing.get_type_hints(Config)
-ABOUT: dict[str, About] = {
-    name: hint.__metadata__[0] for name, hint in typing.get_type_hints(Config, include_extras=True).items()
-}
+    @property
+    def run_name(self) -> str:
+        """What the folder of a run is called where none is named."""
+        return self.data
 
 
 def resolve(*, recipe: str | None = None, flags: Mapping[str, Any] | None = None) -> Config:
@@ -123,11 +114,7 @@ def resolve(*, recipe: str | None = None, flags: Mapping[str, Any] | None = None
     recipe: the name of a packaged recipe or the path of a TOML file; None takes the one that belongs to the data.
     Raises ConfigError naming the recipe or the field.
     """
-    flags = flags or {}
-    _check_known(flags)
-    given = {
-        name: parse(FIELD_TYPES[name], value) if isinstance(value, str) else value for name, value in flags.items()
-    }
+    given = Config.read(flags or {})
     if recipe is None:
         recipe = RECIPE_OF_DATA.get(given.get("data", "digits"), "digits")
     return Config(**{**read_recipe(recipe), **given})
@@ -141,17 +128,14 @@ def read_recipe(recipe: str) -> dict[str, Any]:
     else:
         source = packaged / f"{recipe}.toml"
     try:
-        keys = tomllib.loads(source.read_text(encoding="utf-8"))
+        return Config.read_toml(source)
     except FileNotFoundError:
         names = ", ".join(sorted(Path(entry.name).stem for entry in packaged.iterdir()))
         raise ConfigError(f"recipe: {recipe!r} not found, expected one of {names}, or a path ending in .toml") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {recipe}: {error}") from None
-    _check_known(keys)
-    return keys
 
 
-def _check_device(name: str) -> None:
+def check_device(name: str) -> None:
+    """Raises ConfigError where ``name`` is no torch device or not here."""
     try:
         kind = torch.device(name).type
     except RuntimeError:
@@ -160,7 +144,7 @@ def _check_device(name: str) -> None:
         raise ConfigError(f"device: {name!r}, but torch sees no CUDA device here")
 
 
-def _check_known(names: Iterable[str]) -> None:
-    for name in names:
-        if name not in FIELD_TYPES:
-            raise ConfigError(f"{name}: no such field; the fields are {', '.join(sorted(FIELD_TYPES))}")
+def check_data_dir(data: str, data_dir: Path | None) -> None:
+    """Raises ConfigError where the dataset lies in a folder and none is named."""
+    if data == "cifar100" and data_dir is None:
+        raise ConfigError("data_dir: None, expected the folder that holds cifar-100-python or cifar-100-binary")

@@ -1,8 +1,6 @@
 """The whole job: a teacher, one student per seed and method, the report. What is finished is not done again."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from fastadv.train.config import Config, MethodName
 from fastadv.train.datasets import Dataset
 from fastadv.train.evaluation import evaluate
 from fastadv.train.extras import require
+from fastadv.train.machine import cpu_threads
 from fastadv.train.methods import LABELS, build_method
 from fastadv.train.metrics import tensorboard_installed
 from fastadv.train.models import Classifier, Normalize
@@ -29,7 +28,7 @@ TEACHER_SEED = 0
 def run_experiment(config: Config, folder: Path) -> str:
     """Do what is left of the job in `folder`; the result table as text."""
     require("matplotlib.figure", "the report's pictures")
-    with _threads(config.threads):
+    with cpu_threads(config.threads):
         return _run(config, folder)
 
 
@@ -57,17 +56,6 @@ def build_classifier(name: str, config: Config, dataset: Dataset, *, seed: int) 
     if config.channels_last:
         torch.nn.utils.convert_conv2d_weight_memory_format(classifier, torch.channels_last)
     return classifier
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Run with `count` CPU threads, where it is given."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _obtain_teacher(config: Config, dataset: Dataset, folder: Path) -> nn.Module:

@@ -2,12 +2,15 @@
 
 import json
 import math
+import tomllib
 import types
 import typing
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from fastadv.train.errors import ConfigError
 
@@ -20,6 +23,67 @@ class About:
     low: float = -math.inf
     above: float = -math.inf
     high: float = math.inf
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Base of a configuration: frozen dataclasses whose fields are Annotated with About. Checks each when made.
+
+    Raises ConfigError naming the field, its value and what was expected.
+    """
+
+    def __post_init__(self) -> None:
+        about = self.about()
+        for name, hint in self.types().items():
+            value = check(name, hint, getattr(self, name))
+            check_range(name, about[name], value)
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    @cache
+    def types(cls) -> dict[str, Any]:
+        """The type of each field, by name."""
+        return typing.get_type_hints(cls)
+
+    @classmethod
+    @cache
+    def about(cls) -> dict[str, About]:
+        """What each field says of itself, by name."""
+        hints = typing.get_type_hints(cls, include_extras=True)
+        return {name: hint.__metadata__[0] for name, hint in hints.items()}
+
+    @classmethod
+    def check_known(cls, names: Iterable[str]) -> None:
+        """Raises ConfigError for the first name that is no field."""
+        for name in names:
+            if name not in cls.types():
+                raise ConfigError(f"{name}: no such field; the fields are {', '.join(sorted(cls.types()))}")
+
+    @classmethod
+    def read(cls, flags: Mapping[str, Any]) -> dict[str, Any]:
+        """``flags``, where a value is a text as typed on the command line, as values. Raises ConfigError."""
+        cls.check_known(flags)
+        types = cls.types()
+        return {name: parse(types[name], value) if isinstance(value, str) else value for name, value in flags.items()}
+
+    @classmethod
+    def read_toml(cls, source: Traversable) -> dict[str, Any]:
+        """The keys of a TOML file. Raises ConfigError naming the file or the key, FileNotFoundError."""
+        try:
+            keys = tomllib.loads(source.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{source}: {error}") from None
+        cls.check_known(keys)
+        return keys
+
+    def changes(self, other: Self) -> str:
+        """What has another value in ``other``, in words; empty where nothing has."""
+        pairs = [(field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
+        return ", ".join(f"{name} {mine!r} -> {theirs!r}" for name, mine, theirs in pairs if mine != theirs)
+
+    def to_toml(self) -> str:
+        """The configuration as TOML that gives it back."""
+        return "".join(f"{entry.name} = {to_toml(getattr(self, entry.name))}\n" for entry in fields(self))
 
 
 def parse(hint: Any, text: str) -> Any:
@@ -115,8 +179,9 @@ def _number(value: Any) -> float | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, str):
+        numerator, slash, denominator = value.partition("/")
         try:
-            return float(Fraction(value)) if "/" in value else float(value)
+            return float(numerator) / float(denominator) if slash else float(numerator)
         except (ValueError, ZeroDivisionError):
             return None
     return None

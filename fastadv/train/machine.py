@@ -1,13 +1,26 @@
-"""Where a result comes from: machine, software, command, commit."""
+"""The machine a run has, and where its result comes from: machine, software, command, commit."""
 
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 import fastadv
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Run with `count` CPU threads, where it is given."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def describe(*, command: str, device: torch.device | str, threads: int) -> dict[str, str]:

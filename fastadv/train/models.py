@@ -57,9 +57,14 @@ def build(name: str, *, num_classes: int, image_shape: tuple[int, int, int]) -> 
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Load a plain state_dict file into `network`. Raises CheckpointError when it is missing or does not fit."""
+    """Load a state_dict file into `network`: a plain one, or the network's part of a checkpoint of the trainer.
+
+    Raises CheckpointError when it is missing or does not fit.
+    """
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(weights.get("model"), dict):
+            weights = {name.removeprefix("network."): value for name, value in weights["model"].items()}
         network.load_state_dict(weights)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None

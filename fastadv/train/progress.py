@@ -1,4 +1,4 @@
-"""How far one network's training is: a live bar on a terminal, a plain line now and then elsewhere."""
+"""How far a long loop is: a live bar on a terminal, a plain line now and then elsewhere or without tqdm."""
 
 import shutil
 import sys
@@ -6,35 +6,44 @@ import time
 from types import TracebackType
 from typing import Any
 
+from fastadv.train.errors import MissingExtraError
 from fastadv.train.extras import require
 
 SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:
-    """Shows steps done, images/s, time left and the newest loss. Use as a context manager."""
+    """Shows steps done, images/s, time left and the newest note, such as the loss. Use as a context manager."""
 
     def __init__(self, label: str, *, done: int, total: int, images_per_step: int) -> None:
         self._label = label
         self._done, self._total = done, total
         self._images_per_step = images_per_step
         self._first = done
-        self._loss = ""
+        self._note = ""
         self._started = self._printed = time.monotonic()
         self._bar: Any = None
         if sys.stderr.isatty():
-            # tqdm shows nothing on a terminal that gives its size as 0 by 0; this falls back to 80 by 24.
-            size = shutil.get_terminal_size()
-            self._bar = require("tqdm", "the progress bar").tqdm(
-                desc=label,
-                total=total * images_per_step,
-                initial=done * images_per_step,
-                unit=" images",
-                unit_scale=True,
-                ncols=size.columns,
-                nrows=size.lines,
-                leave=False,
-            )
+            self._bar = self._open_bar()
+
+    def _open_bar(self) -> Any:
+        """A bar of tqdm, or None where it is not installed."""
+        try:
+            tqdm = require("tqdm", "the progress bar").tqdm
+        except MissingExtraError:
+            return None
+        # tqdm shows nothing on a terminal that gives its size as 0 by 0; this falls back to 80 by 24.
+        size = shutil.get_terminal_size()
+        return tqdm(
+            desc=self._label,
+            total=self._total * self._images_per_step,
+            initial=self._done * self._images_per_step,
+            unit=" images",
+            unit_scale=True,
+            ncols=size.columns,
+            nrows=size.lines,
+            leave=False,
+        )
 
     def step(self) -> None:
         """One more step is done."""
@@ -46,9 +55,13 @@ class Progress:
 
     def loss(self, value: float) -> None:
         """The mean loss of the last interval."""
-        self._loss = f"loss {value:.4f}"
+        self.note(f"loss {value:.4f}")
+
+    def note(self, text: str) -> None:
+        """What to show beside the rate from now on."""
+        self._note = text
         if self._bar is not None:
-            self._bar.set_postfix_str(self._loss)
+            self._bar.set_postfix_str(text)
 
     def _print(self) -> None:
         self._printed = time.monotonic()
@@ -56,7 +69,7 @@ class Progress:
         left = (self._total - self._done) / rate if rate else float("inf")
         print(
             f"{self._label}: step {self._done}/{self._total}, {rate * self._images_per_step:,.0f} images/s, "
-            f"{left:.0f} s left, {self._loss}",
+            f"{left:.0f} s left, {self._note}",
             flush=True,
         )
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastadv.attacks import FGSM, PGD, SVGD, VAT, pgd, svgd, vat
+from fastadv.attacks import APGD, BSS, FGSM, MIFGSM, PGD, SVGD, VAT, apgd, bss, mi_fgsm, pgd, svgd, vat
 
 
 def own(x: Tensor) -> dict[str, Any]:
@@ -18,6 +18,15 @@ def own(x: Tensor) -> dict[str, Any]:
 
 def unlabelled(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda model, x, y=None, **keywords: attack(model, x, **keywords)
+
+
+def to_a_class(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``attack`` without noise of its own, on the first class where none is given."""
+
+    def attacked(model, x, y=None, seed=None, sample_ids=None):
+        return attack(model, x, torch.zeros(len(x), dtype=torch.int64, device=x.device) if y is None else y)
+
+    return attacked
 
 
 def margin(logits: Tensor) -> Tensor:
@@ -41,6 +50,7 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
     "pgd clean start": PGD(eps=0.1, steps=3, random_start=False),
     "pgd sequential": PGD(eps=0.1, steps=3, mode="sequential"),
     "pgd l2": PGD(eps=0.5, steps=3, norm="l2"),
+    "pgd l1": PGD(eps=5.0, steps=3, norm="l1", l1_fraction=0.2),
     "pgd best": PGD(eps=0.1, steps=3, best=True),
     "pgd restarts": PGD(eps=0.1, steps=3, restarts=2, best=True, targeted=True),
     "pgd kl": PGD(eps=0.1, steps=3, loss="kl"),
@@ -50,8 +60,25 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
     "pgd l2 of each": lambda model, x, *y, **keywords: pgd(
         model, x, *y, norm="l2", restarts=2, best=True, **own(x), **keywords
     ),
+    "mi_fgsm": MIFGSM(eps=0.1, steps=3),
+    "mi_fgsm l2 restarts": MIFGSM(eps=0.5, steps=3, norm="l2", decay=0.5, random_start=True, restarts=2, best=True),
+    "mi_fgsm l1": MIFGSM(eps=5.0, steps=3, norm="l1", l1_fraction=0.2),
+    "mi_fgsm of each": lambda model, x, *y, **keywords: mi_fgsm(model, x, *y, random_start=True, **own(x), **keywords),
+    "apgd": APGD(eps=0.1, steps=6),
+    "apgd l2 restarts": APGD(eps=0.5, steps=6, norm="l2", restarts=2, random_start=False),
+    "apgd dlr": APGD(eps=0.1, steps=6, loss="dlr", mode="sequential"),
+    "apgd targeted dlr": APGD(eps=0.1, steps=6, loss="dlr", targeted=True),
+    "apgd of each": lambda model, x, *y, **keywords: apgd(
+        model, x, *y, restarts=2, **own(x) | {"steps": torch.arange(len(x)) * 2}, **keywords
+    ),
+    "bss": to_a_class(BSS()),
+    "bss without a box": to_a_class(BSS(steps=4, step_size=0.1, bounds=None)),
+    "bss of each": to_a_class(
+        lambda model, x, y: bss(model, x, y, step_size=own(x)["step_size"], steps=own(x)["steps"])
+    ),
     "svgd": SVGD(eps=0.1, steps=3),
     "svgd l2 raw": SVGD(eps=0.5, steps=2, norm="l2", update="raw", bandwidth=0.5, score_scale=1.0),
+    "svgd l1": SVGD(eps=5.0, steps=2, norm="l1"),
     "svgd of each": lambda model, x, *y, **keywords: svgd(model, x, *y, **own(x), **keywords),
     "svgd released": SVGD(eps=0.1, variant="released"),
     "vat": unlabelled(VAT(eps=0.5)),

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from fastadv.attacks import FGSM, PGD, VAT, capture, captured, freeze, pgd
+from fastadv.attacks import APGD, BSS, FGSM, MIFGSM, PGD, VAT, bss, capture, captured, freeze, pgd
 
 
 @pytest.fixture
@@ -57,6 +57,22 @@ def test_replays_draw_new_noise(recorded, network, images, labels, seed):
         assert torch.equal(attacked, pgd(network, images, labels, eps=0.1, steps=2, seed=(first + call) % 2**64))
     if isinstance(seed, torch.Tensor):
         assert seed == 5
+
+
+def test_an_attack_that_draws_nothing_gets_no_seed(recorded, network, images, labels):
+    for attack in (BSS(steps=4), partial(bss, steps=4), lambda model, x, y: bss(model, x, y, steps=4)):
+        captured_attack = capture(attack)
+        for x in (images, 1 - images):
+            assert torch.equal(captured_attack(network, x, labels), bss(network, x, labels, steps=4))
+        assert captured_attack.graphs == 1
+
+
+@pytest.mark.parametrize("attack", [APGD(eps=0.1, steps=6, restarts=2, seed=5), MIFGSM(eps=0.1, steps=3, seed=5)])
+def test_loops_with_a_state_of_their_own_replay_from_its_beginning(recorded, network, images, labels, attack):
+    replayed = capture(attack)
+    found = [replayed(network, images, labels) for _ in range(3)]
+    for call, x in enumerate(found):
+        assert torch.equal(x, attack(network, images, labels, seed=5 + call))
 
 
 def test_without_a_seed_two_captures_differ(recorded, network, images, labels):

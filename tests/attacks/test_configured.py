@@ -9,18 +9,36 @@ import torch
 from every_attack import ATTACKS
 
 from fastadv import attacks
-from fastadv.attacks import FGSM, PGD, SVGD, VAT, Attack, configured, fgsm, pgd, svgd, vat
+from fastadv.attacks import (
+    APGD,
+    BSS,
+    FGSM,
+    MIFGSM,
+    PGD,
+    SVGD,
+    VAT,
+    Attack,
+    apgd,
+    bss,
+    configured,
+    fgsm,
+    mi_fgsm,
+    pgd,
+    svgd,
+    vat,
+)
 
-PAIRS = [(PGD, pgd), (FGSM, fgsm), (SVGD, svgd), (VAT, vat)]
+PAIRS = [(PGD, pgd), (FGSM, fgsm), (MIFGSM, mi_fgsm), (APGD, apgd), (SVGD, svgd), (VAT, vat), (BSS, bss)]
 
 
 def test_every_attack_has_its_object():
     assert {pair[0] for pair in PAIRS} == set(Attack.__subclasses__())
     public = {name: getattr(attacks, name) for name in attacks.__all__ if name.islower()}
-    functions = {name for name, each in public.items() if {"model", "eps"} <= inspect.signature(each).parameters.keys()}
+    functions = {name for name, each in public.items() if {"model", "x"} <= inspect.signature(each).parameters.keys()}
     assert {function.__name__ for _, function in PAIRS} == functions
     assert functions <= {name.split()[0] for name in ATTACKS}
-    assert all(cls.__name__ == function.__name__.upper() and cls.__name__ in attacks.__all__ for cls, function in PAIRS)
+    assert all(cls.__name__ == function.__name__.upper().replace("_", "") for cls, function in PAIRS)
+    assert all(cls.__name__ in attacks.__all__ for cls, _ in PAIRS)
 
 
 @pytest.mark.parametrize(("cls", "function"), PAIRS)
@@ -31,10 +49,10 @@ def test_takes_the_keywords_of_its_function_and_checks_each(cls, function):
     assert dict(inspect.signature(cls).parameters) == keywords
     assert keywords.keys() <= configured._CHECKS.keys()
     # Every default passes its own check.
-    cls(**{name: each.default for name, each in keywords.items() if each.default is not each.empty} | {"eps": 0.1})
+    cls(**{name: 0.1 if each.default is each.empty else each.default for name, each in keywords.items()})
 
 
-@pytest.mark.parametrize(("cls", "function"), PAIRS[:3])
+@pytest.mark.parametrize(("cls", "function"), PAIRS[:5])
 def test_computes_what_the_function_does(cls, function, network, images, labels):
     attack = cls(eps=0.1, seed=1)
     expected = function(network, images, labels, eps=0.1, seed=1)
@@ -49,6 +67,13 @@ def test_an_attack_without_labels_takes_none(network, images, labels):
     assert torch.equal(attack(network, images), vat(network, images, eps=0.5, seed=1))
     with pytest.raises(TypeError, match="positional argument"):
         attack(network, images, labels)
+
+
+def test_an_attack_on_a_class_asks_for_it(network, images, labels):
+    attack = BSS(steps=4)
+    assert torch.equal(attack(network, images, labels), bss(network, images, labels, steps=4))
+    with pytest.raises(TypeError, match="target"):
+        attack(network, images)
 
 
 def test_shows_what_it_was_given():
@@ -97,8 +122,12 @@ def test_wrong_keywords_are_named_where_the_object_is_made(keywords, error, mess
         (SVGD, "score_scale", "max"),
         (SVGD, "variant", "new"),
         (VAT, "xi", -1.0),
+        (PGD, "l1_fraction", 0.0),
+        (APGD, "rho", 0.0),
+        (MIFGSM, "l1_fraction", 1.5),
+        (MIFGSM, "decay", float("nan")),
     ],
 )
 def test_the_keywords_of_one_attack_are_checked_too(cls, name, value):
-    with pytest.raises(ValueError, match=f"{name} must be"):
+    with pytest.raises(ValueError, match=f"{name} must (be|lie)"):
         cls(eps=0.1, **{name: value})

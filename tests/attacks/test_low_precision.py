@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from fastadv.attacks import fgsm, freeze, pgd, svgd, vat
+from fastadv.attacks import apgd, fgsm, freeze, mi_fgsm, pgd, svgd, vat
 from fastadv.attacks.networks import Networks
 from fastadv.attacks.objective import Objective
 
@@ -32,6 +32,10 @@ def in_half(request, network, dtype):
         pytest.param(lambda *a: pgd(*a, eps=EPS, mode="sequential", restarts=2, best=True), "linf", id="sequential"),
         pytest.param(lambda *a: pgd(*a, eps=EPS, norm="l2"), "l2", id="pgd l2"),
         pytest.param(lambda *a: fgsm(*a, eps=EPS), "linf", id="fgsm"),
+        pytest.param(lambda *a: mi_fgsm(*a, eps=EPS), "linf", id="mi_fgsm"),
+        pytest.param(lambda *a: mi_fgsm(*a, eps=EPS, norm="l2"), "l2", id="mi_fgsm l2"),
+        pytest.param(lambda *a: apgd(*a, eps=EPS), "linf", id="apgd"),
+        pytest.param(lambda *a: apgd(*a, eps=EPS, norm="l2", loss="dlr", restarts=2), "l2", id="apgd l2"),
         pytest.param(lambda *a: svgd(*a, eps=EPS, particles=2)[:, 1], "linf", id="svgd"),
         pytest.param(lambda *a: svgd(*a, eps=EPS, particles=2, norm="l2")[:, 1], "l2", id="svgd l2"),
         pytest.param(lambda model, x, y: vat(model, x, eps=EPS, bounds=(0.0, 1.0)), "l2", id="vat"),

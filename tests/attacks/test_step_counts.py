@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastadv.attacks import pgd, svgd, vat
+from fastadv.attacks import apgd, mi_fgsm, pgd, svgd, vat
 
 STEPS = torch.tensor([0, 1, 2, 3, 5, 2])
 
@@ -15,6 +15,8 @@ STEPS = torch.tensor([0, 1, 2, 3, 5, 2])
         pytest.param(lambda *args, **k: pgd(*args, eps=0.1, **k), id="default step size"),
         pytest.param(lambda *args, **k: pgd(*args, eps=0.5, step_size=0.1, norm="l2", best=True, **k), id="l2 best"),
         pytest.param(lambda *args, **k: pgd(*args, eps=0.1, step_size=0.03, restarts=3, **k), id="restarts"),
+        pytest.param(lambda *args, **k: mi_fgsm(*args, eps=0.1, step_size=0.03, **k), id="mi_fgsm"),
+        pytest.param(lambda *args, **k: apgd(*args, eps=0.1, restarts=2, **k), id="apgd"),
         pytest.param(lambda *args, **k: svgd(*args, eps=0.1, step_size=0.03, particles=3, **k), id="svgd"),
         pytest.param(lambda model, x, y, **k: vat(model, x, eps=0.5, **k), id="vat"),
     ],

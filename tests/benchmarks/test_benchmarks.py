@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from benchmarks.__main__ import largest_difference, run
+from benchmarks.__main__ import Differs, largest_difference, run
 from benchmarks.cases import cases
 from benchmarks.measure import ratio
 
@@ -20,10 +20,10 @@ def test_fused_and_eager_agree(case):
 
 
 def test_a_wrong_result_is_not_timed(monkeypatch):
-    monkeypatch.setattr("benchmarks.__main__.interleaved", lambda variants: pytest.fail("timed all the same"))
+    monkeypatch.setattr("benchmarks.__main__.interleaved", lambda *given: pytest.fail("timed all the same"))
     (case,) = (case for case in CASES if case.name.startswith("pgd_step linf 16"))
     off = dataclasses.replace(case, fused=lambda: case.fused() + 1e-6)
-    with pytest.raises(SystemExit, match=r"results differ by 1\.\d+e-06"):
+    with pytest.raises(Differs, match=r"results differ by 1\.\d+e-06"):
         run(off)
 
 

@@ -15,13 +15,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ops"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "csrc" / "cuda"))
 
+from available import computing_on
 from cases import FUSED
-from on_gpu import OnGpu
 from simulated_library import build, host_compiler
 
-import fastadv
 from fastadv.ops import dispatch
 from fastadv.ops.schemas import SCHEMAS
+
+ON_GPU = [pytest.param(name, id=f"on_gpu_{name}") for name in ("cuda", "triton") if torch.cuda.is_available()]
 
 
 @pytest.fixture(scope="session")
@@ -51,15 +52,15 @@ def simulated(simulator: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterat
     assert simulator.simulator_overruns() == 0, "a kernel wrote past the end of an output"
 
 
-@pytest.fixture(params=["simulated", *(["gpu"] if torch.cuda.is_available() else [])])
+@pytest.fixture(params=["simulated", *ON_GPU])
 def fused(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The public functions, computed by the CUDA kernels."""
+    """The public functions, computed by the CUDA kernels; on a GPU by those of Triton as well."""
     if request.param == "simulated":
         request.getfixturevalue("simulated")
         yield FUSED
     else:
-        with fastadv.use_backend("cuda"):
-            yield OnGpu(FUSED)
+        with computing_on(request.param):
+            yield FUSED
 
 
 @pytest.fixture

@@ -85,8 +85,9 @@ class Case:
 
     def gradients(self, result: Tensor, leaves: Tensors) -> tuple[Tensor, ...]:
         """By every differentiable input, for an incoming gradient other than one, the same in every dtype."""
-        incoming = torch.linspace(0.5, 1.5, max(result.numel(), 1)).bfloat16().to(result.dtype)
-        incoming = incoming[: result.numel()].view(result.shape)
+        # From 1/2 up in steps of 1/128, which every dtype and device has exactly.
+        incoming = (64 + torch.arange(result.numel(), device=result.device) % 128).to(result.dtype) / 128
+        incoming = incoming.view(result.shape)
         return torch.autograd.grad(result, [leaves[name] for name in self.differentiable], incoming)
 
     def doubtful(self, tensors: Tensors) -> Tensor | None:

@@ -52,7 +52,8 @@ class Guarded:
     Around a tensor lie NaN, or for classes numbers that are none, so that reading too far shows as well.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
+        self._device = device
         self._buffers: list[tuple[Tensor, Tensor]] = []
 
     def place(self, values: dict[str, Tensor], layout: str = "contiguous") -> dict[str, Tensor]:
@@ -65,7 +66,7 @@ class Guarded:
     def _place(self, values: Tensor, strides: Strides) -> Tensor:
         guard = float("nan") if values.is_floating_point() else -(2**40)
         reach = sum((size - 1) * stride for size, stride in zip(values.shape, strides, strict=True) if size)
-        buffer = torch.full([2 * _MARGIN + reach + 1], guard, dtype=values.dtype)
+        buffer = torch.full([2 * _MARGIN + reach + 1], guard, dtype=values.dtype, device=self._device)
         tensor = buffer.as_strided(values.shape, strides, _MARGIN)
         if strides and strides[0] == 0:
             tensor[:1].copy_(values[:1])

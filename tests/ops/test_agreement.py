@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from available import device_of
 from cases import CASES, FUSED, ORACLE, SIZES, Case, Draw, Tensors, in_float64
 from layouts import LAYOUTS, Guarded
 from tolerance import assert_within
@@ -29,7 +30,7 @@ def nan_in_new_memory() -> Iterator[None]:
 def leave_nan_in_freed_memory(tensors: Tensors) -> None:
     """For outputs that the compiled library allocates itself, out of reach of PyTorch's switch."""
     held = [
-        torch.full(t.shape, torch.nan, dtype=dtype)
+        torch.full(t.shape, torch.nan, dtype=dtype, device=t.device)
         for t in tensors.values()
         for dtype in {t.dtype, torch.float32}
         if dtype.is_floating_point
@@ -37,17 +38,21 @@ def leave_nan_in_freed_memory(tensors: Tensors) -> None:
     del held
 
 
-def assert_agrees(case: Case, dtype: torch.dtype, layout: str, size: tuple[int, ...]) -> None:
-    guarded = Guarded()
+def on_cpu(tensors: Tensors) -> Tensors:
+    return {name: t.cpu() for name, t in tensors.items()}
+
+
+def assert_agrees(case: Case, dtype: torch.dtype, layout: str, size: tuple[int, ...], backend: str) -> None:
+    guarded = Guarded(device_of(backend))
     tensors = guarded.place(case.make(Draw(dtype), size), layout)
     leave_nan_in_freed_memory(tensors)
     actual = case.evaluate(FUSED, tensors)
     guarded.assert_untouched()
     assert_looks_as_foreseen(case, tensors, actual[0])
-    exact = in_float64(tensors)
+    exact = in_float64(on_cpu(tensors))
     doubtful = case.doubtful(exact)
     for result, expected in zip(actual, case.evaluate(ORACLE, exact), strict=True):
-        assert_within(case.kind, result, expected, doubtful=doubtful)
+        assert_within(case.kind, result.cpu(), expected, doubtful=doubtful)
 
 
 def assert_looks_as_foreseen(case: Case, tensors: Tensors, result: Tensor) -> None:
@@ -72,18 +77,18 @@ def without_memory(t: Tensor) -> Tensor:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_layouts(case, layout, dtype, backend):
-    assert_agrees(case, dtype, layout, SIZES[case.sizes][0])
+    assert_agrees(case, dtype, layout, SIZES[case.sizes][0], backend)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_dtypes(case, dtype, backend):
-    assert_agrees(case, dtype, "contiguous", SIZES[case.sizes][0])
+    assert_agrees(case, dtype, "contiguous", SIZES[case.sizes][0], backend)
 
 
 @pytest.mark.parametrize(("case", "size"), [(c, s) for c in CASES for s in SIZES[c.sizes][1:]], ids=str)
 def test_sizes(case, size, backend):
-    assert_agrees(case, torch.float32, "contiguous", size)
+    assert_agrees(case, torch.float32, "contiguous", size, backend)
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "broadcast", "broadcast_first", "mixed"])
@@ -92,15 +97,15 @@ def test_sizes(case, size, backend):
 def test_strides_that_mean_nothing(case, samples, layout, backend):
     """Where there is one sample or none, its stride must not be taken to mean anything."""
     size = SIZES[case.sizes][0]
-    assert_agrees(case, torch.float32, layout, (samples, *size[1:]))
+    assert_agrees(case, torch.float32, layout, (samples, *size[1:]), backend)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "mixed"])
 @pytest.mark.parametrize("case", EXACT, ids=str)
 def test_linf_is_exact_to_the_bit(case, layout, backend):
     for size in SIZES["images"]:
-        tensors = Guarded().place(case.make(Draw(torch.float32, seed=1), size), layout)
-        assert torch.equal(case.call(FUSED, tensors), case.call(ORACLE, tensors))
+        tensors = Guarded(device_of(backend)).place(case.make(Draw(torch.float32, seed=1), size), layout)
+        assert torch.equal(case.call(FUSED, tensors).cpu(), case.call(ORACLE, on_cpu(tensors)))
 
 
 IMAGE_RESULTS = [case for case in CASES if case.sizes == "images"]

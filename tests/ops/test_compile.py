@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from available import require_on_cpu
 from cases import CASES, FUSED, SIZES, Case, Draw
 from torch import Tensor
 
@@ -69,6 +70,7 @@ def recorded_ops(graphs: list[torch.fx.GraphModule]) -> list[set[str]]:
 
 
 def test_another_backend_is_another_graph():
+    require_on_cpu("triton")
     graphs: list[torch.fx.GraphModule] = []
 
     def keep(graph: torch.fx.GraphModule, example_inputs: list[Tensor]) -> torch.fx.GraphModule:

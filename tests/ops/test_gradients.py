@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import torch
+from available import computing_on
 from cases import CASES, FUSED, Draw
 from torch import Tensor
 
@@ -193,7 +194,7 @@ def test_backward_runs_on_the_backend_of_its_forward(forward, elsewhere, monkeyp
         # In half precision, where the backward pass rounds as well as multiplies.
         return 3 * fastadv.kl_distill(*pair(torch.float16))
 
-    with fastadv.use_backend(forward):
+    with computing_on(forward):
         chosen = loss()
     if elsewhere == "after the block":
         chosen.backward()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from available import computing_on
 from cases import Draw
 from torch import Tensor
 
@@ -104,7 +105,7 @@ def test_backward_runs_on_the_backend_of_its_forward(forward, monkeypatch):
             return real(*args)
 
         monkeypatch.setitem(mix_backward._overloads, overload, recorded)
-    with fastadv.use_backend(forward):
+    with computing_on(forward):
         mixed = fastadv.mix(samples().requires_grad_(), 0.5, torch.tensor([1, 0, 3, 2]))
     with fastadv.use_backend("cpu"):
         mixed.sum().backward()

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from available import BACKENDS, require_backend
+from available import BACKENDS, computing_on
 from cases import ORACLE, Draw, in_float64
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,14 +37,13 @@ SEEDS = st.integers(0, 2**20)
     seed=SEEDS,
 )
 def test_pgd_step(backend, shape, layout, dtype, norm, mode, eps, step_size, bounds, seed):
-    require_backend(backend)
     draw = Draw(dtype, seed)
     x0 = draw.pixels(shape)
     values = {"x": x0 + draw.normal(shape, 0.05), "grad": draw.gradient(shape), "x0": x0}
     guarded = Guarded()
     t = guarded.place(values, layout)
     how = {"eps": eps, "step_size": step_size, "norm": norm, "mode": mode, "bounds": bounds}
-    with fastadv.use_backend(backend):
+    with computing_on(backend):
         actual = fastadv.pgd_step(t["x"], t["grad"], t["x0"], **how)
     guarded.assert_untouched()
     exact = in_float64(t)
@@ -69,7 +68,6 @@ def test_pgd_step(backend, shape, layout, dtype, norm, mode, eps, step_size, bou
     seed=SEEDS,
 )
 def test_kl_distill(backend, samples, classes, layout, dtype, temperature, spread, excluded, seed):
-    require_backend(backend)
     draw = Draw(dtype, seed)
     values = {name: draw.normal((samples, classes), spread) for name in ("s", "t")}
     if excluded:
@@ -77,7 +75,7 @@ def test_kl_distill(backend, samples, classes, layout, dtype, temperature, sprea
     guarded = Guarded()
     t = guarded.place(values, layout)
     exact = in_float64(t)
-    with fastadv.use_backend(backend):
+    with computing_on(backend):
         how = {"temperature": temperature, "reduction": "none"}
         actual = fastadv.kl_distill(t["s"], t["t"], **how)
     guarded.assert_untouched()
@@ -101,7 +99,6 @@ def test_kl_distill(backend, samples, classes, layout, dtype, temperature, sprea
     seed=SEEDS,
 )
 def test_ranked_attack_losses(backend, samples, classes, layout, dtype, kind, targeted, spread, excluded, seed):
-    require_backend(backend)
     draw = Draw(dtype, seed)
     values = {"s": draw.normal((samples, classes), spread)}
     if excluded:
@@ -112,7 +109,7 @@ def test_ranked_attack_losses(backend, samples, classes, layout, dtype, kind, ta
     how = {"kind": kind, "targeted": targeted}
     if kind == "dlr" and targeted:
         how["reference"] = t["truth"]
-    with fastadv.use_backend(backend):
+    with computing_on(backend):
         actual = fastadv.attack_loss_value_and_grad(t["s"], t["y"], **how)
     guarded.assert_untouched()
     value, grad = attack_loss.attack_loss_value_and_grad(t["s"].double(), t["y"], **how)
@@ -139,7 +136,6 @@ def test_ranked_attack_losses(backend, samples, classes, layout, dtype, kind, ta
     seed=SEEDS,
 )
 def test_triplet_margin_loss(backend, samples, features, layout, dtype, p, eps, swap, same, seed):
-    require_backend(backend)
     draw = Draw(dtype, seed)
     size, scale = (samples, features), features ** (-1 / max(p, 1.0))
     values = {"a": draw.normal(size, scale), "p": draw.normal(size, scale), "n": draw.normal(size, scale)}
@@ -148,7 +144,7 @@ def test_triplet_margin_loss(backend, samples, features, layout, dtype, p, eps, 
     guarded = Guarded()
     t = guarded.place(values, layout)
     how = {"p": p, "eps": eps, "swap": swap, "reduction": "none"}
-    with fastadv.use_backend(backend):
+    with computing_on(backend):
         actual = fastadv.triplet_margin_loss(t["a"], t["p"], t["n"], **how)
     guarded.assert_untouched()
     exact = in_float64(t)
@@ -168,11 +164,10 @@ def test_triplet_margin_loss(backend, samples, features, layout, dtype, p, eps, 
     seed=SEEDS,
 )
 def test_activation_boundary_loss(backend, shape, layout, dtype, margin, spread, seed):
-    require_backend(backend)
     draw = Draw(dtype, seed)
     guarded = Guarded()
     t = guarded.place({"s": draw.normal(shape, spread), "t": draw.gradient(shape)}, layout)
-    with fastadv.use_backend(backend):
+    with computing_on(backend):
         actual = fastadv.activation_boundary_loss(t["s"], t["t"], margin=margin, reduction="none")
     guarded.assert_untouched()
     exact = in_float64(t)

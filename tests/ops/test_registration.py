@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from available import require_backend
+from available import BACKENDS, device_of, require_backend
 from cases import CASES, FUSED, SIZES, Case, Draw
 from isolated import PACKAGE, copy_package, run_python
 from torch import Tensor
@@ -16,7 +16,8 @@ import fastadv
 from fastadv.ops import dispatch
 from fastadv.ops.schemas import SCHEMAS, digest
 
-OVERLOADS = {"default": "cpu", "reference": "reference", "triton": "triton"}
+# The overload that computes on each backend.
+OVERLOADS = {"reference": "reference", "cpu": "default", "triton": "triton", "cuda": "default"}
 
 
 def registered() -> set[tuple[str, str]]:
@@ -31,7 +32,7 @@ def test_every_registered_op_has_a_case():
 
 
 def test_every_overload_is_a_tested_backend():
-    assert registered() == {(op, overload) for op in SCHEMAS for overload in OVERLOADS}
+    assert registered() == {(op, overload) for op in SCHEMAS for overload in OVERLOADS.values()}
 
 
 def test_case_names_differ():
@@ -53,27 +54,28 @@ class Recorder(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("overload", OVERLOADS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_opcheck(case: Case, overload: str, layout: str):
+def test_opcheck(case: Case, backend: str, layout: str):
     if layout == "channels_last" and case.sizes not in ("images", "features"):
         pytest.skip("has no channels")
-    require_backend(OVERLOADS[overload])
+    require_backend(backend)
     size = (2, 3, 4, 5) if case.sizes in ("images", "features") else SIZES[case.sizes][0]
     tensors = case.make(Draw(torch.float32), size)
     if layout == "channels_last":
         tensors = {
             k: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for k, t in tensors.items()
         }
-    with fastadv.use_backend(OVERLOADS[overload]), Recorder() as recorder:
+    tensors = {k: t.to(device_of(backend)) for k, t in tensors.items()}
+    with fastadv.use_backend(backend), Recorder() as recorder:
         case.evaluate(FUSED, tensors)
     assert recorder.calls
     for op, arguments in recorder.calls:
-        assert op._overloadname == overload
+        assert op._overloadname == OVERLOADS[backend]
         torch.library.opcheck(op, arguments)
 
 
-@pytest.mark.parametrize(("op", "overload"), sorted((op, o) for op in SCHEMAS for o in OVERLOADS))
+@pytest.mark.parametrize(("op", "overload"), sorted((op, o) for op in SCHEMAS for o in set(OVERLOADS.values())))
 def test_tags(op, overload):
     tags = getattr(getattr(torch.ops.fastadv, op), overload).tags
     assert torch.Tag.pt2_compliant_tag in tags
@@ -133,6 +135,26 @@ def test_a_file_that_is_no_library_is_a_reason(tmp_path):
     finished = run_python(REPORT, tmp_path)
     assert finished.returncode == 0, finished.stderr
     assert "rebuild" in finished.stdout.splitlines()[1]
+
+
+INCOMPLETE = """
+import torch
+has = torch._C._dispatch_has_kernel_for_dispatch_key
+torch._C._dispatch_has_kernel_for_dispatch_key = lambda name, key: name != "fastadv::mix" and has(name, key)
+"""
+
+
+def test_a_library_that_lacks_an_op_serves_none(tmp_path):
+    require_backend("cpu")
+    copy_package(tmp_path)
+    finished = run_python(INCOMPLETE + REPORT, tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    _, reason, warned, works = finished.stdout.splitlines()
+    assert "_cpu.so has no mix; rebuild" in reason
+    assert reason in warned
+    assert works == "True"
+    served = run_python(INCOMPLETE + SERVING, tmp_path)
+    assert served.stdout.strip() == "reference", served.stderr
 
 
 def test_unknown_backend():

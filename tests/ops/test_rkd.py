@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from available import BACKENDS, require_backend
+from available import BACKENDS, computing_on
 from cases import ORACLE, Draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -223,14 +223,13 @@ def test_the_gradient_moves_no_centre(backend):
     seed=st.integers(0, 2**20),
 )
 def test_composed_inputs(backend, samples, widths, layout, dtype, spread, repeated, seed):
-    require_backend(backend)
     draw = Draw(dtype, seed)
     values = {"s": draw.normal((samples, widths[0]), spread), "t": draw.normal((samples, widths[1]))}
     if repeated:
         values["s"][1::3] = values["s"][:1]
     guarded = Guarded()
     tensors = guarded.place(values, layout)
-    with fastadv.use_backend(backend):
+    with computing_on(backend):
         actual = fastadv.rkd_loss(tensors["s"], tensors["t"])
     guarded.assert_untouched()
     assert_within("rkd", actual, ORACLE.rkd_loss(tensors["s"].double(), tensors["t"].double()))

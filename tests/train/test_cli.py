@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from fastadv.train.cli import main
-from fastadv.train.config import FIELD_TYPES
+from fastadv.train.config import Config
 
 
 def fails(capsys, *arguments: str) -> str:
@@ -19,7 +19,7 @@ def test_every_field_is_a_flag(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     text = capsys.readouterr().out
-    assert all("--" + name.replace("_", "-") in text for name in FIELD_TYPES)
+    assert all("--" + name.replace("_", "-") in text for name in Config.types())
 
 
 def test_errors_of_the_users_have_no_traceback(capsys, tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 
-from fastadv.train.config import FIELD_TYPES, Config, resolve
+from fastadv.train.config import Config, resolve
 from fastadv.train.errors import ConfigError
 
 
@@ -107,4 +107,4 @@ def test_a_stored_configuration_gives_itself_back(tmp_path):
     )
     assert config.max_steps is None
     assert resolve(recipe=write_recipe(tmp_path, config.to_toml())) == config
-    assert {line.split(" = ")[0] for line in config.to_toml().splitlines()} == set(FIELD_TYPES)
+    assert {line.split(" = ")[0] for line in config.to_toml().splitlines()} == set(Config.types())

@@ -1,5 +1,6 @@
 """Our loader and networks reproduce the published accuracy of public checkpoints, where CIFAR-100 is at hand."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastadv.attacks import pgd
 from fastadv.train import datasets, models
+from fastadv.train.cli import main
 from fastadv.train.config import Config
 from fastadv.train.evaluation import clean_accuracy
 
@@ -53,3 +56,25 @@ def test_resnet56_scores_what_was_published(cifar100_folder):
     model = models.Classifier(models.Normalize(data.mean, data.std), network).to(memory_format=torch.channels_last)
     config = Config(eval_batch_size=500, channels_last=True)
     assert clean_accuracy(model, data.test, config) == pytest.approx(0.7263, abs=2e-4)
+
+
+def test_the_attack_command_on_resnet20(cifar100_folder, tmp_path):
+    checkpoint = DATA / "checkpoints" / "cifar100_resnet20.pth"
+    options = ["--model=resnet20", f"--checkpoint={checkpoint}", "--data=cifar100", f"--data-dir={cifar100_folder}"]
+    attack = ["--attack=pgd", "--eps=0.3/255", "--steps=3", "--n=60", "--batch-size=40"]
+    assert main(["attack", "--out", str(tmp_path), *options, *attack]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+
+    data = datasets.load("cifar100", data_dir=cifar100_folder)
+    network = models.build("resnet20", num_classes=100, image_shape=data.image_shape)
+    models.load_weights(network, checkpoint)
+    model = models.Classifier(models.Normalize(data.mean, data.std), network).eval()
+    x, y = datasets.to_pixels(data.test.images[:60]), data.test.labels[:60]
+    found = pgd(model, x, y, eps=0.3 / 255, steps=3, seed=0)
+    with torch.no_grad():
+        clean, attacked = ((model(images).argmax(1) == y) for images in (x, found))
+    accuracy = result["accuracy"]["float32"]
+    assert accuracy["clean"]["correct"] == clean.sum()
+    assert abs(accuracy["robust"]["correct"] - (clean & attacked).sum()) <= 1
+    assert 0 < accuracy["robust"]["correct"] < accuracy["clean"]["correct"]
+    assert [row["name"] for row in result["classes"][:2]] == ["apple", "aquarium_fish"]

@@ -1,0 +1,38 @@
+"""Where the rows of an attack begin: in the ball around each image, or at the image."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fastadv.attacks import seeds
+from fastadv.attacks.copies import copy_ids, repeat
+from fastadv.ops import ball
+
+
+def random_rows(
+    x: Tensor,
+    copies: int,
+    *,
+    eps: float | Tensor,
+    norm: str,
+    bounds: tuple[float, float] | None,
+    seed: int | Tensor | None,
+    sample_ids: Tensor | None,
+) -> Tensor:
+    """:func:`fastadv.random_start` of ``copies`` copies of each image of ``x`` [N, ...]: [N * copies, ...]."""
+    return ball.random_start(
+        repeat(x, copies),
+        eps=repeat(eps, copies),
+        norm=norm,
+        bounds=bounds,
+        seed=seeds.resolve(seed),
+        sample_ids=copy_ids(x, copies, sample_ids),
+    )
+
+
+def clean_rows(
+    x: Tensor, copies: int, *, eps: float | Tensor, norm: str, bounds: tuple[float, float] | None, mode: str
+) -> Tensor:
+    """``copies`` copies of each image of ``x`` [N, ...], in the box: [N * copies, ...]."""
+    x = repeat(x, copies)
+    return ball.project(x, x, eps=repeat(eps, copies), norm=norm, bounds=bounds, mode=mode)

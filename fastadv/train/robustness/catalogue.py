@@ -1,0 +1,42 @@
+"""The attacks of `fastadv attack`, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fastadv.attacks import FGSM, PGD, SVGD, Attack
+from fastadv.train.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fastadv.train.robustness.config import AttackConfig
+
+# Each takes labels, eps, seed and sample_ids. One that returns several images for each is judged by its worst.
+ATTACKS: dict[str, type[Attack]] = {"fgsm": FGSM, "pgd": PGD, "svgd": SVGD}
+
+# Fields of the configuration that not every attack takes; None leaves the attack's own default.
+OPTIONAL = ("steps", "step_size", "norm", "loss", "restarts", "particles")
+
+
+def build_attack(config: AttackConfig) -> Attack:
+    """The attack of ``config``. Raises ConfigError for a field it does not take or a value it refuses."""
+    kind = ATTACKS[config.attack]
+    known = kind.__signature__.parameters
+    given = {name: value for name in OPTIONAL if (value := getattr(config, name)) is not None}
+    for name, value in given.items():
+        if name not in known:
+            takes = ", ".join(option for option in OPTIONAL if option in known)
+            raise ConfigError(f"{name}: {value!r}, but {config.attack} has no {name}; it takes {takes}")
+    try:
+        return kind(eps=config.eps, seed=config.seed, **given)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{config.attack}: {error}") from None
+
+
+def keywords(attack: Attack) -> Mapping[str, Any]:
+    """Every keyword of ``attack`` that is a plain value, its defaults included."""
+    defaults = {name: parameter.default for name, parameter in attack.__signature__.parameters.items()}
+    return {name: attack.keywords.get(name, defaults[name]) for name in defaults if name not in _TENSORS}
+
+
+_TENSORS = ("reference", "sample_ids")

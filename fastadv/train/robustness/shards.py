@@ -1,0 +1,56 @@
+"""What is known of each batch of test images, one file a batch: a killed evaluation goes on after the last."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fastadv.train.checkpoint import write_atomically
+from fastadv.train.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether one judge classified each image correctly: as it is (clean), and that and after the attack (robust)."""
+
+    clean: list[bool]
+    robust: list[bool]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One batch. verdicts: by the dtype of the judge. distance: of the farthest adversarial image, in the norm."""
+
+    verdicts: dict[str, Verdict]
+    distance: float
+    seconds: float
+    model_seconds: float
+
+
+class Shards:
+    """The shards of an evaluation, in `folder`, by the number of their batch."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def missing(self, count: int) -> list[int]:
+        """Which of `count` batches are not there yet."""
+        return [number for number in range(count) if not self._path(number).exists()]
+
+    def save(self, number: int, shard: Shard) -> None:
+        self._folder.mkdir(exist_ok=True)
+        write_atomically(self._path(number), lambda file: file.write(json.dumps(asdict(shard)).encode()))
+
+    def load(self, count: int) -> Iterator[Shard]:
+        """All `count` of them, in order. Raises CheckpointError naming one that is damaged."""
+        for number in range(count):
+            path = self._path(number)
+            try:
+                content = json.loads(path.read_text())
+                verdicts = {judge: Verdict(**verdict) for judge, verdict in content.pop("verdicts").items()}
+                yield Shard(verdicts=verdicts, **content)
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise CheckpointError(f"{path}: damaged ({error}); delete it and add --resume") from None
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"batch-{number:05d}.json"

@@ -1,0 +1,36 @@
+"""Runs `fastadv attack` in a process that kills itself (SIGKILL) at a chosen moment.
+
+usage: attack_until_killed.py after|inside NUMBER [arguments of fastadv attack]
+after: once that batch is saved. inside: once its file is written, before it is renamed.
+"""
+
+import os
+import signal
+import sys
+
+from fastadv.train import checkpoint
+from fastadv.train.cli import main
+from fastadv.train.robustness.shards import Shard, Shards
+
+
+def kill_myself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_at(moment: str, number: int) -> None:
+    save = Shards.save
+
+    def save_and_die(self: Shards, saved: int, shard: Shard) -> None:
+        if saved == number and moment == "inside":
+            checkpoint.os.replace = lambda *paths: kill_myself()  # type: ignore[attr-defined]
+        save(self, saved, shard)
+        if saved == number:
+            kill_myself()
+
+    Shards.save = save_and_die  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    moment, number, *arguments = sys.argv[1:]
+    kill_at(moment, int(number))
+    raise SystemExit(main(["attack", *arguments]))
