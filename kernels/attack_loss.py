@@ -13,8 +13,9 @@ import triton.language as tl
 from torch import Tensor
 
 from fastadv.kernels import rows
-from fastadv.kernels.launch import accumulator, block, launch
-from fastadv.kernels.numerics import divide, scalar, widen
+from fastadv.kernels.launch import block, launch, rows_at_once
+from fastadv.kernels.loss import empty_results, pointers, reduced
+from fastadv.kernels.numerics import divide, scalar, weighted, widen
 from fastadv.kernels.rows import load_logits, store_gradient
 from fastadv.ops import checks
 
@@ -41,12 +42,10 @@ def attack_loss(
     for name, index in (("target", target), ("reference", reference)):
         if index is not None:
             checks.target_values(index, classes, name)
-    dtype = accumulator(logits)
-    value = logits.new_empty(samples, dtype=dtype)
-    by_logits = logits.new_empty(logits.shape if grad else 0, dtype=dtype)
+    value, grads = empty_results(logits, [grad])
     if samples:
         columns = block(classes, logits)
-        count = max(rows.TILE // columns, 1)
+        count = rows_at_once(columns)
         launch(
             gap_rows,
             triton.cdiv(samples, count),
@@ -55,7 +54,7 @@ def attack_loss(
             reference,
             weight,
             value,
-            by_logits if grad else None,
+            *pointers(grads),
             scale,
             samples,
             classes,
@@ -65,8 +64,7 @@ def attack_loss(
             BLOCK=columns,
             HELD=classes <= columns,
         )
-    # The mean of nothing, whose scale is NaN, is NaN.
-    return value.sum() + 0 * scale if reduce else value, by_logits
+    return reduced(value, scale, reduce), *grads
 
 
 @triton.jit(do_not_specialize=["samples"])
@@ -119,9 +117,7 @@ def gap_rows(
         if RANKS == 3:
             spread = (z1 - z3) + scalar(1e-12, zeros)
     loss = divide(gap, spread)
-    factor = scalar(scale, zeros) + zeros
-    if weight_ptr is not None:
-        factor *= tl.load(weight_ptr + row, present, other=0).to(zeros.dtype)
+    factor = weighted(scale, weight_ptr, row, present, zeros)
     tl.store(value_ptr + row, factor * loss, present)
 
     if grad_ptr is not None:

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastadv.kernels.geometry import L2, LINF, SIGN, towards_centre
+from fastadv.kernels.geometry import L2, LINF, SIGN, move_inside
 from fastadv.kernels.launch import block, launch
 from fastadv.kernels.move import move
 from fastadv.kernels.numerics import clamp, divide, narrow, per_sample, scalar, square_root, widen
@@ -57,15 +57,15 @@ def random_start(
     constants = {"CHANNELS_LAST": channels > 1, "BLOCK": columns // 4}
     if norm == LINF.value:
         blocks = triton.cdiv(elements, columns)
-        launch(uniform_in_cube, x0.shape[0] * blocks, x0, out, *noise, blocks, elements=columns, **constants)
+        launch(linf_starts, x0.shape[0] * blocks, x0, out, *noise, blocks, elements=columns, **constants)
     else:
         constants["NORM"] = norm
-        launch(uniform_in_ball, x0.shape[0], x0, out, *noise, 1.0 / elements, elements=columns, **constants)
+        launch(ball_starts, x0.shape[0], x0, out, *noise, 1.0 / elements, elements=columns, **constants)
     return out
 
 
 @triton.jit(do_not_specialize=["seed"])
-def uniform_in_cube(
+def linf_starts(
     x0_ptr,
     out_ptr,
     eps: tl.float64,
@@ -96,7 +96,7 @@ def uniform_in_cube(
 
 
 @triton.jit(do_not_specialize=["seed"])
-def uniform_in_ball(
+def ball_starts(
     x0_ptr,
     out_ptr,
     eps: tl.float64,
@@ -134,8 +134,7 @@ def uniform_in_ball(
         offset = sample * elements + _memory_offset(element, elements, channels, CHANNELS_LAST)
         centre = widen(tl.load(x0_ptr + offset, mask))
         delta = scale * _deviates(key, start // 4 + tl.arange(0, BLOCK), sample_id, sums, NORM)
-        moved = towards_centre(centre + delta, centre, delta)
-        moved = clamp(moved, scalar(low, centre), scalar(high, centre))
+        moved = clamp(move_inside(centre, delta), scalar(low, centre), scalar(high, centre))
         tl.store(out_ptr + offset, narrow(moved, out_ptr.dtype.element_ty), mask)
 
 

@@ -1,4 +1,4 @@
-"""Steps and projections, as device functions on tiles: what project, random_start, pgd_step and svgd_step share."""
+"""Steps and projections, as device functions on tiles: what project, random_start and the steps share."""
 
 import triton
 import triton.language as tl
@@ -52,16 +52,16 @@ def project_linf(x, x0, eps, low, high, EXACT: tl.constexpr):
 
 
 @triton.jit
-def towards_centre(moved, centre, step):
-    """``centre + step``, of which ``moved`` is the rounded value, rounded towards the centre: never out of the ball."""
-    return tl.where(tl.abs(moved - centre) > tl.abs(step), next_towards(moved, centre), moved)
+def move_inside(x0, delta):
+    """``x0 + delta`` rounded towards ``x0``: rounding never carries a pixel out of the ball."""
+    moved = x0 + delta
+    return tl.where(tl.abs(moved - x0) > tl.abs(delta), next_towards(moved, x0), moved)
 
 
 @triton.jit
 def shrink(x, x0, delta, scale):
     """``x0 + scale * delta`` rounded towards ``x0``; ``x`` where scale is 1."""
-    step = scale * delta
-    return tl.where(scale < 1, towards_centre(x0 + step, x0, step), x)
+    return tl.where(scale < 1, move_inside(x0, scale * delta), x)
 
 
 @triton.jit

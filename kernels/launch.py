@@ -9,6 +9,9 @@ import torch
 import triton
 from torch import Tensor
 
+# Elements of a program that takes several rows.
+_TILE = 512
+
 
 def accumulator(x: Tensor) -> torch.dtype:
     """The dtype that sums over ``x`` are taken in."""
@@ -18,6 +21,11 @@ def accumulator(x: Tensor) -> torch.dtype:
 def block(length: int, x: Tensor) -> int:
     """Columns of a program's tile: the power of two that covers ``length``, at most 4 KiB once widened."""
     return min(triton.next_power_of_2(length), 4096 // accumulator(x).itemsize)
+
+
+def rows_at_once(columns: int) -> int:
+    """Rows of a program's tile whose rows have ``columns``, a power of two."""
+    return max(_TILE // columns, 1)
 
 
 def launch(kernel: Any, programs: int, tensor: Tensor, *arguments: Any, elements: int, **constants: Any) -> None:

@@ -1,18 +1,38 @@
-"""The backward pass of every loss: scale_grad.
+"""What every loss does beside its kernel: room for results, the sum over the batch, and its backward pass, scale_grad.
 
-A program multiplies a block of elements. It reads a gradient of 4 (float64: 8) bytes an element and the incoming
-gradient, one number or one a row, and writes one element of the wanted dtype.
+A program of scale_grad multiplies a block of elements. It reads a gradient of 4 (float64: 8) bytes an element and the
+incoming gradient, one number or one a row, and writes one element of the wanted dtype.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastadv.kernels.launch import block, launch
+from fastadv.kernels.launch import accumulator, block, launch
 from fastadv.kernels.numerics import narrow
+
+
+def empty_results(x: Tensor, wanted: Iterable[bool]) -> tuple[Tensor, list[Tensor]]:
+    """Room for the loss of each row of ``x`` [N, C] and for its gradients [N, C], each empty where it is not wanted."""
+    dtype = accumulator(x)
+    return x.new_empty(x.shape[0], dtype=dtype), [x.new_empty(x.shape if want else 0, dtype=dtype) for want in wanted]
+
+
+def pointers(grads: Iterable[Tensor]) -> list[Tensor | None]:
+    """What a kernel is given of gradients: None where one is not wanted, or has no elements."""
+    return [grad if grad.numel() else None for grad in grads]
+
+
+def reduced(value: Tensor, scale: float, reduce: bool) -> Tensor:
+    """``value`` or its sum, a second, deterministic launch. The mean of nothing, whose scale is NaN, is NaN."""
+    if not reduce:
+        return value
+    return value.sum() if value.numel() else value.new_full([], 0 * scale)
 
 
 def scale_grad(grad: Tensor, grad_output: Tensor, dtype: torch.dtype) -> Tensor:

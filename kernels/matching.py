@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fastadv.kernels import rows
 from fastadv.kernels.launch import accumulator, block, launch
-from fastadv.kernels.numerics import per_sample, scalar, widen
+from fastadv.kernels.loss import reduced
+from fastadv.kernels.numerics import per_sample, weighted, widen
 
 
 def loss_matching(
@@ -70,15 +71,12 @@ def activation_boundary_loss(
     if student.numel():
         tensors = (student, teacher, margin_n, weight, sums, grad if student_grad else None)
         numbers = (margin, scale, elements, parts)
-        launch(boundary_sums, samples * parts, *tensors, *numbers, elements=columns, BLOCK=columns)
-    if not reduce:
-        return sums.sum(1), grad
-    # The mean of nothing, whose scale is NaN, is NaN.
-    return sums.sum() if samples else sums.new_full([], 0 * scale), grad
+        launch(boundaries, samples * parts, *tensors, *numbers, elements=columns, BLOCK=columns)
+    return reduced(sums, scale, True) if reduce else sums.sum(1), grad
 
 
 @triton.jit
-def boundary_sums(
+def boundaries(
     student_ptr,
     teacher_ptr,
     margin_ptr,
@@ -100,9 +98,7 @@ def boundary_sums(
     student = widen(tl.load(student_ptr + offset, mask, other=0))
     teacher = widen(tl.load(teacher_ptr + offset, mask, other=float("nan")))
     reach = per_sample(margin, margin_ptr, sample, None, student)
-    factor = scalar(scale, student)
-    if weight_ptr is not None:
-        factor *= tl.load(weight_ptr + sample).to(student.dtype)
+    factor = weighted(scale, weight_ptr, sample, None, reach)
     below, above = student - reach, student + reach
     shortfall = tl.where(teacher > 0, tl.where(below >= 0, 0.0, below), 0.0)
     shortfall = tl.where(teacher <= 0, tl.where(above <= 0, 0.0, above), shortfall)

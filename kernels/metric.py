@@ -13,8 +13,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastadv.kernels.launch import accumulator, block, launch
-from fastadv.kernels.numerics import divide, minimum, per_sample, scalar, sign, square_root, widen
+from fastadv.kernels.launch import block, launch, rows_at_once
+from fastadv.kernels.loss import empty_results, pointers, reduced
+from fastadv.kernels.numerics import divide, minimum, per_sample, scalar, sign, square_root, weighted, widen
+from fastadv.kernels.rows import load_rows, store_gradient
 
 # The kinds of norm, by its order.
 MANHATTAN = tl.constexpr(0)
@@ -25,8 +27,6 @@ MINKOWSKI = tl.constexpr(3)
 COUNT = tl.constexpr(4)
 
 _KINDS = {0.0: COUNT, 1.0: MANHATTAN, 2.0: EUCLIDEAN, math.inf: CHEBYSHEV}
-# Elements of a program where rows are shorter.
-_TILE = 512
 
 
 def triplet_margin_loss(
@@ -43,14 +43,12 @@ def triplet_margin_loss(
     reduce: bool,
     *wanted: bool,
 ) -> tuple[Tensor, ...]:
-    """Launcher of :func:`fastadv.triplet_margin_loss`. The sum over the batch is a second, deterministic launch."""
+    """Launcher of :func:`fastadv.triplet_margin_loss`."""
     samples, features = anchor.shape
-    dtype = accumulator(anchor)
-    value = anchor.new_empty(samples, dtype=dtype)
-    grads = [anchor.new_empty(anchor.shape if want else 0, dtype=dtype) for want in wanted]
+    value, grads = empty_results(anchor, wanted)
     if samples:
         columns = block(features, anchor)
-        rows = max(_TILE // columns, 1)
+        rows = rows_at_once(columns)
         launch(
             triplet_rows,
             triton.cdiv(samples, rows),
@@ -60,7 +58,7 @@ def triplet_margin_loss(
             margin_n,
             weight,
             value,
-            *(grad if want else None for grad, want in zip(grads, wanted, strict=True)),
+            *pointers(grads),
             margin,
             p,
             eps,
@@ -74,10 +72,7 @@ def triplet_margin_loss(
             BLOCK=columns,
             HELD=features <= columns,
         )
-    if reduce:
-        # The mean of nothing, whose scale is NaN, is NaN.
-        value = value.sum() if samples else value.new_full([], 0 * scale)
-    return value, *grads
+    return reduced(value, scale, reduce), *grads
 
 
 @triton.jit(do_not_specialize=["samples"])
@@ -109,16 +104,16 @@ def triplet_rows(
     zeros = widen(tl.zeros([ROWS], anchor_ptr.dtype.element_ty))
     order, shift = scalar(p, zeros), scalar(eps, zeros)
     if HELD:
-        held_a = _features(anchor_ptr, base, present, 0, features, BLOCK)
-        held_p = _features(positive_ptr, base, present, 0, features, BLOCK)
-        held_n = _features(negative_ptr, base, present, 0, features, BLOCK)
+        held_a = load_rows(anchor_ptr, base, present, 0, features, 0.0, BLOCK)
+        held_p = load_rows(positive_ptr, base, present, 0, features, 0.0, BLOCK)
+        held_n = load_rows(negative_ptr, base, present, 0, features, 0.0, BLOCK)
 
     # Distances from anchor to positive, from anchor to negative and from positive to negative.
     near, far, swapped = zeros, zeros, zeros
     for start in range(0, features, BLOCK):
-        a = held_a if HELD else _features(anchor_ptr, base, present, start, features, BLOCK)
-        b = held_p if HELD else _features(positive_ptr, base, present, start, features, BLOCK)
-        c = held_n if HELD else _features(negative_ptr, base, present, start, features, BLOCK)
+        a = held_a if HELD else load_rows(anchor_ptr, base, present, start, features, 0.0, BLOCK)
+        b = held_p if HELD else load_rows(positive_ptr, base, present, start, features, 0.0, BLOCK)
+        c = held_n if HELD else load_rows(negative_ptr, base, present, start, features, 0.0, BLOCK)
         mask = (start + tl.arange(0, BLOCK) < features)[None, :]
         near = _gathered(near, a - b + shift, mask, order, KIND)
         far = _gathered(far, a - c + shift, mask, order, KIND)
@@ -132,9 +127,9 @@ def triplet_rows(
         near_factor, far_factor, swapped_factor = _inverse(near), _inverse(far), _inverse(swapped)
     if KIND == CHEBYSHEV:
         for start in range(0, features, BLOCK):
-            a = held_a if HELD else _features(anchor_ptr, base, present, start, features, BLOCK)
-            b = held_p if HELD else _features(positive_ptr, base, present, start, features, BLOCK)
-            c = held_n if HELD else _features(negative_ptr, base, present, start, features, BLOCK)
+            a = held_a if HELD else load_rows(anchor_ptr, base, present, start, features, 0.0, BLOCK)
+            b = held_p if HELD else load_rows(positive_ptr, base, present, start, features, 0.0, BLOCK)
+            c = held_n if HELD else load_rows(negative_ptr, base, present, start, features, 0.0, BLOCK)
             mask = (start + tl.arange(0, BLOCK) < features)[None, :]
             near_factor += _largest(a - b + shift, near, mask)
             far_factor += _largest(a - c + shift, far, mask)
@@ -146,9 +141,7 @@ def triplet_rows(
     if SWAP:
         nearest = minimum(far, swapped)
     gap = per_sample(margin, margin_ptr, row, present, zeros) + near - nearest
-    factor = scalar(scale, zeros) + zeros
-    if weight_ptr is not None:
-        factor *= tl.load(weight_ptr + row, present, other=0).to(zeros.dtype)
+    factor = weighted(scale, weight_ptr, row, present, zeros)
     tl.store(value_ptr + row, factor * tl.where(gap < 0, 0.0, gap), present)
 
     # Where it begins the hinge has its slope already, and equal distances share it.
@@ -158,30 +151,18 @@ def triplet_rows(
         share = tl.where(far < swapped, 1.0, tl.where(far == swapped, 0.5, 0.0)).to(zeros.dtype)
         by_far, by_swapped = slope * share, slope * (1 - share)
     for start in range(0, features, BLOCK):
-        a = held_a if HELD else _features(anchor_ptr, base, present, start, features, BLOCK)
-        b = held_p if HELD else _features(positive_ptr, base, present, start, features, BLOCK)
-        c = held_n if HELD else _features(negative_ptr, base, present, start, features, BLOCK)
+        a = held_a if HELD else load_rows(anchor_ptr, base, present, start, features, 0.0, BLOCK)
+        b = held_p if HELD else load_rows(positive_ptr, base, present, start, features, 0.0, BLOCK)
+        c = held_n if HELD else load_rows(negative_ptr, base, present, start, features, 0.0, BLOCK)
         column = start + tl.arange(0, BLOCK)
-        mask = present[:, None] & (column < features)[None, :]
-        offset = base[:, None] + column[None, :]
         near_pull = slope[:, None] * _slope(a - b + shift, near, near_factor, order, KIND)
         far_pull = by_far[:, None] * _slope(a - c + shift, far, far_factor, order, KIND)
         swapped_pull = tl.zeros_like(far_pull)
         if SWAP:
             swapped_pull = by_swapped[:, None] * _slope(b - c + shift, swapped, swapped_factor, order, KIND)
-        if anchor_grad_ptr is not None:
-            tl.store(anchor_grad_ptr + offset, near_pull - far_pull, mask)
-        if positive_grad_ptr is not None:
-            tl.store(positive_grad_ptr + offset, -near_pull - swapped_pull, mask)
-        if negative_grad_ptr is not None:
-            tl.store(negative_grad_ptr + offset, far_pull + swapped_pull, mask)
-
-
-@triton.jit
-def _features(ptr, base, present, start, features, BLOCK: tl.constexpr):
-    column = start + tl.arange(0, BLOCK)
-    mask = present[:, None] & (column < features)[None, :]
-    return widen(tl.load(ptr + base[:, None] + column[None, :], mask, other=0))
+        store_gradient(anchor_grad_ptr, base, present, column, features, near_pull - far_pull)
+        store_gradient(positive_grad_ptr, base, present, column, features, -near_pull - swapped_pull)
+        store_gradient(negative_grad_ptr, base, present, column, features, far_pull + swapped_pull)
 
 
 @triton.jit

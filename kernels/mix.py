@@ -1,8 +1,9 @@
 """Interpolation between the samples of a batch: mix, and its backward pass.
 
-A program takes a (sample, block of elements). ``mix_rows`` reads the block and its partner's and writes the result:
-3 x itemsize bytes an element. ``gather_rows`` looks through the permutation for the samples that were mixed with its
-own, in order, so that an index taken twice is added up in one fixed order and without atomics.
+A program takes a (sample, block of elements). ``mix_elements`` reads the block and its partner's and writes the
+result: 3 x itemsize bytes an element. ``gather_elements`` looks through the permutation for the samples that were mixed
+with its own, in order, so that an index taken twice is added up in one fixed order and without atomics: one search for
+each, and one that finds no more.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from fastadv.ops import checks
 
 def mix(x: Tensor, lam: float, lam_n: Tensor | None, permutation: Tensor) -> Tensor:
     """Launcher of :func:`fastadv.mix`."""
-    return _launch(mix_rows, x, lam, lam_n, permutation)
+    return _launch(mix_elements, x, lam, lam_n, permutation)
 
 
 def mix_backward(grad: Tensor, lam: float, lam_n: Tensor | None, permutation: Tensor) -> Tensor:
     """Launcher of the backward pass of :func:`fastadv.mix`."""
-    return _launch(gather_rows, grad, lam, lam_n, permutation)
+    return _launch(gather_elements, grad, lam, lam_n, permutation)
 
 
 def _launch(kernel: triton.JITFunction, x: Tensor, lam: float, lam_n: Tensor | None, permutation: Tensor) -> Tensor:
@@ -41,7 +42,7 @@ def _launch(kernel: triton.JITFunction, x: Tensor, lam: float, lam_n: Tensor | N
 
 
 @triton.jit
-def mix_rows(
+def mix_elements(
     x_ptr,
     permutation_ptr,
     out_ptr,
@@ -67,7 +68,7 @@ def mix_rows(
 
 
 @triton.jit
-def gather_rows(
+def gather_elements(
     grad_ptr,
     permutation_ptr,
     out_ptr,
@@ -86,13 +87,24 @@ def gather_rows(
     own = widen(tl.load(grad_ptr + sample * elements + column, mask, other=0))
     share, _ = _shares(lam, rest, lam_ptr, sample, own)
     total = share * own
-    others_ptr = grad_ptr + column
-    for other in range(0, samples):
-        if tl.load(permutation_ptr + other) == sample:
-            _, others_share = _shares(lam, rest, lam_ptr, other, own)
-            total += others_share * widen(tl.load(others_ptr, mask, other=0))
-        others_ptr += elements
+    other = _next_mixed(permutation_ptr, sample, -1, samples, BLOCK)
+    while other < samples:
+        _, others_share = _shares(lam, rest, lam_ptr, other, own)
+        total += others_share * widen(tl.load(grad_ptr + other * elements + column, mask, other=0))
+        other = _next_mixed(permutation_ptr, sample, other, samples, BLOCK)
     tl.store(out_ptr + sample * elements + column, narrow(total, out_ptr.dtype.element_ty), mask)
+
+
+@triton.jit
+def _next_mixed(permutation_ptr, sample, last, samples, BLOCK: tl.constexpr):
+    """The next sample after ``last`` that was mixed with ``sample``, int64; ``samples`` where there is none."""
+    following = tl.zeros_like(sample) + samples
+    for start in range(0, samples, BLOCK):
+        other = start + tl.arange(0, BLOCK)
+        index = tl.load(permutation_ptr + other, other < samples, other=-1)
+        found = (index == sample) & (other > last)
+        following = tl.minimum(following, tl.min(tl.where(found, other, samples), 0))
+    return following
 
 
 @triton.jit

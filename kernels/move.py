@@ -1,12 +1,13 @@
 """Kernel skeleton of the steps: move along a direction, if there is one, then project onto ball and box.
 
-``elementwise`` serves linf balls and steps that look at one coordinate: one pass, a program a block of elements of the
-whole batch. It reads x, direction and x0 and writes the result: 4 x itemsize bytes an element, 3 x without a direction.
+``move_elements`` serves linf balls and steps that look at one coordinate: one pass, a program a block of elements. It
+reads x, direction and x0 and writes the result: 4 x itemsize bytes an element, 3 x without a direction.
 
-``by_sample`` serves whatever needs a norm, a mean or the largest coordinates: a program a sample, which passes over it
-a few times: two passes a norm and the mean of a gradient, one for each magnitude that is tried for the least of the
+``move_samples`` serves whatever needs a norm, a mean or the largest coordinates: a program a sample, which passes over
+it a few times: two passes a norm and the mean of a gradient, one for each magnitude that is tried for the least of the
 largest coordinates, one for each step of the search for the ball (none where the sample lies inside) and one to write.
-Only the first comes from device memory; after it a sample of usual size is in the cache.
+Only the first comes from device memory; after it a sample of usual size is in the cache. A batch of a few large samples
+leaves most multiprocessors idle: a sample is never shared out, which would take a launch for each of these passes.
 
 ``bss_samples`` moves along an l2 step within the box alone: two passes for the norm and one to write.
 """
@@ -30,13 +31,13 @@ from fastadv.kernels.geometry import (
     l1_proposal,
     l1_terms,
     magnitude_bits,
+    move_inside,
     newton,
     project_linf,
     scale_divisor,
     shrink,
     soften,
     stopped_by_box,
-    towards_centre,
 )
 from fastadv.kernels.launch import block, launch
 from fastadv.kernels.numerics import bits, clamp, divide, narrow, per_sample, scalar, square, square_root, widen
@@ -79,23 +80,36 @@ def move(
     if x.numel() == 0:
         return
     elements = x.numel() // x.shape[0]
-    ball_and_step = (eps, eps_n, step_size, step_size_n, low, high, elements)
+    ball_and_step = (eps, eps_n, step_size, step_size_n, low, high)
     tensors = (x, direction, x0, out)
     if norm == LINF.value and ascent != UNIT.value and particles == 1 and momentum is None:
-        total = x.numel()
-        columns = block(total, x)
+        # Where all share one radius and one step, the batch is a single sample.
+        run = x.numel() if eps_n is None and step_size_n is None else elements
+        columns = block(run, x)
+        blocks = triton.cdiv(run, columns)
         constants: dict[str, Any] = {"ASCENT": ascent, "EXACT": exact, "BLOCK": columns}
-        launch(elementwise, triton.cdiv(total, columns), *tensors, *ball_and_step, total, elements=columns, **constants)
+        programs = x.numel() // run * blocks
+        launch(move_elements, programs, *tensors, *ball_and_step, run, blocks, elements=columns, **constants)
     else:
         columns = block(elements, x)
         constants = {"PARTICLES": particles, "NORM": norm, "ASCENT": ascent, "EXACT": exact, "BLOCK": columns}
         largest = math.ceil(l1_fraction * elements)
         accumulated = (momentum, decay, gathered)
-        launch(by_sample, x.shape[0], *tensors, *ball_and_step, largest, *accumulated, elements=columns, **constants)
+        launch(
+            move_samples,
+            x.shape[0],
+            *tensors,
+            *ball_and_step,
+            elements,
+            largest,
+            *accumulated,
+            elements=columns,
+            **constants,
+        )
 
 
 @triton.jit
-def elementwise(
+def move_elements(
     x_ptr,
     direction_ptr,
     x0_ptr,
@@ -107,26 +121,28 @@ def elementwise(
     low: tl.float64,
     high: tl.float64,
     elements,
-    total,
+    blocks,
     ASCENT: tl.constexpr,
     EXACT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    offset = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = offset < total
-    sample = offset // elements
+    program = tl.program_id(0).to(tl.int64)
+    sample = program // blocks
+    column = program % blocks * BLOCK + tl.arange(0, BLOCK)
+    mask = column < elements
+    offset = sample * elements + column
     x0 = widen(tl.load(x0_ptr + offset, mask))
     x = widen(tl.load(x_ptr + offset, mask))
     if direction_ptr is not None:
         direction = widen(tl.load(direction_ptr + offset, mask))
-        x += displacement(direction, per_sample(step_size, step_size_ptr, sample, mask, x), 1.0, ASCENT)
-    radius = per_sample(eps, eps_ptr, sample, mask, x)
+        x += displacement(direction, per_sample(step_size, step_size_ptr, sample, None, x), 1.0, ASCENT)
+    radius = per_sample(eps, eps_ptr, sample, None, x)
     projected = project_linf(x, x0, radius, scalar(low, x), scalar(high, x), EXACT)
     tl.store(out_ptr + offset, narrow(projected, out_ptr.dtype.element_ty), mask)
 
 
 @triton.jit
-def by_sample(
+def move_samples(
     x_ptr,
     direction_ptr,
     x0_ptr,
@@ -220,7 +236,7 @@ def by_sample(
             projected = clamp(shrink(x, x0, x - x0, scale), low_, high_)
         elif NORM == L1:
             soft = soften(x - x0, threshold)
-            projected = clamp(tl.where(threshold > 0, towards_centre(x0 + soft, x0, soft), x), low_, high_)
+            projected = clamp(tl.where(threshold > 0, move_inside(x0, soft), x), low_, high_)
         else:
             projected = project_linf(x, x0, radius, low_, high_, EXACT)
         tl.store(out_ptr + column, narrow(projected, out_ptr.dtype.element_ty), column < elements)

@@ -41,6 +41,15 @@ def per_sample(value, values, sample, mask, like):
 
 
 @triton.jit
+def weighted(scale, weights, sample, mask, like):
+    """What the losses of ``sample`` are multiplied with: ``scale``, and where ``weights`` [N] is given its entries."""
+    factor = tl.zeros_like(like) + scalar(scale, like)
+    if weights is not None:
+        factor *= tl.load(weights + sample, mask).to(like.dtype)
+    return factor
+
+
+@triton.jit
 def divide(x, y):
     """``x / y`` with IEEE rounding."""
     if x.dtype == tl.float64:

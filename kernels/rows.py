@@ -2,10 +2,10 @@
 
 Every loss here is made of the cross-entropies of student and teacher against a target and a divergence of
 softmax(teacher / T) and softmax(student / T): the Kullback-Leibler divergence, of all classes or of all but the target,
-or the Jensen-Shannon divergence; :func:`_value` says how. A program takes one row, or several where
-C is small. It reads each network's logits once and writes a gradient of 4 (float64: 8) bytes an element for each
-network that wants one, and the loss. Rows of up to 1024 (float64: 512) classes stay in registers; longer ones are read
-in blocks, again (from the cache) in each of three passes: online softmax, divergence, gradients.
+or the Jensen-Shannon divergence; :func:`_value` says how. A program takes one row, or several where C is small. It
+reads each network's logits once and writes a gradient of 4 (float64: 8) bytes an element for each network that wants
+one, and the loss. Rows of up to 1024 (float64: 512) classes stay in registers; longer ones are read in blocks, again
+(from the cache) in each of three passes: online softmax, divergence, gradients.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastadv.kernels.launch import accumulator, block, launch
-from fastadv.kernels.numerics import divide, scalar, widen
+from fastadv.kernels.launch import block, launch, rows_at_once
+from fastadv.kernels.loss import empty_results, pointers, reduced
+from fastadv.kernels.numerics import divide, scalar, weighted, widen
 from fastadv.ops import checks
 
 # The losses.
@@ -25,9 +26,6 @@ LOSS_MATCHING = tl.constexpr(2)
 CROSS_ENTROPY = tl.constexpr(3)
 JS = tl.constexpr(4)
 DKD = tl.constexpr(5)
-
-# Elements of a program where rows are shorter.
-TILE = 512
 
 
 def logit_loss(
@@ -48,22 +46,19 @@ def logit_loss(
 
     With ``minus`` the logits are differences, student - minus[0] and teacher - minus[1]; then ``wanted``, and the
     gradients, are by student, minus[0], teacher, minus[1]. All results are multiplied by ``scale * weight``, in the
-    precision that sums are taken in. The sum over the batch is a second, deterministic launch. Raises ValueError where
-    a target on the CPU is no class.
+    precision that sums are taken in. Raises ValueError where a target on the CPU is no class.
     """
     samples, classes = student.shape
     if target is not None:
         checks.target_values(target, classes)
-    dtype = accumulator(student)
-    value = student.new_empty(samples, dtype=dtype)
-    grads = [student.new_empty(student.shape if want else 0, dtype=dtype) for want in wanted]
-    stored = [grad if want else None for grad, want in zip(grads, wanted, strict=True)]
+    value, grads = empty_results(student, wanted)
+    stored = pointers(grads)
     by_student, by_student_minus, by_teacher, by_teacher_minus = (
         stored if len(stored) == 4 else (stored[0], None, stored[1], None)
     )
     if samples:
         columns = block(classes, student)
-        rows = max(TILE // columns, 1)
+        rows = rows_at_once(columns)
         launch(
             logit_loss_rows,
             triton.cdiv(samples, rows),
@@ -90,10 +85,7 @@ def logit_loss(
             BLOCK=columns,
             HELD=classes <= columns,
         )
-    if reduce:
-        # The mean of nothing, whose scale is NaN, is NaN.
-        value = value.sum() if samples else value.new_full([], 0 * scale)
-    return value, *grads
+    return reduced(value, scale, reduce), *grads
 
 
 @triton.jit(do_not_specialize=["samples"])
@@ -162,9 +154,7 @@ def logit_loss_rows(
         student_ce = _cross_entropy(student_ptr, base, present, target, classes, hard_s_top, hard_s_log)
         if TEACHER_HARD:
             teacher_ce = _cross_entropy(teacher_ptr, base, present, target, classes, hard_t_top, hard_t_log)
-    factor = scalar(scale, zeros) + zeros
-    if weight_ptr is not None:
-        factor *= tl.load(weight_ptr + row, present, other=0).to(zeros.dtype)
+    factor = weighted(scale, weight_ptr, row, present, zeros)
     share, rest = scalar(alpha, zeros) + zeros, scalar(1 - alpha, zeros)
 
     # Of DKD: the divergence of target against the rest, and how it pulls at the odds of either network's target.
@@ -305,17 +295,23 @@ def _derivatives(student_ce, teacher_ce, alpha, rest, LOSS: tl.constexpr):
 @triton.jit
 def load_logits(ptr, minus_ptr, base, present, start, classes, BLOCK: tl.constexpr):
     """A block of logits of each row, or of differences of logits; -inf past the last class."""
-    column = start + tl.arange(0, BLOCK)
-    mask = present[:, None] & (column < classes)[None, :]
-    offset = base[:, None] + column[None, :]
-    logits = widen(tl.load(ptr + offset, mask, other=-float("inf")))
+    logits = load_rows(ptr, base, present, start, classes, -float("inf"), BLOCK)
     if minus_ptr is not None:
-        logits -= widen(tl.load(minus_ptr + offset, mask, other=0))
+        logits -= load_rows(minus_ptr, base, present, start, classes, 0.0, BLOCK)
     return logits
 
 
 @triton.jit
+def load_rows(ptr, base, present, start, columns, other, BLOCK: tl.constexpr):
+    """A block of each row of ``columns`` numbers; ``other`` past the last one."""
+    column = start + tl.arange(0, BLOCK)
+    mask = present[:, None] & (column < columns)[None, :]
+    return widen(tl.load(ptr + base[:, None] + column[None, :], mask, other=other))
+
+
+@triton.jit
 def store_gradient(ptr, base, present, column, classes, grad):
+    """Write a block of each row's gradient where it is wanted."""
     if ptr is not None:
         tl.store(ptr + base[:, None] + column[None, :], grad, present[:, None] & (column < classes)[None, :])
 

@@ -1,6 +1,7 @@
 // Norm ball and box, one coordinate at a time: what every compiled projection is made of.
 #pragma once
 
+#include <stdexcept>
 #include <type_traits>
 
 #include "scalar.h"
@@ -8,6 +9,12 @@
 namespace fastadv {
 
 enum class Norm : int64_t { kLinf = 0, kL2 = 1, kL1 = 2 };
+
+// The norm that a schema's integer stands for.
+inline Norm norm_of_code(int64_t code) {
+  if (code < 0 || code > 2) throw std::invalid_argument("norm must be 0 (linf), 1 (l2) or 2 (l1)");
+  return static_cast<Norm>(code);
+}
 
 template <class A>
 struct Ball {
@@ -32,8 +39,8 @@ FASTADV_INLINE A project_linf(A x, A x0, const Ball<A>& ball) {
   return x0 == x0 ? z : x0;
 }
 
-// x0 + delta, rounded towards x0: rounding never carries a pixel out of the ball. Bits in the place of a branch, so that
-// loops over it vectorise: the neighbour towards x0 is the smaller magnitude where the sum has the sign of delta.
+// x0 + delta, rounded towards x0: rounding never carries a pixel out of the ball. Bits in the place of a branch, so
+// that loops over it vectorise: the neighbour towards x0 is the smaller magnitude where the sum has the sign of delta.
 template <class A>
 FASTADV_INLINE A move_inside(A x0, A delta) {
   using Bits = std::conditional_t<sizeof(A) == 4, int32_t, int64_t>;
@@ -45,7 +52,7 @@ FASTADV_INLINE A move_inside(A x0, A delta) {
   return (absolute<A>(moved - x0) > absolute<A>(delta)) & (moved != 0) ? inward : moved;
 }
 
-// Newton's method on a concave, piecewise linear function: each pass is monotone and feasible, so stopping early is safe.
+// Newton's method on a concave, piecewise linear function: each pass is monotone and feasible, so it may stop early.
 constexpr int kNewtonPasses = 10;
 
 }  // namespace fastadv

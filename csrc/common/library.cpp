@@ -3,4 +3,5 @@
 #error "setup.py defines FASTADV_SCHEMAS as the hash of the schemas"
 #endif
 
-extern "C" __attribute__((used, visibility("default"))) const char fastadv_schemas[] = "fastadv-schemas:" FASTADV_SCHEMAS;
+extern "C" __attribute__((used, visibility("default"))) const char fastadv_schemas[] =
+    "fastadv-schemas:" FASTADV_SCHEMAS;

@@ -14,7 +14,7 @@ namespace fastadv {
 
 // A norm, and what all of its slopes have in common.
 template <class A>
-struct Norm {
+struct FeatureNorm {
   A length;
   A factor;
 };
@@ -33,12 +33,12 @@ struct Euclidean {
     return d * d;
   }
   template <class A>
-  FASTADV_INLINE Norm<A> root(A total) const {
+  FASTADV_INLINE FeatureNorm<A> root(A total) const {
     const A length = std::sqrt(total);
     return {length, length == 0 ? A(0) : 1 / length};
   }
   template <class A>
-  FASTADV_INLINE A slope(A d, const Norm<A>& norm) const {
+  FASTADV_INLINE A slope(A d, const FeatureNorm<A>& norm) const {
     return d * norm.factor;
   }
 };
@@ -51,11 +51,11 @@ struct Manhattan {
     return absolute<A>(d);
   }
   template <class A>
-  FASTADV_INLINE Norm<A> root(A total) const {
+  FASTADV_INLINE FeatureNorm<A> root(A total) const {
     return {total, A(1)};
   }
   template <class A>
-  FASTADV_INLINE A slope(A d, const Norm<A>&) const {
+  FASTADV_INLINE A slope(A d, const FeatureNorm<A>&) const {
     return sign<A>(d);
   }
 };
@@ -65,7 +65,7 @@ struct Chebyshev {
   static constexpr bool kLargest = true;
 
   template <class A>
-  FASTADV_INLINE A slope(A d, const Norm<A>& norm) const {
+  FASTADV_INLINE A slope(A d, const FeatureNorm<A>& norm) const {
     return absolute<A>(d) < norm.length ? A(0) : norm.factor * sign<A>(d);
   }
 };
@@ -80,11 +80,11 @@ struct Minkowski {
     return d == 0 ? A(0) : std::pow(absolute<A>(d), static_cast<A>(p));
   }
   template <class A>
-  FASTADV_INLINE Norm<A> root(A total) const {
+  FASTADV_INLINE FeatureNorm<A> root(A total) const {
     return {p == 0 ? total : std::pow(total, static_cast<A>(1 / p)), A(1)};
   }
   template <class A>
-  FASTADV_INLINE A slope(A d, const Norm<A>& norm) const {
+  FASTADV_INLINE A slope(A d, const FeatureNorm<A>& norm) const {
     if (p == 0 || d == 0 || norm.length == 0) return 0;
     return sign<A>(d) * std::pow(absolute<A>(d) / norm.length, static_cast<A>(p - 1));
   }

@@ -45,15 +45,6 @@ FASTADV_INLINE A positive(uint32_t word) {
   return static_cast<A>(static_cast<int32_t>((word >> 8) + 1)) * A(0x1p-24);
 }
 
-// Two standard normal deviates by Box and Muller.
-template <class A>
-FASTADV_INLINE void normal_pair(uint32_t first, uint32_t second, A* out) {
-  const A radius = std::sqrt(-2 * std::log(positive<A>(first)));
-  const A angle = A(6.283185307179586477) * positive<A>(second);
-  out[0] = radius * std::cos(angle);
-  out[1] = radius * std::sin(angle);
-}
-
 // An exponential deviate from a word's upper 24 bits, with the sign that its lowest bit says.
 template <class A>
 FASTADV_INLINE A signed_exponential(uint32_t word) {

@@ -9,11 +9,17 @@
 #pragma once
 
 #include <cmath>
-#include <cstdint>
 
-#include "scalar.h"
+#include "tensor.h"
 
 namespace fastadv {
+
+inline void require_related(const Tensor& student, const Tensor& teacher) {
+  require(student.dim() == 2 && teacher.dim() == 2 && student.size(0) == teacher.size(0),
+          "expected features [B, D] of one batch");
+  require(student.scalar_type() == teacher.scalar_type(), "expected tensors of one dtype");
+  require(student.is_contiguous() && teacher.is_contiguous(), "expected contiguous features");
+}
 
 // A length is at least this in the distances.
 constexpr double kShortest = 1e-6;

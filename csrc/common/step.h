@@ -19,8 +19,8 @@ FASTADV_INLINE A move_by_sign(A x, A direction, A size) {
   return (direction < 0) | (direction > 0) ? moved : x;
 }
 
-// Factors whose product is size / length, neither of which overflows or loses digits where the quotient by a tiny or huge
-// length would; both are zero where the length is zero, infinite or NaN, so that such a direction moves nothing.
+// Factors whose product is size / length, neither of which overflows or loses digits where the quotient by a tiny or
+// huge length would; both are zero where the length is zero, infinite or NaN, so that such a direction moves nothing.
 template <class A>
 struct UnitStep {
   A first = 0;

@@ -58,8 +58,8 @@ T* mutable_data(const Tensor& x) {
   return static_cast<T*>(x.mutable_data_ptr());
 }
 
-// Room for a result on the device of `like`, by the shortest way through the ABI: an empty tensor costs as much as a small
-// kernel.
+// Room for a result on the device of `like`, by the shortest way through the ABI: an empty tensor costs as much as a
+// small kernel.
 inline Tensor empty(const Tensor& like, const int64_t* sizes, const int64_t* strides, int64_t dim, ScalarType dtype) {
   int32_t device_type;
   // Its namesake with STABLE_ in front came with PyTorch 2.13.
@@ -71,9 +71,11 @@ inline Tensor empty(const Tensor& like, const int64_t* sizes, const int64_t* str
   return Tensor(handle);
 }
 
-inline Tensor empty_as(const Tensor& x) {
-  return empty(x, x.sizes().data(), x.strides().data(), x.dim(), x.scalar_type());
+inline Tensor empty_as(const Tensor& x, ScalarType dtype) {
+  return empty(x, x.sizes().data(), x.strides().data(), x.dim(), dtype);
 }
+
+inline Tensor empty_as(const Tensor& x) { return empty_as(x, x.scalar_type()); }
 
 inline Tensor empty_scalar(const Tensor& like, ScalarType dtype) { return empty(like, nullptr, nullptr, 0, dtype); }
 

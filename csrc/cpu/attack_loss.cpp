@@ -1,5 +1,5 @@
-// attack_loss. Rows and reductions: rows.h. The kinds that rank logits read the row once for the values, in lanes, and once
-// more for the classes where a gradient is wanted.
+// attack_loss. Rows and reductions: rows.h. The kinds that rank logits read the row once for the values, in lanes, and
+// once more for the classes where a gradient is wanted.
 #include "rows.h"
 
 namespace fastadv {
@@ -31,8 +31,8 @@ FASTADV_INLINE bool above(A a, A b) {
   return !(a <= b) & (b == b);
 }
 
-// The kCount largest logits of a row in descending order. Of equal ones the lower class ranks first, so the padding of a
-// row of kCount classes or more is never among them.
+// The kCount largest logits of a row in descending order. Of equal ones the lower class ranks first, so the padding of
+// a row of kCount classes or more is never among them.
 template <class A, int kCount>
 struct Ranking {
   A value[kCount];

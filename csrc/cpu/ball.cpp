@@ -1,7 +1,8 @@
 // project and random_start.
-#include "ball.h"
+#include <cmath>
 
-#include "../common/philox.h"
+#include "../common/noise.h"
+#include "ball.h"
 
 namespace fastadv {
 namespace {
@@ -36,6 +37,7 @@ Tensor project(const Tensor& x, const Tensor& x0, double eps, const std::optiona
                double low, double high, bool exact) {
   require_alike(x, x0);
   const Samples shape(x);
+  const Norm kind = norm_of_code(norm);
   Tensor out = empty_as(x);
   with_type(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
@@ -45,10 +47,10 @@ Tensor project(const Tensor& x, const Tensor& x0, double eps, const std::optiona
     const T *point = data<T>(x), *centre = data<T>(x0);
     T* result = mutable_data<T>(out);
     parallel(shape.samples, shape.size, [&](int64_t begin, int64_t end) {
-      if (static_cast<Norm>(norm) == Norm::kLinf) {
+      if (kind == Norm::kLinf) {
         project_linf_samples<T, A>(point, centre, radius, ball, result, shape.size, begin, end);
       } else {
-        project_samples<T, A>(point, centre, radius, ball, static_cast<Norm>(norm), result, shape.size,
+        project_samples<T, A>(point, centre, radius, ball, kind, result, shape.size,
                               scratch<A>(3 * shape.size), begin, end);
       }
     });
@@ -56,38 +58,20 @@ Tensor project(const Tensor& x, const Tensor& x0, double eps, const std::optiona
   return out;
 }
 
-// How the elements of a sample lie in memory: element l of the logical (channels, pixels) order is at offset(l).
-struct Order {
-  int64_t channels;
-  int64_t pixels;
-
-  explicit Order(const Tensor& x, int64_t size) : channels(1), pixels(size) {
-    if (x.is_contiguous() || x.dim() < 3) return;
-    channels = x.size(1);
-    pixels = size / channels;
-  }
-
-  FASTADV_INLINE int64_t offset(int64_t logical) const {
-    return channels == 1 ? logical : (logical % pixels) * channels + logical / pixels;
-  }
-};
-
 // Words are drawn this many blocks of four at a time.
 constexpr int64_t kBlocks = 256;
 
 template <class T, class A>
-FASTADV_CLONES FASTADV_EXACT void linf_starts(const T* x0, PerSample<A> eps, Ball<A> ball, uint64_t seed,
-                                              const int64_t* ids, Order order, T* out, int64_t size, int64_t begin,
-                                              int64_t end) {
+FASTADV_CLONES FASTADV_EXACT void linf_starts(const T* x0, PerSample<A> eps, Ball<A> ball, Noise noise,
+                                              Order order, T* out, int64_t size, int64_t begin, int64_t end) {
   uint32_t words[4 * kBlocks];
   for (int64_t n = begin; n < end; ++n) {
     const A radius = eps[n];
-    const uint64_t id = static_cast<uint64_t>(ids ? ids[n] : n);
     const T* centre = x0 + n * size;
     T* on = out + n * size;
     for (int64_t first = 0; first < size; first += 4 * kBlocks) {
       const int64_t count = size - first < 4 * kBlocks ? size - first : 4 * kBlocks;
-      philox(seed, static_cast<uint64_t>(first / 4), id, (count + 3) / 4, words);
+      noise.words(n, static_cast<uint64_t>(first / 4), (count + 3) / 4, words);
       const auto start = [&](int64_t i, int64_t at) FASTADV_LAMBDA {
         const A z = static_cast<A>(centre[at]) + radius * symmetric<A>(words[i]);
         on[at] = static_cast<T>(clamp<A>(z, ball.low, ball.high));
@@ -106,7 +90,11 @@ FASTADV_CLONES FASTADV_EXACT void linf_starts(const T* x0, PerSample<A> eps, Bal
 struct InL2Ball {
   template <class A>
   FASTADV_INLINE static void pair(const uint32_t* words, A* out) {
-    normal_pair<A>(words[0], words[1], out);
+    // By Box and Muller.
+    const A radius = std::sqrt(-2 * std::log(positive<A>(words[0])));
+    const A angle = A(6.283185307179586477) * positive<A>(words[1]);
+    out[0] = radius * std::cos(angle);
+    out[1] = radius * std::sin(angle);
   }
 
   template <class A>
@@ -131,17 +119,16 @@ struct InL1Ball {
 };
 
 template <class T, class A, class InBall>
-FASTADV_CLONES void ball_starts(const T* x0, PerSample<A> eps, Ball<A> ball, uint64_t seed, const int64_t* ids,
-                                Order order, T* out, int64_t size, A* direction, int64_t begin, int64_t end) {
+FASTADV_CLONES void ball_starts(const T* x0, PerSample<A> eps, Ball<A> ball, Noise noise, Order order, T* out,
+                                int64_t size, A* direction, int64_t begin, int64_t end) {
   uint32_t words[4 * kBlocks];
   for (int64_t n = begin; n < end; ++n) {
-    const uint64_t id = static_cast<uint64_t>(ids ? ids[n] : n);
     for (int64_t first = 0; first < size; first += 4 * kBlocks) {
       const int64_t count = size - first < 4 * kBlocks ? size - first : 4 * kBlocks;
-      philox(seed, static_cast<uint64_t>(first / 4), id, (count + 3) / 4, words);
+      noise.words(n, static_cast<uint64_t>(first / 4), (count + 3) / 4, words);
       for (int64_t i = 0; i < count; i += 2) InBall::template pair<A>(words + i, direction + first + i);
     }
-    philox(seed, kRadiusBlock, id, 1, words);
+    noise.words(n, kRadiusBlock, 1, words);
     const A scale = eps[n] * InBall::template scale<A>(direction, size, words[0]);
     const T* centre = x0 + n * size;
     T* on = out + n * size;
@@ -157,12 +144,8 @@ Tensor random_start(const Tensor& x0, double eps, const std::optional<Tensor>& e
                     double high, int64_t seed, const std::optional<Tensor>& seed_t,
                     const std::optional<Tensor>& sample_ids) {
   const Samples shape(x0);
-  require(!seed_t || (seed_t->scalar_type() == ScalarType::Long && seed_t->numel() == 1), "expected an int64 seed");
-  require(!sample_ids || (sample_ids->scalar_type() == ScalarType::Long && sample_ids->is_contiguous() &&
-                          sample_ids->numel() == shape.samples),
-          "expected contiguous int64 sample_ids [N]");
-  const uint64_t key = static_cast<uint64_t>(seed_t ? *data<int64_t>(*seed_t) : seed);
-  const int64_t* ids = sample_ids ? data<int64_t>(*sample_ids) : nullptr;
+  const Noise noise(seed, seed_t, sample_ids, shape.samples);
+  const Norm kind = norm_of_code(norm);
   Tensor out = empty_as(x0);
   with_type(x0.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
@@ -174,13 +157,13 @@ Tensor random_start(const Tensor& x0, double eps, const std::optional<Tensor>& e
     T* result = mutable_data<T>(out);
     parallel(shape.samples, 8 * shape.size, [&](int64_t begin, int64_t end) {
       // Deviates come in pairs, so one more than there are elements.
-      const auto in_ball = [&](auto kind) {
-        ball_starts<T, A, decltype(kind)>(centre, radius, ball, key, ids, order, result, shape.size,
+      const auto in_ball = [&](auto in) {
+        ball_starts<T, A, decltype(in)>(centre, radius, ball, noise, order, result, shape.size,
                                           scratch<A>(shape.size + 1), begin, end);
       };
-      switch (static_cast<Norm>(norm)) {
+      switch (kind) {
         case Norm::kLinf:
-          return linf_starts<T, A>(centre, radius, ball, key, ids, order, result, shape.size, begin, end);
+          return linf_starts<T, A>(centre, radius, ball, noise, order, result, shape.size, begin, end);
         case Norm::kL2: return in_ball(InL2Ball());
         case Norm::kL1: return in_ball(InL1Ball());
       }

@@ -9,8 +9,9 @@ namespace fastadv {
 
 // The s in [0, 1] for which clamp(x0 + s delta, low, high) lies at distance eps from x0; 1 inside the ball. `delta` is
 // room for `size` numbers, filled with point(i) - x0[i].
-// In s^2 the squared distance is concave and piecewise linear, s^2 A + B, with A the sum of delta^2 over the coordinates
-// still inside the box and B the squared distance of those the box stopped; from the left Newton rises to the root.
+// In s^2 the squared distance is concave and piecewise linear, s^2 A + B, with A the sum of delta^2 over the
+// coordinates still inside the box and B the squared distance of those the box stopped; from the left Newton rises to
+// the root.
 template <class A, class Point>
 FASTADV_INLINE A l2_scale(const Point& point, const A* x0, int64_t size, const Ball<A>& ball, A* delta) {
   A squares[2];

@@ -153,7 +153,9 @@ struct DkdLoss {
       // A logit moves the odds of the target: its own by 1, another's by minus its share among the others.
       if (A* g = grad[0]) {
         const A pull = target_weight * (of_student.hit - of_teacher.hit);
-        block.each_class(r, [&](int64_t i) FASTADV_LAMBDA { g[i] = t * (others_weight * (q[i] - p[i]) - pull * q[i]); });
+        block.each_class(r, [&](int64_t i) FASTADV_LAMBDA {
+          g[i] = t * (others_weight * (q[i] - p[i]) - pull * q[i]);
+        });
         g[hit] = t * pull;
       }
       if (A* g = grad[1]) {

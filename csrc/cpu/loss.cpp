@@ -1,12 +1,12 @@
-// scale_grad, the backward pass of every loss: the stored gradient times the incoming one, rounded to the input's dtype.
+// scale_grad, the backward pass of every loss: the stored gradient times the incoming one, in the input's dtype.
 #include "tensor.h"
 
 namespace fastadv {
 namespace {
 
 template <class T, class A>
-FASTADV_CLONES void scale_rows(const A* grad, const A* factor, int64_t factor_stride, T* out, int64_t size, int64_t begin,
-                               int64_t end) {
+FASTADV_CLONES void scale_rows(const A* grad, const A* factor, int64_t factor_stride, T* out, int64_t size,
+                               int64_t begin, int64_t end) {
   for (int64_t n = begin; n < end; ++n) {
     const A f = factor[n * factor_stride];
     const A* g = grad + n * size;
@@ -22,7 +22,7 @@ Tensor scale_grad(const Tensor& grad, const Tensor& grad_output, ScalarType dtyp
   const bool per_sample = grad_output.dim() == 1;
   require(per_sample ? grad_output.size(0) == shape.samples : grad_output.dim() == 0,
           "expected an incoming gradient [N] or []");
-  Tensor out = empty(grad, grad.sizes().data(), grad.strides().data(), grad.dim(), dtype);
+  Tensor out = empty_as(grad, dtype);
   with_type(grad.scalar_type(), [&](auto zero) {
     using A = decltype(zero);
     if constexpr (std::is_same_v<A, float> || std::is_same_v<A, double>) {

@@ -4,15 +4,10 @@
 #include <array>
 #include <tuple>
 
+#include "../common/loss.h"
 #include "tensor.h"
 
 namespace fastadv {
-
-struct Reduction {
-  const std::optional<Tensor>& weight;
-  double scale;
-  bool reduce;
-};
 
 // Samples of `size` elements each in K inputs; a gradient that is not wanted is null.
 template <class T, class A, size_t K>
@@ -27,21 +22,15 @@ struct Batch {
   FASTADV_INLINE A factor(int64_t sample) const { return scale * weight[sample]; }
 };
 
-// The loss and, for each input, its gradient where wanted, else an empty tensor. `samples(batch, begin, end)` leaves the
-// weighted and scaled values and gradients of those samples; `cost` is the number of elements that one counts as.
+// The loss and, for each input, its gradient where wanted, else an empty tensor. `samples(batch, begin, end)` leaves
+// the weighted and scaled values and gradients of those samples; `cost` is the number of elements that one counts as.
 template <size_t K, class F>
 std::array<Tensor, K + 1> evaluate(const std::array<const Tensor*, K>& inputs, const Reduction& how,
                                    const std::array<bool, K>& wanted, int64_t cost, const F& samples) {
   const Tensor& first = *inputs[0];
   const Samples shape(first);
   for (const Tensor* x : inputs) require_alike(first, *x);
-  const ScalarType dtype = accumulated(first.scalar_type());
-  std::array<Tensor, K + 1> results;
-  results[0] = how.reduce ? empty_scalar(first, dtype) : empty_vector(first, shape.samples, dtype);
-  for (size_t k = 0; k < K; ++k) {
-    results[k + 1] = wanted[k] ? empty(first, first.sizes().data(), first.strides().data(), first.dim(), dtype)
-                               : empty_vector(first, 0, dtype);
-  }
+  std::array<Tensor, K + 1> results = empty_results<K>(first, how.reduce, wanted);
   with_type(first.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using A = Accumulated<T>;
@@ -59,7 +48,7 @@ std::array<Tensor, K + 1> evaluate(const std::array<const Tensor*, K>& inputs, c
     }
     parallel(shape.samples, cost, [&](int64_t begin, int64_t end) { samples(batch, begin, end); });
     if (how.reduce) {
-      // In order, so that the sum does not depend on the number of threads; the mean of nothing, whose scale is NaN, is NaN.
+      // In order, so that the sum does not depend on the threads. The mean of nothing, whose scale is NaN, is NaN.
       double total = 0 * how.scale;
       for (const A summand : summands) total += summand;
       *result = static_cast<A>(total);

@@ -1,3 +1,4 @@
+// loss_matching and igdm_loss: rows.h. activation_boundary_loss: one pass over each sample.
 #include "../common/boundary.h"
 #include "rows.h"
 

@@ -1,12 +1,12 @@
+// triplet_margin_loss.
 #include "../common/metric.h"
-
 #include "loss.h"
 
 namespace fastadv {
 namespace {
 
 template <class A, class Metric, class Difference>
-FASTADV_INLINE Norm<A> norm_of(const Metric& metric, int64_t count, const Difference& difference) {
+FASTADV_INLINE FeatureNorm<A> norm_of(const Metric& metric, int64_t count, const Difference& difference) {
   if constexpr (Metric::kLargest) {
     constexpr A kInfinity = std::numeric_limits<A>::infinity();
     A length = maximum<A>(count, [&](int64_t i) FASTADV_LAMBDA {
@@ -38,8 +38,8 @@ FASTADV_CLONES void triplets(Metric metric, Batch<T, A, 3> batch, PerSample<A> m
     const auto near = [&](int64_t i) FASTADV_LAMBDA { return anchor[i] - positive[i] + eps; };
     const auto far = [&](int64_t i) FASTADV_LAMBDA { return anchor[i] - negative[i] + eps; };
     const auto swapped = [&](int64_t i) FASTADV_LAMBDA { return positive[i] - negative[i] + eps; };
-    const Norm<A> near_norm = norm_of<A>(metric, size, near), far_norm = norm_of<A>(metric, size, far);
-    Norm<A> swapped_norm{std::numeric_limits<A>::infinity(), 0};
+    const FeatureNorm<A> near_norm = norm_of<A>(metric, size, near), far_norm = norm_of<A>(metric, size, far);
+    FeatureNorm<A> swapped_norm{std::numeric_limits<A>::infinity(), 0};
     if (swap) swapped_norm = norm_of<A>(metric, size, swapped);
     const Hinge<A> hinge(margin[n], near_norm.length, far_norm.length, swapped_norm.length);
     const A factor = batch.factor(n);
@@ -51,7 +51,8 @@ FASTADV_CLONES void triplets(Metric metric, Batch<T, A, 3> batch, PerSample<A> m
     for (int k = 0; k < 3; ++k) g[k] = batch.grad[k] ? batch.grad[k] + n * size : unwanted;
 #pragma GCC ivdep
     for (int64_t i = 0; i < size; ++i) {
-      const A by_first = by_near * metric.slope(near(i), near_norm), by_second = by_far * metric.slope(far(i), far_norm);
+      const A by_first = by_near * metric.slope(near(i), near_norm);
+      const A by_second = by_far * metric.slope(far(i), far_norm);
       const A by_third = swap ? by_swapped * metric.slope(swapped(i), swapped_norm) : A(0);
       g[0][i] = by_first + by_second;
       g[1][i] = by_third - by_first;

@@ -1,8 +1,7 @@
 // mix and its backward pass. Results are promised to the bit: no product is rounded into a sum.
-#include "../common/mix.h"
-
 #include <vector>
 
+#include "../common/mix.h"
 #include "tensor.h"
 
 namespace fastadv {

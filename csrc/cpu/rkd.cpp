@@ -1,11 +1,11 @@
 // rkd_loss: squared distances, then the triangles of the batch, each visited once for its three corners, then the
 // gradient. Formulas: ../common/rkd.h.
-#include "../common/rkd.h"
-
 #include <algorithm>
 #include <memory>
 #include <tuple>
 
+#include "../common/loss.h"
+#include "../common/rkd.h"
 #include "tensor.h"
 
 namespace fastadv {
@@ -288,14 +288,8 @@ A evaluate(const Tensor& student, const Tensor& teacher, const RkdWeights& weigh
 
 std::tuple<Tensor, Tensor> rkd_loss(const Tensor& student, const Tensor& teacher, double distance_weight,
                                     double angle_weight, bool student_grad) {
-  require(student.dim() == 2 && teacher.dim() == 2 && student.size(0) == teacher.size(0),
-          "expected features [B, D] of one batch");
-  require(student.scalar_type() == teacher.scalar_type(), "expected tensors of one dtype");
-  require(student.is_contiguous() && teacher.is_contiguous(), "expected contiguous features");
-  const ScalarType dtype = accumulated(student.scalar_type());
-  Tensor loss = empty_scalar(student, dtype);
-  Tensor grad = student_grad ? empty(student, student.sizes().data(), student.strides().data(), 2, dtype)
-                             : empty_vector(student, 0, dtype);
+  require_related(student, teacher);
+  Tensor loss = empty_loss(student, true), grad = empty_gradient(student, student_grad);
   with_type(student.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using A = Accumulated<T>;

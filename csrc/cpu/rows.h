@@ -1,11 +1,11 @@
-// The losses over softmax rows share one skeleton: convert the rows, one functor a loss for value and gradients of a block
-// of rows, then weight, scale and reduction.
+// The losses over softmax rows share one skeleton: convert the rows, one functor a loss for value and gradients of a
+// block of rows, then weight, scale and reduction.
 //
 // A functor has
 //   static constexpr int kSpare
 //   template <class A>
 //   void operator()(Block block, const A* const* logits, A* const* grads, PerRow<A>& loss, A* spare) const
-// which sets the loss of each row and writes each gradient whose pointer is not null; `spare` is room for kSpare blocks.
+// which sets the loss of each row and writes each gradient that is not null; `spare` is room for kSpare blocks.
 #pragma once
 
 #include <limits>
@@ -14,9 +14,9 @@
 
 namespace fastadv {
 
-// Rows that are worked on together, all of them one step at a time: the sums and maxima of a row are chains of dependent
-// operations, and those of the next rows fill the gaps. `first` is the index of the first row in the batch. A row is
-// `width` numbers, whole registers, filled up with -inf, so that no loop over classes has a tail.
+// Rows that are worked on together, all of them one step at a time: the sums and maxima of a row are chains of
+// dependent operations, and those of the next rows fill the gaps. `first` is the index of the first row in the batch. A
+// row is `width` numbers, whole registers, filled up with -inf, so that no loop over classes has a tail.
 constexpr int64_t kBlockRows = 8;
 
 struct Block {
@@ -86,7 +86,8 @@ constexpr int64_t block_rows(int64_t width) {
 
 template <class Loss, class T, class A, size_t K>
 FASTADV_CLONES void rows(Loss loss, Batch<T, A, K> batch, A* buffer, int64_t begin, int64_t end) {
-  const int64_t classes = batch.size, width = padded<A>(classes), at_once = block_rows<A>(width), room = at_once * width;
+  const int64_t classes = batch.size, width = padded<A>(classes);
+  const int64_t at_once = block_rows<A>(width), room = at_once * width;
   const A* x[K];
   A* grad[K];
   for (size_t k = 0; k < K; ++k) {
@@ -157,10 +158,10 @@ class Targets {
   const int64_t* classes_;
 };
 
-// Cross-entropy at temperature 1 of rows whose largest logits are known; softmax - onehot into `grad` where it is not null.
+// Cross-entropy at temperature 1 of rows whose largest logits are known; softmax - onehot into `grad`, if any.
 template <class A>
-FASTADV_INLINE PerRow<A> cross_entropy(Block block, const A* x, const Targets& target, const PerRow<A>& largest, A* grad,
-                                       A* spare) {
+FASTADV_INLINE PerRow<A> cross_entropy(Block block, const A* x, const Targets& target, const PerRow<A>& largest,
+                                       A* grad, A* spare) {
   const Softmax<A> softmax(block, x, A(1), grad ? grad : spare, largest);
   PerRow<A> loss;
   for (int64_t r = 0; r < kBlockRows; ++r) loss[r] = log_positive(softmax.total[r]);
@@ -180,8 +181,8 @@ FASTADV_INLINE PerRow<A> cross_entropy(Block block, const A* x, const Targets& t
   return cross_entropy<A>(block, x, target, largest<A>(block, x), grad, spare);
 }
 
-// T^2 KL(softmax(t / T) || softmax(s / T)), the largest logits of s being known, with its gradients by s and t where they
-// are wanted; `spare` is room for two blocks.
+// T^2 KL(softmax(t / T) || softmax(s / T)), the largest logits of s being known, with its gradients by s and t where
+// they are wanted; `spare` is room for two blocks.
 template <class A>
 FASTADV_INLINE PerRow<A> distillation(Block block, const A* s, const A* t, A temperature, const PerRow<A>& s_largest,
                                       A* s_grad, A* t_grad, A* spare) {
@@ -198,7 +199,9 @@ FASTADV_INLINE PerRow<A> distillation(Block block, const A* s, const A* t, A tem
   block.each_row([&](int64_t r) FASTADV_LAMBDA {
     const A s_shift = s_largest[r], t_shift = teacher.largest[r], shift = log_ratio[r];
     // log p - log q of a class; where p is 0 it may be undefined and must not count.
-    const auto surprise = [&](int64_t i) FASTADV_LAMBDA { return ((t[i] - t_shift) - (s[i] - s_shift)) * inverse + shift; };
+    const auto surprise = [&](int64_t i) FASTADV_LAMBDA {
+      return ((t[i] - t_shift) - (s[i] - s_shift)) * inverse + shift;
+    };
     const int64_t at = r * block.width;
     kl[r] = sum<A>(block.width, [&](int64_t c) FASTADV_LAMBDA {
       return p[at + c] == 0 ? A(0) : p[at + c] * surprise(at + c);
@@ -219,7 +222,8 @@ FASTADV_INLINE PerRow<A> distillation(Block block, const A* s, const A* t, A tem
 }
 
 template <class A>
-FASTADV_INLINE PerRow<A> distillation(Block block, const A* s, const A* t, A temperature, A* s_grad, A* t_grad, A* spare) {
+FASTADV_INLINE PerRow<A> distillation(Block block, const A* s, const A* t, A temperature, A* s_grad, A* t_grad,
+                                      A* spare) {
   return distillation<A>(block, s, t, temperature, largest<A>(block, s), s_grad, t_grad, spare);
 }
 

@@ -6,7 +6,6 @@
 
 #include "../common/bss.h"
 #include "../common/step.h"
-
 #include "ball.h"
 
 namespace fastadv {
@@ -164,7 +163,7 @@ void step_into(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps
     using A = Accumulated<T>;
     move(Gradient<T, A>{data<T>(grad)},
          Step<T, A>{data<T>(x), data<T>(x0), PerSample<A>(eps, eps_n, shape.samples),
-                    PerSample<A>(step_size, step_size_n, shape.samples), static_cast<Norm>(norm),
+                    PerSample<A>(step_size, step_size_n, shape.samples), norm_of_code(norm),
                     largest_count(l1_fraction, shape.size),
                     Ball<A>{A(0), static_cast<A>(low), static_cast<A>(high), exact}, mutable_data<T>(out), shape});
   });
@@ -198,7 +197,7 @@ std::tuple<Tensor, Tensor> momentum_step(const Tensor& x, const Tensor& grad, co
     using A = Accumulated<T>;
     move(Momentum<T, A>{data<T>(grad), data<T>(momentum), static_cast<A>(decay), mutable_data<T>(gathered)},
          Step<T, A>{data<T>(x), data<T>(x0), PerSample<A>(eps, eps_n, shape.samples),
-                    PerSample<A>(step_size, step_size_n, shape.samples), static_cast<Norm>(norm),
+                    PerSample<A>(step_size, step_size_n, shape.samples), norm_of_code(norm),
                     largest_count(l1_fraction, shape.size),
                     Ball<A>{A(0), static_cast<A>(low), static_cast<A>(high), true}, mutable_data<T>(out), shape});
   });

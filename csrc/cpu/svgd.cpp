@@ -3,7 +3,6 @@
 
 #include "../common/stein.h"
 #include "../common/step.h"
-
 #include "ball.h"
 
 namespace fastadv {
@@ -91,8 +90,8 @@ void coefficients(A* distance, A* product, int64_t n, const Stein<A>& stein, A* 
 
 // phi_i, four particles at a time, so that it is loaded and stored once for eight products.
 template <class A>
-FASTADV_INLINE void direction(const A* attract, const A* repel, const A* score, const A* offsets, int64_t n, int64_t size,
-                              A* phi) {
+FASTADV_INLINE void direction(const A* attract, const A* repel, const A* score, const A* offsets, int64_t n,
+                              int64_t size, A* phi) {
   for (int64_t begin = 0; begin < size; begin += kRun) {
     const int64_t count = size - begin < kRun ? size - begin : kRun;
     A* p = phi + begin;
@@ -117,8 +116,8 @@ FASTADV_INLINE void direction(const A* attract, const A* repel, const A* score, 
 
 template <class T, class A>
 FASTADV_CLONES void move_particles(const T* particles, const T* score, const T* x0, PerSample<A> eps,
-                                   PerSample<A> step_size, Ball<A> ball, Norm norm_kind, Stein<A> stein, T* out, int64_t n,
-                                   int64_t size, A* buffer, int64_t begin, int64_t end) {
+                                   PerSample<A> step_size, Ball<A> ball, Norm norm_kind, Stein<A> stein, T* out,
+                                   int64_t n, int64_t size, A* buffer, int64_t begin, int64_t end) {
   A *offsets = buffer, *converted_score = offsets + n * size, *phi = converted_score + n * size;
   A *centre_buffer = phi + size, *delta = centre_buffer + size, *point = delta + size;
   A *repel = point + size, *attract = repel + n * n, *small = attract + n * n;
@@ -159,26 +158,21 @@ Tensor svgd_step(const Tensor& particles, const Tensor& score, const Tensor& x0,
                  const std::optional<Tensor>& eps_n, double step_size, const std::optional<Tensor>& step_size_n,
                  int64_t norm, double low, double high, std::optional<double> bandwidth, int64_t update,
                  std::optional<double> score_scale) {
-  require_alike(particles, score);
-  require(particles.is_contiguous() && x0.is_contiguous() && particles.dim() >= 3, "expected contiguous tensors");
-  require(x0.scalar_type() == particles.scalar_type(), "expected tensors of one dtype");
-  const int64_t images = particles.size(0), n = particles.size(1);
-  require(x0.dim() == particles.dim() - 1 && x0.size(0) == images && x0.numel() * n == particles.numel(),
-          "expected x0 [N, ...] for particles [N, n, ...]");
-  const int64_t size = images ? x0.numel() / images : 0;
+  const Particles shape(particles, score, x0);
+  const int64_t images = shape.images, n = shape.count, size = shape.size;
+  const Norm kind = norm_of_code(norm);
   Tensor out = empty_as(particles);
   with_type(particles.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using A = Accumulated<T>;
     const Ball<A> ball{A(0), static_cast<A>(low), static_cast<A>(high), true};
-    const Stein<A> stein{static_cast<A>(bandwidth.value_or(0)), static_cast<A>(score_scale.value_or(1)),
-                         !score_scale.has_value(), static_cast<Update>(update)};
+    const Stein<A> stein(bandwidth, score_scale, update);
     const PerSample<A> radius(eps, eps_n, images), length(step_size, step_size_n, images);
     const T *x = data<T>(particles), *s = data<T>(score), *centre = data<T>(x0);
     T* result = mutable_data<T>(out);
     parallel(images, n * n * size, [&](int64_t begin, int64_t end) {
       A* buffer = scratch<A>((2 * n + 4) * size + 4 * n * n);
-      move_particles<T, A>(x, s, centre, radius, length, ball, static_cast<Norm>(norm), stein, result, n, size, buffer,
+      move_particles<T, A>(x, s, centre, radius, length, ball, kind, stein, result, n, size, buffer,
                            begin, end);
     });
   });

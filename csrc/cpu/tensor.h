@@ -1,10 +1,9 @@
 // What the C++ ops need beside the stable ABI: numbers in the accumulation precision, threads, working memory.
 #pragma once
 
-#include "../common/tensor.h"
-
 #include <vector>
 
+#include "../common/tensor.h"
 #include "vec.h"
 
 namespace fastadv {

@@ -1,6 +1,6 @@
-// Loops that the compiler turns into vector code: one source, compiled for AVX-512, AVX2 and the baseline, chosen at run
-// time. A function marked FASTADV_CLONES is the loop nest; everything it calls is FASTADV_INLINE, so that the inner loops
-// are vectorised for each clone and no call crosses from one instruction set to another.
+// Loops that the compiler turns into vector code: one source, compiled for AVX-512, AVX2 and the baseline, chosen at
+// run time. A function marked FASTADV_CLONES is the loop nest; everything it calls is FASTADV_INLINE, so that the inner
+// loops are vectorised for each clone and no call crosses from one instruction set to another.
 #pragma once
 
 #include <cmath>
@@ -253,8 +253,8 @@ FASTADV_INLINE A norm(int64_t count, const Term& term) {
   return norm<A>(count, squares[0], term);
 }
 
-// exp(x) within 1 ulp for x <= 0, which is all that a softmax needs; below the smallest normal number it is 0, NaN stays.
-// Range reduction by the trick of adding 1.5 * 2^mantissa: the integer part appears in the low bits of the sum.
+// exp(x) within 1 ulp for x <= 0, which is all that a softmax needs; below the smallest normal number it is 0, NaN
+// stays. Range reduction by the trick of adding 1.5 * 2^mantissa: the integer part appears in the low bits of the sum.
 FASTADV_INLINE float exp_nonpositive(float x) {
   constexpr float kLowest = -87.33654f;
   const float clamped = x < kLowest ? kLowest : x;

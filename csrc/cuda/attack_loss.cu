@@ -1,5 +1,5 @@
-// attack_loss. Kernels and cost: rows.h. The kinds that rank logits read the row once: every thread keeps the largest of
-// its own, which the team then joins.
+// attack_loss. Kernels and cost: rows.h. The kinds that rank logits read the row once: every thread keeps the largest
+// of its own, which the team then joins.
 #include "rows.h"
 
 namespace fastadv {
@@ -24,7 +24,6 @@ struct CrossEntropyOnly {
 
 // The second input is the reference, which takes no gradient.
 struct Divergence {
-
   template <class A>
   struct State {
     Distillation<A> soft;
@@ -42,8 +41,8 @@ struct Divergence {
   }
 };
 
-// The kCount largest logits of a row and their classes, in descending order. Of equal ones the lower class ranks first, NaN
-// before all numbers; a row has at least kCount classes.
+// The kCount largest logits of a row and their classes, in descending order. Of equal ones the lower class ranks first,
+// NaN before all numbers; a row has at least kCount classes.
 template <class A, int kCount>
 struct Ranking {
   A value[kCount];

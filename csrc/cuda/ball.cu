@@ -3,7 +3,7 @@
 // project is a step that stays where it is: step.h. random_start reads x0 and writes the result once; the noise never
 // touches memory. linf: a thread a (sample, four elements), the four words of one Philox block. l2 and l1: a block a
 // sample, which draws its noise twice, for its norm and to write.
-#include "../common/philox.h"
+#include "../common/noise.h"
 #include "step.h"
 
 namespace fastadv {
@@ -21,40 +21,17 @@ Tensor project(const Tensor& x, const Tensor& x0, double eps, const std::optiona
     const Ball<A> ball{A(0), static_cast<A>(low), static_cast<A>(high), exact};
     const PerSample<A> radius(eps, eps_n, shape.samples), nowhere(0.0, std::nullopt, shape.samples);
     move(Staying(), device, data<T>(x), static_cast<const T*>(nullptr), data<T>(x0), radius, nowhere, ball,
-         static_cast<Norm>(norm), mutable_data<T>(out), shape.samples, shape.size);
+         norm_of_code(norm), mutable_data<T>(out), shape.samples, shape.size);
   });
   return out;
 }
 
-// Noise is numbered in logical (channels, pixels) order, four elements to a Philox block. `vectors` says that such four
-// also lie side by side in memory, aligned.
-struct Order {
-  int64_t size;
-  int64_t channels;
-  int64_t pixels;
-  bool vectors;
-
-  FASTADV_INLINE int64_t offset(int64_t logical) const {
-    return channels == 1 ? logical : (logical % pixels) * channels + logical / pixels;
-  }
-};
-
-struct Noise {
-  uint64_t seed;
-  const int64_t* seed_t;
-  const int64_t* ids;
-
-  DEVICE void words(int64_t sample, uint64_t block, uint32_t (&words)[4]) const {
-    const uint64_t key = seed_t ? static_cast<uint64_t>(*seed_t) : seed;
-    philox(key, block, static_cast<uint64_t>(ids ? ids[sample] : sample), 1, words);
-  }
-};
-
-// Replaces the centres of the four elements from `first` on by `start(centre, k)`, k from 0 to 3, clamped to the box.
+// Replaces the centres of a sample's four elements from `first` on by `start(centre, k)`, k from 0 to 3, clamped to the
+// box. `vectors` says that the four lie side by side in memory, aligned.
 template <class T, class A, class Start>
-DEVICE void write_starts(const T* x0, const Ball<A>& ball, const Order& order, T* out, int64_t first,
-                                             const Start& start) {
-  if (order.vectors) {
+DEVICE void write_starts(const T* x0, const Ball<A>& ball, const Order& order, bool vectors, T* out, int64_t size,
+                         int64_t first, const Start& start) {
+  if (vectors) {
     A z[4];
     load(x0 + first, z);
 #pragma unroll
@@ -64,23 +41,23 @@ DEVICE void write_starts(const T* x0, const Ball<A>& ball, const Order& order, T
   }
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
-    if (first + k >= order.size) return;
+    if (first + k >= size) return;
     const int64_t at = order.offset(first + k);
     out[at] = static_cast<T>(clamp<A>(start(static_cast<A>(x0[at]), k), ball.low, ball.high));
   }
 }
 
 template <class T, class A>
-KERNEL linf_starts(const T* x0, PerSample<A> eps, Ball<A> ball, Noise noise, Order order, T* out, int64_t blocks_each,
-                   int64_t blocks) {
+KERNEL linf_starts(const T* x0, PerSample<A> eps, Ball<A> ball, Noise noise, Order order, bool vectors, T* out,
+                   int64_t size, int64_t blocks_each, int64_t blocks) {
   const int64_t index = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (index >= blocks) return;
   const int64_t n = index / blocks_each, block = index % blocks_each;
   const A radius = eps[n];
   uint32_t words[4];
-  noise.words(n, static_cast<uint64_t>(block), words);
-  write_starts<T, A>(x0 + n * order.size, ball, order, out + n * order.size, 4 * block,
-                     [&](A centre, int k) { return centre + radius * symmetric<A>(words[k]); });
+  noise.words(n, static_cast<uint64_t>(block), 1, words);
+  write_starts(x0 + n * size, ball, order, vectors, out + n * size, size, 4 * block,
+               [&](A centre, int k) { return centre + radius * symmetric<A>(words[k]); });
 }
 
 // Four standard normal deviates by Box and Muller.
@@ -130,28 +107,29 @@ struct InL1Ball {
 };
 
 template <class T, class A, class InBall>
-KERNEL ball_starts(const T* x0, PerSample<A> eps, Ball<A> ball, Noise noise, Order order, T* out, int64_t blocks_each) {
+KERNEL ball_starts(const T* x0, PerSample<A> eps, Ball<A> ball, Noise noise, Order order, bool vectors, T* out,
+                   int64_t size, int64_t blocks_each) {
   const int64_t n = blockIdx.x;
   uint32_t words[4];
   A deviates[4];
-  noise.words(n, kRadiusBlock, words);
+  noise.words(n, kRadiusBlock, 1, words);
   const uint32_t last = words[0];
   const auto terms = [&](const auto& term) {
     for (int64_t block = threadIdx.x; block < blocks_each; block += blockDim.x) {
-      noise.words(n, static_cast<uint64_t>(block), words);
+      noise.words(n, static_cast<uint64_t>(block), 1, words);
       InBall::deviates(words, deviates);
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        if (4 * block + k < order.size) term(deviates[k]);
+        if (4 * block + k < size) term(deviates[k]);
       }
     }
   };
-  const A scale = eps[n] * InBall::template scale<A>(terms, order.size, last);
+  const A scale = eps[n] * InBall::template scale<A>(terms, size, last);
   for (int64_t block = threadIdx.x; block < blocks_each; block += blockDim.x) {
-    noise.words(n, static_cast<uint64_t>(block), words);
+    noise.words(n, static_cast<uint64_t>(block), 1, words);
     InBall::deviates(words, deviates);
-    write_starts<T, A>(x0 + n * order.size, ball, order, out + n * order.size, 4 * block,
-                       [&](A centre, int k) { return move_inside<A>(centre, deviates[k] * scale); });
+    write_starts(x0 + n * size, ball, order, vectors, out + n * size, size, 4 * block,
+                 [&](A centre, int k) { return move_inside<A>(centre, deviates[k] * scale); });
   }
 }
 
@@ -159,12 +137,8 @@ Tensor random_start(const Tensor& x0, double eps, const std::optional<Tensor>& e
                     double high, int64_t seed, const std::optional<Tensor>& seed_t,
                     const std::optional<Tensor>& sample_ids) {
   const Samples shape(x0);
-  require(!seed_t || (seed_t->scalar_type() == ScalarType::Long && seed_t->numel() == 1), "expected an int64 seed");
-  require(!sample_ids || (sample_ids->scalar_type() == ScalarType::Long && sample_ids->is_contiguous() &&
-                          sample_ids->numel() == shape.samples),
-          "expected contiguous int64 sample_ids [N]");
-  const Noise noise{static_cast<uint64_t>(seed), seed_t ? data<int64_t>(*seed_t) : nullptr,
-                    sample_ids ? data<int64_t>(*sample_ids) : nullptr};
+  const Noise noise(seed, seed_t, sample_ids, shape.samples);
+  const Norm kind = norm_of_code(norm);
   const Device device(x0);
   Tensor out = empty_as(x0);
   if (shape.samples * shape.size == 0) return out;
@@ -175,19 +149,18 @@ Tensor random_start(const Tensor& x0, double eps, const std::optional<Tensor>& e
     const PerSample<A> radius(eps, eps_n, shape.samples);
     const T* centre = data<T>(x0);
     T* result = mutable_data<T>(out);
-    const int64_t channels = x0.is_contiguous() || x0.dim() < 3 ? 1 : x0.size(1);
-    const Order order{shape.size, channels, shape.size / channels,
-                      channels == 1 && shape.size % 4 == 0 && aligned<4>(centre, result)};
+    const Order order(x0, shape.size);
+    const bool vectors = order.channels == 1 && shape.size % 4 == 0 && aligned<4>(centre, result);
     const int64_t blocks_each = divide_up(shape.size, 4), blocks = shape.samples * blocks_each;
-    const auto in_ball = [&](auto kind) {
-      LAUNCH((ball_starts<T, A, decltype(kind)>), shape.samples, block_threads(blocks_each), device, centre, radius,
-             ball, noise, order, result, blocks_each);
+    const auto in_ball = [&](auto in) {
+      LAUNCH((ball_starts<T, A, decltype(in)>), shape.samples, block_threads(blocks_each), device, centre, radius, ball,
+             noise, order, vectors, result, shape.size, blocks_each);
     };
     constexpr int kThreads = 256;
-    switch (static_cast<Norm>(norm)) {
+    switch (kind) {
       case Norm::kLinf:
         LAUNCH((linf_starts<T, A>), divide_up(blocks, kThreads), kThreads, device, centre, radius, ball, noise, order,
-               result, blocks_each, blocks);
+               vectors, result, shape.size, blocks_each, blocks);
         break;
       case Norm::kL2: in_ball(InL2Ball()); break;
       case Norm::kL1: in_ball(InL1Ball()); break;

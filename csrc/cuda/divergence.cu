@@ -57,7 +57,6 @@ struct JsDistill {
   template <class A>
   struct State {
     A temperature;
-    A inverse;
     Softmax<A> softmax[2];
     A log_total[2];
     A mean[2];
@@ -66,16 +65,12 @@ struct JsDistill {
     DEVICE void gradient(int64_t, const A (&x)[2], A (&g)[2]) const {
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
-        const A p = probability(k, x[k]);
+        const A p = softmax[k].probability(x[k]);
         g[k] = p == 0 ? A(0) : temperature * p * (surprise(k, x[k], x[1 - k]) - mean[k]);
       }
     }
 
-    DEVICE A probability(int k, A x) const {
-      return std::exp((x - softmax[k].largest) * inverse) / softmax[k].total;
-    }
-
-    // log(own / mean) / 2, where log(own / mean) = log 2 - log(1 + other / own); the larger of the two stays out of exp.
+    // log(own / mean) / 2, with log(own / mean) = log 2 - log(1 + other / own); the larger of the two stays out of exp.
     DEVICE A surprise(int k, A own, A other) const {
       const A gap = log_probability(1 - k, other) - log_probability(k, own);
       const A log_sum = (gap > 0 ? gap : A(0)) + std::log1p(std::exp(-absolute(gap)));
@@ -83,14 +78,13 @@ struct JsDistill {
     }
 
    private:
-    DEVICE A log_probability(int k, A x) const { return (x - softmax[k].largest) * inverse - log_total[k]; }
+    DEVICE A log_probability(int k, A x) const { return softmax[k].scaled(x) - log_total[k]; }
   };
 
   template <class A, class Row>
   DEVICE State<A> of(const Row& row, int64_t) const {
     const A inverse = 1 / static_cast<A>(temperature);
     State<A> state{static_cast<A>(temperature),
-                   inverse,
                    {Softmax<A>::of(row, inverse, Input<0>()), Softmax<A>::of(row, inverse, Input<1>())},
                    {},
                    {}};
@@ -101,7 +95,7 @@ struct JsDistill {
       for (int e = 0; e < Row::kWidth; ++e) {
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
-          const A p = state.probability(k, x[k][e]);
+          const A p = state.softmax[k].probability(x[k][e]);
           sums[k] += p == 0 ? A(0) : p * state.surprise(k, x[k][e], x[1 - k][e]);
         }
       }
@@ -166,8 +160,8 @@ struct DkdLoss {
       constexpr A kInvalid = std::numeric_limits<A>::quiet_NaN();
       return {others, kInvalid, kInvalid, kInvalid, kInvalid, c};
     }
-    const A q_odds = (row.logit(0, c) - others.student.largest) * others.inverse - std::log(others.student.total);
-    const A p_odds = (row.logit(1, c) - others.teacher.largest) * others.inverse - std::log(others.teacher.total);
+    const A q_odds = others.student.scaled(row.logit(0, c)) - std::log(others.student.total);
+    const A p_odds = others.teacher.scaled(row.logit(1, c)) - std::log(others.teacher.total);
     const A log_hit = log_sigmoid(p_odds), log_miss = log_sigmoid(-p_odds);
     const A p_hit = std::exp(log_hit), p_miss = std::exp(log_miss);
     const A divergence = p_hit * (log_hit - log_sigmoid(q_odds)) + p_miss * (log_miss - log_sigmoid(-q_odds));
@@ -193,7 +187,7 @@ std::tuple<Tensor, Tensor, Tensor> kd_loss(const Tensor& student, const Tensor& 
                                            double scale, bool reduce, bool student_grad, bool teacher_grad) {
   auto [loss, by_student, by_teacher] =
       loss_rows<KdLoss, 2>({target_data(target, student), temperature, alpha}, {&student, &teacher},
-                              {weight, scale, reduce}, {student_grad, teacher_grad});
+                           {weight, scale, reduce}, {student_grad, teacher_grad});
   return {loss, by_student, by_teacher};
 }
 
@@ -212,7 +206,7 @@ std::tuple<Tensor, Tensor, Tensor> dkd_loss(const Tensor& student, const Tensor&
   require(student.dim() == 2 && student.size(1) > 1, "expected logits [N, C] with C > 1");
   auto [loss, by_student, by_teacher] =
       loss_rows<DkdLoss, 2>({target_data(target, student), temperature, alpha, beta}, {&student, &teacher},
-                               {weight, scale, reduce}, {student_grad, teacher_grad});
+                            {weight, scale, reduce}, {student_grad, teacher_grad});
   return {loss, by_student, by_teacher};
 }
 
@@ -220,8 +214,8 @@ std::tuple<Tensor, Tensor, Tensor> dkd_loss(const Tensor& student, const Tensor&
 }  // namespace fastadv
 
 REGISTER_OPS(m) {
-  m.impl("js_distill", TORCH_BOX(&fastadv::js_distill));
-  m.impl("dkd_loss", TORCH_BOX(&fastadv::dkd_loss));
   m.impl("kl_distill", TORCH_BOX(&fastadv::kl_distill));
   m.impl("kd_loss", TORCH_BOX(&fastadv::kd_loss));
+  m.impl("js_distill", TORCH_BOX(&fastadv::js_distill));
+  m.impl("dkd_loss", TORCH_BOX(&fastadv::dkd_loss));
 }

@@ -30,7 +30,7 @@ Tensor scale_grad(const Tensor& grad, const Tensor& grad_output, ScalarType dtyp
   require(per_sample ? grad_output.size(0) == shape.samples : grad_output.dim() == 0,
           "expected an incoming gradient [N] or []");
   const Device device(grad);
-  Tensor out = empty(grad, grad.sizes().data(), grad.strides().data(), grad.dim(), dtype);
+  Tensor out = empty_as(grad, dtype);
   if (total == 0) return out;
   const int64_t size = per_sample ? shape.size : total;
   with_type(grad.scalar_type(), [&](auto zero) {

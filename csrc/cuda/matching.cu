@@ -97,10 +97,7 @@ std::tuple<Tensor, Tensor> activation_boundary_loss(const Tensor& student, const
   require_alike(student, teacher);
   const Samples shape(student);
   const Device device(student);
-  const ScalarType dtype = accumulated(student.scalar_type());
-  Tensor loss = reduce ? empty_scalar(student, dtype) : empty_vector(student, shape.samples, dtype);
-  Tensor by_student = student_grad ? empty(student, student.sizes().data(), student.strides().data(), student.dim(), dtype)
-                                   : empty_vector(student, 0, dtype);
+  auto [loss, by_student] = empty_results<1>(student, reduce, {student_grad});
   with_type(student.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using A = Accumulated<T>;
@@ -112,7 +109,7 @@ std::tuple<Tensor, Tensor> activation_boundary_loss(const Tensor& student, const
       const int64_t parts = divide_up(shape.size, int64_t{kWidth} * kBoundaryRuns * kBoundaryThreads);
       const int64_t blocks = shape.samples * parts, results = reduce ? 1 : shape.samples;
       const bool sum_apart = blocks != results;
-      const Tensor sums = sum_apart ? empty_vector(student, blocks, dtype) : loss;
+      const Tensor sums = sum_apart ? empty_vector(student, blocks, loss.scalar_type()) : loss;
       if (blocks > 0) {
         LAUNCH((boundaries<kWidth, T, A>), blocks, kBoundaryThreads, device, s, t, reach, factor,
                static_cast<A>(scale), grad, mutable_data<A>(sums), shape.size, parts);
@@ -131,7 +128,7 @@ std::tuple<Tensor, Tensor, Tensor> loss_matching(const Tensor& student, const Te
                                                  bool student_grad, bool teacher_grad) {
   auto [loss, by_student, by_teacher] =
       loss_rows<LossMatching, 2>({target_data(target, student)}, {&student, &teacher}, {weight, scale, reduce},
-                                    {student_grad, teacher_grad});
+                                 {student_grad, teacher_grad});
   return {loss, by_student, by_teacher};
 }
 

@@ -1,6 +1,5 @@
 // triplet_margin_loss. Kernels and cost: rows.h; where rows are streamed, one pass more for the norms, for p = inf two.
 #include "../common/metric.h"
-
 #include "rows.h"
 
 namespace fastadv {
@@ -47,7 +46,7 @@ struct TripletMarginLoss {
     Metric metric;
     A eps;
     bool swap;
-    Norm<A> norm[3];
+    FeatureNorm<A> norm[3];
     Hinge<A> hinge;
 
     DEVICE A value() const { return hinge.value; }
@@ -65,7 +64,7 @@ struct TripletMarginLoss {
   template <class A, class Row>
   DEVICE State<A> of(const Row& row, int64_t n) const {
     constexpr A kInfinity = std::numeric_limits<A>::infinity();
-    Norm<A> norm[3];
+    FeatureNorm<A> norm[3];
     norms(row, norm);
     return {metric, static_cast<A>(eps), swap, {norm[0], norm[1], norm[2]},
             Hinge<A>(margin.of<A>(n), norm[0].length, norm[1].length, swap ? norm[2].length : kInfinity)};
@@ -85,7 +84,7 @@ struct TripletMarginLoss {
   }
 
   template <class A, class Row>
-  DEVICE void norms(const Row& row, Norm<A> (&norm)[3]) const {
+  DEVICE void norms(const Row& row, FeatureNorm<A> (&norm)[3]) const {
     const typename Row::Team team;
     A total[3] = {};
     if constexpr (Metric::kLargest) {

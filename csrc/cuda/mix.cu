@@ -1,103 +1,106 @@
-// mix and its backward pass. A thread takes 16 bytes of the result. mix reads a sample and its partner and writes the
-// result; its backward pass looks through the permutation for the samples that were mixed with its own, in order, so
-// that an index taken twice is added up in one fixed order and without atomics.
-#include "../common/mix.h"
-
-#include "memory.h"
-
+// mix and its backward pass. A block takes a part of a sample, a thread 16 bytes of the result. mix reads them and the
+// partner's and writes the result. Its backward pass looks through the permutation for the samples that were mixed with
+// its own, in order, so that an index taken twice is added up in one fixed order and without atomics: one search by the
+// whole block for each, and one that finds no more.
 #include <limits>
+
+#include "../common/mix.h"
+#include "block.h"
+#include "memory.h"
 
 namespace fastadv {
 namespace {
 
 constexpr int kThreads = 256;
 
-// What a thread takes of a batch of `samples` runs of `size` elements.
-struct Place {
-  int64_t sample;
-  int64_t at;
+struct Smaller {
+  template <class A>
+  DEVICE A operator()(A a, A b) const {
+    return b < a ? b : a;
+  }
+};
 
-  DEVICE Place(int64_t first, int64_t size) : sample(first / size), at(first % size) {}
+// A batch of `samples` runs of `size` elements, each in `parts`, and where in a sample a thread begins.
+struct Parts {
+  int64_t samples;
+  int64_t size;
+  int64_t parts;
+
+  DEVICE int64_t sample() const { return blockIdx.x / parts; }
+  template <int kWidth>
+  DEVICE int64_t first() const {
+    return (blockIdx.x % parts * blockDim.x + threadIdx.x) * kWidth;
+  }
 };
 
 template <int kWidth, class T, class A>
-KERNEL mix_elements(const T* x, Shares<A> shares, const int64_t* permutation, T* out, int64_t samples, int64_t size) {
-  const int64_t first = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * kWidth;
-  if (first >= samples * size) return;
-  const Place place(first, size);
-  const int64_t index = permutation[place.sample];
-  const bool valid = index >= 0 && index < samples;
-  const A own = shares.own(place.sample), rest = shares.partner(place.sample);
+KERNEL mix_elements(const T* x, Shares<A> shares, const int64_t* permutation, T* out, Parts batch) {
+  const int64_t n = batch.sample(), first = batch.first<kWidth>();
+  if (first >= batch.size) return;
+  const int64_t index = permutation[n];
+  const bool valid = index >= 0 && index < batch.samples;
+  const A own = shares.own(n), rest = shares.partner(n);
   A mixed[kWidth], partner[kWidth];
-  load(x + first, mixed);
-  load(x + (valid ? index : 0) * size + place.at, partner);
+  load(x + n * batch.size + first, mixed);
+  load(x + (valid ? index : 0) * batch.size + first, partner);
 #pragma unroll
   for (int e = 0; e < kWidth; ++e) {
     mixed[e] = valid ? own * mixed[e] + rest * partner[e] : std::numeric_limits<A>::quiet_NaN();
   }
-  store(out + first, mixed);
+  store(out + n * batch.size + first, mixed);
+}
+
+// The next sample from `begin` on that was mixed with `sample`; `samples` where there is none.
+DEVICE int64_t next_mixed(const int64_t* permutation, int64_t sample, int64_t begin, int64_t samples) {
+  int64_t n = begin + threadIdx.x;
+  while (n < samples && permutation[n] != sample) n += blockDim.x;
+  return combined<Smaller>(BlockTeam(), n < samples ? n : samples);
 }
 
 template <int kWidth, class T, class A>
-KERNEL gather_elements(const T* grad, Shares<A> shares, const int64_t* permutation, T* out, int64_t samples,
-                       int64_t size) {
-  const int64_t first = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * kWidth;
-  if (first >= samples * size) return;
-  const Place place(first, size);
-  A total[kWidth];
-  load(grad + first, total);
+KERNEL gather_elements(const T* grad, Shares<A> shares, const int64_t* permutation, T* out, Parts batch) {
+  const int64_t own = batch.sample(), first = batch.first<kWidth>();
+  // Threads past the end search with the others.
+  const bool inside = first < batch.size;
+  A total[kWidth] = {};
+  if (inside) load(grad + own * batch.size + first, total);
 #pragma unroll
-  for (int e = 0; e < kWidth; ++e) total[e] *= shares.own(place.sample);
-  for (int64_t n = 0; n < samples; ++n) {
-    if (permutation[n] != place.sample) continue;
+  for (int e = 0; e < kWidth; ++e) total[e] *= shares.own(own);
+  for (int64_t n = -1; (n = next_mixed(permutation, own, n + 1, batch.samples)) < batch.samples;) {
     const A rest = shares.partner(n);
-    A incoming[kWidth];
-    load(grad + n * size + place.at, incoming);
+    A incoming[kWidth] = {};
+    if (inside) load(grad + n * batch.size + first, incoming);
 #pragma unroll
     for (int e = 0; e < kWidth; ++e) total[e] += rest * incoming[e];
   }
-  store(out + first, total);
+  if (inside) store(out + own * batch.size + first, total);
 }
 
-Tensor mix(const Tensor& x, double lam, const std::optional<Tensor>& lam_n, const Tensor& permutation) {
+template <bool kBackward>
+Tensor launch(const Tensor& x, double lam, const std::optional<Tensor>& lam_n, const Tensor& permutation) {
   const Samples shape(x);
   require_permutation(permutation, shape.samples);
   const Device device(x);
   Tensor out = empty_as(x);
-  const int64_t total = shape.samples * shape.size;
-  if (total == 0) return out;
+  if (shape.samples * shape.size == 0) return out;
   with_type(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using A = Accumulated<T>;
     const Shares<A> shares(lam, lam_n, shape.samples);
-    const T* samples = data<T>(x);
+    const int64_t* partners = data<int64_t>(permutation);
+    const T* from = data<T>(x);
     T* result = mutable_data<T>(out);
-    with_width<T>(shape.size % kVector<T> == 0 && aligned<kVector<T>>(samples, result), [&](auto width) {
+    with_width<T>(shape.size % kVector<T> == 0 && aligned<kVector<T>>(from, result), [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
-      LAUNCH((mix_elements<kWidth, T, A>), divide_up(total, kWidth * kThreads), kThreads, device, samples, shares,
-             data<int64_t>(permutation), result, shape.samples, shape.size);
-    });
-  });
-  return out;
-}
-
-Tensor mix_backward(const Tensor& grad, double lam, const std::optional<Tensor>& lam_n, const Tensor& permutation) {
-  const Samples shape(grad);
-  require_permutation(permutation, shape.samples);
-  const Device device(grad);
-  Tensor out = empty_as(grad);
-  const int64_t total = shape.samples * shape.size;
-  if (total == 0) return out;
-  with_type(grad.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    using A = Accumulated<T>;
-    const Shares<A> shares(lam, lam_n, shape.samples);
-    const T* incoming = data<T>(grad);
-    T* result = mutable_data<T>(out);
-    with_width<T>(shape.size % kVector<T> == 0 && aligned<kVector<T>>(incoming, result), [&](auto width) {
-      constexpr int kWidth = decltype(width)::value;
-      LAUNCH((gather_elements<kWidth, T, A>), divide_up(total, kWidth * kThreads), kThreads, device, incoming, shares,
-             data<int64_t>(permutation), result, shape.samples, shape.size);
+      const int64_t runs = shape.size / kWidth;
+      const int threads = block_threads(runs < kThreads ? runs : kThreads);
+      const Parts batch{shape.samples, shape.size, divide_up(runs, threads)};
+      const int64_t blocks = batch.samples * batch.parts;
+      if constexpr (kBackward) {
+        LAUNCH((gather_elements<kWidth, T, A>), blocks, threads, device, from, shares, partners, result, batch);
+      } else {
+        LAUNCH((mix_elements<kWidth, T, A>), blocks, threads, device, from, shares, partners, result, batch);
+      }
     });
   });
   return out;
@@ -107,6 +110,6 @@ Tensor mix_backward(const Tensor& grad, double lam, const std::optional<Tensor>&
 }  // namespace fastadv
 
 REGISTER_OPS(m) {
-  m.impl("mix", TORCH_BOX(&fastadv::mix));
-  m.impl("mix_backward", TORCH_BOX(&fastadv::mix_backward));
+  m.impl("mix", TORCH_BOX(&fastadv::launch<false>));
+  m.impl("mix_backward", TORCH_BOX(&fastadv::launch<true>));
 }

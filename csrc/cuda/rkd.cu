@@ -7,11 +7,11 @@
 //                       pair, each for one corner's loss and for the derivative by the pair's squared distance
 //   add_up              one block: the loss
 //   gradient            a block a few points and a run of features, where it is wanted
-#include "../common/rkd.h"
-
 #include <cmath>
 #include <tuple>
 
+#include "../common/loss.h"
+#include "../common/rkd.h"
 #include "block.h"
 
 namespace fastadv {
@@ -232,16 +232,11 @@ KERNEL nothing_to_compare(A* loss, A* grad, int64_t size) {
 
 std::tuple<Tensor, Tensor> rkd_loss(const Tensor& student, const Tensor& teacher, double distance_weight,
                                     double angle_weight, bool student_grad) {
-  require(student.dim() == 2 && teacher.dim() == 2 && student.size(0) == teacher.size(0),
-          "expected features [B, D] of one batch");
-  require(student.scalar_type() == teacher.scalar_type(), "expected tensors of one dtype");
-  require(student.is_contiguous() && teacher.is_contiguous(), "expected contiguous features");
+  require_related(student, teacher);
   const Device device(student);
   const ScalarType dtype = accumulated(student.scalar_type());
   const int64_t count = student.size(0), size = student.size(1), pairs = count * count;
-  Tensor loss = empty_scalar(student, dtype);
-  Tensor grad = student_grad ? empty(student, student.sizes().data(), student.strides().data(), 2, dtype)
-                             : empty_vector(student, 0, dtype);
+  Tensor loss = empty_loss(student, true), grad = empty_gradient(student, student_grad);
   const Tensor doubles = empty_vector(student, 2 * pairs + 4 * count + 3, ScalarType::Double);
   const Tensor numbers = empty_vector(student, 3 * pairs, dtype);
   with_type(student.scalar_type(), [&](auto zero) {

@@ -19,16 +19,11 @@
 #include <cmath>
 #include <limits>
 
+#include "../common/loss.h"
 #include "block.h"
 #include "memory.h"
 
 namespace fastadv {
-
-struct Reduction {
-  const std::optional<Tensor>& weight;
-  double scale;
-  bool reduce;
-};
 
 // A row's logits; `each(f)` calls f(first, x) for each run of the thread, x[k][e] being the logit of class first + e in
 // input k.
@@ -103,7 +98,7 @@ class StreamedRow {
   int64_t classes_;
 };
 
-// What a softmax is taken of: an input, or what a loss makes of the inputs. Called with a class c and its logits x[k][e].
+// What a softmax is taken of: an input, or what a loss makes of the inputs; called with a class and its logits x[k][e].
 template <int k>
 struct Input {
   template <class X>
@@ -112,11 +107,21 @@ struct Input {
   }
 };
 
-// The largest logit, and the sum of exp((x - largest) / temperature).
+// The softmax of x / temperature: the largest logit, and the sum of exp((x - largest) / temperature).
 template <class A>
 struct Softmax {
   A largest;
   A total;
+  A inverse_temperature;
+  // A division for every class would cost as much as its exponential.
+  A inverse_total;
+
+  DEVICE Softmax(A largest, A total, A inverse_temperature)
+      : largest(largest), total(total), inverse_temperature(inverse_temperature), inverse_total(1 / total) {}
+
+  DEVICE A scaled(A x) const { return (x - largest) * inverse_temperature; }
+  DEVICE A exponential(A x) const { return std::exp(scaled(x)); }
+  DEVICE A probability(A x) const { return exponential(x) * inverse_total; }
 
   template <class Row, class Logit>
   DEVICE static Softmax of(const Row& row, A inverse_temperature, const Logit& logit) {
@@ -133,7 +138,7 @@ struct Softmax {
           sum += std::exp((logit(first + e, x, e) - largest) * inverse_temperature);
         }
       });
-      return {largest, combined<Sum>(team, sum)};
+      return {largest, combined<Sum>(team, sum), inverse_temperature};
     } else {
       // One pass: the sum is brought to each new maximum. Before there is one, -inf adds nothing.
       row.each([&](int64_t first, const auto& x) {
@@ -148,7 +153,8 @@ struct Softmax {
         }
       });
       const A largest = combined<Larger>(team, own);
-      return {largest, combined<Sum>(team, sum * std::exp((own - largest) * inverse_temperature))};
+      sum *= std::exp((own - largest) * inverse_temperature);
+      return {largest, combined<Sum>(team, sum), inverse_temperature};
     }
   }
 };
@@ -157,22 +163,21 @@ struct Softmax {
 template <class A>
 struct CrossEntropy {
   Softmax<A> softmax;
-  A inverse;
-  A value;
   int64_t target;
   bool valid;
+  A value;
 
   template <int k, class Row>
   DEVICE static CrossEntropy of(const Row& row, int64_t target) {
-    CrossEntropy result{Softmax<A>::of(row, A(1), Input<k>()), 0, 0, target, target >= 0 && target < row.classes()};
-    result.inverse = 1 / result.softmax.total;
-    result.value = result.valid ? std::log(result.softmax.total) - (row.logit(k, target) - result.softmax.largest)
-                                : std::numeric_limits<A>::quiet_NaN();
-    return result;
+    const auto softmax = Softmax<A>::of(row, A(1), Input<k>());
+    const bool valid = target >= 0 && target < row.classes();
+    return {softmax, target, valid,
+            valid ? std::log(softmax.total) - softmax.scaled(row.logit(k, target))
+                  : std::numeric_limits<A>::quiet_NaN()};
   }
 
   DEVICE A gradient(int64_t c, A x) const {
-    const A q = std::exp(x - softmax.largest) * inverse;
+    const A q = softmax.probability(x);
     return valid ? (c == target ? q - 1 : q) : std::numeric_limits<A>::quiet_NaN();
   }
 };
@@ -181,7 +186,6 @@ struct CrossEntropy {
 template <class A>
 struct Distillation {
   A temperature;
-  A inverse;
   Softmax<A> student;
   Softmax<A> teacher;
   A log_ratio;
@@ -190,17 +194,12 @@ struct Distillation {
   template <class Row, class S = Input<0>, class T = Input<1>>
   DEVICE static Distillation of(const Row& row, A temperature, const S& s = {}, const T& t = {}) {
     const A inverse = 1 / temperature;
-    Distillation d{temperature,
-                   inverse,
-                   Softmax<A>::of(row, inverse, s),
-                   Softmax<A>::of(row, inverse, t),
-                   0,
-                   0};
+    Distillation d{temperature, Softmax<A>::of(row, inverse, s), Softmax<A>::of(row, inverse, t), 0, 0};
     d.log_ratio = std::log(d.student.total) - std::log(d.teacher.total);
     A sum = 0;
     row.each([&](int64_t first, const auto& x) {
       for (int e = 0; e < Row::kWidth; ++e) {
-        const A own = t(first + e, x, e), p = d.unscaled_p(own);
+        const A own = t(first + e, x, e), p = d.teacher.exponential(own);
         sum += p == 0 ? A(0) : p * d.surprise(s(first + e, x, e), own);
       }
     });
@@ -210,18 +209,16 @@ struct Distillation {
 
   DEVICE A value() const { return temperature * temperature * kl; }
 
-  DEVICE A q(A s) const { return std::exp((s - student.largest) * inverse) / student.total; }
-  DEVICE A p(A t) const { return unscaled_p(t) / teacher.total; }
+  DEVICE A q(A s) const { return student.probability(s); }
+  DEVICE A p(A t) const { return teacher.probability(t); }
 
   DEVICE A by_student(A s, A t) const { return temperature * (q(s) - p(t)); }
   DEVICE A by_teacher(A s, A t) const { return p(t) == 0 ? A(0) : temperature * p(t) * (surprise(s, t) - kl); }
 
  private:
-  DEVICE A unscaled_p(A t) const { return std::exp((t - teacher.largest) * inverse); }
-
   // log p - log q of a class; where p is 0 it may be undefined and must not count.
   DEVICE A surprise(A s, A t) const {
-    return ((t - teacher.largest) - (s - student.largest)) * inverse + log_ratio;
+    return ((t - teacher.largest) - (s - student.largest)) * student.inverse_temperature + log_ratio;
   }
 };
 
@@ -314,17 +311,11 @@ std::array<Tensor, K + 1> loss_rows(const Loss& loss, const std::array<const Ten
     require(x->is_contiguous(), "expected contiguous rows");
   }
   const Device device(first);
-  const ScalarType dtype = accumulated(first.scalar_type());
   const bool short_rows = classes <= HeldRow<WarpTeam, 1, 4, 1, float, float>::kLongest;
   const bool one_block = samples == 1 || (short_rows && samples > 0 && samples <= kRowsAlone);
-  std::array<Tensor, K + 1> results;
-  results[0] = how.reduce ? empty_scalar(first, dtype) : empty_vector(first, samples, dtype);
-  for (size_t k = 0; k < K; ++k) {
-    results[k + 1] = wanted[k] ? empty(first, first.sizes().data(), first.strides().data(), 2, dtype)
-                               : empty_vector(first, 0, dtype);
-  }
+  std::array<Tensor, K + 1> results = empty_results<K>(first, how.reduce, wanted);
   const bool sum_apart = how.reduce && !one_block;
-  const Tensor values = sum_apart ? empty_vector(first, samples, dtype) : results[0];
+  const Tensor values = sum_apart ? empty_loss(first, false) : results[0];
   with_type(first.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using A = Accumulated<T>;

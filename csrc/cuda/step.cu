@@ -25,7 +25,7 @@ void step_into(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps
     const Ball<A> ball{A(0), static_cast<A>(low), static_cast<A>(high), exact};
     const PerSample<A> radius(eps, eps_n, shape.samples), length(step_size, step_size_n, shape.samples);
     const Steepest steepest{largest_count(l1_fraction, shape.size)};
-    move(steepest, device, data<T>(x), data<T>(grad), data<T>(x0), radius, length, ball, static_cast<Norm>(norm),
+    move(steepest, device, data<T>(x), data<T>(grad), data<T>(x0), radius, length, ball, norm_of_code(norm),
          mutable_data<T>(out), shape.samples, shape.size);
   });
 }
@@ -112,7 +112,7 @@ std::tuple<Tensor, Tensor> momentum_step(const Tensor& x, const Tensor& grad, co
     const bool vectors =
         shape.size % kVector<T> == 0 && aligned<kVector<T>>(point, gradient, before, centre, moved, after);
     const Steepest steepest{largest_count(l1_fraction, shape.size)};
-    with_rule<A>(steepest, static_cast<Norm>(norm), [&](auto known, auto rule) {
+    with_rule<A>(steepest, norm_of_code(norm), [&](auto known, auto rule) {
       with_sample<T>(vectors, shape.size, [&](auto width, auto held) {
         constexpr int kWidth = decltype(width)::value;
         LAUNCH((momentum_samples<decltype(known)::value, decltype(held)::value, kWidth, T, A, decltype(rule)>),

@@ -6,7 +6,8 @@
 //   kHeldBytes of the sample's points and of its centres stay in each thread's registers and are read once. Any other
 //   sample is read again in every pass: one for each norm, one for each threshold that is tried for the largest
 //   coordinates, one for each step of the search for the ball's scale or threshold (none where the sample lies inside
-//   the ball), one to write.
+//   the ball), one to write. A batch of a few large samples leaves most multiprocessors idle: a sample is never shared
+//   out, which would take a launch for each of these passes.
 //
 // A rule has  kDirected, whether it reads a direction;  needs_length(), whether it must know the direction's l2 norm;
 // set(size, length), once a sample;  where it selects coordinates,  wanted(), how many, and  select(least, selected);

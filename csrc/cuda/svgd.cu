@@ -226,8 +226,8 @@ struct Images {
 
 // Moves the coordinates from begin to end of all particles of an image, a tile of particles at a time.
 template <int kWidth, class T, class A>
-DEVICE void move_coordinates(const Images<T, A>& images, int64_t image, const A* attract,
-                                                 const A* repel, int64_t begin, int64_t end) {
+DEVICE void move_coordinates(const Images<T, A>& images, int64_t image, const A* attract, const A* repel, int64_t begin,
+                             int64_t end) {
   const int n = images.n;
   const int64_t size = images.size;
   const T *particles = images.particles + image * n * size, *score = images.score + image * n * size;
@@ -271,8 +271,7 @@ DEVICE void move_coordinates(const Images<T, A>& images, int64_t image, const A*
 
 // Moves one particle of an image with the whole block.
 template <bool kHold, int kWidth, class T, class A>
-DEVICE void move_particle(const Images<T, A>& images, int64_t image, int particle, const A* attract,
-                                              const A* repel) {
+DEVICE void move_particle(const Images<T, A>& images, int64_t image, int particle, const A* attract, const A* repel) {
   const int64_t size = images.size, first = image * images.n * size, own = first + particle * size;
   Ball<A> ball = images.ball;
   ball.eps = images.eps[image];
@@ -378,17 +377,12 @@ Tensor svgd_step(const Tensor& particles, const Tensor& score, const Tensor& x0,
                  const std::optional<Tensor>& eps_n, double step_size, const std::optional<Tensor>& step_size_n,
                  int64_t norm, double low, double high, std::optional<double> bandwidth, int64_t update,
                  std::optional<double> score_scale) {
-  require_alike(particles, score);
-  require(particles.is_contiguous() && x0.is_contiguous() && particles.dim() >= 3, "expected contiguous tensors");
-  require(x0.scalar_type() == particles.scalar_type(), "expected tensors of one dtype");
-  const int64_t count = particles.size(0), n = particles.size(1);
-  require(x0.dim() == particles.dim() - 1 && x0.size(0) == count && x0.numel() * n == particles.numel(),
-          "expected x0 [N, ...] for particles [N, n, ...]");
+  const Particles shape(particles, score, x0);
+  const int64_t count = shape.images, n = shape.count, size = shape.size;
   require(n <= kMostParticles, "particles must have at most 32 particles an image on CUDA");
   const Device device(particles);
   Tensor out = empty_as(particles);
   if (particles.numel() == 0) return out;
-  const int64_t size = x0.numel() / count;
   with_type(particles.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using A = Accumulated<T>;
@@ -401,9 +395,8 @@ Tensor svgd_step(const Tensor& particles, const Tensor& score, const Tensor& x0,
                         PerSample<A>(eps, eps_n, count),
                         PerSample<A>(step_size, step_size_n, count),
                         {A(0), static_cast<A>(low), static_cast<A>(high), true},
-                        static_cast<Norm>(norm),
-                        {static_cast<A>(bandwidth.value_or(0)), static_cast<A>(score_scale.value_or(1)),
-                         !score_scale.has_value(), static_cast<Update>(update)},
+                        norm_of_code(norm),
+                        Stein<A>(bandwidth, score_scale, update),
                         divide_up(size, kShare),
                         nullptr};
     const bool alone = 2 * n * size * static_cast<int64_t>(sizeof(T)) <= kCacheBytes;

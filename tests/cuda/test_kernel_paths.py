@@ -126,6 +126,16 @@ def test_mix(dtype, elements, fused):
         assert_within("mix", alone.grad, expected)
 
 
+def test_mix_finds_all_that_took_an_index(fused):
+    """Over several turns of a block of 32 threads."""
+    x = Draw(torch.float32).normal((100, 5))
+    permutation = torch.arange(99, -1, -1)
+    permutation[::3] = 99
+    alone = x.clone().requires_grad_()
+    fused.mix(alone, 0.3, permutation).backward(x)
+    assert_within("mix", alone.grad, ORACLE.mix_backward(x.double(), 0.3, None, permutation))
+
+
 def test_an_index_out_of_range_makes_its_sample_nan(fused):
     x = Draw(torch.float32).normal((4, 64)).requires_grad_()
     permutation = torch.tensor([3, 4, -1, 2**40])

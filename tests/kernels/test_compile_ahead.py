@@ -3,23 +3,23 @@
 import pytest
 
 KERNELS = {
-    "boundary_sums",
+    "ball_starts",
+    "boundaries",
     "bss_samples",
-    "by_sample",
     "change_unit",
     "compare",
-    "elementwise",
     "gap_rows",
-    "gather_rows",
+    "gather_elements",
     "gradient",
+    "linf_starts",
     "logit_loss_rows",
     "measure",
-    "mix_rows",
+    "mix_elements",
+    "move_elements",
+    "move_samples",
     "pair_sums",
     "scale_rows",
     "triplet_rows",
-    "uniform_in_cube",
-    "uniform_in_ball",
     "update",
 }
 # What a block may have on the smallest parts of each family, in KiB.

@@ -36,6 +36,15 @@ def test_gradcheck(indices, per_sample, backend):
     assert torch.autograd.gradcheck(lambda x: fastadv.mix(x, lam, torch.tensor(indices)), x)
 
 
+def test_an_index_taken_by_many_in_a_large_batch(backend):
+    x = Draw(torch.float64, seed=9).normal((100, 5)).requires_grad_()
+    taken = torch.arange(99, -1, -1)
+    taken[::3] = 99
+    mixed = fastadv.mix(x, 0.3, taken)
+    (grad,) = torch.autograd.grad(mixed, x, x)
+    torch.testing.assert_close(grad, (0.3 * x).index_add(0, taken, 0.7 * x))
+
+
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_gradients_come_in_the_layout_and_dtype_of_x(memory_format, backend):
     for dtype in (torch.float32, torch.bfloat16):
