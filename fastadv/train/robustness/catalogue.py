@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fastadv.attacks import FGSM, PGD, SVGD, Attack
+from fastadv.attacks import APGD, FGSM, MIFGSM, PGD, SVGD, Attack
 from fastadv.train.errors import ConfigError
 
 if TYPE_CHECKING:
     from fastadv.train.robustness.config import AttackConfig
 
 # Each takes labels, eps, seed and sample_ids. One that returns several images for each is judged by its worst.
-ATTACKS: dict[str, type[Attack]] = {"fgsm": FGSM, "pgd": PGD, "svgd": SVGD}
+ATTACKS: dict[str, type[Attack]] = {"apgd": APGD, "fgsm": FGSM, "mi_fgsm": MIFGSM, "pgd": PGD, "svgd": SVGD}
 
 # Fields of the configuration that not every attack takes; None leaves the attack's own default.
 OPTIONAL = ("steps", "step_size", "norm", "loss", "restarts", "particles")
