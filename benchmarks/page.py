@@ -1,4 +1,4 @@
-"""Writes the tables of README.md beside this file from the committed results: ``python -m benchmarks.page``."""
+"""Writes the tables of both README.md from the committed results: ``python -m benchmarks.page``."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+FRONT_PAGE = HERE / "results" / "amd-epyc-2-cores.json"
 
 
 def main() -> None:
-    page = HERE / "README.md"
-    tables = "\n\n".join(machine_tables(path) for path in sorted((HERE / "results").glob("*.json")))
+    every = [machine_tables(path) for path in sorted((HERE / "results").glob("*.json"))]
+    fill(HERE / "README.md", "\n\n".join(every))
+    fill(HERE.parent / "README.md", short_table(FRONT_PAGE))
+
+
+def fill(page: Path, tables: str) -> None:
     page.write_text(filled(page.read_text(), tables))
 
 
@@ -36,6 +41,15 @@ def machine_tables(path: Path) -> str:
     rows += [case_row(row) for row in results["rows"]]
     source = f"`results/{path.name}`"
     return f"## {path.stem}\n\n{about} From {source}.\n\n{markdown(calls)}\n\n{markdown(rows)}"
+
+
+def short_table(path: Path) -> str:
+    """Medians alone."""
+    rows = [["", "fused, us", "eager, us", "torch.compile, us", "eager / fused", "compiled / fused"]]
+    for row in json.loads(path.read_text())["rows"]:
+        ratios = [f"{row['ratio_to_fused'][name]['median']:.2f}" for name in ("eager", "compiled")]
+        rows.append([*case_row(row)[:4], *ratios])
+    return markdown(rows)
 
 
 def case_row(row: dict[str, Any]) -> list[str]:
