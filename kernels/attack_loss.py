@@ -17,7 +17,6 @@ from fastadv.kernels.launch import block, launch, rows_at_once
 from fastadv.kernels.loss import empty_results, pointers, reduced
 from fastadv.kernels.numerics import divide, scalar, weighted, widen
 from fastadv.kernels.rows import load_logits, store_gradient
-from fastadv.ops import checks
 
 _SOFTMAX = {0: rows.CROSS_ENTROPY.value, 1: rows.KL.value}
 # The ranks that the other kinds take: DLR, DLR towards the target, CW.
@@ -39,9 +38,6 @@ def attack_loss(
         loss = _SOFTMAX[kind]
         return rows.logit_loss(loss, logits, reference, target, 1.0, 1.0, weight, scale, reduce, grad, False)[:2]
     samples, classes = logits.shape
-    for name, index in (("target", target), ("reference", reference)):
-        if index is not None:
-            checks.target_values(index, classes, name)
     value, grads = empty_results(logits, [grad])
     if samples:
         columns = block(classes, logits)

@@ -116,14 +116,17 @@ def _arguments(
 
 
 def _attack_loss_reference(logits, target, ref, kind, *how):
-    if target is not None:
-        checks.target_values(target, logits.shape[1])
     targeted = kind == _TARGETED_DLR
-    if targeted:
-        checks.target_values(ref, logits.shape[1], "reference")
     name = "dlr" if targeted else next(name for name, code in _KINDS.items() if code == kind)
     value, *grads = reference.attack_loss_value_and_grad(logits, target, kind=name, reference=ref, targeted=targeted)
     return loss.finish(value, grads, *how)
+
+
+def _check_classes(logits, target, ref, kind, *_):
+    if target is not None:
+        checks.target_values(target, logits.shape[1])
+    if kind == _TARGETED_DLR:
+        checks.target_values(ref, logits.shape[1], "reference")
 
 
 _attack_loss = define(
@@ -131,4 +134,5 @@ _attack_loss = define(
     family="attack_loss",
     fake=lambda logits, target, reference, kind, weight, scale, *how: loss.fake((logits,), *how),
     reference=_attack_loss_reference,
+    check=_check_classes,
 )

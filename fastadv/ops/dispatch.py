@@ -55,30 +55,45 @@ class Op:
         return self._overloads[_forced]
 
 
-def define(name: str, *, family: str, fake: Callable[..., Any], reference: Callable[..., Any]) -> Op:
+def define(
+    name: str,
+    *,
+    family: str,
+    fake: Callable[..., Any],
+    reference: Callable[..., Any],
+    check: Callable[..., None] | None = None,
+) -> Op:
     """Register ``name`` with its shape function and its Python implementations.
 
     ``reference`` takes the arguments of the schema; so does the Triton launcher, the function of the same name in
-    ``fastadv.kernels.<family>``, which is imported on its first call.
+    ``fastadv.kernels.<family>``, which is imported on its first call. ``check`` takes them too and raises for indices
+    on the CPU that point nowhere, before either computes; the compiled op looks at them itself.
     """
 
+    # Autograd is passed by, so what PyTorch ops the reference is made of would record a graph of their own.
+    @torch.no_grad()
+    def plain(*args: Any) -> Any:
+        if check is not None:
+            check(*args)
+        return reference(*args)
+
     def triton(*args: Any) -> Any:
+        if check is not None:
+            check(*args)
         return getattr(importlib.import_module(f"fastadv.kernels.{family}"), name)(*args)
 
     schema = SCHEMAS[name]
-    # Autograd is passed by, so what PyTorch ops the reference is made of would record a graph of their own.
-    reference = torch.no_grad()(reference)
     for overload in (name, f"{name}.reference", f"{name}.triton"):
         _library.define(overload + schema, tags=_TAGS)
         _library._register_fake(overload, fake)
         # No graph is recorded here: the losses' autograd.Function does that, the steps have no gradient.
         _library.impl(overload, torch.library.fallthrough_kernel, "Autograd")
-    _library.impl(f"{name}.reference", reference, "CompositeExplicitAutograd")
+    _library.impl(f"{name}.reference", plain, "CompositeExplicitAutograd")
     _library.impl(f"{name}.triton", triton, "CompositeExplicitAutograd")
     if unavailable("cpu"):
-        _library.impl(name, reference, "CPU")
+        _library.impl(name, plain, "CPU")
     if unavailable("cuda"):
-        _library.impl(name, reference if unavailable("triton") else triton, "CUDA")
+        _library.impl(name, plain if unavailable("triton") else triton, "CUDA")
     packet = getattr(torch.ops.fastadv, name)
     overloads = {"reference": packet.reference, "cpu": packet.default, "cuda": packet.default, "triton": packet.triton}
     _ops[name] = Op(name, overloads)

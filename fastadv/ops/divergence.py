@@ -244,7 +244,6 @@ def _kl_distill_reference(student, teacher, temperature, *how):
 
 
 def _kd_loss_reference(student, teacher, target, temperature, alpha, *how):
-    checks.target_values(target, student.shape[1])
     value, *grads = reference.kd_loss_value_and_grad(student, teacher, target, temperature=temperature, alpha=alpha)
     return loss.finish(value, grads, *how)
 
@@ -255,7 +254,6 @@ def _js_distill_reference(student, teacher, temperature, *how):
 
 
 def _dkd_loss_reference(student, teacher, target, temperature, alpha, beta, *how):
-    checks.target_values(target, student.shape[1])
     weights = {"temperature": temperature, "alpha": alpha, "beta": beta}
     value, *grads = reference.dkd_loss_value_and_grad(student, teacher, target, **weights)
     return loss.finish(value, grads, *how)
@@ -272,6 +270,7 @@ _kd_loss = define(
     family="divergence",
     fake=lambda student, teacher, target, temperature, alpha, weight, scale, *how: loss.fake((student, teacher), *how),
     reference=_kd_loss_reference,
+    check=lambda student, teacher, target, *_: checks.target_values(target, student.shape[1]),
 )
 _js_distill = define(
     "js_distill",
@@ -286,4 +285,5 @@ _dkd_loss = define(
         (student, teacher), *how
     ),
     reference=_dkd_loss_reference,
+    check=lambda student, teacher, target, *_: checks.target_values(target, student.shape[1]),
 )

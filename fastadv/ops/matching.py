@@ -179,7 +179,6 @@ def _check(student: Tensor, teacher: Tensor, target: Tensor) -> None:
 
 
 def _loss_matching_reference(student, teacher, target, *how):
-    checks.target_values(target, student.shape[1])
     value, *grads = reference.loss_matching_value_and_grad(student, teacher, target)
     return loss.finish(value, grads, *how)
 
@@ -201,6 +200,7 @@ _loss_matching = define(
     family="matching",
     fake=lambda student, teacher, target, weight, scale, *how: loss.fake((student, teacher), *how),
     reference=_loss_matching_reference,
+    check=lambda student, teacher, target, *_: checks.target_values(target, student.shape[1]),
 )
 _igdm_loss = define(
     "igdm_loss",

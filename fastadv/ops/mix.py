@@ -57,7 +57,6 @@ class _Mix(torch.autograd.Function):
 
 
 def _mix_reference(x, lam, lam_n, permutation):
-    checks.index_values("permutation", permutation, x.shape[0])
     return like(x, reference.mix(x, lam if lam_n is None else lam_n, permutation))
 
 
@@ -65,7 +64,21 @@ def _mix_backward_reference(grad, lam, lam_n, permutation):
     return like(grad, reference.mix_backward(grad, lam if lam_n is None else lam_n, permutation))
 
 
-_mix = define("mix", family="mix", fake=lambda x, *_: torch.empty_like(x), reference=_mix_reference)
+def _check_permutation(x, lam, lam_n, permutation):
+    checks.index_values("permutation", permutation, x.shape[0])
+
+
+_mix = define(
+    "mix",
+    family="mix",
+    fake=lambda x, *_: torch.empty_like(x),
+    reference=_mix_reference,
+    check=_check_permutation,
+)
 mix_backward = define(
-    "mix_backward", family="mix", fake=lambda grad, *_: torch.empty_like(grad), reference=_mix_backward_reference
+    "mix_backward",
+    family="mix",
+    fake=lambda grad, *_: torch.empty_like(grad),
+    reference=_mix_backward_reference,
+    check=_check_permutation,
 )
