@@ -1,0 +1,23 @@
+"""The discriminator of AI-KD: which of two networks made these logits?"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Discriminator(nn.Module):
+    """Logits [N, C] to one score a sample [N], high for the pre-trained network: C -> 256 -> 64 -> 1, LeakyReLU of
+    slope 0.2 between.
+
+    probabilities: whether it sees the logits' softmax in their place.
+    """
+
+    def __init__(self, classes: int, *, probabilities: bool = False) -> None:
+        super().__init__()
+        self.probabilities = probabilities
+        self.layers = nn.Sequential(
+            nn.Linear(classes, 256), nn.LeakyReLU(0.2), nn.Linear(256, 64), nn.LeakyReLU(0.2), nn.Linear(64, 1)
+        )
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return self.layers(logits.softmax(1) if self.probabilities else logits).squeeze(1)
