@@ -112,8 +112,8 @@ class AIKD(AdversarialMethod):
 
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
         with evaluating([student]), torch.no_grad():
-            logits = student(x)
-        self.adversary = Discriminator(logits.shape[1], probabilities=self.probabilities).to(logits.device)
+            logits = accumulate(student(x))
+        self.adversary = Discriminator(logits.shape[1], probabilities=self.probabilities).to(logits)
         if self.adversarial_loss == "wgan":
             self._clip()
         if self.beta:
@@ -149,7 +149,7 @@ class AIKD(AdversarialMethod):
             terms["progressive"] = progressive.detach()
         if self.omega:
             with constant_parameters([self.adversary]):
-                score = self.adversary(accumulate(of_student))
+                score = self.adversary(of_student)
             adversarial = (softplus(-score) if self.adversarial_loss == "bce" else -score).mean()
             loss = loss + self.omega * adversarial
             terms["adversarial"] = adversarial.detach()

@@ -146,7 +146,7 @@ class DataFree(AdversarialMethod):
         self.connectors = nn.ModuleList()
 
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
-        device = next(student.parameters()).device
+        like = next(student.parameters())
         self.adversary = ImageGenerator(
             channels=self.channels,
             size=self.size,
@@ -154,16 +154,16 @@ class DataFree(AdversarialMethod):
             width=self.width,
             mean=self.mean,
             std=self.std,
-        ).to(device)
+        ).to(like)
         if not self.activation_weight:
             return
-        blank = torch.zeros(1, self.channels, self.size, self.size, device=device)
+        blank = like.new_zeros(1, self.channels, self.size, self.size)
         with evaluating([student, teacher]), torch.no_grad():
             of_student = features_of("student", student, blank).preactivations
             of_teacher = features_of("teacher", required(self, teacher), blank).preactivations
         layers = min(len(of_student), len(of_teacher))
         pairs = zip(of_student[-layers:], of_teacher[-layers:], strict=True)
-        self.connectors = nn.ModuleList(connector(own, goal) for own, goal in pairs).to(device)
+        self.connectors = nn.ModuleList(connector(own, goal) for own, goal in pairs).to(like)
 
     def draw(self, images: int, *, seed: int | Tensor) -> Tensor:
         """``images`` images [images, channels, size, size] of the generator as it is: those of a student's step."""
@@ -217,7 +217,8 @@ class DataFree(AdversarialMethod):
         if not hasattr(self, "adversary"):
             raise ValueError("DataFree must be built first: call build(student, teacher, x, images=...)")
         like = next(self.adversary.parameters())
-        return self.adversary(noise.normal(images, self.latent, seed=seed, stream=stream, like=like))
+        z = noise.normal(images, self.latent, seed=seed, stream=stream, like=like)
+        return self.adversary(z.to(like.dtype))
 
     def _response(self, name: str, network: Network, x: Tensor) -> _Response:
         if not self.activation_weight:

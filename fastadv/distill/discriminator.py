@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from fastadv.reference._common import accumulate
+
 
 class Discriminator(nn.Module):
-    """Logits [N, C] to one score a sample [N], high for the pre-trained network: C -> 256 -> 64 -> 1, LeakyReLU of
-    slope 0.2 between.
+    """Logits [N, C] to one score a sample, [N], high for the pre-trained network, in the precision of losses.
+
+    Linear layers of 256, 64 and 1 outputs, with LeakyReLU of slope 0.2 between.
 
     probabilities: whether it sees the logits' softmax in their place.
     """
@@ -20,4 +23,5 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, logits: Tensor) -> Tensor:
-        return self.layers(logits.softmax(1) if self.probabilities else logits).squeeze(1)
+        logits = accumulate(logits)
+        return accumulate(self.layers(logits.softmax(1) if self.probabilities else logits).squeeze(1))
