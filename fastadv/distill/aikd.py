@@ -71,7 +71,8 @@ class AIKD(AdversarialMethod):
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: an argument is out of range or an unknown name; a step before ``build``.
+        ValueError: an argument is out of range or an unknown name.
+        RuntimeError: a step or epoch begins before ``build``.
 
     Source: Kim et al., "AI-KD: Adversarial learning and implicit regularization for self-knowledge distillation",
     Knowledge-Based Systems 2024 (its abstract).
@@ -117,7 +118,7 @@ class AIKD(AdversarialMethod):
         if self.adversarial_loss == "wgan":
             self._clip()
         if self.beta:
-            self.previous = copy.deepcopy(student).requires_grad_(False)
+            self.previous = copy.deepcopy(student).eval().requires_grad_(False)
 
     def start_epoch(self, student: nn.Module) -> None:
         self._epochs += 1
@@ -178,7 +179,7 @@ class AIKD(AdversarialMethod):
 
     def get_extra_state(self) -> Tensor:
         """How many epochs began, for the state_dict."""
-        return torch.tensor(self._epochs)
+        return torch.tensor(self._epochs, device=next(self.parameters(), torch.empty(0)).device)
 
     def set_extra_state(self, state: Tensor) -> None:
         self._epochs = int(state)
@@ -196,4 +197,4 @@ class AIKD(AdversarialMethod):
 
     def _require_built(self) -> None:
         if not hasattr(self, "adversary"):
-            raise ValueError("AIKD must be built first: call build(student, teacher, x, images=...)")
+            raise RuntimeError("AIKD learns modules of its own: call build(student, teacher, x, images=...) first")

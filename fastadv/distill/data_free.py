@@ -67,15 +67,16 @@ class DataFree(AdversarialMethod):
     With ``interpolation_weight`` and ``activation_weight`` 0 this is DFAD, from its published code. The two terms are a
     reconstruction from the abstract of Qu et al.: weights, ramp, layers, alpha and targets are this library's choice.
 
-    No training image is read: of a batch only its length and seed count. The student sees generated and interpolated
+    No training image is read: of a batch only its length and seed count, of the example in ``build`` its shape. The
+    student sees generated and interpolated
     images in one forward, so that its BatchNorm sees both; the teacher, in eval mode, none but those it is asked about.
     As published, student and generator stay in the modes they are trained in during each other's steps, and their
     BatchNorm statistics follow.
 
     Args:
-        channels, size, mean, std: of the images, see :class:`fastadv.distill.generator.ImageGenerator`; mean and std a
-            float or one a channel, of the pixels that the networks were made for.
-        latent, width: of the generator. Published: 256 and 64 for 32x32, latent 100 for digits of 32x32.
+        mean, std: of the pixels that the networks were made for, a float or one a channel, see
+            :class:`fastadv.distill.generator.ImageGenerator`.
+        latent, width: of the generator; published: 256 (for digits 100) and 64.
         interpolation_weight: a; 0 leaves the term and its forward out.
         interpolation_alpha: alpha > 0.
         interpolation_target: "mixed" or "teacher".
@@ -91,8 +92,10 @@ class DataFree(AdversarialMethod):
 
     Raises:
         TypeError: an argument is of the wrong type; a network has no features where they are needed.
-        ValueError: an argument is out of range or an unknown name; maps that no connector joins; a step before
-            ``build``.
+        ValueError: an argument is out of range or an unknown name; ``build`` gets images that are not [N, C, H, W] with
+            H and W multiples of 4, another number of channels than mean or std, or networks whose maps no connector
+            joins.
+        RuntimeError: a step before ``build``.
 
     Source: Fang et al., "Data-free adversarial distillation", 2019, and its published code; Qu, Wang, Xiao, "Enhancing
     data-free adversarial distillation with activation regularization and virtual interpolation", 2021 (its abstract).
@@ -107,8 +110,6 @@ class DataFree(AdversarialMethod):
     def __init__(
         self,
         *,
-        channels: int = 3,
-        size: int = 32,
         mean: float | Sequence[float] = 0.5,
         std: float | Sequence[float] = 0.25,
         latent: int = 256,
@@ -124,12 +125,8 @@ class DataFree(AdversarialMethod):
         adversary_lr: float = 1e-3,
     ) -> None:
         super().__init__()
-        self.channels = count("channels", channels, 1)
-        self.size = count("size", size, 4)
-        if size % 4:
-            raise ValueError(f"size must be a multiple of 4, got {size}")
-        self.mean = _each_channel("mean", mean, channels)
-        self.std = _each_channel("std", std, channels)
+        self.mean = _channels("mean", mean)
+        self.std = _channels("std", std)
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {std!r}")
         self.latent = count("latent", latent, 1)
@@ -148,16 +145,11 @@ class DataFree(AdversarialMethod):
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
         like = next(student.parameters())
         self.adversary = ImageGenerator(
-            channels=self.channels,
-            size=self.size,
-            latent=self.latent,
-            width=self.width,
-            mean=self.mean,
-            std=self.std,
+            tuple(x.shape[1:]), latent=self.latent, width=self.width, mean=self.mean, std=self.std
         ).to(like)
         if not self.activation_weight:
             return
-        blank = like.new_zeros(1, self.channels, self.size, self.size)
+        blank = like.new_zeros(1, *x.shape[1:])
         with evaluating([student, teacher]), torch.no_grad():
             of_student = features_of("student", student, blank).preactivations
             of_teacher = features_of("teacher", required(self, teacher), blank).preactivations
@@ -166,7 +158,7 @@ class DataFree(AdversarialMethod):
         self.connectors = nn.ModuleList(connector(own, goal) for own, goal in pairs).to(like)
 
     def draw(self, images: int, *, seed: int | Tensor) -> Tensor:
-        """``images`` images [images, channels, size, size] of the generator as it is: those of a student's step."""
+        """``images`` images [images, C, H, W] of the generator as it is: those of a student's step."""
         with torch.no_grad():
             return self._generated(images, seed, _STUDENT)
 
@@ -215,7 +207,7 @@ class DataFree(AdversarialMethod):
 
     def _generated(self, images: int, seed: int | Tensor, stream: int) -> Tensor:
         if not hasattr(self, "adversary"):
-            raise ValueError("DataFree must be built first: call build(student, teacher, x, images=...)")
+            raise RuntimeError("DataFree learns modules of its own: call build(student, teacher, x, images=...) first")
         like = next(self.adversary.parameters())
         z = noise.normal(images, self.latent, seed=seed, stream=stream, like=like)
         return self.adversary(z.to(like.dtype))
@@ -241,8 +233,10 @@ def _discrepancy(student: _Response, teacher: _Response) -> Tensor:
     return l1_loss(student.logits, teacher.logits)
 
 
-def _each_channel(name: str, value: float | Sequence[float], channels: int) -> tuple[float, ...]:
-    values = [value] * channels if isinstance(value, int | float) else list(value)
-    if len(values) != channels:
-        raise ValueError(f"{name} must be a float or one a channel, {channels}, got {value!r}")
-    return tuple(checks.number(name, each) for each in values)
+def _channels(name: str, value: float | Sequence[float]) -> tuple[float, ...]:
+    """``value`` as one number a channel, or as one for all."""
+    if isinstance(value, int | float):
+        return (checks.number(name, value),)
+    if isinstance(value, str) or not value:
+        raise TypeError(f"{name} must be a float or one a channel, got {value!r}")
+    return tuple(checks.number(name, each) for each in value)

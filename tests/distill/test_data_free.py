@@ -12,7 +12,8 @@ from fastadv.distill import Batch, DataFree, Features
 from fastadv.distill.generator import ImageGenerator
 
 PLAIN = {"interpolation_weight": 0.0, "activation_weight": 0.0}
-SMALL = {"channels": 1, "size": 8, "latent": 6, "width": 3}
+SMALL = {"latent": 6, "width": 3}
+EXAMPLE = torch.zeros(1, 1, 8, 8)
 IMAGES = 5
 
 
@@ -53,7 +54,7 @@ def networks() -> tuple[Network, Network]:
 def built(networks, **options):
     student, teacher = networks
     method = DataFree(**{**SMALL, **options})
-    method.build(student, teacher, torch.empty(0), images=0)
+    method.build(student, teacher, EXAMPLE, images=0)
     for network in networks:
         network.rows.clear()
     return method
@@ -231,11 +232,11 @@ def test_the_seed_alone_decides(networks):
 
 
 class Unread(Tensor):
-    """Images of which only the number may be known."""
+    """Images of which only number and shape may be known."""
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        if func is not Tensor.__len__:
+        if func not in (Tensor.__len__, Tensor.shape.__get__):
             raise AssertionError(f"{func.__name__} reads the training images")
         return super().__torch_function__(func, types, args, kwargs)
 
@@ -314,24 +315,24 @@ def test_deeper_teachers_are_matched_from_the_last_stage(networks):
 
 def test_networks_without_features(student, teacher):
     method = DataFree(**{**SMALL, "activation_weight": 0.0})
-    method.build(student, teacher, torch.empty(0), images=0)
+    method.build(student, teacher, EXAMPLE, images=0)
     assert method(student, teacher, empty())["loss"].isfinite()
     with pytest.raises(TypeError, match=r"student must have with_features\(x\)"):
-        DataFree(**SMALL).build(student, teacher, torch.empty(0), images=0)
+        DataFree(**SMALL).build(student, teacher, EXAMPLE, images=0)
 
 
-@pytest.mark.parametrize("size", [8, 32])
-def test_generator(size):
-    generator = ImageGenerator(channels=3, size=size, latent=10, width=4, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.1))
+@pytest.mark.parametrize("shape", [(3, 8, 8), (3, 32, 28)])
+def test_generator(shape):
+    generator = ImageGenerator(shape, latent=10, width=4, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.1))
     images = generator(torch.randn(16, 10))
-    assert images.shape == (16, 3, size, size)
+    assert images.shape == (16, *shape)
     mean, std = images.mean((0, 2, 3)), images.std((0, 2, 3))
     torch.testing.assert_close(mean, torch.tensor([0.5, 0.4, 0.3]), atol=1e-5, rtol=0)
     torch.testing.assert_close(std, torch.tensor([0.2, 0.3, 0.1]), atol=1e-2, rtol=0)
 
 
 def test_generator_has_the_parameters_of_the_published_one():
-    generator = ImageGenerator(channels=3, size=32, latent=256, width=64, mean=(0.5,) * 3, std=(0.25,) * 3)
+    generator = ImageGenerator((3, 32, 32), latent=256, width=64, mean=(0.5,), std=(0.25,))
     hidden = 257 * 128 * 64 + 2 * 128
     convolutions = (9 * 128 + 1) * 128 + 2 * 128 + (9 * 128 + 1) * 64 + 2 * 64 + (9 * 64 + 1) * 3
     assert sum(parameter.numel() for parameter in generator.parameters()) == hidden + convolutions
@@ -340,10 +341,8 @@ def test_generator_has_the_parameters_of_the_published_one():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"size": 10}, ValueError, "size must be a multiple of 4, got 10"),
-        ({"channels": 0}, ValueError, "channels must be at least 1, got 0"),
         ({"latent": 1.5}, TypeError, "latent must be an int, got float"),
-        ({"mean": [0.5, 0.5]}, ValueError, r"mean must be a float or one a channel, 1, got \[0.5, 0.5\]"),
+        ({"mean": []}, TypeError, r"mean must be a float or one a channel, got \[\]"),
         ({"mean": ["a"]}, TypeError, "mean must be a float, got str"),
         ({"std": 0.0}, ValueError, "std must be positive, got 0.0"),
         ({"interpolation_weight": -1.0}, ValueError, "interpolation_weight must not be negative"),
@@ -361,10 +360,24 @@ def test_bad_arguments_are_named(options, error, message):
         DataFree(**{**SMALL, **options})
 
 
+@pytest.mark.parametrize(
+    ("options", "shape", "message"),
+    [
+        ({}, (1, 10, 8), r"x must have images \[C, H, W\], H and W multiples of 4, got \[1, 10, 8\]"),
+        ({}, (0,), r"x must have images .* got \[0\]"),
+        ({"mean": [0.5, 0.5]}, (1, 8, 8), r"mean must have one value or one a channel, 1, got \[0.5, 0.5\]"),
+        ({"std": [0.5, 0.5]}, (3, 8, 8), "std must have one value or one a channel, 3"),
+    ],
+)
+def test_images_that_cannot_be_generated(networks, options, shape, message):
+    with pytest.raises(ValueError, match=message):
+        DataFree(**SMALL, **options).build(*networks, torch.empty(2, *shape), images=0)
+
+
 def test_what_a_step_needs(networks):
     student, teacher = networks
     assert DataFree.needs_teacher
     with pytest.raises(TypeError, match="teacher must be a network for DataFree, got None"):
         built(networks)(student, None, empty())
-    with pytest.raises(ValueError, match="DataFree must be built first"):
+    with pytest.raises(RuntimeError, match=r"DataFree learns modules of its own: call build\(.*\) first"):
         DataFree(**SMALL)(student, teacher, empty())
