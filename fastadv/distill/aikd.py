@@ -113,7 +113,7 @@ class AIKD(AdversarialMethod):
 
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
         with evaluating([student]), torch.no_grad():
-            logits = accumulate(student(x))
+            logits = accumulate(student(x[:1]))
         self.adversary = Discriminator(logits.shape[1], probabilities=self.probabilities).to(logits)
         if self.adversarial_loss == "wgan":
             self._clip()
