@@ -12,6 +12,7 @@ from fastadv.train import models
 from fastadv.train.augment import Augmentation
 from fastadv.train.errors import ConfigError
 from fastadv.train.fields import About, Fields
+from fastadv.train.precision import Precision
 
 # The recipe that --data chooses when none is named.
 RECIPE_OF_DATA = {"digits": "digits", "cifar100": "tald-cifar100"}
@@ -43,7 +44,9 @@ class Config(Fields):
 
     epochs: Annotated[int, About("epochs to train a student", low=1)] = 100
     max_steps: Annotated[int | None, About("stop a student after this many steps", low=1)] = None
-    batch_size: Annotated[int, About("images in a step", low=2)] = 64
+    steps_per_epoch: Annotated[int | None, About("steps in an epoch; none is all training images once", low=1)] = None
+    batch_size: Annotated[int, About("images in a step, over all processes", low=2)] = 64
+    accumulate: Annotated[int, About("pieces of a batch, computed in turn in each process", low=1)] = 1
     lr: Annotated[float, About("peak learning rate of SGD", above=0)] = 0.05
     momentum: Annotated[float, About("momentum of SGD", low=0, high=1)] = 0.9
     nesterov: Annotated[bool, About("Nesterov momentum")] = False
@@ -72,6 +75,16 @@ class Config(Fields):
     tald_xi: Annotated[float, About("finite-difference radius of the released variant, in pixels", above=0)] = 10.0
     tald_step_size: Annotated[float | None, About("SVGD step; none is 2.5 eps / steps", above=0)] = None
 
+    warm_up_lr: Annotated[float | None, About("learning rate of a method's warm-up; none is lr", above=0)] = None
+    clip_norm: Annotated[float | None, About("clip the gradient to this l2 norm", above=0)] = None
+    ema: Annotated[float | None, About("decay of the average of the weights, which then counts", above=0, high=1)] = (
+        None
+    )
+    precision: Annotated[Precision, About("what the student is trained in, under autocast")] = "float32"
+    compile: Annotated[bool, About("torch.compile the student")] = False
+    freeze_teacher: Annotated[bool, About("use a copy of the teacher made to be attacked: BatchNorm folded")] = False
+    teacher_precision: Annotated[Precision, About("of that copy")] = "float32"
+
     eval_epochs: Annotated[int, About("epochs between two test accuracies", low=1)] = 1
     eval_batch_size: Annotated[int, About("images in a step of evaluation", low=1)] = 500
     eval_samples: Annotated[int | None, About("attack only the first test images; none is all", low=1)] = None
@@ -99,7 +112,11 @@ class Config(Fields):
             raise ConfigError(f"milestones: {self.milestones!r}, expected ascending epochs")
         if self.nesterov and self.momentum == 0:
             raise ConfigError("nesterov: True, expected momentum above 0 with it")
+        if self.teacher_precision != "float32" and not self.freeze_teacher:
+            raise ConfigError(f"teacher_precision: {self.teacher_precision!r}, expected freeze_teacher with it")
         check_device(self.device)
+        if self.precision == "float16" and torch.device(self.device).type != "cuda":
+            raise ConfigError(f"precision: 'float16' on {self.device!r}, expected bfloat16 or float32 there")
         check_data_dir(self.data, self.data_dir)
 
     @property
