@@ -102,7 +102,8 @@ class Frozen(nn.Module):
 
         The same BatchNorms are folded, on the promise that ``forward(x)`` is ``with_features(x).logits``.
         """
-        return self._run(self.network.with_features, x)
+        network: Any = self.network
+        return self._run(network.with_features, x)
 
     @torch.no_grad()
     def refresh(self) -> None:

@@ -69,9 +69,7 @@ class Batches:
             if plan is None:
                 batch = self._without_images(stop - start, progress, derive_seed(seed, "piece", number))
             else:
-                batch = self._with_images(
-                    plan, index * self._config.batch_size + start, stop - start, progress, seed
-                )
+                batch = self._with_images(plan, index * self._config.batch_size + start, stop - start, progress, seed)
             pieces.append(Piece(batch, (stop - start) / size))
         return pieces
 
