@@ -38,10 +38,10 @@ class Shown(nn.Module):
         super().__init__()
         self.network = network
         self._autocast = autocast
-        self._logits: Callable[[Tensor], Tensor] = network
+        self._logits: Callable[[Tensor], Tensor] = self._network_logits
         self._features: Callable[[Tensor], Features] = self._network_features
         if compiled:
-            self._logits, self._features = _compiled(network.forward), _compiled(self._network_features)
+            self._logits, self._features = _compiled(self._logits), _compiled(self._features)
 
     def forward(self, x: Tensor) -> Tensor:
         with self._context(x):
@@ -58,6 +58,9 @@ class Shown(nn.Module):
             embedding.float(),
             logits if x.requires_grad else logits.float(),
         )
+
+    def _network_logits(self, x: Tensor) -> Tensor:
+        return self.network(x)
 
     def _network_features(self, x: Tensor) -> Features:
         return features_of("network", self.network, x)
