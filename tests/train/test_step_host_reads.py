@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-import fastadv
 from fastadv.distill import KD, TALD, CrossEntropy, Method
 from fastadv.train import datasets
 from fastadv.train.config import resolve
@@ -11,9 +10,6 @@ from fastadv.train.experiment import build_classifier
 from fastadv.train.trainer import Trainer
 from tests.attacks.host_reads import HostReads
 
-compiled = pytest.mark.skipif(
-    fastadv.backends()["cpu"] != "available", reason="the reference looks at targets with operations of its own"
-)
 METHODS = {
     "ce": CrossEntropy,
     "kd": KD,
@@ -31,13 +27,14 @@ class Peeking(Method):
 
 
 def reads_in_a_step(folder, method, **flags):
-    config = resolve(flags={"tensorboard": False, "augmentation": "crop4_flip", "methods": "ce", **flags})
-    digits = datasets.load("digits")
+    """On the meta device there is no value to read: an item(), a branch on a tensor or a boolean index raises."""
+    config = resolve(flags={"device": "meta", "augmentation": "crop4_flip", "methods": "ce", **flags})
+    digits = datasets.load("digits", device="meta")
     trainer = Trainer(
         model=build_classifier(config.student, config, digits, seed=0),
         method=method,
         teacher=build_classifier(config.teacher, config, digits, seed=1).eval().requires_grad_(False),
-        train=datasets.subset(digits.train, 100, seed=0),
+        train=digits.train,
         test=digits.test,
         config=config,
         seed=0,
@@ -51,17 +48,16 @@ def reads_in_a_step(folder, method, **flags):
     return probe.found
 
 
-@compiled
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_reads_nothing(tmp_path, method):
     assert reads_in_a_step(tmp_path, METHODS[method]()) == []
 
 
-@compiled
-def test_nor_do_pieces_averages_and_half_precision(tmp_path):
-    options = {"accumulate": "3", "ema": "0.9", "clip_norm": "1.0", "precision": "bfloat16", "channels_last": True}
+def test_nor_do_pieces_averages_and_clipping(tmp_path):
+    options = {"accumulate": "3", "ema": "0.9", "clip_norm": "1.0", "channels_last": True}
     assert reads_in_a_step(tmp_path, KD(), **options) == []
 
 
-def test_the_probe_sees_into_a_step(tmp_path):
-    assert len(reads_in_a_step(tmp_path, Peeking())) == 2
+def test_a_step_that_reads_is_found(tmp_path):
+    with pytest.raises(RuntimeError, match="meta"):
+        reads_in_a_step(tmp_path, Peeking())
