@@ -116,7 +116,8 @@ class TALD(Method):
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
         x, y = batch.x, batch.y
         attacked, labels = x[: self.images], y[: self.images]
-        particles, repulsion = self._sample(required(self, teacher), attacked, labels, batch.seed)
+        ids = None if batch.index is None else batch.index[: self.images]
+        particles, repulsion = self._sample(required(self, teacher), attacked, labels, batch.seed, ids)
         moved = aligned(x, particles.flatten(0, 1).to(x.dtype))[1]
         images = aligned(x, torch.cat((moved, x)))[1]
         classes = torch.cat((repeat(labels, self.particles), y))
@@ -132,12 +133,20 @@ class TALD(Method):
         """The particles [N, n, ...] of every image of ``x`` [N, ...] with classes ``y`` [N]."""
         return self._sample(teacher, x, y, seed)[0]
 
-    def _sample(self, teacher: Network, x: Tensor, y: Tensor, seed: int | Tensor) -> tuple[Tensor, Tensor | None]:
+    def _sample(
+        self, teacher: Network, x: Tensor, y: Tensor, seed: int | Tensor, ids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """The particles [N, n, ...], and the ratio that TALD reports where there is one."""
         shape = (x.shape[0], self.particles)
         if self.samples == "none":
             return repeat(master(x), self.particles).unflatten(0, shape), None
-        ball: dict[str, Any] = {"eps": self.eps, "particles": self.particles, "bounds": self.bounds, "seed": seed}
+        ball: dict[str, Any] = {
+            "eps": self.eps,
+            "particles": self.particles,
+            "bounds": self.bounds,
+            "seed": seed,
+            "sample_ids": ids,
+        }
         if self.samples == "noise":
             norm = "l2" if self.variant == "released" else self.norm
             return random_particles(master(x), norm=norm, **ball), None

@@ -12,6 +12,7 @@ from fastadv.train.errors import TrainError
 from fastadv.train.fields import Fields
 from fastadv.train.machine import cpu_threads
 from fastadv.train.method_help import explain_method, list_methods
+from fastadv.train.processes import joined
 from fastadv.train.robustness.config import AttackConfig
 from fastadv.train.run_folder import check_facts, find_run, start_run, stored_attack, stored_config
 from fastadv.train.values import describe_type, is_table
@@ -111,10 +112,15 @@ def _train(options: argparse.Namespace) -> int:
         if options.resume:
             print("nothing to resume: starting a new run", flush=True)
         config = resolve(recipe=options.recipe, flags=flags)
-        folder = start_run(config, options.run_dir, command=options.typed)
-    print(f"run folder: {folder}", flush=True)
-    table = run_experiment(config, folder)
-    print(f"\n{table}\nreport, pictures, metrics and weights: {folder}")
+    with joined(config.device) as processes:
+        if folder is None:
+            facts = {"Processes": str(processes.count)} if processes.count > 1 else {}
+            folder = processes.from_first(
+                lambda: start_run(config, options.run_dir, command=options.typed, facts=facts)
+            )
+        print(f"run folder: {folder}", flush=True)
+        table = run_experiment(config, folder)
+        print(f"\n{table}\nreport, pictures, metrics and weights: {folder}")
     return 0
 
 

@@ -38,6 +38,13 @@ def start_run(
     return folder
 
 
+def add_fact(folder: Path, name: str, fact: str) -> None:
+    """One more line of origin.json, in the place of an older one of that name."""
+    path = folder / "origin.json"
+    origin = {**json.loads(path.read_text()), name: fact}
+    write_atomically(path, lambda file: file.write(json.dumps(origin, indent=1).encode()))
+
+
 def find_run(run_dir: Path | None, kind: type[Config] | type[AttackConfig]) -> Path | None:
     """The run to resume: `run_dir`, or the newest of its kind under runs/; None where there is none yet."""
     if run_dir is not None:
