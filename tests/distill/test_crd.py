@@ -7,6 +7,7 @@ import torch
 from staged import staged_student, staged_teacher
 
 from fastadv.distill import CRD, Batch
+from fastadv.distill.memory import Memory
 
 IMAGES = 12
 CLASSES = torch.arange(IMAGES) % 3
@@ -168,3 +169,11 @@ def test_images_must_be_counted(networks, pixels):
     method = built(networks, pixels)
     with pytest.raises(TypeError, match=r"batch.index must be the positions .* for CRD, got None"):
         method(*networks, Batch(pixels, CLASSES))
+
+
+def test_similarities_keep_their_precision_under_autocast():
+    memory = Memory(5, 7, IMAGES, temperature=0.07, momentum=0.5)
+    anchors, places = memory.embed(torch.randn(3, 5)), torch.arange(9).view(3, 3)
+    expected = memory.tell(anchors, places)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(memory.tell(anchors, places), expected)

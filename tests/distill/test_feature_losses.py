@@ -5,7 +5,7 @@ import torch
 from staged import Staged, staged_student, staged_teacher
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
-from fastadv.distill import AT, CRD, DKD, FT, RKD, SP, VID, Batch, FitNet, TripletKD
+from fastadv.distill import AT, CRD, DKD, FT, RKD, SP, VID, Batch, Features, FitNet, TripletKD
 
 N = 5
 
@@ -281,3 +281,13 @@ def test_building_leaves_the_networks_as_they_were(method, shown_batch):
     for network, state in zip((student, teacher), before, strict=True):
         torch.testing.assert_close(dict(network.state_dict()), state, atol=0, rtol=0)
         assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_products_of_features_keep_their_precision_under_autocast(networks, shown_batch):
+    method, student, teacher = built(SP(gamma=0.0), networks, shown_batch)
+    student, teacher = (
+        Features(*([x.float() for x in maps] for maps in seen[:2]), *seen[2:]) for seen in (student, teacher)
+    )
+    expected = method.on_features(student, teacher, shown_batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(method.on_features(student, teacher, shown_batch), expected)
