@@ -21,7 +21,7 @@ class AT(WeightedLoss):
     in D is over images and places. Of two maps the larger is averaged down to the smaller.
 
     Args:
-        beta, gamma, alpha, temperature: see :class:`WeightedLoss`.
+        beta, gamma, alpha, temperature: of ``L = gamma CE + alpha KD + beta D``, see :class:`WeightedLoss`.
         layers: which of both networks' ``Features.maps``, negative from the end; None is all but the stem's.
 
     Raises:

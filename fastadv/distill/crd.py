@@ -38,7 +38,7 @@ class CRD(WeightedLoss):
     the published code draws without where there are enough.
 
     Args:
-        beta, gamma, alpha, temperature: see :class:`WeightedLoss`.
+        beta, gamma, alpha, temperature: of ``L = gamma CE + alpha KD + beta D``, see :class:`WeightedLoss`.
         negatives: K.
         width: of the embeddings.
         contrast_temperature: tau.

@@ -21,7 +21,7 @@ class FitNet(WeightedLoss):
     alone is left out, as in RepDistiller.
 
     Args:
-        beta, gamma, alpha, temperature: see :class:`WeightedLoss`.
+        beta, gamma, alpha, temperature: of ``L = gamma CE + alpha KD + beta D``, see :class:`WeightedLoss`.
         layer: which of both networks' ``Features.maps``; negative from the end.
 
     Raises:

@@ -29,7 +29,7 @@ class FT(WeightedLoss):
     translator tau, built as pi, is learned with the student.
 
     Args:
-        beta, gamma, alpha, temperature: see :class:`WeightedLoss`.
+        beta, gamma, alpha, temperature: of ``L = gamma CE + alpha KD + beta D``, see :class:`WeightedLoss`.
         ratio: channels of a factor to channels of the teacher's map, in (0, 1].
         warm_up_epochs: epochs that train the paraphraser; the published code gives them the learning rate 0.01.
 

@@ -15,7 +15,7 @@ class RKD(WeightedLoss):
     """Relational distillation: D is :func:`fastadv.rkd_loss` of what the networks' last linear layers read.
 
     Args:
-        beta, gamma, alpha, temperature: see :class:`WeightedLoss`.
+        beta, gamma, alpha, temperature: of ``L = gamma CE + alpha KD + beta D``, see :class:`WeightedLoss`.
         distance_weight, angle_weight: of the two parts of D.
 
     Raises:

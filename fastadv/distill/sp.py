@@ -18,7 +18,7 @@ class SP(WeightedLoss):
     ``G = F F^T`` of a batch's last maps F, flattened to [B, C H W], each row of G divided by its l2 norm.
 
     Args:
-        beta, gamma, alpha, temperature: see :class:`WeightedLoss`.
+        beta, gamma, alpha, temperature: of ``L = gamma CE + alpha KD + beta D``, see :class:`WeightedLoss`.
 
     Raises:
         TypeError: an argument is of the wrong type; a network shows no features.

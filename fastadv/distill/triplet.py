@@ -14,16 +14,15 @@ from fastadv.ops.metric import triplet_margin_loss
 
 
 class TripletKD(WeightedLoss):
-    """The student's logits are nearer to the teacher's of the same image than its logits of another class are::
-
-        D = mean max(0, |T(x) - S(x)|_2 - |T(x) - S(x')|_2 + margin)
+    """Triplets of logits: ``D = mean max(0, |T(x) - S(x)|_2 - |T(x) - S(x')|_2 + margin)``, x' being of another class.
 
     The anchor is the teacher, both others are the student. x' is drawn from the images of other classes in the batch,
     anew in each step; an image whose batch has none counts zero. That the batch provides x' is this library's choice:
     the published code draws a second batch, which the student has to see as well.
 
     Args:
-        beta, gamma, alpha, temperature: see :class:`WeightedLoss`; the defaults are the published 2, 1, 1 and 1.
+        beta, gamma, alpha, temperature: of ``L = gamma CE + alpha KD + beta D``, see :class:`WeightedLoss`;
+            the defaults are the published 2, 1, 1 and 1.
         margin: a positive float, in the units of logits.
 
     Raises:

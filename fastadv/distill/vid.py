@@ -27,7 +27,7 @@ class VID(WeightedLoss):
     down to the smaller first.
 
     Args:
-        beta, gamma, alpha, temperature: see :class:`WeightedLoss`.
+        beta, gamma, alpha, temperature: of ``L = gamma CE + alpha KD + beta D``, see :class:`WeightedLoss`.
         layers: which of both networks' ``Features.maps``, negative from the end; None is all but the stem's.
 
     Raises:
