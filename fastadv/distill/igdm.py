@@ -16,7 +16,6 @@ from fastadv.ops.matching import igdm_loss
 
 _RAMPS = {name: name for name in ("linear", "none")}
 
-# Adversarially trained networks lie below, others above: see the docstring of IGDM.
 _LINEAR_ENOUGH = 0.5
 
 
@@ -32,7 +31,9 @@ class IGDM(Method):
 
     A teacher that is not adversarially trained is not linear over such distances, and its differences are far too
     large: at alpha 20 such a teacher has been reported to bring the student down to guessing. ``build`` measures
-    :func:`fastadv.distill.local_linearity.remainder` over the base's radius and warns where it is above 0.5.
+    :func:`fastadv.distill.local_linearity.remainder` over the base's radius and warns where it is above 0.5. At 8/255
+    on CIFAR-100 it is 7.5 for a plainly trained resnet56, 6.0 for such a resnet20, and 0.12 for an adversarially trained
+    resnet8.
 
     Published with the schedule epoch / 200 from epoch 1, which is this ramp up to half an epoch, and with alpha 20 on
     CIFAR-100 in the released scripts; the authors' later code has 1 for CIFAR-10, 10 for CIFAR-100.
@@ -79,8 +80,8 @@ class IGDM(Method):
         if not measured <= _LINEAR_ENOUGH:
             warnings.warn(
                 f"IGDM: the teacher is not locally linear, as an adversarially trained one is: {measured:.2f} of its "
-                f"change within eps {self.base.eps:.4g} is not explained by its gradient (more than {_LINEAR_ENOUGH}); "
-                "expect its matching term to harm, and lower alpha",
+                f"change at eps {self.base.eps:.4g} is not explained by its gradient, more than {_LINEAR_ENOUGH}; "
+                "train the teacher adversarially, or lower alpha",
                 stacklevel=2,
             )
 
