@@ -32,8 +32,8 @@ class IGDM(Method):
     A teacher that is not adversarially trained is not linear over such distances, and its differences are far too
     large: at alpha 20 such a teacher has been reported to bring the student down to guessing. ``build`` measures
     :func:`fastadv.distill.local_linearity.remainder` over the base's radius and warns where it is above 0.5. At 8/255
-    on CIFAR-100 it is 7.5 for a plainly trained resnet56, 6.0 for such a resnet20, and 0.12 for an adversarially trained
-    resnet8.
+    on CIFAR-100 it is 7.5 for a plainly trained resnet56, 6.0 for such a resnet20, 0.12 for a resnet8 that was trained
+    adversarially.
 
     Published with the schedule epoch / 200 from epoch 1, which is this ramp up to half an epoch, and with alpha 20 on
     CIFAR-100 in the released scripts; the authors' later code has 1 for CIFAR-10, 10 for CIFAR-100.

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from tests.attacks.host_reads import HostReads
 from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
 import fastadv
 from fastadv.distill import ARD, IAD, IADII, IGDM, PGDAT, RSLAD, TRADES, AdaAD, AdaIAD, Batch
+from tests.attacks.host_reads import HostReads
 
 EPS, STEP_SIZE, STEPS, SEED = 0.1, 0.03, 3, 7
 ATTACK = {"eps": EPS, "step_size": STEP_SIZE, "steps": STEPS}
