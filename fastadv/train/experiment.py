@@ -16,7 +16,8 @@ from fastadv.train.extras import require
 from fastadv.train.machine import cpu_threads
 from fastadv.train.metrics import tensorboard_installed
 from fastadv.train.models import Classifier, Normalize
-from fastadv.train.report import student_folder, write_report
+from fastadv.train.report import write_report
+from fastadv.train.results import student_folder
 from fastadv.train.seeding import derive_seed
 from fastadv.train.settings import Setting, label_settings
 from fastadv.train.trainer import Trainer
@@ -27,6 +28,7 @@ TEACHER_SEED = 0
 def run_experiment(config: Config, folder: Path) -> str:
     """Do what is left of the job in `folder`; the result table as text."""
     require("matplotlib.figure", "the report's pictures")
+    require("scipy.stats", "the report's paired comparison")
     with cpu_threads(config.threads):
         return _run(config, folder)
 
