@@ -45,7 +45,8 @@ def draw_curves(metrics: dict[str, dict[str, list[Rows]]], path: Path) -> None:
             axes.set_yscale("log")
         axes.set(xlabel="step", **texts)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+    lines = {line.get_label(): line for axes in figure.axes for line in axes.lines if line.get_label() in metrics}
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(panels), fontsize="small")
     figure.savefig(path, dpi=130)
 
 
@@ -61,12 +62,13 @@ def _looks() -> Iterator[dict[str, str]]:
 
 def _draw_seeds(axes: Any, seeds: list[Rows], key: str, scale: float, label: str, look: dict[str, str]) -> None:
     steps = [row["step"] for row in seeds[0]]
+    marker = "." if len(steps) == 1 else ""
     # What was not finite is null in the metrics, and a gap in a line.
     values = [[math.nan if row[key] is None else scale * row[key] for row in rows] for rows in seeds]
     for line in values:
-        axes.plot(steps, line, linewidth=0.6, alpha=0.5, **look)
+        axes.plot(steps, line, linewidth=0.6, alpha=0.5, marker=marker, **look)
     mean = [sum(column) / len(column) for column in zip(*values, strict=True)]
-    axes.plot(steps, mean, linewidth=2, label=label, **look)
+    axes.plot(steps, mean, linewidth=2, label=label, marker=marker, **look)
 
 
 def draw_comparison(methods: Sequence[MethodResults], path: Path) -> None:
@@ -82,10 +84,11 @@ def draw_comparison(methods: Sequence[MethodResults], path: Path) -> None:
             colour = COLOURS[row % len(COLOURS)]
             axes.plot(values, [row] * len(values), ".", color=colour, alpha=0.5)
             axes.errorbar(statistics.mean(values), row, xerr=spread, fmt="D", color=colour, capsize=4)
-        axes.set(xlabel=f"{name}, %", title="mean ± standard deviation")
+        axes.set(xlabel=f"{name}, %")
         axes.grid(alpha=0.3)
     panels[0].set_yticks(range(len(methods)), [f"{method.label}, n = {len(method.seeds)}" for method in methods])
     panels[0].invert_yaxis()
+    figure.suptitle("Each student, mean ± standard deviation", fontsize="medium")
     figure.savefig(path, dpi=110)
 
 
