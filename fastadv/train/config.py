@@ -1,10 +1,10 @@
 """The configuration of a run: one typed dataclass, read from defaults, a recipe and flags, in rising precedence."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 
@@ -12,7 +12,8 @@ from fastadv.train import models
 from fastadv.train.augment import Augmentation
 from fastadv.train.errors import ConfigError
 from fastadv.train.fields import About, Fields
-from fastadv.train.settings import Setting, read_setting
+from fastadv.train.precision import Precision
+from fastadv.train.settings import Setting, check_tables, read_setting
 from fastadv.train.values import check
 
 # The recipe that --data chooses when none is named.
@@ -45,12 +46,14 @@ class Config(Fields):
     seeds: Annotated[tuple[int, ...], About("one student per method and seed", low=0)] = (0, 1, 2)
     options: Annotated[
         dict[str, dict[str, Any]],
-        About("an option of a method; NAME.method=METHOD makes NAME a setting of its own; may be repeated"),
+        About("an option of a method; NAME.method=METHOD makes NAME another setting of it; may be repeated"),
     ] = field(default_factory=dict)
 
     epochs: Annotated[int, About("epochs to train a student", low=1)] = 100
     max_steps: Annotated[int | None, About("stop a student after this many steps", low=1)] = None
-    batch_size: Annotated[int, About("images in a step", low=2)] = 64
+    steps_per_epoch: Annotated[int | None, About("steps in an epoch; none is all training images once", low=1)] = None
+    batch_size: Annotated[int, About("images in a step, over all processes", low=2)] = 64
+    accumulate: Annotated[int, About("pieces of a batch, computed in turn in each process", low=1)] = 1
     lr: Annotated[float, About("peak learning rate of SGD", above=0)] = 0.05
     momentum: Annotated[float, About("momentum of SGD", low=0, high=1)] = 0.9
     nesterov: Annotated[bool, About("Nesterov momentum")] = False
@@ -60,6 +63,16 @@ class Config(Fields):
     ] = "cosine"
     milestones: Annotated[tuple[int, ...], About("epochs after which the step schedule decays", low=1)] = ()
     lr_decay: Annotated[float, About("factor of the step schedule", above=0, high=1)] = 0.1
+
+    warm_up_lr: Annotated[float | None, About("learning rate of a method's warm-up; none is lr", above=0)] = None
+    clip_norm: Annotated[float | None, About("clip the gradient to this l2 norm", above=0)] = None
+    ema: Annotated[float | None, About("decay of the average of the weights, which then counts", above=0, high=1)] = (
+        None
+    )
+    precision: Annotated[Precision, About("what the student is trained in, under autocast")] = "float32"
+    compile: Annotated[bool, About("torch.compile the student")] = False
+    freeze_teacher: Annotated[bool, About("use a copy of the teacher made to be attacked: BatchNorm folded")] = False
+    teacher_precision: Annotated[Precision, About("of that copy")] = "float32"
 
     eval_epochs: Annotated[int, About("epochs between two test accuracies", low=1)] = 1
     eval_batch_size: Annotated[int, About("images in a step of evaluation", low=1)] = 500
@@ -88,16 +101,17 @@ class Config(Fields):
             raise ConfigError(f"milestones: {self.milestones!r}, expected ascending epochs")
         if self.nesterov and self.momentum == 0:
             raise ConfigError("nesterov: True, expected momentum above 0 with it")
+        if self.teacher_precision != "float32" and not self.freeze_teacher:
+            raise ConfigError(f"teacher_precision: {self.teacher_precision!r}, expected freeze_teacher with it")
         self._check_options()
         check_device(self.device)
+        if self.precision == "float16" and torch.device(self.device).type != "cuda":
+            raise ConfigError(f"precision: 'float16' on {self.device!r}, expected bfloat16 or float32 there")
         check_data_dir(self.data, self.data_dir)
 
     def _check_options(self) -> None:
         """Check every setting, and put the values of options in their types."""
-        settings = {name: read_setting(name, self.options, where="options") for name in self.options}
-        for setting in settings.values():
-            setting.build()
-        object.__setattr__(self, "options", {name: setting.table() for name, setting in settings.items()})
+        object.__setattr__(self, "options", check_tables(self.options))
         for name in self.methods:
             self.setting(name)
         if self.setting(self.teacher_method, where="teacher_method").build().needs_teacher:
@@ -106,6 +120,26 @@ class Config(Fields):
     def setting(self, name: str, *, where: str = "methods") -> Setting:
         """The method that ``name`` stands for in the field ``where``, with its options."""
         return read_setting(name, self.options, where=where)
+
+    def additions(self, asked: Self) -> Self:
+        """This configuration with the further methods, seeds and settings of ``asked``.
+
+        Raises ConfigError naming what else differs: nothing that belongs to a result may.
+        """
+        used = {part for name in (*self.methods, self.teacher_method) for part in self.setting(name).names()}
+
+        def free(name: str) -> bool:
+            field, *table = name.split(".")
+            return field in ("methods", "seeds") or (field == "options" and table[0] not in used)
+
+        if changes := self.changes(asked, free=free):
+            raise ConfigError(changes)
+        return replace(
+            self,
+            methods=tuple(dict.fromkeys((*self.methods, *asked.methods))),
+            seeds=tuple(dict.fromkeys((*self.seeds, *asked.seeds))),
+            options={**self.options, **asked.options},
+        )
 
     @property
     def run_name(self) -> str:
