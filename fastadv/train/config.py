@@ -89,8 +89,7 @@ class Config(Fields):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("teacher", "student"):
-            if getattr(self, name) not in models.NAMES:
-                raise ConfigError(f"{name}: {getattr(self, name)!r}, expected one of {', '.join(models.NAMES)}")
+            models.check_name(name, getattr(self, name))
         for name in ("methods", "seeds"):
             value = getattr(self, name)
             if not value or len(set(value)) != len(value):

@@ -46,9 +46,9 @@ class AttackConfig(Fields):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, choices in (("model", models.NAMES), ("attack", tuple(ATTACKS))):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name}: {getattr(self, name)!r}, expected one of {', '.join(choices)}")
+        models.check_name("model", self.model)
+        if self.attack not in ATTACKS:
+            raise ConfigError(f"attack: {self.attack!r}, expected one of {', '.join(ATTACKS)}")
         if self.checkpoint is None:
             raise ConfigError("checkpoint: None, expected the file with the network's weights")
         check_device(self.device)
