@@ -1,13 +1,14 @@
 """The residual networks of He et al. 2016 for 32x32 images, in the two forms of the literature.
 
-resnet8 .. resnet110: their section 4.2, depth 6 n + 2, three stages of 16, 32 and 64 channels; resnet8x4 and resnet32x4
-are four times as wide behind a stem of 32 (Tian et al. 2020). resnet18, resnet34 and resnet50: the four stages they use
-for ImageNet, of 64 to 512 channels (times 4 with bottlenecks), behind a 3x3 stem without pooling: the ResNet-18 of robust
-distillation, the resnet18_8x and resnet34_8x of data-free distillation, the ResNet50 of Tian et al.
+resnet8 .. resnet110: their section 4.2, depth 6 n + 2, three stages of 16, 32 and 64 channels; resnet8x4 and
+resnet32x4 are four times as wide behind a stem of 32 (Tian et al. 2020). resnet18, resnet34 and resnet50: the four
+stages they use for ImageNet, of 64 to 512 channels (times 4 with bottlenecks), behind a 3x3 stem without pooling: the
+ResNet-18 of robust distillation, the resnet18_8x and resnet34_8x of data-free distillation, the ResNet50 of Tian et
+al.
 
-The shortcut where shapes change is a 1x1 convolution and BatchNorm (option B), not zero padding (option A): resnet20 ..
-resnet110 have 2,752 parameters more than those of the paper. Parameter names are those of the public CIFAR checkpoints of
-chenyaofo/pytorch-cifar-models; those of kuangliu/pytorch-cifar are understood.
+The shortcut where shapes change is a 1x1 convolution and BatchNorm (option B), not zero padding (option A): resnet20
+.. resnet110 have 2,752 parameters more than those of the paper. Parameter names are those of the public CIFAR
+checkpoints of chenyaofo/pytorch-cifar-models; those of kuangliu/pytorch-cifar are understood.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
 """ShuffleNet (Zhang et al. 2018), 3 groups, for 32x32 images as distillation compares it (Tian et al. 2020).
 
-The stem is a 1x1 convolution without pooling, and a ReLU follows the depthwise convolution too. Parameter names are those
-of HobbitLong/RepDistiller.
+The stem is a 1x1 convolution without pooling, and a ReLU follows the depthwise convolution too. Parameter names are
+those of HobbitLong/RepDistiller.
 """
 
 from collections.abc import Callable

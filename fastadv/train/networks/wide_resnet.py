@@ -1,7 +1,8 @@
 """Wide residual networks (Zagoruyko and Komodakis 2016): wrn_D_K has depth D = 6 n + 4 and 16 K, 32 K, 64 K channels.
 
-BatchNorm and ReLU come before the convolutions, so a stage has no ReLU of its own: its preactivation is what the BatchNorm
-after it gives, its map that after the ReLU. A BatchNorm that reads a sum cannot be folded by freeze(). Parameter names are those of HobbitLong/RepDistiller.
+BatchNorm and ReLU come before the convolutions, so a stage has no ReLU of its own: its preactivation is what the
+BatchNorm after it gives, its map that after the ReLU. A BatchNorm that reads a sum cannot be folded by freeze().
+Parameter names are those of HobbitLong/RepDistiller.
 """
 
 from collections.abc import Callable
