@@ -36,7 +36,7 @@ def _run(config: Config, folder: Path) -> str:
     if config.tensorboard and not tensorboard_installed():
         print("TensorBoard is not installed: the metrics go to metrics.jsonl alone", flush=True)
         config = replace(config, tensorboard=False)
-    dataset = datasets.load(config.data, data_dir=config.data_dir, device=config.device)
+    dataset = datasets.load(config.data, data_dir=config.data_dir, image_size=config.image_size, device=config.device)
     methods = {name: build_method(name, config) for name in config.methods}
     teacher = None
     if any(method.needs_teacher for method in methods.values()):

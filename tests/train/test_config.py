@@ -108,3 +108,12 @@ def test_a_stored_configuration_gives_itself_back(tmp_path):
     assert config.max_steps is None
     assert resolve(recipe=write_recipe(tmp_path, config.to_toml())) == config
     assert {line.split(" = ")[0] for line in config.to_toml().splitlines()} == set(Config.types())
+
+
+def test_data_without_a_recipe_of_its_own_asks_for_one(tmp_path):
+    with pytest.raises(ConfigError, match="none belongs to cifar10, expected --recipe"):
+        resolve(flags={"data": "cifar10", "data_dir": tmp_path})
+    config = resolve(recipe="tald-cifar100", flags={"data": "cifar10", "data_dir": tmp_path})
+    assert (config.data, config.augmentation) == ("cifar10", "crop4_flip")
+    with pytest.raises(ConfigError, match="data: 'mnist', expected one of digits, cifar10"):
+        resolve(flags={"data": "mnist"})
