@@ -1,4 +1,4 @@
-"""The command line: fastadv train, fastadv attack, fastadv doctor."""
+"""The command line: fastadv train, fastadv attack, fastadv data, fastadv doctor."""
 
 import argparse
 import dataclasses
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastadv.train.config import Config, resolve
+from fastadv.train.data.command import add_command as add_data_command
 from fastadv.train.errors import TrainError
 from fastadv.train.fields import Fields, describe_type
 from fastadv.train.machine import cpu_threads
@@ -21,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_attack(commands)
+    add_data_command(commands)
     doctor = commands.add_parser("doctor", help="say what serves each op here, and why the others do not")
     doctor.set_defaults(run=_doctor)
     arguments = sys.argv[1:] if arguments is None else arguments
