@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastadv.train import datasets
-from fastadv.train.data import image_folder, tiny_imagenet
+from fastadv.train.data import image_folder, pictures, tiny_imagenet
 from fastadv.train.errors import ConfigError, DataError
 
 Image = pytest.importorskip("PIL.Image")
@@ -101,6 +101,29 @@ def test_what_is_missing_or_damaged_is_named(folder, damage, message):
 def cut(path):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
+
+
+def test_decoded_images_are_kept_until_a_file_changes(folder, monkeypatch, capsys):
+    first = image_folder.read(folder, None).splits["train"][0]
+    decode = pictures._decode
+    monkeypatch.setattr(pictures, "_decode", lambda *_: pytest.fail("decoded again"))
+    np.testing.assert_array_equal(image_folder.read(folder, None).splits["train"][0], first)
+
+    monkeypatch.setattr(pictures, "_decode", decode)
+    save(picture(8), folder / "train/ant/x.bmp")
+    changed = image_folder.read(folder, None).splits["train"][0]
+    np.testing.assert_array_equal(changed[0], np.asarray(picture(8)).transpose(2, 0, 1))
+    assert image_folder.read(folder, 4).splits["train"][0].shape == (5, 3, 4, 4)
+
+    cut(folder / ".fastadv" / "train-own-size.npz")
+    np.testing.assert_array_equal(image_folder.read(folder, None).splits["train"][0], changed)
+    assert "train-own-size.npz is damaged and made anew" in capsys.readouterr().out
+
+
+def test_images_are_read_where_they_cannot_be_kept(folder, capsys):
+    (folder / ".fastadv").write_text("a file in the way")
+    assert image_folder.read(folder, None).splits["train"][0].shape == (5, 3, 8, 8)
+    assert "not kept for the next run" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastadv.train.data.pictures import decode, images_in
+from fastadv.train.data.pictures import images_in, read_images
 from fastadv.train.data.stored import Arrays, Stored
 from fastadv.train.errors import DataError
 
@@ -12,7 +12,7 @@ from fastadv.train.errors import DataError
 def read(folder: Path, size: int | None) -> Stored:
     """Both splits; the classes are the folders in train/ in the order of their names.
 
-    size: see :func:`fastadv.train.data.pictures.decode`.
+    size: see :func:`fastadv.train.data.pictures.read_images`.
     Raises DataError where a split, or a class or its images, is missing, or an image cannot be read.
     """
     train = folder / "train"
@@ -42,4 +42,5 @@ def _split(folder: Path, classes: list[str], size: int | None) -> Arrays:
         if not found:
             raise DataError(f"{folder / name}: no images")
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(found) for found in files])
-    return decode([path for found in files for path in found], size, label=f"reading {folder.name}"), labels
+    paths = [path for found in files for path in found]
+    return read_images(paths, size, root=folder.parent, split=folder.name), labels

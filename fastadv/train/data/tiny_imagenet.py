@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastadv.train.data.pictures import decode, images_in
+from fastadv.train.data.pictures import images_in, read_images
 from fastadv.train.data.stored import Stored
 from fastadv.train.errors import DataError
 
@@ -20,7 +20,7 @@ ROWS = {"train": 500 * CLASSES, "test": 50 * CLASSES}
 def read(folder: Path, size: int | None = None, *, classes: int = CLASSES, rows: dict[str, int] = ROWS) -> Stored:
     """Both splits from tiny-imagenet-200 in `folder` (or `folder` itself); labels in the order of the WNIDs.
 
-    size: see :func:`fastadv.train.data.pictures.decode`. `classes` and `rows` are what must be there.
+    size: see :func:`fastadv.train.data.pictures.read_images`. `classes` and `rows` are what must be there.
     Raises DataError naming the file or folder when something is missing, damaged or of the wrong size.
     """
     place = next(
@@ -41,7 +41,7 @@ def read(folder: Path, size: int | None = None, *, classes: int = CLASSES, rows:
             raise DataError(f"{place}: {split} has {len(found)} images, expected {rows[split]}")
     splits = {
         split: (
-            decode([path for path, _ in found], size, label=f"reading {split}"),
+            read_images([path for path, _ in found], size, root=place, split=split),
             np.array([label for _, label in found], dtype=np.int64),
         )
         for split, found in files.items()
