@@ -4,12 +4,16 @@ import warnings
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from fastadv.attacks import freeze
 from fastadv.train import models
+from fastadv.train.networks.mobilenetv2 import InvertedResidual
 from fastadv.train.networks.resnet import cifar_resnet
-from fastadv.train.networks.wide_resnet import WideResNet
+from fastadv.train.networks.shufflenetv1 import ShuffleUnit
+from fastadv.train.networks.shufflenetv2 import DownUnit, HalfUnit
+from fastadv.train.networks.wide_resnet import PreActivationBlock, WideResNet
 
 # The figures as published, exactly or as rounded there, and for how many classes.
 EXACT = {
@@ -116,6 +120,69 @@ def test_features_are_of_one_forward_pass(name):
     assert sizes == sorted(sizes, reverse=True)
     for shown, before in zip(features.maps, features.preactivations, strict=True):
         assert torch.equal(shown, before.relu()) or (name == "mobilenetv2" and shown is before)
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("resnet20", [(16, 32), (16, 32), (32, 16), (64, 8)]),
+        ("resnet8x4", [(32, 32), (64, 32), (128, 16), (256, 8)]),
+        ("resnet18", [(64, 32), (64, 32), (128, 16), (256, 8), (512, 4)]),
+        ("resnet50", [(64, 32), (256, 32), (512, 16), (1024, 8), (2048, 4)]),
+        ("wrn_16_2", [(16, 32), (32, 32), (64, 16), (128, 8)]),
+        ("vgg8", [(64, 32), (128, 16), (256, 8), (512, 4), (512, 4)]),
+        ("mobilenetv2", [(16, 16), (12, 16), (16, 8), (48, 4), (160, 2)]),
+        ("shufflenetv1", [(24, 32), (240, 16), (480, 8), (960, 4)]),
+        ("shufflenetv2", [(24, 32), (116, 16), (232, 8), (464, 4)]),
+    ],
+)
+def test_maps_have_the_shapes_that_repdistiller_shows(name, shapes):
+    with torch.device("meta"):
+        features = build(name).with_features(torch.empty(2, 3, 32, 32))
+    assert [tuple(feature.shape[1:]) for feature in features.maps] == [(width, size, size) for width, size in shapes]
+
+
+def silence(norm):
+    """Make a BatchNorm give zeros."""
+    nn.init.zeros_(norm.weight)
+
+
+def test_units_without_their_branch_are_their_shortcut():
+    x = torch.rand(2, 240, 8, 8)
+    unit = ShuffleUnit(240, 240, 1)
+    silence(unit.bn3)
+    torch.testing.assert_close(unit(x), x)
+    unit = ShuffleUnit(240, 480, 2)
+    silence(unit.bn3)
+    torch.testing.assert_close(unit(x)[:, 240:], F.avg_pool2d(x, 3, stride=2, padding=1))
+
+    unit = HalfUnit(240)
+    silence(unit.bn3)
+    torch.testing.assert_close(unit(x)[:, 0::2], x[:, :120])
+    assert not unit(x)[:, 1::2].any()
+    unit = DownUnit(240, 480)
+    silence(unit.bn5)
+    assert unit(x)[:, 0::2].any()
+    assert not unit(x)[:, 1::2].any()
+
+    block = InvertedResidual(240, 240, 1, 6)
+    silence(block.conv[-1])
+    torch.testing.assert_close(block(x), x)
+
+    block = PreActivationBlock(240, 120, 2)
+    nn.init.zeros_(block.conv2.weight)
+    torch.testing.assert_close(block(x - 0.5), block.convShortcut(F.relu(block.bn1(x - 0.5))))
+    block = PreActivationBlock(240, 240, 1)
+    nn.init.zeros_(block.conv2.weight)
+    torch.testing.assert_close(block(x), x)
+
+
+def test_shuffling_lets_every_group_see_every_other():
+    unit = ShuffleUnit(240, 240, 1).eval()
+    x = torch.rand(1, 240, 8, 8)
+    changed = torch.cat((torch.rand(1, 80, 8, 8), x[:, 80:]), dim=1)
+    difference = unit.preactivation(changed) - unit.preactivation(x)
+    assert all(group.any() for group in difference.chunk(3, dim=1))
 
 
 @pytest.mark.parametrize("name", models.NAMES)
