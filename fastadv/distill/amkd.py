@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from fastadv.attacks.guard import evaluating
-from fastadv.distill.bss import BSS, Boundary, Seen
-from fastadv.distill.features import features_of
+from fastadv.distill.bss import BSS, Boundary
+from fastadv.distill.features import Features
 from fastadv.distill.method import Batch, Network, Terms
 from fastadv.distill.teacher import required
 from fastadv.ops import checks
@@ -94,14 +94,14 @@ class AMKD(BSS):
         self.margin = checks.positive("margin", usual_margin if margin is None else margin)
         weight = usual_weight if triplet_weight is None else triplet_weight
         self.triplet_weight = checks.not_negative("triplet_weight", weight)
+        self.needs_features = embedding == "features"
         self.projector: nn.Module = nn.Identity()
 
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
-        if self.embedding != "features" or self.triplet != "teacher":
+        if not self.needs_features or self.triplet != "teacher":
             return
-        network = required(self, teacher)
-        with evaluating([student, network]), torch.no_grad():
-            ours, theirs = self.look("student", student, x).embedding, self.look("teacher", network, x).embedding
+        with evaluating([student]), torch.no_grad():
+            ours, theirs = map(self._vectors, self._observe(student, required(self, teacher), x))
         if ours.shape[1] != theirs.shape[1]:
             self.projector = nn.Linear(theirs.shape[1], ours.shape[1], device=ours.device, dtype=ours.dtype)
 
@@ -112,18 +112,11 @@ class AMKD(BSS):
         triplet = self._triplet_loss(clean, boundary, batch.y)
         return {**terms, "loss": terms["loss"] + self.triplet_weight * triplet, "triplet": triplet.detach()}
 
-    def look(self, name: str, network: Network, x: Tensor) -> Seen:
-        if self.embedding == "logits":
-            logits = network(x)
-            return Seen(logits, accumulate(logits))
-        features = features_of(name, network, x)
-        return Seen(features.logits, accumulate(features.embedding))
-
-    def _triplet_loss(self, clean: Seen, boundary: Boundary, y: Tensor) -> Tensor:
-        at_clean, at_boundary = self._scaled(clean.embedding), self._scaled(boundary.student.embedding)
+    def _triplet_loss(self, clean: Features, boundary: Boundary, y: Tensor) -> Tensor:
+        at_clean, at_boundary = self._embedding(clean), self._embedding(boundary.student)
         classes = y[boundary.places][:, None]
         if self.triplet == "teacher":
-            anchor, positive = self._projected(boundary.teacher.embedding, at_boundary), at_boundary
+            anchor, positive = self._projected(boundary.teacher, at_boundary), at_boundary
         elif self.triplet == "clean":
             anchor, positive = at_clean[boundary.places], at_boundary
         else:
@@ -135,8 +128,18 @@ class AMKD(BSS):
         losses = triplet_margin_loss(anchor, positive, negative, margin=self.margin, reduction="none")
         return boundary.mean(losses * candidates.any(1))
 
-    def _projected(self, theirs: Tensor, ours: Tensor) -> Tensor:
+    def _vectors(self, shown: Features) -> Tensor:
+        return accumulate(shown.embedding if self.needs_features else shown.logits)
+
+    def _embedding(self, shown: Features) -> Tensor:
+        return self._scaled(self._vectors(shown))
+
+    def _scaled(self, vectors: Tensor) -> Tensor:
+        return normalize(vectors, dim=1) if self.needs_features else vectors
+
+    def _projected(self, teacher: Features, ours: Tensor) -> Tensor:
         """The teacher's embeddings, in the length of the student's."""
+        theirs = self._vectors(teacher)
         projected = accumulate(self.projector(theirs))
         if projected.shape[1] != ours.shape[1]:
             raise ValueError(
@@ -144,9 +147,6 @@ class AMKD(BSS):
                 "joins by a linear layer; it has not been called with these networks"
             )
         return self._scaled(projected)
-
-    def _scaled(self, embedding: Tensor) -> Tensor:
-        return normalize(embedding, dim=1) if self.embedding == "features" else embedding
 
     def extra_repr(self) -> str:
         return (

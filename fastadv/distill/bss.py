@@ -11,34 +11,27 @@ from torch.nn.functional import cross_entropy
 from fastadv.attacks.arguments import count
 from fastadv.attacks.base_samples import bss_candidates, bss_targets
 from fastadv.attacks.boundary import bss
-from fastadv.attacks.guard import evaluating
+from fastadv.distill.features import Features, observe
 from fastadv.distill.method import Batch, Method, Network, Terms
-from fastadv.distill.teacher import required
+from fastadv.distill.teacher import required, teacher_features
 from fastadv.ops import checks
 from fastadv.ops.divergence import kl_distill
 from fastadv.ops.layout import aligned
 from fastadv.reference._common import accumulate
 
 
-class Seen(NamedTuple):
-    """What a network makes of images: their logits [N, C], and the vectors [N, D] that distances are taken between."""
-
-    logits: Tensor
-    embedding: Tensor
-
-
 class Boundary(NamedTuple):
     """Samples moved to the teacher's decision boundary.
 
     places: where in the batch they come from, int64 [M]; chosen: whether the sample there is worth it [M], only these
-    have moved; target: the class each was moved to [M]; student, teacher: what the networks make of the moved samples.
+    have moved; target: the class each was moved to [M]; student, teacher: what the networks show of the moved samples.
     """
 
     places: Tensor
     chosen: Tensor
     target: Tensor
-    student: Seen
-    teacher: Seen
+    student: Features
+    teacher: Features
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of ``values`` [M] over the samples that are worth it; zero where there are none."""
@@ -83,6 +76,8 @@ class BSS(Method):
     """
 
     needs_teacher = True
+    # Whether it reads more than logits: only then the networks must have ``with_features``.
+    needs_features: bool = False
 
     def __init__(
         self,
@@ -109,9 +104,9 @@ class BSS(Method):
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
         return self.distil(student, required(self, teacher), batch)[2]
 
-    def distil(self, student: Network, teacher: Network, batch: Batch) -> tuple[Seen, Boundary | None, Terms]:
-        """What the student makes of the clean images, the boundary samples unless they weigh nothing, the terms."""
-        clean, taught = self.look("student", student, batch.x), self._taught(teacher, batch.x)
+    def distil(self, student: Network, teacher: Network, batch: Batch) -> tuple[Features, Boundary | None, Terms]:
+        """What the student shows of the clean images, the boundary samples unless they weigh nothing, the terms."""
+        clean, taught = self._observe(student, teacher, batch.x)
         ce = cross_entropy(accumulate(clean.logits), batch.y)
         kd = self._apart(clean, taught).mean()
         loss = ce + (self.kd_start + (self.kd_end - self.kd_start) * batch.progress) * kd
@@ -124,14 +119,10 @@ class BSS(Method):
         terms = {"loss": loss, "ce": ce.detach(), "kd": kd.detach(), "bss": matching.detach()}
         return clean, boundary, terms
 
-    def look(self, name: str, network: Network, x: Tensor) -> Seen:
-        """What ``network``, the "student" or the "teacher", makes of images ``x``."""
-        logits = network(x)
-        return Seen(logits, logits)
-
-    def _taught(self, teacher: Network, x: Tensor) -> Seen:
-        with evaluating([teacher]), torch.no_grad():
-            return self.look("teacher", teacher, x)
+    def _observe(self, student: Network, teacher: Network, x: Tensor) -> tuple[Features, Features]:
+        """What the two networks show of ``x``."""
+        deep = self.needs_features
+        return observe("student", student, x, deep=deep), teacher_features(self, teacher, x, deep=deep)
 
     def _draw(
         self, student: Network, teacher: Network, of_student: Tensor, of_teacher: Tensor, batch: Batch
@@ -143,9 +134,9 @@ class BSS(Method):
         target = torch.where(chosen, bss_targets(known, seed=batch.seed, sample_ids=places), known.argmax(1))
         moved = bss(teacher, batch.x[places], target, steps=self.steps, step_size=self.step_size)
         moved = aligned(batch.x, moved.to(batch.x.dtype))[1]
-        return Boundary(places, chosen, target, self.look("student", student, moved), self._taught(teacher, moved))
+        return Boundary(places, chosen, target, *self._observe(student, teacher, moved))
 
-    def _apart(self, student: Seen, teacher: Seen) -> Tensor:
+    def _apart(self, student: Features, teacher: Features) -> Tensor:
         """``KL(p_T || p_S)`` of each image [N], at the temperature and without its square as a factor."""
         softened = kl_distill(student.logits, teacher.logits, temperature=self.temperature, reduction="none")
         return softened / self.temperature**2

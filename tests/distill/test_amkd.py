@@ -66,9 +66,8 @@ def test_the_triplets_by_hand(embedding, triplet, student, teacher, batch):
     margin, weight = (0.5, 1.0) if embedding == "features" else (5.0, 2.0)
 
     clean, of_boundary, _ = method.distil(student, teacher, batch)
-    scaled = unit if embedding == "features" else (lambda x: x)
-    at_clean, at_boundary = scaled(clean.embedding), scaled(of_boundary.student.embedding)
-    taught = scaled(of_boundary.teacher.embedding)
+    vectors = (lambda shown: unit(shown.embedding)) if embedding == "features" else (lambda shown: shown.logits)
+    at_clean, at_boundary, taught = map(vectors, (clean, of_boundary.student, of_boundary.teacher))
     losses, fallbacks = [], 0
     for m, (n, chosen, k) in enumerate(zip(boundary.places, boundary.chosen, boundary.target, strict=True)):
         if not chosen:
