@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +19,14 @@ Pair = tuple[Tensor, Tensor]
 
 
 class Unbuilt(nn.Module):
-    """Stands for a module of ``method`` that its ``build`` makes. Raises RuntimeError where it is called."""
+    """Stands for a module of ``method`` that its ``build`` makes. Raises RuntimeError where it is called or loaded."""
 
     def __init__(self, method: str) -> None:
         super().__init__()
         self._method = method
+
+    def load_state_dict(self, *args: Any, **keywords: Any) -> Any:
+        return self()
 
     def forward(self, *args: object) -> Tensor:
         raise RuntimeError(

@@ -77,7 +77,7 @@ def test_fitnet_leads_to_the_teachers_shape(student, teacher, batch):
 
 def test_fitnet_finds_no_way_to_a_map_four_times_as_large(batch):
     x, _ = batch
-    with pytest.raises(ValueError, match=r"layer must name a map of the student .* got 2x2 for 8x8"):
+    with pytest.raises(ValueError, match=r"a map of the student must be .* got 2x2 for 8x8"):
         FitNet(layer=-1).build(Staged((3, 2), (4, 2)), Staged((3, 1)), x, images=5)
 
 
