@@ -137,8 +137,10 @@ class DataFree(AdversarialMethod):
         if not self.activation_weight:
             return
         blank = like.new_zeros(1, *x.shape[1:])
-        for own, goal in _matched(*example_features(self, student, teacher, blank)):
-            self.connectors.append(nn.Identity() if own.shape == goal.shape else connector(own, goal).to(like))
+        self.connectors = nn.ModuleList(
+            nn.Identity() if own.shape == goal.shape else connector(own, goal)
+            for own, goal in _matched(*example_features(self, student, teacher, blank))
+        ).to(like)
 
     def draw(self, images: int, *, seed: int | Tensor) -> Tensor:
         """``images`` images [images, C, H, W] of the generator as it is: those of a student's step."""
