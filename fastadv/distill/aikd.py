@@ -12,9 +12,9 @@ from torch.nn.functional import cross_entropy, softplus
 from torch.optim import Adam, Optimizer
 
 from fastadv.attacks.guard import evaluating
+from fastadv.distill.building import Unbuilt
 from fastadv.distill.discriminator import Discriminator
 from fastadv.distill.isolation import constant_parameters
-from fastadv.distill.maps import Unbuilt
 from fastadv.distill.method import AdversarialMethod, Batch, Network, Terms
 from fastadv.distill.teacher import teacher_logits
 from fastadv.ops import checks

@@ -1,30 +1,37 @@
-"""What brings a student's map to the shape of a teacher's."""
+"""What brings a student's feature map to the shape of a teacher's."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 
-def connector(source: Tensor, target: Tensor) -> nn.Sequential:
-    """Convolution and BatchNorm from maps like ``source`` to maps like ``target``, both [N, C, H, W].
+def connector(student: Tensor, teacher: Tensor) -> nn.Module:
+    """:func:`regressor`, or the identity where both maps have the same shape."""
+    return nn.Identity() if student.shape[1:] == teacher.shape[1:] else regressor(student, teacher)
 
-    The convolution is 3x3 with stride 2 where the source is twice as large, transposed 4x4 with stride 2 where it is
-    half as large, else one that needs no padding.
 
-    Raises ValueError where the source is smaller otherwise.
+def regressor(student: Tensor, teacher: Tensor) -> nn.Module:
+    """From maps of the shape of ``student`` [N, C, H, W] to that of ``teacher``: a convolution and BatchNorm.
+
+    The convolution is 3x3 of stride 2 where the student's map is twice as large, transposed 4x4 of stride 2 where it is
+    half as large, otherwise unpadded, of the size that leaves the teacher's.
+
+    Raises ValueError where the student's map is smaller otherwise.
+
+    Source: the regressor of RepDistiller, without its ReLU: a pre-activation has two signs.
     """
-    (height, width), size = source.shape[2:], tuple(target.shape[2:])
-    inputs, outputs = source.shape[1], target.shape[1]
+    inputs, outputs = student.shape[1], teacher.shape[1]
+    ours, theirs = student.shape[2:], teacher.shape[2:]
     convolution: nn.Module
-    if (height, width) == (2 * size[0], 2 * size[1]):
+    if all(own == 2 * goal for own, goal in zip(ours, theirs, strict=True)):
         convolution = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
-    elif (2 * height, 2 * width) == size:
+    elif all(2 * own == goal for own, goal in zip(ours, theirs, strict=True)):
         convolution = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
-    elif height >= size[0] and width >= size[1]:
-        convolution = nn.Conv2d(inputs, outputs, (1 + height - size[0], 1 + width - size[1]))
+    elif all(own >= goal for own, goal in zip(ours, theirs, strict=True)):
+        height, width = (1 + own - goal for own, goal in zip(ours, theirs, strict=True))
+        convolution = nn.Conv2d(inputs, outputs, (height, width))
     else:
         raise ValueError(
-            "a map of the student must be at least as large as the teacher's or half its size, got"
-            f" {height}x{width} for {size[0]}x{size[1]}"
+            f"student must have maps as large as the teacher's {list(theirs)}, half or twice as large, got {list(ours)}"
         )
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs))

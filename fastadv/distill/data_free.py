@@ -11,12 +11,12 @@ from torch.optim import Adam, Optimizer
 
 from fastadv.attacks.arguments import count
 from fastadv.attacks.guard import evaluating
+from fastadv.distill import noise
+from fastadv.distill.building import Unbuilt, example_features
 from fastadv.distill.connectors import connector
-from fastadv.distill.draw import normal, symmetric_beta
 from fastadv.distill.features import Features, observe
 from fastadv.distill.generator import ImageGenerator
 from fastadv.distill.isolation import constant_parameters
-from fastadv.distill.maps import Unbuilt, example_features
 from fastadv.distill.method import AdversarialMethod, Batch, Network, Terms
 from fastadv.distill.teacher import required, teacher_features
 from fastadv.ops import checks
@@ -138,8 +138,7 @@ class DataFree(AdversarialMethod):
             return
         blank = like.new_zeros(1, *x.shape[1:])
         self.connectors = nn.ModuleList(
-            nn.Identity() if own.shape == goal.shape else connector(own, goal)
-            for own, goal in _matched(*example_features(self, student, teacher, blank))
+            connector(own, goal) for own, goal in _matched(*example_features(self, student, teacher, blank))
         ).to(like)
 
     def draw(self, images: int, *, seed: int | Tensor) -> Tensor:
@@ -152,7 +151,7 @@ class DataFree(AdversarialMethod):
         x = self.draw(images, seed=batch.seed)
         rows = x
         if self.interpolation_weight:
-            share = symmetric_beta(_ids(x, images, _SHARES), self.interpolation_alpha, seed=batch.seed)
+            share = noise.symmetric_beta(images, self.interpolation_alpha, seed=batch.seed, stream=_SHARES, like=x)
             # The images are drawn independently: a neighbour is as good as a random partner.
             partner = torch.arange(images, device=x.device).roll(1)
             rows = torch.cat((x, mix(x, share, partner)))
@@ -192,7 +191,8 @@ class DataFree(AdversarialMethod):
 
     def _generated(self, images: int, seed: int | Tensor, stream: int) -> Tensor:
         like = next(self.adversary.parameters(), torch.empty(0))
-        return self.adversary(normal(_ids(like, images, stream), self.latent, seed=seed).to(like.dtype))
+        z = noise.normal(images, self.latent, seed=seed, stream=stream, like=like)
+        return self.adversary(z.to(like.dtype))
 
     def _activation(self, student: Features, teacher: Features) -> Tensor:
         losses = [
@@ -201,11 +201,6 @@ class DataFree(AdversarialMethod):
         ]
         deepest_first = enumerate(reversed(losses))
         return _BOUNDARY_SCALE * torch.stack([loss / 2**depth for depth, loss in deepest_first]).sum()
-
-
-def _ids(like: Tensor, images: int, stream: int) -> Tensor:
-    """Names for the random numbers of ``images`` images, on the device of ``like``."""
-    return torch.arange(images, device=like.device) + (stream << 32)
 
 
 def _matched(student: Features, teacher: Features) -> list[tuple[Tensor, Tensor]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from fastadv.distill.connectors import connector
+from fastadv.distill.building import Unbuilt, example_features
+from fastadv.distill.connectors import regressor
 from fastadv.distill.features import Features
-from fastadv.distill.maps import Unbuilt, example_features, layer_index, map_pair
+from fastadv.distill.maps import layer_index, map_pair
 from fastadv.distill.method import Batch
 from fastadv.distill.weighted import WeightedLoss
 from fastadv.reference._common import accumulate
@@ -16,9 +17,9 @@ from fastadv.reference._common import accumulate
 class FitNet(WeightedLoss):
     """A regressor r makes the student's map look like the teacher's: ``D = mean (r(F_S) - F_T)^2``.
 
-    The mean is over all elements. r is learned with the student: :func:`fastadv.distill.connectors.connector`, a
-    convolution and BatchNorm, and ReLU. The published first stage that trains the layers up to the map alone is left
-    out, as in RepDistiller.
+    The mean is over all elements. r, a convolution to the teacher's channels and size, BatchNorm and ReLU, is learned
+    with the student. The published first stage that trains the layers up to the map alone is left out, as in
+    RepDistiller.
 
     Args:
         beta, gamma, alpha, temperature: of ``L = gamma CE + alpha KD + beta D``, see :class:`WeightedLoss`.
@@ -49,7 +50,7 @@ class FitNet(WeightedLoss):
 
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
         source, target = map_pair(*example_features(self, student, teacher, x), self.layer)
-        self.regressor = nn.Sequential(*connector(source, target), nn.ReLU()).to(target)
+        self.regressor = nn.Sequential(regressor(source, target), nn.ReLU()).to(target)
 
     def distance(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         source, target = map_pair(student, teacher, self.layer)

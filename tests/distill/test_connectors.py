@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from fastadv.distill.connectors import connector
 
@@ -17,6 +18,10 @@ def test_shapes(student, teacher):
     assert (joined < 0).any()
 
 
+def test_maps_of_one_shape_need_none():
+    assert isinstance(connector(torch.zeros(2, 4, 3, 3), torch.zeros(1, 4, 3, 3)), nn.Identity)
+
+
 def test_maps_that_cannot_be_joined():
-    with pytest.raises(ValueError, match=r"a map of the student must be .* got 3x3 for 8x8"):
+    with pytest.raises(ValueError, match=r"student must have maps as large as the teacher's \[8, 8\].*got \[3, 3\]"):
         connector(torch.zeros(2, 4, 3, 3), torch.zeros(2, 4, 8, 8))
