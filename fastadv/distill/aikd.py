@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, softplus
 from torch.optim import Adam, Optimizer
 
 from fastadv.attacks.guard import evaluating
+from fastadv.distill.building import Unbuilt
 from fastadv.distill.discriminator import Discriminator
 from fastadv.distill.isolation import constant_parameters
 from fastadv.distill.method import AdversarialMethod, Batch, Network, Terms
@@ -80,9 +81,6 @@ class AIKD(AdversarialMethod):
 
     needs_teacher = True
 
-    adversary: Discriminator
-    previous: nn.Module
-
     def __init__(
         self,
         *,
@@ -108,6 +106,8 @@ class AIKD(AdversarialMethod):
         self.adversary_lr = checks.positive("adversary_lr", adversary_lr)
         # No loop counts so far: without its term the discriminator is never trained.
         self.adversary_every = 1 if self.omega else sys.maxsize
+        self.adversary: nn.Module = Unbuilt("AIKD")
+        self.previous: nn.Module = Unbuilt("AIKD")
         self._epochs = 0
         self._seen: _Seen | None = None
 
@@ -123,11 +123,9 @@ class AIKD(AdversarialMethod):
     def start_epoch(self, student: nn.Module) -> None:
         self._epochs += 1
         if self.beta:
-            self._require_built()
             self.previous.load_state_dict(student.state_dict())
 
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
-        self._require_built()
         x, y = batch.x, batch.y
         of_student = student(x)
         in_first_epoch = self._epochs <= 1
@@ -158,14 +156,12 @@ class AIKD(AdversarialMethod):
         return {"loss": loss, **terms}
 
     def adversary_optimizer(self) -> Optimizer:
-        self._require_built()
         optimizer = Adam(self.adversary.parameters(), lr=self.adversary_lr)
         if self.adversarial_loss == "wgan":
             optimizer.register_step_post_hook(lambda *_: self._clip())
         return optimizer
 
     def adversary_terms(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
-        self._require_built()
         seen, self._seen = self._seen, None
         if seen is None or seen.x is not batch.x:
             with torch.no_grad():
@@ -194,7 +190,3 @@ class AIKD(AdversarialMethod):
         with torch.no_grad():
             for parameter in self.adversary.parameters():
                 parameter.clamp_(-self.clip, self.clip)
-
-    def _require_built(self) -> None:
-        if not hasattr(self, "adversary"):
-            raise RuntimeError("AIKD learns modules of its own: call build(student, teacher, x, images=...) first")

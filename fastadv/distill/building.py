@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -12,11 +14,14 @@ from fastadv.distill.teacher import required
 
 
 class Unbuilt(nn.Module):
-    """Stands for a module of ``method`` that its ``build`` makes. Raises RuntimeError where it is called."""
+    """Stands for a module of ``method`` that its ``build`` makes. Raises RuntimeError where it is called or loaded."""
 
     def __init__(self, method: str) -> None:
         super().__init__()
         self._method = method
+
+    def load_state_dict(self, *args: Any, **keywords: Any) -> Any:
+        return self()
 
     def forward(self, *args: object) -> Tensor:
         raise RuntimeError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +12,13 @@ from torch.optim import Adam, Optimizer
 from fastadv.attacks.arguments import count
 from fastadv.attacks.guard import evaluating
 from fastadv.distill import noise
+from fastadv.distill.building import Unbuilt, example_features
 from fastadv.distill.connectors import connector
-from fastadv.distill.features import features_of
+from fastadv.distill.features import Features, observe
 from fastadv.distill.generator import ImageGenerator
 from fastadv.distill.isolation import constant_parameters
 from fastadv.distill.method import AdversarialMethod, Batch, Network, Terms
-from fastadv.distill.teacher import required
+from fastadv.distill.teacher import required, teacher_features
 from fastadv.ops import checks
 from fastadv.ops.matching import activation_boundary_loss
 from fastadv.ops.mix import mix
@@ -32,17 +32,6 @@ _STUDENT, _GENERATOR, _SHARES = range(3)
 
 # What RepDistiller multiplies the activation boundary loss by, beside each layer's weight.
 _BOUNDARY_SCALE = 3 / 1000
-
-
-class _Response(NamedTuple):
-    """A network's logits [N, C], in the precision of losses, and its pre-activations where they are asked for."""
-
-    logits: Tensor
-    preactivations: tuple[Tensor, ...] = ()
-
-    def first(self, count: int) -> _Response:
-        """That to the first ``count`` images."""
-        return _Response(self.logits[:count], tuple(layer[:count] for layer in self.preactivations))
 
 
 class DataFree(AdversarialMethod):
@@ -104,9 +93,6 @@ class DataFree(AdversarialMethod):
     needs_teacher = True
     needs_images = False
 
-    adversary: ImageGenerator
-    connectors: nn.ModuleList
-
     def __init__(
         self,
         *,
@@ -140,6 +126,7 @@ class DataFree(AdversarialMethod):
         self.generator_loss = checks.choice("generator_loss", generator_loss, _GENERATOR_LOSSES)
         self.adversary_every = count("adversary_every", adversary_every, 1)
         self.adversary_lr = checks.positive("adversary_lr", adversary_lr)
+        self.adversary: nn.Module = Unbuilt("DataFree")
         self.connectors = nn.ModuleList()
 
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
@@ -150,12 +137,9 @@ class DataFree(AdversarialMethod):
         if not self.activation_weight:
             return
         blank = like.new_zeros(1, *x.shape[1:])
-        with evaluating([student, teacher]), torch.no_grad():
-            of_student = features_of("student", student, blank).preactivations
-            of_teacher = features_of("teacher", required(self, teacher), blank).preactivations
-        layers = min(len(of_student), len(of_teacher))
-        pairs = zip(of_student[-layers:], of_teacher[-layers:], strict=True)
-        self.connectors = nn.ModuleList(connector(own, goal) for own, goal in pairs).to(like)
+        self.connectors = nn.ModuleList(
+            connector(own, goal) for own, goal in _matched(*example_features(self, student, teacher, blank))
+        ).to(like)
 
     def draw(self, images: int, *, seed: int | Tensor) -> Tensor:
         """``images`` images [images, C, H, W] of the generator as it is: those of a student's step."""
@@ -163,7 +147,6 @@ class DataFree(AdversarialMethod):
             return self._generated(images, seed, _STUDENT)
 
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
-        teacher = required(self, teacher)
         images = len(batch.x)
         x = self.draw(images, seed=batch.seed)
         rows = x
@@ -172,17 +155,17 @@ class DataFree(AdversarialMethod):
             # The images are drawn independently: a neighbour is as good as a random partner.
             partner = torch.arange(images, device=x.device).roll(1)
             rows = torch.cat((x, mix(x, share, partner)))
-        of_student = self._response("student", student, rows)
-        with evaluating([teacher]), torch.no_grad():
-            of_teacher = self._response("teacher", teacher, rows if self.interpolation_target == "teacher" else x)
+        deep, asked = self.activation_weight > 0, rows if self.interpolation_target == "teacher" else x
+        of_student = observe("student", student, rows, deep=deep)
+        of_teacher = teacher_features(self, teacher, asked, deep=deep)
 
-        on_generated = of_student.first(images), of_teacher.first(images)
+        on_generated = of_student.of_rows(slice(images)), of_teacher.of_rows(slice(images))
         loss = _discrepancy(*on_generated)
         terms = {"discrepancy": loss.detach()}
         if self.interpolation_weight:
             by_teacher = self.interpolation_target == "teacher"
-            virtual = of_teacher.logits[images:] if by_teacher else mix(of_teacher.logits, share, partner)
-            interpolation = l1_loss(of_student.logits[images:], virtual)
+            virtual = of_teacher.logits[images:] if by_teacher else mix(accumulate(of_teacher.logits), share, partner)
+            interpolation = _distance(of_student.logits[images:], virtual)
             loss = loss + self.interpolation_weight * interpolation
             terms["interpolation"] = interpolation.detach()
         if self.activation_weight:
@@ -198,39 +181,40 @@ class DataFree(AdversarialMethod):
         teacher = required(self, teacher)
         x = self._generated(len(batch.x), batch.seed, _GENERATOR)
         with evaluating([teacher]), constant_parameters([student, teacher, self.connectors]):
-            responses = self._response("student", student, x), self._response("teacher", teacher, x)
+            deep = self.activation_weight > 0 and self.activation_in_generator
+            responses = observe("student", student, x, deep=deep), observe("teacher", teacher, x, deep=deep)
             discrepancy = _discrepancy(*responses)
             loss = -discrepancy.log1p() if self.generator_loss == "log" else -discrepancy
-            if self.activation_weight and self.activation_in_generator:
+            if deep:
                 loss = loss - self.activation_weight * (1 - batch.progress) * self._activation(*responses)
         return {"loss": loss, "discrepancy": discrepancy.detach()}
 
     def _generated(self, images: int, seed: int | Tensor, stream: int) -> Tensor:
-        if not hasattr(self, "adversary"):
-            raise RuntimeError("DataFree learns modules of its own: call build(student, teacher, x, images=...) first")
-        like = next(self.adversary.parameters())
+        like = next(self.adversary.parameters(), torch.empty(0))
         z = noise.normal(images, self.latent, seed=seed, stream=stream, like=like)
         return self.adversary(z.to(like.dtype))
 
-    def _response(self, name: str, network: Network, x: Tensor) -> _Response:
-        if not self.activation_weight:
-            return _Response(accumulate(network(x)))
-        features = features_of(name, network, x)
-        return _Response(accumulate(features.logits), features.preactivations)
-
-    def _activation(self, student: _Response, teacher: _Response) -> Tensor:
-        layers = len(self.connectors)
-        matched = zip(self.connectors, student.preactivations[-layers:], teacher.preactivations[-layers:], strict=True)
+    def _activation(self, student: Features, teacher: Features) -> Tensor:
         losses = [
-            2.0 ** (layer - layers + 1)
-            * activation_boundary_loss(join(own), goal.detach(), margin=self.activation_margin)
-            for layer, (join, own, goal) in enumerate(matched)
+            activation_boundary_loss(join(own), goal.detach(), margin=self.activation_margin)
+            for join, (own, goal) in zip(self.connectors, _matched(student, teacher), strict=True)
         ]
-        return _BOUNDARY_SCALE * torch.stack(losses).sum()
+        deepest_first = enumerate(reversed(losses))
+        return _BOUNDARY_SCALE * torch.stack([loss / 2**depth for depth, loss in deepest_first]).sum()
 
 
-def _discrepancy(student: _Response, teacher: _Response) -> Tensor:
-    return l1_loss(student.logits, teacher.logits)
+def _matched(student: Features, teacher: Features) -> list[tuple[Tensor, Tensor]]:
+    """The pre-activations of the stages that both networks have, counted from the last."""
+    stages = min(len(student.preactivations), len(teacher.preactivations))
+    return list(zip(student.preactivations[-stages:], teacher.preactivations[-stages:], strict=True))
+
+
+def _discrepancy(student: Features, teacher: Features) -> Tensor:
+    return _distance(student.logits, teacher.logits)
+
+
+def _distance(one: Tensor, other: Tensor) -> Tensor:
+    return l1_loss(accumulate(one), accumulate(other))
 
 
 def _channels(name: str, value: float | Sequence[float]) -> tuple[float, ...]:

@@ -45,4 +45,6 @@ def symmetric_beta(rows: int, alpha: float, *, seed: int | Tensor, stream: int, 
     rest = -(radius.abs().log() / alpha).expm1()
     cosine = (math.pi * angle).cos()
     # w / sqrt(1 + w^2) with both sides times u^(1 / (2 alpha)), which w may overflow without.
-    return (1 + rest.sqrt() * cosine / (power + rest * cosine.square()).sqrt()) / 2
+    ratio = rest.sqrt() * cosine / (power + rest * cosine.square()).sqrt()
+    # Rounding takes it past its bounds of -1 and 1.
+    return ((1 + ratio) / 2).clamp(0, 1)

@@ -29,7 +29,7 @@ def test_symmetric_beta_has_its_distribution(alpha, distribution):
 
 @pytest.mark.parametrize("alpha", [1e-3, 0.1, 100.0, 1e6])
 def test_symmetric_beta_of_any_alpha(alpha):
-    drawn = noise.symmetric_beta(40_000, alpha, seed=1, stream=0, like=LIKE)
+    drawn = noise.symmetric_beta(40_000, alpha, seed=1, stream=noise.APART, like=LIKE)
     assert ((drawn >= 0) & (drawn <= 1)).all()
     variance = 1 / (4 * (2 * alpha + 1))
     torch.testing.assert_close(drawn.double().var(), torch.tensor(variance).double(), rtol=0.03, atol=0)
