@@ -11,6 +11,7 @@
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+PEERS := torchattacks==3.5.1 adv-lib==0.2.8 foolbox==3.3.4
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 SOURCES := $(wildcard csrc/common/* csrc/cpu/* csrc/cuda/*) fastadv/ops/schemas.py pyproject.toml setup.py
@@ -44,11 +45,13 @@ cuda-compile: $(INSTALLED)
 gpu-check:
 	$(PYTHON) csrc/cuda/check.py --parts "$(PARTS)"
 
-# PyTorch comes first and is kept by the second line, which without build isolation compiles against it.
+# PyTorch comes first and is kept by the second line, which without build isolation compiles against it. The libraries
+# that the tests compare attacks with come last and alone: torchvision, which two of them name, would bring its own.
 $(INSTALLED): $(SOURCES)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy ninja "setuptools>=77"
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-deps $(PEERS)
 	@$(BIN)/fastadv doctor
 	@touch $@
 
