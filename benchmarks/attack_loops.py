@@ -214,8 +214,8 @@ def page(results: Mapping[str, Any]) -> str:
             f"# {results['network']}",
             f"{results['attack']}. {', '.join(where)}, fastadv {machine['fastadv']}.",
             markdown(table),
-            "Medians; of the speedup, round by round, with quartiles. The loss is the network's own, which on the clean "
-            f"images is {results['clean_loss']:.2f}. {signs}\n",
+            "Medians; of the speedup, round by round, with quartiles. The loss is the network's own, on the clean "
+            f"images {results['clean_loss']:.2f}. {signs}\n",
         )
     )
 
