@@ -75,11 +75,13 @@ class ColdClock:
         return sum(start.elapsed_time(end) for start, end in events) / 1000 / calls
 
 
-def interleaved(variants: Mapping[str, Call], clock: Clock = host_clock) -> dict[str, list[float]]:
+def interleaved(
+    variants: Mapping[str, Call], clock: Clock = host_clock, *, rounds: int = ROUNDS
+) -> dict[str, list[float]]:
     """Seconds a call of each variant, one number a round, the variants taking turns within a round."""
     calls = {name: _warm_up(call, clock) for name, call in variants.items()}
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, call in variants.items():
             seconds[name].append(clock(call, calls[name]))
     return seconds

@@ -1,6 +1,11 @@
-"""What has to be set before triton or fastadv is imported; the number of threads, before torch is."""
+"""What has to be set before triton or fastadv is imported, and the number of threads, before torch is; peers."""
 
+import importlib
 import os
+import sys
+from types import ModuleType
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.pop("FASTADV_BACKEND", None)
@@ -9,3 +14,36 @@ import torch
 
 # Without a GPU, Triton's kernels run on CPU tensors, so that one session tests every backend.
 os.environ["TRITON_INTERPRET"] = "0" if torch.cuda.is_available() else "1"
+
+
+@pytest.fixture
+def torchattacks():
+    return peer("torchattacks")
+
+
+@pytest.fixture
+def foolbox():
+    return peer("foolbox")
+
+
+@pytest.fixture
+def adv_lib(monkeypatch):
+    """Its attacks.
+
+    To import any of them it asks for torchvision, for the networks of a perceptual distance, and for visdom, for plots.
+    Nothing that is compared here uses either: where they cannot be imported, empty modules stand in.
+    """
+    peer("adv_lib")
+    for name in ("torchvision", "visdom"):
+        try:
+            importlib.import_module(name)
+        except Exception:  # a torchvision made for another torch raises RuntimeError
+            empty = ModuleType(name)
+            empty.models = None
+            monkeypatch.setitem(sys.modules, name, empty)
+    return importlib.import_module("adv_lib.attacks")
+
+
+def peer(name: str) -> ModuleType:
+    """The library of that name, which `make test` installs; without it the test is skipped."""
+    return pytest.importorskip(name, reason=f"{name} is not installed (make test installs it)")

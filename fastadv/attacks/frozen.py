@@ -28,6 +28,9 @@ def freeze(
     :attr:`Frozen.kept`. A BatchNorm in train mode is never folded: call ``model.eval()`` before (a later
     :meth:`Frozen.refresh` does not look at the mode again). The model itself is left as it is.
 
+    ``frozen.compile()``, which every module has, also fuses what lies between the convolutions; it took a tenth off the
+    time of a resnet56 in bfloat16 on a CPU and nothing in float32, for one or two minutes of compilation.
+
     Args:
         model: any module from images to logits [N, C]; of a DistributedDataParallel the module inside.
         dtype: of parameters, buffers and computation: float64, float32, bfloat16 or float16; None keeps them. In half

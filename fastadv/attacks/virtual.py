@@ -30,8 +30,8 @@ def vat(
 ) -> Tensor:
     """``x + r`` with the virtual adversarial perturbation r, ``|r|_2 = eps``: it needs no label.
 
-    r points along the dominant eigenvector of the Hessian of ``KL(p(x) || p(x + r))`` at r = 0, found by power
-    iteration from a random unit d:
+    There is no other norm than l2: r points along the dominant eigenvector of the Hessian of ``KL(p(x) || p(x + r))``
+    at r = 0, found by power iteration from a random unit d:
 
         ``d <- unit(grad_d KL(p(x) || p(x + xi d)))``, ``steps`` times, then ``r = eps d``
 

@@ -69,6 +69,11 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
     "apgd l2 restarts": APGD(eps=0.5, steps=6, norm="l2", restarts=2, random_start=False),
     "apgd dlr": APGD(eps=0.1, steps=6, loss="dlr", mode="sequential"),
     "apgd targeted dlr": APGD(eps=0.1, steps=6, loss="dlr", targeted=True),
+    "apgd l1": APGD(eps=5.0, steps=6, norm="l1"),
+    "apgd l1 restarts": APGD(eps=5.0, steps=8, norm="l1", restarts=2, random_start=False),
+    "apgd l1 of each": lambda model, x, *y, **keywords: apgd(
+        model, x, *y, norm="l1", **own(x) | {"steps": torch.arange(len(x)) * 2}, **keywords
+    ),
     "apgd of each": lambda model, x, *y, **keywords: apgd(
         model, x, *y, restarts=2, **own(x) | {"steps": torch.arange(len(x)) * 2}, **keywords
     ),

@@ -9,10 +9,13 @@ from torch.nn.functional import cross_entropy
 
 import fastadv
 from fastadv.attacks import apgd, pgd
-from fastadv.attacks.auto_gradient import checkpoints
+from fastadv.attacks.checkpoints import checkpoints, sparsity_checkpoints
+from fastadv.attacks.climbers import largest
 
 # p_j of the paper, j = 0, 1, ...
 PUBLISHED = [0.0, 0.22, 0.41, 0.57, 0.70, 0.80, 0.87, 0.93, 0.99]
+
+ORDER = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 
 
 def losses(network, x, labels):
@@ -32,6 +35,12 @@ def test_the_published_checkpoints():
     for steps in range(200):
         published = {math.ceil(p * steps - 1e-9) for p in PUBLISHED}
         assert checkpoints(steps) == sorted(published - {0, steps})
+
+
+def test_the_published_checkpoints_of_l1():
+    assert sparsity_checkpoints(100) == list(range(4, 100, 4))
+    assert sparsity_checkpoints(49) == list(range(1, 49))
+    assert [sparsity_checkpoints(steps) for steps in (0, 1, 2)] == [[], [], [1]]
 
 
 def step(norm, x, size, direction, x0, eps):
@@ -107,12 +116,55 @@ def test_equals_the_published_algorithm(norm, eps, steps, rho, labels):
         assert any(alone in each for each in reasons)  # each rule halves a step where the other would not
 
 
+def written_out_for_l1(network, x0, labels, start, *, eps, steps):
+    """The published algorithm for l1, a row at a time; also how often each row was no sparser, and sparser."""
+    x, every, elements = start.clone(), max(int(0.04 * steps), 1), x0[0].numel()
+    rows = range(len(x0))
+    sizes, shares, supports = [eps] * len(x0), [0.2] * len(x0), [elements] * len(x0)
+    best, best_grad, best_values = x.clone(), torch.zeros_like(x), [-math.inf] * len(x0)
+    found = [[0, 0] for _ in rows]
+    for k in range(steps + 1):
+        value, grad = losses(network, x, labels).tolist(), gradient(network, x, labels)
+        for i in rows:
+            if value[i] > best_values[i]:
+                best_values[i], best[i], best_grad[i] = value[i], x[i], grad[i]
+        if k == steps:
+            return best, found
+        if k and k % every == 0:
+            for i in rows:
+                support = int((best[i] != x0[i]).sum())
+                sparser = support / supports[i] < 0.95
+                sizes[i] = eps if sparser else max(sizes[i] / 1.5, eps / 10)
+                supports[i], shares[i] = support, support / elements / 1.5
+                found[i][sparser] += 1
+                if sparser:
+                    x[i], grad[i] = best[i], best_grad[i]
+        for i in rows:
+            ascending = grad[i].abs().flatten().sort().values
+            least = ascending[min(int((1 - shares[i]) * elements + 1e-9), elements - 1)]
+            direction = torch.where(grad[i].abs() >= least, grad[i], 0).sign()
+            moved = x[i] + sizes[i] * direction / direction.abs().sum()
+            x[i] = fastadv.project(moved[None], x0[i : i + 1], eps=eps, norm="l1")[0]
+
+
+@pytest.mark.parametrize("steps", [10, 60])
+def test_equals_the_published_algorithm_for_l1(steps, images, labels):
+    wavy, x = hills(), images.double()
+    start = fastadv.random_start(x, eps=4.0, norm="l1", seed=3)
+    expected, found = written_out_for_l1(wavy, x, labels, start, eps=4.0, steps=steps)
+    torch.testing.assert_close(
+        apgd(wavy, x, labels, eps=4.0, norm="l1", steps=steps, seed=3), expected, atol=1e-9, rtol=0
+    )
+    assert all(any(times) for times in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l1"])
 @pytest.mark.parametrize("rho", [0.75, 0.4])
 @pytest.mark.parametrize("restarts", [1, 2])
-def test_each_row_has_the_checkpoints_of_its_own_number_of_steps(images, labels, restarts, rho):
+def test_each_row_has_the_checkpoints_of_its_own_number_of_steps(images, labels, restarts, rho, norm):
     wavy, x, y = hills(), images.double().repeat(3, 1, 1, 1), labels.repeat(3)
     steps = torch.tensor([20, 12, 5, 7, 16, 0] * 3)
-    how = {"eps": 0.2, "restarts": restarts, "rho": rho, "seed": 3}
+    how = {"eps": 0.2 if norm == "linf" else 4.0, "norm": norm, "restarts": restarts, "rho": rho, "seed": 3}
     together = apgd(wavy, x, y, steps=steps, **how)
     for number in steps.unique().tolist():
         rows = steps == number
@@ -120,7 +172,7 @@ def test_each_row_has_the_checkpoints_of_its_own_number_of_steps(images, labels,
 
 
 @pytest.mark.parametrize("restarts", [1, 3])
-@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.3), ("l2", 2.0)])
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.3), ("l2", 2.0), ("l1", 8.0)])
 @pytest.mark.parametrize("loss", ["ce", "dlr", "cw"])
 def test_returns_the_best_point_of_all(network, images, labels, loss, norm, eps, restarts):
     network.eval()
@@ -137,10 +189,12 @@ def test_returns_the_best_point_of_all(network, images, labels, loss, norm, eps,
 
 
 @pytest.mark.parametrize("steps", range(12))
-def test_never_worse_than_the_start(network, images, labels, steps):
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.3), ("l1", 5.0)])
+def test_never_worse_than_the_start(network, images, labels, norm, eps, steps):
     network.eval()
-    start = losses(network, pgd(network, images, labels, eps=0.3, steps=0, seed=4), labels)
-    assert (losses(network, apgd(network, images, labels, eps=0.3, steps=steps, seed=4), labels) >= start).all()
+    how = {"eps": eps, "norm": norm, "seed": 4}
+    start = losses(network, pgd(network, images, labels, steps=0, **how), labels)
+    assert (losses(network, apgd(network, images, labels, steps=steps, **how), labels) >= start).all()
 
 
 def linear(classes=2):
@@ -172,11 +226,37 @@ def test_l2_optimum_of_a_linear_model(images):
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize(("norm", "eps"), [("linf", 8 / 255), ("l2", 0.5)])
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), None])
+@pytest.mark.parametrize("eps", [0.5, 5.0])
+def test_l1_optimum_of_a_linear_model(images, bounds, eps):
+    """The radius is spent on the largest weights, each as far as the box lets it, which few steps come close to."""
+    model, x, y = linear(), images.double(), torch.tensor([0, 1, 0, 1, 0, 1])
+    uphill = model[1].weight.detach()[1 - y] - model[1].weight.detach()[y]
+    room = (
+        torch.full_like(uphill, math.inf) if bounds is None else torch.where(uphill > 0, 1 - x.flatten(1), x.flatten(1))
+    )
+    order = uphill.abs().argsort(1, descending=True)
+    spent = room.gather(1, order).cumsum(1).clamp(max=eps)
+    gained = (spent.diff(dim=1, prepend=torch.zeros(6, 1)) * uphill.abs().gather(1, order)).sum(1)
+    share = ((apgd(model, x, y, eps=eps, norm="l1", steps=25, bounds=bounds) - x).flatten(1) * uphill).sum(1) / gained
+    assert (share > 0.99).all()
+    assert (share < 1 + 1e-9).all()
+
+
+def test_l1_spends_all_on_the_one_pixel_that_counts(images):
+    model, y = linear(), torch.tensor([0, 1, 0, 1, 0, 1])
+    with torch.no_grad():
+        model[1].weight[:, :-1] = 0
+    x, uphill = images.double().clamp(0.4, 0.6), (model[1].weight.detach()[1 - y] - model[1].weight.detach()[y]).sign()
+    expected = x + 0.3 * uphill.view_as(x)
+    torch.testing.assert_close(apgd(model, x, y, eps=0.3, norm="l1", steps=40), expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 8 / 255), ("l2", 0.5), ("l1", 5.0)])
 @pytest.mark.parametrize("mode", ["exact", "sequential"])
 def test_stays_in_ball_and_box(network, images, labels, norm, eps, mode):
     x = apgd(network, images, labels, eps=eps, norm=norm, mode=mode)
-    moved = (x.double() - images.double()).flatten(1).norm(dim=1, p=math.inf if norm == "linf" else 2.0)
+    moved = (x.double() - images.double()).flatten(1).norm(dim=1, p=ORDER[norm])
     assert x.min() >= 0
     assert x.max() <= 1
     assert (moved <= eps + (2.0**-23 if norm == "linf" else eps * 4 * 2.0**-23)).all()
@@ -195,6 +275,12 @@ def test_a_row_that_is_not_a_number_holds_up_no_other(network, images, labels):
     assert torch.equal(found[5], start[5])
 
 
+def test_the_largest_of_each_row_without_what_is_not_a_number():
+    grad = torch.tensor([[math.nan, 3.0, -4.0, 1.0], [0.0, -math.inf, 2.0, 2.0]])
+    found = largest(grad.view(2, 1, 2, 2), torch.tensor([1, 2])).view(2, 4)
+    assert torch.equal(found, torch.tensor([[0.0, 0.0, -4.0, 0.0], [0.0, -math.inf, 2.0, 2.0]]))
+
+
 def test_steps_and_sizes_by_default(network, images, labels):
     eps = torch.linspace(0.1, 0.2, 6)
     for radius in (eps, 0.1):
@@ -203,14 +289,17 @@ def test_steps_and_sizes_by_default(network, images, labels):
     strided = (2 * eps).repeat_interleave(2)[::2]
     expected = apgd(network, images, labels, eps=eps, seed=0)
     assert torch.equal(apgd(network, images, labels, eps=eps, step_size=strided, seed=0), expected)
+    by_default = apgd(network, images, labels, eps=5.0, norm="l1", seed=0)
+    assert torch.equal(apgd(network, images, labels, eps=5.0, step_size=5.0, norm="l1", seed=0), by_default)
     assert torch.equal(apgd(network, images, labels, eps=0.0), images)
-    assert apgd(network, images[:0], labels[:0], eps=0.1).shape == (0, 3, 6, 6)
+    assert torch.equal(apgd(network, images, labels, eps=0.0, norm="l1"), images)
+    for norm in ORDER:
+        assert apgd(network, images[:0], labels[:0], eps=0.1, norm=norm).shape == (0, 3, 6, 6)
 
 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"norm": "l1"}, ValueError, "norm must be 'linf' or 'l2', got 'l1': Auto-PGD for l1 is another algorithm"),
         ({"norm": "l3"}, ValueError, "norm must be one of"),
         ({"rho": 0}, ValueError, "rho must lie in"),
         ({"rho": "high"}, TypeError, "rho must be a float, got str"),

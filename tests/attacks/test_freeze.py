@@ -318,6 +318,19 @@ def test_a_compiled_attack_sees_the_refreshed_weights(network, images, labels):
     assert torch.equal(second, pgd(frozen, images, labels, eps=0.1, steps=2, seed=1))
 
 
+def test_a_compiled_copy_sees_the_refreshed_weights(network, images, labels):
+    frozen, plain = freeze(network.eval()), freeze(network)
+    frozen.compile(backend="aot_eager")
+    for _ in range(2):
+        expected = pgd(plain, images, labels, eps=0.1, norm="l2", steps=3, seed=1)
+        torch.testing.assert_close(pgd(frozen, images, labels, eps=0.1, norm="l2", steps=3, seed=1), expected)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.neg_()
+        frozen.refresh(), plain.refresh()
+    assert not torch.allclose(pgd(plain, images, labels, eps=0.1, norm="l2", steps=3, seed=1), expected)
+
+
 def test_refresh_refuses_another_structure(network):
     frozen = freeze(network.eval())
     network[5] = nn.Linear(128, 7)

@@ -36,6 +36,7 @@ def in_half(request, network, dtype):
         pytest.param(lambda *a: mi_fgsm(*a, eps=EPS, norm="l2"), "l2", id="mi_fgsm l2"),
         pytest.param(lambda *a: apgd(*a, eps=EPS), "linf", id="apgd"),
         pytest.param(lambda *a: apgd(*a, eps=EPS, norm="l2", loss="dlr", restarts=2), "l2", id="apgd l2"),
+        pytest.param(lambda *a: apgd(*a, eps=100 * EPS, norm="l1"), "l1", id="apgd l1"),
         pytest.param(lambda *a: svgd(*a, eps=EPS, particles=2)[:, 1], "linf", id="svgd"),
         pytest.param(lambda *a: svgd(*a, eps=EPS, particles=2, norm="l2")[:, 1], "l2", id="svgd l2"),
         pytest.param(lambda model, x, y: vat(model, x, eps=EPS, bounds=(0.0, 1.0)), "l2", id="vat"),
@@ -52,7 +53,8 @@ def test_ball_and_box_hold_in_float32(attack, norm, dtype, in_half, images, labe
     if norm == "linf":
         assert moved.abs().max() <= EPS + 2.0**-24  # half a unit in the last place of a pixel near one
     else:
-        assert (moved.norm(dim=1) <= EPS * (1 + 4 * 2.0**-23)).all()
+        order, eps = (1, 100 * EPS) if norm == "l1" else (2, EPS)
+        assert (moved.norm(order, dim=1) <= eps * (1 + 4 * 2.0**-23)).all()
     assert moved.abs().amax(1).min() > 0
 
 

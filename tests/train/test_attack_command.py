@@ -142,10 +142,12 @@ def test_every_attack_of_the_catalogue(tmp_path, small_run, name):
     assert nothing["largest_distance"] == 0
 
 
-@pytest.mark.parametrize("norm", ["l2", "l1"])
-def test_other_norms(tmp_path, small_run, norm):
+@pytest.mark.parametrize(("attack", "norm"), [("pgd", "l2"), ("pgd", "l1"), ("apgd", "l1")])
+def test_other_norms(tmp_path, small_run, attack, norm):
     eps = {"l2": 0.8, "l1": 4.0}[norm]
-    options = arguments(small_run, f"--norm={norm}", f"--eps={eps}", "--n=100", "--restarts=2", "--loss=cw")
+    options = arguments(
+        small_run, f"--attack={attack}", f"--norm={norm}", f"--eps={eps}", "--n=100", "--restarts=2", "--loss=cw"
+    )
     result = attacked(tmp_path, *options)
     assert result["largest_distance"] == pytest.approx(eps, rel=1e-3)
     assert share(result, "robust")["correct"] < share(result, "clean")["correct"]

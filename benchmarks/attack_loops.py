@@ -1,0 +1,224 @@
+"""A whole attack: torchattacks' PGD against pgd on frozen copies of the same network, side by side in one run.
+
+python -m benchmarks.attack_loops --checkpoint cifar100_resnet56.pth --data-dir DIR: a public CIFAR-100 resnet56, the
+first 64 test images, linf, 8/255, 10 steps of 2/255 without a random start. What each finds is compared before anything
+is timed. Prints a table; --output NAME writes NAME.md and NAME.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from benchmarks import opponents
+from benchmarks.__main__ import Differs, describe_machine
+from benchmarks.measure import Spread, interleaved, ratio
+from benchmarks.page import markdown, spread
+from fastadv.attacks import freeze, pgd
+from fastadv.ops.attack_loss import attack_loss_value_and_grad
+from fastadv.ops.step import pgd_stepper
+from fastadv.train import datasets, models
+from fastadv.train.datasets import to_pixels
+from fastadv.train.machine import cpu_threads
+from fastadv.train.models import Classifier, Normalize
+from fastadv.train.robustness.timing import TimedNetwork
+
+EPS, STEP_SIZE = 8 / 255, 2 / 255
+BASELINE, EXACT, HALF = "torchattacks", "pgd, float32 copy", "pgd, bfloat16 copy"
+# Half precision need not find the same images, but images that gain about as much loss.
+LEAST_GAIN = 0.95
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to attack ``network``: the attack of (network, x, y), and what a step of it does beside the network."""
+
+    network: nn.Module
+    attack: Callable[[nn.Module, Tensor, Tensor], Tensor]
+    update: Callable[[Tensor], object]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.attack_loops", description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="weights of the network")
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder of CIFAR-100")
+    parser.add_argument("--model", default="resnet56", help="(default: resnet56)")
+    parser.add_argument("--batch", type=int, default=64, help="images (default: 64)")
+    parser.add_argument("--steps", type=int, default=10, help="(default: 10)")
+    parser.add_argument("--rounds", type=int, default=15, help="how often each attack is timed (default: 15)")
+    parser.add_argument("--compile", action="store_true", help="time the copies under torch.compile as well")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
+    parser.add_argument("--output", type=Path, help="write the results here, as .md and .json")
+    options = parser.parse_args()
+    data = datasets.load("cifar100", data_dir=options.data_dir)
+    network = models.build(options.model, num_classes=len(data.class_names), image_shape=data.image_shape)
+    models.load_weights(network, options.checkpoint)
+    model = Classifier(Normalize(data.mean, data.std), network).eval()
+    x, y = to_pixels(data.test.images[: options.batch], channels_last=False), data.test.labels[: options.batch]
+    with cpu_threads(options.threads):
+        attacks = variants(model, x, y, options.steps)
+        if options.compile:
+            attacks |= {f"{name}, compiled": compiled(attacks[name]) for name in (EXACT, HALF)}
+        results = {
+            "machine": describe_machine("cpu") | {"instructions": instructions()},
+            "attack": f"PGD, linf, eps 8/255, {options.steps} steps of 2/255, no random start",
+            "network": f"{options.model}, {options.batch} images of CIFAR-100",
+            **run(attacks, x, y, options.steps, options.rounds),
+        }
+    print(page(results))
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+        options.output.with_suffix(".md").write_text(page(results))
+
+
+def variants(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> dict[str, Variant]:
+    """The attacks by name, torchattacks' own first."""
+    import torchattacks  # which the rest of the benchmarks does without
+
+    how: dict[str, Any] = {"eps": EPS, "step_size": STEP_SIZE}
+    ours = partial(pgd, steps=steps, random_start=False, mode="sequential", **how)
+    step = pgd_stepper(x, mode="sequential", **how)
+
+    def theirs(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return torchattacks.PGD(network, eps=EPS, alpha=STEP_SIZE, steps=steps, random_start=False)(x, y)
+
+    def their_update(logits: Tensor) -> None:
+        opponents.cross_entropy_and_gradient(logits, y)
+        opponents.pgd_step_linf(x, x, x, EPS, STEP_SIZE)
+
+    def our_update(logits: Tensor) -> None:
+        attack_loss_value_and_grad(logits, y)
+        step(x, x)
+
+    copies = {EXACT: freeze(model), HALF: freeze(model, dtype=torch.bfloat16)}
+    return {
+        BASELINE: Variant(model, theirs, their_update),
+        "pgd, the network itself": Variant(model, ours, our_update),
+        **{name: Variant(copy, ours, our_update) for name, copy in copies.items()},
+    }
+
+
+def compiled(variant: Variant) -> Variant:
+    return replace(variant, network=torch.compile(variant.network))
+
+
+def run(attacks: Mapping[str, Variant], x: Tensor, y: Tensor, steps: int, rounds: int) -> dict[str, Any]:
+    """Compare, then time. Raises :class:`benchmarks.__main__.Differs`."""
+    model = attacks[BASELINE].network
+    found = {name: each.attack(each.network, x, y) for name, each in attacks.items()}
+    agreement = {
+        "of_copy": flips(attacks[EXACT].network, model, (x, found[BASELINE]), y),
+        "of_float32": flips(model, freeze(model, dtype=torch.float64), (x, found[BASELINE]), y),
+    }
+    if agreement["of_copy"]["share"] > agreement["of_float32"]["share"]:
+        raise Differs(f"the copy's gradients differ more than float32 explains: {agreement}; nothing was timed")
+    losses = {name: loss(model, images, y) for name, images in found.items()}
+    clean = loss(model, x, y)
+    least = clean + LEAST_GAIN * (losses[BASELINE] - clean)
+    if weak := {name: value for name, value in losses.items() if value < least}:
+        raise Differs(f"loss {clean:.3f} to {losses[BASELINE]:.3f} by {BASELINE}, but {weak}; nothing was timed")
+    calls = {name: partial(each.attack, each.network, x, y) for name, each in attacks.items()}
+    seconds = interleaved(calls, rounds=rounds)
+    rows = {}
+    for name, each in attacks.items():
+        logits = each.network(x).detach()
+        rows[name] = {
+            "seconds": asdict(Spread.of(seconds[name])),
+            "speedup": asdict(ratio(seconds[BASELINE], seconds[name])),
+            "network_share": network_share(each, x, y),
+            "update_seconds": steps * statistics.median(interleaved({name: partial(each.update, logits)})[name]),
+            "loss": losses[name],
+            "pixels_as_torchattacks": (found[name] == found[BASELINE]).double().mean().item(),
+        }
+    return {"agreement": agreement, "clean_loss": clean, "rows": rows}
+
+
+def flips(network: nn.Module, other: nn.Module, points: tuple[Tensor, ...], y: Tensor) -> dict[str, float]:
+    """How many signs of the loss's gradient differ at ``points``, and how large the largest of them is.
+
+    As a share of all signs and of the largest gradient of its image.
+    """
+    differing, largest, count = 0, 0.0, 0
+    for x in points:
+        mine, theirs = gradient(network, x, y), gradient(other, x, y)
+        differs = mine.sign() != theirs.sign()
+        size = theirs.abs() / theirs.abs().amax((1, 2, 3), keepdim=True)
+        differing, count = differing + int(differs.sum()), count + x.numel()
+        largest = max(largest, float((size * differs).max()))
+    return {"share": differing / count, "largest": largest}
+
+
+def gradient(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(cross_entropy(network(x), y, reduction="sum"), x)[0].double()
+
+
+@torch.no_grad()
+def loss(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    return cross_entropy(model(x), y).item()
+
+
+def network_share(variant: Variant, x: Tensor, y: Tensor) -> float:
+    """The median share of the attack that the network takes, forward and backward."""
+    timed = TimedNetwork(variant.network, x.device)
+    shares = []
+    for _ in range(3):
+        _, total, inside = timed.time(lambda: variant.attack(timed, x, y))
+        shares.append(inside / total)
+    return statistics.median(shares)
+
+
+def instructions() -> str:
+    """The vector instructions that decide how fast the networks run."""
+    found = torch.cpu.get_capabilities()
+    names = {"avx2": "AVX2", "avx512_f": "AVX-512", "avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX-BF16"}
+    return ", ".join(label for name, label in names.items() if found.get(name)) or "none of AVX2 and later"
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """The results as Markdown."""
+    machine, agreement = results["machine"], results["agreement"]
+    table = [["", "ms", "speedup", "network, ms", "loss and step, ms", "rest, ms", "mean loss", "pixels equal, %"]]
+    for name, row in results["rows"].items():
+        total = 1000 * row["seconds"]["median"]
+        network, update = total * row["network_share"], 1000 * row["update_seconds"]
+        parts = [f"{network:,.0f}", f"{update:.1f}", f"{max(total - network - update, 0):.1f}"]
+        quality = [f"{row['loss']:.2f}", f"{100 * row['pixels_as_torchattacks']:.2f}"]
+        table.append([name, f"{total:,.0f}", spread(row["speedup"]), *parts, *quality])
+    signs = " ".join(
+        f"{text} in {1e6 * agreement[key]['share']:.0f} of a million signs, none of a gradient larger than "
+        f"{agreement[key]['largest']:.1e} of its image's largest{end}"
+        for key, text, end in (
+            (
+                "of_copy",
+                "At the clean and the final images the float32 copy's gradients differ from the network's",
+                ";",
+            ),
+            ("of_float32", "the network's own in float32 differ from float64's", "."),
+        )
+    )
+    where = (machine["cpu"], machine["instructions"], f"{machine['threads']} threads", f"torch {machine['torch']}")
+    return "\n\n".join(
+        (
+            f"# {results['network']}",
+            f"{results['attack']}. {', '.join(where)}, fastadv {machine['fastadv']}.",
+            markdown(table),
+            "Medians; of the speedup, round by round, with quartiles. The loss is the network's own, on the clean "
+            f"images {results['clean_loss']:.2f}. {signs}\n",
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
