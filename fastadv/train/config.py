@@ -1,10 +1,10 @@
 """The configuration of a run: one typed dataclass, read from defaults, a recipe and flags, in rising precedence."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 
@@ -13,7 +13,7 @@ from fastadv.train.augment import Augmentation
 from fastadv.train.errors import ConfigError
 from fastadv.train.fields import About, Fields
 from fastadv.train.precision import Precision
-from fastadv.train.settings import Setting, read_setting
+from fastadv.train.settings import Setting, check_tables, read_setting
 from fastadv.train.values import check
 
 # The recipe that --data chooses when none is named.
@@ -46,7 +46,7 @@ class Config(Fields):
     seeds: Annotated[tuple[int, ...], About("one student per method and seed", low=0)] = (0, 1, 2)
     options: Annotated[
         dict[str, dict[str, Any]],
-        About("an option of a method; NAME.method=METHOD makes NAME a setting of its own; may be repeated"),
+        About("an option of a method; NAME.method=METHOD makes NAME another setting of it; may be repeated"),
     ] = field(default_factory=dict)
 
     epochs: Annotated[int, About("epochs to train a student", low=1)] = 100
@@ -111,10 +111,7 @@ class Config(Fields):
 
     def _check_options(self) -> None:
         """Check every setting, and put the values of options in their types."""
-        settings = {name: read_setting(name, self.options, where="options") for name in self.options}
-        for setting in settings.values():
-            setting.build()
-        object.__setattr__(self, "options", {name: setting.table() for name, setting in settings.items()})
+        object.__setattr__(self, "options", check_tables(self.options))
         for name in self.methods:
             self.setting(name)
         if self.setting(self.teacher_method, where="teacher_method").build().needs_teacher:
@@ -123,6 +120,26 @@ class Config(Fields):
     def setting(self, name: str, *, where: str = "methods") -> Setting:
         """The method that ``name`` stands for in the field ``where``, with its options."""
         return read_setting(name, self.options, where=where)
+
+    def additions(self, asked: Self) -> Self:
+        """This configuration with the further methods, seeds and settings of ``asked``.
+
+        Raises ConfigError naming what else differs: nothing that belongs to a result may.
+        """
+        used = {part for name in (*self.methods, self.teacher_method) for part in self.setting(name).names()}
+
+        def free(name: str) -> bool:
+            field, *table = name.split(".")
+            return field in ("methods", "seeds") or (field == "options" and table[0] not in used)
+
+        if changes := self.changes(asked, free=free):
+            raise ConfigError(changes)
+        return replace(
+            self,
+            methods=tuple(dict.fromkeys((*self.methods, *asked.methods))),
+            seeds=tuple(dict.fromkeys((*self.seeds, *asked.seeds))),
+            options={**self.options, **asked.options},
+        )
 
     @property
     def run_name(self) -> str:

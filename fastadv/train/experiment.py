@@ -19,7 +19,8 @@ from fastadv.train.metrics import tensorboard_installed
 from fastadv.train.models import Classifier, Normalize
 from fastadv.train.precision import DTYPES, Shown
 from fastadv.train.processes import Processes
-from fastadv.train.report import student_folder, write_report
+from fastadv.train.report import write_report
+from fastadv.train.results import student_folder
 from fastadv.train.run_folder import add_fact
 from fastadv.train.seeding import derive_seed
 from fastadv.train.settings import Setting, label_settings
@@ -31,6 +32,7 @@ TEACHER_SEED = 0
 def run_experiment(config: Config, folder: Path) -> str:
     """Do what is left of the job in `folder`, together with this run's other processes; the result table as text."""
     require("matplotlib.figure", "the report's pictures")
+    require("scipy.stats", "the report's paired comparison")
     with cpu_threads(config.threads):
         return _run(config, folder)
 

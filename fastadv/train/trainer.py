@@ -19,7 +19,7 @@ from fastadv.train.checkpoint import Checkpoints, write_atomically
 from fastadv.train.config import Config
 from fastadv.train.datasets import Split
 from fastadv.train.descent import Descent
-from fastadv.train.errors import CheckpointError, DivergenceError
+from fastadv.train.errors import CheckpointError, ConfigError, DivergenceError
 from fastadv.train.evaluation import clean_accuracy, evaluate
 from fastadv.train.metrics import MeanTerms, MetricsLog
 from fastadv.train.models import Classifier
@@ -198,7 +198,10 @@ class Trainer:
         example = self.batches.example(self.test.images.shape[1:])
         with self._generator_kept():
             torch.manual_seed(derive_seed(self.seed, "method"))
-            self.method.build(self.model, self.teacher, example, images=images)
+            try:
+                self.method.build(self.model, self.teacher, example, images=images)
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"{self.label}: {error}") from error
         self.method.to(self.device)
 
     def _descent(self, parameters: list[nn.Parameter], *, lr: float | None = None) -> Descent:
