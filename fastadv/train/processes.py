@@ -75,11 +75,11 @@ class Processes:
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[Processes]:
-    """Joins the processes that torchrun started, where it did; of these only the first prints.
+    """Joins the processes that torchrun started, unless this one has; of these only the first prints.
 
     device: "cpu" (gloo), or "cuda" (nccl, one GPU a process of this machine).
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
         yield Processes()
         return
     on_gpu = torch.device(device).type == "cuda"

@@ -103,27 +103,29 @@ def fail():
     raise ConfigError("in the first process")
 
 
-def main(folder: Path) -> None:
+def train_jobs(folder: Path) -> None:
     digits = datasets.load("digits")
-    with joined("cpu") as processes:
-        for name, (method, norm) in JOBS.items():
-            trained = trainer(digits, folder / name, method(), norm=norm)
-            trained.fit()
-        facts = {
-            "accuracy": evaluate(trained.model, digits.test, trained.config),
-            "remembers": message_of(trainer(digits, folder / "remembers", Remembers(), norm=True).fit),
-            "raised": message_of(lambda: processes.from_first(fail)),
-            "told": processes.from_first(lambda: Processes().rank),
-        }
-        (folder / f"facts-{processes.rank}.json").write_text(json.dumps(facts))
-        print(f"rank {processes.rank} of {processes.count} speaks")
+    for name, (method, norm) in JOBS.items():
+        trained = trainer(digits, folder / name, method(), norm=norm)
+        trained.fit()
+    processes = Processes()
+    facts = {
+        "accuracy": evaluate(trained.model, digits.test, trained.config),
+        "remembers": message_of(trainer(digits, folder / "remembers", Remembers(), norm=True).fit),
+        "raised": message_of(lambda: processes.from_first(fail)),
+        "told": processes.from_first(lambda: Processes().rank),
+    }
+    (folder / f"facts-{processes.rank}.json").write_text(json.dumps(facts))
+    print(f"rank {processes.rank} of {processes.count} speaks")
 
 
-def whole_run(folder: Path) -> int:
+def train_whole_run(folder: Path) -> int:
     options = ["--methods=kd", "--seeds=0", "--teacher-epochs=1", "--student-samples=100", "--epochs=1"]
-    return cli.main(["train", "--run-dir", str(folder / "run"), "--no-tensorboard", "--eval-steps=1", *options])
+    return cli.main(["train", "--run-dir", str(folder), "--no-tensorboard", "--eval-steps=1", *options])
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
-    raise SystemExit(whole_run(Path(sys.argv[1])))
+    given = Path(sys.argv[1])
+    with joined("cpu"):
+        train_jobs(given)
+        raise SystemExit(train_whole_run(given / "run"))

@@ -40,7 +40,7 @@ def together(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    processes_train.main(folder)
+    processes_train.train_jobs(folder)
     return folder
 
 
