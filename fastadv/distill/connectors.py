@@ -6,17 +6,20 @@ from torch import Tensor, nn
 
 
 def connector(student: Tensor, teacher: Tensor) -> nn.Module:
-    """From maps of the shape of ``student`` [N, C, H, W] to that of ``teacher``: the identity where they have the same.
+    """:func:`regressor`, or the identity where both maps have the same shape."""
+    return nn.Identity() if student.shape[1:] == teacher.shape[1:] else regressor(student, teacher)
 
-    Else a convolution and BatchNorm: 3x3 of stride 2 where the student's map is twice as large, transposed 4x4 of
-    stride 2 where it is half as large, otherwise unpadded, of the size that leaves the teacher's.
+
+def regressor(student: Tensor, teacher: Tensor) -> nn.Module:
+    """From maps of the shape of ``student`` [N, C, H, W] to that of ``teacher``: a convolution and BatchNorm.
+
+    The convolution is 3x3 of stride 2 where the student's map is twice as large, transposed 4x4 of stride 2 where it is
+    half as large, otherwise unpadded, of the size that leaves the teacher's.
 
     Raises ValueError where the student's map is smaller otherwise.
 
     Source: the regressor of RepDistiller, without its ReLU: a pre-activation has two signs.
     """
-    if student.shape[1:] == teacher.shape[1:]:
-        return nn.Identity()
     inputs, outputs = student.shape[1], teacher.shape[1]
     ours, theirs = student.shape[2:], teacher.shape[2:]
     convolution: nn.Module

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks.arguments import count
-from fastadv.distill.draw import uniform
+from fastadv.distill import noise
+from fastadv.distill.building import Unbuilt, example_features
 from fastadv.distill.features import Features
-from fastadv.distill.maps import Unbuilt, example_features
 from fastadv.distill.memory import Memory
 from fastadv.distill.method import Batch
 from fastadv.distill.weighted import WeightedLoss
@@ -119,12 +119,14 @@ class _Contrast(nn.Module):
         """Images of other classes than ``y``, each as likely: [N, negatives]."""
         images = len(self.classes)
         # Sorted by class, an image's own class is one block: what is drawn of the others steps over it.
-        order = self.classes.argsort()
+        order = self.classes.argsort(stable=True)
         ranked = self.classes[order]
         first, last = torch.searchsorted(ranked, y), torch.searchsorted(ranked, y, right=True)
         own = (last - first)[:, None]
-        others = images - own
-        drawn = (uniform(index, self.negatives, seed=seed).double() * others).long()
-        # The product may round up to the number of others, which a set of a single class has not even one of.
-        drawn = torch.minimum(drawn, others - 1)
-        return order[(drawn + own * (drawn >= first[:, None])).clamp(0, images - 1)]
+        # In double precision, so that the product rounds to no more than is there.
+        like = self.student.rows
+        drawn = noise.uniform(index, self.negatives, seed=seed, stream=noise.APART, like=like).double()
+        drawn = ((drawn + 1) / 2 * (images - own)).long()
+        places = drawn + own * (drawn >= first[:, None])
+        # A set of a single class has no others: then an image is its own negative.
+        return order[places.clamp(max=images - 1)]

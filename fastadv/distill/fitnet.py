@@ -5,8 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from fastadv.distill.building import Unbuilt, example_features
+from fastadv.distill.connectors import regressor
 from fastadv.distill.features import Features
-from fastadv.distill.maps import Unbuilt, example_features, layer_index, map_pair
+from fastadv.distill.maps import layer_index, map_pair
 from fastadv.distill.method import Batch
 from fastadv.distill.weighted import WeightedLoss
 from fastadv.reference._common import accumulate
@@ -15,10 +17,9 @@ from fastadv.reference._common import accumulate
 class FitNet(WeightedLoss):
     """A regressor r makes the student's map look like the teacher's: ``D = mean (r(F_S) - F_T)^2``.
 
-    The mean is over all elements. r is learned with the student: a convolution to the teacher's channels and size (3x3
-    with stride 2 where the student's map is twice as large, transposed 4x4 with stride 2 where it is half as large,
-    else one that needs no padding), BatchNorm and ReLU. The published first stage that trains the layers up to the map
-    alone is left out, as in RepDistiller.
+    The mean is over all elements. r, a convolution to the teacher's channels and size, BatchNorm and ReLU, is learned
+    with the student. The published first stage that trains the layers up to the map alone is left out, as in
+    RepDistiller.
 
     Args:
         beta, gamma, alpha, temperature: of ``L = gamma CE + alpha KD + beta D``, see :class:`WeightedLoss`.
@@ -49,27 +50,8 @@ class FitNet(WeightedLoss):
 
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
         source, target = map_pair(*example_features(self, student, teacher, x), self.layer)
-        self.regressor = _regressor(source, target).to(target)
+        self.regressor = nn.Sequential(regressor(source, target), nn.ReLU()).to(target)
 
     def distance(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         source, target = map_pair(student, teacher, self.layer)
         return mse_loss(accumulate(self.regressor(source)), target)
-
-
-def _regressor(source: Tensor, target: Tensor) -> nn.Sequential:
-    """From maps like ``source`` to maps like ``target``, both [N, C, H, W]."""
-    (height, width), size = source.shape[2:], tuple(target.shape[2:])
-    inputs, outputs = source.shape[1], target.shape[1]
-    convolution: nn.Module
-    if (height, width) == (2 * size[0], 2 * size[1]):
-        convolution = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
-    elif (2 * height, 2 * width) == size:
-        convolution = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
-    elif height >= size[0] and width >= size[1]:
-        convolution = nn.Conv2d(inputs, outputs, (1 + height - size[0], 1 + width - size[1]))
-    else:
-        raise ValueError(
-            "layer must name a map of the student at least as large as the teacher's or half its size, got"
-            f" {height}x{width} for {size[0]}x{size[1]}"
-        )
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())

@@ -11,8 +11,9 @@ from torch.nn.functional import mse_loss
 
 from fastadv.attacks.arguments import count
 from fastadv.distill.at import attention
+from fastadv.distill.building import Unbuilt, example_features
 from fastadv.distill.features import Features
-from fastadv.distill.maps import Unbuilt, at_one_size, example_features, map_pair
+from fastadv.distill.maps import at_one_size, map_pair
 from fastadv.distill.method import Batch, Network, Terms
 from fastadv.distill.teacher import teacher_features
 from fastadv.distill.weighted import WeightedLoss

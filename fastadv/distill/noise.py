@@ -10,16 +10,21 @@ from torch import Tensor
 from fastadv.ops.ball import random_start
 from fastadv.reference._common import accumulate
 
+# A stream that shares nothing with the particles of attacks, which take the first streams of their seed.
+APART = 1 << 30
 
-def uniform(rows: int, columns: int, *, seed: int | Tensor, stream: int, like: Tensor) -> Tensor:
+
+def uniform(rows: int | Tensor, columns: int, *, seed: int | Tensor, stream: int, like: Tensor) -> Tensor:
     """[rows, columns] uniform in (-1, 1), never 0, on the device of ``like``; float64 where it is, else float32.
+
+    rows: how many, or an identity below 2^32 for each, int64, which with the seed and the stream decides its numbers.
 
     The noise of :func:`fastadv.random_start`: the same on every backend. Streams of one seed are independent.
     """
-    centre = accumulate(like.new_zeros(rows, columns))
-    ids = torch.arange(rows, device=like.device) + (stream << 32)
+    ids = torch.arange(rows, device=like.device) if isinstance(rows, int) else rows
+    centre = accumulate(like.new_zeros(len(ids), columns))
     # random_start draws multiples of 2^-23 in [-1, 1); halfway between two of them lies neither -1 nor 0.
-    return random_start(centre, eps=1.0, bounds=None, seed=seed, sample_ids=ids) + 2.0**-24
+    return random_start(centre, eps=1.0, bounds=None, seed=seed, sample_ids=ids + (stream << 32)) + 2.0**-24
 
 
 def normal(rows: int, columns: int, *, seed: int | Tensor, stream: int, like: Tensor) -> Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import torch
+import math
+
 from torch import Tensor
 
-from fastadv.distill.draw import uniform
+from fastadv.distill import noise
 from fastadv.distill.features import Features
 from fastadv.distill.method import Batch
 from fastadv.distill.weighted import WeightedLoss
@@ -49,10 +50,10 @@ class TripletKD(WeightedLoss):
 
     def distance(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         of_student = student.logits
-        ids = torch.arange(len(batch.y), device=batch.y.device)
         different = batch.y[:, None] != batch.y
         # The largest of independent numbers is any of the others with the same probability.
-        chosen = torch.where(different, uniform(ids, len(ids), seed=batch.seed), -1.0).argmax(1)
+        drawn = noise.uniform(len(batch.y), len(batch.y), seed=batch.seed, stream=noise.APART, like=of_student)
+        chosen = drawn.masked_fill(~different, -math.inf).argmax(1)
         losses = triplet_margin_loss(
             teacher.logits, of_student, of_student[chosen], margin=self.margin, reduction="none"
         )

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from fastadv.distill.building import Unbuilt, example_features
 from fastadv.distill.features import Features
-from fastadv.distill.maps import Pair, Unbuilt, at_one_size, example_features, layer_indices, map_pairs
+from fastadv.distill.maps import Pair, at_one_size, layer_indices, map_pairs
 from fastadv.distill.method import Batch
 from fastadv.distill.weighted import WeightedLoss
 

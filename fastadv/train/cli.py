@@ -1,4 +1,4 @@
-"""The command line: fastadv train, attack, compare, methods, doctor."""
+"""The command line: fastadv train, attack, compare, data, methods, doctor."""
 
 import argparse
 import dataclasses
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastadv.train.config import Config, resolve
+from fastadv.train.data.command import add_command as add_data_command
 from fastadv.train.errors import TrainError
 from fastadv.train.fields import Fields
 from fastadv.train.machine import cpu_threads
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     methods = commands.add_parser("methods", help="list the methods of training with their options")
     methods.add_argument("method", nargs="?", help="say all about this one")
     methods.set_defaults(run=_methods)
+    add_data_command(commands)
     doctor = commands.add_parser("doctor", help="say what serves each op here, and why the others do not")
     doctor.set_defaults(run=_doctor)
     arguments = sys.argv[1:] if arguments is None else arguments

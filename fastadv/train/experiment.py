@@ -44,7 +44,7 @@ def _run(config: Config, folder: Path) -> str:
     if config.tensorboard and not tensorboard_installed():
         print("TensorBoard is not installed: the metrics go to metrics.jsonl alone", flush=True)
         config = replace(config, tensorboard=False)
-    dataset = datasets.load(config.data, data_dir=config.data_dir, device=config.device)
+    dataset = datasets.load(config.data, data_dir=config.data_dir, image_size=config.image_size, device=config.device)
     settings = [config.setting(name) for name in config.methods]
     teacher = None
     if any(setting.build().needs_teacher for setting in settings):

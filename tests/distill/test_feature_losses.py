@@ -46,7 +46,7 @@ def attention(x):
 
 def test_fitnet(networks, shown_batch):
     method, student, teacher = built(FitNet(beta=3.0, gamma=0.0), networks, shown_batch)
-    convolution, norm, _ = method.regressor
+    convolution, norm = method.regressor[0]
     assert convolution.weight.shape == (8, 5, 1, 1)
     mixed = torch.einsum("oi,nihw->nohw", convolution.weight[:, :, 0, 0], student.maps[2])
     mixed = mixed + convolution.bias[:, None, None]
@@ -77,7 +77,7 @@ def test_fitnet_leads_to_the_teachers_shape(student, teacher, batch):
 
 def test_fitnet_finds_no_way_to_a_map_four_times_as_large(batch):
     x, _ = batch
-    with pytest.raises(ValueError, match=r"layer must name a map of the student .* got 2x2 for 8x8"):
+    with pytest.raises(ValueError, match=r"student must have maps as large as the teacher's \[8, 8\].* got \[2, 2\]"):
         FitNet(layer=-1).build(Staged((3, 2), (4, 2)), Staged((3, 1)), x, images=5)
 
 

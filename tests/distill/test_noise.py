@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from fastadv.attacks.starts import random_rows
 from fastadv.distill import noise
 
 LIKE = torch.zeros(1)
@@ -64,3 +65,20 @@ def test_precision_and_random_state():
     assert torch.equal(torch.get_rng_state(), before)
     assert [each.dtype for each in drawn] == [torch.float64, torch.float32]
     assert torch.equal(drawn[0].float(), drawn[1])
+
+
+def test_identities_decide_in_any_order():
+    ids = torch.tensor([4, 0, 2])
+    drawn = noise.uniform(ids, 6, seed=3, stream=1, like=LIKE)
+    assert torch.equal(drawn, noise.uniform(5, 6, seed=3, stream=1, like=LIKE)[ids])
+
+
+def test_numbers_apart_share_nothing_with_an_attack():
+    centre = torch.zeros(20, 50)
+    attack, apart = (
+        random_rows(centre, 2, eps=1.0, norm="linf", bounds=None, seed=3, sample_ids=None)[::2],
+        noise.uniform(20, 50, seed=3, stream=noise.APART, like=LIKE),
+    )
+    first = noise.uniform(20, 50, seed=3, stream=0, like=LIKE)
+    torch.testing.assert_close(attack, first, atol=2.0**-23, rtol=0)
+    assert torch.corrcoef(torch.stack((attack.flatten(), apart.flatten())))[0, 1].abs() < 0.1
