@@ -6,10 +6,12 @@ From each results.json that was committed with a run's report under results/.
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
-from fastadv.train.report import protocol, result_table
+from fastadv.train.report import comparison_table, protocol, result_table
 from fastadv.train.results import FILE, read_results
+from fastadv.train.tables import PAIRING
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "README.md"
@@ -31,14 +33,20 @@ def tables() -> str:
 
 
 def section(folder: Path) -> str:
-    """A run's table, what its numbers are, and where they come from."""
+    """A run's tables, what their numbers are, and where they come from."""
     run = read_results(folder)
     report = (folder / "report.md").relative_to(ROOT).as_posix()
-    source = (
-        f"Made by `{run.origin['Command']}` on {run.origin.get('GPU', run.origin['CPU'])}; "
-        f"[its report]({report}) compares the methods seed by seed and has the curves."
-    )
-    return "\n\n".join([f"### {run.title}", result_table(run), " ".join([*protocol(run), source])])
+    machine = run.origin.get("GPU", run.origin["CPU"])
+    source = f"Made by `{run.origin['Command']}` on {machine}; [its report]({report}) has each seed and the curves."
+    parts = [f"### {run.title}", result_table(run), wrapped(" ".join([*protocol(run), source]))]
+    differences = comparison_table(run)
+    if differences is not None:
+        parts += [differences, wrapped(PAIRING)]
+    return "\n\n".join(parts)
+
+
+def wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 if __name__ == "__main__":

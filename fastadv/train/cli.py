@@ -15,7 +15,15 @@ from fastadv.train.machine import cpu_threads
 from fastadv.train.method_help import explain_method, list_methods
 from fastadv.train.processes import joined
 from fastadv.train.robustness.config import AttackConfig
-from fastadv.train.run_folder import check_facts, continued_config, find_run, named_by_time, start_run, stored_attack
+from fastadv.train.run_folder import (
+    check_facts,
+    continued_config,
+    extend_run,
+    find_run,
+    named_by_time,
+    start_run,
+    stored_attack,
+)
 from fastadv.train.values import describe_type, is_table
 
 
@@ -127,17 +135,21 @@ def _train(options: argparse.Namespace) -> int:
     flags = _typed(options, Config)
     folder = find_run(options.run_dir, Config) if options.resume else None
     if folder is not None:
-        config = continued_config(folder, recipe=options.recipe, flags=flags, command=options.typed)
+        config = continued_config(folder, recipe=options.recipe, flags=flags)
     else:
         if options.resume:
             print("nothing to resume: starting a new run", flush=True)
         config = resolve(recipe=options.recipe, flags=flags)
     with joined(config.device) as processes:
-        if folder is None:
-            facts = {"Processes": str(processes.count)} if processes.count > 1 else {}
-            folder = processes.from_first(
-                lambda: start_run(config, options.run_dir, command=options.typed, facts=facts)
-            )
+        facts = {"Processes": str(processes.count)} if processes.count > 1 else {}
+
+        def prepare() -> Path:
+            if folder is None:
+                return start_run(config, options.run_dir, command=options.typed, facts=facts)
+            extend_run(folder, config, command=options.typed)
+            return folder
+
+        folder = processes.from_first(prepare)
         print(f"run folder: {folder}", flush=True)
         table = run_experiment(config, folder)
         print(f"\n{table}\nreport, pictures, metrics and weights: {folder}")

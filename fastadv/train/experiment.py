@@ -1,6 +1,8 @@
 """The whole job: a teacher, one student per seed and method, the report. What is finished is not done again."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from fastadv.train import datasets, models
 from fastadv.train.checkpoint import write_atomically
 from fastadv.train.config import Config
 from fastadv.train.datasets import Dataset, to_pixels
+from fastadv.train.errors import ConfigError, TrainError
 from fastadv.train.evaluation import evaluate
 from fastadv.train.extras import require
 from fastadv.train.machine import cpu_threads
@@ -82,17 +85,19 @@ def _obtain_teacher(config: Config, dataset: Dataset, folder: Path) -> nn.Module
     elif finished:
         models.load_weights(teacher.network, folder / "weights.pt")
     else:
-        Trainer(
-            model=teacher,
-            method=config.setting(config.teacher_method).build().to(config.device),
-            teacher=None,
-            train=dataset.train,
-            test=dataset.test,
-            config=replace(config, epochs=config.teacher_epochs, steps_per_epoch=None, max_steps=None),
-            seed=TEACHER_SEED,
-            folder=folder,
-            label=f"teacher {config.teacher}",
-        ).fit()
+        label = f"teacher {config.teacher}"
+        with _blamed_on_options(label):
+            Trainer(
+                model=teacher,
+                method=config.setting(config.teacher_method).build().to(config.device),
+                teacher=None,
+                train=dataset.train,
+                test=dataset.test,
+                config=replace(config, epochs=config.teacher_epochs, steps_per_epoch=None, max_steps=None),
+                seed=TEACHER_SEED,
+                folder=folder,
+                label=label,
+            ).fit()
     return teacher.eval().requires_grad_(False)
 
 
@@ -123,15 +128,28 @@ def _train_student(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "method", setting.name))
         method = setting.build().to(config.device)
-    result = Trainer(
-        model=build_classifier(config.student, config, dataset, seed=seed),
-        method=method,
-        teacher=teacher,
-        train=train,
-        test=dataset.test,
-        config=config,
-        seed=seed,
-        folder=own_folder,
-        label=f"{label}, seed {seed}",
-    ).fit()
-    print(f"{label}, seed {seed}: clean {result['clean']:.2%}, under PGD {result['pgd']:.2%}", flush=True)
+    label = f"{label}, seed {seed}"
+    with _blamed_on_options(label):
+        result = Trainer(
+            model=build_classifier(config.student, config, dataset, seed=seed),
+            method=method,
+            teacher=teacher,
+            train=train,
+            test=dataset.test,
+            config=config,
+            seed=seed,
+            folder=own_folder,
+            label=label,
+        ).fit()
+    print(f"{label}: clean {result['clean']:.2%}, under PGD {result['pgd']:.2%}", flush=True)
+
+
+@contextmanager
+def _blamed_on_options(label: str) -> Iterator[None]:
+    """What a method refuses, of its options or of the networks it is given, only once it runs is a ConfigError too."""
+    try:
+        yield
+    except TrainError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{label}: {error}") from error

@@ -101,14 +101,19 @@ def _spread_note(run: RunResults) -> str:
     return "Students: n = 1 seed" if seeds == 1 else f"Students: mean ± standard deviation, n = {seeds} seeds"
 
 
-def _comparison(run: RunResults) -> list[str]:
-    """The section that compares every method with the baseline, where there are both."""
+def comparison_table(run: RunResults) -> str | None:
+    """Every method against the baseline, seed by seed; None where there are not both."""
     baseline = run.baseline
     if baseline is None or len(run.methods) == 1:
-        return []
+        return None
     rows = [["method", *difference_heads(baseline)]]
     rows += [[method.label, *difference_cells(method, baseline)] for method in run.methods if method != baseline]
-    return [f"## Against {baseline.label}", render_table(rows), PAIRING]
+    return render_table(rows)
+
+
+def _comparison(run: RunResults) -> list[str]:
+    table = comparison_table(run)
+    return [] if table is None else ["## Seed by seed against the baseline", table, PAIRING]
 
 
 def _seed_rows(run: RunResults) -> list[list[str]]:

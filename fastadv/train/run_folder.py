@@ -40,9 +40,7 @@ def start_run(
 
 def add_fact(folder: Path, name: str, fact: str) -> None:
     """One more line of origin.json, in the place of an older one of that name."""
-    path = folder / "origin.json"
-    origin = {**json.loads(path.read_text()), name: fact}
-    write_atomically(path, lambda file: file.write(json.dumps(origin, indent=1).encode()))
+    _write_origin(folder, {**read_origin(folder), name: fact})
 
 
 def named_by_time(name: str) -> Path:
@@ -58,23 +56,26 @@ def find_run(run_dir: Path | None, kind: type[Config] | type[AttackConfig]) -> P
     return max(runs, key=lambda run: run.stat().st_mtime, default=None)
 
 
-def continued_config(folder: Path, *, recipe: str | None, flags: Mapping[str, Any], command: str) -> Config:
+def continued_config(folder: Path, *, recipe: str | None, flags: Mapping[str, Any]) -> Config:
     """The configuration of the run in `folder`, with the methods, seeds and settings that recipe and flags add to it.
 
-    What is added is stored, with the command that did. Raises ConfigError naming the flags that would change the run.
+    Raises ConfigError naming the flags that would change the run.
     """
     path = str(folder / Config.FILE)
     stored, asked = resolve(recipe=path), resolve(recipe=recipe or path, flags=flags)
     try:
-        config = stored.additions(asked)
+        return stored.additions(asked)
     except ConfigError as error:
         raise _refusal(folder, str(error)) from None
-    if config != stored:
-        origin = read_origin(folder)
-        origin["Extended by"] = "; ".join(filter(None, (origin.get("Extended by"), command)))
-        _write_origin(folder, origin)
-        write_atomically(folder / Config.FILE, lambda file: file.write(config.to_toml().encode()))
-    return config
+
+
+def extend_run(folder: Path, config: Config, *, command: str) -> None:
+    """Store what `config` adds to the run in `folder`, if anything, with the command that did."""
+    if config == resolve(recipe=str(folder / Config.FILE)):
+        return
+    earlier = read_origin(folder).get("Extended by")
+    add_fact(folder, "Extended by", command if earlier is None else f"{earlier}; {command}")
+    write_atomically(folder / Config.FILE, lambda file: file.write(config.to_toml().encode()))
 
 
 def stored_attack(folder: Path, *, flags: Mapping[str, Any]) -> AttackConfig:

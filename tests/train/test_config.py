@@ -1,12 +1,7 @@
-from pathlib import Path
-
 import pytest
 
-import fastadv
 from fastadv.train.config import Config, resolve
 from fastadv.train.errors import ConfigError
-
-RECIPES = Path(fastadv.__file__).parent / "train" / "recipes"
 
 
 def write_recipe(folder, text):
@@ -99,13 +94,8 @@ def test_a_wrong_type_or_key_in_a_recipe_is_named(tmp_path, name, text):
         resolve(recipe=write_recipe(tmp_path, text))
 
 
-@pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.iterdir()))
-def test_every_packaged_recipe_is_a_configuration(recipe, tmp_path):
-    assert resolve(recipe=recipe, flags={"data_dir": str(tmp_path)}).methods
-
-
 def test_an_unknown_or_broken_recipe_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"'unheard' not found, expected one of (\S+, )*digits, .*tald-cifar100"):
+    with pytest.raises(ConfigError, match=r"'unheard' not found, expected one of .*digits, .*tald-cifar100"):
         resolve(recipe="unheard")
     with pytest.raises(ConfigError, match=r"recipe\.toml"):
         resolve(recipe=write_recipe(tmp_path, "lr = = 1"))

@@ -92,7 +92,7 @@ def test_the_report_shows_the_numbers_of_the_results(run):
 def test_the_report_compares_with_kd_seed_by_seed(run):
     folder, _ = run
     report = (folder / "report.md").read_text()
-    section = report[report.index("## Against KD") : report.index("## Each seed")]
+    section = report[report.index("## Seed by seed") : report.index("## Each seed")]
     differences = {
         name: [
             100 * (a["clean"] - b["clean"]) for a, b in zip(results(folder, *ours), results(folder, *kds), strict=True)

@@ -1,0 +1,62 @@
+"""Every method of the registry trains a student of the digits from the command line, by its name alone."""
+
+import json
+import math
+
+import pytest
+
+from fastadv.train.cli import main
+from fastadv.train.methods import METHODS
+from fastadv.train.metrics import read_metrics
+from fastadv.train.options import options_of
+from fastadv.train.settings import label_settings, read_setting
+
+ARGUMENTS = [
+    *("--seeds=0", "--teacher-epochs=1", "--student-samples=40", "--batch-size=20", "--max-steps=2", "--log-steps=1"),
+    *("--eval-steps=1", "--eval-samples=20", "--no-tensorboard", "--option=ft.warm_up_epochs=1"),
+    # Some compare map by map; the small student of the digits has fewer than their teacher.
+    "--student=digits_cnn",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("every") / "run"
+    assert main(["train", "--run-dir", str(folder), f"--methods={','.join(METHODS)}", *ARGUMENTS]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_trains(run, name):
+    rows = read_metrics(run / f"{name}-seed0", "train")
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(math.isfinite(row["loss"]) for row in rows)
+    assert 0 <= json.loads((run / f"{name}-seed0" / "result.json").read_text())["clean"] <= 1
+
+
+def test_the_report_has_a_row_for_each(run):
+    report = (run / "report.md").read_text()
+    labels = label_settings([read_setting(name, {}, where="methods") for name in METHODS])
+    assert len(set(labels.values())) == len(METHODS)
+    assert all(f"| {label} " in report for label in labels.values())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_it_builds_on_bears_the_name_of_the_option(name):
+    """Labels are made from it."""
+    method = read_setting(name, {}, where="methods").build()
+    bases = [getattr(method, option.name) for option in options_of(type(method)).values() if option.is_method]
+    assert {type(base) for base in bases} <= {known.kind for known in METHODS.values()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods=at"], "AT, seed 0: layers must be given for networks with different numbers of maps"),
+        (["--methods=tald", "--option=tald.update=up"], "TALD + KD, seed 0: update must be one of"),
+        (["--methods=kd", "--teacher-method=pgd-at", "--option=pgd-at.eps=-1"], "options.pgd-at: eps must"),
+    ],
+)
+def test_what_a_method_refuses_is_named(tmp_path, capsys, arguments, message):
+    assert main(["train", "--run-dir", str(tmp_path / "run"), *arguments, *ARGUMENTS[:-1]]) == 2
+    assert capsys.readouterr().err.startswith(f"fastadv: error: {message}")
