@@ -9,6 +9,7 @@ from fastadv.distill.method import Terms
 from fastadv.distill.robust import NEAR, RobustMethod, Views
 from fastadv.ops import checks
 from fastadv.ops.divergence import kl_distill
+from fastadv.reference._common import accumulate
 
 
 class PGDAT(RobustMethod):
@@ -37,7 +38,7 @@ class PGDAT(RobustMethod):
         super().__init__(eps=eps, step_size=step_size, steps=steps, attack_mode=attack_mode)
 
     def terms_on(self, views: Views) -> Terms:
-        return {"loss": cross_entropy(views.student_adversarial, views.y)}
+        return {"loss": cross_entropy(accumulate(views.student_adversarial), views.y)}
 
 
 class TRADES(RobustMethod):
@@ -79,7 +80,7 @@ class TRADES(RobustMethod):
         return self.ascent(self.attacked(views.student), views.x, loss="kl", seed=views.seed)
 
     def terms_on(self, views: Views) -> Terms:
-        ce = cross_entropy(views.student_clean, views.y)
+        ce = cross_entropy(accumulate(views.student_clean), views.y)
         apart = kl_distill(views.student_adversarial, views.student_clean)
         return {"loss": ce + self.beta * apart, "ce": ce.detach(), "robust": apart.detach()}
 

@@ -8,6 +8,7 @@ from fastadv.distill.method import Terms
 from fastadv.distill.robust import RobustMethod, Views
 from fastadv.ops import checks
 from fastadv.ops.divergence import kl_distill
+from fastadv.reference._common import accumulate
 
 
 class ARD(RobustMethod):
@@ -52,7 +53,7 @@ class ARD(RobustMethod):
         soft = kl_distill(views.student_adversarial, views.teacher_clean, temperature=self.temperature)
         if self.alpha == 1:
             return {"loss": soft}
-        hard = cross_entropy(views.student_clean, views.y)
+        hard = cross_entropy(accumulate(views.student_clean), views.y)
         return {"loss": self.alpha * soft + (1 - self.alpha) * hard, "robust": soft.detach(), "ce": hard.detach()}
 
     def extra_repr(self) -> str:

@@ -17,6 +17,7 @@ from fastadv.distill.teacher import required
 from fastadv.ops import checks
 from fastadv.ops.divergence import kl_distill
 from fastadv.ops.layout import aligned
+from fastadv.reference._common import accumulate
 
 
 class Seen(NamedTuple):
@@ -111,7 +112,7 @@ class BSS(Method):
     def distil(self, student: Network, teacher: Network, batch: Batch) -> tuple[Seen, Boundary | None, Terms]:
         """What the student makes of the clean images, the boundary samples unless they weigh nothing, the terms."""
         clean, taught = self.look("student", student, batch.x), self._taught(teacher, batch.x)
-        ce = cross_entropy(clean.logits, batch.y)
+        ce = cross_entropy(accumulate(clean.logits), batch.y)
         kd = self._apart(clean, taught).mean()
         loss = ce + (self.kd_start + (self.kd_end - self.kd_start) * batch.progress) * kd
         weight = self.bss_weight * max(1 - batch.progress / self.bss_end, 0.0)

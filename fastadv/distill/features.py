@@ -12,7 +12,7 @@ class Features(NamedTuple):
     """One forward pass.
 
     maps: the stem's and each stage's output after its ReLU, [N, C, H, W], from the largest to the smallest.
-    preactivations: the same before that ReLU.
+    preactivations: the same before that ReLU; where a stage ends without one (MobileNetV2's), its map again.
     embedding: what the last linear layer reads, [N, D].
     logits: [N, classes].
     """

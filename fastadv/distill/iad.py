@@ -70,7 +70,7 @@ class IAD(RobustMethod):
         own = _introspection(views, self.beta, begin=self.begin, detach_clean=self.detach_clean)
         loss = self.alpha * (guided + own)
         if self.alpha != 1:
-            loss = loss + (1 - self.alpha) * cross_entropy(views.student_clean, views.y)
+            loss = loss + (1 - self.alpha) * cross_entropy(accumulate(views.student_clean), views.y)
         return {"loss": loss, "teacher": guided.detach(), "self": own.detach()}
 
     def extra_repr(self) -> str:
@@ -89,14 +89,14 @@ class IADII(RobustMethod):
     with A, x' and p_S(x) as in :class:`IAD` and a second teacher U, trained on clean images. A is 1 until ``begin`` of
     the training is done, which is AKD2. The divergence from the student's own answer has temperature 1, the others T.
 
-    Without a second teacher its term is left out and its share goes to the labels; that is not in the paper.
+    Without a second teacher its term is left out, and by default its share goes to the labels; that is not published.
 
     Args:
         standard_teacher: U, on the device of the student; only read: in eval mode, without gradient, and no part of the
             method's state.
         temperature: T > 0.
         teacher_weight: a1.
-        standard_weight: a2, where there is a second teacher.
+        standard_weight: a2; None is 0.25 with a second teacher, and 0 without.
         beta, detach_clean: see :class:`IAD`.
         begin: the share of training after which the student listens to itself: 40 of 200 epochs.
         eps, step_size, steps, attack_mode: see :class:`RobustMethod`; the published attack is in train mode.
@@ -116,7 +116,7 @@ class IADII(RobustMethod):
         *,
         temperature: float = 1.0,
         teacher_weight: float = 0.5,
-        standard_weight: float = 0.25,
+        standard_weight: float | None = None,
         beta: float = 0.1,
         begin: float = 0.2,
         detach_clean: bool = False,
@@ -130,9 +130,10 @@ class IADII(RobustMethod):
         self._standard = (standard_teacher,)
         self.temperature = checks.positive("temperature", temperature)
         self.teacher_weight = checks.number("teacher_weight", teacher_weight)
-        self.standard_weight = (
-            checks.number("standard_weight", standard_weight) if standard_teacher is not None else 0.0
-        )
+        usual = 0.0 if standard_teacher is None else 0.25
+        self.standard_weight = usual if standard_weight is None else checks.number("standard_weight", standard_weight)
+        if standard_teacher is None and self.standard_weight:
+            raise ValueError(f"standard_weight must be 0 without a standard_teacher, got {standard_weight}")
         self.beta = checks.not_negative("beta", beta)
         self.begin = checks.number("begin", begin)
         self.detach_clean = checks.flag("detach_clean", detach_clean)
@@ -142,7 +143,7 @@ class IADII(RobustMethod):
         trust = _trust(teacher, views.y, self.beta if views.progress >= self.begin else 0.0)
         guided = kl_distill(student, teacher, temperature=self.temperature, weight=trust)
         own = _introspection(views, self.beta, begin=self.begin, detach_clean=self.detach_clean)
-        hard = cross_entropy(student, views.y)
+        hard = cross_entropy(accumulate(student), views.y)
         loss = (1 - self.teacher_weight - self.standard_weight) * hard
         loss = loss + self.teacher_weight * (guided + self.temperature**2 * own)
         terms = {"teacher": guided.detach(), "self": own.detach(), "ce": hard.detach()}
@@ -151,6 +152,13 @@ class IADII(RobustMethod):
         answer = teacher_logits(self, self._standard[0], views.fed(views.adversarial))
         plain = kl_distill(student, answer, temperature=self.temperature)
         return {"loss": loss + self.standard_weight * plain, **terms, "standard": plain.detach()}
+
+    def extra_repr(self) -> str:
+        return (
+            f"temperature={self.temperature}, teacher_weight={self.teacher_weight}, "
+            f"standard_weight={self.standard_weight}, beta={self.beta}, begin={self.begin}, "
+            f"detach_clean={self.detach_clean}, {super().extra_repr()}"
+        )
 
 
 class AdaIAD(AdaAD):

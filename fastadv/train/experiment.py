@@ -19,7 +19,8 @@ from fastadv.train.metrics import tensorboard_installed
 from fastadv.train.models import Classifier, Normalize
 from fastadv.train.precision import DTYPES, Shown
 from fastadv.train.processes import Processes
-from fastadv.train.report import student_folder, write_report
+from fastadv.train.report import write_report
+from fastadv.train.results import student_folder
 from fastadv.train.run_folder import add_fact
 from fastadv.train.seeding import derive_seed
 from fastadv.train.settings import Setting, label_settings
@@ -31,6 +32,7 @@ TEACHER_SEED = 0
 def run_experiment(config: Config, folder: Path) -> str:
     """Do what is left of the job in `folder`, together with this run's other processes; the result table as text."""
     require("matplotlib.figure", "the report's pictures")
+    require("scipy.stats", "the report's paired comparison")
     with cpu_threads(config.threads):
         return _run(config, folder)
 
@@ -39,7 +41,7 @@ def _run(config: Config, folder: Path) -> str:
     if config.tensorboard and not tensorboard_installed():
         print("TensorBoard is not installed: the metrics go to metrics.jsonl alone", flush=True)
         config = replace(config, tensorboard=False)
-    dataset = datasets.load(config.data, data_dir=config.data_dir, device=config.device)
+    dataset = datasets.load(config.data, data_dir=config.data_dir, image_size=config.image_size, device=config.device)
     settings = [config.setting(name) for name in config.methods]
     teacher = None
     if any(setting.build().needs_teacher for setting in settings):

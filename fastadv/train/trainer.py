@@ -14,12 +14,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fastadv.distill import AdversarialMethod, Method
 from fastadv.train.augment import EpochPlan
 from fastadv.train.average import WeightAverage
-from fastadv.train.batches import Batches
+from fastadv.train.batches import Batches, Piece
 from fastadv.train.checkpoint import Checkpoints, write_atomically
 from fastadv.train.config import Config
 from fastadv.train.datasets import Split
 from fastadv.train.descent import Descent
-from fastadv.train.errors import CheckpointError, DivergenceError
+from fastadv.train.errors import CheckpointError, ConfigError, DivergenceError
 from fastadv.train.evaluation import clean_accuracy, evaluate
 from fastadv.train.metrics import MeanTerms, MetricsLog
 from fastadv.train.models import Classifier
@@ -172,15 +172,14 @@ class Trainer:
         if self.average is not None:
             self.average.update()
         if isinstance(method, AdversarialMethod) and (self.step + 1) % method.adversary_every == 0:
-            self._adversary_step(method, plan, epoch, index)
+            self._adversary_step(method, pieces, epoch)
         self.step += 1
         self.images_seen += self.batches.size(index)
 
-    def _adversary_step(self, method: AdversarialMethod, plan: EpochPlan | None, epoch: int, index: int) -> None:
-        """The adversary's step against the student, on the same images."""
+    def _adversary_step(self, method: AdversarialMethod, pieces: list[Piece], epoch: int) -> None:
+        """The adversary's step against the student, on the very batch of its step: what was computed may be reused."""
         assert self.adversary is not None
-        seed = self._seed_step("adversary", self.step)
-        pieces = self.batches.pieces(plan, index, progress=self.step / self.total_steps, seed=seed)
+        self._seed_step("adversary", self.step)
         self.adversary.schedule(lambda rate: self._scheduled(rate, epoch))
         terms = self.adversary.step(pieces, lambda batch: method.adversary_terms(self.student, self.teacher, batch))
         self.adversary_terms.add({f"adversary_{name}": term for name, term in terms.items()})
@@ -198,7 +197,10 @@ class Trainer:
         example = self.batches.example(self.test.images.shape[1:])
         with self._generator_kept():
             torch.manual_seed(derive_seed(self.seed, "method"))
-            self.method.build(self.model, self.teacher, example, images=images)
+            try:
+                self.method.build(self.model, self.teacher, example, images=images)
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"{self.label}: {error}") from error
         self.method.to(self.device)
 
     def _descent(self, parameters: list[nn.Parameter], *, lr: float | None = None) -> Descent:

@@ -154,7 +154,9 @@ def test_half_precision(close, teacher, known):
     terms["loss"].backward()
     assert terms["bss"].dtype == torch.float32
     assert all(parameter.grad.isfinite().all() for parameter in close.parameters())
-    assert BSS()(close.bfloat16(), teacher.bfloat16(), Batch(x.bfloat16(), y))["loss"].isfinite()
+    loss = BSS()(close.bfloat16(), teacher.bfloat16(), Batch(x.bfloat16(), y))["loss"]
+    assert loss.isfinite()
+    assert loss.dtype == torch.float32
 
 
 def test_no_value_is_read_back(student, teacher, batch):

@@ -282,7 +282,9 @@ def test_half_precision(name, student, teacher, batch):
     assert terms["loss"].dtype == torch.float32
     assert all(parameter.grad.isfinite().all() for parameter in student.parameters())
     half = Batch(x.bfloat16(), y, progress=0.5)
-    assert CASES[name][0](student.bfloat16(), teacher.bfloat16(), half)["loss"].isfinite()
+    loss = CASES[name][0](student.bfloat16(), teacher.bfloat16(), half)["loss"]
+    assert loss.isfinite()
+    assert loss.dtype == torch.float32
 
 
 def test_channels_last_reaches_the_networks(student, teacher, batch):
@@ -339,6 +341,7 @@ def test_bad_arguments_of_the_attack_are_named(method, options, error, message):
         (RSLAD, {"adversarial_weight": "1"}, TypeError, "adversarial_weight must be a float"),
         (IAD, {"beta": -1.0}, ValueError, "beta must not be negative"),
         (IAD, {"detach_clean": 1}, TypeError, "detach_clean must be a bool"),
+        (IADII, {"standard_weight": 0.1}, ValueError, "standard_weight must be 0 without a standard_teacher, got 0.1"),
         (IGDM, {"base": nn.MSELoss()}, TypeError, "base must be a robust method such as AdaAD, got MSELoss"),
         (IGDM, {"ramp": "cosine"}, ValueError, "ramp must be one of 'linear', 'none', got 'cosine'"),
         (TRADES, {"beta": float("nan")}, ValueError, "beta must be a number"),

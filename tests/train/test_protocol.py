@@ -151,7 +151,7 @@ def test_each_step_trains_its_own_parameters_alone(digits, tmp_path):
     changed = {name for name, value in method.named_parameters() if not torch.equal(value, before[name])}
     assert changed == {"factor.weight", "factor.bias"}
     student = copy.deepcopy(trainer.model.state_dict())
-    trainer._adversary_step(method, plan, 0, 0)
+    trainer._adversary_step(method, trainer.batches.pieces(plan, 0, progress=0.0, seed=0), 0)
     changed = {name for name, value in method.named_parameters() if not torch.equal(value, before[name])}
     assert changed == {"factor.weight", "factor.bias", "adversary.weight", "adversary.bias"}
     for name, value in trainer.model.named_parameters():
