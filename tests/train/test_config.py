@@ -95,7 +95,7 @@ def test_a_wrong_type_or_key_in_a_recipe_is_named(tmp_path, name, text):
 
 
 def test_an_unknown_or_broken_recipe_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="'unheard' not found, expected one of digits, tald-cifar100"):
+    with pytest.raises(ConfigError, match=r"'unheard' not found, expected one of .*digits, .*tald-cifar100"):
         resolve(recipe="unheard")
     with pytest.raises(ConfigError, match=r"recipe\.toml"):
         resolve(recipe=write_recipe(tmp_path, "lr = = 1"))
