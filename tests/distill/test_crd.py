@@ -6,7 +6,7 @@ import pytest
 import torch
 from staged import staged_student, staged_teacher
 
-from fastadv.distill import CRD, Batch
+from fastadv.distill import CRD, Batch, noise
 from fastadv.distill.memory import Memory
 
 IMAGES = 12
@@ -110,6 +110,16 @@ def test_negatives_are_of_other_classes_each_as_often(networks, pixels):
         # Eight others of probability 1/8: 500 each, with standard deviation 21.
         assert ((counts[CLASSES[image] != CLASSES] - 500).abs() < 120).all()
     assert not torch.equal(drawn[0].sort().values, drawn[3].sort().values)
+
+
+def test_negatives_by_hand(networks, pixels):
+    contrast, batch = built(networks, pixels).contrast, some(pixels, 7, 2, 6)
+    contrast.classes.copy_(CLASSES)
+    drawn = contrast._draw(batch.y, batch.index, 5)
+    numbers = noise.uniform(batch.index, 6, seed=5, stream=noise.APART, like=contrast.student.rows)
+    for row, image in enumerate(batch.index):
+        others = [j for c in range(3) for j in range(IMAGES) if CLASSES[j] == c != CLASSES[image]]
+        assert drawn[row].tolist() == [others[int((float(u) + 1) / 2 * len(others))] for u in numbers[row]]
 
 
 def test_an_image_of_unknown_class_is_a_negative_of_all(networks, pixels):

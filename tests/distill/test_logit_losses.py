@@ -40,6 +40,7 @@ def test_dkd_rises(logits):
 def test_triplet_with_one_choice_each(logits):
     """Two classes of one image each: the negative of either is the other."""
     student, teacher = (x[:2] for x in logits)
+    student.requires_grad_()
     positive = (teacher - student + 1e-6).norm(dim=1)
     negative = (teacher - student.flip(0) + 1e-6).norm(dim=1)
     triplet = (positive - negative + 5).clamp(min=0).mean()
@@ -47,6 +48,7 @@ def test_triplet_with_one_choice_each(logits):
     expected = soft + cross_entropy(student, Y[:2]) + 2 * triplet
     loss = TripletKD().on_features(of_logits(student), of_logits(teacher), Batch(student, Y[:2], seed=3))
     torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(loss, student), torch.autograd.grad(expected, student))
 
 
 def test_triplets_take_each_image_of_another_class_as_often(logits):

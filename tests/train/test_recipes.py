@@ -1,0 +1,27 @@
+"""The packaged recipes: each can be read, and its methods built."""
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from fastadv.train.config import resolve
+
+RECIPES = sorted(Path(entry.name).stem for entry in (resources.files("fastadv.train") / "recipes").iterdir())
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_method_of_a_recipe_can_be_built(recipe, tmp_path):
+    config = resolve(recipe=recipe, flags={"data_dir": str(tmp_path)})
+    for name in config.methods:
+        config.setting(name).build()
+
+
+def test_tald_is_over_every_base_of_the_comparison(tmp_path):
+    bases = resolve(recipe="repdistiller-cifar100", flags={"data_dir": str(tmp_path)})
+    over = resolve(recipe="tald-bases-cifar100", flags={"data_dir": str(tmp_path)})
+    settings = [over.setting(name).build() for name in over.methods]
+    alone = [bases.setting(name).build() for name in bases.methods if name != "ce"]
+    assert [type(setting.base) for setting in settings] == [type(method) for method in alone]
+    for field in ("teacher", "student", "epochs", "batch_size", "lr", "milestones", "weight_decay", "warm_up_lr"):
+        assert getattr(over, field) == getattr(bases, field)
