@@ -1,6 +1,10 @@
 # make demo           the whole job on a small real dataset: teacher, particles, students, a report
 # make test           formatting, lint, types and the test suite
-# make bench          fused against eager and torch.compile on this machine
+# make bench          fused against what people use now, on this machine: results, pictures and pages; BENCH=--all for
+#                     everything, an hour or more
+# make bench-pages    the pages and pictures again, from the committed results
+# make bench-slower   name what is slower than in the committed results of this machine by more than the noise
+# make bench-compare  BASE=REVISION: this working tree against another commit, call by call in turn
 # make sanitize       the C++ ops' tests under AddressSanitizer and UndefinedBehaviorSanitizer, about two minutes
 # make cuda-compile   what each CUDA kernel takes, into csrc/cuda/RESOURCES.md; needs nvcc, no GPU
 # Each makes .venv first, with everything in it. TORCH chooses another PyTorch: make demo TORCH='torch>=2.10'
@@ -15,7 +19,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SOURCES := $(wildcard csrc/common/* csrc/cpu/* csrc/cuda/*) fastadv/ops/schemas.py pyproject.toml setup.py
 
-.PHONY: demo test bench lint format sanitize cuda-compile gpu-check clean
+.PHONY: demo test bench bench-pages bench-slower bench-compare lint format sanitize cuda-compile gpu-check clean
 
 demo: $(INSTALLED)
 	$(BIN)/fastadv train
@@ -33,7 +37,17 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(BENCH)
+	$(BIN)/python -m benchmarks.page
+
+bench-pages: $(INSTALLED)
+	$(BIN)/python -m benchmarks.page
+
+bench-slower: $(INSTALLED)
+	$(BIN)/python -m benchmarks --against committed $(BENCH)
+
+bench-compare: $(INSTALLED)
+	$(BIN)/python -m benchmarks.compare_commits "$(BASE)" $(BENCH)
 
 sanitize: $(INSTALLED)
 	$(BIN)/python csrc/cpu/sanitize.py

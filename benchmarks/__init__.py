@@ -3,4 +3,4 @@
 import os
 
 # Before torch is imported: the profiler, which counts memory, announces each of its starts and stops on stderr.
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+os.environ.setdefault("KINETO_LOG_LEVEL", "9")

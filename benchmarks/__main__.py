@@ -16,24 +16,37 @@ from benchmarks.runner import Conditions, Differs, run
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--all", action="store_true", help="every size, precision and mode of torch.compile; an hour or more")
-    parser.add_argument("--only", default="", help="run the cases whose name contains this, and write no file by default")
-    parser.add_argument("--output", type=Path, help="the file of results (default: benchmarks/results/MACHINE-VERSION.json)")
-    parser.add_argument("--against", type=Path, help="name what is slower than in this file of results; write none by default")
+    parser.add_argument(
+        "--all", action="store_true", help="every size, precision and mode of torch.compile; an hour or more"
+    )
+    parser.add_argument(
+        "--only", default="", help="run the cases whose name contains this, and write no file by default"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="the file of results (default: benchmarks/results/MACHINE-VERSION.json)"
+    )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        help="name what is slower than in this file of results, or for 'committed' in this machine's; write none by default",
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the cases are computed")
     parser.add_argument("--resnet56", type=Path, help="weights of the public CIFAR-100 resnet56, to attack it too")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no CUDA device")
     device = torch.device(arguments.device)
+    committed = results.FOLDER / f"{machine.slug(device)}.json"
+    against = committed if str(arguments.against) == "committed" else arguments.against
+    if against and not against.is_file():
+        parser.error(f"--against: there is no file {against}")
     measured = measure(device, everything=arguments.all, only=arguments.only, resnet56=arguments.resnet56)
-    default = None if arguments.only or arguments.against else results.FOLDER / f"{machine.slug(device)}.json"
-    if output := arguments.output or default:
+    if output := arguments.output or (None if arguments.only or against else committed):
         results.write(output, measured)
         print(f"\nwrote {output} and {output.with_suffix('.csv').name}")
-    if arguments.against:
-        slower = regressions.slower(results.read(arguments.against), measured)
-        print("\n" + regressions.report(slower, arguments.against.name))
+    if against:
+        slower = regressions.slower(results.read(against), measured)
+        print("\n" + regressions.report(slower, against.name))
         if slower:
             raise SystemExit(1)
     if measured["not_timed"]:

@@ -54,7 +54,8 @@ class Floor:
     def as_json(self) -> dict[str, Any]:
         return {
             "copies": [
-                {"bytes": size, "seconds": self.warm[size], "cold_seconds": self.cold[size]} for size in sorted(self.warm)
+                {"bytes": size, "seconds": self.warm[size], "cold_seconds": self.cold[size]}
+                for size in sorted(self.warm)
             ],
             "operations_per_second": self.operations_per_second,
             "operations_of": "a float32 matrix product, 2 a multiply-add",

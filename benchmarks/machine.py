@@ -70,7 +70,9 @@ def installed(package: str) -> str:
 def commit() -> str:
     """Of the checkout."""
     head = _git("rev-parse", "--short", "HEAD")
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", "fastadv", "kernels", "csrc", "benchmarks/*.py")
+    changed = _git(
+        "status", "--porcelain", "--untracked-files=no", "--", "fastadv", "kernels", "csrc", "benchmarks/*.py"
+    )
     return (head + (" with local changes" if changed else "")) if head else "no commit"
 
 

@@ -90,7 +90,7 @@ def interleaved(
     effort = effort or Effort()
     calls, a_round = {}, 0.0
     for name, call in variants.items():
-        calls[name], seconds = _warm_up(call, clock, effort)
+        calls[name], seconds = warm_up(call, clock, effort)
         a_round += calls[name] * seconds
     rounds = min(effort.rounds, max(effort.fewest_rounds, int(effort.budget_seconds / a_round)))
     taken: dict[str, list[float]] = {name: [] for name in variants}
@@ -121,7 +121,7 @@ def replayed(call: Call) -> Call:
     return replay
 
 
-def _warm_up(call: Call, clock: Clock, effort: Effort) -> tuple[int, float]:
+def warm_up(call: Call, clock: Clock, effort: Effort) -> tuple[int, float]:
     """Run ``call`` until it is warm; how many calls fill a round, and the seconds of one."""
     count, elapsed = 0, 0.0
     while count < 2 or elapsed < effort.warm_up_seconds:

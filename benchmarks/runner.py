@@ -59,7 +59,9 @@ def run(entry: Entry, conditions: Conditions, floor: Floor | None = None) -> Row
         "seconds": {name: vars(spread) for name, spread in seconds.items()},
         "ratio_to_fused": _ratios(taken),
         "missing": missing,
-        "peak_bytes": {name: peak_bytes(call, conditions.device) for name, call in variants.items() if name != "replayed"},
+        "peak_bytes": {
+            name: peak_bytes(call, conditions.device) for name, call in variants.items() if name != "replayed"
+        },
         "bytes_per_second": {},
         "cold_seconds": {},
         "cold_ratio_to_fused": {},
@@ -107,9 +109,7 @@ def opponents(case: Case, entry: Entry, conditions: Conditions) -> tuple[dict[st
     return variants, missing
 
 
-def agreeing(
-    case: Case, variants: Mapping[str, Call]
-) -> tuple[dict[str, Call], dict[str, float], dict[str, str]]:
+def agreeing(case: Case, variants: Mapping[str, Call]) -> tuple[dict[str, Call], dict[str, float], dict[str, str]]:
     """The variants whose results are right, by how much each differs, and what is wrong with the others."""
     expected = case.expected()
     right, differences, wrong = {}, {}, {}

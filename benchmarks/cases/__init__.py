@@ -19,5 +19,6 @@ def selected(everything: bool = False, only: str = "", resnet56: Path | None = N
     return [
         entry
         for entry in registry(resnet56)
-        if only in entry.name and (everything or only or entry.chosen or (resnet56 is not None and "resnet56" in entry.name))
+        if only in entry.name
+        and (everything or only or entry.chosen or (resnet56 is not None and "resnet56" in entry.name))
     ]

@@ -124,9 +124,7 @@ def entries() -> Iterator[Entry]:
     for kind in _ATTACKS:
         for shape in (USUAL, *BIG):
             build = partial(_attack_loss, kind, shape)
-            yield Entry(
-                f"attack_loss {kind} {size(shape)} value and gradient", "attack_loss", build, shape == USUAL
-            )
+            yield Entry(f"attack_loss {kind} {size(shape)} value and gradient", "attack_loss", build, shape == USUAL)
 
 
 def _sweeps(shape: tuple[int, int]) -> tuple[Sweep, ...]:

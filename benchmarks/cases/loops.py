@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastadv
-from benchmarks.case import Call, Case, Entry
+from benchmarks.case import Call, Case, Entry, Missing
 from benchmarks.cases.inputs import CIFAR, EPS, STEP, generator, size, uniform
 from benchmarks.opponents import loops, peers
 from fastadv import attacks
@@ -75,11 +75,35 @@ def _case(attack: str, victim: Victim, batch: int, device: torch.device) -> Case
         work=None,
         atol=0.1 if attack in ("svgd", "vat") else 0.01,  # of which both sides draw starts of their own
         opponents_atol=0.1,
-        rivals={name: partial(build, network, x, y) for name, build in rivals.items()},
+        rivals={name: partial(_fair, network, fused, partial(build, network, x, y)) for name, build in rivals.items()},
         not_compiled="the loop differentiates inside; a compiled network serves both sides",
         difference=judged,
         agreement="inside the ball, network's mean loss",
     )
+
+
+def _fair(network: nn.Module, fused: Call, build: Callable[[], Call]) -> Call:
+    """The opponent's call. Raises Missing where it shows the network many more images than ours."""
+    call = build()
+    shown, ours = _images_shown(network, call), _images_shown(network, fused)
+    if shown > 1.25 * ours:
+        raise Missing(f"shows the network {shown} images, ours {ours}")
+    return call
+
+
+def _images_shown(network: nn.Module, call: Call) -> int:
+    shown = 0
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal shown
+        shown += inputs[0].shape[0]
+
+    hook = network.register_forward_pre_hook(count)
+    try:
+        call()
+    finally:
+        hook.remove()
+    return shown
 
 
 def _weaker(network: nn.Module, x: Tensor, y: Tensor, attack: str, result: object, expected: object) -> float:
@@ -122,9 +146,7 @@ def _pgd_linf(network: nn.Module, x: Tensor, y: Tensor) -> Calls:
 
 
 def _pgd_l2(network: nn.Module, x: Tensor, y: Tensor) -> Calls:
-    attack = attacks.PGD(
-        eps=L2, step_size=L2_STEP, steps=STEPS, norm="l2", random_start=False, mode="sequential"
-    )
+    attack = attacks.PGD(eps=L2, step_size=L2_STEP, steps=STEPS, norm="l2", random_start=False, mode="sequential")
     rivals = {
         "torchattacks": peers.torchattacks("PGDL2", eps=L2, alpha=L2_STEP, steps=STEPS, random_start=False),
         "foolbox": peers.foolbox("L2PGD", L2, abs_stepsize=L2_STEP, steps=STEPS),

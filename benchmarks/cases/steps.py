@@ -138,7 +138,9 @@ def _random_start(shape: Shape, device: torch.device) -> Case:
         fused=lambda: fastadv.random_start(x0, eps=EPS, seed=1),
         eager=steps.random_start_linf,
         arguments=(x0, EPS),
-        work=Work.of({"x0": x0, "result": x0}, 30, x0.numel(), "a quarter of ten Philox rounds, scaling, box of a pixel"),
+        work=Work.of(
+            {"x0": x0, "result": x0}, 30, x0.numel(), "a quarter of ten Philox rounds, scaling, box of a pixel"
+        ),
         # Four standard errors of the variance of 128 images' noise; the extremes are rounded with the pixel.
         atol=0.01,
         difference=unlike_uniform,

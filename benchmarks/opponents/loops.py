@@ -41,9 +41,7 @@ def mi_fgsm(network: nn.Module, x: Tensor, y: Tensor, eps: float, step_size: flo
     return _climb(network, x, y, steps, rule)
 
 
-def svgd(
-    network: nn.Module, x: Tensor, y: Tensor, eps: float, step_size: float, steps: int, particles: int
-) -> Tensor:
+def svgd(network: nn.Module, x: Tensor, y: Tensor, eps: float, step_size: float, steps: int, particles: int) -> Tensor:
     """Particles from a uniform start, moved by SVGD with a kernel an image; [N, particles, ...]."""
     noise = torch.empty(x.shape[0], particles, *x.shape[1:], dtype=x.dtype, device=x.device).uniform_(-eps, eps)
     moved, classes = torch.clamp(x.unsqueeze(1) + noise, 0, 1), y.repeat_interleave(particles)

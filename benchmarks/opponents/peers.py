@@ -49,7 +49,12 @@ def adv_lib_pgd(eps: float, step_size: float, steps: int) -> Callable[[nn.Module
     def build(network: nn.Module, x: Tensor, y: Tensor) -> Call:
         attack = _file("adv_lib", "attacks/projected_gradient_descent.py").pgd_linf
         return lambda: attack(
-            network, x, y, torch.full_like(y, eps, dtype=x.dtype), steps=steps, random_init=False,
+            network,
+            x,
+            y,
+            torch.full_like(y, eps, dtype=x.dtype),
+            steps=steps,
+            random_init=False,
             absolute_step_size=step_size,
         )
 
@@ -57,11 +62,11 @@ def adv_lib_pgd(eps: float, step_size: float, steps: int) -> Callable[[nn.Module
 
 
 def adv_lib_apgd(eps: float, steps: int) -> Callable[[nn.Module, Tensor, Tensor], Call]:
-    """adv-lib's APGD in the mode that returns the image of the highest loss."""
+    """adv-lib's APGD, which returns the last image that is misclassified; its other mode takes 100 steps whatever asked."""
 
     def build(network: nn.Module, x: Tensor, y: Tensor) -> Call:
         attack = _file("adv_lib", "attacks/auto_pgd.py").apgd
-        return lambda: attack(network, x, y, eps, math.inf, n_iter=steps, loss_function="ce", best_loss=True)
+        return lambda: attack(network, x, y, eps, math.inf, n_iter=steps, loss_function="ce")
 
     return build
 
