@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument(
         "--against",
         type=Path,
-        help="name what is slower than in this file of results, or for 'committed' in this machine's; write none by default",
+        help="name what is slower than in this file, or in this machine's if 'committed'; write none by default",
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the cases are computed")
     parser.add_argument("--resnet56", type=Path, help="weights of the public CIFAR-100 resnet56, to attack it too")

@@ -72,9 +72,9 @@ class Case:
 
     def expected(self) -> object:
         """The formula's result on the same inputs in float32, or in the inputs' own precision where that is higher."""
-        widened = tuple(_widened(x) for x in self.arguments)
-        leaves = tuple(y for x, y in zip(self.arguments, widened, strict=True) if any(x is z for z in self.backward))
-        return _call(self.eager, widened, leaves)()
+        leaves = {id(leaf): _widened(leaf) for leaf in self.backward}
+        arguments = (x if not isinstance(x, Tensor) else leaves.get(id(x), _widened(x)) for x in self.arguments)
+        return _call(self.eager, tuple(arguments), tuple(leaves.values()))()
 
 
 class Sweep(NamedTuple):
@@ -151,7 +151,6 @@ def _call(function: Callable[..., object], arguments: tuple[object, ...], leaves
     return lambda: with_backward(function(*arguments), *leaves)
 
 
-def _widened(x: object) -> object:
-    if not isinstance(x, Tensor) or x.dtype not in (torch.bfloat16, torch.float16):
-        return x
-    return x.detach().float().requires_grad_(x.requires_grad)
+def _widened(x: Tensor) -> Tensor:
+    half = x.dtype in (torch.bfloat16, torch.float16)
+    return x.detach().float().requires_grad_(x.requires_grad) if half else x

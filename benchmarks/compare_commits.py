@@ -1,4 +1,4 @@
-"""Measure this working tree's fused calls against another commit's, pair by pair: ``python -m benchmarks.compare_commits``.
+"""Measure this working tree's fused calls against another commit's, pair by pair: ``make bench-compare``.
 
 The other commit is checked out in a worktree of its own, with a library built from its own sources. Two processes, one
 a commit, take turns within each round, and only one of them runs at a time. Both measure the cases of this tree.
@@ -96,7 +96,8 @@ def compare(
     difference = _difference(*(torch.load(folder / name, weights_only=True) for name in ("here", "base")))
     # As many calls on both sides, so that both are as warm.
     calls = max(counts)
-    before, now = [], []
+    before: list[float] = []
+    now: list[float] = []
     for made in range(rounds):
         sides = [(base, before), (here, now)]
         for side, taken in sides if made % 2 else reversed(sides):

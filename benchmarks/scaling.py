@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.floor import Floor
 
+Row = Mapping[str, Any]
 IMAGENET_IMAGES, IMAGENET_PIXELS = 1_281_167, 3 * 224 * 224
 STEPS, PARTICLES, LARGE_BATCH = 10, 4, 256
 
@@ -58,59 +59,69 @@ def curves(results: Mapping[str, Any]) -> list[Curve]:
     ]
 
 
-def projection(results: Mapping[str, Any]) -> Iterator[str]:
+def projection(results: Mapping[str, Any]) -> list[str]:
     """What an ImageNet-scale run would take of this machine, and what breaks first: a paragraph each, in Markdown.
 
     Every figure is measured, or follows from measured ones by the formula beside it.
     """
     rows = {row["case"]: row for row in results["rows"]}
-    step, small, many = (
-        rows.get(name) for name in ("pgd_step l2 16x3x224x224", "svgd_step 128x4x3072", "svgd_step 16x32x3072")
-    )
-    if results["floor"] is None or step is None or small is None or many is None:
-        yield "This file has no sweeps to project from."
-        return
+    needed = [rows.get(name) for name in ("pgd_step l2 16x3x224x224", "svgd_step 128x4x3072", "svgd_step 16x32x3072")]
+    step, four, many = needed
+    if results["floor"] is None or step is None or four is None or many is None:
+        return ["This file has no sweeps to project from."]
     floor = Floor.from_json(results["floor"])
+    by_count = next((curve for curve in curves(results) if curve.axis == "particles"), None)
+    return [_time(step), _particles(four, floor), _memory(four), _first_to_break(many, floor, by_count)]
+
+
+def _time(step: Row) -> str:
     an_image = step["seconds"]["fused"]["median"] / 16
-    passes = IMAGENET_IMAGES * STEPS
-    yield (
-        f"**Time.** An l2 step takes {an_image * 1e6:,.0f} us an ImageNet image here (a sixteenth of `{step['case']}`). An "
-        f"epoch of {IMAGENET_IMAGES:,} images with {STEPS} steps each spends {_duration(an_image * passes)} in steps on this "
-        f"machine. Steps of different images have nothing in common, so m devices take an m-th of that; no step waits for "
-        f"another device."
+    epoch = an_image * IMAGENET_IMAGES * STEPS
+    return (
+        f"**Time.** An l2 step takes {an_image * 1e6:,.0f} us an ImageNet image (a sixteenth of `{step['case']}`). "
+        f"An epoch of {IMAGENET_IMAGES:,} images with {STEPS} steps each spends {_duration(epoch)} in steps on "
+        "this machine. Images have nothing in common in a step: m devices take an m-th of that, and none waits."
     )
-    moved = small["bytes"] / (128 * 3072)
-    particle_epoch = moved * IMAGENET_PIXELS * passes
-    measured = small["seconds"]["fused"]["median"] / small["bytes"]
-    yield (
-        f"**Particles.** A step of {PARTICLES} particles moves {moved:.0f} bytes a pixel at least, "
-        f"{particle_epoch / 1e12:,.0f} TB an ImageNet epoch: {_duration(particle_epoch / floor.bandwidth)} at this machine's "
-        f"copy bandwidth of {floor.bandwidth / 1e9:.1f} GB/s, {_duration(particle_epoch * measured)} at the rate of "
-        f"`{small['case']}`. To hold that under an hour, the devices together must copy at "
-        f"{particle_epoch / 3600 / 1e9:,.0f} GB/s."
+
+
+def _particles(four: Row, floor: Floor) -> str:
+    a_pixel = four["bytes"] / (128 * 3072)
+    epoch = a_pixel * IMAGENET_PIXELS * IMAGENET_IMAGES * STEPS
+    measured = epoch * four["seconds"]["fused"]["median"] / four["bytes"]
+    return (
+        f"**Particles.** A step of {PARTICLES} particles moves {a_pixel:.0f} bytes a pixel of an image at least, "
+        f"{epoch / 1e12:,.0f} TB in an ImageNet epoch: {_duration(epoch / floor.bandwidth)} at this machine's copy "
+        f"bandwidth of {floor.bandwidth / 1e9:.1f} GB/s, {_duration(measured)} at the rate of `{four['case']}`. To "
+        f"hold the first under an hour, the devices together must copy at {epoch / 3600 / 1e9:,.0f} GB/s."
     )
+
+
+def _memory(four: Row) -> str:
     batch = LARGE_BATCH * PARTICLES * IMAGENET_PIXELS * 4
-    yield (
-        f"**Memory.** {PARTICLES} particles, their score, the next particles and the clean images of a batch of "
-        f"{LARGE_BATCH} ImageNet images are {batch / 2**30:.2f} GiB for each of the first three and "
-        f"{(3 * batch + batch / PARTICLES) / 2**30:.2f} GiB in all, beside the network's activations of "
-        f"{LARGE_BATCH * PARTICLES:,} images. `{small['case']}` took {small['peak_bytes']['fused'] / small['bytes']:.2f} "
-        f"times its least traffic beyond its inputs, the eager formula "
-        f"{small['peak_bytes']['eager'] / small['bytes']:.2f} times."
+    fused, eager = (four["peak_bytes"][name] / four["bytes"] for name in ("fused", "eager"))
+    return (
+        f"**Memory.** For a batch of {LARGE_BATCH} ImageNet images, {PARTICLES} particles each, the particles, their "
+        f"score and the next particles are {batch / 2**30:.2f} GiB each and with the clean images "
+        f"{(3 * batch + batch / PARTICLES) / 2**30:.2f} GiB in all, beside the network's activations for "
+        f"{LARGE_BATCH * PARTICLES:,} images. Beyond its inputs `{four['case']}` took {fused:.2f} times its least "
+        f"traffic, the eager formula {eager:.2f} times."
     )
-    # n particles: operations grow with n a pixel, bytes do not.
-    per_particle = many["operations"] / (16 * 32 * 3072 * 32)
+
+
+def _first_to_break(many: Row, floor: Floor, by_count: Curve | None) -> str:
+    count = 32
+    pixels = 16 * count * 3072
+    operations = many["operations"] / pixels / count
     balance = floor.operations_per_second / floor.bandwidth
-    crossover = balance * (many["bytes"] / (16 * 32 * 3072)) / per_particle
-    by_count = next((c for c in curves(results) if c.axis == "particles"), None)
-    grows = f"; measured, the time grows as n^{by_count.exponent:.2f}" if by_count else ""
-    yield (
-        f"**What breaks first** is the assumption that particles cost what their bytes cost. An image's n particles take "
-        f"about {per_particle:.1f} n operations a pixel of a particle and a number of bytes that does not depend on n{grows}. "
-        f"This machine does {balance:.0f} operations in the time it moves a byte (matrix product over copy), so from "
-        f"n = {crossover:.0f} on the arithmetic, n^2 an image, is the larger part even at its full rate. Next is memory: "
-        f"activations of n copies of each batch in the network. Neither the traffic of gradients between devices nor the "
-        f"time of an ImageNet network was measured here."
+    crossover = balance * (many["bytes"] / pixels) / operations
+    grows = f" (measured, the time grows as n^{by_count.exponent:.2f})" if by_count else ""
+    return (
+        "**What breaks first** is the assumption that particles cost what their bytes cost. With n particles an image, "
+        f"a pixel of one takes about {operations:.1f} n operations{grows} and a number of bytes that does not depend on "
+        f"n. This machine does {balance:.0f} operations in the time it moves a byte (matrix product over copy), so from "
+        f"n = {crossover:.0f} on the arithmetic is the larger part even at full rate. Next is memory: the network's "
+        "activations for n copies of each batch. Neither the traffic of gradients between devices nor the time of an "
+        "ImageNet network was measured here."
     )
 
 

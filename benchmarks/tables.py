@@ -34,9 +34,9 @@ def machine_page(name: str, results: Results, plots: Sequence[str]) -> str:
 
 
 HEADER_NOTE = (
-    "Medians; ratios are the opponent's time over fastadv's, above 1 where fastadv is faster. The floor is the time of a "
-    "copy that moves as many bytes as the call must; its share of the call's time, with warm caches / with emptied ones. "
-    "Peak: the memory a call takes beyond its inputs."
+    "Medians; ratios are the opponent's time over fastadv's, above 1 where fastadv is faster, and the 95 % interval of "
+    "that median within the run. The floor is the time of a copy that moves as many bytes as the call must; its share "
+    "of the call's time, with warm caches / with emptied ones. Peak: the memory a call takes beyond its inputs."
 )
 
 
@@ -179,8 +179,8 @@ def scaling_table(results: Results) -> str:
         sizes = ", ".join(f"{size:,}" for size in curve.sizes)
         table.append([curve.family, curve.axis, sizes, *series, f"{curve.exponent:.2f}", f"{curve.overall:.2f}"])
     return (
-        "The exponent k of time ~ size^k, by least squares in logarithms through the upper half of the sizes, where the "
-        f"cost of a call no longer shows, and through all of them.\n\n{markdown(table)}"
+        "The exponent k of time ~ size^k, by least squares in logarithms through the upper half of the sizes, where "
+        f"the cost of a call shows least, and through all of them.\n\n{markdown(table)}"
     )
 
 

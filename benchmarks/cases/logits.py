@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import fastadv
-from benchmarks.case import Call, Case, Entry, Missing, Sweep, Work, with_backward
+from benchmarks.case import Call, Case, Entry, Sweep, Work, with_backward
 from benchmarks.cases.inputs import generator, normal, size
 from benchmarks.opponents import losses, peers
 
@@ -202,7 +203,7 @@ def _work(loss: Loss, inputs: tuple[Tensor, ...], *leaves: Tensor) -> Work:
 class _Attack:
     """A kind of attack_loss: its options from logits, the formula and its arguments."""
 
-    options: Callable[[Logits], dict[str, object]]
+    options: Callable[[Logits], dict[str, Any]]
     eager: Callable[..., object]
     arguments: Callable[[Logits], tuple[Tensor, ...]]
     operations: int

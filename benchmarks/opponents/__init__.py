@@ -1,4 +1,4 @@
-"""The formulas as people write them in PyTorch today, and the libraries that have them: what fastadv is measured against.
+"""What fastadv is measured against: the formulas as people write them in PyTorch today, and the libraries.
 
-They are not the oracle of the tests, which is :mod:`fastadv.reference`.
+The formulas are not the oracle of the tests, which is :mod:`fastadv.reference`.
 """

@@ -10,7 +10,7 @@ from torch import Tensor
 def triplet_margin_loss_and_gradients(anchor: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, ...]:
     """Loss of each triplet and gradients of their sum, through autograd."""
     leaves = [x.detach().requires_grad_() for x in (anchor, positive, negative)]
-    loss = F.triplet_margin_loss(*leaves, reduction="none")
+    loss = F.triplet_margin_loss(leaves[0], leaves[1], leaves[2], reduction="none")
     return loss.detach(), *torch.autograd.grad(loss.sum(), leaves)
 
 

@@ -1,4 +1,4 @@
-"""Attack loops as people write them: no copies saved, no mode restored, the gradient through ``loss.backward``'s kin."""
+"""Attack loops as people write them."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def adv_lib_pgd(eps: float, step_size: float, steps: int) -> Callable[[nn.Module
 
 
 def adv_lib_apgd(eps: float, steps: int) -> Callable[[nn.Module, Tensor, Tensor], Call]:
-    """adv-lib's APGD, which returns the last image that is misclassified; its other mode takes 100 steps whatever asked."""
+    """adv-lib's APGD, which returns the last misclassified image; its other mode cannot be given the steps."""
 
     def build(network: nn.Module, x: Tensor, y: Tensor) -> Call:
         attack = _file("adv_lib", "attacks/auto_pgd.py").apgd
@@ -84,7 +84,7 @@ def metric_learning_triplets(triplets: int) -> Callable[[Tensor, Tensor, Tensor]
 
 
 def liger(kind: str, device: torch.device) -> Callable[[Tensor, Tensor, float], Tensor]:
-    """Liger's "kl" or "js" behind PyTorch's softmaxes: (student, teacher, temperature) -> T^2 times the batch's mean."""
+    """Liger's "kl" or "js" behind PyTorch's softmaxes: (student, teacher, T) -> T^2 times the batch's mean."""
     if device.type != "cuda":
         raise Missing("Liger's kernels are for GPUs")
     library = _module("liger_kernel.transformers")
