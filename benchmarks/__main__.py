@@ -63,7 +63,7 @@ def measure(device: torch.device, *, everything: bool, only: str, resnet56: Path
     about["copy_bytes_per_second"] = floor.bandwidth
     print(f"\n{terminal.copies(floor.as_json())}\n\n{terminal.overhead(calls)}\n\n{terminal.head()}")
     rows, wrong = [], []
-    for entry in selected(everything, only, resnet56):
+    for entry in selected(everything, only, resnet56, on_gpu=device.type == "cuda"):
         try:
             rows.append(run(entry, conditions, floor))
             print(terminal.row(rows[-1]), flush=True)

@@ -92,6 +92,7 @@ class Entry:
     Attributes:
         op: the public function that is measured.
         chosen: whether it is measured by default, or only with --all.
+        large: measured by default on a GPU, which smaller ones do not fill.
         compiled: whether ``torch.compile`` is an opponent by default, or only with --all: compiling takes seconds.
         sweeps: the families it is a member of.
     """
@@ -102,6 +103,7 @@ class Entry:
     chosen: bool = False
     compiled: bool = True
     sweeps: tuple[Sweep, ...] = ()
+    large: bool = False
 
 
 def with_backward(loss: object, *leaves: Tensor) -> tuple[Tensor, ...]:

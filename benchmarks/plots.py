@@ -90,7 +90,7 @@ def roofline(measured: Results) -> Any:
     largest = floor["copies"][-1]
     fastest = max(floor["copies"], key=lambda copy: copy["bytes"] / copy["seconds"])
     figure, (axes,) = _figure(9, 6)
-    densities = sorted({row["operations"] / row["bytes"] for row in rows} | {0.1, 1000.0})
+    densities = [10 ** (tenth / 10) for tenth in range(-10, 31)]
     for copy, style in ((largest, "-"), (fastest, "--")):
         rate = copy["bytes"] / copy["seconds"]
         roof = [min(rate * density, floor["operations_per_second"]) for density in densities]
@@ -124,6 +124,9 @@ def scaling(measured: Results) -> Any:
             panel.plot(curve.sizes, curve.seconds, "o-", color=f"C{number}", label=label)
             panel.plot(curve.sizes, curve.eager_seconds, "x:", color=f"C{number}")
         panel.set(xscale="log", yscale="log", xlabel=axis)
+        sizes = sorted({size for curve in found if curve.axis == axis for size in curve.sizes})
+        panel.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=60, fontsize=7)
+        panel.minorticks_off()
         panel.legend(fontsize=7)
     panels[0].set_ylabel("seconds a call; dotted: eager")
     return figure

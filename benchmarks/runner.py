@@ -105,7 +105,10 @@ def opponents(case: Case, entry: Entry, conditions: Conditions) -> tuple[dict[st
         except Missing as reason:
             missing[name] = str(reason)
     if conditions.device.type == "cuda":
-        variants["replayed"] = replayed(case.fused)
+        try:
+            variants["replayed"] = replayed(case.fused)
+        except RuntimeError as error:
+            missing["replayed"] = f"no CUDA graph: {str(error).splitlines()[0]}"
     return variants, missing
 
 

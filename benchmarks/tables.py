@@ -10,6 +10,7 @@ from benchmarks.scaling import curves, projection
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
 MAIN = ("eager", "compiled")
+DASH = "-"
 # A row is explained on the page below these.
 CLOSE_TO_COMPILED, FAR_FROM_FLOOR = 1.3, 0.5
 
@@ -20,11 +21,12 @@ def machine_page(name: str, results: Results, plots: Sequence[str]) -> str:
     sections = [
         f"## {name}\n\n{about(results['machine'])} From `results/{name}.json`; the same as CSV beside it.",
         *plots,
-        f"### Where fastadv is slower\n\n{losses(rows)}",
+        f"### Where fastadv loses\n\n{losses(rows)}",
         f"### All cases\n\n{HEADER_NOTE}\n\n{main_table(rows)}\n\n{absent(rows)}",
         f"### To be explained\n\n{to_explain(rows)}",
         f"### The machine itself\n\n{overhead_table(results['overhead'])}\n\n{floor_table(results['floor'])}",
         f"### Memory\n\n{memory_table(rows)}",
+        f"### The least work\n\n{work_table(rows)}",
         f"### Scaling\n\n{scaling_table(results)}",
         "### What a larger run would need\n\n" + "\n\n".join(projection(results)),
     ]
@@ -45,7 +47,7 @@ def about(machine: Mapping[str, Any]) -> str:
     facts = [
         machine["cpu"],
         gpu,
-        f"{machine['threads']} threads",
+        f"threads: {machine['threads']}",
         machine["vector_instructions"],
         f"Python {machine['python']}",
         f"torch {machine['torch']}",
@@ -81,12 +83,21 @@ def losses(rows: Sequence[Row]) -> str:
         text += "\n\nLost:\n\n" + bullets(slower)
     if even:
         text += "\n\nEven:\n\n" + bullets(even)
+    if thirsty := [line for row in rows for line in _more_memory(row)]:
+        text += "\n\nTake more memory than an opponent:\n\n" + bullets(thirsty)
     return text
+
+
+def _more_memory(row: Row) -> Iterator[str]:
+    peak = row["peak_bytes"]
+    for name, size in peak.items():
+        if peak["fused"] > 1.01 * size:
+            yield f"{row['case']}: {kibibytes(peak['fused'])} KiB, {name} {kibibytes(size)} KiB"
 
 
 def main_table(rows: Sequence[Row]) -> str:
     head = ["case", "fused, us", "eager, us", "compiled, us", "eager / fused", "compiled / fused", "others / fused"]
-    table = [[*head, "share of floor", "peak, KiB"]]
+    table = [[*head, "eager / fused, cold", "share of floor", "peak, KiB"]]
     for row in rows:
         others = [
             f"{name} {spread(ratio)}"
@@ -98,7 +109,8 @@ def main_table(rows: Sequence[Row]) -> str:
                 row["case"],
                 *(microseconds(row["seconds"].get(name)) for name in ("fused", *MAIN)),
                 *(spread(row["ratio_to_fused"].get(name)) for name in MAIN),
-                "; ".join(others) or dash(),
+                "; ".join(others) or DASH,
+                spread(row["cold_ratio_to_fused"].get("eager")),
                 f"{share(row.get('share_of_floor'))} / {share(row.get('cold_share_of_floor'))}",
                 kibibytes(row["peak_bytes"].get("fused")),
             ]
@@ -164,9 +176,25 @@ def memory_table(rows: Sequence[Row]) -> str:
         peak = row["peak_bytes"]
         if not peak:
             continue
-        ratio = f"{peak['eager'] / peak['fused']:.2f}" if peak["fused"] else dash()
+        ratio = f"{peak['eager'] / peak['fused']:.2f}" if peak["fused"] else DASH
         table.append([row["case"], *(kibibytes(peak.get(name)) for name in ("fused", *MAIN)), ratio])
     return markdown(table) if len(table) > 1 else "Not measured in this file."
+
+
+def work_table(rows: Sequence[Row]) -> str:
+    """The formulas behind floors and roofline."""
+    table = [["case", "bytes", "operations"]]
+    for row in rows:
+        if row.get("bytes_formula"):
+            table.append(
+                [
+                    row["case"],
+                    f"{row['bytes']:,} = {row['bytes_formula']}",
+                    f"{row['operations']:,} = {row['operations_formula']}",
+                ]
+            )
+    note = "Each input read once, each output written once; whatever is stored in between is not counted."
+    return f"{note}\n\n{markdown(table)}"
 
 
 def scaling_table(results: Results) -> str:
@@ -192,29 +220,25 @@ def front_table(rows: Sequence[Row], cases: Sequence[str]) -> str:
         row = by_name[case]
         times = (microseconds(row["seconds"].get(name)) for name in ("fused", *MAIN))
         ratios = (row["ratio_to_fused"].get(name) for name in MAIN)
-        table.append([case, *times, *(f"{ratio['median']:.2f}" if ratio else dash() for ratio in ratios)])
+        table.append([case, *times, *(f"{ratio['median']:.2f}" if ratio else DASH for ratio in ratios)])
     lost = losses(rows).splitlines()[0]
     return f"{markdown(table)}\n\nOf all {len(rows)} cases: {lost}"
 
 
 def spread(ratio: Mapping[str, float] | None) -> str:
-    return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else dash()
+    return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else DASH
 
 
 def microseconds(seconds: Mapping[str, float] | None) -> str:
-    return f"{seconds['median'] * 1e6:,.0f}" if seconds else dash()
+    return f"{seconds['median'] * 1e6:,.0f}" if seconds else DASH
 
 
 def kibibytes(size: float | None) -> str:
-    return dash() if size is None else f"{size / 1024:,.1f}"
+    return DASH if size is None else f"{size / 1024:,.1f}"
 
 
 def share(value: float | None) -> str:
-    return dash() if value is None else f"{value:.2f}"
-
-
-def dash() -> str:
-    return "-"
+    return DASH if value is None else f"{value:.2f}"
 
 
 def bullets(lines: Sequence[str]) -> str:

@@ -24,6 +24,9 @@ def row(measured: Mapping[str, Any]) -> str:
         + "".join(f"   {_ratio(ratios.get(name)):21}" for name in MAIN[1:])
         + f"{shares}   {measured['differences']['fused']:.0e}"
     )
+    if "bytes_formula" in measured:
+        text += f"\n  {measured['bytes']:,} bytes: {measured['bytes_formula']}"
+        text += f"\n  {measured['operations']:,} operations: {measured['operations_formula']}"
     for name in seconds:
         if name not in MAIN:
             text += f"\n  {name:{WIDTH - 2}}{_time(seconds[name])}   {_ratio(ratios[name])}"

@@ -14,11 +14,13 @@ def registry(resnet56: Path | None = None) -> list[Entry]:
     return [entry for group in groups for entry in group]
 
 
-def selected(everything: bool = False, only: str = "", resnet56: Path | None = None) -> list[Entry]:
+def selected(
+    everything: bool = False, only: str = "", resnet56: Path | None = None, *, on_gpu: bool = False
+) -> list[Entry]:
     """The entries of a run: the default ones, or everything; or those whose name contains ``only``."""
     return [
         entry
         for entry in registry(resnet56)
         if only in entry.name
-        and (everything or only or entry.chosen or (resnet56 is not None and "resnet56" in entry.name))
+        and (everything or only or entry.chosen or (on_gpu and entry.large) or "resnet56" in entry.name)
     ]

@@ -16,18 +16,19 @@ from benchmarks.opponents import features, peers
 
 
 def entries() -> Iterator[Entry]:
-    for shape in ((64, 256), (1024, 512), (4096, 512)):
-        chosen = shape == (64, 256)
-        name = f"triplet_margin_loss {size(shape)}"
-        yield Entry(f"{name} forward + backward", "triplet_margin_loss", partial(_triplets, shape), chosen)
-        build = partial(_triplet_gradients, shape)
-        yield Entry(f"{name} value and gradients", "triplet_margin_loss", build, chosen)
+    for shape in ((64, 256), (1024, 512), (16_384, 512)):
+        usual, large = shape == (64, 256), shape[0] == 16_384
+        for form, case in (("forward + backward", _triplets), ("value and gradients", _triplet_gradients)):
+            name = f"triplet_margin_loss {size(shape)} {form}"
+            yield Entry(name, "triplet_margin_loss", partial(case, shape), usual, large=large)
     for shape in ((64, 256), (128, 512)):
-        yield Entry(f"rkd_loss {size(shape)} forward + backward", "rkd_loss", partial(_rkd, shape), shape == (64, 256))
+        usual, name = shape == (64, 256), f"rkd_loss {size(shape)} forward + backward"
+        yield Entry(name, "rkd_loss", partial(_rkd, shape), usual, large=not usual)
     for layer in ((64, 64, 32, 32), (256, 64, 32, 32)):
-        chosen, name, op = layer[0] == 64, f"activation_boundary {size(layer)}", "activation_boundary_loss"
-        yield Entry(f"{name} fwd + bwd", op, partial(_boundary, layer), chosen)
-        yield Entry(f"{name} value and grad", op, partial(_boundary_gradient, layer), chosen)
+        usual = layer[0] == 64
+        for form, build in (("fwd + bwd", _boundary), ("value and grad", _boundary_gradient)):
+            name = f"activation_boundary {size(layer)} {form}"
+            yield Entry(name, "activation_boundary_loss", partial(build, layer), usual, large=not usual)
 
 
 def _triplets(shape: tuple[int, int], device: torch.device) -> Case:

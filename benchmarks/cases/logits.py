@@ -18,7 +18,8 @@ from benchmarks.opponents import losses, peers
 CLASSES = (10, 100, 1000, 10_000, 32_000)
 BATCHES = (1, 16, 64, 256, 1024, 4096)
 USUAL = (64, 100)
-BIG = ((64, 10), (1024, 1000), (64, 32_000))
+OTHER = ((64, 10), (1024, 1000), (64, 32_000))
+LARGE = ((16_384, 1000), (512, 128_000))
 
 
 @dataclass(frozen=True)
@@ -113,17 +114,17 @@ def entries() -> Iterator[Entry]:
     for name in LOSSES:
         yield _backward(name, USUAL, chosen=True, sweeps=_sweeps(USUAL) if name == "kl_distill" else ())
         yield _values(name, USUAL, chosen=True)
-        for shape in BIG:
-            if name != "kl_distill":
-                yield _backward(name, shape)
-            yield _values(name, shape)
+        for shape in OTHER + LARGE:
+            if name != "kl_distill" or shape in LARGE:
+                yield _backward(name, shape, large=shape in LARGE)
+            yield _values(name, shape, large=shape in LARGE)
         yield _backward(name, USUAL, torch.bfloat16, chosen=name == "kl_distill")
         yield _backward(name, (1024, 1000), torch.bfloat16)
     sweep = {(64, classes) for classes in CLASSES} | {(batch, 100) for batch in BATCHES}
     for shape in sorted((sweep | {(1024, 1000)}) - {USUAL}):
-        yield _backward("kl_distill", shape, chosen=True, compiled=shape in BIG, sweeps=_sweeps(shape))
+        yield _backward("kl_distill", shape, chosen=True, compiled=shape in OTHER, sweeps=_sweeps(shape))
     for kind in _ATTACKS:
-        for shape in (USUAL, *BIG):
+        for shape in (USUAL, *OTHER):
             build = partial(_attack_loss, kind, shape)
             yield Entry(f"attack_loss {kind} {size(shape)} value and gradient", "attack_loss", build, shape == USUAL)
 
@@ -143,14 +144,15 @@ def _backward(
     chosen: bool = False,
     compiled: bool = True,
     sweeps: tuple[Sweep, ...] = (),
+    large: bool = False,
 ) -> Entry:
     build = partial(_with_backward, LOSSES[name], shape, dtype)
-    return Entry(f"{name} {size(shape, dtype)} forward + backward", name, build, chosen, compiled, sweeps)
+    return Entry(f"{name} {size(shape, dtype)} forward + backward", name, build, chosen, compiled, sweeps, large)
 
 
-def _values(name: str, shape: tuple[int, int], *, chosen: bool = False) -> Entry:
+def _values(name: str, shape: tuple[int, int], *, chosen: bool = False, large: bool = False) -> Entry:
     build = partial(_value_and_gradient, LOSSES[name], shape)
-    return Entry(f"{name} {size(shape)} value and gradient", name, build, chosen)
+    return Entry(f"{name} {size(shape)} value and gradient", name, build, chosen, large=large)
 
 
 def _with_backward(loss: Loss, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Case:

@@ -22,7 +22,7 @@ def entries() -> Iterator[Entry]:
         yield _entry(
             batch, 4, compiled=batch == 128, sweeps=(Sweep("svgd_step, 4 particles of 3x32x32", "batch", batch),)
         )
-    yield _entry(1024, 4, chosen=False, compiled=True)
+    yield _entry(1024, 4, chosen=False, compiled=True, large=True)
     yield _entry(128, 4, torch.bfloat16, chosen=False, compiled=True)
     yield _entry(8, 4, shape=IMAGENET, chosen=False, compiled=True)
 
@@ -36,10 +36,13 @@ def _entry(
     chosen: bool = True,
     compiled: bool = False,
     sweeps: tuple[Sweep, ...] = (),
+    large: bool = False,
 ) -> Entry:
     pixels = torch.Size(shape).numel()
     build = partial(_svgd, batch, count, shape, dtype)
-    return Entry(f"svgd_step {size((batch, count, pixels), dtype)}", "svgd_step", build, chosen, compiled, sweeps)
+    return Entry(
+        f"svgd_step {size((batch, count, pixels), dtype)}", "svgd_step", build, chosen, compiled, sweeps, large
+    )
 
 
 def _svgd(batch: int, count: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Case:

@@ -23,15 +23,19 @@ def entries() -> Iterator[Entry]:
     yield from _pgd_steps()
     for batch in (128, 1024, 4096):
         shape = (batch, *CIFAR)
-        chosen = batch == 128
-        yield Entry(f"project l2 {size(shape)}", "project", partial(_project, shape), chosen)
-        yield Entry(f"random_start linf {size(shape)}", "random_start", partial(_random_start, shape), chosen)
+        chosen, large = batch == 128, batch == 4096
+        yield Entry(f"project l2 {size(shape)}", "project", partial(_project, shape), chosen, large=large)
+        yield Entry(
+            f"random_start linf {size(shape)}", "random_start", partial(_random_start, shape), chosen, large=large
+        )
         for dtype in (torch.float32, torch.bfloat16):
             precise = chosen and dtype == torch.float32
             name = size(shape, dtype)
-            yield Entry(f"momentum_step linf {name}", "momentum_step", partial(_momentum, shape, dtype), precise)
-            yield Entry(f"bss_step {name}", "bss_step", partial(_bss, shape, dtype), precise)
-            yield Entry(f"mix {name}", "mix", partial(_mix, shape, dtype), precise)
+            yield Entry(
+                f"momentum_step linf {name}", "momentum_step", partial(_momentum, shape, dtype), precise, large=large
+            )
+            yield Entry(f"bss_step {name}", "bss_step", partial(_bss, shape, dtype), precise, large=large)
+            yield Entry(f"mix {name}", "mix", partial(_mix, shape, dtype), precise, large=large)
 
 
 def _pgd_steps() -> Iterator[Entry]:
@@ -42,8 +46,8 @@ def _pgd_steps() -> Iterator[Entry]:
         sweep = (Sweep("pgd_step l2, 16 images of 3 channels", "dimension", 3 * side * side),)
         yield _pgd("l2", (16, 3, side, side), chosen=True, compiled=side == 224, sweeps=sweep)
     for batch in (128, 1024, 4096):
-        yield _pgd("l2", (batch, *CIFAR), chosen=batch == 128)
-        yield _pgd("l1", (batch, *CIFAR), chosen=batch == 128)
+        for norm in ("l2", "l1"):
+            yield _pgd(norm, (batch, *CIFAR), chosen=batch == 128, large=batch == 4096)
     for batch in (16, 64):
         yield _pgd("linf", (batch, *IMAGENET), chosen=batch == 16)
     yield _pgd("l1", (16, *IMAGENET))
@@ -60,10 +64,11 @@ def _pgd(
     chosen: bool = False,
     compiled: bool = True,
     sweeps: tuple[Sweep, ...] = (),
+    large: bool = False,
 ) -> Entry:
     build = {"linf": _pgd_linf, "l2": _pgd_l2, "l1": _pgd_l1}[norm]
     name = f"pgd_step {norm}{' exact' if norm == 'l1' else ''} {size(shape, dtype)}"
-    return Entry(name, "pgd_step", partial(build, shape, dtype), chosen, compiled, sweeps)
+    return Entry(name, "pgd_step", partial(build, shape, dtype), chosen, compiled, sweeps, large)
 
 
 def _pgd_linf(shape: Shape, dtype: torch.dtype, device: torch.device) -> Case:

@@ -29,6 +29,7 @@ def test_both_sides_measure_the_fastadv_of_their_tree(tmp_path):
 def test_another_fastadv_than_the_trees_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(compare_commits, "ROOT", tmp_path)
     (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()
     said = json.dumps({"answer": "/somewhere/else/fastadv/__init__.py"})
     (tmp_path / "benchmarks" / "turns.py").write_text(f"input()\nprint({said!r})")
     with pytest.raises(SystemExit, match="the fastadv that would be measured is"):

@@ -44,12 +44,15 @@ def test_losses_are_named_and_counted():
     assert text.startswith("1 of 3 comparisons are lost, 1 are even within their interval.")
     assert "Lost:\n\n- lost: eager / fused 0.50 (0.45 to 0.55)\n\nEven:\n\n- even: eager" in text
     assert "won" not in text
+    assert "memory" not in text
+    thirsty = row("thirsty", 1.0, 2.0) | {"peak_bytes": {"fused": 9000, "eager": 8192}}
+    assert "Take more memory than an opponent:\n\n- thirsty: 8.8 KiB, eager 8.0 KiB" in tables.losses([thirsty])
 
 
 def test_a_missing_opponent_is_a_dash_with_its_reason():
     rows = [row("a", 1e-6, 2e-6), row("b", 1e-6, 2e-6)]
     line = tables.main_table(rows).splitlines()[2]
-    assert line == "| a | 1 | 2 | - | 2.00 (1.80 to 2.20) | - | - | - / - | 4.0 |"
+    assert line == "| a | 1 | 2 | - | 2.00 (1.80 to 2.20) | - | - | - | - / - | 4.0 |"
     assert tables.absent(rows) == "Missing opponents:\n\n- compiled: no compiler (2 cases)"
 
 
@@ -80,7 +83,7 @@ def test_a_projection_follows_from_the_figures():
     assert "100 TB in an ImageNet epoch: 2.8 hours at this machine's copy bandwidth of 10.0 GB/s" in particles
     assert "1.87 GiB in all" in memory
     # Ten operations a byte, twelve bytes and 5 n operations a pixel.
-    assert "from n = 24 on" in first
+    assert "n = 24 on" in first
 
 
 def test_what_was_not_measured_is_not_projected():

@@ -79,7 +79,7 @@ def test_a_case_that_differs_stops_itself_only(conditions, monkeypatch, tmp_path
     right = entry_with()
     off = dataclasses.replace(entry_with(fused=lambda: torch.zeros(())), name="off")
     output = tmp_path / "results.json"
-    monkeypatch.setattr(command, "selected", lambda *given: [off, right])
+    monkeypatch.setattr(command, "selected", lambda *given, **options: [off, right])
     monkeypatch.setattr(command.Conditions, "of", lambda *given, **options: conditions)
     monkeypatch.setattr(command.Floor, "measure", lambda device: FLOOR)
     monkeypatch.setattr(command, "overhead", lambda device: {})
