@@ -7,7 +7,7 @@ import abc
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fastadv.distill.method import Method, Network
+from fastadv.distill.method import Batch, Method, Network, Terms
 from fastadv.distill.teacher import teacher_logits
 from fastadv.ops import checks
 from fastadv.ops.divergence import kd_loss
@@ -23,18 +23,9 @@ class BaseLoss(Method):
     def on_logits(self, student: Tensor, teacher: Tensor | None, y: Tensor) -> Tensor:
         """The loss, a scalar, of logits [N, C] and classes [N]."""
 
-    def forward(
-        self,
-        student: Network,
-        teacher: Network | None,
-        x: Tensor,
-        y: Tensor,
-        *,
-        progress: float,
-        seed: int | Tensor,
-    ) -> dict[str, Tensor]:
-        logits = teacher_logits(self, teacher, x) if self.needs_teacher else None
-        return {"loss": self.on_logits(student(x), logits, y)}
+    def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
+        logits = teacher_logits(self, teacher, batch.x) if self.needs_teacher else None
+        return {"loss": self.on_logits(student(batch.x), logits, batch.y)}
 
 
 class CrossEntropy(BaseLoss):

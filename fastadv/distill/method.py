@@ -3,38 +3,96 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 Network = Callable[[Tensor], Tensor]
+Terms = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a method sees of a step.
+
+    x: images [N, ...]; y: their classes [N], int64.
+    progress: share of training that is done, in [0, 1), for schedules.
+    seed: of the method's random numbers, an int or an int64 tensor without dimensions on the device of x.
+    index: positions [N] of the images in the training set, int64, for methods that remember something of each image;
+        None where the caller does not count them.
+    """
+
+    x: Tensor
+    y: Tensor
+    progress: float = 0.0
+    seed: int | Tensor = 0
+    index: Tensor | None = None
 
 
 class Method(nn.Module, abc.ABC):
-    """One batch to the terms of its loss. Parameters of a method, if it has any, are trained with the student's."""
+    """One batch to the terms of its loss.
+
+    A loop calls ``build`` once, ``start_epoch`` before each epoch, and ``method(student, teacher, batch)`` in each
+    step, whose ``"loss"`` it minimises over the student's parameters and ``own_parameters()``. All that must survive a
+    restart is in the ``state_dict``.
+    """
 
     needs_teacher: bool
+    # Whether it looks at training images; where it does not, batch.x is empty but for its first dimension.
+    needs_images: bool = True
+
+    # Epochs of ``warm_up_terms`` over ``warm_up_parameters()`` alone, before the student's first step.
+    warm_up_epochs: int = 0
 
     @abc.abstractmethod
-    def forward(
-        self,
-        student: Network,
-        teacher: Network | None,
-        x: Tensor,
-        y: Tensor,
-        *,
-        progress: float,
-        seed: int | Tensor,
-    ) -> dict[str, Tensor]:
+    def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
         """The scalar terms of the loss by name; ``terms["loss"]`` is to be minimised, the others are detached.
 
-        Args:
-            student: from images to logits [N, C], in the mode it is to be trained in.
-            teacher: as the student; only read: it runs in eval mode, without gradients. None where none is needed.
-            x: images [N, ...].
-            y: classes [N], int64.
-            progress: share of training that is done, in [0, 1), for schedules.
-            seed: of the method's random numbers, an int or an int64 tensor without dimensions on the device of x.
+        student: from images to logits [N, C], in the mode it is to be trained in. teacher: as the student; only read:
+        it runs in eval mode, without gradients. None where none is needed.
 
         Raises TypeError where the method needs a teacher and gets None.
         """
+
+    def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
+        """Make the modules whose shapes depend on the networks; ``x`` [N, ...] is an example of ``images`` images."""
+
+    def start_epoch(self, student: nn.Module) -> None:
+        """Called before each epoch's first step, with the student as it is then."""
+
+    def own_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters that are trained with the student's."""
+        return (parameter for parameter in self.parameters() if parameter.requires_grad)
+
+    def warm_up_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters that the warm-up trains."""
+        return iter(())
+
+    def warm_up_terms(self, teacher: Network | None, batch: Batch) -> Terms:
+        """As ``forward``, for a step of the warm-up."""
+        raise NotImplementedError(f"{type(self).__name__} has no warm-up")
+
+
+class AdversarialMethod(Method):
+    """A method with a network that an optimizer of its own trains against the student, after the student's step.
+
+    adversary: that network; its parameters are no ``own_parameters()``.
+    adversary_every: steps of the student for one of the adversary.
+    """
+
+    adversary: nn.Module
+    adversary_every: int = 1
+
+    @abc.abstractmethod
+    def adversary_optimizer(self) -> Optimizer:
+        """A new optimizer of the adversary's parameters; a loop scales its rate as it scales the student's."""
+
+    @abc.abstractmethod
+    def adversary_terms(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
+        """As ``forward``, for a step of the adversary: the gradient reaches nothing else that is trained."""
+
+    def own_parameters(self) -> Iterator[nn.Parameter]:
+        rivals = set(self.adversary.parameters())
+        return (parameter for parameter in super().own_parameters() if parameter not in rivals)

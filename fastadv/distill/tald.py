@@ -12,7 +12,7 @@ from fastadv.attacks.copies import repeat
 from fastadv.attacks.particles import VARIANTS, projected_particles, random_particles, repulsion_ratio
 from fastadv.attacks.released import XI, released_particles
 from fastadv.distill.base import KD, BaseLoss
-from fastadv.distill.method import Method, Network
+from fastadv.distill.method import Batch, Method, Network, Terms
 from fastadv.distill.teacher import required, teacher_logits
 from fastadv.ops import checks
 from fastadv.ops.layout import aligned
@@ -113,22 +113,14 @@ class TALD(Method):
         self.clean = clean
         self.xi = checks.positive("xi", xi)
 
-    def forward(
-        self,
-        student: Network,
-        teacher: Network | None,
-        x: Tensor,
-        y: Tensor,
-        *,
-        progress: float,
-        seed: int | Tensor,
-    ) -> dict[str, Tensor]:
+    def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
+        x, y = batch.x, batch.y
         attacked, labels = x[: self.images], y[: self.images]
-        particles, repulsion = self._sample(required(self, teacher), attacked, labels, seed)
+        particles, repulsion = self._sample(required(self, teacher), attacked, labels, batch.seed)
         moved = aligned(x, particles.flatten(0, 1).to(x.dtype))[1]
-        batch = aligned(x, torch.cat((moved, x)))[1]
+        images = aligned(x, torch.cat((moved, x)))[1]
         classes = torch.cat((repeat(labels, self.particles), y))
-        of_student, of_teacher = student(batch), teacher_logits(self, teacher, batch)
+        of_student, of_teacher = student(images), teacher_logits(self, teacher, images)
 
         base = self.base.on_logits(of_student[len(moved) :], of_teacher[len(moved) :], y)
         matched = slice(None if self.clean else len(moved))

@@ -52,9 +52,7 @@ def project(
         TypeError: x or x0 are not floating-point tensors, eps or bounds are no numbers.
         ValueError: shapes or devices differ, eps is negative or NaN, low > high, unknown norm or mode.
     """
-    checks.samples("x", x)
-    checks.floating("x0", x0)
-    checks.same("x0", x0, "x", x)
+    checks.samples_alike(("x", "x0"), x, x0)
     tensors = aligned(x, x0)
     arguments = (*ball(tensors[0], eps, norm, bounds), checks.choice("mode", mode, checks.MODES))
     return rounded(_project(*tensors, *arguments), x)

@@ -40,6 +40,38 @@ def samples(name: str, x: Tensor) -> None:
         raise ValueError(f"{name} must have shape [N, ...] of two dimensions or more, got {list(x.shape)}")
 
 
+def alike(x: Tensor, *others: Tensor) -> bool:
+    """Whether all have one floating-point dtype, one shape and one device: one look where nothing is wrong."""
+    try:
+        shape, dtype, device = x.shape, x.dtype, x.device
+        for y in others:
+            if y.dtype is not dtype or y.shape != shape or y.device != device:
+                return False
+    except AttributeError:
+        return False
+    return dtype in FLOATING
+
+
+def logits_alike(names: tuple[str, ...], x: Tensor, *others: Tensor) -> None:
+    """All are floating-point tensors [N, C] of the first one's shape and device, with at least one class."""
+    if alike(x, *others) and x.dim() == 2 and x.shape[1]:
+        return
+    logits(names[0], x)
+    for name, y in zip(names[1:], others, strict=True):
+        floating(name, y)
+        same(name, y, names[0], x)
+
+
+def samples_alike(names: tuple[str, ...], x: Tensor, *others: Tensor) -> None:
+    """All are floating-point tensors [N, ...] of the first one's shape and device."""
+    if alike(x, *others) and x.dim() > 1:
+        return
+    samples(names[0], x)
+    for name, y in zip(names[1:], others, strict=True):
+        floating(name, y)
+        same(name, y, names[0], x)
+
+
 def same(name: str, y: Tensor, x_name: str, x: Tensor) -> None:
     """``y`` has the shape and the device of ``x``."""
     if y.shape != x.shape:
@@ -95,6 +127,8 @@ def index_values(name: str, y: Tensor, count: int) -> None:
 
 def positive(name: str, value: float) -> float:
     """``value`` as a float above zero and finite."""
+    if type(value) is float and 0 < value < math.inf:
+        return value
     result = number(name, value)
     if not 0 < result < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value!r}")
@@ -129,6 +163,8 @@ def flag(name: str, value: bool) -> bool:
 
 def fraction(name: str, value: float) -> float:
     """``value`` as a float above zero and at most one."""
+    if type(value) is float and 0 < value <= 1:
+        return value
     result = number(name, value)
     if not 0 < result <= 1:
         raise ValueError(f"{name} must lie in (0, 1], got {value!r}")
@@ -137,6 +173,8 @@ def fraction(name: str, value: float) -> float:
 
 def radius(name: str, value: float | Tensor, x: Tensor) -> tuple[float, Tensor | None]:
     """A float or a tensor [N], not negative, as the schema's pair of arguments."""
+    if type(value) is float and value >= 0:
+        return value, None
     if isinstance(value, Tensor):
         return 0.0, per_sample(name, value, x, least=0.0)
     return not_negative(name, value), None
@@ -144,6 +182,8 @@ def radius(name: str, value: float | Tensor, x: Tensor) -> tuple[float, Tensor |
 
 def step(name: str, value: float | Tensor, x: Tensor) -> tuple[float, Tensor | None]:
     """A float or a tensor [N] of either sign, as the schema's pair of arguments."""
+    if type(value) is float and value == value:
+        return value, None
     return (0.0, per_sample(name, value, x)) if isinstance(value, Tensor) else (number(name, value), None)
 
 

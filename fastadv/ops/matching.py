@@ -152,9 +152,7 @@ def activation_boundary_loss_value_and_grad(
 def _boundary_arguments(
     student: Tensor, teacher: Tensor, margin: float | Tensor
 ) -> tuple[tuple[Tensor], tuple[Tensor, float, Tensor | None]]:
-    checks.samples("student", student)
-    checks.floating("teacher", teacher)
-    checks.same("teacher", teacher, "student", student)
+    checks.samples_alike(("student", "teacher"), student, teacher)
     checks.constant("teacher", teacher)
     student, teacher = aligned(student, teacher)
     return (student,), (teacher, *checks.radius("margin", margin, student))
@@ -163,18 +161,13 @@ def _boundary_arguments(
 def _check_responses(
     student_plus: Tensor, student_minus: Tensor, teacher_plus: Tensor, teacher_minus: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    checks.logits("student_plus", student_plus)
-    others = {"student_minus": student_minus, "teacher_plus": teacher_plus, "teacher_minus": teacher_minus}
-    for name, logits in others.items():
-        checks.floating(name, logits)
-        checks.same(name, logits, "student_plus", student_plus)
-    return student_plus, student_minus, teacher_plus, teacher_minus
+    responses = student_plus, student_minus, teacher_plus, teacher_minus
+    checks.logits_alike(("student_plus", "student_minus", "teacher_plus", "teacher_minus"), *responses)
+    return responses
 
 
 def _check(student: Tensor, teacher: Tensor, target: Tensor) -> None:
-    checks.logits("student", student)
-    checks.floating("teacher", teacher)
-    checks.same("teacher", teacher, "student", student)
+    checks.logits_alike(("student", "teacher"), student, teacher)
     checks.target(target, student)
 
 

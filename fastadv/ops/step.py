@@ -161,10 +161,7 @@ def momentum_step(
 
     Source: Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018 (MI-FGSM).
     """
-    checks.samples("x", x)
-    for name, y in (("grad", grad), ("momentum", momentum), ("x0", x0)):
-        checks.floating(name, y)
-        checks.same(name, y, "x", x)
+    checks.samples_alike(("x", "grad", "momentum", "x0"), x, grad, momentum, x0)
     tensors = aligned(x, grad, momentum, x0)
     arguments = ball_and_step(tensors[0], eps, step_size, norm, bounds)
     numbers = checks.fraction("l1_fraction", l1_fraction), checks.number("decay", decay)
@@ -235,9 +232,7 @@ def bss_step(
     Source: Heo, Lee, Yun, Choi, "Knowledge distillation with adversarial samples supporting decision boundary", AAAI
     2019 (boundary supporting samples); the step is that of its released code.
     """
-    checks.samples("x", x)
-    checks.floating("grad", grad)
-    checks.same("grad", grad, "x", x)
+    checks.samples_alike(("x", "grad"), x, grad)
     checks.floating("gap", gap)
     checks.shape("gap", gap, [x.shape[0]], x)
     checks.boolean("active", active, [x.shape[0]], x)
@@ -272,11 +267,7 @@ def _arguments(
     l1_fraction: float,
     mode: str,
 ) -> tuple[Any, ...]:
-    checks.samples("x", x)
-    checks.floating("grad", grad)
-    checks.same("grad", grad, "x", x)
-    checks.floating("x0", x0)
-    checks.same("x0", x0, "x", x)
+    checks.samples_alike(("x", "grad", "x0"), x, grad, x0)
     tensors = aligned(x, grad, x0)
     fraction, exact = checks.fraction("l1_fraction", l1_fraction), checks.choice("mode", mode, checks.MODES)
     return *tensors, *ball_and_step(tensors[0], eps, step_size, norm, bounds), fraction, exact

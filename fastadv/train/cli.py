@@ -1,4 +1,4 @@
-"""The command line: fastadv train, fastadv attack, fastadv doctor."""
+"""The command line: fastadv train, fastadv attack, fastadv methods, fastadv doctor."""
 
 import argparse
 import dataclasses
@@ -9,10 +9,12 @@ from pathlib import Path
 
 from fastadv.train.config import Config, resolve
 from fastadv.train.errors import TrainError
-from fastadv.train.fields import Fields, describe_type
+from fastadv.train.fields import Fields
 from fastadv.train.machine import cpu_threads
+from fastadv.train.method_help import explain_method, list_methods
 from fastadv.train.robustness.config import AttackConfig
 from fastadv.train.run_folder import check_facts, find_run, start_run, stored_attack, stored_config
+from fastadv.train.values import describe_type, is_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_attack(commands)
+    methods = commands.add_parser("methods", help="list the methods of training with their options")
+    methods.add_argument("method", nargs="?", help="say all about this one")
+    methods.set_defaults(run=_methods)
     doctor = commands.add_parser("doctor", help="say what serves each op here, and why the others do not")
     doctor.set_defaults(run=_doctor)
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -77,6 +82,10 @@ def _add_fields(group: "argparse._ArgumentGroup", kind: type[Fields]) -> None:
         text = f"{about[field.name].help} (default: {_shown(field.default)})".replace("%", "%%")
         if types[field.name] is bool:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+        elif is_table(types[field.name]):
+            # Given entry by entry: --option for the field options.
+            flag, text = flag.removesuffix("s"), about[field.name].help
+            group.add_argument(flag, dest=field.name, action="append", metavar="NAME.KEY=VALUE", help=text)
         else:
             group.add_argument(flag, metavar=describe_type(types[field.name]), help=text)
 
@@ -128,6 +137,11 @@ def _attack(options: argparse.Namespace) -> int:
         print(f"folder: {folder}", flush=True)
         summary = write_result(config, subject, attack_missing(config, subject, folder), folder)
     print(f"\n{summary}\nclasses and JSON: {folder / 'report.md'}, {folder / 'result.json'}")
+    return 0
+
+
+def _methods(options: argparse.Namespace) -> int:
+    print(list_methods() if options.method is None else explain_method(options.method))
     return 0
 
 

@@ -1,7 +1,7 @@
 """The configuration of a run: one typed dataclass, read from defaults, a recipe and flags, in rising precedence."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,11 +12,11 @@ from fastadv.train import models
 from fastadv.train.augment import Augmentation
 from fastadv.train.errors import ConfigError
 from fastadv.train.fields import About, Fields
+from fastadv.train.settings import Setting, read_setting
+from fastadv.train.values import check
 
 # The recipe that --data chooses when none is named.
 RECIPE_OF_DATA = {"digits": "digits", "cifar100": "tald-cifar100"}
-
-MethodName = Literal["ce", "kd", "tald"]
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,16 @@ class Config(Fields):
         Path | None, About("state_dict of the teacher; without it the teacher is trained")
     ] = None
     teacher_epochs: Annotated[int, About("epochs to train the teacher, on the whole training split", low=1)] = 20
+    teacher_method: Annotated[str, About("method to train the teacher with, one that needs no teacher")] = "ce"
     student: Annotated[str, About("student network")] = "digits_small"
-    methods: Annotated[tuple[MethodName, ...], About("methods to train the student with")] = ("ce", "kd", "tald")
+    methods: Annotated[
+        tuple[str, ...], About("methods to train the student with, and settings of them; see `fastadv methods`")
+    ] = ("ce", "kd", "tald")
     seeds: Annotated[tuple[int, ...], About("one student per method and seed", low=0)] = (0, 1, 2)
+    options: Annotated[
+        dict[str, dict[str, Any]],
+        About("an option of a method; NAME.method=METHOD makes NAME a setting of its own; may be repeated"),
+    ] = field(default_factory=dict)
 
     epochs: Annotated[int, About("epochs to train a student", low=1)] = 100
     max_steps: Annotated[int | None, About("stop a student after this many steps", low=1)] = None
@@ -53,24 +60,6 @@ class Config(Fields):
     ] = "cosine"
     milestones: Annotated[tuple[int, ...], About("epochs after which the step schedule decays", low=1)] = ()
     lr_decay: Annotated[float, About("factor of the step schedule", above=0, high=1)] = 0.1
-
-    temperature: Annotated[float, About("temperature of KD", above=0)] = 4.0
-    alpha: Annotated[float, About("share of KD: (1 - alpha) CE + alpha T^2 KL", low=0, high=1)] = 0.9
-    tald_weight: Annotated[float, About("weight of TALD's loss matching", low=0)] = 0.01
-    tald_variant: Annotated[
-        Literal["projected", "released"], About("TALD's sampler: the text's or the released code's")
-    ] = "projected"
-    tald_samples: Annotated[
-        Literal["svgd", "none", "noise"], About("TALD's samples, or a control: no attack, random noise")
-    ] = "svgd"
-    tald_images: Annotated[int | None, About("images of each batch that TALD attacks; none is all", low=1)] = None
-    particles: Annotated[int, About("particles an image", low=1)] = 4
-    tald_steps: Annotated[int, About("SVGD steps", low=1)] = 3
-    tald_eps: Annotated[float, About("radius of TALD's ball in pixels: linf; for the released variant L2", above=0)] = (
-        8 / 255
-    )
-    tald_xi: Annotated[float, About("finite-difference radius of the released variant, in pixels", above=0)] = 10.0
-    tald_step_size: Annotated[float | None, About("SVGD step; none is 2.5 eps / steps", above=0)] = None
 
     eval_epochs: Annotated[int, About("epochs between two test accuracies", low=1)] = 1
     eval_batch_size: Annotated[int, About("images in a step of evaluation", low=1)] = 500
@@ -99,8 +88,24 @@ class Config(Fields):
             raise ConfigError(f"milestones: {self.milestones!r}, expected ascending epochs")
         if self.nesterov and self.momentum == 0:
             raise ConfigError("nesterov: True, expected momentum above 0 with it")
+        self._check_options()
         check_device(self.device)
         check_data_dir(self.data, self.data_dir)
+
+    def _check_options(self) -> None:
+        """Check every setting, and put the values of options in their types."""
+        settings = {name: read_setting(name, self.options, where="options") for name in self.options}
+        for setting in settings.values():
+            setting.build()
+        object.__setattr__(self, "options", {name: setting.table() for name, setting in settings.items()})
+        for name in self.methods:
+            self.setting(name)
+        if self.setting(self.teacher_method, where="teacher_method").build().needs_teacher:
+            raise ConfigError(f"teacher_method: {self.teacher_method!r} needs a teacher itself")
+
+    def setting(self, name: str, *, where: str = "methods") -> Setting:
+        """The method that ``name`` stands for in the field ``where``, with its options."""
+        return read_setting(name, self.options, where=where)
 
     @property
     def run_name(self) -> str:
@@ -117,7 +122,11 @@ def resolve(*, recipe: str | None = None, flags: Mapping[str, Any] | None = None
     given = Config.read(flags or {})
     if recipe is None:
         recipe = RECIPE_OF_DATA.get(given.get("data", "digits"), "digits")
-    return Config(**{**read_recipe(recipe), **given})
+    chosen = read_recipe(recipe)
+    options = check("options", Config.types()["options"], chosen.get("options", {}))
+    for name, table in given.get("options", {}).items():
+        options = {**options, name: {**options.get(name, {}), **table}}
+    return Config(**{**chosen, **given, "options": options})
 
 
 def read_recipe(recipe: str) -> dict[str, Any]:

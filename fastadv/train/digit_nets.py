@@ -1,34 +1,43 @@
 """Two networks for 8x8 digits: a teacher, and a student small enough to need one."""
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastadv.distill import Features
+
+
+class DigitsNet(nn.Module):
+    """Stages of 3x3 convolution, BatchNorm and ReLU, each of (channels, stride), and a linear layer on a 2x2 map."""
+
+    def __init__(self, *stages: tuple[int, int], num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        widths = [in_channels, *(channels for channels, _ in stages)]
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(inputs, channels, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(channels)
+            )
+            for inputs, (channels, stride) in zip(widths, stages, strict=False)
+        )
+        self.fc = nn.Linear(4 * widths[-1], num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.with_features(x).logits
+
+    def with_features(self, x: Tensor) -> Features:
+        preactivations: list[Tensor] = []
+        maps = [x]
+        for stage in self.stages:
+            preactivations.append(stage(maps[-1]))
+            maps.append(F.relu(preactivations[-1]))
+        embedding = F.adaptive_avg_pool2d(maps[-1], 2).flatten(1)
+        return Features(tuple(maps[1:]), tuple(preactivations), embedding, self.fc(embedding))
 
 
 def digits_cnn(*, num_classes: int, in_channels: int) -> nn.Module:
-    """The teacher: three 3x3 convolutions with BatchNorm (16, 32, 64 channels), one pooling."""
-
-    def block(inputs: int, outputs: int) -> list[nn.Module]:
-        return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-
-    return nn.Sequential(
-        *block(in_channels, 16),
-        *block(16, 32),
-        nn.MaxPool2d(2),
-        *block(32, 64),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-        nn.Linear(4 * 64, num_classes),
-    )
+    """The teacher: 16, 32 and 64 channels, the last at half the resolution."""
+    return DigitsNet((16, 1), (32, 1), (64, 2), num_classes=num_classes, in_channels=in_channels)
 
 
 def digits_small(*, num_classes: int, in_channels: int) -> nn.Module:
-    """The student: two strided 3x3 convolutions (8 and 16 channels) and a linear layer."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, 8, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(16),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(4 * 16, num_classes),
-    )
+    """The student: 8 and 16 channels, halving the resolution twice."""
+    return DigitsNet((8, 2), (16, 2), num_classes=num_classes, in_channels=in_channels)

@@ -7,19 +7,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fastadv.distill import CrossEntropy, Method
 from fastadv.train import datasets, models
 from fastadv.train.checkpoint import write_atomically
-from fastadv.train.config import Config, MethodName
+from fastadv.train.config import Config
 from fastadv.train.datasets import Dataset
 from fastadv.train.evaluation import evaluate
 from fastadv.train.extras import require
 from fastadv.train.machine import cpu_threads
-from fastadv.train.methods import LABELS, build_method
 from fastadv.train.metrics import tensorboard_installed
 from fastadv.train.models import Classifier, Normalize
 from fastadv.train.report import student_folder, write_report
 from fastadv.train.seeding import derive_seed
+from fastadv.train.settings import Setting, label_settings
 from fastadv.train.trainer import Trainer
 
 TEACHER_SEED = 0
@@ -37,13 +36,14 @@ def _run(config: Config, folder: Path) -> str:
         print("TensorBoard is not installed: the metrics go to metrics.jsonl alone", flush=True)
         config = replace(config, tensorboard=False)
     dataset = datasets.load(config.data, data_dir=config.data_dir, device=config.device)
-    methods = {name: build_method(name, config) for name in config.methods}
+    settings = [config.setting(name) for name in config.methods]
     teacher = None
-    if any(method.needs_teacher for method in methods.values()):
+    if any(setting.build().needs_teacher for setting in settings):
         teacher = _obtain_teacher(config, dataset, folder / "teacher")
+    labels = label_settings(settings)
     for seed in config.seeds:
-        for name in config.methods:
-            _train_student(config, dataset, name, seed, teacher, folder)
+        for setting in settings:
+            _train_student(config, dataset, setting, labels[setting.name], seed, teacher, folder)
     return write_report(config, dataset, teacher, folder)
 
 
@@ -73,7 +73,7 @@ def _obtain_teacher(config: Config, dataset: Dataset, folder: Path) -> nn.Module
     else:
         Trainer(
             model=teacher,
-            method=CrossEntropy(),
+            method=config.setting(config.teacher_method).build().to(config.device),
             teacher=None,
             train=dataset.train,
             test=dataset.test,
@@ -86,25 +86,24 @@ def _obtain_teacher(config: Config, dataset: Dataset, folder: Path) -> nn.Module
 
 
 def _train_student(
-    config: Config, dataset: Dataset, name: MethodName, seed: int, teacher: nn.Module | None, folder: Path
+    config: Config, dataset: Dataset, setting: Setting, label: str, seed: int, teacher: nn.Module | None, folder: Path
 ) -> None:
     """Train one student, unless it is finished. The methods share a seed's initial weights, images and order."""
-    own_folder = student_folder(folder, name, seed)
+    own_folder = student_folder(folder, setting.name, seed)
     if (own_folder / "result.json").is_file():
         return
     train = dataset.train
     if config.student_samples is not None:
         train = datasets.subset(train, config.student_samples, seed=seed)
-    method: Method = build_method(name, config).to(config.device)
     result = Trainer(
         model=build_classifier(config.student, config, dataset, seed=seed),
-        method=method,
+        method=setting.build().to(config.device),
         teacher=teacher,
         train=train,
         test=dataset.test,
         config=config,
         seed=seed,
         folder=own_folder,
-        label=f"{LABELS[name]}, seed {seed}",
+        label=f"{label}, seed {seed}",
     ).fit()
-    print(f"{LABELS[name]}, seed {seed}: clean {result['clean']:.2%}, under PGD {result['pgd']:.2%}", flush=True)
+    print(f"{label}, seed {seed}: clean {result['clean']:.2%}, under PGD {result['pgd']:.2%}", flush=True)

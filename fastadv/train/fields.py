@@ -1,18 +1,16 @@
-"""Typed values of a configuration: from text, checked, and back to TOML."""
+"""The base of a configuration: typed fields with help and range, read from flags and TOML and written back."""
 
-import json
 import math
 import tomllib
-import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources.abc import Traversable
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from fastadv.train.errors import ConfigError
+from fastadv.train.values import check, is_table, parse, parse_entries, to_toml
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,7 @@ class Fields:
     def read(cls, flags: Mapping[str, Any]) -> dict[str, Any]:
         """``flags``, where a value is a text as typed on the command line, as values. Raises ConfigError."""
         cls.check_known(flags)
-        types = cls.types()
-        return {name: parse(types[name], value) if isinstance(value, str) else value for name, value in flags.items()}
+        return {name: _typed(cls.types()[name], value) for name, value in flags.items()}
 
     @classmethod
     def read_toml(cls, source: Traversable) -> dict[str, Any]:
@@ -78,56 +75,31 @@ class Fields:
 
     def changes(self, other: Self) -> str:
         """What has another value in ``other``, in words; empty where nothing has."""
-        pairs = [(field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
-        return ", ".join(f"{name} {mine!r} -> {theirs!r}" for name, mine, theirs in pairs if mine != theirs)
+        mine, theirs = self._leaves(), other._leaves()
+        names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+        return ", ".join(f"{name} {mine.get(name, 'not given')} -> {theirs.get(name, 'not given')}" for name in names)
+
+    def _leaves(self) -> dict[str, str]:
+        """Every value as a text; that of a table under the name of the table and its own."""
+        leaves = {}
+        for name, hint in self.types().items():
+            value = getattr(self, name)
+            tables = (
+                {f"{name}.{entry}.": table for entry, table in value.items()} if is_table(hint) else {"": {name: value}}
+            )
+            leaves.update({prefix + key: repr(leaf) for prefix, table in tables.items() for key, leaf in table.items()})
+        return leaves
 
     def to_toml(self) -> str:
-        """The configuration as TOML that gives it back."""
-        return "".join(f"{entry.name} = {to_toml(getattr(self, entry.name))}\n" for entry in fields(self))
-
-
-def parse(hint: Any, text: str) -> Any:
-    """What `text` on the command line means for a field of type `hint`; text that does not fit comes back as it is."""
-    if _optional(hint):
-        return None if text.lower() == "none" else parse(_without_none(hint), text)
-    if typing.get_origin(hint) is tuple:
-        element = typing.get_args(hint)[0]
-        return tuple(parse(element, part.strip()) for part in text.split(",") if part.strip())
-    if hint is int:
-        try:
-            return int(text)
-        except ValueError:
-            return text
-    return text
-
-
-def check(name: str, hint: Any, value: Any) -> Any:
-    """`value` as the type `hint`. TOML has no null and no fractions: "none" and "8/255" stand for them.
-
-    Raises ConfigError naming the field, the value and what was expected.
-    """
-    origin = typing.get_origin(hint)
-    if _optional(hint):
-        return None if value is None or value == "none" else check(name, _without_none(hint), value)
-    if origin is Literal:
-        choices = typing.get_args(hint)
-        if value in choices:
-            return value
-        raise ConfigError(f"{name}: {value!r}, expected one of {', '.join(map(repr, choices))}")
-    if origin is tuple:
-        if isinstance(value, list | tuple):
-            return tuple(check(name, typing.get_args(hint)[0], element) for element in value)
-    elif hint is float:
-        number = _number(value)
-        if number is not None:
-            return number
-    elif hint is Path:
-        if isinstance(value, str | Path):
-            return Path(value)
-    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
-        return value
-    expected = {float: "a number or a fraction such as 8/255", tuple: "a list"}.get(origin or hint, hint.__name__)
-    raise ConfigError(f"{name}: {value!r} ({type(value).__name__}), expected {expected}")
+        """The configuration as TOML that gives it back: keys, then tables."""
+        keys, tables = "", ""
+        for name, hint in self.types().items():
+            value = getattr(self, name)
+            if is_table(hint):
+                tables += "".join(f"\n[{name}.{entry}]\n{_lines(table)}" for entry, table in value.items())
+            else:
+                keys += _lines({name: value})
+        return keys + tables
 
 
 def check_range(name: str, limits: About, value: Any) -> None:
@@ -145,43 +117,12 @@ def check_range(name: str, limits: About, value: Any) -> None:
             raise ConfigError(f"{name}: {number}, expected at most {limits.high}")
 
 
-def to_toml(value: Any) -> str:
-    """`value` as TOML text that `check` reads back."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, tuple):
-        return "[" + ", ".join(map(to_toml, value)) + "]"
-    return json.dumps("none" if value is None else str(value), ensure_ascii=False)
+def _typed(hint: Any, flag: Any) -> Any:
+    """The value of a flag: a text as typed, the texts of a flag that may be repeated, or a value already."""
+    if is_table(hint):
+        return parse_entries(flag)
+    return parse(hint, flag) if isinstance(flag, str) else flag
 
 
-def describe_type(hint: Any) -> str:
-    """What stands for a value in the help: the choices, or the type."""
-    if typing.get_origin(hint) is Literal:
-        return "{" + ",".join(typing.get_args(hint)) + "}"
-    if typing.get_origin(hint) is tuple:
-        return f"{describe_type(typing.get_args(hint)[0])},..."
-    if _optional(hint):
-        return describe_type(_without_none(hint))
-    return hint.__name__.upper()
-
-
-def _optional(hint: Any) -> bool:
-    return typing.get_origin(hint) is types.UnionType
-
-
-def _without_none(hint: Any) -> Any:
-    return next(kind for kind in typing.get_args(hint) if kind is not types.NoneType)
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, str):
-        numerator, slash, denominator = value.partition("/")
-        try:
-            return float(numerator) / float(denominator) if slash else float(numerator)
-        except (ValueError, ZeroDivisionError):
-            return None
-    return None
+def _lines(values: Mapping[str, Any]) -> str:
+    return "".join(f"{name} = {to_toml(value)}\n" for name, value in values.items())

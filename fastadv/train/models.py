@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from fastadv.distill import Features
+from fastadv.distill.features import features_of
 from fastadv.train.digit_nets import digits_cnn, digits_small
 from fastadv.train.errors import CheckpointError, ConfigError
 from fastadv.train.resnet import CifarResNet
@@ -47,6 +49,10 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(self.normalize(x))
+
+    def with_features(self, x: Tensor) -> Features:
+        """The network's; TypeError where it has none."""
+        return features_of("network", self.network, self.normalize(x))
 
 
 def build(name: str, *, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:

@@ -7,24 +7,26 @@ from pathlib import Path
 
 from torch import nn
 
+from fastadv.distill import TALD
 from fastadv.ops import dispatch
 from fastadv.train.checkpoint import write_atomically
-from fastadv.train.config import Config, MethodName
+from fastadv.train.config import Config
 from fastadv.train.datasets import Dataset
-from fastadv.train.methods import LABELS, build_tald
 from fastadv.train.metrics import read_metrics
 from fastadv.train.pictures import draw_curves, draw_particles
+from fastadv.train.settings import label_settings
 
 
-def student_folder(folder: Path, method: MethodName, seed: int) -> Path:
-    """Where a run keeps the student of one method and seed."""
+def student_folder(folder: Path, method: str, seed: int) -> Path:
+    """Where a run keeps the student of one method or setting and seed."""
     return folder / f"{method}-seed{seed}"
 
 
 def write_report(config: Config, dataset: Dataset, teacher: nn.Module | None, folder: Path) -> str:
     """Write report.md, curves.png and particles.png (where TALD ran) from what lies in `folder`; the table as text."""
     results = {name: [_result(student_folder(folder, name, seed)) for seed in config.seeds] for name in config.methods}
-    rows = [_row(LABELS[name], results[name]) for name in config.methods]
+    labels = label_settings([config.setting(name) for name in config.methods])
+    rows = [_row(labels[name], results[name]) for name in config.methods]
     if teacher is not None:
         rows.insert(0, _row(f"teacher ({config.teacher})", [_result(folder / "teacher")]))
     table = render_table([["method", "clean accuracy, %", "accuracy under PGD, %", "images/s in training"], *rows])
@@ -35,8 +37,8 @@ def write_report(config: Config, dataset: Dataset, teacher: nn.Module | None, fo
         table,
         "\n".join(_protocol(config, dataset, teacher is not None)),
         "## Each seed",
-        render_table(_seed_rows(config, results)),
-        *_draw_pictures(config, dataset, teacher, folder),
+        render_table(_seed_rows(config, labels, results)),
+        *_draw_pictures(config, labels, dataset, teacher, folder),
         "## Where it ran",
         "\n".join(f"- {label}: {fact}" for label, fact in json.loads((folder / "origin.json").read_text()).items()),
         f"```\n{dispatch.report().rstrip()}\n```",
@@ -47,10 +49,12 @@ def write_report(config: Config, dataset: Dataset, teacher: nn.Module | None, fo
     return f"{table}\n{_spread_note(config)}"
 
 
-def _draw_pictures(config: Config, dataset: Dataset, teacher: nn.Module | None, folder: Path) -> list[str]:
+def _draw_pictures(
+    config: Config, labels: dict[str, str], dataset: Dataset, teacher: nn.Module | None, folder: Path
+) -> list[str]:
     """Draw curves.png, and particles.png where TALD ran; the links to them."""
     curves = {
-        LABELS[name]: {
+        labels[name]: {
             kind: [read_metrics(student_folder(folder, name, seed), kind) for seed in config.seeds]
             for kind in ("train", "test")
         }
@@ -58,8 +62,9 @@ def _draw_pictures(config: Config, dataset: Dataset, teacher: nn.Module | None, 
     }
     draw_curves(curves, folder / "curves.png")
     links = ["![Test accuracy and training loss over the steps](curves.png)"]
-    if teacher is not None and "tald" in config.methods:
-        draw_particles(build_tald(config), teacher, dataset, folder / "particles.png")
+    tald = next((method for name in config.methods if isinstance(method := config.setting(name).build(), TALD)), None)
+    if teacher is not None and tald is not None:
+        draw_particles(tald, teacher, dataset, folder / "particles.png")
         links.append("![Clean images, their particles, and the difference amplified](particles.png)")
     return links
 
@@ -114,9 +119,9 @@ def _row(label: str, results: list[dict[str, float]]) -> list[str]:
     return [label, *accuracies, speed]
 
 
-def _seed_rows(config: Config, results: dict[MethodName, list[dict[str, float]]]) -> list[list[str]]:
+def _seed_rows(config: Config, labels: dict[str, str], results: dict[str, list[dict[str, float]]]) -> list[list[str]]:
     """Clean / PGD accuracy of every student."""
     rows = [["clean / PGD, %", *(f"seed {seed}" for seed in config.seeds)]]
     for name in config.methods:
-        rows.append([LABELS[name], *(f"{100 * r['clean']:.2f} / {100 * r['pgd']:.2f}" for r in results[name])])
+        rows.append([labels[name], *(f"{100 * r['clean']:.2f} / {100 * r['pgd']:.2f}" for r in results[name])])
     return rows

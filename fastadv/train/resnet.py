@@ -4,8 +4,12 @@ The shortcut where shapes change is a 1x1 convolution and BatchNorm. Parameter n
 checkpoints of chenyaofo/pytorch-cifar-models.
 """
 
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fastadv.distill import Features
 
 
 def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
@@ -27,10 +31,13 @@ class BasicBlock(nn.Module):
                 nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
             )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def preactivation(self, x: Tensor) -> Tensor:
+        """y before its relu."""
         out = F.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        return F.relu(out + self.downsample(x))
+        return self.bn2(self.conv2(out)) + self.downsample(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.preactivation(x))
 
 
 class CifarResNet(nn.Module):
@@ -57,6 +64,17 @@ class CifarResNet(nn.Module):
         return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = self.layer3(self.layer2(self.layer1(out)))
-        return self.fc(out.mean(dim=(2, 3)))
+        return self.with_features(x).logits
+
+    def with_features(self, x: Tensor) -> Features:
+        preactivations = [self.bn1(self.conv1(x))]
+        maps = [F.relu(preactivations[0])]
+        for stage in (self.layer1, self.layer2, self.layer3):
+            *blocks, last = stage
+            x = maps[-1]
+            for block in blocks:
+                x = block(x)
+            preactivations.append(cast(BasicBlock, last).preactivation(x))
+            maps.append(F.relu(preactivations[-1]))
+        embedding = maps[-1].mean(dim=(2, 3))
+        return Features(tuple(maps), tuple(preactivations), embedding, self.fc(embedding))

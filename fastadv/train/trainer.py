@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fastadv.distill import Method
+from fastadv.distill import Batch, Method
 from fastadv.train.augment import EpochPlan
 from fastadv.train.checkpoint import Checkpoints, write_atomically
 from fastadv.train.config import Config
@@ -51,7 +51,7 @@ class Trainer:
         if config.max_steps is not None:
             self.total_steps = min(self.total_steps, config.max_steps)
         self.optimizer = torch.optim.SGD(
-            [*model.parameters(), *method.parameters()],
+            [*model.parameters(), *method.own_parameters()],
             lr=config.lr,
             momentum=config.momentum,
             nesterov=config.nesterov,
@@ -124,7 +124,8 @@ class Trainer:
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr(epoch)
-        terms = self.method(self.model, self.teacher, x, labels, progress=self.step / self.total_steps, seed=seed)
+        batch = Batch(x, labels, progress=self.step / self.total_steps, seed=seed)
+        terms = self.method(self.model, self.teacher, batch)
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         self.optimizer.step()

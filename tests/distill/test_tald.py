@@ -5,13 +5,13 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
 from fastadv.attacks import repulsion_ratio, svgd
-from fastadv.distill import KD, TALD, CrossEntropy
+from fastadv.distill import KD, TALD, Batch, CrossEntropy
 
 EPS = 0.1
 
 
 def run(method, student, teacher, batch, seed=3):
-    return method(student, teacher, *batch, progress=0.5, seed=seed)
+    return method(student, teacher, Batch(*batch, progress=0.5, seed=seed))
 
 
 @pytest.mark.parametrize(

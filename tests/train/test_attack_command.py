@@ -231,7 +231,7 @@ def test_what_cannot_be_continued(tmp_path, small_run, capsys):
         ("--data=cifar100", "data_dir: None"),
         ("--n=501", "n: 501, expected at most 500"),
         ("--n=0", "n: 0, expected at least 1"),
-        ("--model=digits_cnn", "no weights for Sequential"),
+        ("--model=digits_cnn", "no weights for DigitsNet"),
     ],
 )
 def test_errors_of_the_users_have_no_traceback(tmp_path, small_run, capsys, option, message):

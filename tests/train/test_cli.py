@@ -1,9 +1,12 @@
+import re
 import sys
 
 import pytest
 
 from fastadv.train.cli import main
 from fastadv.train.config import Config
+from fastadv.train.methods import METHODS
+from fastadv.train.options import options_of
 
 
 def fails(capsys, *arguments: str) -> str:
@@ -19,7 +22,8 @@ def test_every_field_is_a_flag(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     text = capsys.readouterr().out
-    assert all("--" + name.replace("_", "-") in text for name in Config.types())
+    flags = {"--" + name.replace("_", "-") for name in Config.types()} - {"--options"} | {"--option"}
+    assert all(f"{flag} " in text or f"{flag}, " in text for flag in flags)
 
 
 def test_errors_of_the_users_have_no_traceback(capsys, tmp_path):
@@ -50,6 +54,27 @@ def test_resume_without_a_run_starts_one_and_says_so(capsys, tmp_path, monkeypat
 def test_doctor_says_what_serves_each_op(capsys):
     assert main(["doctor"]) == 0
     assert "svgd_step" in capsys.readouterr().out
+
+
+def test_methods_lists_every_method_with_its_options(capsys):
+    assert main(["methods"]) == 0
+    text = capsys.readouterr().out
+    for name, known in METHODS.items():
+        assert f"\n{name} " in f"\n{text}"
+        assert all(f"{option}=" in text for option in options_of(known.kind))
+    assert "Plain training: CE(student(x), y)" in text
+
+
+def test_methods_explains_one(capsys):
+    assert main(["methods", "tald"]) == 0
+    text = capsys.readouterr().out
+    assert "where x_i are n particles of each attacked image" in text
+    assert re.search(r"--option tald\.base= +METHOD +none\n", text)
+    assert re.search(r"--option tald\.eps= +FLOAT +0\.0313725\n", text)
+    assert main(["methods", "ce"]) == 0
+    assert capsys.readouterr().out.endswith("No options.\n")
+    assert main(["methods", "unheard"]) == 2
+    assert "'unheard', expected one of ce, kd, tald" in capsys.readouterr().err
 
 
 def test_a_missing_extra_is_named_before_anything_is_trained(capsys, tmp_path, monkeypatch):

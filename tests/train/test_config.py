@@ -19,7 +19,8 @@ def test_no_argument_is_the_digits_job():
 def test_the_data_chooses_the_recipe():
     config = resolve(flags={"data": "cifar100", "data_dir": "somewhere", "student": "resnet8"})
     assert config.milestones == (150, 180, 210)
-    assert (config.tald_variant, config.tald_weight, config.tald_images) == ("released", 0.01, 10)
+    tald = config.setting("tald").build()
+    assert (tald.variant, tald.weight, tald.images, tald.bounds) == ("released", 0.01, 10, None)
     assert config.student == "resnet8"
 
 
@@ -33,11 +34,11 @@ def test_flags_override_the_recipe_and_the_recipe_overrides_defaults(tmp_path):
     ("name", "text", "value"),
     [
         ("eval_eps", "8/255", 8 / 255),
-        ("tald_eps", "5e-4", 5e-4),
+        ("eval_eps", "5e-4", 5e-4),
         ("seeds", "3,1, 2", (3, 1, 2)),
         ("methods", "kd", ("kd",)),
-        ("tald_images", "none", None),
-        ("tald_images", "10", 10),
+        ("eval_samples", "none", None),
+        ("eval_samples", "10", 10),
         ("nesterov", True, True),
     ],
 )
@@ -55,10 +56,12 @@ def test_a_flag_means_what_its_field_means(name, text, value):
         ("epochs", "1.5"),
         ("epochs", "0"),
         ("momentum", "-0.1"),
-        ("alpha", "1.01"),
+        ("lr_decay", "1.01"),
         ("seeds", ""),
         ("seeds", "1,1"),
         ("methods", "kd,unheard"),
+        ("teacher_method", "unheard"),
+        ("teacher_method", "kd"),
         ("milestones", "9,3"),
         ("schedule", "linear"),
         ("student", "resnet21"),
@@ -81,6 +84,8 @@ def test_an_impossible_flag_is_named(name, value):
         ("lr", "lr = [0.1]"),
         ("seeds", "seeds = 0"),
         ("data", "data = 3"),
+        ("options", "options = 3"),
+        ("options", "[options]\nkd = 4.0"),
         ("epoch", "epoch = 3"),
     ],
 )
@@ -102,9 +107,27 @@ def test_cifar100_needs_its_folder():
 
 
 def test_a_stored_configuration_gives_itself_back(tmp_path):
+    options = ["kd.alpha=1", "tald.images=10", "tald.bounds=none", "mild.method=tald", "mild.eps=1/255", "mild.base=kd"]
     config = resolve(
-        flags={"eval_eps": "8/255", "tald_images": "none", "data_dir": 'a "quoted" folder', "nesterov": True}
+        flags={
+            **{"eval_eps": "8/255", "eval_samples": "none", "data_dir": 'a "quoted" folder', "nesterov": True},
+            **{"methods": "kd,mild", "options": options},
+        }
     )
     assert config.max_steps is None
+    assert config.options["mild"] == {"method": "tald", "eps": 1 / 255, "base": "kd"}
     assert resolve(recipe=write_recipe(tmp_path, config.to_toml())) == config
-    assert {line.split(" = ")[0] for line in config.to_toml().splitlines()} == set(Config.types())
+    keys = config.to_toml().partition("\n[")[0].splitlines()
+    assert {line.split(" = ")[0] for line in keys} == set(Config.types()) - {"options"}
+
+
+def test_an_option_overrides_the_recipes_and_leaves_its_others():
+    config = resolve(flags={"options": ["tald.eps=8/255"]})
+    assert config.options["tald"] == {**resolve().options["tald"], "eps": 8 / 255}
+    assert resolve(flags={"options": ["tald.eps=8/255", "tald.eps=0.5"]}).options["tald"]["eps"] == 0.5
+
+
+def test_changes_are_named_to_the_option():
+    changed = resolve(flags={"lr": "0.5", "options": ["tald.eps=0.25", "new.method=kd"]})
+    expected = "options.tald.eps 0.1 -> 0.25, lr 0.05 -> 0.5, options.new.method not given -> 'kd'"
+    assert resolve().changes(changed) == expected

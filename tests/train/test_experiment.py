@@ -16,8 +16,8 @@ from fastadv.train.metrics import read_metrics
 from fastadv.train.report import mean_and_spread, render_table
 
 ARGUMENTS = [
-    *("--seeds=0,1", "--teacher-epochs=2", "--student-samples=100", "--batch-size=50", "--epochs=6", "--eval-epochs=3"),
-    *("--log-steps=4", "--tald-steps=1", "--eval-steps=2", "--eval-samples=100"),
+    *("--seeds=0,1", "--teacher-epochs=5", "--student-samples=100", "--batch-size=50", "--epochs=6", "--eval-epochs=3"),
+    *("--log-steps=4", "--option=tald.steps=1", "--eval-steps=2", "--eval-samples=100"),
 ]
 THREADS_BEFORE = torch.get_num_threads()
 STUDENTS = [f"{method}-seed{seed}" for method in ("ce", "kd", "tald") for seed in (0, 1)]

@@ -13,7 +13,7 @@ from fastadv.train.metrics import read_metrics
 
 ARGUMENTS = [
     *("--methods=ce,tald", "--seeds=4", "--teacher-epochs=1", "--student-samples=110", "--batch-size=25", "--epochs=6"),
-    *("--checkpoint-epochs=2", "--checkpoint-steps=7", "--log-steps=4", "--tald-steps=2", "--eval-steps=2"),
+    *("--checkpoint-epochs=2", "--checkpoint-steps=7", "--log-steps=4", "--option=tald.steps=2", "--eval-steps=2"),
     "--no-tensorboard",
 ]
 STUDENTS = ("ce-seed4", "tald-seed4")

@@ -40,9 +40,9 @@ class Recorder(Method):
         self.log_scale = torch.nn.Parameter(torch.zeros(()))
         self.calls = []
 
-    def forward(self, student, teacher, x, y, *, progress, seed):
-        self.calls.append((x, y, progress, seed))
-        loss = torch.nn.functional.cross_entropy(student(x), y)
+    def forward(self, student, teacher, batch):
+        self.calls.append(batch)
+        loss = torch.nn.functional.cross_entropy(student(batch.x), batch.y)
         return {"loss": loss * self.log_scale.exp() + self.log_scale.square()}
 
 
@@ -50,14 +50,14 @@ def test_a_method_sees_pixels_labels_progress_and_a_seed_of_its_own(digits, tmp_
     method = Recorder()
     result = make_trainer(digits, tmp_path, method).fit()
     assert result["steps"] == len(method.calls) == 12
-    assert [len(y) for _, y, _, _ in method.calls] == [60, 60, 30] * 4
-    assert [progress for *_, progress, _ in method.calls] == [step / 12 for step in range(12)]
-    assert len({seed for *_, seed in method.calls}) == 12
-    for x, y, _, _ in method.calls:
-        assert x.dtype == torch.float32
-        assert x.min() >= 0
-        assert x.max() <= 1
-        assert len(x) == len(y)
+    assert [len(batch.y) for batch in method.calls] == [60, 60, 30] * 4
+    assert [batch.progress for batch in method.calls] == [step / 12 for step in range(12)]
+    assert len({batch.seed for batch in method.calls}) == 12
+    for batch in method.calls:
+        assert batch.x.dtype == torch.float32
+        assert batch.x.min() >= 0
+        assert batch.x.max() <= 1
+        assert len(batch.x) == len(batch.y)
     assert method.log_scale.item() != 0, "a method's own parameters are trained"
 
 
@@ -77,10 +77,8 @@ def test_max_steps_ends_inside_an_epoch(digits, tmp_path):
 
 def test_a_diverging_loss_stops_the_run(digits, tmp_path):
     class Diverging(Recorder):
-        def forward(self, student, teacher, x, y, *, progress, seed):
-            return {
-                "loss": super().forward(student, teacher, x, y, progress=progress, seed=seed)["loss"] * float("inf")
-            }
+        def forward(self, student, teacher, batch):
+            return {"loss": super().forward(student, teacher, batch)["loss"] * float("inf")}
 
     with pytest.raises(DivergenceError, match=r"up to step 3 is (inf|nan)"):
         make_trainer(digits, tmp_path, Diverging()).fit()

@@ -1,0 +1,38 @@
+"""What a network shows of its inside, for losses that compare more than logits."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+class Features(NamedTuple):
+    """One forward pass.
+
+    maps: the stem's and each stage's output after its ReLU, [N, C, H, W], from the largest to the smallest.
+    preactivations: the same before that ReLU.
+    embedding: what the last linear layer reads, [N, D].
+    logits: [N, classes].
+    """
+
+    maps: tuple[Tensor, ...]
+    preactivations: tuple[Tensor, ...]
+    embedding: Tensor
+    logits: Tensor
+
+
+@runtime_checkable
+class Featured(Protocol):
+    """A network that has features: a module whose ``forward(x)`` is ``with_features(x).logits``."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    def with_features(self, x: Tensor) -> Features: ...
+
+
+def features_of(name: str, network: object, x: Tensor) -> Features:
+    """``network.with_features(x)``. Raises TypeError naming ``name`` where the network offers none."""
+    if not isinstance(network, Featured):
+        raise TypeError(f"{name} must have with_features(x), which gives its maps; got {type(network).__name__}")
+    return network.with_features(x)

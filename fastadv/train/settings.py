@@ -1,0 +1,120 @@
+"""Settings: methods with values for their options, under the names that a run gives them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastadv.distill import Method
+from fastadv.train.errors import ConfigError
+from fastadv.train.methods import METHODS, Known
+from fastadv.train.options import REQUIRED, find_option, options_of
+
+# Of a recipe: for each name the options of a method and, where the name is not itself a method's, "method".
+Tables = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A method of METHODS with some of its options given; an option that is a method is a setting too."""
+
+    name: str
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self) -> Method:
+        """The method. Raises ConfigError naming it for values that its constructor refuses."""
+        arguments = {
+            name: value.build() if isinstance(value, Setting) else value for name, value in self.options.items()
+        }
+        try:
+            return METHODS[self.method].kind(**arguments)
+        except (TypeError, ValueError) as error:
+            method = "" if self.name == self.method else f" ({self.method})"
+            raise ConfigError(f"options.{self.name}{method}: {error}") from None
+
+    def table(self) -> dict[str, Any]:
+        """The table that gives the setting back."""
+        options = {name: value.name if isinstance(value, Setting) else value for name, value in self.options.items()}
+        return options if self.name == self.method else {"method": self.method, **options}
+
+    def value(self, option: str) -> Any:
+        """What ``option`` is here, given or not."""
+        return self.options.get(option, options_of(METHODS[self.method].kind)[option].default)
+
+
+def read_setting(name: str, tables: Tables, *, where: str) -> Setting:
+    """The setting ``name``: the method of that name, or the one its table names, with the options of its table.
+
+    where: the field that names it. Raises ConfigError for a name, an option or a value that is impossible.
+    """
+    return _read(name, tables, where, above=())
+
+
+def _read(name: str, tables: Tables, where: str, above: tuple[str, ...]) -> Setting:
+    if name in above:
+        raise ConfigError(f"{where}: {name!r} would be built on itself")
+    given = dict(tables.get(name, {}))
+    method = _method_of(name, given.pop("method", None), where, known=name in tables)
+    options: dict[str, Any] = {}
+    for key, value in given.items():
+        option = find_option(METHODS[method].kind, key, where=f"options.{name}")
+        checked = option.check(f"options.{name}", value)
+        if option.is_method and checked is not None:
+            checked = _read(checked, tables, f"options.{name}.{key}", (*above, name))
+        options[key] = checked
+    for option in options_of(METHODS[method].kind).values():
+        if option.default is REQUIRED and option.name not in options:
+            raise ConfigError(f"options.{name}.{option.name}: not given, expected {option.describe()}")
+    return Setting(name, method, options)
+
+
+def _method_of(name: str, method: Any, where: str, *, known: bool) -> str:
+    """The method that the setting ``name`` is of; ``method`` is what its table says, if anything."""
+    methods = ", ".join(METHODS)
+    if name in METHODS:
+        if method not in (None, name):
+            raise ConfigError(f"options.{name}.method: {method!r}, but {name} is a method itself")
+        return name
+    if not known:
+        raise ConfigError(f"{where}: {name!r}, expected one of {methods}, or a name with options.{name}.method")
+    if re.fullmatch(r"[\w-]+", name, re.ASCII) is None:
+        raise ConfigError(f"options: {name!r}, expected a name of letters, digits, - and _")
+    if not isinstance(method, str) or method not in METHODS:
+        raise ConfigError(f"options.{name}.method: {method!r}, expected one of {methods}")
+    return method
+
+
+def label_settings(settings: Sequence[Setting]) -> dict[str, str]:
+    """What tables call each setting, by its name: the method, what it builds on, and what tells it from the others."""
+    methods = {setting.name: _label(METHODS[setting.method], setting.build()) for setting in settings}
+    labels = {}
+    for setting in settings:
+        alike = [
+            other
+            for other in settings
+            if (other.method, methods[other.name]) == (setting.method, methods[setting.name])
+        ]
+        options = options_of(METHODS[setting.method].kind)
+        telling = [name for name in options if len({shown(other.value(name)) for other in alike}) > 1]
+        differences = ", ".join(f"{name} {shown(setting.value(name))}" for name in telling)
+        labels[setting.name] = methods[setting.name] + (f" ({differences})" if differences else "")
+    return labels
+
+
+def shown(value: Any) -> str:
+    """The value of an option for a reader: a setting by its name, the rest as it may be typed."""
+    if isinstance(value, Setting):
+        return value.name
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(shown, value))}]"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def _label(known: Known, method: Method) -> str:
+    """The label of a method and, joined by +, of those it builds on, which are attributes named as their options."""
+    inner = [getattr(method, name) for name, option in options_of(known.kind).items() if option.is_method]
+    by_kind = {entry.kind: entry for entry in METHODS.values()}
+    return " + ".join([known.label, *(_label(by_kind[type(base)], base) for base in inner if base is not None)])

@@ -1,0 +1,132 @@
+"""Methods by name, with their options: read, checked against the constructor, built, and told apart in tables."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from fastadv.distill import KD, TALD, CrossEntropy, Method
+from fastadv.train.errors import ConfigError
+from fastadv.train.methods import METHODS, Known
+from fastadv.train.options import options_of
+from fastadv.train.settings import label_settings, read_setting
+from fastadv.train.values import parse_entries
+
+
+class Stack(Method):
+    """Builds on any method, which has to be given."""
+
+    needs_teacher = False
+
+    def __init__(
+        self,
+        base: Method,
+        scale: float | list[float] = 1.0,
+        pair: tuple[float, float] = (0.0, 1.0),
+        network: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.base, self.scale, self.pair = base, scale, pair
+
+    def forward(self, student, teacher, batch):
+        return self.base(student, teacher, batch)
+
+
+@pytest.fixture(autouse=True)
+def stack(monkeypatch):
+    monkeypatch.setitem(METHODS, "stack", Known(Stack, "Stack"))
+
+
+def read(name, *entries):
+    return read_setting(name, parse_entries(entries), where="methods")
+
+
+def test_options_reach_the_constructor_in_their_types():
+    method = read("tald", "tald.eps=8/255", "tald.images=none", "tald.clean=false", "tald.samples=none").build()
+    assert isinstance(method, TALD)
+    assert (method.eps, method.images, method.clean, method.samples) == (8 / 255, None, False, "none")
+    method = read("tald", "tald.bounds=[-2.5, 2.5]", "tald.score_scale=2", "tald.bandwidth=median").build()
+    assert (method.bounds, method.score_scale, method.bandwidth) == ((-2.5, 2.5), 2.0, "median")
+    assert read("tald", "tald.bounds=none").build().bounds is None
+
+
+def test_what_is_not_given_is_the_constructors_default():
+    assert read("kd").build().temperature == KD().temperature
+    assert read("tald").value("eps") == 8 / 255
+    assert isinstance(read("ce").build(), CrossEntropy)
+
+
+def test_a_name_of_its_own_is_another_setting_of_a_method():
+    setting = read("soft", "soft.method=kd", "soft.temperature=9", "kd.temperature=2")
+    assert (setting.build().temperature, setting.build().alpha) == (9.0, 0.9)
+    assert setting.table() == {"method": "kd", "temperature": 9.0}
+
+
+def test_a_method_is_built_on_a_setting_with_that_ones_options():
+    setting = read("stack", "stack.base=tald", "tald.base=soft", "tald.eps=0.5", "soft.method=kd", "soft.alpha=0.25")
+    built = setting.build()
+    assert (built.base.eps, built.base.base.alpha) == (0.5, 0.25)
+    assert setting.table() == {"base": "tald"}
+    assert read("tald", "tald.base=ce").build().base.term == "ce"
+
+
+def test_options_are_those_arguments_that_a_recipe_can_hold():
+    assert list(options_of(Stack)) == ["base", "scale", "pair"]
+    assert [name for name, option in options_of(TALD).items() if option.is_method] == ["base"]
+
+
+@pytest.mark.parametrize(
+    ("name", "entries", "message"),
+    [
+        ("unheard", [], r"methods: 'unheard', expected one of ce, kd, tald.*, or a name with options\.unheard\.method"),
+        ("own", ["own.eps=1"], r"options\.own\.method: None, expected one of ce, kd"),
+        ("own", ["own.method=unheard"], r"options\.own\.method: 'unheard', expected one of ce, kd"),
+        ("kd", ["kd.method=tald"], r"options\.kd\.method: 'tald', but kd is a method itself"),
+        ("kd", ["kd.heat=1"], r"options\.kd\.heat: no such option; the options are temperature, alpha"),
+        ("ce", ["ce.heat=1"], r"options\.ce\.heat: no such option; it has no options"),
+        ("kd", ["kd.alpha=much"], r"options\.kd\.alpha: 'much' \(str\), expected a number"),
+        ("tald", ["tald.steps=1.5"], r"options\.tald\.steps: 1\.5 \(float\), expected int"),
+        ("tald", ["tald.clean=1"], r"options\.tald\.clean: 1 \(int\), expected true or false"),
+        ("tald", ["tald.bounds=[0, 1, 2]"], r"options\.tald\.bounds: .* expected a list of 2"),
+        ("tald", ["tald.score_scale=[1]"], r"options\.tald\.score_scale: .* expected a number or .* or str"),
+        ("tald", ["tald.base=4"], r"options\.tald\.base: 4 \(int\), expected str"),
+        ("tald", ["tald.base=unheard"], r"options\.tald\.base: 'unheard', expected one of ce, kd, tald"),
+        ("stack", [], r"options\.stack\.base: not given, expected METHOD"),
+        ("stack", ["stack.base=stack"], r"options\.stack\.base: 'stack' would be built on itself"),
+        ("stack", ["stack.base=a", "a.method=stack", "a.base=stack"], r"options\.a\.base: 'stack' would be built"),
+    ],
+)
+def test_what_cannot_be_is_named(name, entries, message):
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        read(name, *entries)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (["x.method=kd", "x.temperature=0"], r"options\.x \(kd\): temperature must be positive and finite, got 0\.0"),
+        (["x.method=tald", "x.base=tald", "x.eps=1"], r"options\.x \(tald\): base must be a base loss .*, got TALD"),
+        (["x.method=tald", "x.base=kd", "kd.alpha=nan"], r"options\.kd: alpha must be a number, got nan"),
+    ],
+)
+def test_what_the_constructor_refuses_is_named(entries, message):
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        read("x", *entries).build()
+
+
+@pytest.mark.parametrize("entry", ["kd", "kd=1", "kd.alpha", ".alpha=1", "kd.alpha=", "a b.alpha=1"])
+def test_an_entry_of_another_form_is_refused(entry):
+    with pytest.raises(ConfigError, match=r"^option: .*, expected NAME\.KEY=VALUE"):
+        parse_entries([entry])
+
+
+def test_labels_say_the_base_and_what_tells_settings_apart():
+    entries = ["none.method=tald", "none.samples=none", "plain.method=tald", "plain.base=ce", "kd.alpha=0.5"]
+    settings = [read(name, *entries) for name in ("ce", "kd", "tald", "none", "plain")]
+    assert label_settings(settings) == {
+        "ce": "plain (CE)",
+        "kd": "KD",
+        "tald": "TALD + KD (samples svgd)",
+        "none": "TALD + KD (samples none)",
+        "plain": "TALD + plain (CE)",
+    }
