@@ -90,10 +90,12 @@ def compare(
     case: str, base: Process, here: Process, folder: Path, rounds: int = ROUNDS
 ) -> tuple[Spread, Spread, Spread, float]:
     """Seconds a call there and here, the ratio there / here, and by how much the results differ."""
+    files = {name: folder / f"{name}-result" for name in ("base", "here")}
     counts = [
-        side.ask(do="prepare", case=case, result=str(folder / name)) for name, side in (("base", base), ("here", here))
+        side.ask(do="prepare", case=case, result=str(file))
+        for side, file in zip((base, here), files.values(), strict=True)
     ]
-    difference = _difference(*(torch.load(folder / name, weights_only=True) for name in ("here", "base")))
+    difference = _difference(*(torch.load(files[name], weights_only=True) for name in ("here", "base")))
     # As many calls on both sides, so that both are as warm.
     calls = max(counts)
     before: list[float] = []

@@ -117,8 +117,8 @@ def _first_to_break(many: Row, floor: Floor, by_count: Curve | None) -> str:
     grows = f" (measured, the time grows as n^{by_count.exponent:.2f})" if by_count else ""
     return (
         "**What breaks first** is the assumption that particles cost what their bytes cost. With n particles an image, "
-        f"a pixel of one takes about {operations:.1f} n operations{grows}, but a number of bytes without n. This machine "
-        f"does {balance:.0f} operations in the time it moves a byte (matrix product over copy), so from n = "
+        f"a pixel of one takes about {operations:.1f} n operations{grows}, but a number of bytes without n. This "
+        f"machine does {balance:.0f} operations in the time it moves a byte (matrix product over copy), so from n = "
         f"{crossover:.0f} on the arithmetic is the larger part even at full rate. Next is memory: the network's "
         "activations for n copies of each batch. Neither the traffic of gradients between devices nor the time of an "
         "ImageNet network was measured here."

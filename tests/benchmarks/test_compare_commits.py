@@ -23,7 +23,7 @@ def test_both_sides_measure_the_fastadv_of_their_tree(tmp_path):
     assert 0.2 < times.median < 5
     assert before.median > 0
     assert now.median > 0
-    assert torch.load(tmp_path / "here", weights_only=True).shape == (1, 3, 32, 32)
+    assert torch.load(tmp_path / "here-result", weights_only=True).shape == (1, 3, 32, 32)
 
 
 def test_another_fastadv_than_the_trees_is_refused(tmp_path, monkeypatch):
