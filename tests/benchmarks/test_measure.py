@@ -19,11 +19,12 @@ def test_ratios_are_taken_within_a_round():
 
 
 def test_the_interval_of_a_ratio_narrows_with_the_rounds_and_stays_the_same():
-    few, many = [1.0, 2.0, 3.0] * 3, [1.0, 2.0, 3.0] * 100
-    narrow, wide = ratio(many, [1.0] * 300), ratio(few, [1.0] * 9)
+    # Powers of one number modulo a prime: no two alike.
+    values = [pow(7, k, 401) / 401 for k in range(400)]
+    wide, narrow = ratio(values[:20], [1.0] * 20), ratio(values, [1.0] * 400)
     assert narrow.high - narrow.low < wide.high - wide.low
-    assert ratio(few, [1.0] * 9) == wide
-    assert wide.low <= wide.median <= wide.high
+    assert wide.low < wide.median < wide.high
+    assert ratio(values[:20], [1.0] * 20) == wide
 
 
 def test_variants_take_turns_and_none_always_follows_the_same():
