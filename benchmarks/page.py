@@ -28,6 +28,12 @@ FRONT_CASES = (
     "triplet_margin_loss 64x256 forward + backward",
     "rkd_loss 64x256 forward + backward",
     "activation_boundary 64x64x32x32 fwd + bwd",
+    # Where others come closest: formulas of few calls, and whole attacks, which are mostly the network.
+    "loss_matching 64x100 forward + backward",
+    "igdm_loss 64x100 forward + backward",
+    "attack pgd linf, 10 steps on a small network, 32x3x32x32",
+    "attack apgd, 10 steps on a small network, 32x3x32x32",
+    "attack svgd, 10 steps on a small network, 32x3x32x32",
 )
 
 

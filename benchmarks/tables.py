@@ -213,14 +213,13 @@ def scaling_table(results: Results) -> str:
 
 
 def front_table(rows: Sequence[Row], cases: Sequence[str]) -> str:
-    """Medians alone, of some cases, and how many comparisons the whole file has lost."""
+    """Medians alone, of those ``cases`` that the file has, and how many comparisons the whole of it has lost."""
     table = [["", "fused, us", "eager, us", "torch.compile, us", "eager / fused", "compiled / fused"]]
     by_name = {row["case"]: row for row in rows}
-    for case in cases:
-        row = by_name[case]
+    for row in (by_name[case] for case in cases if case in by_name):
         times = (microseconds(row["seconds"].get(name)) for name in ("fused", *MAIN))
         ratios = (row["ratio_to_fused"].get(name) for name in MAIN)
-        table.append([case, *times, *(f"{ratio['median']:.2f}" if ratio else DASH for ratio in ratios)])
+        table.append([row["case"], *times, *(f"{ratio['median']:.2f}" if ratio else DASH for ratio in ratios)])
     lost = losses(rows).splitlines()[0]
     return f"{markdown(table)}\n\nOf all {len(rows)} cases: {lost}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import page, plots, results
+from benchmarks.cases import selected
 
 
 def test_only_what_stands_between_the_markers_is_replaced():
@@ -18,6 +19,10 @@ def test_the_committed_pages_are_up_to_date():
         written = readme.read_text()
         assert text in written
         assert page.filled(written, text) == written
+
+
+def test_the_front_page_shows_cases_of_the_default_run():
+    assert set(page.FRONT_CASES) <= {entry.name for entry in selected()}
 
 
 @pytest.mark.parametrize("path", results.files(), ids=lambda path: path.stem)
