@@ -12,7 +12,7 @@ from fastadv.attacks.guard import no_trace
 from fastadv.attacks.loop import Best, Step, ascend
 from fastadv.attacks.networks import Network, Networks
 from fastadv.attacks.objective import Loss, Objective
-from fastadv.attacks.starts import clean_rows, random_rows
+from fastadv.attacks.starts import clean_rows, random_rows, start_radius
 
 
 def projected_ascent(
@@ -35,6 +35,7 @@ def projected_ascent(
     seed: int | Tensor | None,
     sample_ids: Tensor | None,
     mode: str = "exact",
+    start_eps: float | Tensor | None = None,
 ) -> Tensor:
     """:func:`fastadv.attacks.pgd` with the step that ``stepper(centre, eps=, step_size=, norm=, bounds=)`` makes.
 
@@ -50,7 +51,8 @@ def projected_ascent(
     )
     with no_trace(networks.members):
         if random_start:
-            start = random_rows(x, restarts, eps=eps, norm=norm, bounds=bounds, seed=seed, sample_ids=sample_ids)
+            radius = start_radius(eps, start_eps)
+            start = random_rows(x, restarts, eps=radius, norm=norm, bounds=bounds, seed=seed, sample_ids=sample_ids)
         else:
             start = clean_rows(x, restarts, eps=eps, norm=norm, bounds=bounds, mode=mode)
         objective = Objective(networks, x, y, loss=loss, reference=reference, targeted=targeted, copies=restarts)

@@ -127,6 +127,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "reference": checks.floating,
     "targeted": _flag,
     "random_start": _flag,
+    "start_eps": lambda name, value: checks.radius(name, value, _batch_of(value)),
     "restarts": lambda name, value: count(name, value, 1),
     "best": _flag,
     "bounds": lambda name, value: checks.box(value),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -94,13 +95,15 @@ class Frozen(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, C] of images [N, ...], in the dtype of the copy."""
-        if self._dtype is not None:
-            x = x.to(self._dtype)
-        if not self._channels_last or x.dim() != 4:
-            return self.network(x)
-        if self._layout_is_tried or torch.compiler.is_compiling():
-            return self.network(x.contiguous(memory_format=torch.channels_last))
-        return self._try_layout(x)
+        return self._run(self.network, x)
+
+    def with_features(self, x: Tensor) -> Any:
+        """What the model's own ``with_features`` shows of images [N, ...]; AttributeError where it has none.
+
+        The same BatchNorms are folded, on the promise that ``forward(x)`` is ``with_features(x).logits``.
+        """
+        network: Any = self.network
+        return self._run(network.with_features, x)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -146,19 +149,29 @@ class Frozen(nn.Module):
             if name in before and tensor.is_floating_point():
                 tensor.data = tensor.data.float()
 
-    def _try_layout(self, x: Tensor) -> Tensor:
+    def _run(self, function: Callable[[Tensor], Any], x: Tensor) -> Any:
+        """``function`` of the network, with the images in its dtype and layout."""
+        if self._dtype is not None:
+            x = x.to(self._dtype)
+        if not self._channels_last or x.dim() != 4:
+            return function(x)
+        if self._layout_is_tried or torch.compiler.is_compiling():
+            return function(x.contiguous(memory_format=torch.channels_last))
+        return self._try_layout(function, x)
+
+    def _try_layout(self, function: Callable[[Tensor], Any], x: Tensor) -> Any:
         try:
-            logits = self.network(x.contiguous(memory_format=torch.channels_last))
+            result = function(x.contiguous(memory_format=torch.channels_last))
         except RuntimeError as error:
             _lay_out(self.network, torch.contiguous_format)
-            logits = self.network(x.contiguous())
+            result = function(x.contiguous())
             self._channels_last = False
             reason = str(error).strip().splitlines()[0]
             warnings.warn(
-                f"freeze: the model runs in the contiguous layout, not in channels_last: {reason}", stacklevel=3
+                f"freeze: the model runs in the contiguous layout, not in channels_last: {reason}", stacklevel=4
             )
         self._layout_is_tried = True
-        return logits
+        return result
 
 
 class _CastOutput:

@@ -33,6 +33,7 @@ def pgd(
     seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,
     l1_fraction: float = 0.05,
+    start_eps: float | Tensor | None = None,
 ) -> Tensor:
     """Projected gradient ascent: ``x <- pgd_step(x, grad loss(model(x)))``, ``steps`` times from a start in the ball.
 
@@ -69,6 +70,8 @@ def pgd(
         sample_ids: whose noise each sample gets, int64 [N] on the device of x, in [0, 2^32); None is its place in the
             batch. A sample with the same identity and seed starts from the same point in any batch.
         l1_fraction: share of the coordinates that an l1 step moves, in (0, 1], see :func:`fastadv.pgd_step`.
+        start_eps: radius of the ball that the random start is drawn from, at most eps, a float or [N]; None is eps. A
+            small one starts next to x, where a loss that compares with x itself has no gradient.
 
     Returns:
         Adversarial images, detached, of the shape of x; float32, or float64 for a float64 x: in half precision they
@@ -99,4 +102,5 @@ def pgd(
         mode=mode,
         seed=seed,
         sample_ids=sample_ids,
+        start_eps=start_eps,
     )

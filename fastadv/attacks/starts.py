@@ -9,6 +9,15 @@ from fastadv.attacks.copies import copy_ids, repeat
 from fastadv.ops import ball
 
 
+def start_radius(eps: float | Tensor, start_eps: float | Tensor | None) -> float | Tensor:
+    """The radius that a random start is drawn from in the ball of radius ``eps``."""
+    if start_eps is None:
+        return eps
+    if not isinstance(eps, Tensor) and not isinstance(start_eps, Tensor) and start_eps > eps:
+        raise ValueError(f"start_eps must be at most eps, {eps}, got {start_eps}")
+    return start_eps
+
+
 def random_rows(
     x: Tensor,
     copies: int,

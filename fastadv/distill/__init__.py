@@ -1,8 +1,63 @@
 """The methods: which samples they draw, which losses they combine."""
 
-from fastadv.distill.base import KD, CrossEntropy
+from fastadv.distill.adaad import AdaAD
+from fastadv.distill.adversarial_training import PGDAT, TRADES
+from fastadv.distill.aikd import AIKD
+from fastadv.distill.amkd import AMKD
+from fastadv.distill.ard import ARD
+from fastadv.distill.at import AT
+from fastadv.distill.base import KD, BaseLoss, CrossEntropy
+from fastadv.distill.bss import BSS
+from fastadv.distill.crd import CRD
+from fastadv.distill.data_free import DataFree
+from fastadv.distill.dkd import DKD
 from fastadv.distill.features import Featured, Features
+from fastadv.distill.fitnet import FitNet
+from fastadv.distill.ft import FT
+from fastadv.distill.iad import IAD, IADII, AdaIAD
+from fastadv.distill.igdm import IGDM
 from fastadv.distill.method import AdversarialMethod, Batch, Method
+from fastadv.distill.rkd import RKD
+from fastadv.distill.robust import RobustMethod
+from fastadv.distill.rslad import RSLAD
+from fastadv.distill.sp import SP
 from fastadv.distill.tald import TALD
+from fastadv.distill.triplet import TripletKD
+from fastadv.distill.vid import VID
+from fastadv.distill.weighted import WeightedLoss
 
-__all__ = ["KD", "TALD", "AdversarialMethod", "Batch", "CrossEntropy", "Featured", "Features", "Method"]
+__all__ = [
+    "AIKD",
+    "AMKD",
+    "ARD",
+    "AT",
+    "BSS",
+    "CRD",
+    "DKD",
+    "FT",
+    "IAD",
+    "IADII",
+    "IGDM",
+    "KD",
+    "PGDAT",
+    "RKD",
+    "RSLAD",
+    "SP",
+    "TALD",
+    "TRADES",
+    "VID",
+    "AdaAD",
+    "AdaIAD",
+    "AdversarialMethod",
+    "BaseLoss",
+    "Batch",
+    "CrossEntropy",
+    "DataFree",
+    "Featured",
+    "Features",
+    "FitNet",
+    "Method",
+    "RobustMethod",
+    "TripletKD",
+    "WeightedLoss",
+]

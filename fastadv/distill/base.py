@@ -1,4 +1,4 @@
-"""Losses of the logits alone, which a method that draws samples can build on: CrossEntropy and KD."""
+"""Losses on clean images, which a method that draws samples can build on, and the two plainest: CrossEntropy and KD."""
 
 from __future__ import annotations
 
@@ -7,25 +7,30 @@ import abc
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from fastadv.distill.features import Features, observe
 from fastadv.distill.method import Batch, Method, Network, Terms
-from fastadv.distill.teacher import teacher_logits
+from fastadv.distill.teacher import teacher_features
 from fastadv.ops import checks
 from fastadv.ops.divergence import kd_loss
+from fastadv.reference._common import accumulate
 
 
 class BaseLoss(Method):
-    """A method whose loss is a function of the two networks' logits on the clean images."""
+    """A method whose loss compares what the two networks show of the clean images, each of which sees them once."""
 
     # What the loss is called among the terms of a method that builds on it.
     term: str
+    # Whether it reads more than logits: only then the networks must have ``with_features``.
+    needs_features: bool = False
 
     @abc.abstractmethod
-    def on_logits(self, student: Tensor, teacher: Tensor | None, y: Tensor) -> Tensor:
-        """The loss, a scalar, of logits [N, C] and classes [N]."""
+    def on_features(self, student: Features, teacher: Features | None, batch: Batch) -> Tensor:
+        """The loss, a scalar, of what the networks show of ``batch.x``; teacher is None only where none is needed."""
 
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
-        logits = teacher_logits(self, teacher, batch.x) if self.needs_teacher else None
-        return {"loss": self.on_logits(student(batch.x), logits, batch.y)}
+        deep = self.needs_features
+        of_teacher = teacher_features(self, teacher, batch.x, deep=deep) if self.needs_teacher else None
+        return {"loss": self.on_features(observe("student", student, batch.x, deep=deep), of_teacher, batch)}
 
 
 class CrossEntropy(BaseLoss):
@@ -34,8 +39,8 @@ class CrossEntropy(BaseLoss):
     needs_teacher = False
     term = "ce"
 
-    def on_logits(self, student: Tensor, teacher: Tensor | None, y: Tensor) -> Tensor:
-        return cross_entropy(student, y)
+    def on_features(self, student: Features, teacher: Features | None, batch: Batch) -> Tensor:
+        return cross_entropy(accumulate(student.logits), batch.y)
 
 
 class KD(BaseLoss):
@@ -62,9 +67,9 @@ class KD(BaseLoss):
         self.temperature = checks.positive("temperature", temperature)
         self.alpha = checks.number("alpha", alpha)
 
-    def on_logits(self, student: Tensor, teacher: Tensor | None, y: Tensor) -> Tensor:
+    def on_features(self, student: Features, teacher: Features | None, batch: Batch) -> Tensor:
         assert teacher is not None
-        return kd_loss(student, teacher, y, temperature=self.temperature, alpha=self.alpha)
+        return kd_loss(student.logits, teacher.logits, batch.y, temperature=self.temperature, alpha=self.alpha)
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}, alpha={self.alpha}"

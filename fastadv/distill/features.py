@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -11,7 +12,7 @@ class Features(NamedTuple):
     """One forward pass.
 
     maps: the stem's and each stage's output after its ReLU, [N, C, H, W], from the largest to the smallest.
-    preactivations: the same before that ReLU.
+    preactivations: the same before that ReLU; where a stage ends without one (MobileNetV2's), its map again.
     embedding: what the last linear layer reads, [N, D].
     logits: [N, classes].
     """
@@ -20,6 +21,12 @@ class Features(NamedTuple):
     preactivations: tuple[Tensor, ...]
     embedding: Tensor
     logits: Tensor
+
+    def of_rows(self, rows: slice) -> Features:
+        """The same of some of the samples."""
+        maps = tuple(x[rows] for x in self.maps)
+        preactivations = tuple(x[rows] for x in self.preactivations)
+        return Features(maps, preactivations, self.embedding[rows], self.logits[rows])
 
 
 @runtime_checkable
@@ -36,3 +43,11 @@ def features_of(name: str, network: object, x: Tensor) -> Features:
     if not isinstance(network, Featured):
         raise TypeError(f"{name} must have with_features(x), which gives its maps; got {type(network).__name__}")
     return network.with_features(x)
+
+
+def observe(name: str, network: Callable[[Tensor], Tensor], x: Tensor, *, deep: bool) -> Features:
+    """What ``network`` shows of ``x``; with ``deep=False`` its logits alone, which are all that any network has."""
+    if deep:
+        return features_of(name, network, x)
+    logits = network(x)
+    return Features((), (), logits[:, :0], logits)

@@ -91,7 +91,10 @@ class AdversarialMethod(Method):
 
     @abc.abstractmethod
     def adversary_terms(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
-        """As ``forward``, for a step of the adversary: the gradient reaches nothing else that is trained."""
+        """As ``forward``, for a step of the adversary: the gradient reaches nothing else that is trained.
+
+        A loop may pass the batch of the student's step, seed and all.
+        """
 
     def own_parameters(self) -> Iterator[nn.Parameter]:
         rivals = set(self.adversary.parameters())

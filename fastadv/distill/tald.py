@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastadv.attacks.arguments import count, master
 from fastadv.attacks.copies import repeat
 from fastadv.attacks.particles import VARIANTS, projected_particles, random_particles, repulsion_ratio
 from fastadv.attacks.released import XI, released_particles
 from fastadv.distill.base import KD, BaseLoss
+from fastadv.distill.features import observe
 from fastadv.distill.method import Batch, Method, Network, Terms
-from fastadv.distill.teacher import required, teacher_logits
+from fastadv.distill.teacher import required, teacher_features
 from fastadv.ops import checks
 from fastadv.ops.layout import aligned
 from fastadv.ops.matching import loss_matching
@@ -28,7 +30,7 @@ class TALD(Method):
 
     where x_i are n particles of each attacked image, with its label, and the clean images. Student and teacher each see
     [particles; clean images] in one forward, the student in its own mode (its BatchNorm sees both), the teacher in eval
-    mode without gradient.
+    mode without gradient; the base loss reads the clean rows of that forward, logits or features.
 
     What the particles are is where the text and the published code part ways; both are here:
 
@@ -46,7 +48,8 @@ class TALD(Method):
     and ``samples="noise"``, particles drawn uniformly from the same ball.
 
     Args:
-        base: loss on the clean images; None is ``KD()``.
+        base: loss on the clean images, any :class:`BaseLoss`; None is ``KD()``. Its connectors, memory and warm-up are
+            this method's.
         weight: of the matching term. 0.01 is what the published script for KD sets; the code's own default is 0.1.
         particles: n, how many an image.
         steps: SVGD steps; "released" makes one.
@@ -60,7 +63,7 @@ class TALD(Method):
         clean: whether the clean images are part of the matching term, as in the published code.
         xi: finite-difference radius of "released", in the units of x.
 
-    Terms: "loss"; the base loss by its name, "kd" or "ce"; "tald", the matching term before its weight; and where there
+    Terms: "loss"; the base loss by its name, such as "kd"; "tald", the matching term before its weight; and where there
     are projected SVGD steps "repulsion": the median over images of :func:`fastadv.attacks.repulsion_ratio` at the last
     of them, how many times stronger particles repel than the score attracts them before ``score_scale`` weighs them.
 
@@ -97,6 +100,7 @@ class TALD(Method):
         if base is not None and not isinstance(base, BaseLoss):
             raise TypeError(f"base must be a base loss such as KD, got {type(base).__name__}")
         self.base = KD() if base is None else base
+        self.warm_up_epochs = self.base.warm_up_epochs
         self.weight = checks.number("weight", weight)
         self.particles = count("particles", particles, 1)
         self.steps = count("steps", steps, 1)
@@ -116,28 +120,55 @@ class TALD(Method):
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
         x, y = batch.x, batch.y
         attacked, labels = x[: self.images], y[: self.images]
-        particles, repulsion = self._sample(required(self, teacher), attacked, labels, batch.seed)
+        ids = None if batch.index is None else batch.index[: self.images]
+        particles, repulsion = self._sample(required(self, teacher), attacked, labels, batch.seed, ids)
         moved = aligned(x, particles.flatten(0, 1).to(x.dtype))[1]
         images = aligned(x, torch.cat((moved, x)))[1]
         classes = torch.cat((repeat(labels, self.particles), y))
-        of_student, of_teacher = student(images), teacher_logits(self, teacher, images)
+        deep = self.base.needs_features
+        of_student = observe("student", student, images, deep=deep)
+        of_teacher = teacher_features(self, teacher, images, deep=deep)
 
-        base = self.base.on_logits(of_student[len(moved) :], of_teacher[len(moved) :], y)
+        unmoved = slice(len(moved), None)
+        base = self.base.on_features(of_student.of_rows(unmoved), of_teacher.of_rows(unmoved), batch)
         matched = slice(None if self.clean else len(moved))
-        matching = loss_matching(of_student[matched], of_teacher[matched], classes[matched])
+        matching = loss_matching(of_student.logits[matched], of_teacher.logits[matched], classes[matched])
         terms = {"loss": base + self.weight * matching, self.base.term: base.detach(), "tald": matching.detach()}
         return terms if repulsion is None else {**terms, "repulsion": repulsion}
+
+    def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
+        self.base.build(student, teacher, x, images=images)
+
+    def start_epoch(self, student: nn.Module) -> None:
+        self.base.start_epoch(student)
+
+    def own_parameters(self) -> Iterator[nn.Parameter]:
+        return self.base.own_parameters()
+
+    def warm_up_parameters(self) -> Iterator[nn.Parameter]:
+        return self.base.warm_up_parameters()
+
+    def warm_up_terms(self, teacher: Network | None, batch: Batch) -> Terms:
+        return self.base.warm_up_terms(teacher, batch)
 
     def draw(self, teacher: Network, x: Tensor, y: Tensor, *, seed: int | Tensor) -> Tensor:
         """The particles [N, n, ...] of every image of ``x`` [N, ...] with classes ``y`` [N]."""
         return self._sample(teacher, x, y, seed)[0]
 
-    def _sample(self, teacher: Network, x: Tensor, y: Tensor, seed: int | Tensor) -> tuple[Tensor, Tensor | None]:
+    def _sample(
+        self, teacher: Network, x: Tensor, y: Tensor, seed: int | Tensor, ids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """The particles [N, n, ...], and the ratio that TALD reports where there is one."""
         shape = (x.shape[0], self.particles)
         if self.samples == "none":
             return repeat(master(x), self.particles).unflatten(0, shape), None
-        ball: dict[str, Any] = {"eps": self.eps, "particles": self.particles, "bounds": self.bounds, "seed": seed}
+        ball: dict[str, Any] = {
+            "eps": self.eps,
+            "particles": self.particles,
+            "bounds": self.bounds,
+            "seed": seed,
+            "sample_ids": ids,
+        }
         if self.samples == "noise":
             norm = "l2" if self.variant == "released" else self.norm
             return random_particles(master(x), norm=norm, **ball), None

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.guard import evaluating
+from fastadv.distill.features import Features, observe
 from fastadv.distill.method import Method, Network
 
 
@@ -14,6 +15,13 @@ def teacher_logits(method: Method, teacher: Network | None, x: Tensor) -> Tensor
     network = required(method, teacher)
     with evaluating([network]), torch.no_grad():
         return network(x)
+
+
+def teacher_features(method: Method, teacher: Network | None, x: Tensor, *, deep: bool) -> Features:
+    """What the teacher shows of ``x``, see :func:`observe`; modes, gradient and error as for :func:`teacher_logits`."""
+    network = required(method, teacher)
+    with evaluating([network]), torch.no_grad():
+        return observe("teacher", network, x, deep=deep)
 
 
 def required(method: Method, teacher: Network | None) -> Network:

@@ -1,4 +1,4 @@
-"""The command line: fastadv train, fastadv attack, fastadv methods, fastadv doctor."""
+"""The command line: fastadv train, attack, compare, data, methods, doctor."""
 
 import argparse
 import dataclasses
@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastadv.train.config import Config, resolve
+from fastadv.train.data.command import add_command as add_data_command
 from fastadv.train.errors import TrainError
 from fastadv.train.fields import Fields
 from fastadv.train.machine import cpu_threads
 from fastadv.train.method_help import explain_method, list_methods
+from fastadv.train.processes import joined
 from fastadv.train.robustness.config import AttackConfig
-from fastadv.train.run_folder import check_facts, find_run, start_run, stored_attack, stored_config
+from fastadv.train.run_folder import check_facts, continued_config, find_run, named_by_time, start_run, stored_attack
 from fastadv.train.values import describe_type, is_table
 
 
@@ -23,9 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_attack(commands)
+    _add_compare(commands)
     methods = commands.add_parser("methods", help="list the methods of training with their options")
     methods.add_argument("method", nargs="?", help="say all about this one")
     methods.set_defaults(run=_methods)
+    add_data_command(commands)
     doctor = commands.add_parser("doctor", help="say what serves each op here, and why the others do not")
     doctor.set_defaults(run=_doctor)
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -50,7 +54,10 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     train.add_argument("--recipe", default=None, help="a packaged recipe or the path of a TOML file")
     train.add_argument("--run-dir", default=None, type=Path, help="folder of the run; default runs/DATA-TIME")
     train.add_argument(
-        "--resume", action="store_true", default=False, help="continue the run (the newest one by default)"
+        "--resume",
+        action="store_true",
+        default=False,
+        help="continue the run (the newest one by default); methods, seeds and settings given with it are added to it",
     )
     fields = train.add_argument_group(
         "configuration", "Each overrides the recipe. Fractions such as 8/255 are numbers."
@@ -72,6 +79,20 @@ def _add_attack(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
     _add_fields(attack.add_argument_group("configuration", "Fractions such as 8/255 are numbers."), AttackConfig)
     attack.set_defaults(run=_attack)
+
+
+def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="put several runs into one table and one plot",
+        description="The methods of several finished runs in one table, with paired differences where seeds coincide.",
+    )
+    compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
+    compare.add_argument(
+        "--baseline", help="NAME or RUN/NAME to compare with; default: the first run's kd, else its ce"
+    )
+    compare.add_argument("--out", type=Path, help="folder of compare.md and compare.png; default runs/compare-TIME")
+    compare.set_defaults(run=_compare)
 
 
 def _add_fields(group: "argparse._ArgumentGroup", kind: type[Fields]) -> None:
@@ -106,15 +127,20 @@ def _train(options: argparse.Namespace) -> int:
     flags = _typed(options, Config)
     folder = find_run(options.run_dir, Config) if options.resume else None
     if folder is not None:
-        config = stored_config(folder, recipe=options.recipe, flags=flags)
+        config = continued_config(folder, recipe=options.recipe, flags=flags, command=options.typed)
     else:
         if options.resume:
             print("nothing to resume: starting a new run", flush=True)
         config = resolve(recipe=options.recipe, flags=flags)
-        folder = start_run(config, options.run_dir, command=options.typed)
-    print(f"run folder: {folder}", flush=True)
-    table = run_experiment(config, folder)
-    print(f"\n{table}\nreport, pictures, metrics and weights: {folder}")
+    with joined(config.device) as processes:
+        if folder is None:
+            facts = {"Processes": str(processes.count)} if processes.count > 1 else {}
+            folder = processes.from_first(
+                lambda: start_run(config, options.run_dir, command=options.typed, facts=facts)
+            )
+        print(f"run folder: {folder}", flush=True)
+        table = run_experiment(config, folder)
+        print(f"\n{table}\nreport, pictures, metrics and weights: {folder}")
     return 0
 
 
@@ -137,6 +163,15 @@ def _attack(options: argparse.Namespace) -> int:
         print(f"folder: {folder}", flush=True)
         summary = write_result(config, subject, attack_missing(config, subject, folder), folder)
     print(f"\n{summary}\nclasses and JSON: {folder / 'report.md'}, {folder / 'result.json'}")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from fastadv.train.compare import compare_runs
+
+    out = options.out or named_by_time("compare")
+    print(compare_runs(options.runs, options.baseline, out))
+    print(f"\nthe same with a plot: {out / 'compare.md'}")
     return 0
 
 

@@ -1,18 +1,19 @@
 """The configuration of a run: one typed dataclass, read from defaults, a recipe and flags, in rising precedence."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 
-from fastadv.train import models
+from fastadv.train import datasets, models
 from fastadv.train.augment import Augmentation
 from fastadv.train.errors import ConfigError
 from fastadv.train.fields import About, Fields
-from fastadv.train.settings import Setting, read_setting
+from fastadv.train.precision import Precision
+from fastadv.train.settings import Setting, check_tables, read_setting
 from fastadv.train.values import check
 
 # The recipe that --data chooses when none is named.
@@ -25,8 +26,9 @@ class Config(Fields):
 
     FILE = "config.toml"
 
-    data: Annotated[Literal["digits", "cifar100"], About("dataset")] = "digits"
-    data_dir: Annotated[Path | None, About("folder that holds cifar-100-python or cifar-100-binary")] = None
+    data: Annotated[str, About(f"dataset: {', '.join(datasets.NAMES)}")] = "digits"
+    data_dir: Annotated[Path | None, About(datasets.DATA_DIR)] = None
+    image_size: Annotated[int | None, About(datasets.IMAGE_SIZE, low=1)] = None
     augmentation: Annotated[Augmentation, About("random crop with zero padding 1 or 4, and horizontal flip")] = "none"
     student_samples: Annotated[
         int | None, About("train students on this many images, drawn anew for each seed", low=1)
@@ -45,12 +47,14 @@ class Config(Fields):
     seeds: Annotated[tuple[int, ...], About("one student per method and seed", low=0)] = (0, 1, 2)
     options: Annotated[
         dict[str, dict[str, Any]],
-        About("an option of a method; NAME.method=METHOD makes NAME a setting of its own; may be repeated"),
+        About("an option of a method; NAME.method=METHOD makes NAME another setting of it; may be repeated"),
     ] = field(default_factory=dict)
 
     epochs: Annotated[int, About("epochs to train a student", low=1)] = 100
     max_steps: Annotated[int | None, About("stop a student after this many steps", low=1)] = None
-    batch_size: Annotated[int, About("images in a step", low=2)] = 64
+    steps_per_epoch: Annotated[int | None, About("steps in an epoch; none is all training images once", low=1)] = None
+    batch_size: Annotated[int, About("images in a step, over all processes", low=2)] = 64
+    accumulate: Annotated[int, About("pieces of a batch, computed in turn in each process", low=1)] = 1
     lr: Annotated[float, About("peak learning rate of SGD", above=0)] = 0.05
     momentum: Annotated[float, About("momentum of SGD", low=0, high=1)] = 0.9
     nesterov: Annotated[bool, About("Nesterov momentum")] = False
@@ -60,6 +64,16 @@ class Config(Fields):
     ] = "cosine"
     milestones: Annotated[tuple[int, ...], About("epochs after which the step schedule decays", low=1)] = ()
     lr_decay: Annotated[float, About("factor of the step schedule", above=0, high=1)] = 0.1
+
+    warm_up_lr: Annotated[float | None, About("learning rate of a method's warm-up; none is lr", above=0)] = None
+    clip_norm: Annotated[float | None, About("clip the gradient to this l2 norm", above=0)] = None
+    ema: Annotated[float | None, About("decay of the average of the weights, which then counts", above=0, high=1)] = (
+        None
+    )
+    precision: Annotated[Precision, About("what the student is trained in, under autocast")] = "float32"
+    compile: Annotated[bool, About("torch.compile the student")] = False
+    freeze_teacher: Annotated[bool, About("use a copy of the teacher made to be attacked: BatchNorm folded")] = False
+    teacher_precision: Annotated[Precision, About("of that copy")] = "float32"
 
     eval_epochs: Annotated[int, About("epochs between two test accuracies", low=1)] = 1
     eval_batch_size: Annotated[int, About("images in a step of evaluation", low=1)] = 500
@@ -78,8 +92,7 @@ class Config(Fields):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("teacher", "student"):
-            if getattr(self, name) not in models.NAMES:
-                raise ConfigError(f"{name}: {getattr(self, name)!r}, expected one of {', '.join(models.NAMES)}")
+            models.check_name(name, getattr(self, name))
         for name in ("methods", "seeds"):
             value = getattr(self, name)
             if not value or len(set(value)) != len(value):
@@ -88,16 +101,17 @@ class Config(Fields):
             raise ConfigError(f"milestones: {self.milestones!r}, expected ascending epochs")
         if self.nesterov and self.momentum == 0:
             raise ConfigError("nesterov: True, expected momentum above 0 with it")
+        if self.teacher_precision != "float32" and not self.freeze_teacher:
+            raise ConfigError(f"teacher_precision: {self.teacher_precision!r}, expected freeze_teacher with it")
         self._check_options()
         check_device(self.device)
-        check_data_dir(self.data, self.data_dir)
+        if self.precision == "float16" and torch.device(self.device).type != "cuda":
+            raise ConfigError(f"precision: 'float16' on {self.device!r}, expected bfloat16 or float32 there")
+        datasets.check_source(self.data, self.data_dir, self.image_size)
 
     def _check_options(self) -> None:
         """Check every setting, and put the values of options in their types."""
-        settings = {name: read_setting(name, self.options, where="options") for name in self.options}
-        for setting in settings.values():
-            setting.build()
-        object.__setattr__(self, "options", {name: setting.table() for name, setting in settings.items()})
+        object.__setattr__(self, "options", check_tables(self.options))
         for name in self.methods:
             self.setting(name)
         if self.setting(self.teacher_method, where="teacher_method").build().needs_teacher:
@@ -106,6 +120,26 @@ class Config(Fields):
     def setting(self, name: str, *, where: str = "methods") -> Setting:
         """The method that ``name`` stands for in the field ``where``, with its options."""
         return read_setting(name, self.options, where=where)
+
+    def additions(self, asked: Self) -> Self:
+        """This configuration with the further methods, seeds and settings of ``asked``.
+
+        Raises ConfigError naming what else differs: nothing that belongs to a result may.
+        """
+        used = {part for name in (*self.methods, self.teacher_method) for part in self.setting(name).names()}
+
+        def free(name: str) -> bool:
+            field, *table = name.split(".")
+            return field in ("methods", "seeds") or (field == "options" and table[0] not in used)
+
+        if changes := self.changes(asked, free=free):
+            raise ConfigError(changes)
+        return replace(
+            self,
+            methods=tuple(dict.fromkeys((*self.methods, *asked.methods))),
+            seeds=tuple(dict.fromkeys((*self.seeds, *asked.seeds))),
+            options={**self.options, **asked.options},
+        )
 
     @property
     def run_name(self) -> str:
@@ -121,7 +155,11 @@ def resolve(*, recipe: str | None = None, flags: Mapping[str, Any] | None = None
     """
     given = Config.read(flags or {})
     if recipe is None:
-        recipe = RECIPE_OF_DATA.get(given.get("data", "digits"), "digits")
+        data = given.get("data", "digits")
+        datasets.check_name(data)
+        if data not in RECIPE_OF_DATA:
+            raise ConfigError(f"recipe: none belongs to {data}, expected --recipe with one, such as tald-cifar100")
+        recipe = RECIPE_OF_DATA[data]
     chosen = read_recipe(recipe)
     options = check("options", Config.types()["options"], chosen.get("options", {}))
     for name, table in given.get("options", {}).items():
@@ -151,9 +189,3 @@ def check_device(name: str) -> None:
         raise ConfigError(f"device: {name!r}, expected a torch device such as cpu or cuda") from None
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device: {name!r}, but torch sees no CUDA device here")
-
-
-def check_data_dir(data: str, data_dir: Path | None) -> None:
-    """Raises ConfigError where the dataset lies in a folder and none is named."""
-    if data == "cifar100" and data_dir is None:
-        raise ConfigError("data_dir: None, expected the folder that holds cifar-100-python or cifar-100-binary")

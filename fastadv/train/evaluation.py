@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from fastadv.attacks import pgd
 from fastadv.train.config import Config
 from fastadv.train.datasets import Split, to_pixels
+from fastadv.train.processes import Processes
 from fastadv.train.seeding import derive_seed
 
 # One set of random starts for every network, so that all face the same attack.
@@ -39,13 +40,16 @@ def _accuracy(
     model: nn.Module, split: Split, config: Config, perturb: Callable[[Tensor, Tensor, int], Tensor]
 ) -> float:
     training, size = model.training, config.eval_batch_size
+    processes = Processes()
     model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=split.labels.device)
-    for start in range(0, len(split), size):
+    # Each process takes every so-manieth batch: the batches, and so the attack's noise, are those of one process.
+    for start in range(processes.rank * size, len(split), processes.count * size):
         labels = split.labels[start : start + size]
         x = to_pixels(split.images[start : start + size], channels_last=config.channels_last)
         x = perturb(x, labels, start)
         with torch.no_grad():
             correct += (model(x).argmax(dim=1) == labels).sum()
     model.train(training)
+    processes.add_up([correct])
     return correct.item() / len(split)

@@ -7,16 +7,21 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fastadv.attacks import freeze
 from fastadv.train import datasets, models
 from fastadv.train.checkpoint import write_atomically
 from fastadv.train.config import Config
-from fastadv.train.datasets import Dataset
+from fastadv.train.datasets import Dataset, to_pixels
 from fastadv.train.evaluation import evaluate
 from fastadv.train.extras import require
 from fastadv.train.machine import cpu_threads
 from fastadv.train.metrics import tensorboard_installed
 from fastadv.train.models import Classifier, Normalize
-from fastadv.train.report import student_folder, write_report
+from fastadv.train.precision import DTYPES, Shown
+from fastadv.train.processes import Processes
+from fastadv.train.report import write_report
+from fastadv.train.results import student_folder
+from fastadv.train.run_folder import add_fact
 from fastadv.train.seeding import derive_seed
 from fastadv.train.settings import Setting, label_settings
 from fastadv.train.trainer import Trainer
@@ -25,8 +30,9 @@ TEACHER_SEED = 0
 
 
 def run_experiment(config: Config, folder: Path) -> str:
-    """Do what is left of the job in `folder`; the result table as text."""
+    """Do what is left of the job in `folder`, together with this run's other processes; the result table as text."""
     require("matplotlib.figure", "the report's pictures")
+    require("scipy.stats", "the report's paired comparison")
     with cpu_threads(config.threads):
         return _run(config, folder)
 
@@ -35,16 +41,19 @@ def _run(config: Config, folder: Path) -> str:
     if config.tensorboard and not tensorboard_installed():
         print("TensorBoard is not installed: the metrics go to metrics.jsonl alone", flush=True)
         config = replace(config, tensorboard=False)
-    dataset = datasets.load(config.data, data_dir=config.data_dir, device=config.device)
+    dataset = datasets.load(config.data, data_dir=config.data_dir, image_size=config.image_size, device=config.device)
     settings = [config.setting(name) for name in config.methods]
     teacher = None
     if any(setting.build().needs_teacher for setting in settings):
         teacher = _obtain_teacher(config, dataset, folder / "teacher")
+    shown = teacher
+    if teacher is not None and config.freeze_teacher:
+        shown = _frozen(teacher, config, dataset, folder)
     labels = label_settings(settings)
     for seed in config.seeds:
         for setting in settings:
-            _train_student(config, dataset, setting, labels[setting.name], seed, teacher, folder)
-    return write_report(config, dataset, teacher, folder)
+            _train_student(config, dataset, setting, labels[setting.name], seed, shown, folder)
+    return Processes().from_first(lambda: write_report(config, dataset, teacher, folder))
 
 
 def build_classifier(name: str, config: Config, dataset: Dataset, *, seed: int) -> Classifier:
@@ -61,13 +70,15 @@ def build_classifier(name: str, config: Config, dataset: Dataset, *, seed: int) 
 def _obtain_teacher(config: Config, dataset: Dataset, folder: Path) -> nn.Module:
     """The trained teacher, in evaluation mode, without parameter gradients."""
     teacher = build_classifier(config.teacher, config, dataset, seed=TEACHER_SEED)
-    finished = (folder / "result.json").is_file()
+    processes = Processes()
+    finished = processes.from_first((folder / "result.json").is_file)
     if config.teacher_checkpoint is not None:
         models.load_weights(teacher.network, config.teacher_checkpoint)
         if not finished:
             result = json.dumps(evaluate(teacher, dataset.test, config))
-            folder.mkdir(exist_ok=True)
-            write_atomically(folder / "result.json", lambda file: file.write(result.encode()))
+            if processes.first:
+                folder.mkdir(exist_ok=True)
+                write_atomically(folder / "result.json", lambda file: file.write(result.encode()))
     elif finished:
         models.load_weights(teacher.network, folder / "weights.pt")
     else:
@@ -77,7 +88,7 @@ def _obtain_teacher(config: Config, dataset: Dataset, folder: Path) -> nn.Module
             teacher=None,
             train=dataset.train,
             test=dataset.test,
-            config=replace(config, epochs=config.teacher_epochs, max_steps=None),
+            config=replace(config, epochs=config.teacher_epochs, steps_per_epoch=None, max_steps=None),
             seed=TEACHER_SEED,
             folder=folder,
             label=f"teacher {config.teacher}",
@@ -85,19 +96,36 @@ def _obtain_teacher(config: Config, dataset: Dataset, folder: Path) -> nn.Module
     return teacher.eval().requires_grad_(False)
 
 
+def _frozen(teacher: nn.Module, config: Config, dataset: Dataset, folder: Path) -> nn.Module:
+    """A copy of the teacher made to be attacked; how far its logits are from the teacher's goes to origin.json."""
+    frozen = freeze(teacher, dtype=DTYPES[config.teacher_precision])
+    x = to_pixels(dataset.test.images[: config.eval_batch_size], channels_last=config.channels_last)
+    fact = (
+        f"{config.teacher_precision}, {len(frozen.folded)} BatchNorms folded; logits within "
+        f"{frozen.difference(x).item():.2g} of the teacher's on {len(x)} test images"
+    )
+    print(f"frozen teacher: {fact}", flush=True)
+    if Processes().first:
+        add_fact(folder, "Frozen teacher", fact)
+    return Shown(frozen)
+
+
 def _train_student(
     config: Config, dataset: Dataset, setting: Setting, label: str, seed: int, teacher: nn.Module | None, folder: Path
 ) -> None:
     """Train one student, unless it is finished. The methods share a seed's initial weights, images and order."""
     own_folder = student_folder(folder, setting.name, seed)
-    if (own_folder / "result.json").is_file():
+    if Processes().from_first((own_folder / "result.json").is_file):
         return
     train = dataset.train
     if config.student_samples is not None:
         train = datasets.subset(train, config.student_samples, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "method", setting.name))
+        method = setting.build().to(config.device)
     result = Trainer(
         model=build_classifier(config.student, config, dataset, seed=seed),
-        method=setting.build().to(config.device),
+        method=method,
         teacher=teacher,
         train=train,
         test=dataset.test,

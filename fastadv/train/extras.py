@@ -6,10 +6,10 @@ from types import ModuleType
 from fastadv.train.errors import MissingExtraError
 
 
-def require(module: str, purpose: str) -> ModuleType:
-    """Import `module`, or raise MissingExtraError saying what needs it and how to install it."""
+def require(module: str, purpose: str, *, install: str = "'fastadv[train]'") -> ModuleType:
+    """Import `module`, or raise MissingExtraError saying what needs it and what to `pip install`."""
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision built for another torch
         package = module.partition(".")[0]
-        raise MissingExtraError(f"{purpose} needs {package} ({error}): pip install 'fastadv[train]'") from error
+        raise MissingExtraError(f"{purpose} needs {package} ({error}): pip install {install}") from error

@@ -3,7 +3,7 @@
 import math
 import tomllib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources.abc import Traversable
@@ -73,10 +73,13 @@ class Fields:
         cls.check_known(keys)
         return keys
 
-    def changes(self, other: Self) -> str:
-        """What has another value in ``other``, in words; empty where nothing has."""
+    def changes(self, other: Self, *, free: Callable[[str], bool] = lambda name: False) -> str:
+        """What has another value in ``other``, in words; empty where nothing has. Names that are ``free`` may.
+
+        A value of a table has the name field.table.key.
+        """
         mine, theirs = self._leaves(), other._leaves()
-        names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+        names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name) and not free(name)]
         return ", ".join(f"{name} {mine.get(name, 'not given')} -> {theirs.get(name, 'not given')}" for name in names)
 
     def _leaves(self) -> dict[str, str]:

@@ -9,15 +9,13 @@ from torch import Tensor, nn
 
 from fastadv.distill import Features
 from fastadv.distill.features import features_of
-from fastadv.train.digit_nets import digits_cnn, digits_small
 from fastadv.train.errors import CheckpointError, ConfigError
-from fastadv.train.resnet import CifarResNet
+from fastadv.train.networks import digits, libraries, mobilenetv2, resnet, shufflenetv1, shufflenetv2, vgg, wide_resnet
 
+_FAMILIES = (digits, resnet, wide_resnet, vgg, mobilenetv2, shufflenetv1, shufflenetv2)
 # Called with num_classes and in_channels.
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    "digits_cnn": digits_cnn,
-    "digits_small": digits_small,
-    **{f"resnet{depth}": partial(CifarResNet, depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
+    name: builder for family in _FAMILIES for name, builder in family.BUILDERS.items()
 }
 NAMES = tuple(_BUILDERS)
 
@@ -55,11 +53,19 @@ class Classifier(nn.Module):
         return features_of("network", self.network, self.normalize(x))
 
 
+def check_name(field: str, name: str) -> None:
+    """Raises ConfigError naming `field` where `name` is neither in NAMES nor a network of an installed library."""
+    if libraries.is_from_library(name):
+        libraries.check(field, name)
+    elif name not in _BUILDERS:
+        raise ConfigError(f"{field}: {name!r}, expected one of {', '.join(NAMES)}, timm:NAME or torchvision:NAME")
+
+
 def build(name: str, *, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    """The network `name` for images [C, H, W]. Raises ConfigError for a name not in NAMES."""
-    if name not in _BUILDERS:
-        raise ConfigError(f"network: {name!r}, expected one of {', '.join(NAMES)}")
-    return _BUILDERS[name](num_classes=num_classes, in_channels=image_shape[0])
+    """The network `name` for images [C, H, W]: one of NAMES, or timm:NAME or torchvision:NAME. Raises ConfigError."""
+    check_name("network", name)
+    builder = partial(libraries.build, name) if libraries.is_from_library(name) else _BUILDERS[name]
+    return builder(num_classes=num_classes, in_channels=image_shape[0])
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

@@ -1,5 +1,9 @@
-"""The two pictures of a report: training curves and particles."""
+"""The pictures of reports: training curves, particles, and the accuracies of several runs."""
 
+import itertools
+import math
+import statistics
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,7 @@ from torch import Tensor, nn
 from fastadv.distill import TALD
 from fastadv.train.datasets import Dataset, to_pixels
 from fastadv.train.extras import require
+from fastadv.train.results import ACCURACIES, MethodResults
 
 Rows = list[dict[str, Any]]
 
@@ -17,31 +22,74 @@ PICTURED_IMAGES = 4
 PARTICLE_SEED = 0
 
 
-def draw_curves(curves: dict[str, dict[str, list[Rows]]], path: Path) -> None:
-    """Test accuracy and training loss over the steps: one thin line a seed, one thick line for their mean.
+def draw_curves(metrics: dict[str, dict[str, list[Rows]]], path: Path) -> None:
+    """Test accuracy and training loss over the steps, and how particles repel where a method reports it.
 
-    curves: by method, then "train" or "test", one list of metrics rows a seed.
+    One thin line a seed, one thick line for their mean. metrics: by method, then "train" or "test", rows for each seed.
     """
-    figure = require("matplotlib.figure", "the report's pictures").Figure(figsize=(11, 4), layout="constrained")
-    accuracy, loss = figure.subplots(1, 2)
-    for colour, (label, kinds) in zip(COLOURS, curves.items(), strict=False):
-        _draw_seeds(accuracy, kinds["test"], "accuracy", label, colour, scale=100)
-        _draw_seeds(loss, kinds["train"], "loss", label, colour)
-    accuracy.set(xlabel="step", ylabel="test accuracy, %", title="Accuracy on clean test images")
-    loss.set(xlabel="step", ylabel="loss", yscale="log", title="Training loss (each method minimises its own)")
-    for axes in (accuracy, loss):
+    panels = [
+        ("test", "accuracy", 100, {"ylabel": "test accuracy, %", "title": "Accuracy on clean test images"}),
+        ("train", "loss", 1, {"ylabel": "loss", "title": "Training loss (each method minimises its own)"}),
+        ("train", "repulsion", 1, {"ylabel": "repulsion / attraction", "title": "Particles"}),
+    ]
+    panels = [panel for panel in panels if any(_has(kinds[panel[0]], panel[1]) for kinds in metrics.values())]
+    figure = require("matplotlib.figure", "the report's pictures").Figure(
+        figsize=(5.5 * len(panels), 4), layout="constrained"
+    )
+    for axes, (kind, key, scale, texts) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for (label, kinds), look in zip(metrics.items(), _looks(), strict=False):
+            if _has(kinds[kind], key):
+                _draw_seeds(axes, kinds[kind], key, scale, label, look)
+        # Some methods minimise what may be negative.
+        if kind == "train" and axes.dataLim.y0 > 0:
+            axes.set_yscale("log")
+        axes.set(xlabel="step", **texts)
         axes.grid(alpha=0.3)
-    accuracy.legend(loc="lower right")
+    lines = {line.get_label(): line for axes in figure.axes for line in axes.lines if line.get_label() in metrics}
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(panels), fontsize="small")
     figure.savefig(path, dpi=130)
 
 
-def _draw_seeds(axes: Any, seeds: list[Rows], key: str, label: str, colour: str, scale: float = 1.0) -> None:
+def _has(seeds: list[Rows], key: str) -> bool:
+    return all(key in row for rows in seeds for row in rows)
+
+
+def _looks() -> Iterator[dict[str, str]]:
+    """Colours and line styles, without end."""
+    styles = itertools.cycle(("-", "--", ":"))
+    return ({"color": colour, "linestyle": style} for style in styles for colour in COLOURS)
+
+
+def _draw_seeds(axes: Any, seeds: list[Rows], key: str, scale: float, label: str, look: dict[str, str]) -> None:
     steps = [row["step"] for row in seeds[0]]
-    values = [[scale * row[key] for row in rows] for rows in seeds]
+    marker = "." if len(steps) == 1 else ""
+    # What was not finite is null in the metrics, and a gap in a line.
+    values = [[math.nan if row[key] is None else scale * row[key] for row in rows] for rows in seeds]
     for line in values:
-        axes.plot(steps, line, color=colour, linewidth=0.6, alpha=0.5)
+        axes.plot(steps, line, linewidth=0.6, alpha=0.5, marker=marker, **look)
     mean = [sum(column) / len(column) for column in zip(*values, strict=True)]
-    axes.plot(steps, mean, color=colour, linewidth=2, label=label)
+    axes.plot(steps, mean, linewidth=2, label=label, marker=marker, **look)
+
+
+def draw_comparison(methods: Sequence[MethodResults], path: Path) -> None:
+    """Each accuracy of each method: a dot a seed, the mean and the standard deviation."""
+    figure = require("matplotlib.figure", "the picture of a comparison").Figure(
+        figsize=(11, 1.2 + 0.4 * len(methods)), layout="constrained"
+    )
+    panels = figure.subplots(1, len(ACCURACIES), sharey=True)
+    for axes, (key, name) in zip(panels, ACCURACIES.items(), strict=True):
+        for row, method in enumerate(methods):
+            values = [100 * value for value in method.values(key).values()]
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            colour = COLOURS[row % len(COLOURS)]
+            axes.plot(values, [row] * len(values), ".", color=colour, alpha=0.5)
+            axes.errorbar(statistics.mean(values), row, xerr=spread, fmt="D", color=colour, capsize=4)
+        axes.set(xlabel=f"{name}, %")
+        axes.grid(alpha=0.3)
+    panels[0].set_yticks(range(len(methods)), [f"{method.label}, n = {len(method.seeds)}" for method in methods])
+    panels[0].invert_yaxis()
+    figure.suptitle("Each student, mean ± standard deviation", fontsize="medium")
+    figure.savefig(path, dpi=110)
 
 
 def draw_particles(method: TALD, teacher: nn.Module, dataset: Dataset, path: Path) -> None:

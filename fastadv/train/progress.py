@@ -13,9 +13,12 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:
-    """Shows steps done, images/s, time left and the newest note, such as the loss. Use as a context manager."""
+    """Shows steps done, images/s, time left and the newest note, such as the loss. Use as a context manager.
 
-    def __init__(self, label: str, *, done: int, total: int, images_per_step: int) -> None:
+    shown: False for all but one of the processes that share a loop.
+    """
+
+    def __init__(self, label: str, *, done: int, total: int, images_per_step: int, shown: bool = True) -> None:
         self._label = label
         self._done, self._total = done, total
         self._images_per_step = images_per_step
@@ -23,7 +26,8 @@ class Progress:
         self._note = ""
         self._started = self._printed = time.monotonic()
         self._bar: Any = None
-        if sys.stderr.isatty():
+        self._shown = shown
+        if shown and sys.stderr.isatty():
             self._bar = self._open_bar()
 
     def _open_bar(self) -> Any:
@@ -50,7 +54,7 @@ class Progress:
         self._done += 1
         if self._bar is not None:
             self._bar.update(self._images_per_step)
-        elif time.monotonic() - self._printed > SECONDS_BETWEEN_LINES:
+        elif self._shown and time.monotonic() - self._printed > SECONDS_BETWEEN_LINES:
             self._print()
 
     def loss(self, value: float) -> None:

@@ -26,16 +26,28 @@ def start_run(
     facts: what origin.json says beside machine, software and command.
     Raises ConfigError where the folder already holds a run.
     """
-    folder = run_dir or RUNS / f"{config.run_name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = run_dir or named_by_time(config.run_name)
     if (folder / config.FILE).exists():
         raise ConfigError(f"{folder} already holds a run; add --resume to continue it, or name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     origin = describe(command=command, device=config.device, threads=config.threads or torch.get_num_threads())
     origin.update(facts or {})
-    write_atomically(folder / "origin.json", lambda file: file.write(json.dumps(origin, indent=1).encode()))
+    _write_origin(folder, origin)
     # Last, because it marks the folder as a run.
     write_atomically(folder / config.FILE, lambda file: file.write(config.to_toml().encode()))
     return folder
+
+
+def add_fact(folder: Path, name: str, fact: str) -> None:
+    """One more line of origin.json, in the place of an older one of that name."""
+    path = folder / "origin.json"
+    origin = {**json.loads(path.read_text()), name: fact}
+    write_atomically(path, lambda file: file.write(json.dumps(origin, indent=1).encode()))
+
+
+def named_by_time(name: str) -> Path:
+    """Where something goes that was given no folder."""
+    return RUNS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def find_run(run_dir: Path | None, kind: type[Config] | type[AttackConfig]) -> Path | None:
@@ -46,27 +58,49 @@ def find_run(run_dir: Path | None, kind: type[Config] | type[AttackConfig]) -> P
     return max(runs, key=lambda run: run.stat().st_mtime, default=None)
 
 
-def stored_config(folder: Path, *, recipe: str | None, flags: Mapping[str, Any]) -> Config:
-    """The configuration of the run in `folder`. Raises ConfigError naming the flags that would change it."""
+def continued_config(folder: Path, *, recipe: str | None, flags: Mapping[str, Any], command: str) -> Config:
+    """The configuration of the run in `folder`, with the methods, seeds and settings that recipe and flags add to it.
+
+    What is added is stored, with the command that did. Raises ConfigError naming the flags that would change the run.
+    """
     path = str(folder / Config.FILE)
     stored, asked = resolve(recipe=path), resolve(recipe=recipe or path, flags=flags)
-    _refuse(folder, stored.changes(asked))
-    return stored
+    try:
+        config = stored.additions(asked)
+    except ConfigError as error:
+        raise _refusal(folder, str(error)) from None
+    if config != stored:
+        origin = read_origin(folder)
+        origin["Extended by"] = "; ".join(filter(None, (origin.get("Extended by"), command)))
+        _write_origin(folder, origin)
+        write_atomically(folder / Config.FILE, lambda file: file.write(config.to_toml().encode()))
+    return config
 
 
 def stored_attack(folder: Path, *, flags: Mapping[str, Any]) -> AttackConfig:
-    """The same of an evaluation under attack."""
+    """The configuration of the evaluation in `folder`. Raises ConfigError naming the flags that would change it."""
     stored = AttackConfig(**AttackConfig.read_toml(folder / AttackConfig.FILE))
-    _refuse(folder, stored.changes(replace(stored, **AttackConfig.read(flags))))
+    if changes := stored.changes(replace(stored, **AttackConfig.read(flags))):
+        raise _refusal(folder, changes)
     return stored
+
+
+def read_origin(folder: Path) -> dict[str, str]:
+    """Where the results in `folder` come from, by label."""
+    return json.loads((folder / "origin.json").read_text())
 
 
 def check_facts(folder: Path, facts: Mapping[str, str]) -> None:
     """Raises ConfigError where facts that start_run was given are others by now."""
-    stored = json.loads((folder / "origin.json").read_text())
-    _refuse(folder, ", ".join(f"{name} {stored[name]} -> {now}" for name, now in facts.items() if stored[name] != now))
-
-
-def _refuse(folder: Path, changes: str) -> None:
+    stored = read_origin(folder)
+    changes = [f"{name} {stored[name]} -> {now}" for name, now in facts.items() if stored[name] != now]
     if changes:
-        raise ConfigError(f"resume: the run in {folder} was started with other values ({changes})")
+        raise _refusal(folder, ", ".join(changes))
+
+
+def _write_origin(folder: Path, origin: Mapping[str, str]) -> None:
+    write_atomically(folder / "origin.json", lambda file: file.write(json.dumps(origin, indent=1).encode()))
+
+
+def _refusal(folder: Path, changes: str) -> ConfigError:
+    return ConfigError(f"resume: the run in {folder} was started with other values ({changes})")

@@ -10,13 +10,14 @@ from fastadv.train.errors import ConfigError
 from fastadv.train.methods import METHODS, Known
 from fastadv.train.options import REQUIRED, find_option, options_of
 
-# Of a recipe: for each name the options of a method and, where the name is not itself a method's, "method".
+# Of a recipe. A table is called as a method and holds options of it; or it has another name, says which "method" it is
+# another setting of, and holds what differs from the table of that method.
 Tables = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A method of METHODS with some of its options given; an option that is a method is a setting too."""
+    """A method of METHODS with the options that were given; an option that is a method is a setting too."""
 
     name: str
     method: str
@@ -33,18 +34,29 @@ class Setting:
             method = "" if self.name == self.method else f" ({self.method})"
             raise ConfigError(f"options.{self.name}{method}: {error}") from None
 
-    def table(self) -> dict[str, Any]:
-        """The table that gives the setting back."""
-        options = {name: value.name if isinstance(value, Setting) else value for name, value in self.options.items()}
-        return options if self.name == self.method else {"method": self.method, **options}
+    def names(self) -> set[str]:
+        """The names whose tables the setting depends on: its own, its method's, and those of what it is built on."""
+        parts = (value for value in self.options.values() if isinstance(value, Setting))
+        return {self.name, self.method}.union(*(part.names() for part in parts))
 
     def value(self, option: str) -> Any:
         """What ``option`` is here, given or not."""
         return self.options.get(option, options_of(METHODS[self.method].kind)[option].default)
 
 
+def check_tables(tables: Tables) -> dict[str, dict[str, Any]]:
+    """The tables with every value in the type of its option. Raises ConfigError for what is impossible."""
+    checked = {}
+    for name, table in tables.items():
+        setting = read_setting(name, tables, where="options")
+        setting.build()
+        values = {"method": setting.method, **setting.options}
+        checked[name] = {key: value.name if isinstance(value := values[key], Setting) else value for key in table}
+    return checked
+
+
 def read_setting(name: str, tables: Tables, *, where: str) -> Setting:
-    """The setting ``name``: the method of that name, or the one its table names, with the options of its table.
+    """The setting ``name``, of the method of that name or the one its table says.
 
     where: the field that names it. Raises ConfigError for a name, an option or a value that is impossible.
     """
@@ -54,29 +66,31 @@ def read_setting(name: str, tables: Tables, *, where: str) -> Setting:
 def _read(name: str, tables: Tables, where: str, above: tuple[str, ...]) -> Setting:
     if name in above:
         raise ConfigError(f"{where}: {name!r} would be built on itself")
-    given = dict(tables.get(name, {}))
-    method = _method_of(name, given.pop("method", None), where, known=name in tables)
+    method = _method_of(name, tables, where)
+    # Of a setting with a name of its own, the table comes after the method's and overrides it.
+    given = {key: (table, value) for table in (method, name) for key, value in tables.get(table, {}).items()}
+    given.pop("method", None)
     options: dict[str, Any] = {}
-    for key, value in given.items():
-        option = find_option(METHODS[method].kind, key, where=f"options.{name}")
-        checked = option.check(f"options.{name}", value)
-        if option.is_method and checked is not None:
-            checked = _read(checked, tables, f"options.{name}.{key}", (*above, name))
-        options[key] = checked
+    for key, (table, value) in given.items():
+        option = find_option(METHODS[method].kind, key, where=f"options.{table}")
+        options[key] = option.check(f"options.{table}", value)
+        if option.is_method and options[key] is not None:
+            options[key] = _read(options[key], tables, f"options.{table}.{key}", (*above, name))
     for option in options_of(METHODS[method].kind).values():
         if option.default is REQUIRED and option.name not in options:
             raise ConfigError(f"options.{name}.{option.name}: not given, expected {option.describe()}")
     return Setting(name, method, options)
 
 
-def _method_of(name: str, method: Any, where: str, *, known: bool) -> str:
-    """The method that the setting ``name`` is of; ``method`` is what its table says, if anything."""
+def _method_of(name: str, tables: Tables, where: str) -> str:
+    """The method that the setting ``name`` is of."""
     methods = ", ".join(METHODS)
+    method = tables.get(name, {}).get("method")
     if name in METHODS:
         if method not in (None, name):
             raise ConfigError(f"options.{name}.method: {method!r}, but {name} is a method itself")
         return name
-    if not known:
+    if name not in tables:
         raise ConfigError(f"{where}: {name!r}, expected one of {methods}, or a name with options.{name}.method")
     if re.fullmatch(r"[\w-]+", name, re.ASCII) is None:
         raise ConfigError(f"options: {name!r}, expected a name of letters, digits, - and _")
@@ -97,8 +111,8 @@ def label_settings(settings: Sequence[Setting]) -> dict[str, str]:
         ]
         options = options_of(METHODS[setting.method].kind)
         telling = [name for name in options if len({shown(other.value(name)) for other in alike}) > 1]
-        differences = ", ".join(f"{name} {shown(setting.value(name))}" for name in telling)
-        labels[setting.name] = methods[setting.name] + (f" ({differences})" if differences else "")
+        differences = [f"{name} {shown(setting.value(name))}" for name in telling] or [setting.name]
+        labels[setting.name] = methods[setting.name] + (f" ({', '.join(differences)})" if len(alike) > 1 else "")
     return labels
 
 

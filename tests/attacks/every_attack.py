@@ -48,6 +48,7 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
     "fgsm random start": FGSM(eps=0.1, random_start=True, step_size=0.125),
     "pgd": PGD(eps=0.1, steps=3),
     "pgd clean start": PGD(eps=0.1, steps=3, random_start=False),
+    "pgd near start": PGD(eps=0.1, steps=3, start_eps=0.01),
     "pgd sequential": PGD(eps=0.1, steps=3, mode="sequential"),
     "pgd l2": PGD(eps=0.5, steps=3, norm="l2"),
     "pgd l1": PGD(eps=5.0, steps=3, norm="l1", l1_fraction=0.2),

@@ -65,6 +65,18 @@ def test_equals_plain_pgd_to_the_bit(network, images, labels):
     assert torch.equal(found, x)
 
 
+def test_a_start_near_the_image(network, images, labels):
+    def attack(**keywords):
+        return pgd(network, images, labels, eps=0.1, seed=3, **keywords)
+
+    near = fastadv.random_start(images, eps=0.01, seed=3)
+    assert torch.equal(attack(steps=0, start_eps=0.01), near)
+    assert torch.equal(attack(steps=0, start_eps=torch.full([6], 0.01)), near)
+    assert distance(attack(steps=3, start_eps=0.01), images, "linf").max() > 0.05
+    with pytest.raises(ValueError, match=r"start_eps must be at most eps, 0\.1, got 0\.2"):
+        attack(start_eps=0.2)
+
+
 def test_the_seed_decides_the_start(network, images, labels):
     def attack(seed):
         return pgd(network, images, labels, eps=0.1, steps=2, seed=seed)

@@ -20,6 +20,15 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-100])
 
 
+class Hostile:
+    def __reduce__(self):
+        return print, ("this must not be printed",)
+
+
+def make_hostile(path):
+    torch.save({"step": Hostile()}, path)
+
+
 @pytest.fixture
 def checkpoints(tmp_path):
     return Checkpoints(tmp_path / "checkpoints")
@@ -37,8 +46,8 @@ def test_the_newest_is_loaded_and_two_are_kept(checkpoints):
     assert len(checkpoints.paths()) == 2
 
 
-@pytest.mark.parametrize("damage", [cut, flip_byte_of_the_weights])
-def test_a_damaged_newest_is_reported_and_the_one_before_used(checkpoints, damage):
+@pytest.mark.parametrize("damage", [cut, flip_byte_of_the_weights, make_hostile])
+def test_a_damaged_newest_is_reported_and_the_one_before_used(checkpoints, damage, capsys):
     checkpoints.save(10, content(10))
     damage(checkpoints.save(20, content(20)))
     warnings: list[str] = []
@@ -47,6 +56,7 @@ def test_a_damaged_newest_is_reported_and_the_one_before_used(checkpoints, damag
     assert found["step"] == 10
     assert len(warnings) == 1
     assert "step-000000020.pt: damaged checkpoint" in warnings[0]
+    assert capsys.readouterr().out == "", "code in the checkpoint was run"
 
 
 def test_all_damaged_is_an_error_not_a_fresh_start(checkpoints):
@@ -56,11 +66,7 @@ def test_all_damaged_is_an_error_not_a_fresh_start(checkpoints):
 
 
 def test_code_in_a_checkpoint_is_not_run(checkpoints, capsys):
-    class Hostile:
-        def __reduce__(self):
-            return print, ("this must not be printed",)
-
-    checkpoints.save(10, {"step": Hostile()})
+    make_hostile(checkpoints.save(10, content(10)))
     with pytest.raises(CheckpointError):
         checkpoints.load_newest(device="cpu", warn=lambda text: None)
     assert capsys.readouterr().out == ""

@@ -131,3 +131,12 @@ def test_changes_are_named_to_the_option():
     changed = resolve(flags={"lr": "0.5", "options": ["tald.eps=0.25", "new.method=kd"]})
     expected = "options.tald.eps 0.1 -> 0.25, lr 0.05 -> 0.5, options.new.method not given -> 'kd'"
     assert resolve().changes(changed) == expected
+
+
+def test_data_without_a_recipe_of_its_own_asks_for_one(tmp_path):
+    with pytest.raises(ConfigError, match="none belongs to cifar10, expected --recipe"):
+        resolve(flags={"data": "cifar10", "data_dir": tmp_path})
+    config = resolve(recipe="tald-cifar100", flags={"data": "cifar10", "data_dir": tmp_path})
+    assert (config.data, config.augmentation) == ("cifar10", "crop4_flip")
+    with pytest.raises(ConfigError, match="data: 'mnist', expected one of digits, cifar10"):
+        resolve(flags={"data": "mnist"})

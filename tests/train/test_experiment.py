@@ -13,7 +13,8 @@ from fastadv.train.config import resolve
 from fastadv.train.evaluation import clean_accuracy, evaluate
 from fastadv.train.experiment import build_classifier
 from fastadv.train.metrics import read_metrics
-from fastadv.train.report import mean_and_spread, render_table
+from fastadv.train.results import read_results
+from fastadv.train.tables import mean_and_spread, render_table
 
 ARGUMENTS = [
     *("--seeds=0,1", "--teacher-epochs=5", "--student-samples=100", "--batch-size=50", "--epochs=6", "--eval-epochs=3"),
@@ -71,6 +72,8 @@ def test_the_report_shows_the_numbers_of_the_results(run):
             assert f"{100 * result['clean']:.2f} / {100 * result['pgd']:.2f}" in report
     assert f"{100 * results(folder, 'teacher')[0]['clean']:.2f}" in report
     assert "n = 2 seeds" in report
+    assert "Teacher: one network, trained on all 1297 training images, plain (CE)." in report
+    assert "| TALD + KD | " in report[report.index("## Repulsion of particles") :]
     for fact in (
         "curves.png",
         "particles.png",
@@ -84,6 +87,40 @@ def test_the_report_shows_the_numbers_of_the_results(run):
     table = report[report.index("| method") : report.index("\n\nStudents")]
     assert table in printed
     assert str(folder) in printed.splitlines()[-1]
+
+
+def test_the_report_compares_with_kd_seed_by_seed(run):
+    folder, _ = run
+    report = (folder / "report.md").read_text()
+    section = report[report.index("## Against KD") : report.index("## Each seed")]
+    differences = {
+        name: [
+            100 * (a["clean"] - b["clean"]) for a, b in zip(results(folder, *ours), results(folder, *kds), strict=True)
+        ]
+        for name, ours in (("plain (CE)", ("ce-seed0", "ce-seed1")), ("TALD + KD", ("tald-seed0", "tald-seed1")))
+        for kds in [("kd-seed0", "kd-seed1")]
+    }
+    for name, (first, second) in differences.items():
+        # Of two values, t is 12.706 and s / sqrt(2) half their distance.
+        mean, half = (first + second) / 2, 12.7062 * abs(first - second) / 2
+        (line,) = [line for line in section.splitlines() if line.startswith(f"| {name} ")]
+        assert f"| {mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]" in line
+        assert line.endswith("| 2     |")
+
+
+def test_results_hold_the_table_in_numbers(run):
+    folder, _ = run
+    found = read_results(folder)
+    assert found.title == "digits_cnn to digits_small on digits"
+    assert (found.train_images, found.test_images) == (1297, 500)
+    assert (found.config["epochs"], found.config["options"]["tald"]["steps"]) == (6, 1)
+    assert found.origin["Command"].startswith("fastadv train --run-dir")
+    assert found.teacher == results(folder, "teacher")[0]
+    for method in found.methods:
+        folders = [f"{method.name}-seed{seed}" for seed in (0, 1)]
+        expected = [{"seed": seed, **result} for seed, result in enumerate(results(folder, *folders))]
+        assert method.seeds == expected
+    assert [method.label for method in found.methods] == ["plain (CE)", "KD", "TALD + KD"]
 
 
 def test_weights_give_the_accuracies_of_the_result(run):

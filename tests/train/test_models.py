@@ -3,26 +3,11 @@ import torch
 
 from fastadv.train import models
 from fastadv.train.errors import CheckpointError, ConfigError
-from fastadv.train.resnet import CifarResNet
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("resnet20", 278_324), ("resnet56", 861_620)])
-def test_parameter_counts_are_those_of_the_public_checkpoints(name, parameters):
-    network = models.build(name, num_classes=100, image_shape=(3, 32, 32))
-    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
-
-
-@pytest.mark.parametrize("name", ["digits_cnn", "digits_small", "resnet8"])
-def test_every_kind_of_network_gives_logits(name):
-    network = models.build(name, num_classes=10, image_shape=(1, 8, 8)).eval()
-    assert network(torch.rand(3, 1, 8, 8)).shape == (3, 10)
-
-
-def test_unknown_names_and_depths_are_refused():
+def test_unknown_names_are_refused():
     with pytest.raises(ConfigError, match="'resnet21', expected one of digits_cnn"):
         models.build("resnet21", num_classes=10, image_shape=(3, 32, 32))
-    with pytest.raises(ValueError, match="depth: 21"):
-        CifarResNet(21, num_classes=10)
 
 
 def test_normalisation_is_the_first_layer_and_no_weight():

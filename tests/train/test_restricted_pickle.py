@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from fastadv.train import restricted_pickle
+from fastadv.train.data import restricted_pickle
 from fastadv.train.errors import DataError
 
 

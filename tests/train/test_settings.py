@@ -9,7 +9,7 @@ from fastadv.distill import KD, TALD, CrossEntropy, Method
 from fastadv.train.errors import ConfigError
 from fastadv.train.methods import METHODS, Known
 from fastadv.train.options import options_of
-from fastadv.train.settings import label_settings, read_setting
+from fastadv.train.settings import check_tables, label_settings, read_setting
 from fastadv.train.values import parse_entries
 
 
@@ -57,17 +57,33 @@ def test_what_is_not_given_is_the_constructors_default():
 
 
 def test_a_name_of_its_own_is_another_setting_of_a_method():
-    setting = read("soft", "soft.method=kd", "soft.temperature=9", "kd.temperature=2")
-    assert (setting.build().temperature, setting.build().alpha) == (9.0, 0.9)
-    assert setting.table() == {"method": "kd", "temperature": 9.0}
+    entries = ["soft.method=kd", "soft.temperature=9", "kd.temperature=2", "kd.alpha=0.5"]
+    soft, hard = read("soft", *entries).build(), read("kd", *entries).build()
+    assert (soft.temperature, soft.alpha) == (9.0, 0.5), "what it does not give is that of its method"
+    assert (hard.temperature, hard.alpha) == (2.0, 0.5)
 
 
 def test_a_method_is_built_on_a_setting_with_that_ones_options():
     setting = read("stack", "stack.base=tald", "tald.base=soft", "tald.eps=0.5", "soft.method=kd", "soft.alpha=0.25")
     built = setting.build()
     assert (built.base.eps, built.base.base.alpha) == (0.5, 0.25)
-    assert setting.table() == {"base": "tald"}
+    assert setting.names() == {"stack", "tald", "soft", "kd"}
     assert read("tald", "tald.base=ce").build().base.term == "ce"
+
+
+def test_a_base_that_is_overridden_is_not_built_on():
+    entries = ["stack.base=inner", "inner.method=stack", "inner.base=ce"]
+    assert isinstance(read("stack", *entries).build().base.base, CrossEntropy)
+
+
+def test_tables_come_back_as_they_were_given_in_the_types_of_options():
+    tables = parse_entries(
+        ["tald.eps=8/255", "tald.base=kd", "own.method=tald", "own.images=none", "own.bounds=[0, 1]"]
+    )
+    assert check_tables(tables) == {
+        "tald": {"eps": 8 / 255, "base": "kd"},
+        "own": {"method": "tald", "images": None, "bounds": (0.0, 1.0)},
+    }
 
 
 def test_options_are_those_arguments_that_a_recipe_can_hold():
@@ -121,7 +137,7 @@ def test_an_entry_of_another_form_is_refused(entry):
 
 
 def test_labels_say_the_base_and_what_tells_settings_apart():
-    entries = ["none.method=tald", "none.samples=none", "plain.method=tald", "plain.base=ce", "kd.alpha=0.5"]
+    entries = ["none.method=tald", "none.samples=none", "plain.method=tald", "plain.base=ce", "tald.eps=0.5"]
     settings = [read(name, *entries) for name in ("ce", "kd", "tald", "none", "plain")]
     assert label_settings(settings) == {
         "ce": "plain (CE)",
@@ -130,3 +146,13 @@ def test_labels_say_the_base_and_what_tells_settings_apart():
         "none": "TALD + KD (samples none)",
         "plain": "TALD + plain (CE)",
     }
+
+
+def test_settings_that_nothing_tells_apart_bear_their_names():
+    settings = [read(name, "twin.method=kd") for name in ("kd", "twin")]
+    assert label_settings(settings) == {"kd": "KD (kd)", "twin": "KD (twin)"}
+
+
+def test_a_name_that_is_no_folders_is_refused():
+    with pytest.raises(ConfigError, match=r"^options: '\.\./up', expected a name of letters, digits, - and _"):
+        read_setting("../up", {"../up": {"method": "kd"}}, where="methods")

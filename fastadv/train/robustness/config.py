@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fastadv.train import models
-from fastadv.train.config import check_data_dir, check_device
+from fastadv.train import datasets, models
+from fastadv.train.config import check_device
 from fastadv.train.errors import ConfigError
 from fastadv.train.fields import About, Fields
 from fastadv.train.robustness.catalogue import ATTACKS, build_attack
@@ -21,8 +21,9 @@ class AttackConfig(Fields):
     checkpoint: Annotated[
         Path | None, About("state_dict of the network, or a checkpoint of `fastadv train`; always needed")
     ] = None
-    data: Annotated[Literal["digits", "cifar100"], About("dataset, of which the test split is attacked")] = "digits"
-    data_dir: Annotated[Path | None, About("folder that holds cifar-100-python or cifar-100-binary")] = None
+    data: Annotated[str, About(f"dataset, of which the test split is attacked: {', '.join(datasets.NAMES)}")] = "digits"
+    data_dir: Annotated[Path | None, About(datasets.DATA_DIR)] = None
+    image_size: Annotated[int | None, About(datasets.IMAGE_SIZE, low=1)] = None
     n: Annotated[int | None, About("attack only the first n test images; none is all", low=1)] = None
 
     attack: Annotated[str, About(f"attack: {', '.join(ATTACKS)}; svgd is judged by each image's worst particle")] = (
@@ -46,13 +47,13 @@ class AttackConfig(Fields):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, choices in (("model", models.NAMES), ("attack", tuple(ATTACKS))):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name}: {getattr(self, name)!r}, expected one of {', '.join(choices)}")
+        models.check_name("model", self.model)
+        if self.attack not in ATTACKS:
+            raise ConfigError(f"attack: {self.attack!r}, expected one of {', '.join(ATTACKS)}")
         if self.checkpoint is None:
             raise ConfigError("checkpoint: None, expected the file with the network's weights")
         check_device(self.device)
-        check_data_dir(self.data, self.data_dir)
+        datasets.check_source(self.data, self.data_dir, self.image_size)
         build_attack(self)
 
     @property

@@ -9,17 +9,18 @@ from torch import Tensor
 
 from fastadv.ops import dispatch
 from fastadv.train.checkpoint import write_atomically
-from fastadv.train.report import render_table
 from fastadv.train.robustness.catalogue import build_attack, keywords
 from fastadv.train.robustness.config import AttackConfig
 from fastadv.train.robustness.interval import wilson
 from fastadv.train.robustness.run import JUDGE, Subject
 from fastadv.train.robustness.shards import Shard, Verdict
+from fastadv.train.run_folder import read_origin
+from fastadv.train.tables import render_table
 
 
 def write_result(config: AttackConfig, subject: Subject, shards: Sequence[Shard], folder: Path) -> str:
     """Write result.json and report.md into `folder`; the summary as text."""
-    origin = json.loads((folder / "origin.json").read_text())
+    origin = read_origin(folder)
     result = summarise(config, subject, shards, origin)
     summary = _summary(config, result)
     sections = [

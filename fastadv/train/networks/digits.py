@@ -1,5 +1,8 @@
 """Two networks for 8x8 digits: a teacher, and a student small enough to need one."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -33,11 +36,9 @@ class DigitsNet(nn.Module):
         return Features(tuple(maps[1:]), tuple(preactivations), embedding, self.fc(embedding))
 
 
-def digits_cnn(*, num_classes: int, in_channels: int) -> nn.Module:
-    """The teacher: 16, 32 and 64 channels, the last at half the resolution."""
-    return DigitsNet((16, 1), (32, 1), (64, 2), num_classes=num_classes, in_channels=in_channels)
-
-
-def digits_small(*, num_classes: int, in_channels: int) -> nn.Module:
-    """The student: 8 and 16 channels, halving the resolution twice."""
-    return DigitsNet((8, 2), (16, 2), num_classes=num_classes, in_channels=in_channels)
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    # The teacher: the last stage at half the resolution.
+    "digits_cnn": partial(DigitsNet, (16, 1), (32, 1), (64, 2)),
+    # The student: half the resolution in each stage.
+    "digits_small": partial(DigitsNet, (8, 2), (16, 2)),
+}

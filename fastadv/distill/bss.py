@@ -1,0 +1,158 @@
+"""Distillation with boundary supporting samples: BSS."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from fastadv.attacks.arguments import count
+from fastadv.attacks.base_samples import bss_candidates, bss_targets
+from fastadv.attacks.boundary import bss
+from fastadv.attacks.guard import evaluating
+from fastadv.distill.method import Batch, Method, Network, Terms
+from fastadv.distill.teacher import required
+from fastadv.ops import checks
+from fastadv.ops.divergence import kl_distill
+from fastadv.ops.layout import aligned
+from fastadv.reference._common import accumulate
+
+
+class Seen(NamedTuple):
+    """What a network makes of images: their logits [N, C], and the vectors [N, D] that distances are taken between."""
+
+    logits: Tensor
+    embedding: Tensor
+
+
+class Boundary(NamedTuple):
+    """Samples moved to the teacher's decision boundary.
+
+    places: where in the batch they come from, int64 [M]; chosen: whether the sample there is worth it [M], only these
+    have moved; target: the class each was moved to [M]; student, teacher: what the networks make of the moved samples.
+    """
+
+    places: Tensor
+    chosen: Tensor
+    target: Tensor
+    student: Seen
+    teacher: Seen
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of ``values`` [M] over the samples that are worth it; zero where there are none."""
+        return (values * self.chosen).sum() / self.chosen.sum().clamp(min=1)
+
+
+class BSS(Method):
+    """Match the teacher's softened answers on clean images and on samples at its decision boundaries.
+
+    ``L = CE(S(x), y) + a(t) KL(p_T(x) || p_S(x)) + b(t) KL(p_T(x') || p_S(x'))`` with the softmax p of logits over
+    temperature T, without the factor T^2, and after the share t of the training
+
+    ``a(t) = kd_start + (kd_end - kd_start) t``,  ``b(t) = bss_weight max(1 - t / bss_end, 0)``.
+
+    The images that both networks classify correctly, ``attack_size`` of them at most, those where the networks differ
+    most (:func:`fastadv.attacks.bss_candidates`), are moved towards a class drawn from the teacher's answer
+    (:func:`fastadv.attacks.bss_targets`) until they leave their own: x' (:func:`fastadv.attacks.bss`). The clean terms
+    are means over the batch, the boundary term is one over the images that were moved. The student sees x' in a forward
+    of its own, of the same size at each step: where fewer images are worth it, clean ones that weigh nothing fill up,
+    which a BatchNorm in train mode sees. Once b is zero there is no attack.
+
+    The published loss has cross-entropies in place of the divergences: the same gradients, the values larger by the
+    entropy of the teacher's answer. It attacks images normalised by a deviation of about 0.2 with step size 0.3; in
+    pixels that is 0.06.
+
+    Args:
+        temperature: T > 0.
+        kd_start, kd_end: a(0) and a(1).
+        bss_weight: b(0).
+        bss_end: the share of training from which b is zero.
+        attack_size: how many images of a batch are attacked; the published one has 256.
+        steps, step_size: of the attack.
+
+    Terms: "loss"; before their weights "ce", "kd", and "bss", which is zero where there is no attack.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument is out of range.
+
+    Source: Heo, Lee, Yun, Choi, "Knowledge distillation with adversarial samples supporting decision boundary", AAAI
+    2019, as its released code has it.
+    """
+
+    needs_teacher = True
+
+    def __init__(
+        self,
+        temperature: float = 3.0,
+        *,
+        kd_start: float = 4.0,
+        kd_end: float = 1.0,
+        bss_weight: float = 2.0,
+        bss_end: float = 0.75,
+        attack_size: int = 64,
+        steps: int = 10,
+        step_size: float = 0.06,
+    ) -> None:
+        super().__init__()
+        self.temperature = checks.positive("temperature", temperature)
+        self.kd_start = checks.number("kd_start", kd_start)
+        self.kd_end = checks.number("kd_end", kd_end)
+        self.bss_weight = checks.not_negative("bss_weight", bss_weight)
+        self.bss_end = checks.positive("bss_end", bss_end)
+        self.attack_size = count("attack_size", attack_size, 1)
+        self.steps = count("steps", steps, 1)
+        self.step_size = checks.positive("step_size", step_size)
+
+    def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
+        return self.distil(student, required(self, teacher), batch)[2]
+
+    def distil(self, student: Network, teacher: Network, batch: Batch) -> tuple[Seen, Boundary | None, Terms]:
+        """What the student makes of the clean images, the boundary samples unless they weigh nothing, the terms."""
+        clean, taught = self.look("student", student, batch.x), self._taught(teacher, batch.x)
+        ce = cross_entropy(accumulate(clean.logits), batch.y)
+        kd = self._apart(clean, taught).mean()
+        loss = ce + (self.kd_start + (self.kd_end - self.kd_start) * batch.progress) * kd
+        weight = self.bss_weight * max(1 - batch.progress / self.bss_end, 0.0)
+        boundary, matching = None, torch.zeros_like(ce)
+        if weight > 0:
+            boundary = self._draw(student, teacher, clean.logits, taught.logits, batch)
+            matching = boundary.mean(self._apart(boundary.student, boundary.teacher))
+            loss = loss + weight * matching
+        terms = {"loss": loss, "ce": ce.detach(), "kd": kd.detach(), "bss": matching.detach()}
+        return clean, boundary, terms
+
+    def look(self, name: str, network: Network, x: Tensor) -> Seen:
+        """What ``network``, the "student" or the "teacher", makes of images ``x``."""
+        logits = network(x)
+        return Seen(logits, logits)
+
+    def _taught(self, teacher: Network, x: Tensor) -> Seen:
+        with evaluating([teacher]), torch.no_grad():
+            return self.look("teacher", teacher, x)
+
+    def _draw(
+        self, student: Network, teacher: Network, of_student: Tensor, of_teacher: Tensor, batch: Batch
+    ) -> Boundary:
+        """The boundary samples, given both networks' logits on the clean images."""
+        places, chosen = bss_candidates(of_teacher, of_student.detach(), batch.y, size=self.attack_size)
+        known = of_teacher[places]
+        # What is not worth it stays where it is: its target is the class it already has.
+        target = torch.where(chosen, bss_targets(known, seed=batch.seed, sample_ids=places), known.argmax(1))
+        moved = bss(teacher, batch.x[places], target, steps=self.steps, step_size=self.step_size)
+        moved = aligned(batch.x, moved.to(batch.x.dtype))[1]
+        return Boundary(places, chosen, target, self.look("student", student, moved), self._taught(teacher, moved))
+
+    def _apart(self, student: Seen, teacher: Seen) -> Tensor:
+        """``KL(p_T || p_S)`` of each image [N], at the temperature and without its square as a factor."""
+        softened = kl_distill(student.logits, teacher.logits, temperature=self.temperature, reduction="none")
+        return softened / self.temperature**2
+
+    def extra_repr(self) -> str:
+        return (
+            f"temperature={self.temperature}, kd_start={self.kd_start}, kd_end={self.kd_end}, "
+            f"bss_weight={self.bss_weight}, bss_end={self.bss_end}, attack_size={self.attack_size}, "
+            f"steps={self.steps}, step_size={self.step_size}"
+        )

@@ -1,0 +1,26 @@
+"""Losses that reach one network through another."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import nn
+
+
+@contextlib.contextmanager
+def constant_parameters(networks: Iterable[Any]) -> Iterator[None]:
+    """What is computed inside gives the networks' parameters no gradient, though it flows through them to their inputs.
+
+    Afterwards each parameter requires grad as before. Callables that are no modules are left alone.
+    """
+    modules = [network for network in networks if isinstance(network, nn.Module)]
+    held = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in held:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)

@@ -1,0 +1,125 @@
+"""What the methods of robust distillation share: an inner maximisation, and losses of what the networks say of it."""
+
+from __future__ import annotations
+
+import abc
+from functools import cached_property
+
+from torch import Tensor
+
+from fastadv.attacks.arguments import master
+from fastadv.attacks.configured import PGD
+from fastadv.attacks.networks import Networks
+from fastadv.distill.method import Batch, Method, Network, Terms
+from fastadv.distill.teacher import teacher_logits
+from fastadv.ops import checks
+from fastadv.ops.layout import aligned
+
+# The published starts next to the image add 0.001 N(0, 1) to each pixel; this is uniform noise of the same deviation.
+NEAR = 0.001 * 3**0.5
+
+_ATTACK_MODES = {name: name for name in ("eval", "train")}
+
+
+class Views:
+    """The clean and the adversarial images of a step, and the networks' logits on them, each computed once when asked.
+
+    The student sees clean and adversarial images in forwards of their own, as in the published codes, so that in train
+    mode each batch has its own statistics.
+
+    Attributes:
+        student, teacher: the networks.
+        x: the clean images [N, ...], in float32 or float64; y: their classes [N].
+        adversarial: what the attack found, as x.
+        progress, seed: as in :class:`Batch`.
+    """
+
+    adversarial: Tensor
+
+    def __init__(self, method: Method, student: Network, teacher: Network | None, batch: Batch) -> None:
+        self._method, self._batch = method, batch
+        self.student, self.teacher = student, teacher
+        self.x, self.y = master(batch.x), batch.y
+        self.progress, self.seed = batch.progress, batch.seed
+
+    def ask_student(self, images: Tensor) -> Tensor:
+        """The student's logits on ``images``."""
+        return self.student(self.fed(images))
+
+    def ask_teacher(self, images: Tensor) -> Tensor:
+        """The teacher's logits on ``images`` in eval mode, without gradient. TypeError where there is no teacher."""
+        return teacher_logits(self._method, self.teacher, self.fed(images))
+
+    @cached_property
+    def student_clean(self) -> Tensor:
+        return self.ask_student(self.x)
+
+    @cached_property
+    def student_adversarial(self) -> Tensor:
+        return self.ask_student(self.adversarial)
+
+    @cached_property
+    def teacher_clean(self) -> Tensor:
+        return self.ask_teacher(self.x)
+
+    @cached_property
+    def teacher_adversarial(self) -> Tensor:
+        return self.ask_teacher(self.adversarial)
+
+    def fed(self, images: Tensor) -> Tensor:
+        """``images`` as networks are given them: in the dtype and layout of the batch."""
+        return aligned(self._batch.x, images.to(self._batch.x.dtype))[1]
+
+
+class RobustMethod(Method):
+    """A method whose loss is a function of the networks' logits on the clean images and on adversarial ones.
+
+    Args:
+        eps: linf radius of the attack, in pixels of [0, 1].
+        step_size: of its steps, in the same units.
+        steps: how many.
+        attack_mode: "eval" attacks the student in eval mode, which leaves no trace in it; "train" in the mode it is
+            trained in, with the statistics of the attacked batch and moving BatchNorm's buffers at each step.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument is out of range or an unknown name.
+    """
+
+    # Radius of the ball that the attack starts in; None is eps.
+    start_eps: float | None = None
+
+    def __init__(self, *, eps: float, step_size: float, steps: int, attack_mode: str) -> None:
+        super().__init__()
+        self.eps = checks.not_negative("eps", eps)
+        start = None if self.start_eps is None else min(self.start_eps, self.eps)
+        self.ascent = PGD(eps=eps, step_size=step_size, steps=steps, start_eps=start)
+        self.attack_mode = checks.choice("attack_mode", attack_mode, _ATTACK_MODES)
+
+    def attack(self, views: Views) -> Tensor:
+        """The adversarial images [N, ...] of ``views``: here those of the student's cross-entropy."""
+        return self.ascent(self.attacked(views.student), views.x, views.y, seed=views.seed)
+
+    @abc.abstractmethod
+    def terms_on(self, views: Views) -> Terms:
+        """As :meth:`forward`, given clean and adversarial images."""
+
+    def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
+        return self.terms_on(self.views(student, teacher, batch))
+
+    def views(self, student: Network, teacher: Network | None, batch: Batch) -> Views:
+        """The images of the batch and what the attack makes of them."""
+        views = Views(self, student, teacher, batch)
+        views.adversarial = self.attack(views)
+        return views
+
+    def attacked(self, student: Network) -> Network:
+        """The student as the attack is to see it."""
+        if self.attack_mode == "eval":
+            return student
+        networks = Networks(student)
+        # Attacks put modules in eval mode and leave other callables as they are.
+        return lambda x: networks(x)[0]
+
+    def extra_repr(self) -> str:
+        return f"{self.ascent}, attack_mode={self.attack_mode!r}"

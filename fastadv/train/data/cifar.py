@@ -1,0 +1,158 @@
+"""CIFAR-10 and CIFAR-100 from their official layouts (Krizhevsky 2009), without torchvision.
+
+The Python layout holds pickles, the binary one rows of one label byte (CIFAR-100: two, coarse and fine) and 3072 pixels
+as red, green and blue planes of 32 rows.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastadv.train.data import restricted_pickle
+from fastadv.train.data.stored import Arrays, Stored
+from fastadv.train.errors import DataError
+
+PIXELS = 3 * 32 * 32
+ROWS = {"train": 50_000, "test": 10_000}
+
+
+@dataclass(frozen=True)
+class Cifar:
+    """What the two datasets call things. files: of each split."""
+
+    name: str
+    classes: int
+    python_folder: str
+    python_files: dict[str, tuple[str, ...]]
+    labels: str
+    python_names: tuple[str, str]
+    binary_folder: str
+    binary_files: dict[str, tuple[str, ...]]
+    label_bytes: int
+    binary_names: str
+
+
+CIFAR10 = Cifar(
+    name="CIFAR-10",
+    classes=10,
+    python_folder="cifar-10-batches-py",
+    python_files={"train": tuple(f"data_batch_{batch}" for batch in range(1, 6)), "test": ("test_batch",)},
+    labels="labels",
+    python_names=("batches.meta", "label_names"),
+    binary_folder="cifar-10-batches-bin",
+    binary_files={"train": tuple(f"data_batch_{batch}.bin" for batch in range(1, 6)), "test": ("test_batch.bin",)},
+    label_bytes=1,
+    binary_names="batches.meta.txt",
+)
+CIFAR100 = Cifar(
+    name="CIFAR-100",
+    classes=100,
+    python_folder="cifar-100-python",
+    python_files={"train": ("train",), "test": ("test",)},
+    labels="fine_labels",
+    python_names=("meta", "fine_label_names"),
+    binary_folder="cifar-100-binary",
+    binary_files={"train": ("train.bin",), "test": ("test.bin",)},
+    label_bytes=2,
+    binary_names="fine_label_names.txt",
+)
+
+
+def read(cifar: Cifar, folder: Path, rows: dict[str, int] = ROWS) -> Stored:
+    """Both splits from whichever layout lies in `folder` (or is `folder`); the Python layout where both do.
+
+    Class names are numbers where the layout has no names. `rows` is the number of images each split must have.
+    Raises DataError naming the file when something is missing, damaged or of the wrong size.
+    """
+    place = _find(folder, cifar.python_folder, cifar.python_files)
+    if place is not None:
+        splits = {
+            split: _join(_read_pickle(cifar, place / file) for file in cifar.python_files[split]) for split in rows
+        }
+        names = _names_from_pickle(cifar, place)
+    else:
+        place = _find(folder, cifar.binary_folder, cifar.binary_files)
+        if place is None:
+            python, binary = (
+                f"{name}/{files['train'][0]}"
+                for name, files in (
+                    (cifar.python_folder, cifar.python_files),
+                    (cifar.binary_folder, cifar.binary_files),
+                )
+            )
+            raise DataError(
+                f"data_dir {folder}: holds neither {python} nor {binary}; expected the unpacked {cifar.name} archive"
+            )
+        splits = {split: _join(_read_rows(cifar, place / file) for file in cifar.binary_files[split]) for split in rows}
+        names = _names_from_text(cifar, place / cifar.binary_names)
+    for split, (images, labels) in splits.items():
+        if len(images) != rows[split]:
+            raise DataError(f"{place}: {split} has {len(images)} images, expected {rows[split]}")
+        if labels.min() < 0 or labels.max() >= cifar.classes:
+            raise DataError(
+                f"{place}: {split} has labels {labels.min()}..{labels.max()}, expected 0..{cifar.classes - 1}"
+            )
+    return Stored(splits, names)
+
+
+def _find(folder: Path, name: str, files: dict[str, tuple[str, ...]]) -> Path | None:
+    """`name` in `folder`, or `folder` itself, whichever holds a first file of the training split."""
+    return next((place for place in (folder / name, folder) if (place / files["train"][0]).is_file()), None)
+
+
+def _join(parts: Iterable[Arrays]) -> Arrays:
+    images, labels = zip(*parts, strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def _entry(rows: Any, key: str, path: Path) -> Any:
+    """An entry under its bytes key (written by Python 2) or its str key."""
+    if not isinstance(rows, dict):
+        raise DataError(f"{path}: holds a {type(rows).__name__}, expected a dict")
+    for spelling in (key.encode(), key):
+        if spelling in rows:
+            return rows[spelling]
+    raise DataError(f"{path}: has no entry {key!r}")
+
+
+def _read_pickle(cifar: Cifar, path: Path) -> Arrays:
+    content = restricted_pickle.load(path)
+    data, labels = _entry(content, "data", path), _entry(content, cifar.labels, path)
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != PIXELS:
+        found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
+        raise DataError(f"{path}: 'data' is {found}, expected uint8 [N, {PIXELS}]")
+    if not isinstance(labels, list) or len(labels) != len(data) or not all(type(label) is int for label in labels):
+        raise DataError(f"{path}: {cifar.labels!r} is not a list of {len(data)} integers")
+    return data.reshape(-1, 3, 32, 32), np.array(labels, dtype=np.int64)
+
+
+def _read_rows(cifar: Cifar, path: Path) -> Arrays:
+    try:
+        flat = np.fromfile(path, dtype=np.uint8)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    width = cifar.label_bytes + PIXELS
+    if flat.size == 0 or flat.size % width:
+        raise DataError(f"{path}: {flat.size} bytes, expected a multiple of {width}")
+    table = flat.reshape(-1, width)
+    return table[:, -PIXELS:].reshape(-1, 3, 32, 32), table[:, -PIXELS - 1].astype(np.int64)
+
+
+def _names_from_pickle(cifar: Cifar, place: Path) -> tuple[str, ...]:
+    file, key = cifar.python_names
+    names = _entry(restricted_pickle.load(place / file), key, place / file)
+    if not isinstance(names, list) or len(names) != cifar.classes:
+        raise DataError(f"{place / file}: {key!r} is not a list of {cifar.classes} names")
+    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
+
+
+def _names_from_text(cifar: Cifar, path: Path) -> tuple[str, ...]:
+    if not path.is_file():
+        return tuple(str(label) for label in range(cifar.classes))
+    names = tuple(path.read_text().split())
+    if len(names) != cifar.classes:
+        raise DataError(f"{path}: {len(names)} names, expected {cifar.classes}")
+    return names

@@ -1,0 +1,93 @@
+"""One file over HTTP: continued where it was cut off, and kept only where its md5 is the expected one."""
+
+import hashlib
+import re
+import time
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+
+from fastadv.train.errors import ConfigError, DataError
+
+CHUNK = 1 << 20
+SILENCE = 60.0  # seconds that a server may take to say something
+SECONDS_BETWEEN_LINES = 5.0
+MEGABYTE = 1e6
+
+
+def download(url: str, path: Path, *, md5: str) -> None:
+    """Fetch `url` to `path`, unless it is there already.
+
+    What has come is in `path`.part; where that exists, only the rest is asked for (a server that does not know HTTP
+    ranges sends all of it again).
+    Raises ConfigError for an address that is not HTTP; DataError where the server cannot be reached, refuses, or stops
+    early, which leaves the part to be continued; and where the md5 is another one, which deletes it.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"url: {url!r}, expected an address that begins with http:// or https://")
+    if path.is_file() and _md5(path) == md5:
+        return
+    part = path.with_name(f"{path.name}.part")
+    try:
+        _fetch(url, part)
+    except HTTPError as error:
+        raise DataError(f"{url}: the server answers {error.code} {error.reason}") from error
+    except (OSError, HTTPException) as error:
+        raise DataError(
+            f"{url}: {getattr(error, 'reason', error)}; what has come is kept, the same command continues"
+        ) from error
+    found = _md5(part)
+    if found != md5:
+        part.unlink()
+        raise DataError(f"{url}: md5 {found}, expected {md5}; the file is deleted, the same command fetches it anew")
+    part.replace(path)
+
+
+def _fetch(url: str, part: Path) -> None:
+    """All of `url` in `part`, of which the beginning may be there."""
+    done = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=SILENCE)
+    except HTTPError as error:
+        if error.code == 416 and done:  # nothing follows what is there
+            return
+        raise
+    with response:
+        if response.status != 206:
+            done = 0
+        elif _first_byte(response) != done:
+            raise DataError(f"{url}: asked for bytes from {done}, got {response.headers['Content-Range']!r}")
+        _receive(response, part, done)
+
+
+def _first_byte(response: Any) -> int | None:
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers["Content-Range"] or "")
+    return int(found[1]) if found else None
+
+
+def _receive(response: Any, part: Path, done: int) -> None:
+    """Append to the `done` bytes of `part` all that comes. Raises DataError where it is less than was announced."""
+    length = response.headers["Content-Length"]
+    total = done + int(length) if length else None
+    printed = time.monotonic()
+    with part.open("ab" if done else "wb") as file:
+        while chunk := response.read(CHUNK):
+            file.write(chunk)
+            done += len(chunk)
+            if time.monotonic() - printed > SECONDS_BETWEEN_LINES:
+                printed = time.monotonic()
+                of_all = f" of {total / MEGABYTE:.0f}" if total else ""
+                print(f"{part.stem}: {done / MEGABYTE:.0f}{of_all} MB", flush=True)
+    if total is not None and done < total:
+        raise DataError(
+            f"{response.url}: the connection ended after {done} of {total} bytes; what has come is kept,"
+            " the same command continues"
+        )
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -1,0 +1,72 @@
+"""Tiny-ImageNet-200 from its official layout (Stanford CS231n): 200 classes of ImageNet at 64x64.
+
+train/WNID/images/*.JPEG, 500 a class; val/images/*.JPEG with val/val_annotations.txt (rows of file, WNID and a box), 50
+a class, which is the test split here: the official one has no labels. words.txt: rows of WNID and its names.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from fastadv.train.data.pictures import images_in, read_images
+from fastadv.train.data.stored import Stored
+from fastadv.train.errors import DataError
+
+FOLDER = "tiny-imagenet-200"
+CLASSES = 200
+ROWS = {"train": 500 * CLASSES, "test": 50 * CLASSES}
+
+
+def read(folder: Path, size: int | None = None, *, classes: int = CLASSES, rows: dict[str, int] = ROWS) -> Stored:
+    """Both splits from tiny-imagenet-200 in `folder` (or `folder` itself); labels in the order of the WNIDs.
+
+    size: see :func:`fastadv.train.data.pictures.read_images`. `classes` and `rows` are what must be there.
+    Raises DataError naming the file or folder when something is missing, damaged or of the wrong size.
+    """
+    place = next(
+        (place for place in (folder / FOLDER, folder) if (place / "val" / "val_annotations.txt").is_file()), None
+    )
+    if place is None or not (place / "train").is_dir():
+        raise DataError(
+            f"data_dir {folder}: expected {FOLDER} with train/WNID/images and val/val_annotations.txt,"
+            " the unpacked Tiny-ImageNet archive"
+        )
+    wnids = sorted(entry.name for entry in (place / "train").iterdir() if entry.is_dir())
+    if len(wnids) != classes:
+        raise DataError(f"{place / 'train'}: {len(wnids)} folders, expected {classes}")
+    label_of = {wnid: label for label, wnid in enumerate(wnids)}
+    files = {"train": _training_files(place / "train", label_of), "test": _validation_files(place / "val", label_of)}
+    for split, found in files.items():
+        if len(found) != rows[split]:
+            raise DataError(f"{place}: {split} has {len(found)} images, expected {rows[split]}")
+    splits = {
+        split: (
+            read_images([path for path, _ in found], size, root=place, split=split),
+            np.array([label for _, label in found], dtype=np.int64),
+        )
+        for split, found in files.items()
+    }
+    return Stored(splits, _names(place / "words.txt", wnids))
+
+
+def _training_files(folder: Path, label_of: dict[str, int]) -> list[tuple[Path, int]]:
+    for wnid in label_of:
+        if not (folder / wnid / "images").is_dir():
+            raise DataError(f"{folder / wnid / 'images'}: no such folder")
+    return [(path, label) for wnid, label in label_of.items() for path in images_in(folder / wnid / "images")]
+
+
+def _validation_files(folder: Path, label_of: dict[str, int]) -> list[tuple[Path, int]]:
+    annotations = folder / "val_annotations.txt"
+    rows = [line.split("\t") for line in annotations.read_text().splitlines() if line]
+    for row in rows:
+        if len(row) < 2 or row[1] not in label_of:
+            raise DataError(f"{annotations}: {' '.join(row)!r}, expected a file and a WNID of the training split")
+    return [(folder / "images" / row[0], label_of[row[1]]) for row in rows]
+
+
+def _names(path: Path, wnids: list[str]) -> tuple[str, ...]:
+    """The first name of each WNID; the WNID where there is none."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    names = dict(line.split("\t", 1) for line in lines if "\t" in line)
+    return tuple(names.get(wnid, wnid).partition(",")[0] for wnid in wnids)

@@ -1,0 +1,93 @@
+"""MobileNetV2 (Sandler et al. 2018) for 32x32 images as distillation compares it (Tian et al. 2020): half its width.
+
+The stem halves the resolution, there is no max pooling, and ReLU is not cut at 6. A stage ends in a linear convolution:
+map and preactivation are the same. Parameter names are those of HobbitLong/RepDistiller.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastadv.distill import Features
+from fastadv.train.networks.stages import initialise_convolutions
+
+EXPANSION = 6
+# Expansion, channels at full width, blocks and stride of each group.
+GROUPS = (
+    (1, 16, 1, 1),
+    (EXPANSION, 24, 2, 1),
+    (EXPANSION, 32, 3, 2),
+    (EXPANSION, 64, 4, 2),
+    (EXPANSION, 96, 3, 1),
+    (EXPANSION, 160, 3, 2),
+    (EXPANSION, 320, 1, 1),
+)
+# The groups after which the features are shown: one map a resolution, two at the lowest but one.
+SHOWN = (1, 2, 4, 6)
+EMBEDDING = 1280
+
+
+class InvertedResidual(nn.Module):
+    """y = F(x), or x + F(x) where shapes agree; F = 1x1 expansion, 3x3 depthwise, 1x1 linear, with BatchNorm each."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = inputs * expansion
+        self.conv = nn.Sequential(
+            nn.Conv2d(inputs, inner, 1, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(),
+            nn.Conv2d(inner, inner, 3, stride=stride, padding=1, groups=inner, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(),
+            nn.Conv2d(inner, outputs, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self._residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x) if self._residual else self.conv(x)
+
+
+class MobileNetV2(nn.Module):
+    """x [N, C, H, W] to logits [N, num_classes]. width: what the channels of the paper are multiplied by."""
+
+    def __init__(self, width: float = 0.5, *, num_classes: int, in_channels: int = 3) -> None:
+        super().__init__()
+        widths = [int(32 * width), *(int(channels * width) for _, channels, _, _ in GROUPS)]
+        self.conv1 = nn.Sequential(
+            nn.Conv2d(in_channels, widths[0], 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(widths[0])
+        )
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                InvertedResidual(inputs, outputs, stride, expansion),
+                *(InvertedResidual(outputs, outputs, 1, expansion) for _ in range(count - 1)),
+            )
+            for (inputs, outputs), (expansion, _, count, stride) in zip(pairwise(widths), GROUPS, strict=True)
+        )
+        self.conv2 = nn.Sequential(nn.Conv2d(widths[-1], EMBEDDING, 1, bias=False), nn.BatchNorm2d(EMBEDDING))
+        linear = nn.Linear(EMBEDDING, num_classes)
+        self.classifier = nn.Sequential(linear)
+        initialise_convolutions(self)
+        nn.init.normal_(linear.weight, std=0.01)
+        nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.with_features(x).logits
+
+    def with_features(self, x: Tensor) -> Features:
+        stem = self.conv1(x)
+        x = F.relu(stem)
+        maps, preactivations = [x], [stem]
+        for number, group in enumerate(self.blocks):
+            x = group(x)
+            if number in SHOWN:
+                maps.append(x)
+                preactivations.append(x)
+        embedding = F.relu(self.conv2(x)).mean(dim=(2, 3))
+        return Features(tuple(maps), tuple(preactivations), embedding, self.classifier(embedding))
+
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {"mobilenetv2": MobileNetV2}

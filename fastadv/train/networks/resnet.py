@@ -1,0 +1,133 @@
+"""The residual networks of He et al. 2016 for 32x32 images, in the two forms of the literature.
+
+resnet8 .. resnet110: their section 4.2, depth 6 n + 2, three stages of 16, 32 and 64 channels; resnet8x4 and
+resnet32x4 are four times as wide behind a stem of 32 (Tian et al. 2020). resnet18, resnet34 and resnet50: the four
+stages they use for ImageNet, of 64 to 512 channels (times 4 with bottlenecks), behind a 3x3 stem without pooling: the
+ResNet-18 of robust distillation, the resnet18_8x and resnet34_8x of data-free distillation, the ResNet50 of Tian et
+al.
+
+The shortcut where shapes change is a 1x1 convolution and BatchNorm (option B), not zero padding (option A): resnet20
+.. resnet110 have 2,752 parameters more than those of the paper. Parameter names are those of the public CIFAR
+checkpoints of chenyaofo/pytorch-cifar-models; those of kuangliu/pytorch-cifar are understood.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastadv.distill import Features
+from fastadv.train.networks.stages import ReluBlock, Stage, initialise_convolutions, run
+
+
+def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
+
+
+class BasicBlock(ReluBlock):
+    """y = relu(F(x) + shortcut(x)), F = conv, BatchNorm, relu, conv, BatchNorm."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _conv3x3(inputs, outputs, stride)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = _conv3x3(outputs, outputs)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample = _shortcut(inputs, outputs, stride)
+
+    def preactivation(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        return self.bn2(self.conv2(out)) + self.downsample(x)
+
+
+class Bottleneck(ReluBlock):
+    """The same with F = 1x1, 3x3 (strided), 1x1 convolution, a quarter of the channels inside."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        inner = outputs // 4
+        self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = _conv3x3(inner, inner, stride)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = nn.Conv2d(inner, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.downsample = _shortcut(inputs, outputs, stride)
+
+    def preactivation(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        return self.bn3(self.conv3(out)) + self.downsample(x)
+
+
+class ResNet(nn.Module):
+    """x [N, C, H, W] to logits [N, num_classes]; every stage but the first halves H and W.
+
+    blocks: in each stage. widths: channels of the stem and of each stage.
+    """
+
+    def __init__(
+        self,
+        block: Callable[[int, int, int], ReluBlock],
+        blocks: Sequence[int],
+        widths: Sequence[int],
+        *,
+        num_classes: int,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        self.conv1 = _conv3x3(in_channels, widths[0])
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self._stages = [f"layer{number}" for number in range(1, len(blocks) + 1)]
+        for name, inputs, outputs, count in zip(self._stages, widths, widths[1:], blocks, strict=False):
+            first = block(inputs, outputs, 1 if name == "layer1" else 2)
+            self.add_module(name, Stage(first, *(block(outputs, outputs, 1) for _ in range(count - 1))))
+        self.fc = nn.Linear(widths[-1], num_classes)
+        initialise_convolutions(self)
+        self.register_load_state_dict_pre_hook(_understand_other_names)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.with_features(x).logits
+
+    def with_features(self, x: Tensor) -> Features:
+        stages = [cast(Stage, self.get_submodule(name)) for name in self._stages]
+        maps, preactivations = run(self.bn1(self.conv1(x)), stages)
+        embedding = maps[-1].mean(dim=(2, 3))
+        return Features(maps, preactivations, embedding, self.fc(embedding))
+
+
+def _understand_other_names(module: nn.Module, weights: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A state_dict in the names of kuangliu/pytorch-cifar, in ours."""
+    for name in list(weights):
+        own = name.removeprefix(prefix)
+        if name.startswith(prefix) and (own.startswith("linear.") or ".shortcut." in own):
+            own = (
+                own.replace("linear.", "fc.", 1) if own.startswith("linear.") else own.replace("shortcut", "downsample")
+            )
+            weights[prefix + own] = weights.pop(name)
+
+
+def cifar_resnet(
+    depth: int, *, widths: Sequence[int] = (16, 16, 32, 64), num_classes: int, in_channels: int = 3
+) -> ResNet:
+    """Three stages of basic blocks. Raises ValueError for a depth that is not 6 n + 2."""
+    if depth < 8 or (depth - 2) % 6:
+        raise ValueError(f"depth: {depth}, expected 6 n + 2 with n >= 1")
+    return ResNet(BasicBlock, 3 * [(depth - 2) // 6], widths, num_classes=num_classes, in_channels=in_channels)
+
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    **{f"resnet{depth}": partial(cifar_resnet, depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
+    **{f"resnet{depth}x4": partial(cifar_resnet, depth, widths=(32, 64, 128, 256)) for depth in (8, 32)},
+    "resnet18": partial(ResNet, BasicBlock, (2, 2, 2, 2), (64, 64, 128, 256, 512)),
+    "resnet34": partial(ResNet, BasicBlock, (3, 4, 6, 3), (64, 64, 128, 256, 512)),
+    "resnet50": partial(ResNet, Bottleneck, (3, 4, 6, 3), (64, 256, 512, 1024, 2048)),
+}

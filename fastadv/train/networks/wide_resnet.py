@@ -1,0 +1,97 @@
+"""Wide residual networks (Zagoruyko and Komodakis 2016): wrn_D_K has depth D = 6 n + 4 and 16 K, 32 K, 64 K channels.
+
+BatchNorm and ReLU come before the convolutions, so a stage has no ReLU of its own: its preactivation is what the
+BatchNorm after it gives, its map that after the ReLU. A BatchNorm that reads a sum cannot be folded by freeze().
+Parameter names are those of HobbitLong/RepDistiller.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastadv.distill import Features
+from fastadv.train.networks.stages import initialise_convolutions
+
+
+class PreActivationBlock(nn.Module):
+    """y = F(a) + x, or F(a) + conv1x1(a) where shapes change.
+
+    a = relu(BatchNorm(x)), F = conv, BatchNorm, relu, conv.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.convShortcut = None if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after_activation(x, F.relu(self.bn1(x)))
+
+    def after_activation(self, x: Tensor, activated: Tensor) -> Tensor:
+        """y where relu(BatchNorm(x)) is known."""
+        shortcut = x if self.convShortcut is None else self.convShortcut(activated)
+        return shortcut + self.conv2(F.relu(self.bn2(self.conv1(activated))))
+
+
+class WideStage(nn.Module):
+    """Blocks one after the other, under the name that public checkpoints have for them."""
+
+    def __init__(self, inputs: int, outputs: int, blocks: int, stride: int) -> None:
+        super().__init__()
+        first = PreActivationBlock(inputs, outputs, stride)
+        self.layer = nn.Sequential(first, *(PreActivationBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
+
+    def preactivation(self, x: Tensor) -> Tensor:
+        """The first BatchNorm of ``x``, which closes what came before."""
+        return cast(PreActivationBlock, self.layer[0]).bn1(x)
+
+    def after_activation(self, x: Tensor, activated: Tensor) -> Tensor:
+        first, *blocks = self.layer
+        x = cast(PreActivationBlock, first).after_activation(x, activated)
+        for block in blocks:
+            x = block(x)
+        return x
+
+
+class WideResNet(nn.Module):
+    """x [N, C, H, W] to logits [N, num_classes]. Raises ValueError for a depth that is not 6 n + 4."""
+
+    def __init__(self, depth: int, width: int, *, num_classes: int, in_channels: int = 3) -> None:
+        super().__init__()
+        if depth < 10 or (depth - 4) % 6:
+            raise ValueError(f"depth: {depth}, expected 6 n + 4 with n >= 1")
+        blocks = (depth - 4) // 6
+        self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
+        self.block1 = WideStage(16, 16 * width, blocks, stride=1)
+        self.block2 = WideStage(16 * width, 32 * width, blocks, stride=2)
+        self.block3 = WideStage(32 * width, 64 * width, blocks, stride=2)
+        self.bn1 = nn.BatchNorm2d(64 * width)
+        self.fc = nn.Linear(64 * width, num_classes)
+        initialise_convolutions(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.with_features(x).logits
+
+    def with_features(self, x: Tensor) -> Features:
+        preactivations: list[Tensor] = []
+        maps: list[Tensor] = []
+        x = self.conv1(x)
+        for stage in (self.block1, self.block2, self.block3):
+            preactivations.append(stage.preactivation(x))
+            maps.append(F.relu(preactivations[-1]))
+            x = stage.after_activation(x, maps[-1])
+        preactivations.append(self.bn1(x))
+        maps.append(F.relu(preactivations[-1]))
+        embedding = maps[-1].mean(dim=(2, 3))
+        return Features(tuple(maps), tuple(preactivations), embedding, self.fc(embedding))
+
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    f"wrn_{depth}_{width}": partial(WideResNet, depth, width) for depth in (16, 40) for width in (1, 2)
+}

@@ -1,0 +1,70 @@
+"""What a network's gradient leaves unexplained, in closed form, and IGDM's warning of it."""
+
+import copy
+import re
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from fastadv.distill import IGDM, RSLAD, Batch
+from fastadv.distill.local_linearity import remainder
+
+
+class Quadratic(nn.Module):
+    """Logits (u + c u^2, 0) of u = sum(x) / D."""
+
+    def __init__(self, curvature: float) -> None:
+        super().__init__()
+        self.curvature = curvature
+
+    def forward(self, x):
+        u = x.flatten(1).mean(1)
+        return torch.stack((u + self.curvature * u * u, torch.zeros_like(u)), 1)
+
+
+@pytest.fixture
+def images():
+    return torch.linspace(0.2, 0.8, 5).view(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous()
+
+
+def test_a_linear_network_leaves_nothing(batch):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).double()
+    assert remainder(network, batch[0].double(), eps=0.1) < 1e-12
+
+
+def test_a_quadratic_network(images):
+    # The first logit is the larger one everywhere, so d lowers u by eps: the change is -eps (1 + 2 c u) + c eps^2.
+    u, c, eps = 0.5, 3.0, 0.1
+    expected = c * eps**2 / (eps * (1 + 2 * c * u) - c * eps**2)
+    torch.testing.assert_close(remainder(Quadratic(c), images, eps=eps), torch.tensor(expected), rtol=1e-4, atol=0)
+
+
+def test_it_leaves_no_trace(teacher, batch):
+    before = copy.deepcopy(teacher.state_dict())
+    value = remainder(teacher, batch[0], eps=0.1)
+    assert not value.requires_grad
+    assert all(module.training for module in teacher.modules())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    torch.testing.assert_close(teacher.state_dict(), before, atol=0, rtol=0)
+    assert value == remainder(teacher.eval().requires_grad_(False), batch[0], eps=0.1)
+
+
+def test_igdm_warns_of_a_teacher_that_is_not_robust(images, student):
+    # Next to its peak at u = 0.5 the change is -0.1 * 0.04 - 0.1^2, of which the gradient explains the first part.
+    with pytest.warns(UserWarning, match=re.escape("not locally linear, as an adversarially trained one is: 0.71 of")):
+        IGDM(RSLAD(eps=0.1)).build(student, Quadratic(-1.0), torch.full_like(images, 0.48), images=5)
+
+
+def test_igdm_is_silent_with_a_robust_one(images, student, teacher, batch):
+    x, y = batch
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        IGDM(RSLAD(eps=0.1)).build(student, Quadratic(0.5), images, images=5)
+        IGDM(RSLAD(eps=0.1, steps=1))(student, teacher, Batch(x, y))
+
+
+def test_igdm_asks_for_a_teacher(images, student):
+    with pytest.raises(TypeError, match="teacher must be a network for IGDM, got None"):
+        IGDM().build(student, None, images, images=5)

@@ -1,0 +1,129 @@
+"""Trains each of JOBS and leaves weights, metrics and messages in a folder; then a whole run. Alone or under torchrun.
+
+usage: [torchrun ...] processes_train.py FOLDER
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fastadv.distill import KD, TALD, AdversarialMethod, CrossEntropy
+from fastadv.train import cli, datasets
+from fastadv.train.config import resolve
+from fastadv.train.errors import ConfigError, TrainError
+from fastadv.train.evaluation import evaluate
+from fastadv.train.experiment import build_classifier
+from fastadv.train.models import Classifier, Normalize
+from fastadv.train.processes import Processes, joined
+from fastadv.train.trainer import Trainer
+
+FLAGS = {"epochs": "2", "batch_size": "51", "tensorboard": False, "log_steps": "1", "eval_batch_size": "90"}
+FLAGS.update(augmentation="none", eval_steps="2", eval_samples="200", eval_eps="0.1")
+
+
+class FromNoise(AdversarialMethod):
+    """A generator with BatchNorm against the student, without images; both draw noise by seed."""
+
+    needs_teacher = False
+    needs_images = False
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        self.adversary = nn.Sequential(nn.Linear(4, 64), nn.BatchNorm1d(64), nn.Unflatten(1, (1, 8, 8)))
+
+    def _images(self, batch):
+        return self.adversary(torch.randn(len(batch.x), 4, generator=torch.Generator().manual_seed(batch.seed)))
+
+    def forward(self, student, teacher, batch):
+        return {"loss": student(self._images(batch).detach()).square().mean()}
+
+    def adversary_optimizer(self):
+        return torch.optim.Adam(self.adversary.parameters(), lr=1e-3)
+
+    def adversary_terms(self, student, teacher, batch):
+        return {"loss": -student(self._images(batch)).square().mean()}
+
+
+class Remembers(CrossEntropy):
+    """Keeps something of the images that this process saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("memory", torch.zeros(()))
+
+    def forward(self, student, teacher, batch):
+        self.memory += batch.x.mean()
+        return super().forward(student, teacher, batch)
+
+
+def without_batch_statistics(seed):
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+    return Classifier(Normalize([0.3], [0.4]), network)
+
+
+# How to make the method, and whether the student has batch statistics.
+JOBS = {
+    "ce": (CrossEntropy, False),
+    "kd": (KD, False),
+    "tald": (lambda: TALD(steps=2, eps=0.1, weight=0.5), False),
+    "norm": (CrossEntropy, True),
+    "noise": (FromNoise, True),
+}
+
+
+def trainer(digits, folder, method, *, norm, **flags):
+    config = resolve(flags={**FLAGS, **flags})
+    return Trainer(
+        model=build_classifier(config.student, config, digits, seed=0) if norm else without_batch_statistics(0),
+        method=method,
+        teacher=without_batch_statistics(1).eval().requires_grad_(False),
+        train=datasets.subset(digits.train, 150, seed=0),
+        test=digits.test,
+        config=config,
+        seed=0,
+        folder=folder,
+        label="test",
+    )
+
+
+def message_of(function):
+    try:
+        function()
+    except TrainError as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing was raised"
+
+
+def fail():
+    raise ConfigError("in the first process")
+
+
+def main(folder: Path) -> None:
+    digits = datasets.load("digits")
+    with joined("cpu") as processes:
+        for name, (method, norm) in JOBS.items():
+            trained = trainer(digits, folder / name, method(), norm=norm)
+            trained.fit()
+        facts = {
+            "accuracy": evaluate(trained.model, digits.test, trained.config),
+            "remembers": message_of(trainer(digits, folder / "remembers", Remembers(), norm=True).fit),
+            "raised": message_of(lambda: processes.from_first(fail)),
+            "told": processes.from_first(lambda: Processes().rank),
+        }
+        (folder / f"facts-{processes.rank}.json").write_text(json.dumps(facts))
+        print(f"rank {processes.rank} of {processes.count} speaks")
+
+
+def whole_run(folder: Path) -> int:
+    options = ["--methods=kd", "--seeds=0", "--teacher-epochs=1", "--student-samples=100", "--epochs=1"]
+    return cli.main(["train", "--run-dir", str(folder / "run"), "--no-tensorboard", "--eval-steps=1", *options])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
+    raise SystemExit(whole_run(Path(sys.argv[1])))
