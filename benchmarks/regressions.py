@@ -22,8 +22,8 @@ class Slower:
 def slower(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Slower]:
     """The cases of both results whose fused call is slower by more than the noise, the worst first.
 
-    The noise: the quartiles of the times of both runs must be apart, and both the fused time and the ratio to the eager
-    formula, in which a slower machine cancels, must be worse by more than runs of the same code differ.
+    The noise: the quartiles of both runs' times and the intervals of their ratios to the eager formula, in which a
+    slower machine cancels, must be apart, and both be worse by more than runs of the same code differ.
     """
     earlier = {row["case"]: row for row in before["rows"]}
     found = []
@@ -33,7 +33,8 @@ def slower(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Slower]:
         old, new = earlier[row["case"]], row
         times = new["seconds"]["fused"]["median"] / old["seconds"]["fused"]["median"]
         lost = old["ratio_to_fused"]["eager"]["median"] / new["ratio_to_fused"]["eager"]["median"]
-        apart = new["seconds"]["fused"]["low"] > old["seconds"]["fused"]["high"]
+        longer = new["seconds"]["fused"]["low"] > old["seconds"]["fused"]["high"]
+        apart = longer and new["ratio_to_fused"]["eager"]["high"] < old["ratio_to_fused"]["eager"]["low"]
         if apart and min(times, lost) > BETWEEN_RUNS:
             found.append(Slower(row["case"], times, lost))
     return sorted(found, key=lambda case: -min(case.times, case.lost))
