@@ -66,18 +66,18 @@ def _case(attack: str, victim: Victim, batch: int, device: torch.device) -> Case
         # Its own predictions, so that every image is still to be attacked.
         y = network(x).argmax(1)
     fused, eager, arguments, rivals = _CALLS[attack](network, x, y)
-    judged = partial(_weaker, network, x, y, attack)
     return Case(
         fused=fused,
         eager=eager,
         arguments=(network, *arguments),
         work=None,
-        atol=0.1 if attack in ("svgd", "vat") else 0.01,  # of which both sides draw starts of their own
+        # Of svgd and vat both sides draw starts of their own.
+        atol=0.1 if attack in ("svgd", "vat") else 0.01,
         opponents_atol=0.1,
         rivals={name: partial(_fair, network, fused, partial(build, network, x, y)) for name, build in rivals.items()},
         not_compiled="the loop differentiates inside; a compiled network serves both sides",
-        difference=judged,
-        agreement="inside the ball, network's mean loss",
+        difference=partial(_reached, network, x, y, attack),
+        agreement="inside ball and box, and the mean loss reached",
     )
 
 
@@ -105,30 +105,33 @@ def _images_shown(network: nn.Module, call: Call) -> int:
     return shown
 
 
-def _weaker(network: nn.Module, x: Tensor, y: Tensor, attack: str, result: object, expected: object) -> float:
-    """By how much the mean losses reached differ, relative to the expected gain; infinite outside of ball and box."""
-    reached = []
-    for images in (result, expected):
-        assert isinstance(images, Tensor)
-        moved = images.detach().flatten(1, -4) if images.dim() > x.dim() else images.detach().unsqueeze(1)
-        moved = moved.reshape(x.shape[0], -1, *x.shape[1:])
-        away = (moved - x.unsqueeze(1)).flatten(2)
-        far = {"pgd l2": away.norm(dim=2).amax() - L2, "vat": away.norm(dim=2).amax() - L2, "bss": away.new_zeros(())}
-        if float(far.get(attack, away.abs().amax() - EPS)) > 1e-4:
-            return float("inf")
-        if attack != "vat" and (float(moved.amin()) < 0 or float(moved.amax()) > 1):
-            return float("inf")
-        reached.append(_loss(network, moved.flatten(0, 1), x, y, attack))
-    clean = _loss(network, x, x, y, attack)
-    return abs(reached[0] - reached[1]) / max(abs(reached[1] - clean), 1e-12)
+def _reached(network: nn.Module, x: Tensor, y: Tensor, attack: str, result: object, expected: object) -> float:
+    """By how much the mean losses reached differ, relative to what was to be gained; infinite outside of the ball."""
+    assert isinstance(result, Tensor)
+    assert isinstance(expected, Tensor)
+    # Images [N, C, H, W] or particles [N, n, C, H, W].
+    found, wanted = (images.detach().reshape(x.shape[0], -1, *x.shape[1:]) for images in (result, expected))
+    if _outside(found, x, attack):
+        return float("inf")
+    clean, gained, gain = (_loss(network, images, x, y, attack) for images in (x.unsqueeze(1), found, wanted))
+    return abs(gained - gain) / max(abs(gain - clean), 1e-12)
+
+
+def _outside(found: Tensor, x: Tensor, attack: str) -> bool:
+    """Whether one of the images [N, n, C, H, W] has left ball or box; bss has no ball, vat no box."""
+    away = (found - x.unsqueeze(1)).flatten(2)
+    beyond = away.norm(dim=2).amax() - L2 if attack in ("pgd l2", "vat") else away.abs().amax() - EPS
+    out_of_box = bool((found < 0).any() | (found > 1).any())
+    return (attack != "bss" and float(beyond) > 1e-4) or (attack != "vat" and out_of_box)
 
 
 def _loss(network: nn.Module, images: Tensor, x: Tensor, y: Tensor, attack: str) -> float:
+    """The mean over images [N, n, C, H, W] of what the attack climbs."""
     with torch.no_grad():
-        logits = network(images)
+        logits = network(images.flatten(0, 1))
         if attack == "vat":
             return float(fastadv.kl_distill(logits, network(x)))
-        return float(F.cross_entropy(logits, y.repeat_interleave(images.shape[0] // y.shape[0])))
+        return float(F.cross_entropy(logits, y.repeat_interleave(images.shape[1])))
 
 
 Calls = tuple[Call, Callable[..., object], tuple[object, ...], dict[str, Any]]

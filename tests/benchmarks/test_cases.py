@@ -7,7 +7,7 @@ import torch
 
 import fastadv
 from benchmarks.case import Missing, Work, largest_difference, share_apart
-from benchmarks.cases import registry, selected
+from benchmarks.cases import loops, registry, selected
 from benchmarks.opponents import peers
 
 CPU = torch.device("cpu")
@@ -65,3 +65,23 @@ def test_an_opponent_that_is_not_installed_says_so(monkeypatch):
         build(torch.nn.Identity(), torch.zeros(1), torch.zeros(1))
     with pytest.raises(Missing, match="GPU"):
         peers.liger("kl", CPU)
+
+
+def test_an_attack_must_stay_in_its_ball_and_reach_the_loss():
+    (entry,) = (entry for entry in selected() if entry.op == "attacks.pgd" and "linf" in entry.name)
+    case = entry.build(CPU)
+    found, clean = case.fused(), case.arguments[1]
+    assert case.difference(found, found) == 0
+    assert case.difference(clean, found) == pytest.approx(1)
+    assert case.difference(found + 1e-3, found) == float("inf")
+
+
+def test_an_attack_that_asks_the_network_more_often_is_no_opponent():
+    network, x = torch.nn.Identity(), torch.zeros(8, 3)
+
+    def calls(count):
+        return lambda: [network(x) for _ in range(count)]
+
+    assert loops._fair(network, calls(4), lambda: calls(5))
+    with pytest.raises(Missing, match="shows the network 48 images, ours 32"):
+        loops._fair(network, calls(4), lambda: calls(6))
