@@ -1,6 +1,10 @@
 # make demo           the whole job on a small real dataset: teacher, particles, students, a report
 # make test           formatting, lint, types and the test suite
-# make bench          fused against eager and torch.compile on this machine
+# make bench          fused against what people use now, on this machine: results, pictures and pages; BENCH=--all for
+#                     everything, an hour or more
+# make bench-pages    the pages and pictures again, from the committed results
+# make bench-slower   name what is slower than in the committed results of this machine by more than the noise
+# make bench-compare  BASE=REVISION: this working tree against another commit, call by call in turn
 # make bench-attacks  whole attacks against torchattacks' on a CIFAR-100 resnet56, about two minutes on two idle cores:
 #                     CHECKPOINT=FILE DATA_DIR=DIR, and OUTPUT=NAME to write NAME.md and NAME.json
 # make sanitize       the C++ ops' tests under AddressSanitizer and UndefinedBehaviorSanitizer, about two minutes
@@ -18,7 +22,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SOURCES := $(wildcard csrc/common/* csrc/cpu/* csrc/cuda/*) fastadv/ops/schemas.py pyproject.toml setup.py
 
-.PHONY: demo test bench bench-attacks lint format sanitize cuda-compile gpu-check clean
+.PHONY: demo test bench bench-pages bench-slower bench-compare bench-attacks lint format sanitize cuda-compile gpu-check clean
 
 demo: $(INSTALLED)
 	$(BIN)/fastadv train
@@ -36,7 +40,17 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(BENCH)
+	$(BIN)/python -m benchmarks.page
+
+bench-pages: $(INSTALLED)
+	$(BIN)/python -m benchmarks.page
+
+bench-slower: $(INSTALLED)
+	$(BIN)/python -m benchmarks --against committed $(BENCH)
+
+bench-compare: $(INSTALLED)
+	$(BIN)/python -m benchmarks.compare_commits "$(BASE)" $(BENCH)
 
 bench-attacks: $(INSTALLED)
 	$(BIN)/python -m benchmarks.attack_loops --checkpoint "$(CHECKPOINT)" --data-dir "$(DATA_DIR)" \

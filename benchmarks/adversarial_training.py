@@ -10,11 +10,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fastadv.attacks import FGSM
-from fastadv.distill.method import Method, Network
+from fastadv.distill.method import Batch, Method, Network, Terms
 from fastadv.train import datasets
 from fastadv.train.config import Config
 from fastadv.train.experiment import build_classifier
@@ -33,17 +32,9 @@ class FastAdversarialTraining(Method):
         super().__init__()
         self.attack = FGSM(eps=eps, step_size=1.25 * eps, random_start=True)
 
-    def forward(
-        self,
-        student: Network,
-        teacher: Network | None,
-        x: Tensor,
-        y: Tensor,
-        *,
-        progress: float,
-        seed: int | Tensor,
-    ) -> dict[str, Tensor]:
-        return {"loss": cross_entropy(student(self.attack(student, x, y, seed=seed)), y)}
+    def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
+        moved = self.attack(student, batch.x, batch.y, seed=batch.seed)
+        return {"loss": cross_entropy(student(moved), batch.y)}
 
 
 def main() -> None:

@@ -22,8 +22,9 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks import opponents
 from benchmarks.__main__ import Differs, describe_machine
-from benchmarks.measure import Spread, interleaved, ratio
+from benchmarks.measure import Effort, interleaved
 from benchmarks.page import markdown, spread
+from benchmarks.spread import Spread, ratio
 from fastadv.attacks import freeze, pgd
 from fastadv.ops.attack_loss import attack_loss_value_and_grad
 from fastadv.ops.step import pgd_stepper
@@ -129,7 +130,7 @@ def run(attacks: Mapping[str, Variant], x: Tensor, y: Tensor, steps: int, rounds
     if weak := {name: value for name, value in losses.items() if value < least}:
         raise Differs(f"loss {clean:.3f} to {losses[BASELINE]:.3f} by {BASELINE}, but {weak}; nothing was timed")
     calls = {name: partial(each.attack, each.network, x, y) for name, each in attacks.items()}
-    seconds = interleaved(calls, rounds=rounds)
+    seconds = interleaved(calls, effort=Effort(rounds=rounds, fewest_rounds=rounds))
     rows = {}
     for name, each in attacks.items():
         logits = each.network(x).detach()

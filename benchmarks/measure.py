@@ -1,33 +1,31 @@
-"""Interleaved timing: every round times each variant once, and ratios are taken within a round."""
+"""Interleaved timing: every round times each variant once, so that ratios can be taken within a round."""
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
 
-ROUNDS = 41
-ROUND_SECONDS = 0.004
-WARM_UP_SECONDS = 0.05
-Call = Callable[[], object]
+from benchmarks.case import Call
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Median and quartiles."""
+class Effort:
+    """How long a case is measured: rounds are fewer where they would take more than ``budget_seconds`` in all."""
 
-    median: float
-    low: float
-    high: float
+    rounds: int = 41
+    fewest_rounds: int = 7
+    round_seconds: float = 0.004
+    warm_up_seconds: float = 0.03
+    budget_seconds: float = 2.0
 
-    @classmethod
-    def of(cls, values: list[float]) -> Spread:
-        low, median, high = statistics.quantiles(values, n=4)
-        return cls(median, low, high)
+
+# After the caches have been emptied every call is a round.
+COLD = Effort(rounds=15, round_seconds=0.0, warm_up_seconds=0.0)
 
 
 class Clock(Protocol):
@@ -56,40 +54,52 @@ def device_clock(call: Call, calls: int) -> float:
 
 
 class ColdClock:
-    """As :func:`device_clock`, each call alone and after the L2 cache has been overwritten."""
+    """As the warm clock of ``device``, each call alone and after the last cache has been overwritten."""
 
-    def __init__(self) -> None:
-        size = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
-        self._filler = torch.empty(4 * size, dtype=torch.int8, device="cuda")
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._filler = torch.empty(2 * last_cache(device), dtype=torch.int8, device=device)
 
     def __call__(self, call: Call, calls: int) -> float:
-        events = []
-        for _ in range(calls):
-            self._filler.zero_()
-            pair = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            pair[0].record()
-            call()
-            pair[1].record()
-            events.append(pair)
-        torch.cuda.synchronize()
-        return sum(start.elapsed_time(end) for start, end in events) / 1000 / calls
+        return sum(self._once(call) for _ in range(calls)) / calls
+
+    def _once(self, call: Call) -> float:
+        self._filler.zero_()
+        return warm_clock(self._device)(call, 1)
+
+
+def warm_clock(device: torch.device) -> Clock:
+    return device_clock if device.type == "cuda" else host_clock
+
+
+def last_cache(device: torch.device) -> int:
+    """Bytes of the last cache before the memory of ``device``; 64 MiB where a CPU does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).L2_cache_size)
+    sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    return max((int(size[:-1]) * {"K": 2**10, "M": 2**20}[size[-1]] for size in sizes), default=2**26)
 
 
 def interleaved(
-    variants: Mapping[str, Call], clock: Clock = host_clock, *, rounds: int = ROUNDS
+    variants: Mapping[str, Call], clock: Clock = host_clock, effort: Effort | None = None
 ) -> dict[str, list[float]]:
-    """Seconds a call of each variant, one number a round, the variants taking turns within a round."""
-    calls = {name: _warm_up(call, clock) for name, call in variants.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rounds):
-        for name, call in variants.items():
-            seconds[name].append(clock(call, calls[name]))
-    return seconds
+    """Seconds a call of each variant, one number a round.
 
-
-def ratio(numerator: list[float], denominator: list[float]) -> Spread:
-    """The ratio round by round: noise that hits a whole round cancels."""
-    return Spread.of([a / b for a, b in zip(numerator, denominator, strict=True)])
+    The variants take turns within a round, and another one begins each round, so that none always follows the same.
+    """
+    effort = effort or Effort()
+    calls, a_round = {}, 0.0
+    for name, call in variants.items():
+        calls[name], seconds = warm_up(call, clock, effort)
+        a_round += calls[name] * seconds
+    rounds = min(effort.rounds, max(effort.fewest_rounds, int(effort.budget_seconds / a_round)))
+    taken: dict[str, list[float]] = {name: [] for name in variants}
+    names = list(variants)
+    for made in range(rounds):
+        first = made % len(names)
+        for name in names[first:] + names[:first]:
+            taken[name].append(clock(variants[name], calls[name]))
+    return taken
 
 
 def replayed(call: Call) -> Call:
@@ -111,17 +121,9 @@ def replayed(call: Call) -> Call:
     return replay
 
 
-def bandwidth() -> float:
-    """Bytes a second that the current GPU reads and writes in a copy much larger than its caches."""
-    source = torch.empty(2**30, dtype=torch.int8, device="cuda")
-    target = torch.empty_like(source)
-    seconds = interleaved({"copy": lambda: target.copy_(source)}, device_clock)["copy"]
-    return 2 * source.numel() / statistics.median(seconds)
-
-
-def _warm_up(call: Call, clock: Clock) -> int:
-    """Run ``call`` until it is warm; how many calls fill a round."""
+def warm_up(call: Call, clock: Clock, effort: Effort) -> tuple[int, float]:
+    """Run ``call`` until it is warm; how many calls fill a round, and the seconds of one."""
     count, elapsed = 0, 0.0
-    while elapsed < WARM_UP_SECONDS or count < 3:
+    while count < 2 or elapsed < effort.warm_up_seconds:
         count, elapsed = count + 1, elapsed + clock(call, 1)
-    return max(1, round(ROUND_SECONDS * count / elapsed))
+    return max(1, round(effort.round_seconds * count / elapsed)), elapsed / count

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastadv
-from benchmarks import opponents
+from benchmarks.opponents import features, losses
 
 T, A, B = 2.5, 0.3, 3.0
 
@@ -162,7 +162,7 @@ def test_replaced_lines():
     close(fastadv.nn.KLDistillLoss(T)(S, TEACHER), kl(log_q, p) * T * T)
     close(fastadv.nn.JSDistillLoss(T)(S, TEACHER), (kl(log_m, p) + kl(log_m, q)) / 2 * T * T)
     close(fastadv.nn.KDLoss(T, A)(S, TEACHER, Y), (1 - A) * nn.CrossEntropyLoss()(S, Y) + A * kl(log_q, p) * T * T)
-    close(fastadv.nn.DKDLoss(T, A, B)(S, TEACHER, Y), opponents.dkd_loss(S, TEACHER, Y, T, A, B))
+    close(fastadv.nn.DKDLoss(T, A, B)(S, TEACHER, Y), losses.dkd_loss(S, TEACHER, Y, T, A, B))
     gaps = F.log_softmax(S - S_MINUS, 1), F.softmax(TEACHER - T_MINUS, 1)
     close(fastadv.nn.IGDMLoss()(S, S_MINUS, TEACHER, T_MINUS), kl(*gaps))
     close(fastadv.nn.LossMatchingLoss()(S, TEACHER, Y), nn.MSELoss()(ce(S, Y), ce(TEACHER, Y)))
@@ -171,7 +171,7 @@ def test_replaced_lines():
         fastadv.nn.TripletMarginLoss(**triplet)(S, TEACHER, S_MINUS),
         nn.TripletMarginLoss(**triplet)(S, TEACHER, S_MINUS),
     )
-    close(fastadv.nn.RKDLoss(T, B)(S, TEACHER), opponents.rkd_loss(S, TEACHER, T, B))
+    close(fastadv.nn.RKDLoss(T, B)(S, TEACHER), features.rkd_loss(S, TEACHER, T, B))
     s, t, m = S, TEACHER, T
     published = ((s + m) ** 2 * ((s > -m) & (t <= 0)) + (s - m) ** 2 * ((s <= m) & (t > 0))).sum() / len(s)
     close(fastadv.nn.ActivationBoundaryLoss(m)(s, t), published)

@@ -249,11 +249,11 @@ def _table(backend: str, measured: Mapping[str, Any]) -> list[str]:
     """Medians; the share is what replays move of what a copy moves in the same time."""
     copied = measured["machine"].get("copy_bytes_per_second")
     names = ("fused", "eager", "compiled", "replayed")
-    lines = [f"{backend}, microseconds{'':33}" + "".join(f"{name:>10}" for name in names) + "  share of bandwidth"]
+    lines = [f"{backend}, microseconds{'':41}" + "".join(f"{name:>10}" for name in names) + "  share of bandwidth"]
     for row in measured["rows"]:
         times = "".join(f"{row['seconds'][name]['median'] * 1e6:10.1f}" for name in names if name in row["seconds"])
         moved = row["bytes_per_second"].get("replayed")
-        lines.append(f"{row['case']:52}{times}" + (f"{moved / copied:12.2f}" if moved and copied else ""))
+        lines.append(f"{row['case']:60}{times}" + (f"{moved / copied:12.2f}" if moved and copied else ""))
     return lines
 
 

@@ -1,8 +1,11 @@
-"""The tables of the READMEs are those of the committed results."""
+"""The figures of the READMEs and the pictures are those of the committed results."""
 
 from __future__ import annotations
 
-from benchmarks import page
+import pytest
+
+from benchmarks import page, plots, results
+from benchmarks.cases import selected
 
 
 def test_only_what_stands_between_the_markers_is_replaced():
@@ -12,8 +15,34 @@ def test_only_what_stands_between_the_markers_is_replaced():
 
 
 def test_the_committed_pages_are_up_to_date():
-    tables = "\n\n".join(page.machine_tables(path) for path in sorted((page.HERE / "results").glob("*.json")))
-    for readme, table in ((page.HERE, tables), (page.HERE.parent, page.short_table(page.FRONT_PAGE))):
-        text = (readme / "README.md").read_text()
-        assert table in text
-        assert page.filled(text, table) == text
+    for readme, text in page.pages().items():
+        written = readme.read_text()
+        assert text in written
+        assert page.filled(written, text) == written
+
+
+def test_the_front_page_shows_cases_of_the_default_run():
+    assert set(page.FRONT_CASES) <= {entry.name for entry in selected()}
+
+
+@pytest.mark.parametrize("path", results.files(), ids=lambda path: path.stem)
+def test_the_committed_pictures_are_of_the_committed_results(path):
+    image = pytest.importorskip("PIL.Image", reason="pillow, which comes with matplotlib, is not installed")
+    shown = [link.partition("(results/")[2].rstrip(")") for link in plots.links(path)]
+    assert shown
+    for name in shown:
+        assert image.open(results.FOLDER / name).text["Description"] == plots.digest(path)
+
+
+def test_every_picture_is_drawn_from_what_it_needs(tmp_path):
+    pytest.importorskip("matplotlib")
+    measured = results.read(page.FRONT_PAGE)
+    sizes = enumerate(measured["rows"][:4], 1)
+    rows = [row | {"sweeps": [{"family": "some", "axis": "batch", "size": size}]} for size, row in sizes]
+    copies = [{"bytes": 1000, "seconds": 1e-6, "cold_seconds": 1e-6}]
+    floor = {"copies": copies, "operations_per_second": 1e11, "operations_of": "a product"}
+    path = tmp_path / "machine.json"
+    results.write(path, measured | {"rows": rows, "floor": floor})
+    drawn = plots.draw(path)
+    assert [file.name for file in drawn] == [f"machine-{name}.png" for name in ("speedup", "roofline", "scaling")]
+    assert len(plots.links(path)) == 3

@@ -1,7 +1,12 @@
+from pathlib import Path
+
 import pytest
 
+import fastadv
 from fastadv.train.config import Config, resolve
 from fastadv.train.errors import ConfigError
+
+RECIPES = Path(fastadv.__file__).parent / "train" / "recipes"
 
 
 def write_recipe(folder, text):
@@ -92,6 +97,11 @@ def test_an_impossible_flag_is_named(name, value):
 def test_a_wrong_type_or_key_in_a_recipe_is_named(tmp_path, name, text):
     with pytest.raises(ConfigError, match=rf"^{name}: "):
         resolve(recipe=write_recipe(tmp_path, text))
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.iterdir()))
+def test_every_packaged_recipe_is_a_configuration(recipe, tmp_path):
+    assert resolve(recipe=recipe, flags={"data_dir": str(tmp_path)}).methods
 
 
 def test_an_unknown_or_broken_recipe_is_named(tmp_path):

@@ -1,0 +1,131 @@
+"""Attack loops as people write them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.opponents import steps as step
+
+Rule = Callable[[Tensor, Tensor], Tensor]
+
+
+def pgd_linf(network: nn.Module, x: Tensor, y: Tensor, eps: float, step_size: float, steps: int) -> Tensor:
+    """linf PGD from the clean images as torchattacks writes it."""
+    return _climb(network, x, y, steps, lambda moved, grad: step.pgd_step_linf(moved, grad, x, eps, step_size))
+
+
+def pgd_l2(network: nn.Module, x: Tensor, y: Tensor, eps: float, step_size: float, steps: int) -> Tensor:
+    """l2 PGD from the clean images; the distance is kept from zero, where torchattacks starts at random."""
+
+    def rule(moved: Tensor, grad: Tensor) -> Tensor:
+        norms = torch.norm(grad.flatten(1), p=2, dim=1) + 1e-10
+        return step.project_l2(moved + step_size * (grad / norms.view(-1, 1, 1, 1)), x, eps)
+
+    return _climb(network, x, y, steps, rule)
+
+
+def mi_fgsm(network: nn.Module, x: Tensor, y: Tensor, eps: float, step_size: float, steps: int) -> Tensor:
+    """MI-FGSM as torchattacks writes it."""
+    momentum = torch.zeros_like(x)
+
+    def rule(moved: Tensor, grad: Tensor) -> Tensor:
+        nonlocal momentum
+        moved, momentum = step.momentum_step(moved, grad, momentum, x, eps, step_size, 1.0)
+        return moved
+
+    return _climb(network, x, y, steps, rule)
+
+
+def svgd(network: nn.Module, x: Tensor, y: Tensor, eps: float, step_size: float, steps: int, particles: int) -> Tensor:
+    """Particles from a uniform start, moved by SVGD with a kernel an image; [N, particles, ...]."""
+    noise = torch.empty(x.shape[0], particles, *x.shape[1:], dtype=x.dtype, device=x.device).uniform_(-eps, eps)
+    moved, classes = torch.clamp(x.unsqueeze(1) + noise, 0, 1), y.repeat_interleave(particles)
+    for _ in range(steps):
+        rows = moved.flatten(0, 1).requires_grad_()
+        score = torch.autograd.grad(F.cross_entropy(network(rows), classes, reduction="sum"), rows)[0]
+        moved = step.svgd_step(moved.detach(), score.view_as(moved), x, eps, step_size).detach()
+    return moved
+
+
+def bss(network: nn.Module, x: Tensor, target: Tensor, steps: int) -> Tensor:
+    """Boundary supporting samples as the released code finds them, all steps for all images."""
+    moved, base = x, None
+    active = torch.ones_like(target, dtype=torch.bool)
+    for _ in range(steps):
+        moved = moved.detach().requires_grad_()
+        logits = network(moved)
+        predicted = logits.argmax(1)
+        base = predicted if base is None else base
+        active = active & (predicted == base) & (base != target)
+        gap = logits.gather(1, base[:, None]) - logits.gather(1, target[:, None])
+        grad = torch.autograd.grad(-gap.sum(), moved)[0]
+        moved = step.bss_step(moved.detach(), grad, gap.detach().squeeze(1), active, 0.3)
+    return moved
+
+
+def vat(network: nn.Module, x: Tensor, eps: float, xi: float) -> Tensor:
+    """The virtual adversarial perturbation by one power iteration, as its PyTorch ports write it, but with a sum.
+
+    Their mean over the batch makes the gradient so small that the 1e-8 beside its norm shortens the perturbation.
+    """
+
+    def unit(d: Tensor) -> Tensor:
+        return d / (torch.norm(d.flatten(1), dim=1).view(-1, 1, 1, 1) + 1e-8)
+
+    with torch.no_grad():
+        clean = F.softmax(network(x), dim=1)
+    d = unit(torch.randn_like(x)).requires_grad_()
+    divergence = F.kl_div(F.log_softmax(network(x + xi * d), dim=1), clean, reduction="sum")
+    return x + eps * unit(torch.autograd.grad(divergence, d)[0])
+
+
+def apgd(network: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int) -> Tensor:
+    """linf Auto-PGD from the clean images, written from its paper's algorithm with masked assignment."""
+    checkpoints, p, gap = [0], 0.22, 0.22
+    while p < 1:
+        checkpoints.append(math.ceil(p * steps))
+        gap = max(gap - 0.03, 0.06)
+        p += gap
+    size = torch.full((x.shape[0], 1, 1, 1), 2 * eps, dtype=x.dtype, device=x.device)
+    moved, before = x, x
+    value, grad = _value_and_grad(network, moved, y)
+    best, best_value, best_grad = moved.clone(), value.clone(), grad.clone()
+    rises, checked, halved = torch.zeros_like(value), value.clone(), torch.zeros_like(y, dtype=torch.bool)
+    for k in range(steps):
+        if k in checkpoints[1:]:
+            since = k - checkpoints[checkpoints.index(k) - 1]
+            halves = (rises < 0.75 * since) | ((best_value == checked) & ~halved)
+            size[halves] /= 2
+            moved, grad = moved.clone(), grad.clone()
+            moved[halves], grad[halves] = best[halves], best_grad[halves]
+            rises, checked, halved = torch.zeros_like(rises), best_value.clone(), halves
+        z = torch.clamp(torch.min(torch.max(moved + size * grad.sign(), x - eps), x + eps), 0, 1)
+        if k:
+            z = moved + 0.75 * (z - moved) + 0.25 * (moved - before)
+            z = torch.clamp(torch.min(torch.max(z, x - eps), x + eps), 0, 1)
+        before, moved, previous = moved, z, value
+        value, grad = _value_and_grad(network, moved, y)
+        rises = rises + (value > previous)
+        better = value > best_value
+        best[better], best_grad[better], best_value[better] = moved[better], grad[better], value[better]
+    return best
+
+
+def _climb(network: nn.Module, x: Tensor, y: Tensor, steps: int, rule: Rule) -> Tensor:
+    moved = x
+    for _ in range(steps):
+        moved = moved.detach().requires_grad_()
+        grad = torch.autograd.grad(F.cross_entropy(network(moved), y), moved)[0]
+        moved = rule(moved.detach(), grad)
+    return moved
+
+
+def _value_and_grad(network: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.detach().requires_grad_()
+    value = F.cross_entropy(network(x), y, reduction="none")
+    return value.detach(), torch.autograd.grad(value.sum(), x)[0]

@@ -1,0 +1,87 @@
+"""The benchmark's cases compute the same thing as their opponents, and cover every public op."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import fastadv
+from benchmarks.case import Missing, Work, largest_difference, share_apart
+from benchmarks.cases import loops, registry, selected
+from benchmarks.opponents import peers
+
+CPU = torch.device("cpu")
+# The large ones differ from the small ones in nothing but time.
+SMALL = [entry for entry in selected() if not any(size in entry.name for size in ("1024x", "4096x", "224x224"))]
+
+
+@pytest.mark.parametrize("entry", SMALL, ids=[entry.name for entry in SMALL])
+def test_fused_and_eager_agree(entry):
+    case = entry.build(CPU)
+    expected = case.expected()
+    assert case.difference(case.fused(), expected) <= case.atol
+    bound = case.atol if case.opponents_atol is None else case.opponents_atol
+    assert case.difference(case.opponent(case.eager)(), expected) <= bound
+
+
+def test_every_public_op_is_measured():
+    measured = {entry.op for entry in selected()}
+    functions = {name for name in fastadv.__all__ if not name.endswith("_value_and_grad")}
+    assert functions - measured == {"pgd_step_", "backends", "use_backend"}
+    attacks = {name for name in dir(fastadv.attacks) if f"attacks.{name}" in measured}
+    assert attacks == {"pgd", "mi_fgsm", "apgd", "svgd", "bss", "vat"}
+
+
+def test_no_two_cases_share_a_name():
+    names = [entry.name for entry in registry()]
+    assert len(set(names)) == len(names)
+
+
+def test_a_half_precision_formula_is_judged_in_float32():
+    (entry,) = (entry for entry in selected() if entry.name == "kl_distill 64x100 bfloat16 forward + backward")
+    case = entry.build(CPU)
+    loss, grad = case.expected()
+    assert (loss.dtype, grad.dtype) == (torch.float32, torch.float32)
+    assert case.difference(case.fused(), (loss, grad)) < case.difference(case.opponent(case.eager)(), (loss, grad))
+
+
+def test_work_follows_from_its_formula():
+    x, half = torch.zeros(6), torch.zeros(2, dtype=torch.bfloat16)
+    work = Work.of({"x": x, "half": half}, 2.5, 6, "this and that")
+    assert (work.bytes, work.bytes_formula) == (28, "x 24 + half 4")
+    assert (work.operations, work.operations_formula) == (15, "2.5 x 6: this and that")
+
+
+def test_a_nan_is_a_difference():
+    broken, sound = torch.tensor([1.0, torch.nan]), torch.tensor([1.0, 1.0])
+    assert largest_difference(broken, sound) == float("inf")
+    assert share_apart(broken, sound, threshold=1.0) == 0.5
+
+
+def test_an_opponent_that_is_not_installed_says_so(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torchattacks", None)
+    build = peers.torchattacks("PGD")
+    with pytest.raises(Missing, match="torchattacks"):
+        build(torch.nn.Identity(), torch.zeros(1), torch.zeros(1))
+    with pytest.raises(Missing, match="GPU"):
+        peers.liger("kl", CPU)
+
+
+def test_an_attack_must_stay_in_its_ball_and_reach_the_loss():
+    (entry,) = (entry for entry in selected() if entry.op == "attacks.pgd" and "linf" in entry.name)
+    case = entry.build(CPU)
+    found, clean = case.fused(), case.arguments[1]
+    assert case.difference(found, found) == 0
+    assert case.difference(clean, found) == pytest.approx(1)
+    assert case.difference(found + 1e-3, found) == float("inf")
+
+
+def test_an_attack_that_asks_the_network_more_often_is_no_opponent():
+    network, x = torch.nn.Identity(), torch.zeros(8, 3)
+
+    def calls(count):
+        return lambda: [network(x) for _ in range(count)]
+
+    assert loops._fair(network, calls(4), lambda: calls(5))
+    with pytest.raises(Missing, match="shows the network 48 images, ours 32"):
+        loops._fair(network, calls(4), lambda: calls(6))

@@ -1,0 +1,36 @@
+"""Two processes that take turns; here both measure the same tree."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+import torch
+
+from benchmarks import compare_commits
+
+
+def test_both_sides_measure_the_fastadv_of_their_tree(tmp_path):
+    process = compare_commits.Process(compare_commits.ROOT, tmp_path / "side")
+    with contextlib.closing(process):
+        with pytest.raises(compare_commits.Failed, match="KeyError: 'no such case'"):
+            process.ask(do="prepare", case="no such case", result=str(tmp_path / "x"))
+        before, now, times, difference = compare_commits.compare(
+            "pgd_step linf 1x3x32x32", process, process, tmp_path, rounds=4
+        )
+    assert difference == 0
+    assert 0.2 < times.median < 5
+    assert before.median > 0
+    assert now.median > 0
+    assert torch.load(tmp_path / "here-result", weights_only=True).shape == (1, 3, 32, 32)
+
+
+def test_another_fastadv_than_the_trees_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare_commits, "ROOT", tmp_path)
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()
+    said = json.dumps({"answer": "/somewhere/else/fastadv/__init__.py"})
+    (tmp_path / "benchmarks" / "turns.py").write_text(f"input()\nprint({said!r})")
+    with pytest.raises(SystemExit, match="the fastadv that would be measured is"):
+        compare_commits.Process(tmp_path / "tree", tmp_path / "side")

@@ -1,0 +1,88 @@
+"""What stands behind every figure: turns, intervals, floors, memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.floor import Floor
+from benchmarks.measure import ColdClock, Effort, interleaved
+from benchmarks.memory import peak_bytes
+from benchmarks.spread import ratio
+
+CPU = torch.device("cpu")
+
+
+def test_ratios_are_taken_within_a_round():
+    slow, fast = [2.0, 20.0, 200.0, 2.0], [1.0, 10.0, 100.0, 1.0]
+    assert (ratio(slow, fast).low, ratio(slow, fast).high) == (2.0, 2.0)
+
+
+def test_the_interval_of_a_ratio_narrows_with_the_rounds_and_stays_the_same():
+    # Powers of one number modulo a prime: no two alike.
+    values = [pow(7, k, 401) / 401 for k in range(400)]
+    wide, narrow = ratio(values[:20], [1.0] * 20), ratio(values, [1.0] * 400)
+    assert narrow.high - narrow.low < wide.high - wide.low
+    assert wide.low < wide.median < wide.high
+    assert ratio(values[:20], [1.0] * 20) == wide
+
+
+def test_variants_take_turns_and_none_always_follows_the_same():
+    order, effort = [], Effort(rounds=3, round_seconds=0.0, warm_up_seconds=0.0)
+
+    def clock(call, calls):
+        order.append(call())
+        return 1e-6
+
+    taken = interleaved({name: lambda name=name: name for name in "abc"}, clock, effort)
+    assert "".join(order) == "aabbcc" + "abc" + "bca" + "cab"
+    assert {name: len(seconds) for name, seconds in taken.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_slow_calls_are_measured_in_fewer_rounds():
+    effort = Effort(rounds=40, fewest_rounds=5, round_seconds=0.0, warm_up_seconds=0.0, budget_seconds=1.0)
+    for seconds, rounds in ((0.1, 10), (10.0, 5), (1e-6, 40)):
+        taken = interleaved({"a": lambda: None}, lambda call, calls, seconds=seconds: seconds, effort)
+        assert len(taken["a"]) == rounds
+
+
+def test_a_cold_clock_empties_the_caches_before_every_call(monkeypatch):
+    monkeypatch.setattr("benchmarks.measure.last_cache", lambda device: 1000)
+    clock = ColdClock(CPU)
+    seen = []
+
+    def call():
+        seen.append(int(clock._filler.abs().sum()))
+        clock._filler.fill_(1)
+
+    clock(call, 3)
+    assert clock._filler.numel() == 2000
+    assert seen == [0, 0, 0]
+
+
+def test_a_floor_lies_between_the_measured_copies():
+    floor = Floor({100: 1e-6, 10_000: 1e-4, 40_000: 4e-4}, {100: 1e-5}, 1e9)
+    assert floor.seconds(1) == 1e-6
+    assert floor.seconds(1000) == pytest.approx(1e-5)
+    assert floor.seconds(80_000) == pytest.approx(8e-4)
+    assert floor.seconds(100, cold=True) == 1e-5
+    assert floor.bandwidth == pytest.approx(1e8)
+
+
+def test_a_measured_floor_never_falls_with_size():
+    floor = Floor.measure(CPU, Effort(rounds=2, round_seconds=0.0, warm_up_seconds=0.0))
+    for copies in (floor.warm, floor.cold):
+        assert list(copies.values()) == sorted(copies.values())
+    assert floor.operations_per_second > 1e8
+
+
+def test_the_peak_counts_what_lives_at_once():
+    x = torch.zeros(1000)
+
+    def call():
+        first = x + x
+        second = first * x
+        del first
+        return second - x
+
+    assert peak_bytes(call, CPU) == 2 * x.nbytes

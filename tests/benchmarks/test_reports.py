@@ -1,0 +1,102 @@
+"""What is said of results: losses, scaling, projections, regressions."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from benchmarks import regressions, scaling, tables
+from benchmarks.spread import Spread
+
+
+def row(case, fused, eager, *, sweeps=(), ratio=None):
+    times = {
+        name: vars(Spread(seconds, 0.9 * seconds, 1.1 * seconds))
+        for name, seconds in (("fused", fused), ("eager", eager))
+    }
+    middle = eager / fused
+    return {
+        "case": case,
+        "op": case.split()[0],
+        "sweeps": [{"family": family, "axis": axis, "size": size} for family, axis, size in sweeps],
+        "differences": {"fused": 0.0},
+        "seconds": times,
+        "ratio_to_fused": {"eager": vars(ratio or Spread(middle, 0.9 * middle, 1.1 * middle))},
+        "cold_seconds": {},
+        "cold_ratio_to_fused": {},
+        "peak_bytes": {"fused": 4096, "eager": 8192},
+        "missing": {"compiled": "no compiler"},
+        "bytes": 10**6,
+        "operations": 10**7,
+    }
+
+
+def results(*rows):
+    copies = [{"bytes": size, "seconds": size * 1e-10, "cold_seconds": size * 2e-10} for size in (10**3, 10**9)]
+    floor = {"copies": copies, "operations_per_second": 1e11, "operations_of": "a product"}
+    return {"machine": {}, "floor": floor, "overhead": {}, "rows": list(rows), "not_timed": []}
+
+
+def test_losses_are_named_and_counted():
+    rows = [row("won", 1.0, 2.0), row("lost", 2.0, 1.0), row("even", 1.0, 1.0)]
+    text = tables.losses(rows)
+    assert text.startswith("1 of 3 comparisons are lost, 1 are even within their interval.")
+    assert "Lost:\n\n- lost: eager / fused 0.50 (0.45 to 0.55)\n\nEven:\n\n- even: eager" in text
+    assert "won" not in text
+    assert "memory" not in text
+    thirsty = row("thirsty", 1.0, 2.0) | {"peak_bytes": {"fused": 9000, "eager": 8192}}
+    assert "Take more memory than an opponent:\n\n- thirsty: 8.8 KiB, eager 8.0 KiB" in tables.losses([thirsty])
+
+
+def test_a_missing_opponent_is_a_dash_with_its_reason():
+    rows = [row("a", 1e-6, 2e-6), row("b", 1e-6, 2e-6)]
+    line = tables.main_table(rows).splitlines()[2]
+    assert line == "| a | 1 | 2 | - | 2.00 (1.80 to 2.20) | - | - | - | - / - | 4.0 |"
+    assert tables.absent(rows) == "Missing opponents:\n\n- compiled: no compiler (2 cases)"
+
+
+def test_an_exponent_is_the_slope_in_logarithms():
+    assert scaling.fitted_exponent([1, 10, 100], [3.0, 30 * 10**0.5, 3000.0]) == pytest.approx(1.5)
+
+
+def test_small_sizes_do_not_count_into_the_exponent():
+    points = [row(f"step {n}", max(1.0, n / 8), 1.0, sweeps=[("step", "batch", n)]) for n in (1, 2, 4, 8, 16, 32)]
+    (curve,) = scaling.curves(results(*reversed(points)))
+    assert curve.sizes == (1, 2, 4, 8, 16, 32)
+    assert curve.exponent == pytest.approx(1.0)
+    assert 0.2 < curve.overall < 0.8
+
+
+def projected(**changes):
+    step = row("pgd_step l2 16x3x224x224", 16e-3, 1.0)
+    four = row("svgd_step 128x4x3072", 1e-3, 1.0) | {"bytes": 52 * 128 * 3072}
+    many = row("svgd_step 16x32x3072", 1.0, 1.0) | {"bytes": 12 * 16 * 32 * 3072, "operations": 5 * 32 * 16 * 32 * 3072}
+    return scaling.projection(results(*(found | changes for found in (step, four, many))))
+
+
+def test_a_projection_follows_from_the_figures():
+    time, particles, memory, first = projected()
+    # 1 ms an image, 1,281,167 images, ten steps.
+    assert "spends 3.6 hours in steps" in time
+    # 52 bytes a pixel, 150,528 pixels, at 10 GB/s.
+    assert "100 TB in an ImageNet epoch: 2.8 hours at this machine's copy bandwidth of 10.0 GB/s" in particles
+    assert "1.87 GiB in all" in memory
+    # Ten operations a byte, twelve bytes and 5 n operations a pixel.
+    assert "n = 24 on" in first
+
+
+def test_what_was_not_measured_is_not_projected():
+    assert scaling.projection(results()) == ["This file has no sweeps to project from."]
+
+
+def test_only_what_is_slower_by_more_than_the_noise_is_named():
+    before = results(row("same", 1.0, 4.0), row("slower", 1.0, 4.0), row("gone", 1.0, 4.0))
+    # A machine half as fast makes both slower; only one has lost its gain over the eager formula.
+    now = results(row("same", 2.0, 8.0), row("slower", 3.0, 8.0), row("new", 9.0, 1.0))
+    found = regressions.slower(before, now)
+    assert [case.case for case in found] == ["slower"]
+    assert (found[0].times, found[0].lost) == (3.0, pytest.approx(1.5))
+    assert "slower" in regressions.report(found, "file")
+    assert regressions.slower(before, copy.deepcopy(before)) == []
+    assert regressions.report([], "file") == "nothing is slower than in file by more than the noise"
