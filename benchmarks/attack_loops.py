@@ -20,11 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks import opponents
-from benchmarks.__main__ import Differs, describe_machine
+from benchmarks.machine import describe
 from benchmarks.measure import Effort, interleaved
-from benchmarks.page import markdown, spread
+from benchmarks.opponents.losses import cross_entropy_and_gradient
+from benchmarks.opponents.steps import pgd_step_linf
+from benchmarks.runner import Differs
 from benchmarks.spread import Spread, ratio
+from benchmarks.tables import markdown, spread
 from fastadv.attacks import freeze, pgd
 from fastadv.ops.attack_loss import attack_loss_value_and_grad
 from fastadv.ops.step import pgd_stepper
@@ -71,7 +73,7 @@ def main() -> None:
         if options.compile:
             attacks |= {f"{name}, compiled": compiled(attacks[name]) for name in (EXACT, HALF)}
         results = {
-            "machine": describe_machine("cpu") | {"instructions": instructions()},
+            "machine": describe(torch.device("cpu")) | {"instructions": instructions()},
             "attack": f"PGD, linf, eps 8/255, {options.steps} steps of 2/255, no random start",
             "network": f"{options.model}, {options.batch} images of CIFAR-100",
             **run(attacks, x, y, options.steps, options.rounds),
@@ -95,8 +97,8 @@ def variants(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> dict[str, Va
         return torchattacks.PGD(network, eps=EPS, alpha=STEP_SIZE, steps=steps, random_start=False)(x, y)
 
     def their_update(logits: Tensor) -> None:
-        opponents.cross_entropy_and_gradient(logits, y)
-        opponents.pgd_step_linf(x, x, x, EPS, STEP_SIZE)
+        cross_entropy_and_gradient(logits, y)
+        pgd_step_linf(x, x, x, EPS, STEP_SIZE)
 
     def our_update(logits: Tensor) -> None:
         attack_loss_value_and_grad(logits, y)
@@ -115,7 +117,7 @@ def compiled(variant: Variant) -> Variant:
 
 
 def run(attacks: Mapping[str, Variant], x: Tensor, y: Tensor, steps: int, rounds: int) -> dict[str, Any]:
-    """Compare, then time. Raises :class:`benchmarks.__main__.Differs`."""
+    """Compare, then time. Raises :class:`benchmarks.runner.Differs`."""
     model = attacks[BASELINE].network
     found = {name: each.attack(each.network, x, y) for name, each in attacks.items()}
     agreement = {

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from benchmarks import attack_loops
-from benchmarks.__main__ import Differs
 from benchmarks.attack_loops import BASELINE, EXACT, HALF
+from benchmarks.runner import Differs
 from fastadv.attacks import freeze
 from fastadv.train.models import build
 
