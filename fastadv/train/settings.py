@@ -1,6 +1,7 @@
 """Settings: methods with values for their options, under the names that a run gives them."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,20 +101,14 @@ def _method_of(name: str, tables: Tables, where: str) -> str:
 
 
 def label_settings(settings: Sequence[Setting]) -> dict[str, str]:
-    """What tables call each setting, by its name: the method, what it builds on, and what tells it from the others."""
+    """What tables call each setting: the method and what it builds on, and the setting's name where two are alike."""
     methods = {setting.name: _label(METHODS[setting.method], setting.build()) for setting in settings}
-    labels = {}
-    for setting in settings:
-        alike = [
-            other
-            for other in settings
-            if (other.method, methods[other.name]) == (setting.method, methods[setting.name])
-        ]
-        options = options_of(METHODS[setting.method].kind)
-        telling = [name for name in options if len({shown(other.value(name)) for other in alike}) > 1]
-        differences = [f"{name} {shown(setting.value(name))}" for name in telling] or [setting.name]
-        labels[setting.name] = methods[setting.name] + (f" ({', '.join(differences)})" if len(alike) > 1 else "")
-    return labels
+    shared = Counter(methods.values())
+    return {
+        setting.name: methods[setting.name]
+        + (f" ({setting.name})" if shared[methods[setting.name]] > 1 and setting.name != setting.method else "")
+        for setting in settings
+    }
 
 
 def shown(value: Any) -> str:

@@ -140,21 +140,21 @@ def test_an_entry_of_another_form_is_refused(entry):
         parse_entries([entry])
 
 
-def test_labels_say_the_base_and_what_tells_settings_apart():
+def test_labels_say_the_base_and_the_name_of_a_further_setting():
     entries = ["none.method=tald", "none.samples=none", "plain.method=tald", "plain.base=ce", "tald.eps=0.5"]
     settings = [read(name, *entries) for name in ("ce", "kd", "tald", "none", "plain")]
     assert label_settings(settings) == {
         "ce": "plain (CE)",
         "kd": "KD",
-        "tald": "TALD + KD (samples svgd)",
-        "none": "TALD + KD (samples none)",
+        "tald": "TALD + KD",
+        "none": "TALD + KD (none)",
         "plain": "TALD + plain (CE)",
     }
 
 
-def test_settings_that_nothing_tells_apart_bear_their_names():
+def test_further_settings_of_a_method_bear_their_names():
     settings = [read(name, "twin.method=kd") for name in ("kd", "twin")]
-    assert label_settings(settings) == {"kd": "KD (kd)", "twin": "KD (twin)"}
+    assert label_settings(settings) == {"kd": "KD", "twin": "KD (twin)"}
 
 
 def test_a_name_that_is_no_folders_is_refused():
