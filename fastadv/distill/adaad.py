@@ -50,7 +50,7 @@ class AdaAD(RobustMethod):
 
     def attack(self, views: Views) -> Tensor:
         networks = (self.attacked(views.student), required(self, views.teacher))
-        return self.ascent(networks, views.x, loss=_apart, seed=views.seed)
+        return self.ascent(networks, views.x, loss=_apart, seed=views.seed, sample_ids=views.index)
 
     def terms_on(self, views: Views) -> Terms:
         robust = kl_distill(views.student_adversarial, views.teacher_adversarial)

@@ -77,7 +77,7 @@ class TRADES(RobustMethod):
         self.beta = checks.number("beta", beta)
 
     def attack(self, views: Views) -> Tensor:
-        return self.ascent(self.attacked(views.student), views.x, loss="kl", seed=views.seed)
+        return self.ascent(self.attacked(views.student), views.x, loss="kl", seed=views.seed, sample_ids=views.index)
 
     def terms_on(self, views: Views) -> Terms:
         ce = cross_entropy(accumulate(views.student_clean), views.y)

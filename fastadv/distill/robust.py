@@ -31,7 +31,7 @@ class Views:
         student, teacher: the networks.
         x: the clean images [N, ...], in float32 or float64; y: their classes [N].
         adversarial: what the attack found, as x.
-        progress, seed: as in :class:`Batch`.
+        progress, seed, index: as in :class:`Batch`; noise belongs to the index, whatever batch an image lands in.
     """
 
     adversarial: Tensor
@@ -40,7 +40,7 @@ class Views:
         self._method, self._batch = method, batch
         self.student, self.teacher = student, teacher
         self.x, self.y = master(batch.x), batch.y
-        self.progress, self.seed = batch.progress, batch.seed
+        self.progress, self.seed, self.index = batch.progress, batch.seed, batch.index
 
     def ask_student(self, images: Tensor) -> Tensor:
         """The student's logits on ``images``."""
@@ -98,7 +98,7 @@ class RobustMethod(Method):
 
     def attack(self, views: Views) -> Tensor:
         """The adversarial images [N, ...] of ``views``: here those of the student's cross-entropy."""
-        return self.ascent(self.attacked(views.student), views.x, views.y, seed=views.seed)
+        return self.ascent(self.attacked(views.student), views.x, views.y, seed=views.seed, sample_ids=views.index)
 
     @abc.abstractmethod
     def terms_on(self, views: Views) -> Terms:

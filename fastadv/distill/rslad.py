@@ -48,8 +48,8 @@ class RSLAD(RobustMethod):
         self.adversarial_weight = checks.number("adversarial_weight", adversarial_weight)
 
     def attack(self, views: Views) -> Tensor:
-        student = self.attacked(views.student)
-        return self.ascent(student, views.x, loss="kl", reference=views.teacher_clean, seed=views.seed)
+        student, reference = self.attacked(views.student), views.teacher_clean
+        return self.ascent(student, views.x, loss="kl", reference=reference, seed=views.seed, sample_ids=views.index)
 
     def terms_on(self, views: Views) -> Terms:
         robust = kl_distill(views.student_adversarial, views.teacher_clean)
