@@ -4,7 +4,7 @@ import pytest
 import torch
 from every_attack import every_attack_but
 
-from fastadv.attacks import pgd
+from fastadv.attacks import APGD, PGD, SVGD, pgd
 
 
 @pytest.fixture(autouse=True)
@@ -12,10 +12,8 @@ def _without_earlier_graphs():
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("training", [True, False])
-@every_attack_but("of each")
-def test_captures_as_one_graph(attack, training, network, images, labels):
-    network.train(training)
+def assert_captured(attack, network, images, labels):
+    modes = [module.training for module in network.modules()]
     with torch._dynamo.config.patch(trace_autograd_ops=True):
         compiled = torch.compile(
             lambda *args: attack(network, *args[:2], seed=args[2]), fullgraph=True, backend="aot_eager"
@@ -23,7 +21,17 @@ def test_captures_as_one_graph(attack, training, network, images, labels):
         for seed in (1, 2):
             expected = attack(network, images, labels, seed=torch.tensor(seed))
             assert torch.equal(compiled(images, labels, torch.tensor(seed)), expected)
-    assert all(module.training == training for module in network.modules())
+    assert [module.training for module in network.modules()] == modes
+
+
+@every_attack_but("of each")
+def test_captures_as_one_graph(attack, network, images, labels):
+    assert_captured(attack, network.train(), images, labels)
+
+
+@pytest.mark.parametrize("attack", [PGD(eps=0.1, steps=3), APGD(eps=0.1, steps=6), SVGD(eps=0.1, steps=3)])
+def test_captures_a_network_that_is_in_eval_mode_already(attack, network, images, labels):
+    assert_captured(attack, network.eval(), images, labels)
 
 
 def test_a_compiled_attack_wants_a_seed(network, images, labels):

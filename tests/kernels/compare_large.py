@@ -63,8 +63,11 @@ def main() -> None:
         )
     compare("activation_boundary_loss", lambda: fastadv.activation_boundary_loss_value_and_grad(student, teacher))
 
-    features = torch.randn(70, 600, generator=draw, dtype=torch.float64)
-    compare("rkd_loss", lambda: fastadv.rkd_loss_value_and_grad(features, features[:, :99].exp()))
+    # More points than a tile, and more features, each with few of the other: together they take half of all the time.
+    for size in ((70, 33), (9, 600)):
+        features = torch.randn(size, generator=draw, dtype=torch.float64)
+        other = features[:, :-7].exp()
+        compare(f"rkd_loss {size}", lambda of=(features, other): fastadv.rkd_loss_value_and_grad(*of))
 
     images = torch.rand(2, 6000, generator=draw, dtype=torch.float64)
     noise, score = (0.05 * torch.randn(2, 3, 6000, generator=draw, dtype=torch.float64) for _ in range(2))

@@ -77,6 +77,8 @@ def without_memory(t: Tensor) -> Tensor:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_layouts(case, layout, dtype, backend):
+    if backend == "triton" and dtype == torch.bfloat16 and layout not in ("contiguous", "channels_last", "mixed"):
+        pytest.skip("made dense before it comes to a kernel, as in float32, and Triton's interpreter takes its time")
     assert_agrees(case, dtype, layout, SIZES[case.sizes][0], backend)
 
 
