@@ -20,7 +20,7 @@ from fastadv.train import models
 
 STEPS, PARTICLES, L2, L2_STEP = 10, 4, 0.5, 0.125
 Victim = Callable[[torch.device], nn.Module]
-LOOPS = ("pgd linf", "pgd l2", "mi_fgsm", "apgd", "svgd", "bss", "vat")
+LOOPS = ("fgsm", "pgd linf", "pgd l2", "mi_fgsm", "apgd", "svgd", "bss", "vat")
 
 
 def entries(resnet56: Path | None) -> Iterator[Entry]:
@@ -55,7 +55,8 @@ def public_resnet56(weights: Path, device: torch.device) -> nn.Module:
 
 
 def _entry(attack: str, on: str, victim: Victim, batch: int, *, chosen: bool = False) -> Entry:
-    name = f"attack {attack}, {STEPS if attack != 'vat' else 1} steps on {on}, {size((batch, *CIFAR))}"
+    steps = "1 step" if attack in ("fgsm", "vat") else f"{STEPS} steps"
+    name = f"attack {attack}, {steps} on {on}, {size((batch, *CIFAR))}"
     return Entry(name, f"attacks.{attack.split()[0]}", partial(_case, attack, victim, batch), chosen)
 
 
@@ -137,6 +138,15 @@ def _loss(network: nn.Module, images: Tensor, x: Tensor, y: Tensor, attack: str)
 Calls = tuple[Call, Callable[..., object], tuple[object, ...], dict[str, Any]]
 
 
+def _fgsm(network: nn.Module, x: Tensor, y: Tensor) -> Calls:
+    attack = attacks.FGSM(eps=EPS)
+    rivals = {
+        "torchattacks": peers.torchattacks("FGSM", eps=EPS),
+        "foolbox": peers.foolbox("LinfFastGradientAttack", EPS),
+    }
+    return lambda: attack(network, x, y), loops.fgsm, (x, y, EPS), rivals
+
+
 def _pgd_linf(network: nn.Module, x: Tensor, y: Tensor) -> Calls:
     attack = attacks.PGD(eps=EPS, step_size=STEP, steps=STEPS, random_start=False)
     rivals = {
@@ -190,6 +200,7 @@ def _vat(network: nn.Module, x: Tensor, y: Tensor) -> Calls:
 
 
 _CALLS: dict[str, Callable[[nn.Module, Tensor, Tensor], Calls]] = {
+    "fgsm": _fgsm,
     "pgd linf": _pgd_linf,
     "pgd l2": _pgd_l2,
     "mi_fgsm": _mi_fgsm,

@@ -14,6 +14,11 @@ from benchmarks.opponents import steps as step
 Rule = Callable[[Tensor, Tensor], Tensor]
 
 
+def fgsm(network: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    """FGSM as torchattacks writes it."""
+    return _climb(network, x, y, 1, lambda moved, grad: torch.clamp(moved + eps * grad.sign(), min=0, max=1))
+
+
 def pgd_linf(network: nn.Module, x: Tensor, y: Tensor, eps: float, step_size: float, steps: int) -> Tensor:
     """linf PGD from the clean images as torchattacks writes it."""
     return _climb(network, x, y, steps, lambda moved, grad: step.pgd_step_linf(moved, grad, x, eps, step_size))
