@@ -7,6 +7,8 @@
 # make bench-compare  BASE=REVISION: this working tree against another commit, call by call in turn
 # make bench-attacks  whole attacks against torchattacks' on a CIFAR-100 resnet56, about two minutes on two idle cores:
 #                     CHECKPOINT=FILE DATA_DIR=DIR, and OUTPUT=NAME to write NAME.md and NAME.json
+# make bench-steps    the trainer's step against plain loops of the same recipes, on random images, minutes each:
+#                     CHECKPOINTS=DIR for a trained teacher, OUTPUT=FILE.json to write it and a page beside it
 # make sanitize       the C++ ops' tests under AddressSanitizer and UndefinedBehaviorSanitizer, about two minutes
 # make cuda-compile   what each CUDA kernel takes, into csrc/cuda/RESOURCES.md; needs nvcc, no GPU
 # Each makes .venv first, with everything in it. TORCH chooses another PyTorch: make demo TORCH='torch>=2.10'
@@ -17,12 +19,13 @@
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
-PEERS := torchattacks==3.5.1 adv-lib==0.2.8 foolbox==3.3.4
+PEERS := torchattacks==3.5.1 adv-lib==0.2.8 foolbox==3.3.4 pytorch-metric-learning==2.9.0
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 SOURCES := $(wildcard csrc/common/* csrc/cpu/* csrc/cuda/*) fastadv/ops/schemas.py pyproject.toml setup.py
 
-.PHONY: demo test bench bench-pages bench-slower bench-compare bench-attacks lint format sanitize cuda-compile gpu-check clean
+.PHONY: demo test bench bench-pages bench-slower bench-compare bench-attacks bench-steps lint format sanitize \
+	cuda-compile gpu-check clean
 
 demo: $(INSTALLED)
 	$(BIN)/fastadv train
@@ -56,6 +59,10 @@ bench-attacks: $(INSTALLED)
 	$(BIN)/python -m benchmarks.attack_loops --checkpoint "$(CHECKPOINT)" --data-dir "$(DATA_DIR)" \
 		$(if $(OUTPUT),--output "$(OUTPUT)")
 
+bench-steps: $(INSTALLED)
+	$(BIN)/python -m benchmarks.training_step $(if $(CHECKPOINTS),--checkpoints "$(CHECKPOINTS)") \
+		$(if $(OUTPUT),--output "$(OUTPUT)")
+
 sanitize: $(INSTALLED)
 	$(BIN)/python csrc/cpu/sanitize.py
 
@@ -66,7 +73,7 @@ gpu-check:
 	$(PYTHON) csrc/cuda/check.py --parts "$(PARTS)"
 
 # PyTorch comes first and is kept by the second line, which without build isolation compiles against it. The libraries
-# that the tests compare attacks with come last and alone: torchvision, which two of them name, would bring its own.
+# that tests and benchmark compare with come last and alone: torchvision, which two of them name, would bring its own.
 $(INSTALLED): $(SOURCES)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy ninja "setuptools>=77"
