@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from benchmarks.measure import Spread, ratio
 from benchmarks.plain_loops import PlainIGDM, PlainLoop, PlainTALD
+from benchmarks.spread import Spread, ratio
 from fastadv.attacks import freeze
 from fastadv.attacks.starts import random_rows
 from fastadv.distill import IGDM, TALD, Batch, Method
