@@ -45,6 +45,7 @@ bench: $(INSTALLED)
 
 bench-pages: $(INSTALLED)
 	$(BIN)/python -m benchmarks.page
+	$(BIN)/python -m benchmarks.trainer_table
 
 bench-slower: $(INSTALLED)
 	$(BIN)/python -m benchmarks --against committed $(BENCH)
