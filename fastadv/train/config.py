@@ -40,6 +40,9 @@ class Config(Fields):
     ] = None
     teacher_epochs: Annotated[int, About("epochs to train the teacher, on the whole training split", low=1)] = 20
     teacher_method: Annotated[str, About("method to train the teacher with, one that needs no teacher")] = "ce"
+    standard_teacher_checkpoint: Annotated[
+        Path | None, About("state_dict of a second teacher of that network, trained on clean images, for iad-ii")
+    ] = None
     student: Annotated[str, About("student network")] = "digits_small"
     methods: Annotated[
         tuple[str, ...], About("methods to train the student with, and settings of them; see `fastadv methods`")
