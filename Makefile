@@ -31,7 +31,7 @@ demo: $(INSTALLED)
 	$(BIN)/fastadv train
 
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

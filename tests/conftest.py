@@ -1,4 +1,4 @@
-"""What has to be set before triton or fastadv is imported, and the number of threads, before torch is; peers."""
+"""What has to be set before triton or fastadv is imported, and how many threads wait how, before torch is; peers."""
 
 import importlib
 import os
@@ -8,6 +8,9 @@ from types import ModuleType
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Threads that spin while they wait keep the cores from other processes: from those that share the tests, and on a busy
+# machine from the very threads they wait for.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.pop("FASTADV_BACKEND", None)
 
 import torch

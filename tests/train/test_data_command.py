@@ -237,6 +237,8 @@ def test_a_finished_download_is_unpacked_after_a_kill(server, fetch, part):
         (tar({"data/x": bytes(range(256)) * 20})[:60], "cannot be unpacked"),
         (b"no archive", "cannot be unpacked"),
     ],
+    # An archive's own bytes hold the time, and every process that runs tests must name them alike.
+    ids=["outside", "without its folder", "cut off", "no archive"],
 )
 def test_an_unsafe_or_damaged_archive_leaves_nothing(tmp_path, content, message):
     dest = tmp_path / "inner"
