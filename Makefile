@@ -7,8 +7,8 @@
 # make bench-compare  BASE=REVISION: this working tree against another commit, call by call in turn
 # make bench-attacks  whole attacks against torchattacks' on a CIFAR-100 resnet56, about two minutes on two idle cores:
 #                     CHECKPOINT=FILE DATA_DIR=DIR, and OUTPUT=NAME to write NAME.md and NAME.json
-# make bench-steps    the trainer's step against plain loops of the same recipes, on random images, minutes each:
-#                     CHECKPOINTS=DIR for a trained teacher, OUTPUT=FILE.json to write it and a page beside it
+# make bench-training the trainer's step against plain loops, about two minutes on two idle cores: CHECKPOINTS=DIR for
+#                     the public resnet56 as teacher, OUTPUT=NAME to write NAME.md and NAME.json
 # make sanitize       the C++ ops' tests under AddressSanitizer and UndefinedBehaviorSanitizer, about two minutes
 # make cuda-compile   what each CUDA kernel takes, into csrc/cuda/RESOURCES.md; needs nvcc, no GPU
 # Each makes .venv first, with everything in it. TORCH chooses another PyTorch: make demo TORCH='torch>=2.10'
@@ -24,8 +24,8 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SOURCES := $(wildcard csrc/common/* csrc/cpu/* csrc/cuda/*) fastadv/ops/schemas.py pyproject.toml setup.py
 
-.PHONY: demo test bench bench-pages bench-slower bench-compare bench-attacks bench-steps lint format sanitize \
-	cuda-compile gpu-check clean
+.PHONY: demo test bench bench-pages bench-slower bench-compare bench-attacks bench-training \
+	lint format sanitize cuda-compile gpu-check clean
 
 demo: $(INSTALLED)
 	$(BIN)/fastadv train
@@ -48,6 +48,7 @@ bench: $(INSTALLED)
 
 bench-pages: $(INSTALLED)
 	$(BIN)/python -m benchmarks.page
+	$(BIN)/python -m benchmarks.trainer_table
 
 bench-slower: $(INSTALLED)
 	$(BIN)/python -m benchmarks --against committed $(BENCH)
@@ -59,7 +60,7 @@ bench-attacks: $(INSTALLED)
 	$(BIN)/python -m benchmarks.attack_loops --checkpoint "$(CHECKPOINT)" --data-dir "$(DATA_DIR)" \
 		$(if $(OUTPUT),--output "$(OUTPUT)")
 
-bench-steps: $(INSTALLED)
+bench-training: $(INSTALLED)
 	$(BIN)/python -m benchmarks.training_step $(if $(CHECKPOINTS),--checkpoints "$(CHECKPOINTS)") \
 		$(if $(OUTPUT),--output "$(OUTPUT)")
 

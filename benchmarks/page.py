@@ -5,12 +5,13 @@ The prose is in the README.md themselves, around the markers.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from benchmarks import plots, results, tables
+from benchmarks.markers import filled
 
 HERE = Path(__file__).parent
+MARKERS = "tables"
 FRONT_PAGE = results.FOLDER / "amd-epyc-2-cores-0.1.0.json"
 FRONT_CASES = (
     "pgd_step linf 16x3x32x32",
@@ -42,7 +43,7 @@ def main() -> None:
         for picture in plots.draw(path):
             print(f"wrote {picture}")
     for page, text in pages().items():
-        page.write_text(filled(page.read_text(), text))
+        page.write_text(filled(page.read_text(), MARKERS, text))
         print(f"wrote {page}")
 
 
@@ -51,12 +52,6 @@ def pages() -> dict[Path, str]:
     every = [tables.machine_page(path.stem, results.read(path), plots.links(path)) for path in results.files()]
     front = tables.front_table(results.read(FRONT_PAGE)["rows"], FRONT_CASES)
     return {HERE / "README.md": "\n\n".join(every), HERE.parent / "README.md": front}
-
-
-def filled(text: str, between: str) -> str:
-    """``text`` with what stands between its two markers replaced."""
-    begin, end = "<!-- tables -->\n", "<!-- end of tables -->\n"
-    return re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n{between}\n\n{end}", text, count=1, flags=re.DOTALL)
 
 
 if __name__ == "__main__":

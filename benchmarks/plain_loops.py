@@ -7,24 +7,26 @@ which computes the gradients of all parameters too and throws them away.
 
 from __future__ import annotations
 
+import abc
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Attack = Callable[[Tensor], Tensor]
-
 
 @dataclass
-class PlainLoop:
-    """One step: augmented pixels and classes to the loss, the student's parameters updated."""
+class PlainLoop(abc.ABC):
+    """One step: augmented pixels and classes to the loss, the student's parameters updated.
+
+    progress: share of training that is done, for ramps.
+    """
 
     student: nn.Module
     teacher: nn.Module
     optimizer: torch.optim.Optimizer
+    progress: float = 0.0
     backward: bool = False
     eps: float = 8 / 255
 
@@ -38,8 +40,13 @@ class PlainLoop:
         self.optimizer.step()
         return loss.detach()
 
+    @abc.abstractmethod
     def loss(self, x: Tensor, y: Tensor, start: Tensor | None) -> Tensor:
-        raise NotImplementedError
+        """The loss of a step."""
+
+    @abc.abstractmethod
+    def attack(self, x: Tensor, y: Tensor, start: Tensor | None) -> Tensor:
+        """The images that it is a loss of."""
 
     def gradient(self, loss: Tensor, x: Tensor) -> Tensor:
         if not self.backward:
@@ -66,8 +73,8 @@ class PlainTALD(PlainLoop):
     alpha: float = 0.9
 
     def loss(self, x: Tensor, y: Tensor, start: Tensor | None) -> Tensor:
-        moved, labels = self.sample(x, y, start)
-        images, classes = torch.cat([moved, x]), torch.cat([labels, y])
+        moved = self.attack(x, y, start)
+        images, classes = torch.cat([moved, x]), torch.cat([y.repeat_interleave(self.particles), y])
         of_student = self.student(images)
         with torch.no_grad():
             of_teacher = self.teacher(images)
@@ -81,7 +88,7 @@ class PlainTALD(PlainLoop):
         losses = (F.cross_entropy(logits, classes, reduction="none") for logits in (of_student, of_teacher))
         return base + self.weight * F.mse_loss(*losses)
 
-    def sample(self, x: Tensor, y: Tensor, start: Tensor | None) -> tuple[Tensor, Tensor]:
+    def attack(self, x: Tensor, y: Tensor, start: Tensor | None) -> Tensor:
         x0, labels = x.repeat_interleave(self.particles, 0), y.repeat_interleave(self.particles)
         step_size = 2.5 * self.eps / self.steps
         if start is None:
@@ -93,7 +100,7 @@ class PlainTALD(PlainLoop):
             score = self.gradient(loss, moved)
             direction = self.stein(moved.detach(), score, x0)
             moved = self.project(moved.detach() + step_size * direction.sign(), x0)
-        return moved, labels
+        return moved
 
     def stein(self, moved: Tensor, score: Tensor, x0: Tensor) -> Tensor:
         """The SVGD direction of each image's particles, with a median bandwidth and the score at equal weight."""
@@ -120,10 +127,9 @@ class PlainIGDM(PlainLoop):
     steps: int = 10
     alpha: float = 1.0
     weight: float = 20.0
-    progress: float = 0.0
 
     def loss(self, x: Tensor, y: Tensor, start: Tensor | None) -> Tensor:
-        adversarial = self.attack(x, start)
+        adversarial = self.attack(x, y, start)
         delta = adversarial - x
         with torch.no_grad():
             teacher_plus, teacher_clean, teacher_minus = map(self.teacher, (x + delta, x, x - delta))
@@ -136,7 +142,7 @@ class PlainIGDM(PlainLoop):
         base = base + (1 - self.alpha) * _kl(student_clean, teacher_clean)
         return base + self.weight * self.progress * matching
 
-    def attack(self, x: Tensor, start: Tensor | None) -> Tensor:
+    def attack(self, x: Tensor, y: Tensor, start: Tensor | None) -> Tensor:
         self.student.eval()
         moved = x + 0.001 * torch.randn_like(x) if start is None else start
         for _ in range(self.steps):

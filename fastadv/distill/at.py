@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import mse_loss, normalize
 
+from fastadv.distill.building import example_features
 from fastadv.distill.features import Features
 from fastadv.distill.maps import at_one_size, layer_indices, map_pairs
 from fastadv.distill.method import Batch
@@ -45,6 +46,9 @@ class AT(WeightedLoss):
     ) -> None:
         super().__init__(beta=beta, gamma=gamma, alpha=alpha, temperature=temperature)
         self.layers = layer_indices("layers", layers)
+
+    def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
+        map_pairs(*example_features(self, student, teacher, x), self.layers)
 
     def distance(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         pairs = (at_one_size(*pair) for pair in map_pairs(student, teacher, self.layers))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import abc
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fastadv.distill.building import example_features
 from fastadv.distill.features import Features, observe
 from fastadv.distill.method import Batch, Method, Network, Terms
 from fastadv.distill.teacher import teacher_features
@@ -26,6 +27,11 @@ class BaseLoss(Method):
     @abc.abstractmethod
     def on_features(self, student: Features, teacher: Features | None, batch: Batch) -> Tensor:
         """The loss, a scalar, of what the networks show of ``batch.x``; teacher is None only where none is needed."""
+
+    def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
+        """As :meth:`Method.build`. Raises TypeError for a network without the features that the loss reads."""
+        if self.needs_features:
+            example_features(self, student, teacher, x)
 
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
         deep = self.needs_features

@@ -57,10 +57,9 @@ class DataFree(AdversarialMethod):
     reconstruction from the abstract of Qu et al.: weights, ramp, layers, alpha and targets are this library's choice.
 
     No training image is read: of a batch only its length and seed count, of the example in ``build`` its shape. The
-    student sees generated and interpolated
-    images in one forward, so that its BatchNorm sees both; the teacher, in eval mode, none but those it is asked about.
-    As published, student and generator stay in the modes they are trained in during each other's steps, and their
-    BatchNorm statistics follow.
+    student sees generated and interpolated images in one forward, so that its BatchNorm sees both; the teacher, in eval
+    mode, none but those it is asked about. As published, student and generator stay in the modes they are trained in
+    during each other's steps, and their BatchNorm statistics follow.
 
     Args:
         mean, std: of the pixels that the networks were made for, a float or one a channel, see

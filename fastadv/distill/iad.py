@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fastadv.distill.adaad import AdaAD
@@ -89,7 +89,7 @@ class IADII(RobustMethod):
     with A, x' and p_S(x) as in :class:`IAD` and a second teacher U, trained on clean images. A is 1 until ``begin`` of
     the training is done, which is AKD2. The divergence from the student's own answer has temperature 1, the others T.
 
-    Without a second teacher its term is left out, and by default its share goes to the labels; that is not published.
+    Without a second teacher its term is left out and its share goes to the labels; that is not published.
 
     Args:
         standard_teacher: U, on the device of the student; only read: in eval mode, without gradient, and no part of the
@@ -103,7 +103,8 @@ class IADII(RobustMethod):
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: an argument is out of range or an unknown name.
+        ValueError: an argument is out of range or an unknown name; standard_weight is given and there is no second
+            teacher, at ``build`` or the first step.
 
     Source: Zhu et al., "Reliable adversarial distillation with unreliable teachers", ICLR 2022, and its released code.
     """
@@ -132,11 +133,12 @@ class IADII(RobustMethod):
         self.teacher_weight = checks.number("teacher_weight", teacher_weight)
         usual = 0.0 if standard_teacher is None else 0.25
         self.standard_weight = usual if standard_weight is None else checks.number("standard_weight", standard_weight)
-        if standard_teacher is None and self.standard_weight:
-            raise ValueError(f"standard_weight must be 0 without a standard_teacher, got {standard_weight}")
         self.beta = checks.not_negative("beta", beta)
         self.begin = checks.number("begin", begin)
         self.detach_clean = checks.flag("detach_clean", detach_clean)
+
+    def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
+        self._standard_teacher()
 
     def terms_on(self, views: Views) -> Terms:
         student, teacher = views.student_adversarial, views.teacher_adversarial
@@ -147,11 +149,19 @@ class IADII(RobustMethod):
         loss = (1 - self.teacher_weight - self.standard_weight) * hard
         loss = loss + self.teacher_weight * (guided + self.temperature**2 * own)
         terms = {"teacher": guided.detach(), "self": own.detach(), "ce": hard.detach()}
-        if self._standard[0] is None:
+        standard = self._standard_teacher()
+        if standard is None:
             return {"loss": loss, **terms}
-        answer = teacher_logits(self, self._standard[0], views.fed(views.adversarial))
+        answer = teacher_logits(self, standard, views.fed(views.adversarial))
         plain = kl_distill(student, answer, temperature=self.temperature)
         return {"loss": loss + self.standard_weight * plain, **terms, "standard": plain.detach()}
+
+    def _standard_teacher(self) -> Network | None:
+        """U. Raises ValueError where it has a weight and is not there."""
+        (standard,) = self._standard
+        if standard is None and self.standard_weight:
+            raise ValueError(f"standard_weight must be 0 without a standard_teacher, got {self.standard_weight}")
+        return standard
 
     def extra_repr(self) -> str:
         return (

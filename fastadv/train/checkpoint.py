@@ -1,6 +1,7 @@
 """Checkpoints that survive a kill at any moment: written beside, flushed to the disk, renamed into place."""
 
 import os
+import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -75,4 +76,12 @@ def read(path: Path, *, device: torch.device | str) -> dict[str, Any]:
     except CheckpointError:
         raise
     except Exception as error:  # zipfile, pickle and torch raise many kinds for a damaged file
-        raise CheckpointError(f"{path}: damaged checkpoint ({type(error).__name__}: {error})") from error
+        raise CheckpointError(f"{path}: damaged checkpoint ({why_refused(error)})") from error
+
+
+def why_refused(error: Exception) -> str:
+    """In a line, what keeps a file from being loaded. Torch's own words for a pickle advise to run what is in it."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "damaged, or with code in it, which is not run"
+    line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {line}"

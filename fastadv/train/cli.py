@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastadv.train.config import Config, resolve
+from fastadv.train.config import Config, packaged_recipes, resolve
 from fastadv.train.data.command import add_command as add_data_command
 from fastadv.train.errors import TrainError
 from fastadv.train.fields import Fields
@@ -24,6 +24,7 @@ from fastadv.train.run_folder import (
     start_run,
     stored_attack,
 )
+from fastadv.train.settings import shown
 from fastadv.train.values import describe_type, is_table
 
 
@@ -59,7 +60,9 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description="Train a teacher and its students, and report. Without arguments: the digits of scikit-learn.",
         argument_default=argparse.SUPPRESS,
     )
-    train.add_argument("--recipe", default=None, help="a packaged recipe or the path of a TOML file")
+    train.add_argument(
+        "--recipe", default=None, help=f"the path of a TOML file, or one of {', '.join(packaged_recipes())}"
+    )
     train.add_argument("--run-dir", default=None, type=Path, help="folder of the run; default runs/DATA-TIME")
     train.add_argument(
         "--resume",
@@ -125,7 +128,8 @@ def _typed(options: argparse.Namespace, kind: type[Fields]) -> dict[str, object]
 
 
 def _shown(default: object) -> str:
-    return ",".join(map(str, default)) or "none" if isinstance(default, tuple) else str(default).lower()
+    """A default as it may be typed."""
+    return ",".join(map(shown, default)) or "none" if isinstance(default, tuple) else shown(default)
 
 
 def _train(options: argparse.Namespace) -> int:

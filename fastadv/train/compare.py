@@ -77,14 +77,20 @@ def _choose(runs: Mapping[str, RunResults], baseline: str | None) -> MethodResul
 
 
 def _disagreement(runs: Mapping[str, RunResults]) -> list[str]:
-    """What the runs' configurations have different, but methods and seeds, where there is anything."""
+    """What the runs' configurations have different, but methods and seeds, where there is anything.
+
+    The options of what some runs train count in those alone; those of what none trains may be a part of something.
+    """
     flat = {name: _flat({**run.config, "methods": "", "seeds": ""}) for name, run in runs.items()}
     keys = dict.fromkeys(key for config in flat.values() for key in config)
     lines = []
     for key in keys:
-        values = [config.get(key, "not given") for config in flat.values()]
-        if any(value != values[0] for value in values):
-            lines.append(f"- {key}: {', '.join(f'{value} ({name})' for name, value in zip(flat, values, strict=True))}")
+        training = [
+            name for name, run in runs.items() if any(key.startswith(f"options.{m.name}.") for m in run.methods)
+        ]
+        values = {name: flat[name].get(key, "not given") for name in training or runs}
+        if len(set(map(str, values.values()))) > 1:
+            lines.append(f"- {key}: {', '.join(f'{value} ({name})' for name, value in values.items())}")
     return ["The runs differ in more than methods and seeds:", "\n".join(lines)] if lines else []
 
 

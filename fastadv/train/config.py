@@ -18,6 +18,7 @@ from fastadv.train.values import check
 
 # The recipe that --data chooses when none is named.
 RECIPE_OF_DATA = {"digits": "digits", "cifar100": "tald-cifar100"}
+_RECIPES = resources.files("fastadv.train") / "recipes"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class Config(Fields):
     ] = None
     teacher_epochs: Annotated[int, About("epochs to train the teacher, on the whole training split", low=1)] = 20
     teacher_method: Annotated[str, About("method to train the teacher with, one that needs no teacher")] = "ce"
+    standard_teacher_checkpoint: Annotated[
+        Path | None, About("state_dict of a second teacher of that network, trained on clean images, for iad-ii")
+    ] = None
     student: Annotated[str, About("student network")] = "digits_small"
     methods: Annotated[
         tuple[str, ...], About("methods to train the student with, and settings of them; see `fastadv methods`")
@@ -167,17 +171,18 @@ def resolve(*, recipe: str | None = None, flags: Mapping[str, Any] | None = None
     return Config(**{**chosen, **given, "options": options})
 
 
+def packaged_recipes() -> list[str]:
+    """The names of the recipes that come with fastadv."""
+    return sorted(Path(entry.name).stem for entry in _RECIPES.iterdir())
+
+
 def read_recipe(recipe: str) -> dict[str, Any]:
     """The keys of a packaged recipe, or of a TOML file where the name ends in .toml."""
-    packaged = resources.files("fastadv.train") / "recipes"
-    if recipe.endswith(".toml"):
-        source: Any = Path(recipe)
-    else:
-        source = packaged / f"{recipe}.toml"
+    source: Any = Path(recipe) if recipe.endswith(".toml") else _RECIPES / f"{recipe}.toml"
     try:
         return Config.read_toml(source)
     except FileNotFoundError:
-        names = ", ".join(sorted(Path(entry.name).stem for entry in packaged.iterdir()))
+        names = ", ".join(packaged_recipes())
         raise ConfigError(f"recipe: {recipe!r} not found, expected one of {names}, or a path ending in .toml") from None
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -32,6 +33,13 @@ from fastadv.train.trainer import Trainer
 TEACHER_SEED = 0
 
 
+class _Teachers(NamedTuple):
+    """What students learn from: the teacher as methods see it and the second one; None where there is none."""
+
+    main: nn.Module | None
+    standard: nn.Module | None
+
+
 def run_experiment(config: Config, folder: Path) -> str:
     """Do what is left of the job in `folder`, together with this run's other processes; the result table as text."""
     require("matplotlib.figure", "the report's pictures")
@@ -52,10 +60,11 @@ def _run(config: Config, folder: Path) -> str:
     shown = teacher
     if teacher is not None and config.freeze_teacher:
         shown = _frozen(teacher, config, dataset, folder)
+    teachers = _Teachers(shown, _obtain_standard_teacher(config, dataset))
     labels = label_settings(settings)
     for seed in config.seeds:
         for setting in settings:
-            _train_student(config, dataset, setting, labels[setting.name], seed, shown, folder)
+            _train_student(config, dataset, setting, labels[setting.name], seed, teachers, folder)
     return Processes().from_first(lambda: write_report(config, dataset, teacher, folder))
 
 
@@ -101,6 +110,15 @@ def _obtain_teacher(config: Config, dataset: Dataset, folder: Path) -> nn.Module
     return teacher.eval().requires_grad_(False)
 
 
+def _obtain_standard_teacher(config: Config, dataset: Dataset) -> nn.Module | None:
+    """The second teacher, as the first; None where the configuration has none."""
+    if config.standard_teacher_checkpoint is None:
+        return None
+    teacher = build_classifier(config.teacher, config, dataset, seed=TEACHER_SEED)
+    models.load_weights(teacher.network, config.standard_teacher_checkpoint)
+    return teacher.eval().requires_grad_(False)
+
+
 def _frozen(teacher: nn.Module, config: Config, dataset: Dataset, folder: Path) -> nn.Module:
     """A copy of the teacher made to be attacked; how far its logits are from the teacher's goes to origin.json."""
     frozen = freeze(teacher, dtype=DTYPES[config.teacher_precision])
@@ -116,7 +134,7 @@ def _frozen(teacher: nn.Module, config: Config, dataset: Dataset, folder: Path) 
 
 
 def _train_student(
-    config: Config, dataset: Dataset, setting: Setting, label: str, seed: int, teacher: nn.Module | None, folder: Path
+    config: Config, dataset: Dataset, setting: Setting, label: str, seed: int, teachers: _Teachers, folder: Path
 ) -> None:
     """Train one student, unless it is finished. The methods share a seed's initial weights, images and order."""
     own_folder = student_folder(folder, setting.name, seed)
@@ -127,13 +145,13 @@ def _train_student(
         train = datasets.subset(train, config.student_samples, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "method", setting.name))
-        method = setting.build().to(config.device)
+        method = setting.build(standard_teacher=teachers.standard).to(config.device)
     label = f"{label}, seed {seed}"
     with _blamed_on_options(label):
         result = Trainer(
             model=build_classifier(config.student, config, dataset, seed=seed),
             method=method,
-            teacher=teacher,
+            teacher=teachers.main,
             train=train,
             test=dataset.test,
             config=config,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastadv.distill import Features
 from fastadv.distill.features import features_of
+from fastadv.train.checkpoint import why_refused
 from fastadv.train.errors import CheckpointError, ConfigError
 from fastadv.train.networks import digits, libraries, mobilenetv2, resnet, shufflenetv1, shufflenetv2, vgg, wide_resnet
 
@@ -81,5 +82,4 @@ def load_weights(network: nn.Module, path: Path) -> None:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except Exception as error:  # torch raises several kinds for damaged files, and RuntimeError for wrong keys
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{path}: no weights for {type(network).__name__} ({reason})") from error
+        raise CheckpointError(f"{path}: no weights for {type(network).__name__} ({why_refused(error)})") from error

@@ -77,16 +77,10 @@ def result_table(run: RunResults) -> str:
 def protocol(run: RunResults) -> list[str]:
     """What the numbers of the table are."""
     config = run.config
-    trained_on = f"all {run.train_images} training images"
-    if config["student_samples"] != "none":
-        trained_on = (
-            f"{config['student_samples']} of {run.train_images} training images, drawn by class, anew for each seed"
-        )
-    lines = [f"{_spread_note(run)}, each student trained on {trained_on}."]
+    lines = [f"{_spread_note(run)}, each student trained for {config['epochs']} epochs on {_training_images(run)}."]
     if run.teacher is not None:
-        method = config["options"].get(config["teacher_method"], {}).get("method", config["teacher_method"])
-        trained = f"trained on all {run.train_images} training images, {METHODS[method].label}"
-        lines.append(f"Teacher: one network, {trained if config['teacher_checkpoint'] == 'none' else 'loaded'}.")
+        trained = f"trained on all {run.train_images} training images, {run.teacher_method}"
+        lines.append(f"Teacher: one network, {'loaded' if run.teacher_method is None else trained}.")
     attacked = run.test_images if config["eval_samples"] == "none" else config["eval_samples"]
     return [
         *lines,
@@ -94,6 +88,19 @@ def protocol(run: RunResults) -> list[str]:
         f"PGD: linf, eps {config['eval_eps']:.4g} of pixels in [0, 1], {config['eval_steps']} steps, one random start, "
         f"{attacked} test images.",
     ]
+
+
+def _training_images(run: RunResults) -> str:
+    """What the students are trained on, in words."""
+    unseeing = [method.label for method in run.methods if not METHODS[method.method].kind.needs_images]
+    if len(unseeing) == len(run.methods):
+        return "no image"
+    images = f"all {run.train_images} training images"
+    if run.config["student_samples"] != "none":
+        images = (
+            f"{run.config['student_samples']} of {run.train_images} training images, drawn by class, anew for each seed"
+        )
+    return f"{images}, but {', '.join(unseeing)} on none" if unseeing else images
 
 
 def _spread_note(run: RunResults) -> str:

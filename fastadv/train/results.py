@@ -10,6 +10,7 @@ from typing import Any
 from fastadv.train.checkpoint import write_atomically
 from fastadv.train.config import Config
 from fastadv.train.errors import ConfigError
+from fastadv.train.methods import METHODS
 from fastadv.train.run_folder import read_origin
 from fastadv.train.settings import label_settings
 
@@ -48,6 +49,14 @@ class RunResults:
     def title(self) -> str:
         students = f"{self.config['student']} on {self.config['data']}"
         return students if self.teacher is None else f"{self.config['teacher']} to {students}"
+
+    @property
+    def teacher_method(self) -> str | None:
+        """The label of the method that the teacher was trained with; None where it was loaded."""
+        if self.config["teacher_checkpoint"] != "none":
+            return None
+        name = self.config["teacher_method"]
+        return METHODS[self.config["options"].get(name, {}).get("method", name)].label
 
     @property
     def baseline(self) -> MethodResults | None:

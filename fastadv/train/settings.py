@@ -1,5 +1,6 @@
 """Settings: methods with values for their options, under the names that a run gives them."""
 
+import inspect
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastadv.distill import Method
+from fastadv.distill.method import Network
 from fastadv.train.errors import ConfigError
 from fastadv.train.methods import METHODS, Known
 from fastadv.train.options import REQUIRED, find_option, options_of
@@ -24,13 +26,19 @@ class Setting:
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def build(self) -> Method:
-        """The method. Raises ConfigError naming it for values that its constructor refuses."""
+    def build(self, **networks: Network | None) -> Method:
+        """The method. Raises ConfigError naming it for values that its constructor refuses.
+
+        networks: arguments that no recipe can hold, for the constructors that have one of that name.
+        """
+        kind = METHODS[self.method].kind
         arguments = {
-            name: value.build() if isinstance(value, Setting) else value for name, value in self.options.items()
+            name: value.build(**networks) if isinstance(value, Setting) else value
+            for name, value in self.options.items()
         }
+        taken = {name: networks[name] for name in inspect.signature(kind).parameters if name in networks}
         try:
-            return METHODS[self.method].kind(**arguments)
+            return kind(**arguments, **taken)
         except (TypeError, ValueError) as error:
             method = "" if self.name == self.method else f" ({self.method})"
             raise ConfigError(f"options.{self.name}{method}: {error}") from None

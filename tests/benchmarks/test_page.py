@@ -6,19 +6,14 @@ import pytest
 
 from benchmarks import page, plots, results
 from benchmarks.cases import selected
-
-
-def test_only_what_stands_between_the_markers_is_replaced():
-    text = "before\n<!-- tables -->\nold\n\\1\n<!-- end of tables -->\nafter\n"
-    expected = "before\n<!-- tables -->\n\n\\g<1> new\n\n<!-- end of tables -->\nafter\n"
-    assert page.filled(text, "\\g<1> new") == expected
+from benchmarks.markers import filled
 
 
 def test_the_committed_pages_are_up_to_date():
     for readme, text in page.pages().items():
         written = readme.read_text()
         assert text in written
-        assert page.filled(written, text) == written
+        assert filled(written, page.MARKERS, text) == written
 
 
 def test_the_front_page_shows_cases_of_the_default_run():

@@ -2,28 +2,112 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
+import pytest
+
 from benchmarks import trainer_table
+from benchmarks.markers import filled
 from fastadv.train.results import read_results
 
+pytest.importorskip("scipy.stats", reason="scipy, for paired comparisons, is not installed")
 
-def test_only_what_stands_between_the_markers_is_replaced():
-    text = f"before\n{trainer_table.BEGIN}old\n{trainer_table.END}after\n"
-    assert trainer_table.filled(text, "\\1 new") == (
-        f"before\n{trainer_table.BEGIN}\n\\1 new\n\n{trainer_table.END}after\n"
-    )
+DEMO = trainer_table.RESULTS / trainer_table.DEMO
+
+
+def write_run(results, name, methods, **config):
+    """A run beside the demo's, whose configuration it has but for ``config``: accuracies by method and seed."""
+    run = json.loads((DEMO / "results.json").read_text())
+    run["config"].update(config)
+    run["origin"]["Command"] = f"fastadv train --run-dir {name}"
+    run["methods"] = [
+        {
+            "name": method,
+            "label": method.upper(),
+            "method": method,
+            "seeds": [{"seed": seed, "clean": clean, "pgd": pgd} for seed, (clean, pgd) in enumerate(found)],
+        }
+        for method, found in methods.items()
+    ]
+    (results / name).mkdir()
+    (results / name / "results.json").write_text(json.dumps(run))
+
+
+@pytest.fixture
+def results(tmp_path):
+    shutil.copytree(DEMO, tmp_path / DEMO.name)
+    return tmp_path
+
+
+def systems(results):
+    return trainer_table.sections(results)["what the systems found"]
+
+
+def cells(text, label):
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {label} ")]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
 
 
 def test_the_committed_page_is_up_to_date():
     text = trainer_table.PAGE.read_text()
-    assert trainer_table.BEGIN in text
-    assert trainer_table.filled(text, trainer_table.tables()) == text
+    for name, between in trainer_table.sections(trainer_table.RESULTS).items():
+        assert filled(text, name, between) == text
 
 
-def test_a_section_shows_the_numbers_and_their_report():
-    folder = trainer_table.ROOT / "benchmarks" / "results" / "digits-demo"
-    text = trainer_table.section(folder)
-    for method in read_results(folder).methods:
+def test_the_demos_section_shows_the_numbers_and_their_report(results):
+    text = trainer_table.sections(results)["what the demo found"]
+    for method in read_results(DEMO).methods:
         mean = 100 * sum(method.values("clean").values()) / len(method.seeds)
         assert f"| {mean:.2f} ± " in text
     assert "](benchmarks/results/digits-demo/report.md)" in text
-    assert (folder / "report.md").exists()
+    assert (DEMO / "report.md").exists()
+
+
+def test_students_are_compared_below_their_own_teacher(results):
+    write_run(results, "robust", {"kd": [(0.5, 0.3), (0.6, 0.4)], "igdm": [(0.5, 0.5)]}, teacher_method="trades")
+    write_run(results, "systems", {"ce": [(0.7, 0.1)] * 2, "kd": [(0.8, 0.1), (0.9, 0.1)], "tald": [(0.9, 0.1)]})
+    text = systems(results)
+    assert text.index("| *teacher (digits_cnn), plain (CE)*") < text.index("| TALD ")
+    assert text.index("| TALD ") < text.index("| *teacher (digits_cnn), TRADES*") < text.index("| IGDM ")
+    assert cells(text, "*teacher (digits_cnn), TRADES*") == ["1", "99.60", "", "32.80", "", ""]
+    assert cells(text, "IGDM") == ["1", "50.00", "+0.00", "50.00", "+20.00", "1"]
+    assert cells(text, "TALD") == ["1", "90.00", "+10.00", "10.00", "+0.00", "1"]
+    # Of two differences, -10 and -20 points, t is 12.706 and s / sqrt(2) is 5.
+    expected = ["2", "70.00 ± 0.00", "-15.00 [-78.53, +48.53]", "10.00 ± 0.00", "+0.00 [+0.00, +0.00]", "2"]
+    assert cells(text, "CE") == expected
+    assert "| 55.00 ± 7.07 | baseline " in text
+    assert max(map(len, text.splitlines())) < 160
+
+
+def test_a_run_without_kd_is_compared_with_its_first_method(results):
+    write_run(results, "boundaries", {"bss": [(0.5, 0.2)], "amkd": [(0.4, 0.3)]})
+    assert cells(systems(results), "BSS")[2] == "baseline"
+    assert cells(systems(results), "AMKD")[1:] == ["40.00", "-10.00", "30.00", "+10.00", "1"]
+
+
+def test_what_all_runs_share_is_said_once_and_the_rest_of_each(results):
+    write_run(results, "first", {"ce": [(0.5, 0.2)], "kd": [(0.5, 0.2)]})
+    write_run(results, "second", {"kd": [(0.4, 0.3)]}, eval_eps=0.2, teacher_checkpoint="file")
+    text = " ".join(systems(results).split())
+    assert text.count("Clean accuracy: all 500 test images, after the last step.") == 1
+    assert text.count("PGD: linf, eps 0.1 of pixels") == text.count("PGD: linf, eps 0.2 of pixels") == 1
+    first, second = text.partition("- [first]")[2].split("- [second]")
+    assert first.startswith("(benchmarks/results/first/report.md): Teacher: one network, trained on all 1297")
+    assert "Made by `fastadv train --run-dir first` on AMD EPYC, 2 cores." in first
+    assert "Teacher: one network, loaded." in second
+
+
+def test_a_run_without_images_says_so(results):
+    write_run(results, "data-free", {"data-free": [(0.5, 0.2)]}, student_samples="none")
+    assert "each student trained for 150 epochs on no image." in " ".join(systems(results).split())
+
+
+def test_each_student_and_dataset_has_a_table(results):
+    assert systems(results) == "No run is committed."
+    write_run(results, "one", {"kd": [(0.5, 0.2)]}, data="cifar100", student="resnet8")
+    write_run(results, "other", {"kd": [(0.5, 0.2)]})
+    assert [line for line in systems(results).splitlines() if line.startswith("#")] == [
+        "### resnet8 on cifar100",
+        "### digits_small on digits",
+    ]

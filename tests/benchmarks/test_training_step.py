@@ -1,39 +1,54 @@
-"""The trainer's step beside plain loops, on a small network: what is timed, and what is not."""
+"""The trainer's step and the plain loop of a recipe have one loss, and nothing is timed where they have not."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
+import json
 
 import pytest
 
 from benchmarks import training_step
-from benchmarks.plain_loops import PlainTALD
-from benchmarks.training_step import ROWS, Differs, measure, render
+from benchmarks.plain_loops import PlainIGDM, PlainTALD
+from benchmarks.runner import Differs
+from benchmarks.training_step import ROWS, TOLERANCE, Bench, Scale
 
-
-@pytest.fixture(autouse=True)
-def _small(monkeypatch):
-    network = training_step._network
-    monkeypatch.setattr(training_step, "_network", lambda name, *where, seed: network("resnet8", *where, seed=seed))
-    monkeypatch.setattr(training_step, "BATCH", 4)
+SMALL = Scale(teacher="resnet8", student="resnet8", batch=4)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
-def test_both_ways_compute_the_same_loss_and_share_out_all_of_the_time(row):
-    result = measure(row, None, "cpu", rounds=1, images=8)
-    assert set(result["seconds"]) == {"fused", "plain", "plain_backward"}
-    assert sum(result["shares"].values()) == pytest.approx(1)
-    assert all(result["shares"][kind] > 0 for kind in ("model", "update", "data"))
-    head, _, line = render([result]).splitlines()
-    assert line.startswith(f"| {row.name} | ")
-    assert line.count("|") == head.count("|")
+def test_the_first_losses_agree(row, tmp_path):
+    losses = Bench(row, SMALL, tmp_path).compare()
+    assert losses["float32"] == pytest.approx(losses["plain"], rel=TOLERANCE)
+    assert losses["as_run"] == pytest.approx(losses["plain"], rel=0.1)
 
 
-class HalfTheLoss(PlainTALD):
+class OtherTALD(PlainTALD):
+    def stein(self, moved, score, x0):
+        return -super().stein(moved, score, x0)
+
+
+class OtherIGDM(PlainIGDM):
     def loss(self, x, y, start):
-        return super().loss(x, y, start) / 2
+        return 1.01 * super().loss(x, y, start)
 
 
-def test_a_loop_that_computes_another_loss_is_not_timed():
-    with pytest.raises(Differs, match="the first losses are"):
-        measure(replace(ROWS[0], plain=HalfTheLoss), None, "cpu", rounds=1, images=8)
+@pytest.mark.parametrize(
+    ("row", "plain", "reason"),
+    [(ROWS[0], OtherTALD, "of the attacked pixels are equal"), (ROWS[2], OtherIGDM, "the first losses are")],
+)
+def test_another_recipe_is_not_timed(row, plain, reason, monkeypatch):
+    monkeypatch.setattr(training_step, "_timed", lambda *given: pytest.fail("timed all the same"))
+    with pytest.raises(Differs, match=reason):
+        training_step.measure(dataclasses.replace(row, plain=plain), SMALL, rounds=2)
+
+
+def test_a_row_says_how_fast_and_where_the_time_went():
+    result = training_step.measure(ROWS[1], SMALL, rounds=2)
+    shares = result["shares"]
+    assert list(shares) == ["model", "update", "data", "host"]
+    assert sum(shares.values()) == pytest.approx(1)
+    assert all(0 < share < 1 for share in shares.values())
+    machine = {"cpu": "a CPU", "gpu": "none", "threads": 1, "torch": "2", "fastadv": "0"}
+    written = json.loads(json.dumps({"machine": machine, "teacher_weights": "random", "batch": 4, "rows": [result]}))
+    page = training_step.page(written)
+    assert f"| {ROWS[1].name} | {result['images_per_second']['fused']:.1f} |" in page

@@ -259,6 +259,8 @@ def test_building_needs_networks_that_show_features(method, networks, student, s
 def test_networks_without_features_are_named(method, networks, teacher, shown_batch):
     with pytest.raises(TypeError, match=r"teacher must have with_features\(x\), .* got Counting"):
         method()(networks[0], teacher.double(), shown_batch)
+    with pytest.raises(TypeError, match=r"teacher must have with_features\(x\), .* got Counting"):
+        method().build(networks[0], teacher.double(), shown_batch.x, images=10)
 
 
 def test_maps_that_are_not_there_are_named(networks, shown_batch):
@@ -266,12 +268,13 @@ def test_maps_that_are_not_there_are_named(networks, shown_batch):
     with pytest.raises(ValueError, match="layer must index the 3 maps of the student, got 3"):
         FitNet(layer=3).build(student, teacher, shown_batch.x, images=10)
     shallow = Staged((3, 1), (4, 2)).double()
-    with pytest.raises(ValueError, match=r"layers must be given .* got 2 of the student and 3 of the teacher"):
-        AT()(shallow, teacher, shown_batch)
+    for method in (AT(), VID()):
+        with pytest.raises(ValueError, match=r"layers must be given .* got 2 of the student and 3 of the teacher"):
+            method.build(shallow, teacher, shown_batch.x, images=10)
     assert AT(layers=(-1,))(shallow, teacher, shown_batch)["loss"].isfinite()
 
 
-@pytest.mark.parametrize("method", [FitNet, VID, FT, CRD])
+@pytest.mark.parametrize("method", [AT, FitNet, VID, FT, CRD, SP])
 def test_building_leaves_the_networks_as_they_were(method, shown_batch):
     student, teacher = staged_student().double(), staged_teacher().double()
     before = [{name: value.clone() for name, value in network.state_dict().items()} for network in (student, teacher)]

@@ -196,6 +196,14 @@ def test_iad_ii_with_a_standard_teacher(progress, student, teacher, batch):
     torch.testing.assert_close(terms["loss"], iad_ii(written, standard.eval()))
 
 
+def test_iad_ii_gives_no_weight_to_a_teacher_that_is_not_there(student, teacher, batch):
+    method, (x, y) = IADII(standard_weight=0.1, **ATTACK), batch
+    with pytest.raises(ValueError, match=r"standard_weight must be 0 without a standard_teacher, got 0.1"):
+        method.build(student, teacher, x, images=len(x))
+    with pytest.raises(ValueError, match="without a standard_teacher"):
+        method(student, teacher, Batch(x, y, seed=SEED))
+
+
 @pytest.mark.parametrize(("method", "begin"), [(IAD(**ATTACK), 0.3), (IADII(**ATTACK), 0.2), (AdaIAD(**ATTACK), 0.3)])
 def test_the_student_listens_to_itself_after_a_share_of_training(method, begin, student, teacher, batch):
     own = [
@@ -341,7 +349,7 @@ def test_bad_arguments_of_the_attack_are_named(method, options, error, message):
         (RSLAD, {"adversarial_weight": "1"}, TypeError, "adversarial_weight must be a float"),
         (IAD, {"beta": -1.0}, ValueError, "beta must not be negative"),
         (IAD, {"detach_clean": 1}, TypeError, "detach_clean must be a bool"),
-        (IADII, {"standard_weight": 0.1}, ValueError, "standard_weight must be 0 without a standard_teacher, got 0.1"),
+        (IADII, {"standard_weight": "0.1"}, TypeError, "standard_weight must be a float"),
         (IGDM, {"base": nn.MSELoss()}, TypeError, "base must be a robust method such as AdaAD, got MSELoss"),
         (IGDM, {"ramp": "cosine"}, ValueError, "ramp must be one of 'linear', 'none', got 'cosine'"),
         (TRADES, {"beta": float("nan")}, ValueError, "beta must be a number"),

@@ -67,8 +67,11 @@ def test_all_damaged_is_an_error_not_a_fresh_start(checkpoints):
 
 def test_code_in_a_checkpoint_is_not_run(checkpoints, capsys):
     make_hostile(checkpoints.save(10, content(10)))
+    warnings: list[str] = []
     with pytest.raises(CheckpointError):
-        checkpoints.load_newest(device="cpu", warn=lambda text: None)
+        checkpoints.load_newest(device="cpu", warn=warnings.append)
+    assert "with code in it, which is not run" in warnings[0]
+    assert "weights_only" not in warnings[0], "torch's advice is to run it"
     assert capsys.readouterr().out == ""
 
 

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from fastadv.train.cli import main
-from fastadv.train.config import Config
+from fastadv.train.config import Config, packaged_recipes
 from fastadv.train.methods import METHODS
 from fastadv.train.options import options_of
 
@@ -24,6 +24,10 @@ def test_every_field_is_a_flag(capsys):
     text = capsys.readouterr().out
     flags = {"--" + name.replace("_", "-") for name in Config.types()} - {"--options"} | {"--option"}
     assert all(f"{flag} " in text or f"{flag}, " in text for flag in flags)
+    # Argparse breaks lines at hyphens too.
+    joined = "".join(text.split())
+    assert all(recipe in joined for recipe in packaged_recipes())
+    assert "(default:0.0313725)" in joined
 
 
 def test_errors_of_the_users_have_no_traceback(capsys, tmp_path):

@@ -74,6 +74,16 @@ def test_what_else_differs_is_said(capsys, tmp_path, runs):
     assert "The runs differ" not in compared(capsys, runs[0], "--out", tmp_path / "alone")
 
 
+def test_options_count_in_the_runs_that_train_with_them(capsys, tmp_path):
+    tables = ({"kd": {"alpha": 0.5}, "rslad": {"steps": 1}}, {"tald": {"eps": 0.1}, "rslad": {"steps": 2}})
+    folders = [
+        write_run(tmp_path / name, {name: {0: (0.5, 0.5)}}, options=options)
+        for name, options in zip(("kd", "tald"), tables, strict=True)
+    ]
+    text = compared(capsys, *folders, "--out", tmp_path / "out")
+    assert [line for line in text.splitlines() if line.startswith("- ")] == ["- options.rslad.steps: 1 (kd), 2 (tald)"]
+
+
 @pytest.mark.parametrize("baseline", ["tald", "second/tald"])
 def test_the_baseline_can_be_chosen(capsys, tmp_path, runs, baseline):
     text = compared(capsys, *runs, "--out", tmp_path / "out", "--baseline", baseline)

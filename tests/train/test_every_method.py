@@ -39,6 +39,7 @@ def test_the_report_has_a_row_for_each(run):
     labels = label_settings([read_setting(name, {}, where="methods") for name in METHODS])
     assert len(set(labels.values())) == len(METHODS)
     assert all(f"| {label} " in report for label in labels.values())
+    assert "on 40 of 1297 training images, drawn by class, anew for each seed, but data-free on none." in report
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -53,6 +54,7 @@ def test_what_it_builds_on_bears_the_name_of_the_option(name):
     ("arguments", "message"),
     [
         (["--methods=at"], "AT, seed 0: layers must be given for networks with different numbers of maps"),
+        (["--methods=vid"], "VID, seed 0: layers must be given for networks with different numbers of maps"),
         (["--methods=tald", "--option=tald.update=up"], "TALD + KD, seed 0: update must be one of"),
         (["--methods=kd", "--teacher-method=pgd-at", "--option=pgd-at.eps=-1"], "options.pgd-at: eps must"),
     ],

@@ -27,7 +27,7 @@ def extended(tmp_path_factory):
     step = Trainer._train_step
 
     def interrupt(self, *arguments):
-        if self.label.startswith("KD (temperature 9), seed 1") and self.step == 3:
+        if self.label.startswith("KD (soft), seed 1") and self.step == 3:
             raise KeyboardInterrupt
         step(self, *arguments)
 
@@ -46,7 +46,7 @@ def test_every_method_has_every_seed(extended):
     assert [method["name"] for method in results["methods"]] == ["ce", "kd", "soft"]
     assert all([result["seed"] for result in method["seeds"]] == [0, 1] for method in results["methods"])
     report = (extended / "report.md").read_text()
-    assert "| KD (temperature 9)   | 2 |" in report
+    assert "| KD (soft)            | 2 |" in report
     assert "- Extended by: fastadv train --run-dir" in report
 
 

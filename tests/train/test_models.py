@@ -30,7 +30,7 @@ def test_weights_that_do_not_fit_are_refused_with_the_file(tmp_path):
     with pytest.raises(CheckpointError, match=r"weights\.pt"):
         models.load_weights(large, path)
     path.write_bytes(b"not a checkpoint")
-    with pytest.raises(CheckpointError, match=r"weights\.pt"):
+    with pytest.raises(CheckpointError, match=r"weights\.pt: no weights for .* \(damaged, or with code in it"):
         models.load_weights(small, path)
     with pytest.raises(CheckpointError, match="no such file"):
         models.load_weights(small, tmp_path / "absent.pt")

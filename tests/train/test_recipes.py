@@ -1,19 +1,14 @@
 """The packaged recipes: each can be read, and its methods built."""
 
-from importlib import resources
-from pathlib import Path
-
 import pytest
 
-from fastadv.train.config import resolve
-
-RECIPES = sorted(Path(entry.name).stem for entry in (resources.files("fastadv.train") / "recipes").iterdir())
+from fastadv.train.config import packaged_recipes, resolve
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", packaged_recipes())
 def test_every_method_of_a_recipe_can_be_built(recipe, tmp_path):
     config = resolve(recipe=recipe, flags={"data_dir": str(tmp_path)})
-    for name in config.methods:
+    for name in (*config.methods, *config.options):
         config.setting(name).build()
 
 

@@ -46,9 +46,7 @@ def assert_same_run(folder: Path, expected: Path) -> None:
 
 
 # Steps: 5 an epoch; checkpoints after 7, 10, 14, 20, 21, 28 and 30.
-@pytest.mark.parametrize(
-    ("moment", "step", "resumed_after"), [("step", 3, None), ("step", 13, 10), ("checkpoint", 20, 14)]
-)
+@pytest.mark.parametrize(("moment", "step", "resumed_after"), [("step", 13, 10), ("checkpoint", 20, 14)])
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path, uninterrupted, moment, step, resumed_after):
     folder = tmp_path / "run"
     killed = fastadv_train("--run-dir", folder, *ARGUMENTS, until=(moment, KILLED, str(step)))
@@ -58,7 +56,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, uninterrupted, momen
 
     resumed = fastadv_train("--run-dir", folder, "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    assert (f"{KILLED}: continuing after step {resumed_after} of 30" in resumed.stdout) == (resumed_after is not None)
+    assert f"{KILLED}: continuing after step {resumed_after} of 30" in resumed.stdout
     assert_same_run(folder, uninterrupted)
     for name, modified in finished_before.items():
         assert (folder / name / "weights.pt").stat().st_mtime_ns == modified, f"{name} was trained again"

@@ -26,7 +26,7 @@ class Stack(Method):
         network: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         super().__init__()
-        self.base, self.scale, self.pair = base, scale, pair
+        self.base, self.scale, self.pair, self.network = base, scale, pair, network
 
     def forward(self, student, teacher, batch):
         return self.base(student, teacher, batch)
@@ -74,6 +74,17 @@ def test_a_method_is_built_on_a_setting_with_that_ones_options():
 def test_a_base_that_is_overridden_is_not_built_on():
     entries = ["stack.base=inner", "inner.method=stack", "inner.base=ce"]
     assert isinstance(read("stack", *entries).build().base.base, CrossEntropy)
+
+
+def test_a_constructor_takes_the_networks_it_has_arguments_for():
+    def network(x):
+        return x
+
+    setting = read("outer", "outer.method=stack", "outer.base=stack", "stack.base=kd")
+    built = setting.build(network=network, other=network)
+    assert built.network is network
+    assert built.base.network is network
+    assert setting.build().network is None
 
 
 def test_tables_come_back_as_they_were_given_in_the_types_of_options():

@@ -1,0 +1,26 @@
+"""IAD-II's second teacher, from the command line."""
+
+import torch
+
+from fastadv.train import models
+from fastadv.train.cli import main
+from fastadv.train.metrics import read_metrics
+
+ARGUMENTS = [
+    *("train", "--methods=iad-ii", "--option=iad-ii.standard_weight=0.25", "--seeds=0", "--teacher-epochs=1"),
+    *("--student-samples=40", "--batch-size=20", "--max-steps=2", "--log-steps=1", "--eval-steps=1"),
+    *("--eval-samples=20", "--no-tensorboard"),
+]
+
+
+def test_it_is_loaded_and_listened_to(tmp_path):
+    file = tmp_path / "standard.pt"
+    torch.save(models.build("digits_cnn", num_classes=10, image_shape=(1, 8, 8)).state_dict(), file)
+    run = tmp_path / "run"
+    assert main([*ARGUMENTS, "--run-dir", str(run), "--standard-teacher-checkpoint", str(file)]) == 0
+    assert all(row["standard"] > 0 for row in read_metrics(run / "iad-ii-seed0", "train"))
+
+
+def test_a_weight_without_it_is_refused(tmp_path, capsys):
+    assert main([*ARGUMENTS, "--run-dir", str(tmp_path / "run")]) == 2
+    assert "IAD-II, seed 0: standard_weight must be 0 without a standard_teacher" in capsys.readouterr().err
