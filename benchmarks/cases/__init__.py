@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.case import Entry
-from benchmarks.cases import features, logits, loops, particles, steps
+from benchmarks.cases import features, logits, loops, particles, steps, training
 
 
 def registry(resnet56: Path | None = None) -> list[Entry]:
     """All entries, those of the public resnet56 only where the file of its weights is given."""
-    groups = (steps.entries(), particles.entries(), logits.entries(), features.entries(), loops.entries(resnet56))
-    return [entry for group in groups for entry in group]
+    ops = (steps.entries(), particles.entries(), logits.entries(), features.entries())
+    return [entry for group in (*ops, loops.entries(resnet56), training.entries()) for entry in group]
 
 
 def selected(

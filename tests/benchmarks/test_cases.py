@@ -9,6 +9,7 @@ import fastadv
 from benchmarks.case import Missing, Work, largest_difference, share_apart
 from benchmarks.cases import loops, registry, selected
 from benchmarks.opponents import peers
+from fastadv.train.methods import METHODS
 
 CPU = torch.device("cpu")
 # The large ones differ from the small ones in nothing but time.
@@ -30,6 +31,11 @@ def test_every_public_op_is_measured():
     assert functions - measured == {"pgd_step_", "backends", "use_backend"}
     attacks = {name for name in dir(fastadv.attacks) if f"attacks.{name}" in measured}
     assert attacks == {"fgsm", "pgd", "mi_fgsm", "apgd", "svgd", "bss", "vat"}
+
+
+def test_a_training_step_of_every_method_is_measured():
+    measured = {entry.op for entry in registry() if entry.name.startswith("training step")}
+    assert measured == {f"distill.{known.kind.__name__}" for known in METHODS.values()}
 
 
 def test_no_two_cases_share_a_name():
