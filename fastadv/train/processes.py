@@ -93,5 +93,7 @@ def joined(device: str) -> Iterator[Processes]:
                 silence = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(silence))
             yield processes
+            # None leaves while another still talks to it.
+            distributed.barrier()
     finally:
         distributed.destroy_process_group()

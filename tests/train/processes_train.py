@@ -128,4 +128,5 @@ if __name__ == "__main__":
     given = Path(sys.argv[1])
     with joined("cpu"):
         train_jobs(given)
-        raise SystemExit(train_whole_run(given / "run"))
+        status = train_whole_run(given / "run")
+    raise SystemExit(status)
