@@ -59,8 +59,7 @@ def measure(device: torch.device, *, everything: bool, only: str, resnet56: Path
     for key, value in about.items():
         print(f"{key}: {value}")
     conditions = Conditions.of(device, everything=everything)
-    # Calls first: after the floor's large buffers an empty autograd.Function was seen to take four times as long.
-    calls, floor = overhead(device), Floor.measure(device)
+    floor, calls = Floor.measure(device), overhead(device)
     about["copy_bytes_per_second"] = floor.bandwidth
     print(f"\n{terminal.copies(floor.as_json())}\n\n{terminal.overhead(calls)}\n\n{terminal.head()}")
     rows, wrong = [], []
