@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ _SPARSER = 0.95
 _SMALLEST_STEP = 0.1
 
 
-class Climber:
+class Climber(abc.ABC):
     """Steps of its own size for each row, the best point so far, and at checkpoints a return of some rows to it.
 
     Args:
@@ -50,13 +51,13 @@ class Climber:
         self._made += 1
         return self._moved(x, grad)
 
+    @abc.abstractmethod
     def _check(self, period: Tensor) -> Tensor:
         """Change the step sizes as the rule at a checkpoint says; the rows that return to their best point."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _moved(self, x: Tensor, grad: Tensor) -> Tensor:
         """The step itself."""
-        raise NotImplementedError
 
 
 class Halving(Climber):

@@ -1,17 +1,18 @@
 """What the families share: blocks that end in a ReLU, stages of them, and the weights they start from."""
 
+import abc
 from collections.abc import Iterable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class ReluBlock(nn.Module):
+class ReluBlock(nn.Module, abc.ABC):
     """A block whose last operation is a ReLU."""
 
+    @abc.abstractmethod
     def preactivation(self, x: Tensor) -> Tensor:
         """What the ReLU reads."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.preactivation(x))
