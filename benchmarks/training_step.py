@@ -35,7 +35,7 @@ from benchmarks.spread import ratio
 from benchmarks.tables import markdown, spread
 from fastadv.attacks import freeze
 from fastadv.attacks.starts import random_rows
-from fastadv.distill import IGDM, TALD, Batch, Method
+from fastadv.distill import IGDM, TALD, AdaAD, Batch, Method
 from fastadv.train import models
 from fastadv.train.config import Config
 from fastadv.train.datasets import Split, to_pixels
@@ -96,10 +96,14 @@ def _tald() -> TALD:
     return TALD(particles=4, steps=3)
 
 
+def _igdm() -> IGDM:
+    return IGDM(AdaAD(attack_mode="frozen"))
+
+
 ROWS = (
     Row("TALD, teacher in float32", _tald, _particles, PlainTALD, 1.6, copies=4),
     Row("TALD, teacher in bfloat16", _tald, _particles, PlainTALD, 2.5, "bfloat16", copies=4),
-    Row("AdaAD + IGDM, teacher in float32", IGDM, _adversarial, PlainIGDM, 1.6, start_eps=0.001 * 3**0.5),
+    Row("AdaAD + IGDM, teacher in float32", _igdm, _adversarial, PlainIGDM, 1.6, start_eps=0.001 * 3**0.5),
 )
 
 

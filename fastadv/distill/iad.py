@@ -138,6 +138,7 @@ class IADII(RobustMethod):
         self.detach_clean = checks.flag("detach_clean", detach_clean)
 
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
+        super().build(student, teacher, x, images=images)
         self._standard_teacher()
 
     def terms_on(self, views: Views) -> Terms:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import abc
 from functools import cached_property
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastadv.attacks.arguments import master
 from fastadv.attacks.configured import PGD
+from fastadv.attacks.frozen import Frozen, freeze
+from fastadv.attacks.guard import evaluating
 from fastadv.attacks.networks import Networks
 from fastadv.distill.method import Batch, Method, Network, Terms
 from fastadv.distill.teacher import teacher_logits
@@ -18,7 +20,7 @@ from fastadv.ops.layout import aligned
 # The published starts next to the image add 0.001 N(0, 1) to each pixel; this is uniform noise of the same deviation.
 NEAR = 0.001 * 3**0.5
 
-_ATTACK_MODES = {name: name for name in ("eval", "train")}
+_ATTACK_MODES = {name: name for name in ("eval", "frozen", "train")}
 
 
 class Views:
@@ -78,12 +80,14 @@ class RobustMethod(Method):
         eps: linf radius of the attack, in pixels of [0, 1].
         step_size: of its steps, in the same units.
         steps: how many.
-        attack_mode: "eval" attacks the student in eval mode, which leaves no trace in it; "train" in the mode it is
-            trained in, with the statistics of the attacked batch and moving BatchNorm's buffers at each step.
+        attack_mode: "eval" attacks the student in eval mode, which leaves no trace in it; "frozen" a copy of it in eval
+            mode, made by :func:`fastadv.attacks.freeze` in ``build`` and refreshed before each attack: the same to
+            rounding and sooner, in the student's own dtype whatever it trains in under autocast; "train" in the mode it
+            is trained in, with the statistics of the attacked batch and moving BatchNorm's buffers at each step.
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: an argument is out of range or an unknown name.
+        ValueError: an argument is out of range or an unknown name; at a call, "frozen" before ``build``.
     """
 
     # Radius of the ball that the attack starts in; None is eps.
@@ -95,6 +99,12 @@ class RobustMethod(Method):
         start = None if self.start_eps is None else min(self.start_eps, self.eps)
         self.ascent = PGD(eps=eps, step_size=step_size, steps=steps, start_eps=start)
         self.attack_mode = checks.choice("attack_mode", attack_mode, _ATTACK_MODES)
+        self._copies: tuple[Frozen, ...] = ()  # in a tuple, so as to be no part of the state
+
+    def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
+        if self.attack_mode == "frozen":
+            with evaluating([student]):
+                self._copies = (freeze(student),)
 
     def attack(self, views: Views) -> Tensor:
         """The adversarial images [N, ...] of ``views``: here those of the student's cross-entropy."""
@@ -117,9 +127,18 @@ class RobustMethod(Method):
         """The student as the attack is to see it."""
         if self.attack_mode == "eval":
             return student
+        if self.attack_mode == "frozen":
+            return self._refreshed_copy()
         networks = Networks(student)
         # Attacks put modules in eval mode and leave other callables as they are.
         return lambda x: networks(x)[0]
+
+    def _refreshed_copy(self) -> Network:
+        if not self._copies:
+            raise ValueError("attack_mode='frozen' needs the copy that build() makes: call it before the first step")
+        (copy,) = self._copies
+        copy.refresh()
+        return copy
 
     def extra_repr(self) -> str:
         return f"{self.ascent}, attack_mode={self.attack_mode!r}"

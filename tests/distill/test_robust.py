@@ -320,6 +320,35 @@ def test_no_teacher_is_needed(name, student, batch):
     assert CASES[name][0](student, None, Batch(*batch))["loss"] > 0
 
 
+@pytest.mark.parametrize("method", [ARD, RSLAD, AdaAD, IAD, IADII, AdaIAD, PGDAT, TRADES])
+def test_the_frozen_copy_is_attacked_as_the_student_is_at_each_step(method, student, teacher, batch):
+    student, (x, y) = student.double(), batch
+    teacher.double()
+    plain, frozen = (method(attack_mode=mode, **ATTACK) for mode in ("eval", "frozen"))
+    frozen.build(student, teacher, x.double(), images=len(x))
+    assert student.training
+    assert frozen.state_dict() == {}
+    assert list(frozen.parameters()) == []
+    found = []
+    for step in range(2):
+        moved = [each.views(student, teacher, Batch(x.double(), y, seed=step)).adversarial for each in (plain, frozen)]
+        torch.testing.assert_close(*moved)
+        found.append(moved[1])
+        with torch.no_grad():
+            for parameter in student.parameters():
+                parameter.mul_(-1.5)
+        student(x.double() + 1)  # which moves BatchNorm's statistics
+    rows = len(student.rows)
+    frozen.views(student, teacher, Batch(x.double(), y, seed=0))
+    assert len(student.rows) - rows == 0
+    assert not torch.equal(frozen.views(student, teacher, Batch(x.double(), y, seed=0)).adversarial, found[0])
+
+
+def test_there_is_no_frozen_copy_before_build(student, teacher, batch):
+    with pytest.raises(ValueError, match="attack_mode='frozen' needs the copy that build"):
+        AdaAD(attack_mode="frozen", **ATTACK)(student, teacher, Batch(*batch))
+
+
 def test_a_start_is_never_outside_of_a_small_ball(student, teacher, batch):
     method = RSLAD(eps=1e-4, step_size=1e-4, steps=1)
     views = method.views(student, teacher, Batch(*batch))
@@ -334,7 +363,7 @@ def test_a_start_is_never_outside_of_a_small_ball(student, teacher, batch):
         ({"eps": "8/255"}, TypeError, "eps must be a float"),
         ({"step_size": "a"}, TypeError, "step_size must be a float"),
         ({"steps": 1.5}, TypeError, "steps must be an int"),
-        ({"attack_mode": "both"}, ValueError, "attack_mode must be one of 'eval', 'train', got 'both'"),
+        ({"attack_mode": "both"}, ValueError, "attack_mode must be one of 'eval', 'frozen', 'train', got 'both'"),
     ],
 )
 def test_bad_arguments_of_the_attack_are_named(method, options, error, message):
