@@ -21,7 +21,8 @@ def attacks(torchattacks):
     torch.manual_seed(0)
     model = build("resnet8", num_classes=10, image_shape=(3, 8, 8)).eval()
     x, y = torch.rand(4, 3, 8, 8), torch.arange(4)
-    return attack_loops.variants(model, x, y, STEPS), x, y
+    variants = attack_loops.variants(model, x, y, STEPS)
+    return variants | {f"{EXACT}, compiled": attack_loops.compiled(variants[EXACT])}, x, y
 
 
 def test_every_attack_has_its_row(attacks):
@@ -30,8 +31,10 @@ def test_every_attack_has_its_row(attacks):
     assert list(results["rows"]) == list(variants)
     assert results["rows"][BASELINE]["speedup"]["median"] == 1
     assert results["rows"][EXACT]["pixels_as_torchattacks"] > 0.9
-    for row in results["rows"].values():
-        assert 0 < row["network_share"] < 1
+    assert results["rows"][f"{EXACT}, compiled"]["network_share"] is None
+    for name, row in results["rows"].items():
+        assert variants[name].compiled or 0 < row["network_share"] < 1
+        assert 0 < row["convolution_share"] < 1
         assert 0 < row["update_seconds"] < row["seconds"]["median"]
     machine = {"cpu": "a CPU", "instructions": "AVX2", "threads": 1, "torch": "2", "fastadv": "0"}
     page = attack_loops.page({"machine": machine, "attack": "PGD", "network": "resnet8", **results})
