@@ -40,7 +40,7 @@ class Clock(Protocol):
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """Python's garbage collector waits: one pass over all that the suite has imported takes as long as a dozen rounds."""
+    """Python's garbage collector waits: one pass over all that the suite imports takes as long as a dozen rounds."""
     enabled = gc.isenabled()
     gc.disable()
     try:
