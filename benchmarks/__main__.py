@@ -30,7 +30,11 @@ def main() -> None:
         type=Path,
         help="name what is slower than in this file, or in this machine's if 'committed'; write none by default",
     )
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run, after its last case")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with an interrupted run, after its last case; without, it begins anew",
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the cases are computed")
     parser.add_argument("--resnet56", type=Path, help="weights of the public CIFAR-100 resnet56, to attack it too")
     arguments = parser.parse_args()
@@ -43,11 +47,10 @@ def main() -> None:
         parser.error(f"--against: there is no file {against}")
     output = arguments.output or (None if arguments.only or against else committed)
     kept = unfinished.beside(output) if output else None
-    begun = bool(kept and kept.is_file())
-    if arguments.resume and not begun:
+    if kept and not arguments.resume:
+        kept.unlink(missing_ok=True)
+    if arguments.resume and not (kept and kept.is_file()):
         parser.error(f"--resume: there is no {kept or 'file of a run that writes none'}")
-    if begun and not arguments.resume:
-        parser.error(f"{kept} is of an interrupted run: add --resume to go on with it, or delete it")
     try:
         measured = measure(
             device, everything=arguments.all, only=arguments.only, resnet56=arguments.resnet56, kept=kept

@@ -108,11 +108,12 @@ def test_a_case_that_differs_stops_itself_only(measure):
     ]
 
 
+def interrupt():
+    raise KeyboardInterrupt
+
+
 def interrupted(measure, *names):
     """Cases of these names, after the run of which the last was interrupted, and that file of what was kept."""
-
-    def interrupt():
-        raise KeyboardInterrupt
 
     cases = [dataclasses.replace(entry_with(), name=name) for name in names]
     last = dataclasses.replace(entry_with(fused=interrupt), name=names[-1])
@@ -148,9 +149,19 @@ def test_only_the_run_that_was_interrupted_goes_on(measure, monkeypatch, capsys)
         return capsys.readouterr().err
 
     cases, kept = interrupted(measure, "first", "last")
-    assert "add --resume to go on with it, or delete it" in refused()
     assert "was measured with --all False, this run has True" in refused("--resume", "--all")
     monkeypatch.setattr(command.machine, "commit", lambda: "another")
     assert "was measured with fastadv" in refused("--resume")
     kept.unlink()
     assert "--resume: there is no" in refused("--resume")
+
+
+def test_without_resume_an_interrupted_run_begins_anew(measure):
+    (first, last), kept = interrupted(measure, "first", "last")
+    measure([last])
+    assert [row["case"] for row in json.loads(measure.output.read_text())["rows"]] == ["last"]
+    assert not kept.exists()
+    (first, last), kept = interrupted(measure, "first", "last")
+    with pytest.raises(SystemExit, match=r"interrupted$"):
+        measure([dataclasses.replace(first, build=lambda device: interrupt())])
+    assert not kept.exists()
