@@ -1,7 +1,7 @@
 # make demo           the whole job on a small real dataset: teacher, particles, students, a report
 # make test           formatting, lint, types and the test suite
 # make bench          fused against what people use now, on this machine: results, pictures and pages; BENCH=--all for
-#                     everything, an hour or more
+#                     everything, half an hour or more; BENCH='--all --resume' goes on after an interruption
 # make bench-pages    the pages and pictures again, from the committed results
 # make bench-slower   name what is slower than in the committed results of this machine by more than the noise
 # make bench-compare  BASE=REVISION: this working tree against another commit, call by call in turn

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import machine, regressions, results, terminal
+from benchmarks import machine, regressions, results, terminal, unfinished
 from benchmarks.cases import selected
 from benchmarks.floor import Floor, overhead
 from benchmarks.runner import Conditions, Differs, run
@@ -17,7 +17,7 @@ from benchmarks.runner import Conditions, Differs, run
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--all", action="store_true", help="every size, precision and mode of torch.compile; an hour or more"
+        "--all", action="store_true", help="every size, precision and mode of torch.compile; half an hour or more"
     )
     parser.add_argument(
         "--only", default="", help="run the cases whose name contains this, and write no file by default"
@@ -30,6 +30,11 @@ def main() -> None:
         type=Path,
         help="name what is slower than in this file, or in this machine's if 'committed'; write none by default",
     )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with an interrupted run, after its last case; without, it begins anew",
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the cases are computed")
     parser.add_argument("--resnet56", type=Path, help="weights of the public CIFAR-100 resnet56, to attack it too")
     arguments = parser.parse_args()
@@ -40,9 +45,24 @@ def main() -> None:
     against = committed if str(arguments.against) == "committed" else arguments.against
     if against and not against.is_file():
         parser.error(f"--against: there is no file {against}")
-    measured = measure(device, everything=arguments.all, only=arguments.only, resnet56=arguments.resnet56)
-    if output := arguments.output or (None if arguments.only or against else committed):
+    output = arguments.output or (None if arguments.only or against else committed)
+    kept = unfinished.beside(output) if output else None
+    if kept and not arguments.resume:
+        kept.unlink(missing_ok=True)
+    if arguments.resume and not (kept and kept.is_file()):
+        parser.error(f"--resume: there is no {kept or 'file of a run that writes none'}")
+    try:
+        measured = measure(
+            device, everything=arguments.all, only=arguments.only, resnet56=arguments.resnet56, kept=kept
+        )
+    except unfinished.Other as error:
+        parser.error(f"--resume: {error}")
+    except KeyboardInterrupt:
+        how = f"; --resume goes on after the last case in {kept}" if kept and kept.is_file() else ""
+        raise SystemExit(f"\ninterrupted{how}") from None
+    if output:
         results.write(output, measured)
+        unfinished.beside(output).unlink(missing_ok=True)
         print(f"\nwrote {output} and {output.with_suffix('.csv').name}")
     if against:
         slower = regressions.slower(results.read(against), measured)
@@ -53,25 +73,40 @@ def main() -> None:
         raise SystemExit(f"{len(measured['not_timed'])} cases failed and were not timed")
 
 
-def measure(device: torch.device, *, everything: bool, only: str, resnet56: Path | None) -> dict[str, Any]:
-    """Everything that a file of results holds, printed as it comes."""
-    about = machine.describe(device)
-    for key, value in about.items():
+def measure(
+    device: torch.device, *, everything: bool, only: str, resnet56: Path | None, kept: Path | None = None
+) -> dict[str, Any]:
+    """Everything that a file of results holds, printed as it comes, and kept in ``kept`` after every case.
+
+    What ``kept`` holds already is not measured again. Raises unfinished.Other where that is of another run.
+    """
+    measured: dict[str, Any] = {"machine": machine.describe(device), "everything": everything}
+    for key, value in measured["machine"].items():
         print(f"{key}: {value}")
     conditions = Conditions.of(device, everything=everything)
-    floor, calls = Floor.measure(device), overhead(device)
-    about["copy_bytes_per_second"] = floor.bandwidth
-    print(f"\n{terminal.copies(floor.as_json())}\n\n{terminal.overhead(calls)}\n\n{terminal.head()}")
-    rows, wrong = [], []
-    for entry in selected(everything, only, resnet56, on_gpu=device.type == "cuda"):
+    if kept and kept.is_file():
+        measured = unfinished.load(kept, measured)
+        floor = Floor.from_json(measured["floor"])
+        print(f"{len(measured['rows'])} cases of {measured['machine']['date']} are not measured again")
+    else:
+        floor = Floor.measure(device)
+        measured["machine"]["copy_bytes_per_second"] = floor.bandwidth
+        measured |= {"floor": floor.as_json(), "overhead": overhead(device), "rows": [], "not_timed": []}
+    print(f"\n{terminal.copies(measured['floor'])}\n\n{terminal.overhead(measured['overhead'])}\n\n{terminal.head()}")
+    entries = selected(everything, only, resnet56, on_gpu=device.type == "cuda")
+    rows = {row["case"]: row for row in measured["rows"]}
+    for entry in (entry for entry in entries if entry.name not in rows):
         try:
-            rows.append(run(entry, conditions, floor))
-            print(terminal.row(rows[-1]), flush=True)
+            rows[entry.name] = run(entry, conditions, floor)
+            print(terminal.row(rows[entry.name]), flush=True)
         except (Differs, RuntimeError, NotImplementedError) as error:
             # The other cases are worth their time all the same.
-            wrong.append(f"{entry.name}: {error}")
-            print(wrong[-1])
-    return {"machine": about, "floor": floor.as_json(), "overhead": calls, "rows": rows, "not_timed": wrong}
+            measured["not_timed"].append(f"{entry.name}: {error}")
+            print(measured["not_timed"][-1])
+        measured["rows"] = [rows[entry.name] for entry in entries if entry.name in rows]
+        if kept:
+            unfinished.save(kept, measured)
+    return measured
 
 
 if __name__ == "__main__":

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +29,7 @@ class Effort:
 
 # After the caches have been emptied every call is a round.
 COLD = Effort(rounds=15, round_seconds=0.0, warm_up_seconds=0.0)
+FEWEST_WARM_UPS = 3  # whose median one slow call does not move
 
 
 class Clock(Protocol):
@@ -34,21 +38,35 @@ class Clock(Protocol):
     def __call__(self, call: Call, calls: int) -> float: ...
 
 
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Python's garbage collector waits: one pass over all that the suite imports takes as long as a dozen rounds."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def host_clock(call: Call, calls: int) -> float:
     """What the host waits, for calls that are done when they return."""
-    start = time.perf_counter()
-    for _ in range(calls):
-        call()
-    return (time.perf_counter() - start) / calls
+    with uncollected():
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        return (time.perf_counter() - start) / calls
 
 
 def device_clock(call: Call, calls: int) -> float:
     """What passes on the current stream, gaps in which the GPU waits for the host included."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    for _ in range(calls):
-        call()
-    end.record()
+    with uncollected():
+        start.record()
+        for _ in range(calls):
+            call()
+        end.record()
     end.synchronize()
     return start.elapsed_time(end) / 1000 / calls
 
@@ -122,8 +140,15 @@ def replayed(call: Call) -> Call:
 
 
 def warm_up(call: Call, clock: Clock, effort: Effort) -> tuple[int, float]:
-    """Run ``call`` until it is warm; how many calls fill a round, and the seconds of one."""
-    count, elapsed = 0, 0.0
-    while count < 2 or elapsed < effort.warm_up_seconds:
-        count, elapsed = count + 1, elapsed + clock(call, 1)
-    return max(1, round(effort.round_seconds * count / elapsed)), elapsed / count
+    """Run ``call`` until it is warm; how many calls fill a round, and the median seconds of one.
+
+    The first call, which pays for what is made once, is not counted, and one call that something else held up does not
+    move the median: few calls a round would be as cold as the variants before leave them.
+    """
+    clock(call, 1)
+    taken, elapsed = [], 0.0
+    while len(taken) < FEWEST_WARM_UPS or elapsed < effort.warm_up_seconds:
+        taken.append(clock(call, 1))
+        elapsed += taken[-1]
+    each = statistics.median(taken)
+    return max(1, round(effort.round_seconds / each)), each

@@ -16,6 +16,7 @@ VARIANTS = ("fused", "eager", "compiled")
 CPU = torch.device("cpu")
 
 
+@pytest.mark.benchmark(disable_gc=True)
 @pytest.mark.parametrize("entry", ENTRIES, ids=[entry.name for entry in ENTRIES])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_speed(benchmark: Any, entry: Any, variant: str) -> None:

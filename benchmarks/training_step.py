@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.machine import describe
+from benchmarks.measure import uncollected
 from benchmarks.plain_loops import PlainIGDM, PlainLoop, PlainTALD
 from benchmarks.runner import Differs
 from benchmarks.spread import ratio
@@ -330,10 +331,11 @@ shares are of the trainer's step: model, the networks' forward and backward; upd
 
 def _timed(step: Callable[[], None], device: str) -> float:
     _wait(device)
-    began = time.perf_counter()
-    step()
-    _wait(device)
-    return time.perf_counter() - began
+    with uncollected():
+        began = time.perf_counter()
+        step()
+        _wait(device)
+        return time.perf_counter() - began
 
 
 def _wait(device: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 
 from benchmarks.floor import Floor
-from benchmarks.measure import ColdClock, Effort, interleaved
+from benchmarks.measure import ColdClock, Effort, host_clock, interleaved, warm_up
 from benchmarks.memory import peak_bytes
 from benchmarks.spread import ratio
 
@@ -35,8 +37,29 @@ def test_variants_take_turns_and_none_always_follows_the_same():
         return 1e-6
 
     taken = interleaved({name: lambda name=name: name for name in "abc"}, clock, effort)
-    assert "".join(order) == "aabbcc" + "abc" + "bca" + "cab"
+    assert "".join(order) == "aaaabbbbcccc" + "abc" + "bca" + "cab"
     assert {name: len(seconds) for name, seconds in taken.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+@pytest.mark.parametrize("held_up", [0, 1, 2, 50])
+def test_one_slow_call_does_not_decide_how_many_make_a_round(held_up):
+    """The collector, or another process, may take any call of the warm-up for longer than the warm-up lasts."""
+    made = iter(range(10_000))
+    calls, seconds = warm_up(lambda: None, lambda call, calls: 0.09 if next(made) == held_up else 2e-5, Effort())
+    assert (calls, seconds) == (200, 2e-5)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_waits_while_a_clock_runs_and_is_left_as_it_was(enabled):
+    seen, before = [], gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        host_clock(lambda: seen.append(gc.isenabled()), 2)
+        with pytest.raises(ZeroDivisionError):
+            host_clock(lambda: 1 / 0, 1)
+        assert (seen, gc.isenabled()) == ([False, False], enabled)
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 def test_slow_calls_are_measured_in_fewer_rounds():

@@ -75,23 +75,93 @@ def test_a_row_is_shown_beside_its_floor(conditions):
     assert row["peak_bytes"]["eager"] > tensors
 
 
-def test_a_case_that_differs_stops_itself_only(conditions, monkeypatch, tmp_path):
+@pytest.fixture
+def measure(conditions, monkeypatch, tmp_path):
+    """Run the command on the given cases, with more arguments; the file of results."""
+    output = tmp_path / "results.json"
+
+    def command_line(cases, *arguments):
+        monkeypatch.setattr(command, "selected", lambda *given, **options: cases)
+        monkeypatch.setattr(command.Conditions, "of", lambda *given, **options: conditions)
+        monkeypatch.setattr(command.Floor, "measure", lambda device: FLOOR)
+        monkeypatch.setattr(command, "overhead", lambda device: {})
+        monkeypatch.setattr("sys.argv", ["benchmarks", "--output", str(output), *arguments])
+        command.main()
+
+    command_line.output = output
+    return command_line
+
+
+def test_a_case_that_differs_stops_itself_only(measure):
     right = entry_with()
     off = dataclasses.replace(entry_with(fused=lambda: torch.zeros(())), name="off")
-    output = tmp_path / "results.json"
-    monkeypatch.setattr(command, "selected", lambda *given, **options: [off, right])
-    monkeypatch.setattr(command.Conditions, "of", lambda *given, **options: conditions)
-    monkeypatch.setattr(command.Floor, "measure", lambda device: FLOOR)
-    monkeypatch.setattr(command, "overhead", lambda device: {})
-    monkeypatch.setattr("sys.argv", ["benchmarks", "--output", str(output)])
     with pytest.raises(SystemExit, match="1 cases failed"):
-        command.main()
-    written = json.loads(output.read_text())
+        measure([off, right])
+    written = json.loads(measure.output.read_text())
     assert [row["case"] for row in written["rows"]] == [right.name]
     assert written["not_timed"] == ["off: fused: results differ by inf, more than 0e+00; nothing was timed"]
     assert Floor.from_json(written["floor"]) == FLOOR
-    lines = output.with_suffix(".csv").read_text().splitlines()
+    lines = measure.output.with_suffix(".csv").read_text().splitlines()
     assert lines[0] == ",".join(results.COLUMNS)
     assert [line.split(",")[:3] for line in lines[1:]] == [
         [right.name, "pgd_step", variant] for variant in ("fused", "eager", "compiled")
     ]
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def interrupted(measure, *names):
+    """Cases of these names, after the run of which the last was interrupted, and that file of what was kept."""
+
+    cases = [dataclasses.replace(entry_with(), name=name) for name in names]
+    last = dataclasses.replace(entry_with(fused=interrupt), name=names[-1])
+    with pytest.raises(SystemExit, match=r"interrupted; --resume goes on after the last case in .*results.unfinished"):
+        measure([*cases[:-1], last])
+    return cases, measure.output.with_suffix(".unfinished")
+
+
+def test_an_interrupted_run_goes_on_after_its_last_case(measure, monkeypatch):
+    (first, failing, last), kept = interrupted(measure, "first", "failing", "last")
+    assert not measure.output.exists()
+    content = json.loads(kept.read_text())
+    # As if it had failed.
+    failed = content["rows"].pop(1)["case"]
+    kept.write_text(json.dumps(content | {"not_timed": [failed]}))
+    run, measured = command.run, []
+    monkeypatch.setattr(command, "run", lambda entry, *how: measured.append(entry.name) or run(entry, *how))
+    measure([first, failing, last], "--resume")
+    assert measured == ["failing", "last"]
+    written = json.loads(measure.output.read_text())
+    assert [row["case"] for row in written["rows"]] == ["first", "failing", "last"]
+    assert written["rows"][0] == content["rows"][0]
+    assert written["not_timed"] == []
+    assert "in parts" in written["machine"]["note"]
+    assert not kept.exists()
+
+
+def test_only_the_run_that_was_interrupted_goes_on(measure, monkeypatch, capsys):
+    def refused(*arguments):
+        with pytest.raises(SystemExit):
+            measure(cases, *arguments)
+        assert not measure.output.exists()
+        return capsys.readouterr().err
+
+    cases, kept = interrupted(measure, "first", "last")
+    assert "was measured with --all False, this run has True" in refused("--resume", "--all")
+    monkeypatch.setattr(command.machine, "commit", lambda: "another")
+    assert "was measured with fastadv" in refused("--resume")
+    kept.unlink()
+    assert "--resume: there is no" in refused("--resume")
+
+
+def test_without_resume_an_interrupted_run_begins_anew(measure):
+    (first, last), kept = interrupted(measure, "first", "last")
+    measure([last])
+    assert [row["case"] for row in json.loads(measure.output.read_text())["rows"]] == ["last"]
+    assert not kept.exists()
+    (first, last), kept = interrupted(measure, "first", "last")
+    with pytest.raises(SystemExit, match=r"interrupted$"):
+        measure([dataclasses.replace(first, build=lambda device: interrupt())])
+    assert not kept.exists()
