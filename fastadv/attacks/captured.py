@@ -96,9 +96,8 @@ class Captured:
         _check_steps(changes)
         for name, value in changes.items():
             if not isinstance(value, Hashable):
-                raise TypeError(
-                    f"{name} must be a tensor or hashable for a captured attack, got {type(value).__name__}"
-                )
+                found = type(value).__name__
+                raise TypeError(f"{name} must be a tensor or hashable for a captured attack, got {found}")
         own_seed = None
         if self._draws and changes.get("seed") is None:
             own_seed = changes["seed"] = self._seed_on(x)
@@ -227,12 +226,12 @@ def _memory_of(members: tuple[Network, ...]) -> tuple[Any, ...]:
     """Which memory, and which modes, a graph of ``members`` reads."""
     read: list[Any] = []
     for member in members:
-        in_its_mode = isinstance(member, InItsMode)
-        network = member.network if in_its_mode else member
+        network = member.network if isinstance(member, InItsMode) else member
         read.append(id(network))
         if isinstance(network, nn.Module):
             read += (tensor.data_ptr() for tensor in (*network.parameters(), *network.buffers()))
-            read.append(tuple(module.training for module in network.modules()) if in_its_mode else None)
+            # Attacks put others in eval mode.
+            read.append(member is not network and tuple(module.training for module in network.modules()))
     return tuple(read)
 
 

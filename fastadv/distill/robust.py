@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from functools import cached_property
 
 from torch import Tensor
 
 from fastadv.attacks.arguments import master
 from fastadv.attacks.configured import PGD
-from fastadv.attacks.networks import Networks
+from fastadv.attacks.networks import InItsMode
 from fastadv.distill.method import Batch, Method, Network, Terms
 from fastadv.distill.teacher import teacher_logits
 from fastadv.ops import checks
@@ -86,6 +87,7 @@ class RobustMethod(Method):
         ValueError: an argument is out of range or an unknown name.
     """
 
+    ascent: Callable[..., Tensor]
     # Radius of the ball that the attack starts in; None is eps.
     start_eps: float | None = None
 
@@ -115,11 +117,7 @@ class RobustMethod(Method):
 
     def attacked(self, student: Network) -> Network:
         """The student as the attack is to see it."""
-        if self.attack_mode == "eval":
-            return student
-        networks = Networks(student)
-        # Attacks put modules in eval mode and leave other callables as they are.
-        return lambda x: networks(x)[0]
+        return student if self.attack_mode == "eval" else InItsMode(student)
 
     def extra_repr(self) -> str:
         return f"{self.ascent}, attack_mode={self.attack_mode!r}"

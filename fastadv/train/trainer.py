@@ -88,10 +88,11 @@ class Trainer:
         """The network whose accuracy and weights count."""
         return self.model if self.average is None else self.average.network
 
-    def fit(self) -> dict[str, float]:
+    def fit(self) -> dict[str, Any]:
         """Train what is left to train, evaluate, write and return the result.
 
-        Result: "clean" and "pgd" (accuracy in [0, 1]), "images_per_second" and "seconds" of training alone, "steps".
+        Result: "clean" and "pgd" (accuracy in [0, 1]), "images_per_second" and "seconds" of training alone, "steps",
+        and the method's "notes".
         Raises DivergenceError when the loss is not finite, CheckpointError when every checkpoint is damaged, and where
         processes end up with different states.
         """
@@ -119,6 +120,7 @@ class Trainer:
             "images_per_second": self.images_seen / self.stopwatch.seconds,
             "seconds": self.stopwatch.seconds,
             "steps": self.step,
+            "notes": [note for part in self.method.parts() for note in part.notes],
         }
         if self.processes.first:
             weights = self.evaluated.network.state_dict()
@@ -199,6 +201,8 @@ class Trainer:
             torch.manual_seed(derive_seed(self.seed, "method"))
             try:
                 self.method.build(self.model, self.teacher, example, images=images)
+                if self.config.capture:
+                    self.method.capture_ascents(self.device)
             except (TypeError, ValueError) as error:
                 raise ConfigError(f"{self.label}: {error}") from error
         self.method.to(self.device)
