@@ -8,7 +8,8 @@ from fastadv.train.results import read_results
 
 ARGUMENTS = [
     *("--methods=kd,igdm", "--seeds=0,1", "--teacher-epochs=1", "--max-steps=1", "--batch-size=20", "--eval-steps=1"),
-    *("--eval-samples=20", "--no-tensorboard", "--option=igdm.base=adaad", "--option=adaad.eps=0.5"),
+    *("--eval-samples=20", "--no-tensorboard", "--student-samples=none"),
+    *("--option=igdm.base=adaad", "--option=adaad.eps=0.5"),
 ]
 
 
