@@ -103,7 +103,8 @@ class Captured:
             own_seed = changes["seed"] = self._seed_on(x)
         elif "seed" in changes:
             changes["seed"] = _on_device(changes["seed"], x)
-        inputs = {name: value for name, value in {"x": x, "y": y, **changes}.items() if isinstance(value, Tensor)}
+        inputs = {"x": x} if y is None else {"x": x, "y": y}
+        inputs.update({name: value for name, value in changes.items() if isinstance(value, Tensor)})
         values = {name: value for name, value in changes.items() if name not in inputs}
 
         def run(x: Tensor, y: Tensor | None = None, **tensors: Tensor) -> Any:

@@ -193,13 +193,13 @@ class TALD(Method):
 
 
 def _particles_and_repulsion(
-    model: Network, x: Tensor, y: Tensor, *, bandwidth: float | str, **keywords: Any
+    model: Network, x: Tensor, y: Tensor, *, particles: int, bandwidth: float | str, **keywords: Any
 ) -> tuple[Tensor, Tensor]:
     """The projected particles [N, n, ...], and the median of :func:`repulsion_ratio` at the last step."""
     last: list[Tensor] = []
 
     def watch(rows: Tensor, value: Tensor, score: Tensor) -> None:
-        last[:] = (each.unflatten(0, (len(x), -1)) for each in (rows, score))
+        last[:] = (each.unflatten(0, (len(x), particles)) for each in (rows, score))
 
-    particles = projected_particles(model, x, y, bandwidth=bandwidth, watch=watch, **keywords)
-    return particles, repulsion_ratio(*last, bandwidth=bandwidth).median()
+    found = projected_particles(model, x, y, particles=particles, bandwidth=bandwidth, watch=watch, **keywords)
+    return found, repulsion_ratio(*last, bandwidth=bandwidth).median()

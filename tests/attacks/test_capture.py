@@ -144,6 +144,12 @@ def test_tensors_given_at_a_call_are_inputs_of_its_graph(recorded, network, imag
     assert attack.graphs == 2
 
 
+@pytest.mark.filterwarnings("ignore:capture")
+def test_wrong_labels_are_told_as_by_the_attack(network, images):
+    with pytest.raises(TypeError, match="y|target"):
+        capture(PGD(eps=0.1))(network, images, [0] * 6)
+
+
 def test_a_seed_of_the_callers_leaves_the_own_sequence_alone(recorded, network, images, labels):
     attack, plain = capture(PGD(eps=0.1, steps=1, seed=5)), PGD(eps=0.1, steps=1)
     for given, drawn in ((None, 5), (99, 99), (None, 6), (torch.tensor(7), 7), (None, 7)):
@@ -206,5 +212,7 @@ def test_graphs_on_a_device(network, images, labels):
         network[5].weight.neg_()
     frozen.refresh()
     torch.testing.assert_close(attack(frozen, x, y), pgd(frozen, x, y, eps=0.1, restarts=2, seed=10))
+    given = {"seed": 11, "sample_ids": torch.arange(3, 9, device="cuda")}
+    torch.testing.assert_close(attack(frozen, x, y, **given), attack.attack(frozen, x, y, **given))
     with pytest.raises(CaptureError, match="cannot be captured"):
         capture(FGSM(eps=0.1))(lambda x: frozen(x) * x.mean().item(), x, y)

@@ -63,6 +63,17 @@ def test_the_losses_are_those_of_the_eager_loop(digits, tmp_path, monkeypatch, n
     assert len(graphs) == (1 if name in ("tald released", "bss") else 2)
 
 
+@pytest.mark.filterwarnings("ignore:IGDM")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device to capture on")
+@pytest.mark.parametrize("name", METHODS)
+def test_the_losses_on_a_device_are_those_of_the_eager_loop(tmp_path, name):
+    digits = datasets.load("digits", device="cuda")
+    for capture in (False, True):
+        make_trainer(digits, tmp_path / str(capture), METHODS[name](), capture=capture, device="cuda").fit()
+    eager, found = ([row["loss"] for row in read_metrics(tmp_path / folder, "train")] for folder in ("False", "True"))
+    assert found == pytest.approx(eager, rel=1e-2)
+
+
 @pytest.mark.parametrize("flags", [{"ema": "0.9", "accumulate": "2"}, {"precision": "bfloat16"}])
 def test_nor_do_averages_pieces_and_precision_change_them(digits, tmp_path, monkeypatch, flags):
     make_trainer(digits, tmp_path / "eager", RSLAD(steps=1), **flags).fit()
