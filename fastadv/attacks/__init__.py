@@ -3,7 +3,7 @@
 from fastadv.attacks.auto_gradient import apgd
 from fastadv.attacks.base_samples import bss_candidates, bss_targets
 from fastadv.attacks.boundary import bss
-from fastadv.attacks.captured import Captured, capture
+from fastadv.attacks.captured import Captured, CaptureError, capture
 from fastadv.attacks.configured import APGD, BSS, FGSM, MIFGSM, PGD, SVGD, VAT, Attack
 from fastadv.attacks.fast_gradient import fgsm
 from fastadv.attacks.frozen import Frozen, freeze
@@ -21,6 +21,7 @@ __all__ = [
     "SVGD",
     "VAT",
     "Attack",
+    "CaptureError",
     "Captured",
     "Frozen",
     "apgd",

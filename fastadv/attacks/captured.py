@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import seeds
-from fastadv.attacks.networks import Network, Networks
+from fastadv.attacks.networks import InItsMode, Network, Networks
 from fastadv.ops import checks
 
 # cuDNN and cuBLAS choose algorithms and allocate workspaces in their first runs, which a graph must not record.
 _WARM_UPS = 3
 
 
-def capture(attack: Callable[..., Tensor]) -> Captured:
+def capture(attack: Callable[..., Any]) -> Captured:
     """``attack`` as one CUDA graph for each shape of batch: ``capture(PGD(eps=8 / 255))(model, x, y)``.
 
-    The first batch of a shape is attacked a few times to warm up and then recorded; from then on the host launches one
-    graph instead of every kernel of every step. Recorded are the shape, dtype and layout of the batch, the caller's
-    autocast state and the addresses of the model's parameters and buffers: values that change in place
-    (an optimiser's step, ``frozen.refresh()``) are seen, another address means another graph. Every graph keeps its
-    memory. A callable loss and tensors among the keywords are recorded as they are, with the tensors they hold.
+    The first batch of a shape is attacked a few times to warm up, which leaves no trace, and then recorded; from then
+    on the host launches one graph instead of every kernel of every step. Recorded are the shape, dtype and layout of
+    the batch, the caller's autocast state and the addresses of the model's parameters and buffers: values that change
+    in place (an optimiser's step, ``frozen.refresh()``) are seen, another address means another graph. Every graph
+    keeps its memory. A callable loss is recorded as it is, and so are tensors among the keywords that the attack was
+    configured with; those that are given at a call are copied into the graph.
 
-    The seed is a tensor on the device that a replay advances: call k draws the noise of ``seed + k``, of the seed that
-    ``attack`` was configured with or, without one, of one derived as in :func:`fastadv.attacks.pgd`.
+    The seed is a tensor on the device: call k draws the noise of ``seed + k``, of the seed that ``attack`` was
+    configured with or, without one, of one derived as in :func:`fastadv.attacks.pgd`. A call that is given a seed draws
+    the noise of that, and does not count.
 
     On a CPU there are no CUDA graphs: the loop runs eagerly, with the same seeds, and says so in a warning at the first
     call and in :attr:`Captured.eager`.
 
     Args:
         attack: an object such as :class:`fastadv.attacks.PGD`, a functools.partial of one of the functions, or any
-            callable of (model, x, y, seed=...), or of (model, x, y) where it draws nothing.
+            callable of (model, x, y, seed=...), or of (model, x, y) where it draws nothing, that gives a tensor or a
+            tuple of them.
 
     Returns:
         A callable of (model, x, y) that gives adversarial images of its own memory.
@@ -43,10 +47,19 @@ def capture(attack: Callable[..., Tensor]) -> Captured:
     Raises:
         TypeError: attack is not callable.
         ValueError: attack has numbers of steps a sample, which lie in the host's memory.
-        RuntimeError: at the first call, with the reason, when the model or its loss does what no graph can hold, such
+        CaptureError: at the first call, with the reason, when the model or its loss does what no graph can hold, such
             as reading a value back.
     """
     return Captured(attack)
+
+
+class CaptureError(RuntimeError):
+    """An attack on these networks cannot be a CUDA graph."""
+
+
+def why_eager(device: torch.device) -> str | None:
+    """Why attacks on ``device`` are not captured; None where they are."""
+    return None if device.type == "cuda" else f"there are no CUDA graphs on {device}"
 
 
 class Captured:
@@ -57,12 +70,11 @@ class Captured:
         eager: why the last call ran eagerly; None where it replayed a graph or there was no call.
     """
 
-    def __init__(self, attack: Callable[..., Tensor]) -> None:
+    def __init__(self, attack: Callable[..., Any]) -> None:
         if not callable(attack):
             raise TypeError(f"attack must be callable, got {type(attack).__name__}")
         keywords = getattr(attack, "keywords", {})
-        if isinstance(keywords.get("steps"), Tensor):
-            raise ValueError("attack cannot be captured: its steps are a tensor in the host's memory; give it an int")
+        _check_steps(keywords)
         self.attack = attack
         self.eager: str | None = None
         self._draws = _takes_a_seed(attack)
@@ -75,30 +87,40 @@ class Captured:
         """How many graphs have been recorded."""
         return len(self._graphs)
 
-    def __call__(self, model: Network | Sequence[Network], x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The attack on ``model`` and ``x``, with ``y`` where it takes one."""
-        seed = self._seed_on(x)
+    def __call__(self, model: Network | Sequence[Network], x: Tensor, y: Tensor | None = None, **changes: Any) -> Any:
+        """The attack on ``model`` and ``x``, with ``y`` where it takes one; ``changes`` replace keywords this once.
 
-        def run(x: Tensor, y: Tensor | None, seed: Tensor) -> Tensor:
+        The seed and tensors among the changes may be others at each call; another value of the rest means another
+        graph. Raises TypeError for a value that is neither a tensor nor hashable.
+        """
+        _check_steps(changes)
+        for name, value in changes.items():
+            if not isinstance(value, Hashable):
+                found = type(value).__name__
+                raise TypeError(f"{name} must be a tensor or hashable for a captured attack, got {found}")
+        own_seed = None
+        if self._draws and changes.get("seed") is None:
+            own_seed = changes["seed"] = self._seed_on(x)
+        elif "seed" in changes:
+            changes["seed"] = _on_device(changes["seed"], x)
+        inputs = {"x": x} if y is None else {"x": x, "y": y}
+        inputs.update({name: value for name, value in changes.items() if isinstance(value, Tensor)})
+        values = {name: value for name, value in changes.items() if name not in inputs}
+
+        def run(x: Tensor, y: Tensor | None = None, **tensors: Tensor) -> Any:
             labels = () if y is None else (y,)
-            noise = {"seed": seed} if self._draws else {}
-            return self.attack(model, x, *labels, **noise)
+            return self.attack(model, x, *labels, **values, **tensors)
 
-        if not _has_graphs(x.device):
-            self._say(f"there are no CUDA graphs on {x.device}, the loop runs eagerly")
-            attacked = run(x, y, seed)
-            seed.add_(1)
-            return attacked
-        self.eager = None
-        members = Networks(model).members
-        key = (_memory_of(members), _traits(x), None if y is None else _traits(y), _autocast(x.device.type))
-        if key not in self._graphs:
-            try:
-                # The members are kept with their graph, so that nothing else gets their addresses.
-                self._graphs[key] = _Graph(run, x, y, seed), members
-            except RuntimeError as error:
-                raise RuntimeError(f"{self.attack!r} cannot be captured on {x.device}: {error}") from error
-        return self._graphs[key][0].replay(x, y)
+        reason = why_eager(x.device)
+        if reason is not None:
+            self._say(f"{reason}, the loop runs eagerly")
+            attacked = run(**inputs)
+        else:
+            self.eager = None
+            attacked = self._graph(model, run, inputs, values).replay(inputs)
+        if own_seed is not None:
+            own_seed.add_(1)
+        return attacked
 
     def __repr__(self) -> str:
         state = f"{self.graphs} graphs" if self.eager is None else self.eager
@@ -111,61 +133,107 @@ class Captured:
 
     def _seed_on(self, x: Tensor) -> Tensor:
         if x.device not in self._seeds:
-            number, tensor = checks.seed(seeds.resolve(self._seed), x)
-            self._seeds[x.device] = torch.tensor(number, device=x.device) if tensor is None else tensor.clone()
+            self._seeds[x.device] = _on_device(seeds.resolve(self._seed), x).clone()
         return self._seeds[x.device]
+
+    def _graph(
+        self, model: Any, run: Callable[..., Any], inputs: Mapping[str, Tensor], values: Mapping[str, Any]
+    ) -> _Graph:
+        """The graph of ``run`` on such inputs, recorded unless it is there."""
+        members, device = Networks(model).members, inputs["x"].device
+        traits = frozenset((name, _traits(given)) for name, given in inputs.items())
+        key = (_memory_of(members), traits, frozenset(values.items()), _autocast(device.type))
+        if key not in self._graphs:
+            stateful = [member.network for member in members if isinstance(member, InItsMode)]
+            try:
+                # The members are kept with their graph, so that nothing else gets their addresses.
+                self._graphs[key] = _Graph(run, inputs, stateful), members
+            except RuntimeError as error:
+                raise CaptureError(f"{self.attack!r} cannot be captured on {device}: {error}") from error
+        return self._graphs[key][0]
 
 
 class _Graph:
-    """A recorded run on buffers of its own."""
+    """A recorded run on buffers of its own. stateful: networks whose buffers and random draws a run may move."""
 
-    def __init__(self, run: Callable[..., Tensor], x: Tensor, y: Tensor | None, seed: Tensor) -> None:
-        self._inputs = [None if given is None else given.detach().clone() for given in (x, y)]
-        with torch.cuda.device(x.device):
-            self._warm_up(run, seed)
-            self._graph = torch.cuda.CUDAGraph()
-            # Other threads, a data loader's among them, may go on using the device while this one records.
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-                self._output = run(*self._inputs, seed)
-                seed.add_(1)
+    def __init__(self, run: Callable[..., Any], inputs: Mapping[str, Tensor], stateful: Sequence[Network]) -> None:
+        self._inputs = {name: given.detach().clone() for name, given in inputs.items()}
+        with _undisturbed(stateful, inputs["x"].device):
+            self._warm_up(run)
+        self._record(run)
 
-    def replay(self, x: Tensor, y: Tensor | None) -> Tensor:
-        for mine, given in zip(self._inputs, (x, y), strict=True):
-            if mine is not None:
-                mine.copy_(given.detach())  # type: ignore[union-attr]
+    def replay(self, inputs: Mapping[str, Tensor]) -> Any:
+        for name, mine in self._inputs.items():
+            mine.copy_(inputs[name].detach())
         self._graph.replay()
-        return self._output.clone()
+        # A later replay overwrites what is in the graph's memory.
+        return self._output.clone() if isinstance(self._output, Tensor) else tuple(map(torch.clone, self._output))
 
-    def _warm_up(self, run: Callable[..., Tensor], seed: Tensor) -> None:
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UPS):
-                run(*self._inputs, seed.clone())
-            # What would break the recording is told here, with the name of what waits.
-            mode = torch.cuda.get_sync_debug_mode()
-            torch.cuda.set_sync_debug_mode("error")
-            try:
-                run(*self._inputs, seed.clone())
-            finally:
-                torch.cuda.set_sync_debug_mode(mode)
-        current.wait_stream(side)
+    def _record(self, run: Callable[..., Any]) -> None:
+        self._graph = torch.cuda.CUDAGraph()
+        with (
+            torch.cuda.device(self._inputs["x"].device),
+            # Other threads, a data loader's among them, may go on using the device while this one records.
+            torch.cuda.graph(self._graph, capture_error_mode="thread_local"),
+        ):
+            self._output = run(**self._inputs)
+
+    def _warm_up(self, run: Callable[..., Any]) -> None:
+        with torch.cuda.device(self._inputs["x"].device):
+            current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+            side.wait_stream(current)
+            with torch.cuda.stream(side):
+                for _ in range(_WARM_UPS):
+                    run(**self._inputs)
+                # What would break the recording is told here, with the name of what waits.
+                mode = torch.cuda.get_sync_debug_mode()
+                torch.cuda.set_sync_debug_mode("error")
+                try:
+                    run(**self._inputs)
+                finally:
+                    torch.cuda.set_sync_debug_mode(mode)
+            current.wait_stream(side)
 
 
-def _takes_a_seed(attack: Callable[..., Tensor]) -> bool:
+@contextlib.contextmanager
+def _undisturbed(networks: Sequence[Network], device: torch.device) -> Iterator[None]:
+    """Afterwards the networks' buffers and the global random state are what they were."""
+    modules = [network for network in networks if isinstance(network, nn.Module)]
+    kept = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+    with torch.no_grad():
+        for buffer, before in kept:
+            buffer.copy_(before)
+
+
+def _check_steps(keywords: Mapping[str, Any]) -> None:
+    if isinstance(keywords.get("steps"), Tensor):
+        raise ValueError("attack cannot be captured: its steps are a tensor in the host's memory; give it an int")
+
+
+def _takes_a_seed(attack: Callable[..., Any]) -> bool:
     parameters = inspect.signature(attack).parameters
     return "seed" in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
-def _has_graphs(device: torch.device) -> bool:
-    return device.type == "cuda"
+def _on_device(seed: int | Tensor, x: Tensor) -> Tensor:
+    """``seed`` as a tensor beside ``x``, without waiting for the device."""
+    number, tensor = checks.seed(seed, x)
+    return torch.full((), number, dtype=torch.int64, device=x.device) if tensor is None else tensor
 
 
 def _memory_of(members: tuple[Network, ...]) -> tuple[Any, ...]:
-    """Which memory a graph of ``members`` reads."""
-    modules = [member for member in members if isinstance(member, nn.Module)]
-    tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
-    return *(id(member) for member in members), *(tensor.data_ptr() for tensor in tensors)
+    """Which memory, and which modes, a graph of ``members`` reads."""
+    read: list[Any] = []
+    for member in members:
+        network = member.network if isinstance(member, InItsMode) else member
+        read.append(id(network))
+        if isinstance(network, nn.Module):
+            read += (tensor.data_ptr() for tensor in (*network.parameters(), *network.buffers()))
+            # Attacks put others in eval mode.
+            read.append(member is not network and tuple(module.training for module in network.modules()))
+    return tuple(read)
 
 
 def _traits(x: Tensor) -> tuple[Any, ...]:

@@ -36,6 +36,23 @@ class Networks:
         )
 
 
+class InItsMode:
+    """A network that attacks leave in the mode it is in, instead of putting it in eval mode.
+
+    In train mode it takes the statistics of the attacked batch, and each step moves BatchNorm's buffers.
+
+    Attributes:
+        network: the network itself, of a DistributedDataParallel the one inside.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self._networks = Networks(network)
+        (self.network,) = self._networks.members
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._networks(x)[0]
+
+
 def unwrapped(member: Any) -> Any:
     """The network itself, which a DistributedDataParallel holds."""
     # At each forward the wrapper synchronises the buffers of all ranks, which then would have to attack in step.

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fastadv.attacks.guard import evaluating
 from fastadv.distill.bss import BSS, Boundary
+from fastadv.distill.building import example_features
 from fastadv.distill.features import Features
 from fastadv.distill.method import Batch, Network, Terms
 from fastadv.distill.teacher import required
@@ -98,11 +98,10 @@ class AMKD(BSS):
         self.projector: nn.Module = nn.Identity()
 
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
-        if not self.needs_features or self.triplet != "teacher":
+        if not self.needs_features:
             return
-        with evaluating([student]), torch.no_grad():
-            ours, theirs = map(self._vectors, self._observe(student, required(self, teacher), x))
-        if ours.shape[1] != theirs.shape[1]:
+        ours, theirs = map(self._vectors, example_features(self, student, teacher, x))
+        if self.triplet == "teacher" and ours.shape[1] != theirs.shape[1]:
             self.projector = nn.Linear(theirs.shape[1], ours.shape[1], device=ours.device, dtype=ours.dtype)
 
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from fastadv.attacks.arguments import count
 from fastadv.attacks.base_samples import bss_candidates, bss_targets
-from fastadv.attacks.boundary import bss
+from fastadv.attacks.configured import BSS as BoundaryAscent
 from fastadv.distill.features import Features, observe
 from fastadv.distill.method import Batch, Method, Network, Terms
 from fastadv.distill.teacher import required, teacher_features
@@ -76,6 +77,7 @@ class BSS(Method):
     """
 
     needs_teacher = True
+    ascent: Callable[..., Tensor]
     # Whether it reads more than logits: only then the networks must have ``with_features``.
     needs_features: bool = False
 
@@ -100,6 +102,7 @@ class BSS(Method):
         self.attack_size = count("attack_size", attack_size, 1)
         self.steps = count("steps", steps, 1)
         self.step_size = checks.positive("step_size", step_size)
+        self.ascent = BoundaryAscent(steps=self.steps, step_size=self.step_size)
 
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
         return self.distil(student, required(self, teacher), batch)[2]
@@ -132,7 +135,7 @@ class BSS(Method):
         known = of_teacher[places]
         # What is not worth it stays where it is: its target is the class it already has.
         target = torch.where(chosen, bss_targets(known, seed=batch.seed, sample_ids=places), known.argmax(1))
-        moved = bss(teacher, batch.x[places], target, steps=self.steps, step_size=self.step_size)
+        moved = self.ascent(teacher, batch.x[places], target)
         moved = aligned(batch.x, moved.to(batch.x.dtype))[1]
         return Boundary(places, chosen, target, *self._observe(student, teacher, moved))
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from fastadv.attacks import captured
 
 Network = Callable[[Tensor], Tensor]
 Terms = dict[str, Tensor]
@@ -43,6 +47,11 @@ class Method(nn.Module, abc.ABC):
     # Whether it looks at training images; where it does not, batch.x is empty but for its first dimension.
     needs_images: bool = True
 
+    # The loop that makes its adversarial images, called with (networks, x, ...); None where there is none.
+    ascent: Callable[..., Any] | None = None
+    # What ``build`` found that a reader of the results should know.
+    notes: tuple[str, ...] = ()
+
     # Epochs of ``warm_up_terms`` over ``warm_up_parameters()`` alone, before the student's first step.
     warm_up_epochs: int = 0
 
@@ -73,6 +82,22 @@ class Method(nn.Module, abc.ABC):
     def warm_up_terms(self, teacher: Network | None, batch: Batch) -> Terms:
         """As ``forward``, for a step of the warm-up."""
         raise NotImplementedError(f"{type(self).__name__} has no warm-up")
+
+    def parts(self) -> Iterator[Method]:
+        """The method itself and those it builds on."""
+        return (module for module in self.modules() if isinstance(module, Method))
+
+    def capture_ascents(self, device: torch.device) -> None:
+        """Run every ascent on ``device`` as CUDA graphs from now on, see :func:`fastadv.attacks.capture`.
+
+        Where the device has none they stay the eager loops they are. Raises ValueError, whatever the device, for an
+        ascent that no graph can hold.
+        """
+        for part in self.parts():
+            if part.ascent is not None:
+                graphs = captured.capture(part.ascent)
+                if captured.why_eager(device) is None:
+                    part.ascent = graphs
 
 
 class AdversarialMethod(Method):

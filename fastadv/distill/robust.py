@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from functools import cached_property
 
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from fastadv.attacks.arguments import master
 from fastadv.attacks.configured import PGD
 from fastadv.attacks.frozen import Frozen, freeze
 from fastadv.attacks.guard import evaluating
-from fastadv.attacks.networks import Networks
+from fastadv.attacks.networks import InItsMode
 from fastadv.distill.method import Batch, Method, Network, Terms
 from fastadv.distill.teacher import teacher_logits
 from fastadv.ops import checks
@@ -90,6 +91,7 @@ class RobustMethod(Method):
         ValueError: an argument is out of range or an unknown name; at a call, "frozen" before ``build``.
     """
 
+    ascent: Callable[..., Tensor]
     # Radius of the ball that the attack starts in; None is eps.
     start_eps: float | None = None
 
@@ -125,13 +127,9 @@ class RobustMethod(Method):
 
     def attacked(self, student: Network) -> Network:
         """The student as the attack is to see it."""
-        if self.attack_mode == "eval":
-            return student
         if self.attack_mode == "frozen":
             return self._refreshed_copy()
-        networks = Networks(student)
-        # Attacks put modules in eval mode and leave other callables as they are.
-        return lambda x: networks(x)[0]
+        return student if self.attack_mode == "eval" else InItsMode(student)
 
     def _refreshed_copy(self) -> Network:
         if not self._copies:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -116,6 +117,8 @@ class TALD(Method):
         self.bounds = bounds
         self.clean = clean
         self.xi = checks.positive("xi", xi)
+        if self.samples == "svgd":
+            self.ascent = self._released() if self.variant == "released" else self._projected()
 
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
         x, y = batch.x, batch.y
@@ -162,34 +165,41 @@ class TALD(Method):
         shape = (x.shape[0], self.particles)
         if self.samples == "none":
             return repeat(master(x), self.particles).unflatten(0, shape), None
-        ball: dict[str, Any] = {
-            "eps": self.eps,
-            "particles": self.particles,
-            "bounds": self.bounds,
-            "seed": seed,
-            "sample_ids": ids,
-        }
         if self.samples == "noise":
             norm = "l2" if self.variant == "released" else self.norm
-            return random_particles(master(x), norm=norm, **ball), None
+            return random_particles(master(x), norm=norm, seed=seed, sample_ids=ids, **self._ball()), None
+        assert self.ascent is not None
         if self.variant == "released":
-            return released_particles(teacher, x, bandwidth=self.bandwidth, xi=self.xi, **ball), None
-        last: list[Tensor] = []
+            return self.ascent(teacher, x, seed=seed, sample_ids=ids), None
+        return self.ascent(teacher, x, y, seed=seed, sample_ids=ids)
 
-        def watch(rows: Tensor, value: Tensor, score: Tensor) -> None:
-            last[:] = rows.unflatten(0, shape), score.unflatten(0, shape)
-
-        particles = projected_particles(
-            teacher,
-            x,
-            y,
+    def _projected(self) -> Callable[..., tuple[Tensor, Tensor]]:
+        return partial(
+            _particles_and_repulsion,
             step_size=self.step_size,
             steps=self.steps,
             norm=self.norm,
             bandwidth=self.bandwidth,
             update=self.update,
             score_scale=self.score_scale,
-            watch=watch,
-            **ball,
+            **self._ball(),
         )
-        return particles, repulsion_ratio(*last, bandwidth=self.bandwidth).median()
+
+    def _released(self) -> Callable[..., Tensor]:
+        return partial(released_particles, bandwidth=self.bandwidth, xi=self.xi, **self._ball())
+
+    def _ball(self) -> dict[str, Any]:
+        return {"eps": self.eps, "particles": self.particles, "bounds": self.bounds}
+
+
+def _particles_and_repulsion(
+    model: Network, x: Tensor, y: Tensor, *, particles: int, bandwidth: float | str, **keywords: Any
+) -> tuple[Tensor, Tensor]:
+    """The projected particles [N, n, ...], and the median of :func:`repulsion_ratio` at the last step."""
+    last: list[Tensor] = []
+
+    def watch(rows: Tensor, value: Tensor, score: Tensor) -> None:
+        last[:] = (each.unflatten(0, (len(x), particles)) for each in (rows, score))
+
+    found = projected_particles(model, x, y, particles=particles, bandwidth=bandwidth, watch=watch, **keywords)
+    return found, repulsion_ratio(*last, bandwidth=bandwidth).median()

@@ -144,6 +144,7 @@ def _train(options: argparse.Namespace) -> int:
         if options.resume:
             print("nothing to resume: starting a new run", flush=True)
         config = resolve(recipe=options.recipe, flags=flags)
+    config.check_used()
     with joined(config.device) as processes:
         facts = {"Processes": str(processes.count)} if processes.count > 1 else {}
 

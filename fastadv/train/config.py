@@ -76,6 +76,9 @@ class Config(Fields):
     )
     precision: Annotated[Precision, About("what the student is trained in, under autocast")] = "float32"
     compile: Annotated[bool, About("torch.compile the student")] = False
+    capture: Annotated[
+        bool, About("run the attacks of methods as CUDA graphs, one a shape of batch; eager on a CPU, not run on a GPU")
+    ] = False
     freeze_teacher: Annotated[bool, About("use a copy of the teacher made to be attacked: BatchNorm folded")] = False
     teacher_precision: Annotated[Precision, About("of that copy")] = "float32"
 
@@ -124,6 +127,30 @@ class Config(Fields):
     def setting(self, name: str, *, where: str = "methods") -> Setting:
         """The method that ``name`` stands for in the field ``where``, with its options."""
         return read_setting(name, self.options, where=where)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a student learns from a teacher."""
+        return any(self.setting(name).build().needs_teacher for name in self.methods)
+
+    def trained_settings(self) -> list[Setting]:
+        """What the run trains networks with: the students' settings, after the teacher's unless that is loaded."""
+        students = [self.setting(name) for name in self.methods]
+        if self.teacher_checkpoint is not None or not self.needs_teacher:
+            return students
+        return [self.setting(self.teacher_method, where="teacher_method"), *students]
+
+    def check_used(self) -> None:
+        """Raises ConfigError for a field that was given and that none of the run's methods has a use for."""
+        settings = self.trained_settings()
+        names = ", ".join(dict.fromkeys(setting.name for setting in settings))
+        if self.capture and not any(setting.attacks for setting in settings):
+            raise ConfigError(f"capture: True, but none of {names} attacks a network")
+        second = self.standard_teacher_checkpoint
+        if second is not None and not any(setting.takes("standard_teacher") for setting in settings):
+            raise ConfigError(
+                f"standard_teacher_checkpoint: {str(second)!r}, but none of {names} asks a second teacher; iad-ii does"
+            )
 
     def additions(self, asked: Self) -> Self:
         """This configuration with the further methods, seeds and settings of ``asked``.

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from fastadv.attacks import freeze
+from fastadv.attacks import CaptureError, freeze
+from fastadv.attacks.captured import why_eager
 from fastadv.train import datasets, models
 from fastadv.train.checkpoint import write_atomically
 from fastadv.train.config import Config
@@ -54,8 +55,10 @@ def _run(config: Config, folder: Path) -> str:
         config = replace(config, tensorboard=False)
     dataset = datasets.load(config.data, data_dir=config.data_dir, image_size=config.image_size, device=config.device)
     settings = [config.setting(name) for name in config.methods]
+    if config.capture:
+        _say_what_is_captured(config, folder)
     teacher = None
-    if any(setting.build().needs_teacher for setting in settings):
+    if config.needs_teacher:
         teacher = _obtain_teacher(config, dataset, folder / "teacher")
     shown = teacher
     if teacher is not None and config.freeze_teacher:
@@ -133,6 +136,16 @@ def _frozen(teacher: nn.Module, config: Config, dataset: Dataset, folder: Path) 
     return Shown(frozen)
 
 
+def _say_what_is_captured(config: Config, folder: Path) -> None:
+    """Print which attacks are CUDA graphs, or why none is, and add it to origin.json."""
+    attacking = ", ".join(dict.fromkeys(setting.name for setting in config.trained_settings() if setting.attacks))
+    eager = why_eager(torch.device(config.device))
+    fact = f"the attacks of {attacking} " + ("are CUDA graphs" if eager is None else f"run eagerly: {eager}")
+    print(f"capture: {fact}", flush=True)
+    if Processes().first:
+        add_fact(folder, "Capture", fact)
+
+
 def _train_student(
     config: Config, dataset: Dataset, setting: Setting, label: str, seed: int, teachers: _Teachers, folder: Path
 ) -> None:
@@ -169,5 +182,5 @@ def _blamed_on_options(label: str) -> Iterator[None]:
         yield
     except TrainError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, CaptureError) as error:
         raise ConfigError(f"{label}: {error}") from error

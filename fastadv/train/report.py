@@ -45,6 +45,7 @@ def write_report(config: Config, dataset: Dataset, teacher: nn.Module | None, fo
         f"# {run.title}",
         table,
         "\n".join(protocol(run)),
+        *_notes(run),
         *_comparison(run),
         "## Each seed",
         render_table(_seed_rows(run)),
@@ -121,6 +122,16 @@ def comparison_table(run: RunResults) -> str | None:
 def _comparison(run: RunResults) -> list[str]:
     table = comparison_table(run)
     return [] if table is None else ["## Seed by seed against the baseline", table, PAIRING]
+
+
+def _notes(run: RunResults) -> list[str]:
+    """The section on what methods found that a reader should know, where they did."""
+    lines = [
+        f"- {method.label}, seed{'s'[: len(seeds) > 1]} {', '.join(map(str, seeds))}: {note}."
+        for method in run.methods
+        for note, seeds in method.notes().items()
+    ]
+    return ["## Notes", "\n".join(lines)] if lines else []
 
 
 def _seed_rows(run: RunResults) -> list[list[str]]:

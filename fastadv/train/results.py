@@ -22,12 +22,23 @@ ACCURACIES = {"clean": "clean accuracy", "pgd": "accuracy under PGD"}
 
 @dataclass(frozen=True)
 class MethodResults:
-    """The students of one method or setting: one result a seed, with "seed" beside what the trainer found."""
+    """The students of one method or setting: one result a seed, with "seed" beside what the trainer found.
+
+    Results of earlier versions have no "notes".
+    """
 
     name: str
     label: str
     method: str
-    seeds: Sequence[Mapping[str, float]]
+    seeds: Sequence[Mapping[str, Any]]
+
+    def notes(self) -> dict[str, list[int]]:
+        """What the method found that a reader should know, and for which seeds."""
+        found: dict[str, list[int]] = {}
+        for result in self.seeds:
+            for note in result.get("notes", ()):
+                found.setdefault(note, []).append(int(result["seed"]))
+        return found
 
     def values(self, key: str) -> dict[int, float]:
         """One quantity by seed."""
@@ -42,7 +53,7 @@ class RunResults:
     origin: Mapping[str, str]
     train_images: int
     test_images: int
-    teacher: Mapping[str, float] | None
+    teacher: Mapping[str, Any] | None
     methods: Sequence[MethodResults]
 
     @property
@@ -78,7 +89,7 @@ def write_results(config: Config, folder: Path, *, train_images: int, test_image
         origin=read_origin(folder),
         train_images=train_images,
         test_images=test_images,
-        teacher=_result(folder / "teacher") if any(setting.build().needs_teacher for setting in settings) else None,
+        teacher=_result(folder / "teacher") if config.needs_teacher else None,
         methods=[
             MethodResults(
                 name=setting.name,
@@ -105,5 +116,5 @@ def read_results(folder: Path) -> RunResults:
         raise ConfigError(f"{folder / FILE}: not what a run writes ({type(error).__name__}: {error})") from None
 
 
-def _result(folder: Path) -> dict[str, float]:
+def _result(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "result.json").read_text())

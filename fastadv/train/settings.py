@@ -43,6 +43,16 @@ class Setting:
             method = "" if self.name == self.method else f" ({self.method})"
             raise ConfigError(f"options.{self.name}{method}: {error}") from None
 
+    def takes(self, network: str) -> bool:
+        """Whether the constructor, or that of a method it is built on, has an argument ``network`` for ``build``."""
+        kinds = (type(part) for part in self.build().parts())
+        return any(network in inspect.signature(kind).parameters for kind in kinds)
+
+    @property
+    def attacks(self) -> bool:
+        """Whether the method, or one that it is built on, makes adversarial images."""
+        return any(part.ascent is not None for part in self.build().parts())
+
     def names(self) -> set[str]:
         """The names whose tables the setting depends on: its own, its method's, and those of what it is built on."""
         parts = (value for value in self.options.values() if isinstance(value, Setting))

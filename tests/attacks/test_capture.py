@@ -1,38 +1,19 @@
 """capture: seeds, buffers and keys of the graphs, on the CPU with a stand-in for the graph itself."""
 
+import copy
 from functools import partial
 
 import pytest
 import torch
 
-from fastadv.attacks import APGD, BSS, FGSM, MIFGSM, PGD, VAT, bss, capture, captured, freeze, pgd
+from fastadv.attacks import APGD, BSS, FGSM, MIFGSM, PGD, VAT, CaptureError, bss, capture, captured, freeze, pgd
+from fastadv.attacks.networks import InItsMode
+from tests.attacks.recorded import record_on_the_cpu
 
 
 @pytest.fixture
 def recorded(monkeypatch):
-    """Graphs that replay by running again on what they recorded: buffers and seed, not what the caller gives."""
-    graphs = []
-
-    class StandIn(captured._Graph):
-        def __init__(self, run, x, y, seed):
-            self._inputs = [None if given is None else given.detach().clone() for given in (x, y)]
-            self._output = torch.empty_like(x)
-            self._graph, self._run, self._seed = self, run, seed
-            self._warm_up(run, seed)
-            graphs.append(self)
-
-        def _warm_up(self, run, seed):
-            run(*self._inputs, seed.clone())
-
-        def replay(self, *given):
-            if given:
-                return super().replay(*given)
-            self._output.copy_(self._run(*self._inputs, self._seed))
-            self._seed.add_(1)
-
-    monkeypatch.setattr(captured, "_Graph", StandIn)
-    monkeypatch.setattr(captured, "_has_graphs", lambda device: True)
-    return graphs
+    return record_on_the_cpu(monkeypatch)
 
 
 def test_runs_eagerly_on_a_cpu_and_says_so(network, images, labels):
@@ -140,15 +121,83 @@ def test_refuses_what_cannot_be_captured(monkeypatch, network, images, labels):
     with pytest.raises(TypeError, match="attack must be callable, got float"):
         capture(0.1)
 
-    def refused(run, x, y, seed):
+    def refused(run, inputs, stateful):
         raise RuntimeError("called a synchronizing CUDA operation")
 
     monkeypatch.setattr(captured, "_Graph", refused)
-    monkeypatch.setattr(captured, "_has_graphs", lambda device: True)
+    monkeypatch.setattr(captured, "why_eager", lambda device: None)
     attack = capture(FGSM(eps=0.1))
-    with pytest.raises(RuntimeError, match=r"FGSM\(eps=0.1\) cannot be captured on cpu: called a synchronizing"):
+    with pytest.raises(CaptureError, match=r"FGSM\(eps=0.1\) cannot be captured on cpu: called a synchronizing"):
         attack(network, images, labels)
     assert attack.graphs == 0
+
+
+def test_tensors_given_at_a_call_are_inputs_of_its_graph(recorded, network, images, labels):
+    attack = capture(PGD(eps=0.1, steps=2, loss="kl"))
+    reference, ids = torch.randn(6, 5), torch.arange(6)
+    for seed in (3, torch.tensor(4), 2**64 - 1):
+        given = {"reference": reference, "sample_ids": ids, "seed": seed}
+        assert torch.equal(attack(network, images, **given), attack.attack(network, images, **given))
+        reference, ids = -reference, ids + 7
+    assert attack.graphs == 1
+    attack(network, images, reference=reference.double(), sample_ids=ids, seed=0)
+    assert attack.graphs == 2
+
+
+@pytest.mark.filterwarnings("ignore:capture")
+def test_wrong_labels_are_told_as_by_the_attack(network, images):
+    with pytest.raises(TypeError, match="target must be"):
+        capture(PGD(eps=0.1))(network, images, [0] * 6)
+
+
+def test_a_seed_of_the_callers_leaves_the_own_sequence_alone(recorded, network, images, labels):
+    attack, plain = capture(PGD(eps=0.1, steps=1, seed=5)), PGD(eps=0.1, steps=1)
+    for given, drawn in ((None, 5), (99, 99), (None, 6), (torch.tensor(7), 7), (None, 7)):
+        found = attack(network, images, labels, seed=given)
+        assert torch.equal(found, plain(network, images, labels, seed=drawn))
+
+
+def test_another_value_of_the_rest_is_another_graph(recorded, network, images, labels):
+    attack = capture(PGD(eps=0.1, seed=0))
+    for steps in (1, 2, 1):
+        found = attack(network, images, labels, steps=steps, seed=4)
+        assert torch.equal(found, pgd(network, images, labels, eps=0.1, steps=steps, seed=4))
+    assert attack.graphs == 2
+    with pytest.raises(TypeError, match="bounds must be a tensor or hashable for a captured attack, got list"):
+        attack(network, images, labels, bounds=[0, 1])
+    with pytest.raises(ValueError, match="its steps are a tensor"):
+        attack(network, images, labels, steps=torch.arange(6))
+
+
+def test_an_attack_may_give_several_tensors(recorded, network, images, labels):
+    def attack(model, x, y, *, seed):
+        return pgd(model, x, y, eps=0.1, steps=1, seed=seed), x.mean()
+
+    replayed = capture(attack)
+    first, mean = replayed(network, images, labels, seed=1)
+    replayed(network, 1 - images, labels, seed=2)
+    assert torch.equal(first, pgd(network, images, labels, eps=0.1, steps=1, seed=1))
+    assert mean == images.mean()
+
+
+def test_warming_up_leaves_no_trace_in_a_network_in_its_mode(recorded, network, images, labels):
+    """Its BatchNorm and Dropout move with each step, captured or not."""
+    twin = copy.deepcopy(network)
+    attack, plain = capture(PGD(eps=0.1, steps=2)), PGD(eps=0.1, steps=2)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        found = attack(InItsMode(network), images, labels, seed=seed)
+        torch.manual_seed(seed)
+        assert torch.equal(found, plain(InItsMode(twin), images, labels, seed=seed))
+    assert attack.graphs == 1
+    assert network[1].num_batches_tracked == 6
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, twin.state_dict()[name]), name
+    network.eval()
+    attack(InItsMode(network), images, labels, seed=0)
+    assert attack.graphs == 2
+    attack(network, images, labels, seed=0)
+    assert attack.graphs == 3
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device to capture on")
@@ -163,5 +212,7 @@ def test_graphs_on_a_device(network, images, labels):
         network[5].weight.neg_()
     frozen.refresh()
     torch.testing.assert_close(attack(frozen, x, y), pgd(frozen, x, y, eps=0.1, restarts=2, seed=10))
-    with pytest.raises(RuntimeError, match="cannot be captured"):
+    given = {"seed": 11, "sample_ids": torch.arange(3, 9, device="cuda")}
+    torch.testing.assert_close(attack(frozen, x, y, **given), attack.attack(frozen, x, y, **given))
+    with pytest.raises(CaptureError, match="cannot be captured"):
         capture(FGSM(eps=0.1))(lambda x: frozen(x) * x.mean().item(), x, y)

@@ -147,10 +147,16 @@ def test_no_layer_where_none_is_needed(options, student, teacher, batch):
     assert list(method.own_parameters()) == []
 
 
-def test_networks_without_features_are_compared_by_logits(batch):
+def test_networks_without_features_are_compared_by_logits(teacher, batch):
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).double()
     with pytest.raises(TypeError, match="student must have with_features"):
         AMKD()(network, network, batch)
+    for triplet in ("teacher", "clean", "same-class"):
+        with pytest.raises(TypeError, match="student must have with_features"):
+            AMKD(triplet=triplet).build(network, teacher, batch.x, images=40)
+        with pytest.raises(TypeError, match="teacher must have with_features"):
+            AMKD(triplet=triplet).build(teacher, network, batch.x, images=40)
+    AMKD("logits").build(network, network, batch.x, images=40)
     assert AMKD("logits")(network, copy.deepcopy(network), batch)["loss"].isfinite()
 
 

@@ -53,8 +53,13 @@ def test_it_leaves_no_trace(teacher, batch):
 
 def test_igdm_warns_of_a_teacher_that_is_not_robust(images, student):
     # Next to its peak at u = 0.5 the change is -0.1 * 0.04 - 0.1^2, of which the gradient explains the first part.
+    method = IGDM(RSLAD(eps=0.1))
     with pytest.warns(UserWarning, match=re.escape("not locally linear, as an adversarially trained one is: 0.71 of")):
-        IGDM(RSLAD(eps=0.1)).build(student, Quadratic(-1.0), torch.full_like(images, 0.48), images=5)
+        method.build(student, Quadratic(-1.0), torch.full_like(images, 0.48), images=5)
+    (note,) = method.notes
+    assert "0.71 of its change at eps 0.1" in note
+    method.build(student, Quadratic(0.5), images, images=5)
+    assert method.notes == ()
 
 
 def test_igdm_is_silent_with_a_robust_one(images, student, teacher, batch):

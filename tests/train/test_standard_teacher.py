@@ -21,6 +21,18 @@ def test_it_is_loaded_and_listened_to(tmp_path):
     assert all(row["standard"] > 0 for row in read_metrics(run / "iad-ii-seed0", "train"))
 
 
+def test_it_is_refused_where_nobody_asks_it(tmp_path, capsys):
+    arguments = ["--methods=kd,igdm", "--standard-teacher-checkpoint=standard.pt", "--run-dir", str(tmp_path / "run")]
+    assert main(["train", *arguments]) == 2
+    message = "standard_teacher_checkpoint: 'standard.pt', but none of ce, kd, igdm asks a second teacher"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    # IGDM over IAD-II asks it: what is refused then is the missing file.
+    over = ["--option=over.method=igdm", "--option=over.base=iad-ii", "--methods=over", "--teacher-epochs=1"]
+    assert main(["train", *arguments, *over]) == 2
+    assert "standard.pt: no such file" in capsys.readouterr().err
+
+
 def test_a_weight_without_it_is_refused(tmp_path, capsys):
     assert main([*ARGUMENTS, "--run-dir", str(tmp_path / "run")]) == 2
     assert "IAD-II, seed 0: standard_weight must be 0 without a standard_teacher" in capsys.readouterr().err

@@ -3,12 +3,14 @@
 import pytest
 import torch
 
+from fastadv.attacks import captured
 from fastadv.distill import KD, TALD, CrossEntropy, Method
 from fastadv.train import datasets
 from fastadv.train.config import resolve
 from fastadv.train.experiment import build_classifier
 from fastadv.train.trainer import Trainer
 from tests.attacks.host_reads import HostReads
+from tests.attacks.recorded import record_on_the_cpu
 
 METHODS = {
     "ce": CrossEntropy,
@@ -56,6 +58,13 @@ def test_a_step_reads_nothing(tmp_path, method):
 def test_nor_do_pieces_averages_and_clipping(tmp_path):
     options = {"accumulate": "3", "ema": "0.9", "clip_norm": "1.0", "channels_last": True}
     assert reads_in_a_step(tmp_path, KD(), **options) == []
+
+
+def test_nor_does_a_captured_attack(tmp_path, monkeypatch):
+    graphs = record_on_the_cpu(monkeypatch)
+    monkeypatch.setattr(captured, "_autocast", lambda device_type: None)  # there is none on the meta device
+    assert reads_in_a_step(tmp_path, TALD(steps=2, eps=0.1), capture=True) == []
+    assert len(graphs) == 1
 
 
 def test_a_step_that_reads_is_found(tmp_path):

@@ -4,7 +4,7 @@ import torch
 from fastadv.distill import CrossEntropy, Method
 from fastadv.train import datasets
 from fastadv.train.config import resolve
-from fastadv.train.errors import DivergenceError
+from fastadv.train.errors import CheckpointError, DivergenceError
 from fastadv.train.experiment import build_classifier
 from fastadv.train.metrics import read_metrics
 from fastadv.train.trainer import Trainer
@@ -82,6 +82,16 @@ def test_a_diverging_loss_stops_the_run(digits, tmp_path):
 
     with pytest.raises(DivergenceError, match=r"up to step 3 is (inf|nan)"):
         make_trainer(digits, tmp_path, Diverging()).fit()
+
+
+def test_a_checkpoint_of_another_layout_is_refused(digits, tmp_path):
+    make_trainer(digits, tmp_path, CrossEntropy(), max_steps="1").fit()
+    trainer = make_trainer(digits, tmp_path, CrossEntropy())
+    content = trainer.checkpoints.load_newest(device="cpu", warn=pytest.fail)
+    del content["train descent"]
+    trainer.checkpoints.save(2, content)
+    with pytest.raises(CheckpointError, match="no train descent in the newest checkpoint, which another version"):
+        trainer.fit()
 
 
 def test_training_leaves_the_global_generator_alone(digits, tmp_path):
