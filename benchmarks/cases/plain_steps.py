@@ -57,8 +57,8 @@ SAME = "the same torch code on both sides: no fused op is in it"
 SAME_DISTANCE = "the distance is the same torch code on both sides; the fused op is in cross-entropy and KD"
 CLEAN_TOO = "the published step also sees clean images, whose term has weight zero; ours leaves them out"
 ENDS_EARLY = (
-    "the published attack ends when no image is left to move, here after four of ten steps; ours makes all ten, since to "
-    "ask would make the host wait for a device"
+    "the published attack ends when no image is left to move, here after four of ten steps; ours makes all ten, since "
+    "to ask would make the host wait for a device"
 )
 RECONSTRUCTED = "published without code: both sides are reconstructions"
 
@@ -269,8 +269,8 @@ PLAIN: dict[str, Plain] = {
     "ft": _on_features(200.0, _ft),
     "crd": Plain(
         _one(_crd),
-        "no fused op but cross-entropy: ours takes one product with the whole memory of 50,000 rows, where the published "
-        "step gathers 16,385 rows an image; ours draws them in the step, the published loader before it",
+        "no fused op but cross-entropy: ours takes one product with the whole memory of 50,000 rows, where the "
+        "published step gathers 16,385 rows an image; ours draws them in the step, the published loader before it",
     ),
     "rkd": _on_features(1.0, _rkd, ""),
     "dkd": Plain(_on_logits(partial(distillation.dkd, risen=1.0))),
