@@ -63,8 +63,8 @@ FLOOR = (
     Reason((*LOGITS, "attack_loss"), CALL + "; then exponentials, or several passes over a row", up_to=MIB / 2),
     Reason(
         (*LOGITS, "attack_loss"),
-        "arithmetic, two or three exponentials a class; on one thread, at 64x32000, PyTorch's own softmax of one of the "
-        "logits takes 0.4 of the time, and five times a copy of them",
+        "arithmetic, two or three exponentials a class; on one thread, at 64x32000, PyTorch's own softmax of one of "
+        "the logits takes 0.4 of the time, and five times a copy of them",
     ),
     Reason(
         ("triplet_margin_loss forward + backward",),

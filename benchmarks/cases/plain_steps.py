@@ -12,45 +12,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.cases.sides import Side
 from benchmarks.opponents import data_free, distillation, features, robust, sampling
 from fastadv.attacks.starts import random_rows
-from fastadv.distill import Batch, Features, noise
+from fastadv.distill import Features, noise
 from fastadv.distill import data_free as ours
 from fastadv.distill.robust import NEAR
-
-
-@dataclass(frozen=True)
-class Side:
-    """What a step is made of. A plain step takes nothing of ``method`` but the modules it has built.
-
-    standard: the second teacher of IAD-II.
-    """
-
-    method: Any
-    student: Any
-    teacher: Any
-    standard: Any
-    batch: Batch
-
-    @property
-    def pair(self) -> tuple[nn.Module, nn.Module]:
-        return self.student, self.teacher
-
-    def start(self, radius: float, copies: int = 1) -> Tensor:
-        """Where the method's attack starts: [N * copies, ...] in the linf ball."""
-        batch = self.batch
-        return random_rows(
-            batch.x,
-            copies,
-            eps=radius,
-            norm="linf",
-            bounds=(0.0, 1.0),
-            seed=batch.seed,
-            sample_ids=batch.index,
-        )
-
 
 Losses = Callable[[], Iterator[Tensor]]
 SAME = "the same torch code on both sides: no fused op is in it"
@@ -274,8 +243,12 @@ PLAIN: dict[str, Plain] = {
     ),
     "rkd": _on_features(1.0, _rkd, ""),
     "dkd": Plain(_on_logits(partial(distillation.dkd, risen=1.0))),
-    "triplet": Plain(_one(_triplet)),
-    "tald": Plain(_one(_tald), attacks=True),
+    "triplet": Plain(_one(_triplet), "negatives from the batch; the published loop has the student see a second one"),
+    "tald": Plain(
+        _one(_tald),
+        "of the projected variant, a reconstruction: the plain step is its predecessor's with a kernel an image",
+        attacks=True,
+    ),
     "bss": Plain(_one(partial(_at_boundaries, sampling.bss)), ENDS_EARLY, attacks=True),
     "amkd": Plain(_one(partial(_at_boundaries, sampling.amkd)), f"{ENDS_EARLY}; {RECONSTRUCTED}", attacks=True),
     "pgd-at": _robust(EPS, _pgd_at),

@@ -8,32 +8,24 @@ adversary; the optimizers, the same on both sides, are left out.
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks.case import Case, Entry
-from benchmarks.cases.inputs import CIFAR, generator, size, uniform
-from benchmarks.cases.plain_steps import PLAIN, Plain, Side
+from benchmarks.cases import sides
+from benchmarks.cases.inputs import CIFAR, size
+from benchmarks.cases.plain_steps import PLAIN, Plain
+from benchmarks.cases.sides import Side
 from benchmarks.runner import Differs
-from fastadv.distill import CRD, IADII, AdversarialMethod, Batch
-from fastadv.distill.memory import Memory
-from fastadv.train import models
+from fastadv.distill import AdversarialMethod
 from fastadv.train.methods import METHODS
 
-BATCH, CLASSES = 16, 100
-# Images are enough to compare the two sides in float64.
-FEW = 4
-# Of the training set, whose every image CRD remembers.
-IMAGES = 50_000
-TEACHER, STUDENT = "resnet14", "resnet8"
+# Images of a step; images that are enough to compare the two sides in float64.
+BATCH, FEW = 16, 4
 # Relative differences: in float64 of losses and gradients; in float32 of losses, also where an attack steps by signs, a
 # few of which rounding turns.
 FLOAT64, FLOAT32, ATTACKED = 1e-6, 1e-4, 2e-2
@@ -43,14 +35,14 @@ Found = tuple[tuple[Tensor, tuple[Tensor, ...]], ...]
 
 def entries() -> Iterator[Entry]:
     for name, known in METHODS.items():
-        row = f"training step {name}, {TEACHER} to {STUDENT}, {size((BATCH, *CIFAR))}"
+        row = f"training step {name}, {sides.TEACHER} to {sides.STUDENT}, {size((BATCH, *CIFAR))}"
         yield Entry(row, f"distill.{known.kind.__name__}", partial(_case, name), chosen=True)
 
 
 def _case(name: str, device: torch.device) -> Case:
     plain = PLAIN[name]
     check(name, plain, device)
-    ours, theirs = _steps(plain, _side(name, BATCH, device))
+    ours, theirs = _steps(plain, sides.build(name, BATCH, device))
     return Case(
         fused=ours,
         eager=theirs,
@@ -66,7 +58,7 @@ def _case(name: str, device: torch.device) -> Case:
 
 def check(name: str, plain: Plain, device: torch.device) -> None:
     """Compare losses and gradients of both steps in float64. Raises Differs."""
-    apart = _apart(*(step() for step in _steps(plain, _doubled(_side(name, FEW, device)))))
+    apart = _apart(*(step() for step in _steps(plain, sides.build(name, FEW, device).doubled())))
     if not apart <= FLOAT64:
         raise Differs(
             f"in float64 losses or gradients differ by {apart:.2e}, more than {FLOAT64:.0e}; nothing was timed"
@@ -123,62 +115,3 @@ def _worst(differences: Iterable[Tensor]) -> float:
 
 def _length(gradients: Iterable[Tensor]) -> Tensor:
     return torch.stack([each.norm() for each in gradients]).norm()
-
-
-def _doubled(side: Side) -> Side:
-    """The same in float64."""
-    doubled = copy.deepcopy(side)
-    for module in (doubled.method, doubled.student, doubled.teacher, doubled.standard):
-        module.double()
-    return replace(doubled, batch=replace(doubled.batch, x=doubled.batch.x.double()))
-
-
-def _side(name: str, images: int, device: torch.device) -> Side:
-    """The networks, and the method in the middle of its training."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        teacher, standard, student = (
-            models.build(network, num_classes=CLASSES, image_shape=CIFAR).to(device)
-            for network in (TEACHER, TEACHER, STUDENT)
-        )
-        source = generator(device)
-        x = F.interpolate(uniform(source, images, 3, 4, 4), CIFAR[1:], mode="bicubic").clamp(0, 1)
-        y = torch.arange(images, device=device) % (images // 2)
-        for network in (teacher.eval(), standard.eval(), student):
-            _fit(network, x, y)
-        teacher.requires_grad_(False)
-        kind = METHODS[name].kind
-        method = kind(standard) if kind is IADII else kind()
-        with warnings.catch_warnings():
-            # A teacher that nobody trained is what IGDM warns of; here only its time counts.
-            warnings.simplefilter("ignore", UserWarning)
-            method.build(student, teacher, x, images=IMAGES)
-    method.to(device)
-    if isinstance(method, CRD):
-        method.contrast.classes.copy_(torch.arange(IMAGES) % CLASSES).index_copy_(0, torch.arange(images), y)
-    # In the second epoch, in which AI-KD has a previous one.
-    for _ in range(2):
-        method.start_epoch(student)
-    for module in (student, method):
-        _make_repeatable(module)
-    shown = x if method.needs_images else x.new_empty(images, 0)
-    return Side(method, student, teacher, standard, Batch(shown, y, 0.5, index=torch.arange(images, device=device)))
-
-
-@torch.no_grad()
-def _fit(network: nn.Module, x: Tensor, y: Tensor) -> None:
-    """Set the last layer so that ``network`` knows the images, as a trained one does: BSS attacks no others."""
-    embedding = network.with_features(x).embedding
-    logits = 6.0 * F.one_hot(y, CLASSES) + torch.randn(len(x), CLASSES).to(x)
-    network.fc.weight.copy_((torch.linalg.pinv(embedding) @ logits).T)
-    network.fc.bias.zero_()
-
-
-def _make_repeatable(network: nn.Module) -> None:
-    """Let a step leave nothing behind, so that every call that is timed is the one that was compared."""
-    for module in network.modules():
-        if isinstance(module, _BatchNorm):
-            module.momentum = 0.0
-        elif isinstance(module, Memory):
-            module.rows.copy_(F.normalize(module.rows))
-            module.momentum = 1.0
