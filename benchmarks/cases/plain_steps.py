@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.cases.sides import Side
+from benchmarks.cases.inputs import EPS
+from benchmarks.cases.sides import CLASSES, Side
 from benchmarks.opponents import data_free, distillation, features, robust, sampling
 from fastadv.attacks.starts import random_rows
 from fastadv.distill import Features, noise
-from fastadv.distill import data_free as ours
+from fastadv.distill.data_free import _GENERATOR, _SHARES, _STUDENT
 from fastadv.distill.robust import NEAR
 
 Losses = Callable[[], Iterator[Tensor]]
@@ -151,13 +152,13 @@ def _ai_kd(side: Side) -> Losses:
 
 def _tald(side: Side) -> Callable[[], Tensor]:
     x, y = side.batch.x, side.batch.y
-    start = side.start(8 / 255, side.method.particles).unflatten(0, (len(x), -1))
+    start = side.start(EPS, side.method.particles).unflatten(0, (len(x), -1))
     return lambda: sampling.tald(*side.pair, x, y, sampling.particles(side.teacher, x, y, start))
 
 
 def _at_boundaries(loss: Callable[..., Tensor], side: Side) -> Callable[[], Tensor]:
     batch = side.batch
-    half = torch.full_like(side.teacher(batch.x).detach(), 0.5)
+    half = batch.x.new_full((len(batch.x), CLASSES), 0.5)
     uniform = random_rows(half, 1, eps=0.5, norm="linf", bounds=None, seed=batch.seed, sample_ids=batch.index)
     gumbel = -(-uniform.clamp(2.0**-25, 1 - 2.0**-24).log()).log()
     return lambda: loss(*side.pair, batch.x, batch.y, gumbel, batch.progress)
@@ -216,8 +217,8 @@ def _data_free(side: Side) -> Losses:
     method, batch = side.method, side.batch
     like = next(method.adversary.parameters())
     draw = partial(noise.normal, len(batch.x), method.latent, seed=batch.seed, like=like)
-    of_student, of_generator = draw(stream=ours._STUDENT), draw(stream=ours._GENERATOR)
-    share = noise.symmetric_beta(len(batch.x), 1.0, seed=batch.seed, stream=ours._SHARES, like=like)
+    of_student, of_generator = draw(stream=_STUDENT), draw(stream=_GENERATOR)
+    share = noise.symmetric_beta(len(batch.x), 1.0, seed=batch.seed, stream=_SHARES, like=like)
 
     def step() -> Iterator[Tensor]:
         networks = (*side.pair, method.adversary)
@@ -227,7 +228,6 @@ def _data_free(side: Side) -> Losses:
     return step
 
 
-EPS = 8 / 255
 PLAIN: dict[str, Plain] = {
     "ce": Plain(_one(_ce), SAME),
     "kd": Plain(_on_logits(distillation.kd)),
@@ -260,6 +260,8 @@ PLAIN: dict[str, Plain] = {
     "iad-ii": _robust(EPS, _iad_ii),
     "ada-iad": _robust(NEAR, _ada_iad),
     "igdm": _robust(NEAR, _igdm, "the published step asks both networks again for what it has already; ours does not"),
-    "data-free": Plain(_data_free, "a step of the student and one of the generator; " + RECONSTRUCTED),
+    "data-free": Plain(
+        _data_free, "a step of the student and one of the generator; two terms are reconstructions, on both sides"
+    ),
     "ai-kd": Plain(_ai_kd, "a step of the student and one of the discriminator; " + RECONSTRUCTED),
 }
