@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks import reasons
@@ -124,22 +124,20 @@ def main_table(rows: Sequence[Row]) -> str:
 
 def notes(rows: Sequence[Row]) -> str:
     """What is to be known of the two sides of a row, where anything is."""
-    lines = _grouped((row["note"], row["case"]) for row in rows if row.get("note"))
+    lines = [f"{row['case']}: {row['note']}" for row in rows if row.get("note")]
     return f"Of what both sides do:\n\n{bullets(lines)}\n\n" if lines else ""
 
 
 def absent(rows: Sequence[Row]) -> str:
     """Why a figure is a dash: the reasons, with the cases each holds for."""
-    lines = _grouped((f"{name}: {reason}", row["case"]) for row in rows for name, reason in row["missing"].items())
-    return "Missing opponents:\n\n" + bullets(lines) if lines else "No opponent is missing."
-
-
-def _grouped(said: Iterable[tuple[str, str]]) -> list[str]:
-    """What is said of cases, each once."""
     cases: dict[str, list[str]] = {}
-    for text, case in said:
-        cases.setdefault(text, []).append(case)
-    return [f"{text} ({found[0] if len(found) == 1 else f'{len(found)} cases'})" for text, found in cases.items()]
+    for row in rows:
+        for name, reason in row["missing"].items():
+            cases.setdefault(f"{name}: {reason}", []).append(row["case"])
+    if not cases:
+        return "No opponent is missing."
+    lines = [f"{reason} ({found[0] if len(found) == 1 else f'{len(found)} cases'})" for reason, found in cases.items()]
+    return "Missing opponents:\n\n" + bullets(lines)
 
 
 def explanations(rows: Sequence[Row], *, on_gpu: bool = False) -> str:
