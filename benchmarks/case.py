@@ -52,6 +52,7 @@ class Case:
         rivals: opponents by name, built when they are measured; building raises Missing where there is none.
         not_compiled: why ``torch.compile`` of the formula is no opponent.
         agreement: what ``difference`` measures, in words.
+        note: what a reader must know of the two sides.
     """
 
     fused: Call
@@ -65,6 +66,7 @@ class Case:
     not_compiled: str = ""
     difference: Callable[[object, object], float] = lambda result, expected: largest_difference(result, expected)
     agreement: str = "largest difference"
+    note: str = ""
 
     def opponent(self, function: Callable[..., object]) -> Call:
         """The opponent's call: ``function``, which is ``eager`` or a compiled form of it, on the same inputs."""

@@ -54,6 +54,7 @@ def run(entry: Entry, conditions: Conditions, floor: Floor | None = None) -> Row
         "op": entry.op,
         "sweeps": [sweep._asdict() for sweep in entry.sweeps],
         "agreement": case.agreement,
+        "note": case.note,
         "differences": differences,
         "rounds": len(taken["fused"]),
         "seconds": {name: vars(spread) for name, spread in seconds.items()},

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from benchmarks import reasons
 from benchmarks.scaling import curves, projection
 
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
 MAIN = ("eager", "compiled")
 DASH = "-"
-# A row is explained on the page below these.
-CLOSE_TO_COMPILED, FAR_FROM_FLOOR = 1.3, 0.5
+UNEXPLAINED = "**not explained yet**"
 
 
 def machine_page(name: str, results: Results, plots: Sequence[str]) -> str:
@@ -22,8 +22,8 @@ def machine_page(name: str, results: Results, plots: Sequence[str]) -> str:
         f"## {name}\n\n{about(results['machine'])} From `results/{name}.json`; the same as CSV beside it.",
         *plots,
         f"### Where fastadv loses\n\n{losses(rows)}",
-        f"### All cases\n\n{HEADER_NOTE}\n\n{main_table(rows)}\n\n{absent(rows)}",
-        f"### To be explained\n\n{to_explain(rows)}",
+        f"### All cases\n\n{HEADER_NOTE}\n\n{main_table(rows)}\n\n{notes(rows)}{absent(rows)}",
+        f"### What keeps a row from being faster\n\n{explanations(rows, on_gpu=_on_gpu(results['machine']))}",
         f"### The machine itself\n\n{overhead_table(results['overhead'])}\n\n{floor_table(results['floor'])}",
         f"### Memory\n\n{memory_table(rows)}",
         f"### The least work\n\n{work_table(rows)}",
@@ -43,7 +43,7 @@ HEADER_NOTE = (
 
 
 def about(machine: Mapping[str, Any]) -> str:
-    gpu = "not run on a GPU yet" if machine["gpu"].startswith("none") else machine["gpu"]
+    gpu = machine["gpu"] if _on_gpu(machine) else "not run on a GPU yet"
     facts = [
         machine["cpu"],
         gpu,
@@ -60,6 +60,10 @@ def about(machine: Mapping[str, Any]) -> str:
     facts += [f"{name} {version}" for name, version in machine.get("others", {}).items()]
     note = f" {machine['note']}." if "note" in machine else ""
     return ", ".join(facts) + "." + note
+
+
+def _on_gpu(machine: Mapping[str, Any]) -> bool:
+    return not machine["gpu"].startswith("none")
 
 
 def losses(rows: Sequence[Row]) -> str:
@@ -118,6 +122,12 @@ def main_table(rows: Sequence[Row]) -> str:
     return markdown(table)
 
 
+def notes(rows: Sequence[Row]) -> str:
+    """What is to be known of the two sides of a row, where anything is."""
+    lines = [f"{row['case']}: {row['note']}" for row in rows if row.get("note")]
+    return f"Of what both sides do:\n\n{bullets(lines)}\n\n" if lines else ""
+
+
 def absent(rows: Sequence[Row]) -> str:
     """Why a figure is a dash: the reasons, with the cases each holds for."""
     cases: dict[str, list[str]] = {}
@@ -130,23 +140,20 @@ def absent(rows: Sequence[Row]) -> str:
     return "Missing opponents:\n\n" + bullets(lines)
 
 
-def to_explain(rows: Sequence[Row]) -> str:
-    """The rows that are close to torch.compile or far from their floor."""
-    close = [
-        f"{row['case']} ({ratio['median']:.2f})"
-        for row in rows
-        if (ratio := row["ratio_to_fused"].get("compiled")) and ratio["median"] < CLOSE_TO_COMPILED
-    ]
-    far = [
-        f"{row['case']} ({row['share_of_floor']:.2f})"
-        for row in rows
-        if row.get("share_of_floor") is not None and row["share_of_floor"] < FAR_FROM_FLOOR
-    ]
-    return (
-        f"Within {CLOSE_TO_COMPILED} of `torch.compile`: {', '.join(close) or 'none'}.\n\n"
-        f"Under half of the floor's speed: {', '.join(far) or 'none, or no floor was measured'}.\n\n"
-        "[Where the time goes](#where-the-time-goes) says why, op by op."
+def explanations(rows: Sequence[Row], *, on_gpu: bool = False) -> str:
+    """The rows that are far from their floor or close to torch.compile, and why."""
+    table = [["case", "share of floor", "compiled / fused", "why"]]
+    for row in rows:
+        if found := reasons.of(row, on_gpu=on_gpu):
+            compiled = row["ratio_to_fused"].get("compiled")
+            why = "; ".join(f"{what}: {reason or UNEXPLAINED}" for what, reason in found.items())
+            ratio = f"{compiled['median']:.2f}" if compiled else DASH
+            table.append([row["case"], share(row.get("share_of_floor")), ratio, why])
+    criteria = (
+        f"Every row with less than {reasons.FAR_FROM_FLOOR} of its floor's speed (warm), or with `torch.compile` less "
+        f"than {reasons.CLOSE_TO_COMPILED} times as slow."
     )
+    return f"{criteria}\n\n{markdown(table) if len(table) > 1 else 'None.'}"
 
 
 def overhead_table(calls: Mapping[str, Any]) -> str:

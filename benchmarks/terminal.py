@@ -30,6 +30,8 @@ def row(measured: Mapping[str, Any]) -> str:
     for name in seconds:
         if name not in MAIN:
             text += f"\n  {name:{WIDTH - 2}}{_time(seconds[name])}   {_ratio(ratios[name])}"
+    if measured["note"]:
+        text += f"\n  {measured['note']}"
     for name, reason in measured["missing"].items():
         text += f"\n  {name:{WIDTH - 2}}{'-':>11}   {reason}"
     return text

@@ -1,76 +1,117 @@
 """Cases of a training step of every method, on networks small enough that what surrounds them can be seen.
 
-No published loop exists for each of them: the opponent is the same step with every op in plain PyTorch.
+The opponent is the step as people write it (:mod:`benchmarks.cases.plain_steps`), of the same networks, batch, recipe
+and random numbers. A step is the forward and backward pass of the student and, where the method has one, of its
+adversary; the optimizers, the same on both sides, are left out.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import fastadv
 from benchmarks.case import Case, Entry
-from benchmarks.cases.inputs import CIFAR, generator, size, uniform
-from fastadv.distill import Batch, Method
-from fastadv.train import models
+from benchmarks.cases import sides
+from benchmarks.cases.inputs import CIFAR, size
+from benchmarks.cases.plain_steps import PLAIN, Plain
+from benchmarks.cases.sides import Side
+from benchmarks.runner import Differs
+from fastadv.distill import AdversarialMethod
 from fastadv.train.methods import METHODS
 
-BATCH, CLASSES = 16, 100
-TEACHER, STUDENT = "resnet14", "resnet8"
-# The five systems, and what they are compared with.
-CHOSEN = ("kd", "tald", "amkd", "igdm", "data-free", "ai-kd")
+# Images of a step; images that are enough to compare the two sides in float64.
+BATCH, FEW = 16, 4
+# Relative differences: in float64 of losses and gradients; in float32 of losses, also where an attack steps by signs, a
+# few of which rounding turns.
+FLOAT64, FLOAT32, ATTACKED = 1e-6, 1e-4, 2e-2
+
+Found = tuple[tuple[Tensor, tuple[Tensor, ...]], ...]
 
 
 def entries() -> Iterator[Entry]:
     for name, known in METHODS.items():
-        row = f"training step {name}, {TEACHER} to {STUDENT}, {size((BATCH, *CIFAR))}"
-        yield Entry(row, f"distill.{known.kind.__name__}", partial(_case, name), name in CHOSEN)
+        row = f"training step {name}, {sides.TEACHER} to {sides.STUDENT}, {size((BATCH, *CIFAR))}"
+        yield Entry(row, f"distill.{known.kind.__name__}", partial(_case, name), chosen=True)
 
 
 def _case(name: str, device: torch.device) -> Case:
-    method = METHODS[name].kind()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        teacher, student = (
-            models.build(network, num_classes=CLASSES, image_shape=CIFAR).to(device) for network in (TEACHER, STUDENT)
-        )
-        example = uniform(generator(device), BATCH, *CIFAR)
-        method.build(student, teacher.eval().requires_grad_(False), example, images=BATCH)
-    method.to(device)
-    x = example if method.needs_images else example.new_empty(BATCH, 0)
-    y = torch.arange(BATCH, device=device) % CLASSES
-    batch = Batch(x, y, progress=0.5, index=torch.arange(BATCH, device=device))
-    # What a method or BatchNorm remembers of a step must not reach the other side.
-    ours, theirs = copy.deepcopy((method, student)), (method, student)
-
-    def fused() -> Tensor:
-        return _step(*ours, teacher, batch)
-
-    def eager() -> Tensor:
-        with fastadv.use_backend("reference"):
-            return _step(*theirs, teacher, batch)
-
+    plain = PLAIN[name]
+    check(name, plain, device)
+    ours, theirs = _steps(plain, sides.build(name, BATCH, device))
     return Case(
-        fused,
-        eager,
-        (),
+        fused=ours,
+        eager=theirs,
+        arguments=(),
         work=None,
-        # Attacks turn where a sign does, and with them the loss a little.
-        atol=1e-2,
+        atol=ATTACKED if plain.attacks else FLOAT32,
         not_compiled="a step is compiled by its networks alone",
-        agreement="difference of the losses, relative where they are above 1",
+        difference=_losses_apart,
+        agreement=f"relative difference of the losses; in float64 that of the gradients too, within {FLOAT64:.0e}",
+        note=plain.note,
     )
 
 
-def _step(method: Method, student: nn.Module, teacher: nn.Module, batch: Batch) -> Tensor:
-    """Forward and backward pass of a step, the gradients thrown away."""
-    student.train()
-    loss = method(student, teacher, batch)["loss"]
-    loss.backward()
-    student.zero_grad(set_to_none=True)
-    method.zero_grad(set_to_none=True)
-    return loss.detach()
+def check(name: str, plain: Plain, device: torch.device) -> None:
+    """Compare losses and gradients of both steps in float64. Raises Differs."""
+    apart = _apart(*(step() for step in _steps(plain, sides.build(name, FEW, device).doubled())))
+    if not apart <= FLOAT64:
+        raise Differs(
+            f"in float64 losses or gradients differ by {apart:.2e}, more than {FLOAT64:.0e}; nothing was timed"
+        )
+
+
+def _steps(plain: Plain, ours: Side) -> tuple[Callable[[], Found], Callable[[], Found]]:
+    """The method's step, and the plain one on copies of everything."""
+    theirs = copy.deepcopy(ours)
+    # As a loop has it that loads a teacher and calls eval().
+    theirs.teacher.requires_grad_()
+    losses, of_ours, of_theirs = plain.losses(theirs), _trained(ours), _trained(theirs)
+    return lambda: _step(ours, _losses(ours), of_ours), lambda: _step(theirs, losses(), of_theirs)
+
+
+def _losses(side: Side) -> Iterator[Tensor]:
+    """The loss of the method's student and, where there is one, of its adversary."""
+    method, networks = side.method, (side.student, side.teacher)
+    yield method(*networks, side.batch)["loss"]
+    if isinstance(method, AdversarialMethod):
+        yield method.adversary_terms(*networks, side.batch)["loss"]
+
+
+def _trained(side: Side) -> list[list[nn.Parameter]]:
+    """The parameters of each of the losses."""
+    method, parameters = side.method, [[*side.student.parameters(), *side.method.own_parameters()]]
+    return [*parameters, [*method.adversary.parameters()]] if isinstance(method, AdversarialMethod) else parameters
+
+
+def _step(side: Side, losses: Iterable[Tensor], trained: list[list[nn.Parameter]]) -> Found:
+    """Each loss and its gradients, and no others."""
+    side.student.train()
+    pairs = zip(losses, trained, strict=True)
+    return tuple((loss.detach(), torch.autograd.grad(loss, parameters)) for loss, parameters in pairs)
+
+
+def _apart(result: Found, expected: Found) -> float:
+    """The largest relative difference of losses, and of all gradients of a loss in l2."""
+    gradients = [
+        _length(x - y for x, y in zip(found, wanted, strict=True)) / _length(wanted)
+        for (_, found), (_, wanted) in zip(result, expected, strict=True)
+    ]
+    return max(_losses_apart(result, expected), _worst(gradients))
+
+
+def _losses_apart(result: Any, expected: Any) -> float:
+    """The largest relative difference of losses."""
+    return _worst((x - y).abs() / y.abs() for (x, _), (y, _) in zip(result, expected, strict=True))
+
+
+def _worst(differences: Iterable[Tensor]) -> float:
+    return float(torch.nan_to_num(torch.stack([*differences]), nan=float("inf")).max())
+
+
+def _length(gradients: Iterable[Tensor]) -> Tensor:
+    return torch.stack([each.norm() for each in gradients]).norm()

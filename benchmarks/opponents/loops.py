@@ -11,17 +11,44 @@ from torch import Tensor, nn
 
 from benchmarks.opponents import steps as step
 
+Loss = Callable[[Tensor], Tensor]
 Rule = Callable[[Tensor, Tensor], Tensor]
+Gradient = Callable[[Tensor, Tensor], Tensor]
+
+
+def by_images(loss: Tensor, x: Tensor) -> Tensor:
+    """The gradient of ``loss`` by the images alone, though parameters require one too."""
+    return torch.autograd.grad(loss, x)[0]
+
+
+def climb(loss: Loss, start: Tensor, steps: int, rule: Rule, gradient: Gradient = by_images) -> Tensor:
+    """``steps`` times ``rule(images, gradient of their loss)`` from ``start``, detached."""
+    moved = start
+    for _ in range(steps):
+        moved = moved.detach().requires_grad_()
+        moved = rule(moved.detach(), gradient(loss(moved), moved)).detach()
+    return moved
 
 
 def fgsm(network: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
     """FGSM as torchattacks writes it."""
-    return _climb(network, x, y, 1, lambda moved, grad: torch.clamp(moved + eps * grad.sign(), min=0, max=1))
+    return climb(_error(network, y), x, 1, lambda moved, grad: torch.clamp(moved + eps * grad.sign(), min=0, max=1))
 
 
 def pgd_linf(network: nn.Module, x: Tensor, y: Tensor, eps: float, step_size: float, steps: int) -> Tensor:
     """linf PGD from the clean images as torchattacks writes it."""
-    return _climb(network, x, y, steps, lambda moved, grad: step.pgd_step_linf(moved, grad, x, eps, step_size))
+    return pgd_linf_from(x, x, _error(network, y), eps, step_size, steps)
+
+
+def pgd_linf_from(
+    start: Tensor, x: Tensor, loss: Loss, eps: float, step_size: float, steps: int, gradient: Gradient = by_images
+) -> Tensor:
+    """The same from ``start``, of any loss."""
+
+    def rule(moved: Tensor, grad: Tensor) -> Tensor:
+        return step.pgd_step_linf(moved, grad, x, eps, step_size)
+
+    return climb(loss, start, steps, rule, gradient)
 
 
 def pgd_l2(network: nn.Module, x: Tensor, y: Tensor, eps: float, step_size: float, steps: int) -> Tensor:
@@ -31,7 +58,7 @@ def pgd_l2(network: nn.Module, x: Tensor, y: Tensor, eps: float, step_size: floa
         norms = torch.norm(grad.flatten(1), p=2, dim=1) + 1e-10
         return step.project_l2(moved + step_size * (grad / norms.view(-1, 1, 1, 1)), x, eps)
 
-    return _climb(network, x, y, steps, rule)
+    return climb(_error(network, y), x, steps, rule)
 
 
 def mi_fgsm(network: nn.Module, x: Tensor, y: Tensor, eps: float, step_size: float, steps: int) -> Tensor:
@@ -43,22 +70,42 @@ def mi_fgsm(network: nn.Module, x: Tensor, y: Tensor, eps: float, step_size: flo
         moved, momentum = step.momentum_step(moved, grad, momentum, x, eps, step_size, 1.0)
         return moved
 
-    return _climb(network, x, y, steps, rule)
+    return climb(_error(network, y), x, steps, rule)
 
 
 def svgd(network: nn.Module, x: Tensor, y: Tensor, eps: float, step_size: float, steps: int, particles: int) -> Tensor:
     """Particles from a uniform start, moved by SVGD with a kernel an image; [N, particles, ...]."""
     noise = torch.empty(x.shape[0], particles, *x.shape[1:], dtype=x.dtype, device=x.device).uniform_(-eps, eps)
-    moved, classes = torch.clamp(x.unsqueeze(1) + noise, 0, 1), y.repeat_interleave(particles)
-    for _ in range(steps):
-        rows = moved.flatten(0, 1).requires_grad_()
-        score = torch.autograd.grad(F.cross_entropy(network(rows), classes, reduction="sum"), rows)[0]
-        moved = step.svgd_step(moved.detach(), score.view_as(moved), x, eps, step_size).detach()
-    return moved
+    return svgd_from(torch.clamp(x.unsqueeze(1) + noise, 0, 1), network, x, y, eps, step_size, steps)
 
 
-def bss(network: nn.Module, x: Tensor, target: Tensor, steps: int) -> Tensor:
-    """Boundary supporting samples as the released code finds them, all steps for all images."""
+def svgd_from(
+    start: Tensor,
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    step_size: float,
+    steps: int,
+    *,
+    balanced: bool = False,
+    gradient: Gradient = by_images,
+) -> Tensor:
+    """The same from ``start`` [N, particles, ...]; balanced: see :func:`benchmarks.opponents.steps.svgd_step`."""
+    shape, classes = start.shape, y.repeat_interleave(start.shape[1])
+
+    def loss(rows: Tensor) -> Tensor:
+        return F.cross_entropy(network(rows), classes, reduction="sum")
+
+    def rule(rows: Tensor, score: Tensor) -> Tensor:
+        moved = step.svgd_step(rows.view(shape), score.view(shape), x, eps, step_size, balanced=balanced)
+        return moved.flatten(0, 1)
+
+    return climb(loss, start.flatten(0, 1), steps, rule, gradient).view(shape)
+
+
+def bss(network: nn.Module, x: Tensor, target: Tensor, steps: int, step_size: float = 0.3) -> Tensor:
+    """Boundary supporting samples as the released code finds them, until every image has left its class."""
     moved, base = x, None
     active = torch.ones_like(target, dtype=torch.bool)
     for _ in range(steps):
@@ -67,10 +114,12 @@ def bss(network: nn.Module, x: Tensor, target: Tensor, steps: int) -> Tensor:
         predicted = logits.argmax(1)
         base = predicted if base is None else base
         active = active & (predicted == base) & (base != target)
+        if not active.any():
+            break
         gap = logits.gather(1, base[:, None]) - logits.gather(1, target[:, None])
         grad = torch.autograd.grad(-gap.sum(), moved)[0]
-        moved = step.bss_step(moved.detach(), grad, gap.detach().squeeze(1), active, 0.3)
-    return moved
+        moved = step.bss_step(moved.detach(), grad, gap.detach().squeeze(1), active, step_size)
+    return moved.detach()
 
 
 def vat(network: nn.Module, x: Tensor, eps: float, xi: float) -> Tensor:
@@ -121,13 +170,8 @@ def apgd(network: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int) -> Te
     return best
 
 
-def _climb(network: nn.Module, x: Tensor, y: Tensor, steps: int, rule: Rule) -> Tensor:
-    moved = x
-    for _ in range(steps):
-        moved = moved.detach().requires_grad_()
-        grad = torch.autograd.grad(F.cross_entropy(network(moved), y), moved)[0]
-        moved = rule(moved.detach(), grad)
-    return moved
+def _error(network: nn.Module, y: Tensor) -> Loss:
+    return lambda x: F.cross_entropy(network(x), y)
 
 
 def _value_and_grad(network: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

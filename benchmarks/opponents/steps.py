@@ -83,7 +83,7 @@ def bss_step(x: Tensor, grad: Tensor, gap: Tensor, active: Tensor, step_size: fl
     return torch.clamp(x + length.view(-1, 1, 1, 1) * grad, 0, 1)
 
 
-def mix(x: Tensor, lam: float, permutation: Tensor) -> Tensor:
+def mix(x: Tensor, lam: float | Tensor, permutation: Tensor) -> Tensor:
     """mixup as training loops write it."""
     return lam * x + (1 - lam) * x[permutation]
 
@@ -93,8 +93,12 @@ def mix_lerp(x: Tensor, lam: float, permutation: Tensor) -> Tensor:
     return torch.lerp(x[permutation], x, lam)
 
 
-def svgd_step(particles: Tensor, score: Tensor, x0: Tensor, eps: float, step_size: float) -> Tensor:
+def svgd_step(
+    particles: Tensor, score: Tensor, x0: Tensor, eps: float, step_size: float, *, balanced: bool = False
+) -> Tensor:
     """A projected SVGD step with a per-image kernel and the median bandwidth, sign update, linf ball.
+
+    balanced: bring the attraction to the root mean square of the repulsion, image by image.
 
     Half precision is computed in float32, since cdist has no other.
     """
@@ -107,6 +111,9 @@ def svgd_step(particles: Tensor, score: Tensor, x0: Tensor, eps: float, step_siz
     kernel = torch.exp(-squared / (2 * variance))
     attraction = torch.bmm(kernel, flat_score)
     repulsion = (kernel.sum(2, keepdim=True) * flat - torch.bmm(kernel, flat)) / variance
+    if balanced:
+        pull, push = (term.square().mean((1, 2), keepdim=True) for term in (attraction, repulsion))
+        attraction = attraction * (push / pull).sqrt()
     phi = ((attraction + repulsion) / count).view_as(particles)
     moved = particles + step_size * phi.sign().to(particles.dtype)
     centre = x0.unsqueeze(1)

@@ -7,13 +7,16 @@ import torch
 
 import fastadv
 from benchmarks.case import Missing, Work, largest_difference, share_apart
-from benchmarks.cases import loops, registry, selected
+from benchmarks.cases import loops, registry, selected, training
+from benchmarks.cases.plain_steps import PLAIN
 from benchmarks.opponents import peers
+from benchmarks.runner import Differs
 from fastadv.train.methods import METHODS
 
 CPU = torch.device("cpu")
-# The large ones differ from the small ones in nothing but time.
-SMALL = [entry for entry in selected() if not any(size in entry.name for size in ("1024x", "4096x", "224x224"))]
+# The large ones differ from the small ones in nothing but time; steps with attacks are compared on few images below.
+LONG = ("1024x", "4096x", "224x224", *(f"training step {name}," for name, plain in PLAIN.items() if plain.attacks))
+SMALL = [entry for entry in selected() if not any(part in entry.name for part in LONG)]
 
 
 @pytest.mark.parametrize("entry", SMALL, ids=[entry.name for entry in SMALL])
@@ -33,9 +36,20 @@ def test_every_public_op_is_measured():
     assert attacks == {"fgsm", "pgd", "mi_fgsm", "apgd", "svgd", "bss", "vat"}
 
 
-def test_a_training_step_of_every_method_is_measured():
-    measured = {entry.op for entry in registry() if entry.name.startswith("training step")}
+def test_a_training_step_of_every_method_is_measured_against_a_plain_one():
+    measured = {entry.op for entry in selected() if entry.name.startswith("training step")}
     assert measured == {f"distill.{known.kind.__name__}" for known in METHODS.values()}
+    assert set(PLAIN) == set(METHODS)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_plain_step_has_the_losses_and_gradients_of_the_method(name):
+    training.check(name, PLAIN[name], CPU)
+
+
+def test_the_step_of_another_method_is_no_opponent():
+    with pytest.raises(Differs, match="in float64 losses or gradients differ by"):
+        training.check("kd", PLAIN["dkd"], CPU)
 
 
 def test_no_two_cases_share_a_name():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import page, plots, results
-from benchmarks.cases import selected
+from benchmarks import page, plots, reasons, results, tables
+from benchmarks.cases import registry, selected
 from benchmarks.markers import filled
 
 
@@ -14,6 +14,18 @@ def test_the_committed_pages_are_up_to_date():
         written = readme.read_text()
         assert text in written
         assert filled(written, page.MARKERS, text) == written
+
+
+@pytest.mark.parametrize("path", results.files(), ids=lambda path: path.stem)
+def test_every_row_that_needs_a_reason_has_one(path):
+    measured = results.read(path)
+    assert tables.UNEXPLAINED not in tables.machine_page(path.stem, measured, ())
+
+
+def test_every_reason_is_one_of_a_case():
+    families = {reasons.family(entry.name) for entry in registry()}
+    named = {name for reason in (*reasons.FLOOR, *reasons.COMPILED) for name in reason.families}
+    assert [name for name in named if not any(family.startswith(name) for family in families)] == []
 
 
 def test_the_front_page_shows_cases_of_the_default_run():

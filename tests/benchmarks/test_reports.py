@@ -6,7 +6,7 @@ import copy
 
 import pytest
 
-from benchmarks import regressions, scaling, tables
+from benchmarks import reasons, regressions, scaling, tables
 from benchmarks.spread import Spread
 
 
@@ -54,6 +54,42 @@ def test_a_missing_opponent_is_a_dash_with_its_reason():
     line = tables.main_table(rows).splitlines()[2]
     assert line == "| a | 1 | 2 | - | 2.00 (1.80 to 2.20) | - | - | - | - / - | 4.0 |"
     assert tables.absent(rows) == "Missing opponents:\n\n- compiled: no compiler (2 cases)"
+
+
+def test_a_row_that_is_far_from_its_floor_or_close_to_the_compiled_formula_is_explained():
+    compiled = {"ratio_to_fused": {"compiled": vars(Spread(1.2, 1.1, 1.3))}}
+    far = row("project l2 128x3x32x32", 1e-6, 2e-6) | {"share_of_floor": 0.4}
+    both = far | compiled
+    near = far | {"share_of_floor": 0.6}
+    distance, same = reasons.of(both).values()
+    head = "| case | share of floor | compiled / fused | why |\n|---|---|---|---|\n"
+    lines = f"| {far['case']} | 0.40 | - | floor: {distance} |\n"
+    lines += f"| {far['case']} | 0.40 | 1.20 | floor: {distance}; torch.compile: {same} |"
+    assert tables.explanations([far, near, both]).endswith(head + lines)
+    assert tables.explanations([near]).endswith("None.")
+
+
+def test_a_reason_that_nobody_has_given_is_missed():
+    unknown = row("fold 128x100", 1e-6, 2e-6) | {"share_of_floor": 0.4}
+    assert reasons.of(unknown) == {"floor": None}
+    assert f"| fold 128x100 | 0.40 | - | floor: {tables.UNEXPLAINED} |" in tables.explanations([unknown])
+    known = row("project l2 128x3x32x32", 1e-6, 2e-6) | {"share_of_floor": 0.4}
+    assert reasons.of(known, on_gpu=True) == {"floor": None}
+
+
+def test_a_reason_holds_for_sizes_too():
+    small, large = (
+        row(f"mix {size}", 1e-6, 2e-6) | {"share_of_floor": 0.4, "bytes": moved}
+        for size, moved in (("1x3x32x32", 2**20), ("4096x3x32x32", 2**27))
+    )
+    assert reasons.of(small) == {"floor": reasons.CALL}
+    assert reasons.of(large) == {"floor": reasons.NEW_MEMORY}
+
+
+def test_what_is_to_be_known_of_both_sides_is_said():
+    rows = [row("a", 1e-6, 2e-6) | {"note": "the same code"}, row("b", 1e-6, 2e-6)]
+    assert tables.notes(rows) == "Of what both sides do:\n\n- a: the same code\n\n"
+    assert tables.notes(rows[1:]) == ""
 
 
 def test_an_exponent_is_the_slope_in_logarithms():

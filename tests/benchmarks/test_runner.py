@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import results
+from benchmarks import results, terminal
 from benchmarks.case import Missing
 from benchmarks.cases import selected
 from benchmarks.floor import Floor
@@ -73,6 +73,12 @@ def test_a_row_is_shown_beside_its_floor(conditions):
     assert row["cold_share_of_floor"] == cold
     assert row["peak_bytes"]["fused"] == tensors
     assert row["peak_bytes"]["eager"] > tensors
+
+
+def test_a_row_says_what_is_to_be_known_of_it(conditions):
+    row = run(entry_with(note="the same code on both sides"), conditions)
+    assert row["note"] == "the same code on both sides"
+    assert "\n  the same code on both sides\n" in terminal.row(row)
 
 
 @pytest.fixture

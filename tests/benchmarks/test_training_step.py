@@ -23,13 +23,13 @@ def test_the_first_losses_agree(row, tmp_path):
 
 
 class OtherTALD(PlainTALD):
-    def stein(self, moved, score, x0):
-        return -super().stein(moved, score, x0)
+    def attack(self, x, y, start):
+        return super().attack(x, y.roll(1), start)
 
 
 class OtherIGDM(PlainIGDM):
-    def loss(self, x, y, start):
-        return 1.01 * super().loss(x, y, start)
+    def loss(self, x, y, attacked):
+        return 1.01 * super().loss(x, y, attacked)
 
 
 @pytest.mark.parametrize(
