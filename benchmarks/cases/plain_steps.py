@@ -27,8 +27,7 @@ SAME = "the same torch code on both sides: no fused op is in it"
 SAME_DISTANCE = "the distance is the same torch code on both sides; the fused op is in cross-entropy and KD"
 CLEAN_TOO = "the published step also sees clean images, whose term has weight zero; ours leaves them out"
 ENDS_EARLY = (
-    "the published attack ends when no image is left to move, here after four of ten steps; ours makes all ten, since "
-    "to ask would make the host wait for a device"
+    "both attacks end when no image is left to move, here after four of ten steps, which ours does with stop_early=True"
 )
 RECONSTRUCTED = "published without code: both sides are reconstructions"
 

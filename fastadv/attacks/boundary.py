@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from fastadv.attacks.arguments import master, step_count
@@ -24,6 +25,7 @@ def bss(
     steps: int | Tensor = 10,
     step_size: float | Tensor = 0.3,
     bounds: tuple[float, float] | None = (0.0, 1.0),
+    stop_early: bool = False,
 ) -> Tensor:
     """Boundary supporting samples: x moved from its own class towards ``target``, until it has just left its class.
 
@@ -45,6 +47,9 @@ def bss(
         steps: how often to step at most, an int or int64 [N] on the CPU.
         step_size: the length of a step as a share of the gap between the two logits, a float or [N].
         bounds: (low, high), or None for no box.
+        stop_early: ask at each step whether any sample is left to move, and end where there is none, as the published
+            code does: the same images, sooner where all leave their class soon. Asking waits for the device; such a
+            loop cannot be captured or compiled whole.
 
     Returns:
         The moved images, detached, of the shape of x; float32, or float64 for a float64 x.
@@ -63,9 +68,15 @@ def bss(
     schedule = step_count(steps, x)
     move = bss_stepper(x, step_size=step_size, bounds=bounds)
     checks.int64("target", target, [x.shape[0]], x)
-    gap = _Gap(networks, target)
+    gap = _Gap(networks, target, stop_early=checks.flag("stop_early", stop_early))
     with no_trace(networks.members):
-        return ascend(gap, x.clone(), lambda x, grad: move(x, grad, gap.width, gap.active), schedule)
+        return ascend(
+            gap,
+            x.clone(),
+            lambda x, grad: move(x, grad, gap.width, gap.active),
+            schedule,
+            finished=lambda: gap.closed,
+        )
 
 
 class _Gap:
@@ -74,14 +85,17 @@ class _Gap:
     Attributes:
         width: the negative of that at the last images [N].
         active: whether the model has predicted the same class at all images so far, and the target is another [N].
+        closed: whether no sample is active; False where that is not asked for, since asking waits for the device.
     """
 
     width: Tensor
     active: Tensor
 
-    def __init__(self, networks: Networks, target: Tensor) -> None:
+    def __init__(self, networks: Networks, target: Tensor, *, stop_early: bool) -> None:
+        self.closed = False
         self._networks = networks
         self._target = target
+        self._stop_early = stop_early
         self._base: Tensor | None = None
 
     def value_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,4 +109,5 @@ class _Gap:
             self.active = predicted != self._target
         self.active = self.active & (predicted == self._base)
         self.width = -value
-        return value, through(logits, x, by_logits)
+        self.closed = self._stop_early and not self.active.any()
+        return value, torch.zeros_like(x) if self.closed else through(logits, x, by_logits)

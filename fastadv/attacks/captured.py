@@ -46,7 +46,8 @@ def capture(attack: Callable[..., Any]) -> Captured:
 
     Raises:
         TypeError: attack is not callable.
-        ValueError: attack has numbers of steps a sample, which lie in the host's memory.
+        ValueError: attack has numbers of steps a sample, which lie in the host's memory, or stops early,
+            which reads a value back.
         CaptureError: at the first call, with the reason, when the model or its loss does what no graph can hold, such
             as reading a value back.
     """
@@ -74,7 +75,7 @@ class Captured:
         if not callable(attack):
             raise TypeError(f"attack must be callable, got {type(attack).__name__}")
         keywords = getattr(attack, "keywords", {})
-        _check_steps(keywords)
+        _check_keywords(keywords)
         self.attack = attack
         self.eager: str | None = None
         self._draws = _takes_a_seed(attack)
@@ -93,7 +94,7 @@ class Captured:
         The seed and tensors among the changes may be others at each call; another value of the rest means another
         graph. Raises TypeError for a value that is neither a tensor nor hashable.
         """
-        _check_steps(changes)
+        _check_keywords(changes)
         for name, value in changes.items():
             if not isinstance(value, Hashable):
                 found = type(value).__name__
@@ -207,9 +208,11 @@ def _undisturbed(networks: Sequence[Network], device: torch.device) -> Iterator[
             buffer.copy_(before)
 
 
-def _check_steps(keywords: Mapping[str, Any]) -> None:
+def _check_keywords(keywords: Mapping[str, Any]) -> None:
     if isinstance(keywords.get("steps"), Tensor):
         raise ValueError("attack cannot be captured: its steps are a tensor in the host's memory; give it an int")
+    if keywords.get("stop_early"):
+        raise ValueError("attack cannot be captured: stop_early=True reads a value at each step")
 
 
 def _takes_a_seed(attack: Callable[..., Any]) -> bool:

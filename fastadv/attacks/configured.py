@@ -108,11 +108,6 @@ def _batch_of(value: Any) -> Tensor:
     return value.new_empty(value.shape[:1] or 1) if isinstance(value, Tensor) else torch.empty(0)
 
 
-def _flag(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
-
-
 def _among(choices: Mapping[str, Any]) -> Callable[[str, Any], object]:
     return lambda name, value: checks.choice(name, value, choices)
 
@@ -125,11 +120,12 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "norm": _among(checks.NORMS),
     "loss": lambda name, value: check_loss(value),
     "reference": checks.floating,
-    "targeted": _flag,
-    "random_start": _flag,
+    "targeted": checks.flag,
+    "random_start": checks.flag,
     "start_eps": lambda name, value: checks.radius(name, value, _batch_of(value)),
     "restarts": lambda name, value: count(name, value, 1),
-    "best": _flag,
+    "best": checks.flag,
+    "stop_early": checks.flag,
     "bounds": lambda name, value: checks.box(value),
     "mode": _among(checks.MODES),
     "seed": lambda name, value: checks.seed(value, _batch_of(value)),

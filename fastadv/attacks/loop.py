@@ -1,4 +1,4 @@
-"""The loop that every attack runs, and the best iterate it has seen. Nothing here waits for a device."""
+"""The loop that every attack runs, and the best iterate it has seen. Nothing here waits for a device by itself."""
 
 from __future__ import annotations
 
@@ -22,8 +22,18 @@ class Ascended(Protocol):
         """The values [rows] at ``x`` [rows, ...] and the gradient of their sum by ``x``, detached."""
 
 
-def ascend(objective: Ascended, x: Tensor, step: Step, schedule: Schedule, *, watch: Watch | None = None) -> Tensor:
+def ascend(
+    objective: Ascended,
+    x: Tensor,
+    step: Step,
+    schedule: Schedule,
+    *,
+    watch: Watch | None = None,
+    finished: Callable[[], bool] | None = None,
+) -> Tensor:
     """``steps`` times ``x = step(x, gradient)``; ``watch`` sees each (x, values, gradient) before its step.
+
+    ``finished`` is asked there whether to make no more of them.
 
     A row that has made all steps of its own stays where it is. ``step`` may be an object that carries state from one
     step to the next; what it keeps of a row that stays is of no account.
@@ -32,6 +42,8 @@ def ascend(objective: Ascended, x: Tensor, step: Step, schedule: Schedule, *, wa
         value, grad = objective.value_and_grad(x)
         if watch is not None:
             watch(x, value, grad)
+        if finished is not None and finished():
+            break
         moved = step(x, grad)
         x = moved if schedule.each is None else choose(made < schedule.each, moved, x)
     return x

@@ -50,7 +50,7 @@ class AMKD(BSS):
         triplet: "teacher", "clean" or "same-class".
         margin: None is 0.5 for features, 5 for logits.
         triplet_weight: None is 1 for features, 2 for logits.
-        temperature, kd_start, kd_end, bss_weight, bss_end, attack_size, steps, step_size: see :class:`BSS`.
+        temperature, kd_start, kd_end, bss_weight, bss_end, attack_size, steps, step_size, stop_early: see :class:`BSS`.
 
     Terms: those of BSS, and "triplet" before its weight.
 
@@ -77,6 +77,7 @@ class AMKD(BSS):
         attack_size: int = 64,
         steps: int = 10,
         step_size: float = 0.06,
+        stop_early: bool = False,
     ) -> None:
         super().__init__(
             temperature,
@@ -87,6 +88,7 @@ class AMKD(BSS):
             attack_size=attack_size,
             steps=steps,
             step_size=step_size,
+            stop_early=stop_early,
         )
         usual_margin, usual_weight = checks.choice("embedding", embedding, _EMBEDDINGS)
         self.embedding = embedding

@@ -65,6 +65,8 @@ class BSS(Method):
         bss_end: the share of training from which b is zero.
         attack_size: how many images of a batch are attacked; the published one has 256.
         steps, step_size: of the attack.
+        stop_early: end it once no image is left to move, see :func:`fastadv.attacks.bss`: sooner on a CPU, a wait at
+            each step on any other device.
 
     Terms: "loss"; before their weights "ce", "kd", and "bss", which is zero where there is no attack.
 
@@ -92,6 +94,7 @@ class BSS(Method):
         attack_size: int = 64,
         steps: int = 10,
         step_size: float = 0.06,
+        stop_early: bool = False,
     ) -> None:
         super().__init__()
         self.temperature = checks.positive("temperature", temperature)
@@ -102,7 +105,7 @@ class BSS(Method):
         self.attack_size = count("attack_size", attack_size, 1)
         self.steps = count("steps", steps, 1)
         self.step_size = checks.positive("step_size", step_size)
-        self.ascent = BoundaryAscent(steps=self.steps, step_size=self.step_size)
+        self.ascent = BoundaryAscent(steps=self.steps, step_size=self.step_size, stop_early=stop_early)
 
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
         return self.distil(student, required(self, teacher), batch)[2]

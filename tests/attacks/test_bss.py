@@ -57,6 +57,28 @@ def test_stops_in_the_next_class_whatever_it_is():
         assert model(found).argmax(1) == 2
 
 
+def test_stopping_early_finds_the_same_images(far):
+    network, x, target = far
+    calls = []
+
+    def counting(at):
+        calls.append(at)
+        return network(at)
+
+    whole = bss(network, x, target, step_size=1.5, steps=40)
+    found = bss(counting, x, target, step_size=1.5, steps=40, stop_early=True)
+    assert torch.equal(found, whole)
+    # It has seen that the last one had left, and nothing after that.
+    assert torch.equal(calls[-1].detach(), whole)
+    assert not torch.equal(calls[-2].detach(), whole)
+    assert len(calls) < 40
+
+
+def test_stopping_early_is_a_choice(far):
+    with pytest.raises(TypeError, match="stop_early must be a bool, got int"):
+        bss(*far, stop_early=1)
+
+
 def test_stays_after_it_has_left_even_where_the_model_changes_its_mind(far):
     network, x, target = far
     calls = []
