@@ -99,7 +99,7 @@ def _obtain_teacher(config: Config, dataset: Dataset, folder: Path) -> nn.Module
     else:
         label = f"teacher {config.teacher}"
         with _blamed_on_options(label):
-            Trainer(
+            trainer = Trainer(
                 model=teacher,
                 method=config.setting(config.teacher_method).build().to(config.device),
                 teacher=None,
@@ -109,7 +109,10 @@ def _obtain_teacher(config: Config, dataset: Dataset, folder: Path) -> nn.Module
                 seed=TEACHER_SEED,
                 folder=folder,
                 label=label,
-            ).fit()
+            )
+            trainer.fit()
+        # What counts, and what a resumed run loads.
+        teacher = trainer.evaluated
     return teacher.eval().requires_grad_(False)
 
 
