@@ -177,13 +177,21 @@ def test_a_run_without_options_of_methods_is_reported(tmp_path):
     recipe.write_text('methods = ["ce", "kd"]\nseeds = [0]\nepochs = 1\nteacher_epochs = 1\ntensorboard = false\n')
     arguments = ["--student-samples=40", "--eval-steps=1", "--eval-samples=10"]
     assert main(["train", "--recipe", str(recipe), "--run-dir", str(tmp_path / "run"), *arguments]) == 0
-    assert "Teacher: one network, trained on all 1297 training images, plain (CE)." in (
-        tmp_path / "run" / "report.md"
-    ).read_text()
+    assert (
+        "Teacher: one network, trained on all 1297 training images, plain (CE)."
+        in (tmp_path / "run" / "report.md").read_text()
+    )
 
 
 def test_the_protocol_says_what_was_done_not_what_was_allowed(tmp_path):
-    arguments = ["--methods=ce", "--seeds=0", "--epochs=9", "--max-steps=3", "--student-samples=40", "--eval-samples=9999"]
+    arguments = [
+        "--methods=ce",
+        "--seeds=0",
+        "--epochs=9",
+        "--max-steps=3",
+        "--student-samples=40",
+        "--eval-samples=9999",
+    ]
     assert main(["train", "--run-dir", str(tmp_path / "run"), "--no-tensorboard", "--eval-steps=1", *arguments]) == 0
     report = (tmp_path / "run" / "report.md").read_text()
     assert "each student trained for 9 epochs, at most 3 steps, on 40 of 1297 training images" in report
