@@ -19,7 +19,6 @@ from fastadv.train.tables import (
     teacher_label,
 )
 
-
 # What students must share for a seed to give them the same first weights, images and order.
 PAIRED_BY = ("data", "image_size", "student", "student_samples")
 

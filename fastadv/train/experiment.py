@@ -1,7 +1,8 @@
 """The whole job: a teacher, one student per seed and method, the report. What is finished is not done again."""
 
 import json
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,10 @@ from torch import nn
 from fastadv.attacks import CaptureError, freeze
 from fastadv.attacks.captured import why_eager
 from fastadv.train import datasets, models
+from fastadv.train.batches import Batches
 from fastadv.train.checkpoint import write_atomically
 from fastadv.train.config import Config
-from fastadv.train.datasets import Dataset, to_pixels
+from fastadv.train.datasets import Dataset, Split, to_pixels
 from fastadv.train.errors import ConfigError, TrainError
 from fastadv.train.evaluation import evaluate
 from fastadv.train.extras import require
@@ -55,16 +57,18 @@ def _run(config: Config, folder: Path) -> str:
         config = replace(config, tensorboard=False)
     dataset = datasets.load(config.data, data_dir=config.data_dir, image_size=config.image_size, device=config.device)
     settings = [config.setting(name) for name in config.methods]
+    labels = label_settings(settings)
+    _check_students(config, dataset, settings, labels)
     if config.capture:
         _say_what_is_captured(config, folder)
+    standard = _obtain_standard_teacher(config, dataset)
     teacher = None
     if config.needs_teacher:
         teacher = _obtain_teacher(config, dataset, folder / "teacher")
     shown = teacher
     if teacher is not None and config.freeze_teacher:
         shown = _frozen(teacher, config, dataset, folder)
-    teachers = _Teachers(shown, _obtain_standard_teacher(config, dataset))
-    labels = label_settings(settings)
+    teachers = _Teachers(shown, standard)
     for seed in config.seeds:
         for setting in settings:
             _train_student(config, dataset, setting, labels[setting.name], seed, teachers, folder)
@@ -80,6 +84,33 @@ def build_classifier(name: str, config: Config, dataset: Dataset, *, seed: int) 
     if config.channels_last:
         torch.nn.utils.convert_conv2d_weight_memory_format(classifier, torch.channels_last)
     return classifier
+
+
+def _check_students(config: Config, dataset: Dataset, settings: Sequence[Setting], labels: Mapping[str, str]) -> None:
+    """Build every method once, on untrained networks, and what it reads batches from.
+
+    Raises ConfigError for the first that is refused: here, and not when the teacher and all before it are trained.
+    """
+    train = _training_split(config, dataset, seed=0)
+    student = build_classifier(config.student, config, dataset, seed=0)
+    teacher = build_classifier(config.teacher, config, dataset, seed=0) if config.needs_teacher else None
+    standard = None if config.standard_teacher_checkpoint is None else teacher
+    x = torch.zeros(2, *dataset.image_shape, device=config.device)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # What a method finds in a teacher that is not trained yet is no news.
+        warnings.simplefilter("ignore")
+        for setting in settings:
+            with _blamed_on_options(labels[setting.name]):
+                method = setting.build(standard_teacher=standard).to(config.device)
+                method.build(student, teacher, x, images=len(x))
+            Batches(train, config, Processes(), images=method.needs_images, device=x.device)
+
+
+def _training_split(config: Config, dataset: Dataset, *, seed: int) -> Split:
+    """What the students of a seed are trained on."""
+    if config.student_samples is None:
+        return dataset.train
+    return datasets.subset(dataset.train, config.student_samples, seed=seed)
 
 
 def _obtain_teacher(config: Config, dataset: Dataset, folder: Path) -> nn.Module:
@@ -156,9 +187,6 @@ def _train_student(
     own_folder = student_folder(folder, setting.name, seed)
     if Processes().from_first((own_folder / "result.json").is_file):
         return
-    train = dataset.train
-    if config.student_samples is not None:
-        train = datasets.subset(train, config.student_samples, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "method", setting.name))
         method = setting.build(standard_teacher=teachers.standard).to(config.device)
@@ -168,7 +196,7 @@ def _train_student(
             model=build_classifier(config.student, config, dataset, seed=seed),
             method=method,
             teacher=teachers.main,
-            train=train,
+            train=_training_split(config, dataset, seed=seed),
             test=dataset.test,
             config=config,
             seed=seed,

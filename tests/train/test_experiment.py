@@ -172,6 +172,20 @@ def test_a_resumed_run_has_the_same_teacher_where_weights_are_averaged(tmp_path)
         assert torch.equal(value, expected[name]), name
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods=ce,igdm,fitnet"], "FitNet: layer must index the 2 maps of the student, got 2"),
+        (["--methods=kd", "--student-samples=5000"], "student_samples: 5000, expected 1..1297"),
+        (["--methods=kd", "--steps-per-epoch=9"], "steps_per_epoch: 9, expected at most 4: 200 training images"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is(tmp_path, capsys, arguments, message):
+    assert main(["train", "--run-dir", str(tmp_path / "run"), "--seeds=0", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not list((tmp_path / "run").glob("*/metrics.jsonl"))
+
+
 def test_a_run_without_options_of_methods_is_reported(tmp_path):
     recipe = tmp_path / "plain.toml"
     recipe.write_text('methods = ["ce", "kd"]\nseeds = [0]\nepochs = 1\nteacher_epochs = 1\ntensorboard = false\n')
