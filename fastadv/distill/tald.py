@@ -60,7 +60,8 @@ class TALD(Method):
         norm: "linf" or "l2".
         variant: "projected" or "released".
         samples: "svgd", or one of the controls "none" and "noise".
-        images: attack only the first so many images of a batch (the published code: 10); None attacks all.
+        images: attack only the first so many images of a batch, or of each part of it that is computed by itself (the
+            published code: 10 of 64); None attacks all.
         score_scale, bandwidth, update, bounds: see :func:`fastadv.attacks.svgd`.
         clean: whether the clean images are part of the matching term, as in the published code.
         xi: finite-difference radius of "released", in the units of x.
