@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastadv.attacks import CaptureError, freeze
 from fastadv.attacks.captured import why_eager
@@ -87,23 +87,37 @@ def build_classifier(name: str, config: Config, dataset: Dataset, *, seed: int) 
 
 
 def _check_students(config: Config, dataset: Dataset, settings: Sequence[Setting], labels: Mapping[str, str]) -> None:
-    """Build every method once, on untrained networks, and what it reads batches from.
+    """Run both networks and build every method once, on untrained networks, and what it reads batches from.
 
     Raises ConfigError for the first that is refused: here, and not when the teacher and all before it are trained.
     """
     train = _training_split(config, dataset, seed=0)
-    student = build_classifier(config.student, config, dataset, seed=0)
-    teacher = build_classifier(config.teacher, config, dataset, seed=0) if config.needs_teacher else None
-    standard = None if config.standard_teacher_checkpoint is None else teacher
     x = torch.zeros(2, *dataset.image_shape, device=config.device)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # What a method finds in a teacher that is not trained yet is no news.
         warnings.simplefilter("ignore")
+        student = _fitting("student", config.student, config, dataset, x)
+        teacher = _fitting("teacher", config.teacher, config, dataset, x) if config.needs_teacher else None
+        standard = None if config.standard_teacher_checkpoint is None else teacher
         for setting in settings:
             with _blamed_on_options(labels[setting.name]):
                 method = setting.build(standard_teacher=standard).to(config.device)
                 method.build(student, teacher, x, images=len(x))
             Batches(train, config, Processes(), images=method.needs_images, device=x.device)
+
+
+def _fitting(field: str, name: str, config: Config, dataset: Dataset, x: Tensor) -> Classifier:
+    """The untrained network `name`. Raises ConfigError naming `field` where it does not make logits of `x`."""
+    classifier = build_classifier(name, config, dataset, seed=0)
+    try:
+        with torch.no_grad():
+            logits = classifier.train()(x)
+    except Exception as error:  # networks of other libraries raise nearly anything
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise ConfigError(f"{field}: {name!r} cannot take images {list(x.shape[1:])} ({reason})") from error
+    if not isinstance(logits, Tensor):
+        raise ConfigError(f"{field}: {name!r} gives a {type(logits).__name__} in training, expected logits alone")
+    return classifier
 
 
 def _training_split(config: Config, dataset: Dataset, *, seed: int) -> Split:

@@ -186,6 +186,33 @@ def test_what_cannot_be_trained_is_refused_before_anything_is(tmp_path, capsys, 
     assert not list((tmp_path / "run").glob("*/metrics.jsonl"))
 
 
+class Picky(torch.nn.Module):
+    def __init__(self, *, num_classes, in_channels):
+        super().__init__()
+        self.fc = torch.nn.Linear(49, num_classes)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+
+class TwoHeaded(Picky):
+    def forward(self, x):
+        return (x, x)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (Picky, "student: 'odd' cannot take images [1, 8, 8] (RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
+        (TwoHeaded, "student: 'odd' gives a tuple in training, expected logits alone"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_images_is_named(tmp_path, capsys, monkeypatch, network, message):
+    monkeypatch.setitem(models._BUILDERS, "odd", network)
+    assert main(["train", "--run-dir", str(tmp_path / "run"), "--student=odd"]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_a_run_without_options_of_methods_is_reported(tmp_path):
     recipe = tmp_path / "plain.toml"
     recipe.write_text('methods = ["ce", "kd"]\nseeds = [0]\nepochs = 1\nteacher_epochs = 1\ntensorboard = false\n')
