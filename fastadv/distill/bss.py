@@ -63,7 +63,8 @@ class BSS(Method):
         kd_start, kd_end: a(0) and a(1).
         bss_weight: b(0).
         bss_end: the share of training from which b is zero.
-        attack_size: how many images of a batch are attacked; the published one has 256.
+        attack_size: how many images of a batch, or of each part of it that is computed by itself, are attacked; the
+            published batch has 256.
         steps, step_size: of the attack.
         stop_early: end it once no image is left to move, see :func:`fastadv.attacks.bss`: sooner on a CPU, a wait at
             each step on any other device.

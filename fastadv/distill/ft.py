@@ -27,7 +27,7 @@ class FT(WeightedLoss):
     The factors pi(F_T) are the inner maps of an autoencoder of the teacher's maps: a paraphraser pi of three 3x3
     convolutions with leaky ReLU (slope 0.1) to ``ratio`` times as many channels, and a decoder of three transposed
     ones back. The warm-up trains both with the mean squared error of the reconstruction; from then on pi is frozen. The
-    translator tau, built as pi, is learned with the student.
+    translator tau, built as pi but with BatchNorm after each convolution, is learned with the student.
 
     Args:
         beta, gamma, alpha, temperature: of ``L = gamma CE + alpha KD + beta D``, see :class:`WeightedLoss`.
@@ -67,7 +67,7 @@ class FT(WeightedLoss):
         factors = max(1, int(channels * self.ratio))
         self.paraphraser = _encoder(channels, factors).to(of_teacher)
         self.decoder = _chain(nn.ConvTranspose2d, factors, factors, channels, channels).to(of_teacher)
-        self.translator = _encoder(of_student.shape[1], factors).to(of_teacher)
+        self.translator = _encoder(of_student.shape[1], factors, normalised=True).to(of_teacher)
 
     def distance(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         of_student, of_teacher = map_pair(student, teacher, -1)
@@ -87,11 +87,16 @@ class FT(WeightedLoss):
         return {"loss": mse_loss(accumulate(self.decoder(self.paraphraser(maps))), maps)}
 
 
-def _encoder(channels: int, factors: int) -> nn.Sequential:
-    return _chain(nn.Conv2d, channels, channels, factors, factors)
+def _encoder(channels: int, factors: int, *, normalised: bool = False) -> nn.Sequential:
+    return _chain(nn.Conv2d, channels, channels, factors, factors, normalised=normalised)
 
 
-def _chain(layer: type[nn.Conv2d] | type[nn.ConvTranspose2d], *widths: int) -> nn.Sequential:
-    """Layers of 3x3 and leaky ReLU that keep the size of a map."""
-    steps = itertools.pairwise(widths)
-    return nn.Sequential(*(module for step in steps for module in (layer(*step, 3, padding=1), nn.LeakyReLU(0.1))))
+def _chain(layer: type[nn.Conv2d] | type[nn.ConvTranspose2d], *widths: int, normalised: bool = False) -> nn.Sequential:
+    """Layers of 3x3, BatchNorm where ``normalised``, and leaky ReLU that keep the size of a map."""
+    modules: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(widths):
+        modules.append(layer(inputs, outputs, 3, padding=1))
+        if normalised:
+            modules.append(nn.BatchNorm2d(outputs))
+        modules.append(nn.LeakyReLU(0.1))
+    return nn.Sequential(*modules)

@@ -20,6 +20,7 @@ from fastadv.distill.teacher import required, teacher_features
 from fastadv.ops import checks
 from fastadv.ops.layout import aligned
 from fastadv.ops.matching import loss_matching
+from fastadv.ops.svgd import svgd_stepper
 
 _SAMPLES = {name: name for name in ("svgd", "none", "noise")}
 
@@ -59,7 +60,8 @@ class TALD(Method):
         norm: "linf" or "l2".
         variant: "projected" or "released".
         samples: "svgd", or one of the controls "none" and "noise".
-        images: attack only the first so many images of a batch (the published code: 10); None attacks all.
+        images: attack only the first so many images of a batch, or of each part of it that is computed by itself (the
+            published code: 10 of 64); None attacks all.
         score_scale, bandwidth, update, bounds: see :func:`fastadv.attacks.svgd`.
         clean: whether the clean images are part of the matching term, as in the published code.
         xi: finite-difference radius of "released", in the units of x.
@@ -70,7 +72,7 @@ class TALD(Method):
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: an argument is out of range or an unknown name; the attack raises for what only it uses.
+        ValueError: an argument is out of range or an unknown name.
 
     Source: TALD (teacher adversarial local distribution, WACV 2023): its abstract and its published code.
     """
@@ -105,7 +107,7 @@ class TALD(Method):
         self.weight = checks.number("weight", weight)
         self.particles = count("particles", particles, 1)
         self.steps = count("steps", steps, 1)
-        self.eps = checks.number("eps", eps)
+        self.eps = checks.not_negative("eps", eps)
         self.step_size = step_size
         self.norm = checks.choice("norm", norm, {name: name for name in checks.NORMS})
         self.variant = checks.choice("variant", variant, VARIANTS)
@@ -115,7 +117,8 @@ class TALD(Method):
         self.bandwidth = bandwidth
         self.update = update
         self.bounds = bounds
-        self.clean = clean
+        checks.box(bounds)
+        self.clean = checks.flag("clean", clean)
         self.xi = checks.positive("xi", xi)
         if self.samples == "svgd":
             self.ascent = self._released() if self.variant == "released" else self._projected()
@@ -174,18 +177,20 @@ class TALD(Method):
         return self.ascent(teacher, x, y, seed=seed, sample_ids=ids)
 
     def _projected(self) -> Callable[..., tuple[Tensor, Tensor]]:
-        return partial(
-            _particles_and_repulsion,
-            step_size=self.step_size,
-            steps=self.steps,
-            norm=self.norm,
-            bandwidth=self.bandwidth,
-            update=self.update,
-            score_scale=self.score_scale,
-            **self._ball(),
-        )
+        stein: dict[str, Any] = {
+            "norm": self.norm,
+            "bandwidth": self.bandwidth,
+            "update": self.update,
+            "score_scale": self.score_scale,
+        }
+        # Refuses here what the attack would refuse only at its first step, which may be hours away.
+        step_size = self.eps if self.step_size is None else self.step_size
+        svgd_stepper(torch.zeros(1, 1), eps=self.eps, step_size=step_size, bounds=self.bounds, **stein)
+        return partial(_particles_and_repulsion, step_size=self.step_size, steps=self.steps, **stein, **self._ball())
 
     def _released(self) -> Callable[..., Tensor]:
+        if checks.number_or("bandwidth", self.bandwidth, "median") is not None:
+            checks.positive("bandwidth", self.bandwidth)  # type: ignore[arg-type]
         return partial(released_particles, bandwidth=self.bandwidth, xi=self.xi, **self._ball())
 
     def _ball(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import textwrap
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +61,7 @@ class Checkpoints:
             except CheckpointError as error:
                 warn(f"{error}; trying the one before")
         if paths:
-            raise CheckpointError(f"{self.folder}: every checkpoint is damaged")
+            raise CheckpointError(f"{self.folder}: every checkpoint is damaged; delete the folder to train anew")
         return None
 
 
@@ -83,5 +84,8 @@ def why_refused(error: Exception) -> str:
     """In a line, what keeps a file from being loaded. Torch's own words for a pickle advise to run what is in it."""
     if isinstance(error, pickle.UnpicklingError):
         return "damaged, or with code in it, which is not run"
-    line = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {line}"
+    first, *others = str(error).strip().splitlines() or [""]
+    # Torch's heading ends in a colon; below it is what does not fit, of which the beginning says enough.
+    if first.endswith(":") and others:
+        first = textwrap.shorten(f"{first} {others[0]}", 240, placeholder=" ...")
+    return f"{type(error).__name__}: {first}"

@@ -19,23 +19,28 @@ from fastadv.train.tables import (
     teacher_label,
 )
 
+# What students must share for a seed to give them the same first weights, images and order.
+PAIRED_BY = ("data", "image_size", "student", "student_samples")
+
 
 def compare_runs(folders: Sequence[Path], baseline: str | None, out: Path) -> str:
     """Write compare.md and compare.png into `out`; the table with its notes as text.
 
     baseline: a setting: NAME, of the first run that has it, or RUN/NAME; None is the first run's KD or, where it has
-    none, its plain training.
+    none, its plain training. Runs whose seeds mean other weights or images than its run's have no differences to it.
     Raises ConfigError for a folder that holds no finished run, a run given twice and a baseline that no run has.
     """
     runs = _read(folders)
     chosen = _choose(runs, baseline)
+    pairs = _paired_runs(runs, chosen)
     rows = [[*RESULT_HEADS, *difference_heads(chosen)]]
     for name, run in runs.items():
         if run.teacher is not None:
             label = teacher_label(run) if len(runs) == 1 else f"{name}: {teacher_label(run)}"
             rows.append([*result_cells(label, [run.teacher]), "", "", ""])
         for method in run.methods:
-            rows.append([*result_cells(method.label, method.seeds), *difference_cells(method, chosen)])
+            differences = difference_cells(method, chosen) if name in pairs else ["", "", ""]
+            rows.append([*result_cells(method.label, method.seeds), *differences])
     text = "\n\n".join(
         [render_table(rows), "Mean ± standard deviation over n networks.", PAIRING, *_disagreement(runs)]
     )
@@ -74,6 +79,18 @@ def _choose(runs: Mapping[str, RunResults], baseline: str | None) -> MethodResul
             return method
     names = ", ".join(f"{run}/{name}" for run, name in settings)
     raise ConfigError(f"baseline: {baseline!r}, expected one of {names}, or the last part of one")
+
+
+def _paired_runs(runs: Mapping[str, RunResults], baseline: MethodResults) -> set[str]:
+    """The runs whose students pair with those of the baseline seed by seed."""
+
+    def identity(run: RunResults) -> list[Any]:
+        # The path of other datasets may differ where they are the same.
+        own = run.config.get("data_dir") if run.config["data"] == "folder" else None
+        return [own, *(run.config.get(key) for key in PAIRED_BY)]
+
+    of_baseline = next(identity(run) for run in runs.values() if baseline in run.methods)
+    return {name for name, run in runs.items() if identity(run) == of_baseline}
 
 
 def _disagreement(runs: Mapping[str, RunResults]) -> list[str]:

@@ -216,8 +216,16 @@ def read_recipe(recipe: str) -> dict[str, Any]:
 def check_device(name: str) -> None:
     """Raises ConfigError where ``name`` is no torch device or not here."""
     try:
-        kind = torch.device(name).type
+        device = torch.device(name)
     except RuntimeError:
         raise ConfigError(f"device: {name!r}, expected a torch device such as cpu or cuda") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device: {name!r}, but torch sees no CUDA device here")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError(f"device: {name!r}, but torch sees no CUDA device here")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise ConfigError(f"device: {name!r}, but torch sees {torch.cuda.device_count()} CUDA devices here")
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ImportError) as error:  # what torch raises for what it was built without
+        raise ConfigError(f"device: {name!r}, but torch has none of it here ({error})") from None

@@ -1,21 +1,23 @@
 """The whole job: a teacher, one student per seed and method, the report. What is finished is not done again."""
 
 import json
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastadv.attacks import CaptureError, freeze
 from fastadv.attacks.captured import why_eager
 from fastadv.train import datasets, models
+from fastadv.train.batches import Batches
 from fastadv.train.checkpoint import write_atomically
 from fastadv.train.config import Config
-from fastadv.train.datasets import Dataset, to_pixels
+from fastadv.train.datasets import Dataset, Split, to_pixels
 from fastadv.train.errors import ConfigError, TrainError
 from fastadv.train.evaluation import evaluate
 from fastadv.train.extras import require
@@ -55,16 +57,18 @@ def _run(config: Config, folder: Path) -> str:
         config = replace(config, tensorboard=False)
     dataset = datasets.load(config.data, data_dir=config.data_dir, image_size=config.image_size, device=config.device)
     settings = [config.setting(name) for name in config.methods]
+    labels = label_settings(settings)
+    _check_students(config, dataset, settings, labels)
     if config.capture:
         _say_what_is_captured(config, folder)
+    standard = _obtain_standard_teacher(config, dataset)
     teacher = None
     if config.needs_teacher:
         teacher = _obtain_teacher(config, dataset, folder / "teacher")
     shown = teacher
     if teacher is not None and config.freeze_teacher:
         shown = _frozen(teacher, config, dataset, folder)
-    teachers = _Teachers(shown, _obtain_standard_teacher(config, dataset))
-    labels = label_settings(settings)
+    teachers = _Teachers(shown, standard)
     for seed in config.seeds:
         for setting in settings:
             _train_student(config, dataset, setting, labels[setting.name], seed, teachers, folder)
@@ -80,6 +84,47 @@ def build_classifier(name: str, config: Config, dataset: Dataset, *, seed: int) 
     if config.channels_last:
         torch.nn.utils.convert_conv2d_weight_memory_format(classifier, torch.channels_last)
     return classifier
+
+
+def _check_students(config: Config, dataset: Dataset, settings: Sequence[Setting], labels: Mapping[str, str]) -> None:
+    """Run both networks and build every method once, on untrained networks, and what it reads batches from.
+
+    Raises ConfigError for the first that is refused: here, and not when the teacher and all before it are trained.
+    """
+    train = _training_split(config, dataset, seed=0)
+    x = torch.zeros(2, *dataset.image_shape, device=config.device)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # What a method finds in a teacher that is not trained yet is no news.
+        warnings.simplefilter("ignore")
+        student = _fitting("student", config.student, config, dataset, x)
+        teacher = _fitting("teacher", config.teacher, config, dataset, x) if config.needs_teacher else None
+        standard = None if config.standard_teacher_checkpoint is None else teacher
+        for setting in settings:
+            with _blamed_on_options(labels[setting.name]):
+                method = setting.build(standard_teacher=standard).to(config.device)
+                method.build(student, teacher, x, images=len(x))
+            Batches(train, config, Processes(), images=method.needs_images, device=x.device)
+
+
+def _fitting(field: str, name: str, config: Config, dataset: Dataset, x: Tensor) -> Classifier:
+    """The untrained network `name`. Raises ConfigError naming `field` where it does not make logits of `x`."""
+    classifier = build_classifier(name, config, dataset, seed=0)
+    try:
+        with torch.no_grad():
+            logits = classifier.train()(x)
+    except Exception as error:  # networks of other libraries raise nearly anything
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise ConfigError(f"{field}: {name!r} cannot take images {list(x.shape[1:])} ({reason})") from error
+    if not isinstance(logits, Tensor):
+        raise ConfigError(f"{field}: {name!r} gives a {type(logits).__name__} in training, expected logits alone")
+    return classifier
+
+
+def _training_split(config: Config, dataset: Dataset, *, seed: int) -> Split:
+    """What the students of a seed are trained on."""
+    if config.student_samples is None:
+        return dataset.train
+    return datasets.subset(dataset.train, config.student_samples, seed=seed)
 
 
 def _obtain_teacher(config: Config, dataset: Dataset, folder: Path) -> nn.Module:
@@ -99,7 +144,7 @@ def _obtain_teacher(config: Config, dataset: Dataset, folder: Path) -> nn.Module
     else:
         label = f"teacher {config.teacher}"
         with _blamed_on_options(label):
-            Trainer(
+            trainer = Trainer(
                 model=teacher,
                 method=config.setting(config.teacher_method).build().to(config.device),
                 teacher=None,
@@ -109,7 +154,10 @@ def _obtain_teacher(config: Config, dataset: Dataset, folder: Path) -> nn.Module
                 seed=TEACHER_SEED,
                 folder=folder,
                 label=label,
-            ).fit()
+            )
+            trainer.fit()
+        # What counts, and what a resumed run loads.
+        teacher = trainer.evaluated
     return teacher.eval().requires_grad_(False)
 
 
@@ -153,9 +201,6 @@ def _train_student(
     own_folder = student_folder(folder, setting.name, seed)
     if Processes().from_first((own_folder / "result.json").is_file):
         return
-    train = dataset.train
-    if config.student_samples is not None:
-        train = datasets.subset(train, config.student_samples, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "method", setting.name))
         method = setting.build(standard_teacher=teachers.standard).to(config.device)
@@ -165,7 +210,7 @@ def _train_student(
             model=build_classifier(config.student, config, dataset, seed=seed),
             method=method,
             teacher=teachers.main,
-            train=train,
+            train=_training_split(config, dataset, seed=seed),
             test=dataset.test,
             config=config,
             seed=seed,

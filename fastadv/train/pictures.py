@@ -95,9 +95,11 @@ def draw_comparison(methods: Sequence[MethodResults], path: Path) -> None:
 def draw_particles(method: TALD, teacher: nn.Module, dataset: Dataset, path: Path) -> None:
     """A row per test image: the image, its particles as the teacher sees them, and the differences amplified.
 
+    The images are the first of each of the first classes that the test split has.
     The amplification brings the largest difference of the picture to full contrast and is written above it.
     """
-    chosen = [int((dataset.test.labels == label).nonzero()[0]) for label in range(PICTURED_IMAGES)]
+    shown = dataset.test.labels.unique()[:PICTURED_IMAGES]
+    chosen = [int((dataset.test.labels == label).nonzero()[0]) for label in shown]
     labels = dataset.test.labels[chosen]
     x = to_pixels(dataset.test.images[chosen])
     particles = method.draw(teacher, x, labels, seed=PARTICLE_SEED)

@@ -1,6 +1,7 @@
 """The report of a run: tables, pictures, and where the numbers come from."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,17 +79,25 @@ def result_table(run: RunResults) -> str:
 def protocol(run: RunResults) -> list[str]:
     """What the numbers of the table are."""
     config = run.config
-    lines = [f"{_spread_note(run)}, each student trained for {config['epochs']} epochs on {_training_images(run)}."]
+    lines = [f"{_spread_note(run)}, each student trained for {_duration(config)} on {_training_images(run)}."]
     if run.teacher is not None:
         trained = f"trained on all {run.train_images} training images, {run.teacher_method}"
         lines.append(f"Teacher: one network, {'loaded' if run.teacher_method is None else trained}.")
-    attacked = run.test_images if config["eval_samples"] == "none" else config["eval_samples"]
+    attacked = run.test_images if config["eval_samples"] == "none" else min(config["eval_samples"], run.test_images)
     return [
         *lines,
         f"Clean accuracy: all {run.test_images} test images, after the last step.",
         f"PGD: linf, eps {config['eval_eps']:.4g} of pixels in [0, 1], {config['eval_steps']} steps, one random start, "
         f"{attacked} test images.",
     ]
+
+
+def _duration(config: Mapping[str, Any]) -> str:
+    """How long a student is trained, in words."""
+    epochs = f"{config['epochs']} epochs"
+    if config["steps_per_epoch"] != "none":
+        epochs += f" of {config['steps_per_epoch']} steps"
+    return epochs if config["max_steps"] == "none" else f"{epochs}, at most {config['max_steps']} steps,"
 
 
 def _training_images(run: RunResults) -> str:

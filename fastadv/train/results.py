@@ -67,7 +67,8 @@ class RunResults:
         if self.config["teacher_checkpoint"] != "none":
             return None
         name = self.config["teacher_method"]
-        return METHODS[self.config["options"].get(name, {}).get("method", name)].label
+        # A configuration without tables has no "options".
+        return METHODS[self.config.get("options", {}).get(name, {}).get("method", name)].label
 
     @property
     def baseline(self) -> MethodResults | None:

@@ -197,6 +197,16 @@ def test_nothing_waits_for_the_device(student, teacher, batch):
         ({"variant": "text"}, ValueError, "variant must be one of"),
         ({"samples": "pgd"}, ValueError, "samples must be one of 'svgd', 'none', 'noise', got 'pgd'"),
         ({"xi": 0.0}, ValueError, "xi must be positive"),
+        ({"eps": -0.1}, ValueError, "eps must not be negative"),
+        ({"step_size": "0.1"}, TypeError, "step_size must be a float"),
+        ({"bandwidth": -1.0}, ValueError, "bandwidth must be at least"),
+        ({"bandwidth": "mean"}, ValueError, "bandwidth must be a float or 'median', got 'mean'"),
+        ({"bandwidth": 0.0, "variant": "released"}, ValueError, "bandwidth must be positive"),
+        ({"update": "adam"}, ValueError, "update must be one of"),
+        ({"score_scale": "max"}, ValueError, "score_scale must be a float or 'rms', got 'max'"),
+        ({"bounds": (1.0, 0.0)}, ValueError, "bounds must be"),
+        ({"bounds": (1.0, 0.0), "samples": "noise"}, ValueError, "bounds must be"),
+        ({"clean": 1}, TypeError, "clean must be a bool"),
     ],
 )
 def test_bad_arguments_are_named(options, error, message):

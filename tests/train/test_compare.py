@@ -84,6 +84,22 @@ def test_options_count_in_the_runs_that_train_with_them(capsys, tmp_path):
     assert [line for line in text.splitlines() if line.startswith("- ")] == ["- options.rslad.steps: 1 (kd), 2 (tald)"]
 
 
+@pytest.mark.parametrize(
+    ("config", "pairs"),
+    [
+        ({"data": "cifar10"}, ""),
+        ({"student": "smaller"}, ""),
+        ({"student_samples": 50}, ""),
+        ({"batch_size": 7, "data_dir": "elsewhere"}, "1"),
+    ],
+)
+def test_seeds_that_mean_other_weights_or_images_are_not_paired(capsys, tmp_path, runs, config, pairs):
+    other = write_run(tmp_path / "other", {"kd": {0: (0.5, 0.5)}}, **config)
+    text = compared(capsys, runs[0], other, "--out", tmp_path / "out")
+    assert cells(text, "other: KD")[-1] == pairs
+    assert cells(text, "first: CE")[-1] == "2"
+
+
 @pytest.mark.parametrize("baseline", ["tald", "second/tald"])
 def test_the_baseline_can_be_chosen(capsys, tmp_path, runs, baseline):
     text = compared(capsys, *runs, "--out", tmp_path / "out", "--baseline", baseline)

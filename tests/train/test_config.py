@@ -72,6 +72,7 @@ def test_a_flag_means_what_its_field_means(name, text, value):
         ("student", "resnet21"),
         ("learning_rate", "0.1"),
         ("device", "abacus"),
+        ("device", "hpu"),
     ],
 )
 def test_an_impossible_flag_is_named(name, value):

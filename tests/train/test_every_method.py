@@ -53,9 +53,9 @@ def test_what_it_builds_on_bears_the_name_of_the_option(name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--methods=at"], "AT, seed 0: layers must be given for networks with different numbers of maps"),
-        (["--methods=vid"], "VID, seed 0: layers must be given for networks with different numbers of maps"),
-        (["--methods=tald", "--option=tald.update=up"], "TALD + KD, seed 0: update must be one of"),
+        (["--methods=at"], "AT: layers must be given for networks with different numbers of maps"),
+        (["--methods=vid"], "VID: layers must be given for networks with different numbers of maps"),
+        (["--methods=tald", "--option=tald.update=up"], "options.tald: update must be one of"),
         (["--methods=kd", "--teacher-method=pgd-at", "--option=pgd-at.eps=-1"], "options.pgd-at: eps must"),
     ],
 )

@@ -1,6 +1,7 @@
 """One small job on the digits, and what it leaves behind."""
 
 import json
+import shutil
 import statistics
 import sys
 
@@ -157,6 +158,85 @@ def test_evaluation_restores_the_mode_and_counts_a_smaller_last_batch():
     with torch.no_grad():
         predicted = model.eval()(datasets.to_pixels(dataset.test.images)).argmax(dim=1)
     assert found == (predicted == dataset.test.labels).sum().item() / 500
+
+
+def test_a_resumed_run_has_the_same_teacher_where_weights_are_averaged(tmp_path):
+    arguments = ["--methods=kd", "--seeds=0", "--teacher-epochs=1", "--student-samples=40", "--epochs=2", "--ema=0.9"]
+    folder = tmp_path / "run"
+    assert main(["train", "--run-dir", str(folder), "--no-tensorboard", "--eval-steps=1", *arguments]) == 0
+    student = folder / "kd-seed0"
+    expected = torch.load(student / "weights.pt")
+    shutil.rmtree(student)
+    assert main(["train", "--run-dir", str(folder), "--resume"]) == 0
+    for name, value in torch.load(student / "weights.pt").items():
+        assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods=ce,igdm,fitnet"], "FitNet: layer must index the 2 maps of the student, got 2"),
+        (["--methods=kd", "--student-samples=5000"], "student_samples: 5000, expected 1..1297"),
+        (["--methods=kd", "--steps-per-epoch=9"], "steps_per_epoch: 9, expected at most 4: 200 training images"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is(tmp_path, capsys, arguments, message):
+    assert main(["train", "--run-dir", str(tmp_path / "run"), "--seeds=0", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not list((tmp_path / "run").glob("*/metrics.jsonl"))
+
+
+class Picky(torch.nn.Module):
+    def __init__(self, *, num_classes, in_channels):
+        super().__init__()
+        self.fc = torch.nn.Linear(49, num_classes)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+
+class TwoHeaded(Picky):
+    def forward(self, x):
+        return (x, x)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (Picky, "student: 'odd' cannot take images [1, 8, 8] (RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
+        (TwoHeaded, "student: 'odd' gives a tuple in training, expected logits alone"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_images_is_named(tmp_path, capsys, monkeypatch, network, message):
+    monkeypatch.setitem(models._BUILDERS, "odd", network)
+    assert main(["train", "--run-dir", str(tmp_path / "run"), "--student=odd"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_without_options_of_methods_is_reported(tmp_path):
+    recipe = tmp_path / "plain.toml"
+    recipe.write_text('methods = ["ce", "kd"]\nseeds = [0]\nepochs = 1\nteacher_epochs = 1\ntensorboard = false\n')
+    arguments = ["--student-samples=40", "--eval-steps=1", "--eval-samples=10"]
+    assert main(["train", "--recipe", str(recipe), "--run-dir", str(tmp_path / "run"), *arguments]) == 0
+    assert (
+        "Teacher: one network, trained on all 1297 training images, plain (CE)."
+        in (tmp_path / "run" / "report.md").read_text()
+    )
+
+
+def test_the_protocol_says_what_was_done_not_what_was_allowed(tmp_path):
+    arguments = [
+        "--methods=ce",
+        "--seeds=0",
+        "--epochs=9",
+        "--max-steps=3",
+        "--student-samples=40",
+        "--eval-samples=9999",
+    ]
+    assert main(["train", "--run-dir", str(tmp_path / "run"), "--no-tensorboard", "--eval-steps=1", *arguments]) == 0
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "each student trained for 9 epochs, at most 3 steps, on 40 of 1297 training images" in report
+    assert "one random start, 500 test images." in report
 
 
 def test_a_run_leaves_the_number_of_threads_as_it_was(run):

@@ -31,8 +31,9 @@ def test_it_is_refused_where_nobody_asks_it(tmp_path, capsys):
     over = ["--option=over.method=igdm", "--option=over.base=iad-ii", "--methods=over", "--teacher-epochs=1"]
     assert main(["train", *arguments, *over]) == 2
     assert "standard.pt: no such file" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "teacher").exists(), "the first teacher was trained in vain"
 
 
 def test_a_weight_without_it_is_refused(tmp_path, capsys):
     assert main([*ARGUMENTS, "--run-dir", str(tmp_path / "run")]) == 2
-    assert "IAD-II, seed 0: standard_weight must be 0 without a standard_teacher" in capsys.readouterr().err
+    assert "IAD-II: standard_weight must be 0 without a standard_teacher" in capsys.readouterr().err

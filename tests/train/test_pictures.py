@@ -1,0 +1,22 @@
+"""The pictures of a report that the small job of test_experiment does not reach."""
+
+from dataclasses import replace
+
+import pytest
+
+from fastadv.distill import TALD
+from fastadv.train import datasets
+from fastadv.train.config import resolve
+from fastadv.train.datasets import Split
+from fastadv.train.experiment import build_classifier
+from fastadv.train.pictures import draw_particles
+
+
+@pytest.mark.parametrize("classes", [[7], [0, 1], [1, 2, 3, 8, 9]])
+def test_particles_are_drawn_of_whatever_classes_the_test_split_has(tmp_path, classes):
+    dataset, config = datasets.load("digits"), resolve()
+    there = sum(dataset.test.labels == label for label in classes).bool()
+    dataset = replace(dataset, test=Split(dataset.test.images[there], dataset.test.labels[there]))
+    teacher = build_classifier(config.teacher, config, dataset, seed=0).eval()
+    draw_particles(TALD(steps=1, particles=2), teacher, dataset, tmp_path / "particles.png")
+    assert (tmp_path / "particles.png").read_bytes().startswith(b"\x89PNG")
