@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fastadv.attacks.arguments import count, step_count
+from fastadv.attacks.arguments import count, flag, step_count
 from fastadv.attacks.auto_gradient import apgd
 from fastadv.attacks.boundary import bss
 from fastadv.attacks.fast_gradient import fgsm
@@ -108,9 +108,10 @@ def _batch_of(value: Any) -> Tensor:
     return value.new_empty(value.shape[:1] or 1) if isinstance(value, Tensor) else torch.empty(0)
 
 
-def _flag(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
+def _reference(name: str, value: Any) -> None:
+    """Logits, or true classes for a targeted "dlr"."""
+    if getattr(value, "dtype", None) is not torch.int64:
+        checks.floating(name, value)
 
 
 def _among(choices: Mapping[str, Any]) -> Callable[[str, Any], object]:
@@ -124,12 +125,12 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "steps": lambda name, value: step_count(value, _batch_of(value)),
     "norm": _among(checks.NORMS),
     "loss": lambda name, value: check_loss(value),
-    "reference": checks.floating,
-    "targeted": _flag,
-    "random_start": _flag,
+    "reference": _reference,
+    "targeted": flag,
+    "random_start": flag,
     "start_eps": lambda name, value: checks.radius(name, value, _batch_of(value)),
     "restarts": lambda name, value: count(name, value, 1),
-    "best": _flag,
+    "best": flag,
     "bounds": lambda name, value: checks.box(value),
     "mode": _among(checks.MODES),
     "seed": lambda name, value: checks.seed(value, _batch_of(value)),
