@@ -93,6 +93,7 @@ class Captured:
         The seed and tensors among the changes may be others at each call; another value of the rest means another
         graph. Raises TypeError for a value that is neither a tensor nor hashable.
         """
+        checks.samples("x", x)
         _check_steps(changes)
         for name, value in changes.items():
             if not isinstance(value, Hashable):
