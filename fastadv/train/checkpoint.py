@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import textwrap
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -83,5 +84,7 @@ def why_refused(error: Exception) -> str:
     """In a line, what keeps a file from being loaded. Torch's own words for a pickle advise to run what is in it."""
     if isinstance(error, pickle.UnpicklingError):
         return "damaged, or with code in it, which is not run"
-    line = str(error).strip().partition("\n")[0]
+    line, *more = str(error).strip().splitlines() or [""]
+    if line.endswith(":") and more:
+        line += " " + textwrap.shorten(more[0], 120)
     return f"{type(error).__name__}: {line}"
