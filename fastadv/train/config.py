@@ -219,7 +219,5 @@ def check_device(name: str) -> None:
         kind = torch.device(name).type
     except RuntimeError:
         raise ConfigError(f"device: {name!r}, expected a torch device such as cpu or cuda") from None
-    if kind == "meta":
-        raise ConfigError(f"device: {name!r}, but there are no values on it")
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device: {name!r}, but torch sees no CUDA device here")

@@ -53,6 +53,8 @@ class AttackConfig(Fields):
         if self.checkpoint is None:
             raise ConfigError("checkpoint: None, expected the file with the network's weights")
         check_device(self.device)
+        if self.device == "meta":
+            raise ConfigError("device: 'meta', but there are no values on it")
         datasets.check_source(self.data, self.data_dir, self.image_size)
         build_attack(self)
 
