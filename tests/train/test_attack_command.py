@@ -15,6 +15,7 @@ from fastadv.train import datasets, models
 from fastadv.train.cli import main
 from fastadv.train.robustness.catalogue import ATTACKS
 from fastadv.train.robustness.interval import wilson
+from fastadv.train.robustness.timing import TimedNetwork
 
 EPS = 0.06
 
@@ -90,6 +91,21 @@ def test_the_schema(finished):
     assert seconds["attack"] == pytest.approx(seconds["model"] + seconds["update"])
     assert min(seconds.values()) > 0
     assert len(result["origin"]["Checkpoint SHA-256"]) == 64
+
+
+def test_the_first_steps_of_a_process_are_not_in_the_time(tmp_path, small_run, monkeypatch):
+    """Torch loads and chooses much in them, which would be counted as time of the steps."""
+    timed, calls = TimedNetwork.time, []
+
+    def slow_at_first(self, run):
+        calls.append(1)
+        result, seconds, inside = timed(self, run)
+        return result, seconds + (1000 if len(calls) == 1 else 0), inside
+
+    monkeypatch.setattr(TimedNetwork, "time", slow_at_first)
+    result = attacked(tmp_path / "result", *arguments(small_run, "--n=60", "--batch-size=30"))
+    assert len(calls) == 3
+    assert result["seconds"]["attack"] < 1000
 
 
 def test_the_report_says_the_same(finished):
