@@ -34,13 +34,6 @@ def count(name: str, value: int, least: int) -> int:
     return value
 
 
-def flag(name: str, value: bool) -> bool:
-    """``value``, a bool."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
-    return value
-
-
 def master(x: Tensor) -> Tensor:
     """Clean images [N, ...] detached, in float32 (float64 stays): in half precision the ball would not hold."""
     checks.samples("x", x)

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from fastadv.attacks.arguments import count, flag, master, step_count, step_length
+from fastadv.attacks.arguments import count, master, step_count, step_length
 from fastadv.attacks.copies import repeat
 from fastadv.attacks.guard import no_trace
 from fastadv.attacks.loop import Best, Step, ascend
 from fastadv.attacks.networks import Network, Networks
 from fastadv.attacks.objective import Loss, Objective
 from fastadv.attacks.starts import check_noise, clean_rows, random_rows, start_radius
+from fastadv.ops import checks
 
 
 def projected_ascent(
@@ -47,7 +48,7 @@ def projected_ascent(
     step_size = step_length(x, eps, step_size, schedule)
     count("restarts", restarts, 1)
     for name, value in (("targeted", targeted), ("random_start", random_start), ("best", best)):
-        flag(name, value)
+        checks.flag(name, value)
     radius = start_radius(x, eps, start_eps)
     check_noise(x, seed, sample_ids)
     step = stepper(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.attacks.arguments import count, flag, master, step_count
+from fastadv.attacks.arguments import count, master, step_count
 from fastadv.attacks.checkpoints import checkpoints, periods, sparsity_checkpoints
 from fastadv.attacks.climbers import Climber, Halving, Sparsening
 from fastadv.attacks.copies import repeat
@@ -97,7 +97,7 @@ def apgd(
     checks.fraction("rho", rho)
     count("restarts", restarts, 1)
     for name, value in (("targeted", targeted), ("random_start", random_start)):
-        flag(name, value)
+        checks.flag(name, value)
     check_noise(x, seed, sample_ids)
     ball: dict[str, Any] = {"eps": repeat(eps, restarts), "norm": norm, "bounds": bounds, "mode": mode}
     centre, sizes = repeat(x, restarts), repeat(_each(step_size, x), restarts)

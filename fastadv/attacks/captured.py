@@ -93,12 +93,12 @@ class Captured:
         The seed and tensors among the changes may be others at each call; another value of the rest means another
         graph. Raises TypeError for a value that is neither a tensor nor hashable.
         """
-        checks.samples("x", x)
         _check_steps(changes)
         for name, value in changes.items():
             if not isinstance(value, Hashable):
                 found = type(value).__name__
                 raise TypeError(f"{name} must be a tensor or hashable for a captured attack, got {found}")
+        checks.samples("x", x)
         own_seed = None
         if self._draws and changes.get("seed") is None:
             own_seed = changes["seed"] = self._seed_on(x)

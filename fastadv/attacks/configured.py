@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fastadv.attacks.arguments import count, flag, step_count
+from fastadv.attacks.arguments import count, step_count
 from fastadv.attacks.auto_gradient import apgd
 from fastadv.attacks.boundary import bss
 from fastadv.attacks.fast_gradient import fgsm
@@ -126,11 +126,11 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "norm": _among(checks.NORMS),
     "loss": lambda name, value: check_loss(value),
     "reference": _reference,
-    "targeted": flag,
-    "random_start": flag,
+    "targeted": checks.flag,
+    "random_start": checks.flag,
     "start_eps": lambda name, value: checks.radius(name, value, _batch_of(value)),
     "restarts": lambda name, value: count(name, value, 1),
-    "best": flag,
+    "best": checks.flag,
     "bounds": lambda name, value: checks.box(value),
     "mode": _among(checks.MODES),
     "seed": lambda name, value: checks.seed(value, _batch_of(value)),
