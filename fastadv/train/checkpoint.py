@@ -84,7 +84,8 @@ def why_refused(error: Exception) -> str:
     """In a line, what keeps a file from being loaded. Torch's own words for a pickle advise to run what is in it."""
     if isinstance(error, pickle.UnpicklingError):
         return "damaged, or with code in it, which is not run"
-    line, *more = str(error).strip().splitlines() or [""]
-    if line.endswith(":") and more:
-        line += " " + textwrap.shorten(more[0], 120)
-    return f"{type(error).__name__}: {line}"
+    first, *others = str(error).strip().splitlines() or [""]
+    # Torch's heading ends in a colon; below it is what does not fit, of which the beginning says enough.
+    if first.endswith(":") and others:
+        first = textwrap.shorten(f"{first} {others[0]}", 240, placeholder=" ...")
+    return f"{type(error).__name__}: {first}"
