@@ -12,7 +12,8 @@ from fastadv.attacks.guard import no_trace
 from fastadv.attacks.loop import Best, Step, ascend
 from fastadv.attacks.networks import Network, Networks
 from fastadv.attacks.objective import Loss, Objective
-from fastadv.attacks.starts import clean_rows, random_rows, start_radius
+from fastadv.attacks.starts import check_noise, clean_rows, random_rows, start_radius
+from fastadv.ops import checks
 
 
 def projected_ascent(
@@ -46,12 +47,15 @@ def projected_ascent(
     schedule = step_count(steps, x)
     step_size = step_length(x, eps, step_size, schedule)
     count("restarts", restarts, 1)
+    for name, value in (("targeted", targeted), ("random_start", random_start), ("best", best)):
+        checks.flag(name, value)
+    radius = start_radius(x, eps, start_eps)
+    check_noise(x, seed, sample_ids)
     step = stepper(
         repeat(x, restarts), eps=repeat(eps, restarts), step_size=repeat(step_size, restarts), norm=norm, bounds=bounds
     )
     with no_trace(networks.members):
         if random_start:
-            radius = start_radius(eps, start_eps)
             start = random_rows(x, restarts, eps=radius, norm=norm, bounds=bounds, seed=seed, sample_ids=sample_ids)
         else:
             start = clean_rows(x, restarts, eps=eps, norm=norm, bounds=bounds, mode=mode)

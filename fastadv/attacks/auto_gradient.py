@@ -16,7 +16,7 @@ from fastadv.attacks.guard import no_trace
 from fastadv.attacks.loop import ascend
 from fastadv.attacks.networks import Network, Networks
 from fastadv.attacks.objective import Loss, Objective
-from fastadv.attacks.starts import clean_rows, random_rows
+from fastadv.attacks.starts import check_noise, clean_rows, random_rows
 from fastadv.ops import checks
 
 
@@ -96,6 +96,9 @@ def apgd(
     checks.step("step_size", step_size, x)
     checks.fraction("rho", rho)
     count("restarts", restarts, 1)
+    for name, value in (("targeted", targeted), ("random_start", random_start)):
+        checks.flag(name, value)
+    check_noise(x, seed, sample_ids)
     ball: dict[str, Any] = {"eps": repeat(eps, restarts), "norm": norm, "bounds": bounds, "mode": mode}
     centre, sizes = repeat(x, restarts), repeat(_each(step_size, x), restarts)
     marks = [repeat(period, restarts) for period in periods(sparsity_checkpoints if sparse else checkpoints, steps, x)]

@@ -100,7 +100,7 @@ class _Gap:
 
     def value_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.detach().requires_grad_()
-        logits = self._networks(x)[0]
+        logits = self._networks.logits(x)
         # As long as the base class is predicted, it is the class of the largest logit beside the target's.
         value, by_logits = attack_loss_value_and_grad(logits, self._target, kind="cw", targeted=True)
         predicted = logits.detach().argmax(1)

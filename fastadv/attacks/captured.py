@@ -99,6 +99,7 @@ class Captured:
             if not isinstance(value, Hashable):
                 found = type(value).__name__
                 raise TypeError(f"{name} must be a tensor or hashable for a captured attack, got {found}")
+        checks.samples("x", x)
         own_seed = None
         if self._draws and changes.get("seed") is None:
             own_seed = changes["seed"] = self._seed_on(x)

@@ -108,6 +108,12 @@ def _batch_of(value: Any) -> Tensor:
     return value.new_empty(value.shape[:1] or 1) if isinstance(value, Tensor) else torch.empty(0)
 
 
+def _reference(name: str, value: Any) -> None:
+    """Logits, or true classes for a targeted "dlr"."""
+    if getattr(value, "dtype", None) is not torch.int64:
+        checks.floating(name, value)
+
+
 def _among(choices: Mapping[str, Any]) -> Callable[[str, Any], object]:
     return lambda name, value: checks.choice(name, value, choices)
 
@@ -119,7 +125,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "steps": lambda name, value: step_count(value, _batch_of(value)),
     "norm": _among(checks.NORMS),
     "loss": lambda name, value: check_loss(value),
-    "reference": checks.floating,
+    "reference": _reference,
     "targeted": checks.flag,
     "random_start": checks.flag,
     "start_eps": lambda name, value: checks.radius(name, value, _batch_of(value)),

@@ -47,7 +47,7 @@ def survey(network: nn.Module) -> Survey:
     network around it as if the module were a single layer.
     """
     graphs, untraced = _graphs(copy.deepcopy(network).eval())  # a forward may leave something behind in its module
-    calls = _Calls(graphs)
+    calls = _Calls(graphs, untraced)
     pairs, kept = [], {}
     for path, norm in network.named_modules():
         if not isinstance(norm, _BatchNorm):
@@ -133,9 +133,13 @@ def _entangled(path: str, network: nn.Module) -> str | None:
 
 
 class _Calls:
-    """Which layer feeds which in a set of graphs, each of the module at a path."""
+    """Which layer feeds which in a set of graphs, each of the module at a path.
 
-    def __init__(self, graphs: list[tuple[str, fx.Graph]]) -> None:
+    ``untraced``: why modules around them have no graph, by path.
+    """
+
+    def __init__(self, graphs: list[tuple[str, fx.Graph]], untraced: dict[str, str]) -> None:
+        self._untraced = untraced
         self._of: dict[str, list[fx.Node]] = {}
         self._path: dict[fx.Node, str] = {}
         self._read: set[str] = set()
@@ -151,7 +155,7 @@ class _Calls:
     def layer_before(self, norm: str) -> tuple[str, str | None]:
         """The path of the module whose output ``norm`` takes, or why there is no such module of its own."""
         if norm not in self._of:
-            return "", "nothing that can be traced calls it"
+            return "", f"nothing that can be traced calls it{self._why_not(norm)}"
         inputs = [source for node in self._of[norm] for source in node.all_input_nodes]
         layers = {self._path.get(source, "") for source in inputs}
         if len(layers) > 1 or "" in layers:
@@ -163,6 +167,14 @@ class _Calls:
         if self._read & {layer, norm}:
             return layer, f"the parameters of {layer} or of its own are also used elsewhere"
         return layer, None
+
+    def _why_not(self, path: str) -> str:
+        """Why the innermost module around ``path`` that could not be traced could not; nothing where there is none."""
+        around = [module for module in self._untraced if path.startswith(_join(module, ""))]
+        if not around:
+            return ""
+        module = max(around, key=len)
+        return f" ({module or 'the model'}: {self._untraced[module]})"
 
 
 class _Tracer(fx.Tracer):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastadv.attacks import folding
 from fastadv.attacks.guard import no_trace
 from fastadv.attacks.networks import Networks, unwrapped
-from fastadv.ops.checks import FLOATING
+from fastadv.ops import checks
 from fastadv.reference._common import accumulate
 
 
@@ -45,11 +45,12 @@ def freeze(
         A :class:`Frozen` module.
 
     Raises:
-        TypeError: model is no module, dtype is no floating-point dtype.
+        TypeError: model is no module or a scripted one, dtype is no floating-point dtype.
+        ValueError: model cannot be copied.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if dtype is not None and dtype not in FLOATING:
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(f"model must be a torch.nn.Module that is not scripted, got {type(model).__name__}")
+    if dtype is not None and dtype not in checks.FLOATING:
         raise TypeError(f"dtype must be None, float64, float32, bfloat16 or float16, got {dtype!r}")
     frozen = Frozen(unwrapped(model), dtype=dtype, channels_last=channels_last, fold_batchnorm=fold_batchnorm)
     if frozen.kept:
@@ -75,11 +76,11 @@ class Frozen(nn.Module):
         super().__init__()
         self.training = model.training
         self._model = (model,)  # in a tuple, so as to be no part of this module
+        self.network = _copied(model)
         survey = folding.survey(model)
         if not fold_batchnorm:
             survey = survey._replace(pairs=(), kept={})
         self.folded, self.kept, self.untraced = survey.pairs, survey.kept, survey.untraced
-        self.network = copy.deepcopy(model)
         for layer, norm in self.folded:
             _make_room(self.network.get_submodule(layer))
             self.network.set_submodule(norm, _Folded(self.network.get_submodule(layer)))
@@ -131,8 +132,12 @@ class Frozen(nn.Module):
     def difference(self, x: Tensor) -> Tensor:
         """The largest absolute difference to the model's logits on images ``x`` [N, ...], both in eval mode.
 
-        A tensor without dimensions on the device of x: reading it is what waits.
+        A tensor without dimensions on the device of x: reading it is what waits. Raises TypeError and ValueError where
+        x are no images or none at all.
         """
+        checks.samples("x", x)
+        if not x.shape[0]:
+            raise ValueError(f"x must hold at least one image, got {list(x.shape)}")
         with no_trace((*self._model, self)), torch.no_grad():
             return (accumulate(self(x)) - accumulate(Networks(self._model[0])(x)[0])).abs().amax()
 
@@ -201,6 +206,14 @@ class _Folded(nn.Module):
                 " features of the layer; freeze with fold_batchnorm=False"
             )
         return x
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # a module may hold anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"model must be one that copy.deepcopy() can copy, got {reason}") from error
 
 
 def _make_room(layer: Any) -> None:

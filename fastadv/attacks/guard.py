@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+
+from fastadv.attacks.networks import module_behind
 
 
 @contextlib.contextmanager
@@ -15,11 +16,10 @@ def evaluating(models: Iterable[Any]) -> Iterator[None]:
     """Every module in eval mode inside; afterwards each submodule has its own flag again.
 
     In eval mode neither the buffers of BatchNorm nor the global random state of Dropout change. Callables that are no
-    modules are left alone.
+    modules or methods of one are left alone.
     """
-    flags = [
-        (module, module.training) for model in models if isinstance(model, nn.Module) for module in model.modules()
-    ]
+    roots = [module_behind(model) for model in models]
+    flags = [(module, module.training) for root in roots if root is not None for module in root.modules()]
     try:
         for module, training in flags:
             if training:

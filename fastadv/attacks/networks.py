@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from fastadv.ops import checks
 
 Network = Callable[[Tensor], Tensor]
 
@@ -35,6 +38,14 @@ class Networks:
             for member, dtype in zip(self.members, self._dtypes, strict=True)
         )
 
+    def logits(self, x: Tensor) -> Tensor:
+        """What the only network gives for ``x`` [N, ...]; TypeError or ValueError where that is no logits [N, C]."""
+        (logits,) = self(x)
+        checks.logits("the output of model", logits)
+        if logits.shape[0] != x.shape[0]:
+            raise ValueError(f"the output of model must have shape [{x.shape[0]}, C], got {list(logits.shape)}")
+        return logits
+
 
 class InItsMode:
     """A network that attacks leave in the mode it is in, instead of putting it in eval mode.
@@ -59,7 +70,14 @@ def unwrapped(member: Any) -> Any:
     return member.module if isinstance(member, DistributedDataParallel) else member
 
 
+def module_behind(member: Any) -> nn.Module | None:
+    """``member`` where it is a module, the module that it is a method of, or None."""
+    owner = member.__self__ if isinstance(member, MethodType) else member
+    return owner if isinstance(owner, nn.Module) else None
+
+
 def _parameter_dtype(member: Network) -> torch.dtype | None:
-    if not isinstance(member, nn.Module):
+    module = module_behind(member)
+    if module is None:
         return None
-    return next((parameter.dtype for parameter in member.parameters() if parameter.is_floating_point()), None)
+    return next((parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()), None)

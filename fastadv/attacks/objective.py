@@ -37,7 +37,8 @@ class Objective:
         targeted: descend instead.
         copies: rows an image, see :mod:`fastadv.attacks.copies`.
 
-    Raises ValueError for an unknown loss, and for a named loss of several networks.
+    Raises TypeError and ValueError for an unknown loss, a named loss of several networks, and a y or reference that is
+    not what the loss asks for.
     """
 
     def __init__(
@@ -61,32 +62,31 @@ class Objective:
             raise ValueError(f"loss must be a callable of the tuple of logits for a sequence of networks, got {loss!r}")
         self._keywords: dict[str, Any] = {"kind": loss, "targeted": targeted}
         if loss != "kl":
-            y = _clean_logits(networks, x).argmax(1) if y is None else y
-            self._keywords["target"] = repeat(y, copies)
+            self._keywords["target"] = repeat(_classes("y", y, networks, x), copies)
             if loss == "dlr" and targeted:
-                truth = _clean_logits(networks, x).argmax(1) if reference is None else reference
-                self._keywords["reference"] = repeat(truth, copies)
+                self._keywords["reference"] = repeat(_classes("reference", reference, networks, x), copies)
         else:
             reference = _clean_logits(networks, x) if reference is None else reference
-            checks.floating("reference", reference)
+            checks.logits("reference", reference)
+            checks.same_batch("reference", reference, "x", x)
             self._keywords["reference"] = repeat(reference.detach(), copies)
 
     def value(self, x: Tensor) -> Tensor:
         """The values [rows] at ``x`` [rows, ...], detached."""
         with torch.no_grad():
-            logits = self._networks(x)
-            return self._called(logits) if callable(self._loss) else attack_loss(logits[0], **self._keywords)
+            if callable(self._loss):
+                return self._called(self._networks(x))
+            return attack_loss(self._networks.logits(x), **self._keywords)
 
     def value_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The values [rows] at ``x`` [rows, ...] and the gradient of their sum by ``x``, detached."""
         x = x.detach().requires_grad_()
-        logits = self._networks(x)
         if callable(self._loss):
-            value = self._called(logits)
-            (grad,) = torch.autograd.grad(value.sum(), x)
-            return value.detach(), grad
-        value, by_logits = attack_loss_value_and_grad(logits[0], **self._keywords)
-        return value, through(logits[0], x, by_logits)
+            value = self._called(self._networks(x))
+            return value.detach(), gradient(value, x, torch.ones_like(value))
+        logits = self._networks.logits(x)
+        value, by_logits = attack_loss_value_and_grad(logits, **self._keywords)
+        return value, through(logits, x, by_logits)
 
     def _called(self, logits: tuple[Tensor, ...]) -> Tensor:
         assert callable(self._loss)
@@ -101,15 +101,32 @@ class Objective:
 def through(logits: Tensor, x: Tensor, by_logits: Tensor) -> Tensor:
     """The gradient by ``x``, given that by ``logits`` in float32 or float64."""
     if logits.dtype is not torch.float16:
-        (grad,) = torch.autograd.grad(logits, x, grad_outputs=by_logits.to(logits.dtype))
-        return grad
+        return gradient(logits, x, by_logits.to(logits.dtype))
     # float16 holds nothing below 6e-8, where the gradient of a saturated sample lies: each row goes through the network
     # with its largest entry near one, scaled by a power of two that is taken back in float32. Rows do not interact.
     exponent = torch.frexp(by_logits.abs().amax(1)).exponent.clamp(min=-126)
-    (grad,) = torch.autograd.grad(logits, x, grad_outputs=torch.ldexp(by_logits, -exponent[:, None]).half())
+    grad = gradient(logits, x, torch.ldexp(by_logits, -exponent[:, None]).half())
     return torch.ldexp(grad, exponent.view(-1, *[1] * (x.dim() - 1)))
+
+
+def gradient(output: Tensor, x: Tensor, by_output: Tensor) -> Tensor:
+    """The gradient by ``x``, given that by ``output``. Raises ValueError where ``output`` does not come from ``x``."""
+    grad = None
+    if output.requires_grad:
+        (grad,) = torch.autograd.grad(output, x, grad_outputs=by_output, allow_unused=True)
+    if grad is None:
+        raise ValueError("model and loss must be differentiable by the images, got an output detached from them")
+    return grad
+
+
+def _classes(name: str, classes: Tensor | None, networks: Networks, x: Tensor) -> Tensor:
+    """``classes`` [N] of the images ``x``, those that the network itself predicts for None."""
+    if classes is None:
+        return _clean_logits(networks, x).argmax(1)
+    checks.int64(name, classes, [x.shape[0]], x)
+    return classes
 
 
 def _clean_logits(networks: Networks, x: Tensor) -> Tensor:
     with torch.no_grad():
-        return networks(x)[0]
+        return networks.logits(x)

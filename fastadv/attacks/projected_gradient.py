@@ -45,7 +45,9 @@ def pgd(
 
     Args:
         model: a callable from images to logits [N, C], in practice a module; or a sequence of them, attacked together:
-            the loss is then a callable of the tuple of their logits. Images are cast to the dtype of its parameters.
+            the loss is then a callable of the tuple of their logits. Images are cast to the dtype of its parameters. Of
+            a callable that is no module or method of one nothing inside is known: it sees float32 images (float64 ones
+            of a float64 x), in the mode that its modules are in.
         x: clean images [N, ...], float64, float32, bfloat16 or float16, inside the bounds.
         y: classes [N], int64, of every loss but "kl"; None is the model's own clean prediction (one more forward).
         eps: radius in the units of x, a float or [N]; not negative.
@@ -61,7 +63,8 @@ def pgd(
         targeted: descend, towards y or the reference.
         random_start: start from :func:`fastadv.random_start`, else from x.
         restarts: attacks a sample, in one forward of [N * restarts] (row ``i * restarts + r`` is restart r of sample
-            i); the one that ends with the highest loss is returned (one more forward).
+            i); the one that ends with the highest loss is returned (one more forward). Only a random start makes them
+            differ.
         best: return the iterate of the highest loss, start and end included, not the last one (one more forward).
         bounds: (low, high), or None for no box.
         mode: "exact" or "sequential", see :func:`fastadv.project`.
@@ -70,8 +73,9 @@ def pgd(
         sample_ids: whose noise each sample gets, int64 [N] on the device of x, in [0, 2^32); None is its place in the
             batch. A sample with the same identity and seed starts from the same point in any batch.
         l1_fraction: share of the coordinates that an l1 step moves, in (0, 1], see :func:`fastadv.pgd_step`.
-        start_eps: radius of the ball that the random start is drawn from, at most eps, a float or [N]; None is eps. A
-            small one starts next to x, where a loss that compares with x itself has no gradient.
+        start_eps: radius of the ball that the random start is drawn from, at most eps, a float or [N]; None is eps. For
+            each sample the smaller of the two counts where either is a tensor. A small one starts next to x, where a
+            loss that compares with x itself has no gradient.
 
     Returns:
         Adversarial images, detached, of the shape of x; float32, or float64 for a float64 x: in half precision they

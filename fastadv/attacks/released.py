@@ -12,6 +12,7 @@ from fastadv.attacks.arguments import count, master
 from fastadv.attacks.copies import copy_ids, repeat
 from fastadv.attacks.guard import no_trace
 from fastadv.attacks.networks import Network, Networks
+from fastadv.attacks.objective import gradient
 from fastadv.ops import ball, checks
 from fastadv.reference._common import per_sample, sample_dims
 
@@ -75,7 +76,7 @@ def released_particles(
         rows, target = repeat(x, particles), repeat(clean, particles)
         directions = random_directions(x, particles, seed, sample_ids).requires_grad_()
         gap = (_probabilities(networks, rows + xi * directions) - target).square().mean()
-        (score,) = torch.autograd.grad(gap, directions)
+        score = gradient(gap, directions, torch.ones_like(gap))
         phi = stein_direction(directions.detach().flatten(1), score.flatten(1), sigma).view_as(rows)
     moved = rows + per_sample(repeat(eps, particles), rows) * unit(phi)
     return moved.clamp(low, high).unflatten(0, (x.shape[0], particles))
@@ -108,5 +109,5 @@ def stein_direction(directions: Tensor, score: Tensor, sigma: float) -> Tensor:
 
 
 def _probabilities(networks: Networks, x: Tensor) -> Tensor:
-    logits = networks(x)[0]
+    logits = networks.logits(x)
     return torch.softmax(logits if logits.dtype is torch.float64 else logits.float(), dim=1)

@@ -6,14 +6,27 @@ from torch import Tensor
 
 from fastadv.attacks import seeds
 from fastadv.attacks.copies import copy_ids, repeat
-from fastadv.ops import ball
+from fastadv.ops import ball, checks
 
 
-def start_radius(eps: float | Tensor, start_eps: float | Tensor | None) -> float | Tensor:
-    """The radius that a random start is drawn from in the ball of radius ``eps``."""
+def check_noise(x: Tensor, seed: int | Tensor | None, sample_ids: Tensor | None) -> None:
+    """``seed`` and ``sample_ids`` are what a random start of ``x`` [N, ...] takes, whether or not there is one."""
+    if seed is not None:
+        checks.seed(seed, x)
+    if sample_ids is not None:
+        checks.int64("sample_ids", sample_ids, [x.shape[0]], x)
+
+
+def start_radius(x: Tensor, eps: float | Tensor, start_eps: float | Tensor | None) -> float | Tensor:
+    """The radius that a random start is drawn from in the ball of radius ``eps`` around ``x`` [N, ...]."""
     if start_eps is None:
         return eps
-    if not isinstance(eps, Tensor) and not isinstance(start_eps, Tensor) and start_eps > eps:
+    checks.radius("start_eps", start_eps, x)
+    if isinstance(start_eps, Tensor):
+        return start_eps.clamp(max=eps)
+    if isinstance(eps, Tensor):
+        return eps.clamp(max=start_eps)
+    if start_eps > eps:
         raise ValueError(f"start_eps must be at most eps, {eps}, got {start_eps}")
     return start_eps
 

@@ -13,6 +13,7 @@ from fastadv.attacks.copies import copy_ids
 from fastadv.attacks.guard import no_trace
 from fastadv.attacks.loop import ascend, choose
 from fastadv.attacks.networks import Network, Networks
+from fastadv.attacks.objective import gradient
 from fastadv.ops import ball, checks
 from fastadv.reference._common import accumulate, per_sample, safe_norm
 
@@ -81,8 +82,7 @@ class _Divergence:
         self._networks = networks
         self._x = x
         with torch.no_grad():
-            clean = networks(x)[0]
-        checks.logits("the output of model", clean)
+            clean = networks.logits(x)
         self._clean = accumulate(clean)
         self._probabilities = self._clean.softmax(1)
         self._xi = (safe_norm(x) * torch.finfo(clean.dtype).eps ** 0.5).clamp(min=xi)
@@ -90,7 +90,7 @@ class _Divergence:
     def value_and_grad(self, direction: Tensor) -> tuple[Tensor, Tensor]:
         """The divergence [N] at ``direction``, and a positive multiple of its gradient a row."""
         x = (self._x + self._xi * direction).requires_grad_()
-        logits = self._networks(x)[0]
+        logits = self._networks.logits(x)
         # With u = expm1(change of the logits) the new probabilities are p (1 + u) / (1 + <p, u>), whatever the logits
         # have in common; without their largest change nothing overflows.
         change = accumulate(logits.detach()) - self._clean
@@ -100,8 +100,7 @@ class _Divergence:
         value = torch.log1p(mean).squeeze(1) - (self._probabilities * change).sum(1)
         by_logits = self._probabilities * (growth - mean)
         # The direction is all that counts; at length one it survives half precision.
-        (grad,) = torch.autograd.grad(logits, x, grad_outputs=_unit(by_logits, by_logits).to(logits.dtype))
-        return value, grad
+        return value, gradient(logits, x, _unit(by_logits, by_logits).to(logits.dtype))
 
 
 def _unit_or_stay(direction: Tensor, grad: Tensor) -> Tensor:

@@ -167,9 +167,9 @@ def _attack(options: argparse.Namespace) -> int:
 
     flags = _typed(options, AttackConfig)
     folder = find_run(options.out, AttackConfig) if options.resume else None
-    config = AttackConfig(**AttackConfig.read(flags)) if folder is None else stored_attack(folder, flags=flags)
     if options.resume and folder is None:
         print("nothing to resume: starting a new evaluation", flush=True)
+    config = AttackConfig(**AttackConfig.read(flags)) if folder is None else stored_attack(folder, flags=flags)
     with cpu_threads(config.threads):
         subject = prepare(config)
         facts = {"Checkpoint SHA-256": fingerprint(config)}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any, Self
 
 from fastadv.train.errors import ConfigError
@@ -90,7 +91,8 @@ class Fields:
             tables = (
                 {f"{name}.{entry}.": table for entry, table in value.items()} if is_table(hint) else {"": {name: value}}
             )
-            leaves.update({prefix + key: repr(leaf) for prefix, table in tables.items() for key, leaf in table.items()})
+            for prefix, table in tables.items():
+                leaves.update({prefix + key: _text(leaf) for key, leaf in table.items()})
         return leaves
 
     def to_toml(self) -> str:
@@ -103,6 +105,10 @@ class Fields:
             else:
                 keys += _lines({name: value})
         return keys + tables
+
+
+def _text(value: Any) -> str:
+    return repr(str(value) if isinstance(value, Path) else value)
 
 
 def check_range(name: str, limits: About, value: Any) -> None:

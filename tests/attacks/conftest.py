@@ -1,13 +1,19 @@
 """A small network with every kind of state an attack could disturb, and a batch for it."""
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from fastadv.attacks import seeds
+
 
 @pytest.fixture(autouse=True)
-def _seeded():
+def _seeded(monkeypatch):
     torch.manual_seed(0)
+    # Attacks without a seed count their calls: no test depends on which others ran before it.
+    monkeypatch.setattr(seeds, "_calls", itertools.count())
 
 
 @pytest.fixture

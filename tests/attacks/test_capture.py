@@ -145,9 +145,11 @@ def test_tensors_given_at_a_call_are_inputs_of_its_graph(recorded, network, imag
 
 
 @pytest.mark.filterwarnings("ignore:capture")
-def test_wrong_labels_are_told_as_by_the_attack(network, images):
-    with pytest.raises(TypeError, match="target must be"):
+def test_wrong_batches_are_told_as_by_the_attack(network, images):
+    with pytest.raises(TypeError, match="y must be an int64 tensor, got list"):
         capture(PGD(eps=0.1))(network, images, [0] * 6)
+    with pytest.raises(TypeError, match="x must be a tensor, got list"):
+        capture(PGD(eps=0.1))(network, [images], None)
 
 
 def test_a_seed_of_the_callers_leaves_the_own_sequence_alone(recorded, network, images, labels):

@@ -113,6 +113,13 @@ def test_wrong_keywords_are_named_where_the_object_is_made(keywords, error, mess
         PGD(**keywords)
 
 
+def test_a_reference_is_logits_or_true_classes(network, images, labels):
+    for how in ({"loss": "kl", "reference": torch.rand(6, 5)}, {"loss": "dlr", "targeted": True, "reference": labels}):
+        target = (labels + 1) % 5
+        found = APGD(eps=0.1, seed=1, **how)(network, images, target)
+        assert torch.equal(found, apgd(network, images, target, eps=0.1, seed=1, **how))
+
+
 @pytest.mark.parametrize(
     ("cls", "name", "value"),
     [

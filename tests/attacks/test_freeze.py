@@ -194,7 +194,8 @@ def test_a_module_that_cannot_be_traced_is_folded_in_parts():
     head = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.BatchNorm1d(8), nn.Linear(8, 5))
     model = with_statistics(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), Branching(), head))
     with pytest.warns(
-        UserWarning, match=r"freeze: BatchNorm '2.bn' is not folded: nothing that can be traced calls it"
+        UserWarning,
+        match=r"freeze: BatchNorm '2.bn' is not folded: nothing that can be traced calls it \(2: .*control flow\)",
     ):
         frozen = freeze(model)
     assert frozen.untraced.keys() == {"2"}
@@ -434,9 +435,28 @@ def test_a_batchnorm_over_another_dimension_than_the_features_is_noticed():
         frozen(torch.rand(2, 6, 5).double())
 
 
+def test_the_difference_wants_images(network, images):
+    frozen = freeze(network.eval())
+    for x, error in ((images[:0], ValueError), (images.tolist(), TypeError)):
+        with pytest.raises(error, match="x must"):
+            frozen.difference(x)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
+def test_a_model_that_cannot_be_copied_is_named(network, images):
+    network.weight = network[0].weight * 2  # as the older weight_norm keeps it
+    with pytest.raises(ValueError, match=r"model must be one that copy.deepcopy\(\) can copy, got Only Tensors"):
+        freeze(network.eval())
+    with pytest.raises(TypeError, match=r"model must be a .* not scripted, got RecursiveScript"):
+        freeze(torch.jit.script(nn.Flatten()))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("resnet",), "model must be a torch.nn.Module, got str"), ((nn.Flatten(), torch.int8), "dtype must be None")],
+    [
+        (("resnet",), "model must be a torch.nn.Module that is not scripted, got str"),
+        ((nn.Flatten(), torch.int8), "dtype must be None"),
+    ],
 )
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(TypeError, match=message):

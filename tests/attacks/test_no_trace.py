@@ -68,6 +68,16 @@ def test_everything_is_as_it_was_when_the_model_fails(attack, partly_frozen, ima
     assert_unchanged(failing, before)
 
 
+def test_a_method_of_a_module_is_that_module(network, images, labels):
+    before, random = state(network), torch.get_rng_state()
+    found = pgd(network.forward, images, labels, eps=0.1, seed=0)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert_unchanged(network, before)
+    assert torch.equal(found, pgd(network, images, labels, eps=0.1, seed=0))
+    half = network.bfloat16()
+    assert torch.equal(pgd(half.forward, images, eps=0.1, seed=0), pgd(half, images, eps=0.1, seed=0))
+
+
 def test_everything_is_as_it_was_when_the_loss_fails(partly_frozen, images):
     before = state(partly_frozen)
     with pytest.raises(ZeroDivisionError):

@@ -77,6 +77,12 @@ def test_a_start_near_the_image(network, images, labels):
         attack(start_eps=0.2)
 
 
+@pytest.mark.parametrize(("eps", "start_eps"), [(0.1, torch.full([6], 0.5)), (torch.full([6], 0.1), 0.5)])
+def test_a_start_for_each_sample_is_in_the_ball_too(network, images, labels, eps, start_eps):
+    x = pgd(network, images, labels, eps=eps, start_eps=start_eps, steps=0, seed=3)
+    assert torch.equal(x, fastadv.random_start(images, eps=0.1, seed=3))
+
+
 def test_the_seed_decides_the_start(network, images, labels):
     def attack(seed):
         return pgd(network, images, labels, eps=0.1, steps=2, seed=seed)
@@ -267,6 +273,16 @@ def test_layouts_and_empty_batches(network, images, labels):
         assert pgd(network, images[:0], labels[:0], eps=0.1, **arguments).shape == (0, 3, 6, 6)
 
 
+class Blind(nn.Linear):
+    """Logits of its own parameters, whatever the images are."""
+
+    def __init__(self):
+        super().__init__(108, 5)
+
+    def forward(self, x):
+        return super().forward(x.flatten(1).detach())
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -288,7 +304,29 @@ def test_layouts_and_empty_batches(network, images, labels):
         ({"model": [nn.Flatten(), nn.Flatten()]}, ValueError, "loss must be a callable of the tuple of logits"),
         ({"x": torch.zeros(6, 3, 6, 6, dtype=torch.uint8)}, TypeError, "x must be float64, float32"),
         ({"x": torch.zeros(6)}, ValueError, r"x must have shape \[N, ...\]"),
-        ({"y": torch.zeros(5, dtype=torch.int64)}, ValueError, r"target must have shape \[6\]"),
+        ({"y": torch.zeros(5, dtype=torch.int64)}, ValueError, r"^y must have shape \[6\], got \[5\]"),
+        ({"y": torch.zeros(6, 1, dtype=torch.int64), "restarts": 2}, ValueError, r"^y must have shape \[6\]"),
+        ({"y": [0] * 6}, TypeError, "^y must be an int64 tensor, got list"),
+        ({"loss": "kl", "reference": torch.zeros(1, 5)}, ValueError, r"reference must have the batch of x, 6"),
+        (
+            {"loss": "dlr", "targeted": True, "reference": torch.zeros(6)},
+            TypeError,
+            "reference must be an int64 tensor",
+        ),
+        ({"targeted": "no"}, TypeError, "targeted must be a bool, got str"),
+        ({"random_start": 0}, TypeError, "random_start must be a bool, got int"),
+        ({"best": 1}, TypeError, "best must be a bool, got int"),
+        ({"random_start": False, "seed": 0.5}, TypeError, "seed must be an int"),
+        ({"random_start": False, "sample_ids": [0] * 6}, TypeError, "sample_ids must be an int64 tensor"),
+        ({"start_eps": "wide"}, TypeError, "start_eps must be a float, got str"),
+        ({"start_eps": -0.1}, ValueError, "start_eps must not be negative"),
+        ({"start_eps": torch.ones(3)}, ValueError, r"start_eps must be a float or have shape \[6\]"),
+        ({"model": lambda x: (x.flatten(1), x)}, TypeError, "the output of model must be a tensor, got tuple"),
+        ({"model": lambda x: x.flatten(2)}, ValueError, r"the output of model must have shape \[N, C\]"),
+        ({"model": lambda x: x.flatten(1)[:2]}, ValueError, r"the output of model must have shape \[6, C\], got \[2,"),
+        ({"model": lambda x: x.flatten(1).detach()}, ValueError, "model and loss must be differentiable by the images"),
+        ({"model": Blind()}, ValueError, "model and loss must be differentiable by the images"),
+        ({"loss": lambda z: z.sum(1).detach()}, ValueError, "model and loss must be differentiable by the images"),
     ],
 )
 def test_bad_arguments_are_named(network, images, labels, change, error, message):

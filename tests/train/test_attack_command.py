@@ -15,6 +15,7 @@ from fastadv.train import datasets, models
 from fastadv.train.cli import main
 from fastadv.train.robustness.catalogue import ATTACKS
 from fastadv.train.robustness.interval import wilson
+from fastadv.train.robustness.timing import TimedNetwork
 
 EPS = 0.06
 
@@ -90,6 +91,21 @@ def test_the_schema(finished):
     assert seconds["attack"] == pytest.approx(seconds["model"] + seconds["update"])
     assert min(seconds.values()) > 0
     assert len(result["origin"]["Checkpoint SHA-256"]) == 64
+
+
+def test_the_first_steps_of_a_process_are_not_in_the_time(tmp_path, small_run, monkeypatch):
+    """Torch loads and chooses much in them, which would be counted as time of the steps."""
+    timed, calls = TimedNetwork.time, []
+
+    def slow_at_first(self, run):
+        calls.append(1)
+        result, seconds, inside = timed(self, run)
+        return result, seconds + (1000 if len(calls) == 1 else 0), inside
+
+    monkeypatch.setattr(TimedNetwork, "time", slow_at_first)
+    result = attacked(tmp_path / "result", *arguments(small_run, "--n=60", "--batch-size=30"))
+    assert len(calls) == 3
+    assert result["seconds"]["attack"] < 1000
 
 
 def test_the_report_says_the_same(finished):
@@ -208,6 +224,7 @@ def test_what_cannot_be_continued(tmp_path, small_run, capsys):
     attacked(folder, *options)
     assert "already holds a run" in fails(capsys, "--out", folder, *options)
     assert "steps 1 -> 2" in fails(capsys, "--out", folder, "--resume", "--steps=2")
+    assert f"(checkpoint '{checkpoint}' -> 'b.pt')" in fails(capsys, "--out", folder, "--resume", "--checkpoint=b.pt")
     batch = folder / "batches" / "batch-00001.json"
     batch.write_text(batch.read_text()[:40])
     assert "batch-00001.json: damaged" in fails(capsys, "--out", folder, "--resume")
@@ -230,15 +247,28 @@ def test_what_cannot_be_continued(tmp_path, small_run, capsys):
         ("--particles=2", "particles: 2, but pgd has no particles; it takes steps"),
         ("--dtype=float8", "dtype: 'float8'"),
         ("--device=tpu9", "device: 'tpu9'"),
+        ("--device=meta", "device: 'meta', but there are no values on it"),
         ("--data=cifar100", "data_dir: None"),
         ("--n=501", "n: 501, expected at most 500"),
         ("--n=0", "n: 0, expected at least 1"),
-        ("--model=digits_cnn", "no weights for DigitsNet"),
+        ("--model=digits_cnn", "no weights for DigitsNet (RuntimeError: Error(s) in loading state_dict"),
+        ("--model=resnet8", "for ResNet: Missing key(s) in state_dict"),
     ],
 )
 def test_errors_of_the_users_have_no_traceback(tmp_path, small_run, capsys, option, message):
     assert message in fails(capsys, "--out", tmp_path / "result", *arguments(small_run), option)
     assert not (tmp_path / "result").exists()
+
+
+@pytest.mark.parametrize("name", ["fgsm", "mi_fgsm"])
+def test_restarts_start_apart(tmp_path, small_run, name):
+    def robust(restarts):
+        options = [option for option in arguments(small_run) if name != "fgsm" or "--steps" not in option]
+        result = attacked(tmp_path / str(restarts), *options, f"--attack={name}", f"--restarts={restarts}", "--n=200")
+        assert result["attack"]["random_start"] == (restarts > 1)
+        return share(result, "robust")["correct"]
+
+    assert robust(4) != robust(1)
 
 
 def test_a_missing_checkpoint_is_named(tmp_path, capsys):

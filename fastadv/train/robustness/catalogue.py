@@ -30,6 +30,8 @@ def build_attack(config: AttackConfig) -> Attack:
         if name not in known:
             takes = ", ".join(option for option in OPTIONAL if option in known)
             raise ConfigError(f"{name}: {value!r}, but {config.attack} has no {name}; it takes {takes}")
+    if given.get("restarts", 1) > 1:
+        given["random_start"] = True  # without, fgsm and mi_fgsm would do the same so many times
     try:
         return kind(eps=config.eps, seed=config.seed, **given)
     except (TypeError, ValueError) as error:

@@ -34,7 +34,7 @@ class AttackConfig(Fields):
     steps: Annotated[int | None, About("steps; none is the attack's own number", low=0)] = None
     step_size: Annotated[float | None, About("length of a step in the norm; none is the attack's own", above=0)] = None
     loss: Annotated[str | None, About("ce, kl, dlr or cw; none is the attack's own")] = None
-    restarts: Annotated[int | None, About("random starts an image, the worst counts; none is one", low=1)] = None
+    restarts: Annotated[int | None, About("attacks an image, several at random starts; the worst counts", low=1)] = None
     particles: Annotated[int | None, About("particles an image of svgd; none is its own number", low=1)] = None
     seed: Annotated[int, About("of the random starts, which do not depend on the batch size", low=0)] = 0
 
@@ -53,6 +53,8 @@ class AttackConfig(Fields):
         if self.checkpoint is None:
             raise ConfigError("checkpoint: None, expected the file with the network's weights")
         check_device(self.device)
+        if self.device == "meta":
+            raise ConfigError("device: 'meta', but there are no values on it")
         datasets.check_source(self.data, self.data_dir, self.image_size)
         build_attack(self)
 

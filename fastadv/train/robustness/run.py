@@ -63,6 +63,9 @@ def attack_missing(config: AttackConfig, subject: Subject, folder: Path) -> list
     done = batches - len(missing)
     if done:
         print(f"continuing: {done} of {batches} batches are there", flush=True)
+    if missing:
+        # What torch loads and chooses in its first steps is no part of the time that an attack takes.
+        _attack_rows(config, subject, slice(0, 1))
     label = f"{config.attack} on {config.model}"
     with Progress(label, done=done, total=batches, images_per_step=min(config.batch_size, subject.images)) as progress:
         for number in missing:
@@ -75,14 +78,7 @@ def attack_missing(config: AttackConfig, subject: Subject, folder: Path) -> list
 
 def _attack_batch(config: AttackConfig, subject: Subject, number: int) -> Shard:
     rows = slice(number * config.batch_size, min((number + 1) * config.batch_size, subject.images))
-    labels = subject.dataset.test.labels[rows]
-    x = to_pixels(subject.dataset.test.images[rows], channels_last=True)
-    ids = torch.arange(rows.start, rows.stop, device=x.device)
-    attack, timed = build_attack(config), TimedNetwork(subject.copy, x.device)
-    try:
-        found, seconds, model_seconds = timed.time(lambda: attack(timed, x, labels, sample_ids=ids))
-    except ValueError as error:
-        raise ConfigError(f"{config.attack}: {error}") from error
+    x, labels, found, seconds, model_seconds = _attack_rows(config, subject, rows)
     # One axis more than the images: several candidates for each, of which the worst counts. So does the image itself.
     candidates = found if found.dim() > x.dim() else found.unsqueeze(1)
     with_clean = torch.cat((x.unsqueeze(1), candidates), dim=1)
@@ -92,10 +88,22 @@ def _attack_batch(config: AttackConfig, subject: Subject, number: int) -> Shard:
             dtype: Verdict(_correct(judge, with_clean[:, :1], labels), _correct(judge, with_clean, labels))
             for dtype, judge in judges.items()
         },
-        distance=_distance(candidates, x, str(keywords(attack).get("norm", "l2"))),
+        distance=_distance(candidates, x, str(keywords(build_attack(config)).get("norm", "l2"))),
         seconds=seconds,
         model_seconds=model_seconds,
     )
+
+
+def _attack_rows(config: AttackConfig, subject: Subject, rows: slice) -> tuple[Tensor, Tensor, Tensor, float, float]:
+    """These test images and their labels, what the attack finds, its seconds and those of them in the network."""
+    labels = subject.dataset.test.labels[rows]
+    x = to_pixels(subject.dataset.test.images[rows], channels_last=True)
+    ids = torch.arange(rows.start, rows.stop, device=x.device)
+    attack, timed = build_attack(config), TimedNetwork(subject.copy, x.device)
+    try:
+        return x, labels, *timed.time(lambda: attack(timed, x, labels, sample_ids=ids))
+    except ValueError as error:
+        raise ConfigError(f"{config.attack}: {error}") from error
 
 
 @torch.no_grad()

@@ -1,8 +1,9 @@
-"""The losses that rank logits, in the loops: closed-form optima of a linear model, and whose prediction is attacked."""
+"""The named losses in the loops: closed-form optima of a linear model, and whose prediction is attacked."""
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import one_hot
 
 from fastadv.attacks import pgd, svgd
 
@@ -20,18 +21,32 @@ def model() -> nn.Sequential:
     return model
 
 
+def optimum(x, uphill, norm):
+    """The farthest point of the ball around ``x`` along ``uphill``, of the ball and the box for linf."""
+    if norm == "linf":
+        return (x + EPS * uphill.sign()).clamp(0, 1)
+    if norm == "l2":
+        return x + EPS * uphill / uphill.flatten(1).norm(dim=1)[:, None, None, None]
+    largest = uphill.flatten(1).abs().argmax(1, keepdim=True)
+    return x + EPS * torch.zeros_like(uphill).flatten(1).scatter(1, largest, 1).view_as(x) * uphill.sign()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("restarts", [1, 3])
 @pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("loss", ["cw", "dlr"])
-def test_linf_optimum_of_a_linear_model(model, images, loss, targeted, restarts):
+@pytest.mark.parametrize("loss", ["ce", "kl", "cw", "dlr"])
+def test_optimum_of_a_linear_model(model, images, loss, targeted, restarts, norm):
     x, y = images.double(), torch.tensor([0, 1, 0, 1, 0, 1])
     weight = model[1].weight.detach()
     # The spread of the logits grows, but a thousand times slower than the gap.
-    uphill = (weight[1 - y] - weight[y]).sign().view_as(x)
-    expected = (x + EPS * uphill).clamp(0, 1)
-    how = {"targeted": True, "reference": y if loss == "dlr" else None} if targeted else {}
-    found = pgd(model, x, 1 - y if targeted else y, eps=EPS, loss=loss, restarts=restarts, seed=0, **how)
-    torch.testing.assert_close(found, expected, atol=1e-15, rtol=0)
+    uphill = (weight[1 - y] - weight[y]).view_as(x)
+    aim = 1 - y if targeted else y
+    reference = {"kl": 20.0 * one_hot(aim, 4).double(), "dlr": y if targeted else None}.get(loss)
+    how = {"targeted": targeted, "reference": reference, "restarts": restarts, "norm": norm, "seed": 0}
+    if norm != "linf":
+        how |= {"bounds": None, "step_size": 2 * EPS, "steps": 60, "l1_fraction": 1 / 108}
+    found = pgd(model, x, aim, eps=EPS, loss=loss, **how)
+    torch.testing.assert_close(found, optimum(x, uphill, norm), atol=1e-15 if norm == "linf" else 1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("loss", ["cw", "dlr"])
