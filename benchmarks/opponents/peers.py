@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from benchmarks.case import Call, Missing
 
+_LARGEST_MATRIX = 2**30  # bytes; what is larger would not fit into the memory of most machines, several times over
+
 
 def torchattacks(attack: str, **options: Any) -> Callable[[nn.Module, Tensor, Tensor], Call]:
     """torchattacks' class of that name."""
@@ -73,6 +75,9 @@ def adv_lib_apgd(eps: float, steps: int) -> Callable[[nn.Module, Tensor, Tensor]
 
 def metric_learning_triplets(triplets: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """pytorch-metric-learning's triplet loss of given triplets; it computes the distances of all rows to all."""
+    matrix = 4 * (3 * triplets) ** 2
+    if matrix > _LARGEST_MATRIX:
+        raise Missing(f"pytorch-metric-learning: each of its matrices of distances would take {matrix / 2**30:.0f} GiB")
     library = _module("pytorch_metric_learning.losses")
     distances, reducers = (_module(f"pytorch_metric_learning.{name}") for name in ("distances", "reducers"))
     loss = library.TripletMarginLoss(

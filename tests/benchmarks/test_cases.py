@@ -105,3 +105,8 @@ def test_an_attack_that_asks_the_network_more_often_is_no_opponent():
     assert loops._fair(network, calls(4), lambda: calls(5))
     with pytest.raises(Missing, match="shows the network 48 images, ours 32"):
         loops._fair(network, calls(4), lambda: calls(6))
+
+
+def test_an_opponent_that_needs_more_memory_than_there_is_stays_away():
+    with pytest.raises(Missing, match="each of its matrices of distances would take 9 GiB"):
+        peers.metric_learning_triplets(16_384)
