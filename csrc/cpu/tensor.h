@@ -38,16 +38,24 @@ void parallel(int64_t count, int64_t elements_each, const F& f) {
   torch::stable::parallel_for(0, count, grain, f);
 }
 
-// Working memory of the calling thread, kept from call to call.
+// Working memory of the calling thread, kept from call to call. It begins with a cache line, since a vector that lies
+// across two of them costs two accesses.
 template <class A>
 A* scratch(int64_t count) {
-  static thread_local std::vector<A> memory;
 #ifdef __SANITIZE_ADDRESS__
   // No more than is asked for, so that an access beyond it is seen.
+  static thread_local std::vector<A> memory;
   memory = std::vector<A>(count);
-#endif
-  if (static_cast<int64_t>(memory.size()) < count) memory.resize(count);
   return memory.data();
+#else
+  struct alignas(64) Line {
+    A numbers[64 / sizeof(A)];
+  };
+  static thread_local std::vector<Line> memory;
+  const size_t lines = count * sizeof(A) / sizeof(Line) + 1;
+  if (memory.size() < lines) memory.resize(lines);
+  return memory.data()->numbers;
+#endif
 }
 
 }  // namespace fastadv
