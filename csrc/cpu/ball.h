@@ -32,11 +32,10 @@ FASTADV_INLINE A l2_scale(const Point& point, const A* x0, int64_t size, const B
     A free_and_fixed[2];
     sum_all(size, free_and_fixed, [&](int64_t i, A (&terms)[2]) FASTADV_LAMBDA {
       const A d = delta[i], step = s * d;
-      const A below = ball.low - x0[i], above = ball.high - x0[i];
-      const A limit = step < 0 ? below : above;
-      const bool stopped = (step < below) | (step > above);
+      const A inside = clamp<A>(step, ball.low - x0[i], ball.high - x0[i]);
+      const bool stopped = inside != step;
       terms[0] = stopped ? A(0) : d * d;
-      terms[1] = stopped ? limit * limit : A(0);
+      terms[1] = stopped ? inside * inside : A(0);
     });
     const A free = free_and_fixed[0], left = radius - free_and_fixed[1];
     const A root = free > 0 && left > 0 ? std::sqrt(left / free) : A(0);
