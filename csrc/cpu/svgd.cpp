@@ -228,8 +228,9 @@ FASTADV_CLONES void move_particles(const T* particles, const T* score, const T* 
         A* point = phi + j * kRun;
         if (!by_length) move<T, A>(image.particles + at, point, count, stein.update, step);
         if (by_run) {
-          T* o = result + at;
-          for (int64_t k = 0; k < count; ++k) o[k] = static_cast<T>(project_linf<A>(point[k], centre[k], ball));
+          write<A>(result + at, count, [&](int64_t k) FASTADV_LAMBDA {
+            return project_linf<A>(point[k], centre[k], ball);
+          });
         } else {
           std::copy(point, point + count, points + at);
         }
@@ -242,10 +243,9 @@ FASTADV_CLONES void move_particles(const T* particles, const T* score, const T* 
       if (by_length) move<T, A>(image.particles + j * size, point, size, stein.update, step);
       T* o = result + j * size;
       if (norm_kind == Norm::kLinf) {
-        for (int64_t k = 0; k < size; ++k) o[k] = static_cast<T>(project_linf<A>(point[k], centre[k], ball));
+        write<A>(o, size, [&](int64_t k) FASTADV_LAMBDA { return project_linf<A>(point[k], centre[k], ball); });
       } else {
-        project_sample<A>(norm_kind, [&](int64_t k) FASTADV_LAMBDA { return point[k]; }, centre, size, ball, delta,
-                          [&](int64_t k, A z) FASTADV_LAMBDA { o[k] = static_cast<T>(z); });
+        project_sample<A>(norm_kind, [&](int64_t k) FASTADV_LAMBDA { return point[k]; }, centre, size, ball, delta, o);
       }
     }
   }

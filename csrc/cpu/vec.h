@@ -156,9 +156,9 @@ FASTADV_INLINE A sum(int64_t count, const Term& term) {
   return static_cast<A>(total);
 }
 
-// Several sums in one pass without the buffer: `term(i, terms)` sets what index i adds to each, and may write numbers at
-// i, of which it reads no others. For terms of a few operations alone; the compiler gives up on vectorising more of them
-// around the lanes.
+// Several sums in one pass without the buffer: `term(i, terms)` sets what index i adds to each, and may write what no
+// other index reads. For terms of a few operations alone; the compiler gives up on vectorising more of them around the
+// lanes.
 template <int kSums, class A, class Term>
 FASTADV_INLINE void sum_all(int64_t count, A (&sums)[kSums], const Term& term) {
   constexpr int64_t kWidth = 2 * kLanes<A>;
