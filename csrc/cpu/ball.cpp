@@ -13,10 +13,9 @@ FASTADV_CLONES FASTADV_EXACT void project_linf_samples(const T* x, const T* x0, 
   for (int64_t n = begin; n < end; ++n) {
     ball.eps = eps[n];
     const T *xn = x + n * size, *cn = x0 + n * size;
-    T* on = out + n * size;
-    for (int64_t i = 0; i < size; ++i) {
-      on[i] = static_cast<T>(project_linf<A>(static_cast<A>(xn[i]), static_cast<A>(cn[i]), ball));
-    }
+    write<A>(out + n * size, size, [&](int64_t i) FASTADV_LAMBDA {
+      return project_linf<A>(static_cast<A>(xn[i]), static_cast<A>(cn[i]), ball);
+    });
   }
 }
 
@@ -27,9 +26,8 @@ FASTADV_CLONES void project_samples(const T* x, const T* x0, PerSample<A> eps, B
     ball.eps = eps[n];
     const A* point = converted<A>(x + n * size, size, buffer + size);
     const A* centre = converted<A>(x0 + n * size, size, buffer + 2 * size);
-    T* on = out + n * size;
     project_sample<A>(norm, [&](int64_t i) FASTADV_LAMBDA { return point[i]; }, centre, size, ball, buffer,
-                      [&](int64_t i, A z) FASTADV_LAMBDA { on[i] = static_cast<T>(z); });
+                      out + n * size);
   }
 }
 

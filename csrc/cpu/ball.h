@@ -32,11 +32,10 @@ FASTADV_INLINE A l2_scale(const Point& point, const A* x0, int64_t size, const B
     A free_and_fixed[2];
     sum_all(size, free_and_fixed, [&](int64_t i, A (&terms)[2]) FASTADV_LAMBDA {
       const A d = delta[i], step = s * d;
-      const A below = ball.low - x0[i], above = ball.high - x0[i];
-      const A limit = step < 0 ? below : above;
-      const bool stopped = (step < below) | (step > above);
+      const A inside = clamp<A>(step, ball.low - x0[i], ball.high - x0[i]);
+      const bool stopped = inside != step;
       terms[0] = stopped ? A(0) : d * d;
-      terms[1] = stopped ? limit * limit : A(0);
+      terms[1] = stopped ? inside * inside : A(0);
     });
     const A free = free_and_fixed[0], left = radius - free_and_fixed[1];
     const A root = free > 0 && left > 0 ? std::sqrt(left / free) : A(0);
@@ -69,42 +68,42 @@ FASTADV_INLINE double l1_threshold(const Point& point, const A* x0, int64_t size
   return search.inside();
 }
 
-// Projects the points `point(i)` of one sample onto l2 ball and box and hands each to `store(i, z)`. `delta` is room
-// for `size` numbers.
-template <class A, class Point, class Store>
-FASTADV_INLINE void project_l2(const Point& point, const A* x0, int64_t size, const Ball<A>& ball, A* delta,
-                               const Store& store) {
+// Projects the points `point(i)` of one sample onto l2 ball and box and writes them to `out`. `delta` is room for
+// `size` numbers.
+template <class A, class Point, class T>
+FASTADV_INLINE void project_l2(const Point& point, const A* x0, int64_t size, const Ball<A>& ball, A* delta, T* out) {
   const A s = l2_scale<A>(point, x0, size, ball, delta);
   if (s < 1) {
-    for (int64_t i = 0; i < size; ++i) store(i, clamp<A>(move_inside<A>(x0[i], s * delta[i]), ball.low, ball.high));
+    write<A>(out, size, [&](int64_t i) FASTADV_LAMBDA {
+      return clamp<A>(move_inside<A>(x0[i], s * delta[i]), ball.low, ball.high);
+    });
   } else {
-    for (int64_t i = 0; i < size; ++i) store(i, clamp<A>(point(i), ball.low, ball.high));
+    write<A>(out, size, [&](int64_t i) FASTADV_LAMBDA { return clamp<A>(point(i), ball.low, ball.high); });
   }
 }
 
 // The same for the l1 ball.
-template <class A, class Point, class Store>
-FASTADV_INLINE void project_l1(const Point& point, const A* x0, int64_t size, const Ball<A>& ball, A* delta,
-                               const Store& store) {
+template <class A, class Point, class T>
+FASTADV_INLINE void project_l1(const Point& point, const A* x0, int64_t size, const Ball<A>& ball, A* delta, T* out) {
   const double t = l1_threshold<A>(point, x0, size, ball, delta);
   if (t > 0) {
     const Threshold<A> threshold(t);
-    for (int64_t i = 0; i < size; ++i) {
-      store(i, clamp<A>(move_inside<A>(x0[i], threshold.soften(delta[i])), ball.low, ball.high));
-    }
+    write<A>(out, size, [&](int64_t i) FASTADV_LAMBDA {
+      return clamp<A>(move_inside<A>(x0[i], threshold.soften(delta[i])), ball.low, ball.high);
+    });
   } else {
-    for (int64_t i = 0; i < size; ++i) store(i, clamp<A>(point(i), ball.low, ball.high));
+    write<A>(out, size, [&](int64_t i) FASTADV_LAMBDA { return clamp<A>(point(i), ball.low, ball.high); });
   }
 }
 
 // Projects onto the ball of a norm other than linf.
-template <class A, class Point, class Store>
+template <class A, class Point, class T>
 FASTADV_INLINE void project_sample(Norm norm, const Point& point, const A* x0, int64_t size, const Ball<A>& ball,
-                                   A* delta, const Store& store) {
+                                   A* delta, T* out) {
   if (norm == Norm::kL1) {
-    project_l1<A>(point, x0, size, ball, delta, store);
+    project_l1<A>(point, x0, size, ball, delta, out);
   } else {
-    project_l2<A>(point, x0, size, ball, delta, store);
+    project_l2<A>(point, x0, size, ball, delta, out);
   }
 }
 

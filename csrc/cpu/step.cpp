@@ -65,11 +65,10 @@ FASTADV_CLONES FASTADV_EXACT void linf_steps(Rule rule, const T* x, const T* x0,
     ball.eps = eps[n];
     const A step = step_size[n];
     const T *xn = x + n * size, *cn = x0 + n * size;
-    T* on = out + n * size;
-    for (int64_t i = 0; i < size; ++i) {
+    write<A>(out + n * size, size, [&](int64_t i) FASTADV_LAMBDA {
       const A moved = move_by_sign<A>(static_cast<A>(xn[i]), rule(i), step);
-      on[i] = static_cast<T>(project_linf<A>(moved, static_cast<A>(cn[i]), ball));
-    }
+      return project_linf<A>(moved, static_cast<A>(cn[i]), ball);
+    });
   }
 }
 
@@ -82,9 +81,8 @@ FASTADV_CLONES void l2_steps(Rule rule, const T* x, const T* x0, PerSample<A> ep
     const A* point = converted<A>(x + n * size, size, buffer + size);
     const A* centre = converted<A>(x0 + n * size, size, buffer + 2 * size);
     const UnitStep<A> step(norm<A>(size, rule), step_size[n]);
-    T* on = out + n * size;
     project_l2<A>([&](int64_t i) FASTADV_LAMBDA { return point[i] + step(rule(i)); }, centre, size, ball, buffer,
-                  [&](int64_t i, A z) FASTADV_LAMBDA { on[i] = static_cast<T>(z); });
+                  out + n * size);
   }
 }
 
@@ -114,9 +112,7 @@ FASTADV_CLONES void l1_steps(Rule rule, const T* x, const T* x0, PerSample<A> ep
     const LargestSearch<A> found = search_largest<A>(moved, size, largest);
     const SharedStep<A> step(step_size[n], found.least(), found.count());
     for (int64_t i = 0; i < size; ++i) moved[i] = step(point[i], moved[i]);
-    T* on = out + n * size;
-    project_l1<A>([&](int64_t i) FASTADV_LAMBDA { return moved[i]; }, centre, size, ball, buffer,
-                  [&](int64_t i, A z) FASTADV_LAMBDA { on[i] = static_cast<T>(z); });
+    project_l1<A>([&](int64_t i) FASTADV_LAMBDA { return moved[i]; }, centre, size, ball, buffer, out + n * size);
   }
 }
 
@@ -216,9 +212,9 @@ FASTADV_CLONES void bss_steps(const T* x, const T* grad, Boundary<A> boundary, A
     }
     const A length = norm<A>(size, [&](int64_t i) FASTADV_LAMBDA { return static_cast<A>(gn[i]); });
     const UnitStep<A> step(length, boundary.length(n));
-    for (int64_t i = 0; i < size; ++i) {
-      on[i] = static_cast<T>(clamp<A>(static_cast<A>(xn[i]) + step(static_cast<A>(gn[i])), low, high));
-    }
+    write<A>(on, size, [&](int64_t i) FASTADV_LAMBDA {
+      return clamp<A>(static_cast<A>(xn[i]) + step(static_cast<A>(gn[i])), low, high);
+    });
   }
 }
 

@@ -8,36 +8,89 @@
 namespace fastadv {
 namespace {
 
-// Particles are taken in runs of this many elements, so that all of an image's stay in the first-level cache.
+// Particles are taken in runs of this many elements, all of an image's together, so that what is computed of them stays
+// in the first-level cache.
 constexpr int64_t kRun = 512;
 
-// Squared distances of all pairs and, where wanted, the inner products of their scores; n x n each, symmetric.
-template <class A>
-FASTADV_INLINE void pairs(const A* offsets, const A* score, int64_t n, int64_t size, A* distance, A* product) {
-  std::fill(distance, distance + n * n, A(0));
-  if (product) std::fill(product, product + n * n, A(0));
-  for (int64_t begin = 0; begin < size; begin += kRun) {
-    const int64_t count = size - begin < kRun ? size - begin : kRun;
-    for (int64_t i = 0; i < n; ++i) {
-      const A *oi = offsets + i * size + begin, *si = score + i * size + begin;
-      for (int64_t j = 0; j <= i; ++j) {
-        const A *oj = offsets + j * size + begin, *sj = score + j * size + begin;
-        if (j < i) {
-          distance[i * n + j] += sum<A>(count, [&](int64_t k) FASTADV_LAMBDA {
-            const A d = oi[k] - oj[k];
-            return d * d;
-          });
-        }
-        if (product) product[i * n + j] += sum<A>(count, [&](int64_t k) FASTADV_LAMBDA { return si[k] * sj[k]; });
+// Rows of a run, kRun numbers each, are worked on in groups; rows of zeros fill the last of them.
+constexpr int64_t kGroup = 4;
+
+inline int64_t grouped(int64_t n) { return (n + kGroup - 1) / kGroup * kGroup; }
+
+// The n particles of one image, a run of which is copied into rows in the accumulation precision.
+template <class T>
+struct Image {
+  const T* particles;
+  const T* score;
+  const T* centre;
+  int64_t n;
+  int64_t size;
+
+  // particles - x0
+  template <class A>
+  FASTADV_INLINE void offsets(int64_t begin, int64_t count, A* rows) const {
+    const T* c = centre + begin;
+    for (int64_t j = 0; j < n; ++j) {
+      const T* x = particles + j * size + begin;
+      A* row = rows + j * kRun;
+#pragma GCC ivdep
+      for (int64_t k = 0; k < count; ++k) row[k] = static_cast<A>(x[k]) - static_cast<A>(c[k]);
+    }
+  }
+
+  template <class A>
+  FASTADV_INLINE void scores(int64_t begin, int64_t count, A* rows) const {
+    for (int64_t j = 0; j < n; ++j) {
+      const T* s = score + j * size + begin;
+      A* row = rows + j * kRun;
+#pragma GCC ivdep
+      for (int64_t k = 0; k < count; ++k) row[k] = static_cast<A>(s[k]);
+    }
+  }
+};
+
+// Adds term(x, y), summed over the numbers x and y of two rows, to the n x n sums, on and below the diagonal; above it
+// some are set too. Two rows by two, so that a number is loaded once for two terms.
+template <class A, class Term>
+FASTADV_INLINE void add_pairs(const A* rows, int64_t n, int64_t count, A* sums, const Term& term) {
+  for (int64_t i = 0; i < n; i += 2) {
+    for (int64_t j = 0; j <= i; j += 2) {
+      const A *x = rows + i * kRun, *y = rows + j * kRun;
+      A pairs[4];
+      sum_all(count, pairs, [&](int64_t k, A (&terms)[4]) FASTADV_LAMBDA {
+        for (int l = 0; l < 4; ++l) terms[l] = term(x[l / 2 * kRun + k], y[l % 2 * kRun + k]);
+      });
+      for (int64_t l = 0; l < 4; ++l) {
+        const int64_t row = i + l / 2, column = j + l % 2;
+        if (row < n && column < n) sums[row * n + column] += pairs[l];
       }
     }
   }
+}
+
+template <class A>
+FASTADV_INLINE void mirror(A* square, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j < i; ++j) {
-      distance[j * n + i] = distance[i * n + j];
-      if (product) product[j * n + i] = product[i * n + j];
-    }
+    for (int64_t j = 0; j < i; ++j) square[j * n + i] = square[i * n + j];
   }
+}
+
+// Squared distances of all pairs and, where wanted, the inner products of their scores; n x n each, symmetric.
+template <class T, class A>
+FASTADV_INLINE void compare_pairs(const Image<T>& image, A* distance, A* product, A* rows) {
+  const int64_t n = image.n;
+  for (int64_t k = 0; k < n * n; ++k) distance[k] = 0;
+  for (int64_t k = 0; product && k < n * n; ++k) product[k] = 0;
+  for (int64_t begin = 0; begin < image.size; begin += kRun) {
+    const int64_t count = smaller(image.size - begin, kRun);
+    image.offsets(begin, count, rows);
+    add_pairs<A>(rows, n, count, distance, [](A x, A y) FASTADV_LAMBDA { return (x - y) * (x - y); });
+    if (!product) continue;
+    image.scores(begin, count, rows);
+    add_pairs<A>(rows, n, count, product, [](A x, A y) FASTADV_LAMBDA { return x * y; });
+  }
+  mirror(distance, n);
+  if (product) mirror(product, n);
 }
 
 // 1 / sigma^2; zero, a flat kernel without repulsion, where the median distance is zero or there is no pair.
@@ -88,67 +141,111 @@ void coefficients(A* distance, A* product, int64_t n, const Stein<A>& stein, A* 
   }
 }
 
-// phi_i, four particles at a time, so that it is loaded and stored once for eight products.
+// phi of a run from its scores and offsets. For two particles at a time, so that a number is loaded once for two
+// products, and a group of others, so that phi is loaded and stored once for eight.
 template <class A>
-FASTADV_INLINE void direction(const A* attract, const A* repel, const A* score, const A* offsets, int64_t n,
-                              int64_t size, A* phi) {
-  for (int64_t begin = 0; begin < size; begin += kRun) {
-    const int64_t count = size - begin < kRun ? size - begin : kRun;
-    A* p = phi + begin;
-    for (int64_t k = 0; k < count; ++k) p[k] = 0;
-    for (int64_t j = 0; j < n; j += 4) {
-      const A *s[4], *o[4];
-      A a[4], r[4];
-      for (int64_t l = 0; l < 4; ++l) {
-        const int64_t other = j + l < n ? j + l : n - 1;
-        s[l] = score + other * size + begin;
-        o[l] = offsets + other * size + begin;
-        a[l] = j + l < n ? attract[other] : A(0);
-        r[l] = j + l < n ? repel[other] : A(0);
+FASTADV_INLINE void directions(const A* attract, const A* repel, const A* score, const A* offset, int64_t n,
+                               int64_t count, A* phi) {
+  for (int64_t i = 0; i < n; i += 2) {
+    for (int64_t j = 0; j < n; j += kGroup) {
+      const A *s = score + j * kRun, *o = offset + j * kRun;
+      A a[2][kGroup], r[2][kGroup];
+      for (int64_t m = 0; m < 2; ++m) {
+        for (int64_t l = 0; l < kGroup; ++l) {
+          const bool there = i + m < n && j + l < n;
+          a[m][l] = there ? attract[(i + m) * n + j + l] : A(0);
+          r[m][l] = there ? repel[(i + m) * n + j + l] : A(0);
+        }
       }
-      for (int64_t k = 0; k < count; ++k) {
-        p[k] += ((a[0] * s[0][k] + a[1] * s[1][k]) + (a[2] * s[2][k] + a[3] * s[3][k])) +
-                ((r[0] * o[0][k] + r[1] * o[1][k]) + (r[2] * o[2][k] + r[3] * o[3][k]));
+      const auto dot = [](const A(&c)[kGroup], const A* x) FASTADV_LAMBDA {
+        return (c[0] * x[0] + c[1] * x[kRun]) + (c[2] * x[2 * kRun] + c[3] * x[3 * kRun]);
+      };
+      const auto products = [&](int m, int64_t k) FASTADV_LAMBDA { return dot(a[m], s + k) + dot(r[m], o + k); };
+      A* p = phi + i * kRun;
+      if (j == 0) {
+#pragma GCC ivdep
+        for (int64_t k = 0; k < count; ++k) {
+          p[k] = products(0, k);
+          p[kRun + k] = products(1, k);
+        }
+      } else {
+#pragma GCC ivdep
+        for (int64_t k = 0; k < count; ++k) {
+          p[k] += products(0, k);
+          p[kRun + k] += products(1, k);
+        }
       }
     }
   }
+}
+
+// Moves `count` numbers of a particle along phi, which becomes where they are then.
+template <class T, class A>
+FASTADV_INLINE void move(const T* x, A* phi, int64_t count, Update update, A step) {
+  if (update == Update::kSign) {
+    for (int64_t k = 0; k < count; ++k) phi[k] = move_by_sign<A>(static_cast<A>(x[k]), phi[k], step);
+  } else if (update == Update::kL2) {
+    const UnitStep<A> unit(norm<A>(count, [&](int64_t k) FASTADV_LAMBDA { return phi[k]; }), step);
+    for (int64_t k = 0; k < count; ++k) phi[k] = static_cast<A>(x[k]) + unit(phi[k]);
+  } else {
+    for (int64_t k = 0; k < count; ++k) phi[k] = static_cast<A>(x[k]) + step * phi[k];
+  }
+}
+
+// Whether a projection takes each number by itself, and a run can be projected as soon as it has moved.
+inline bool run_by_run(Norm norm, Update update) { return norm == Norm::kLinf && update != Update::kL2; }
+
+// Numbers of working memory of move_particles.
+inline int64_t room(int64_t n, int64_t size, bool run_by_run) {
+  return (3 * grouped(n) + 1) * kRun + 4 * n * n + (run_by_run ? 0 : (n + 2) * size);
 }
 
 template <class T, class A>
 FASTADV_CLONES void move_particles(const T* particles, const T* score, const T* x0, PerSample<A> eps,
                                    PerSample<A> step_size, Ball<A> ball, Norm norm_kind, Stein<A> stein, T* out,
                                    int64_t n, int64_t size, A* buffer, int64_t begin, int64_t end) {
-  A *offsets = buffer, *converted_score = offsets + n * size, *phi = converted_score + n * size;
-  A *centre_buffer = phi + size, *delta = centre_buffer + size, *point = delta + size;
-  A *repel = point + size, *attract = repel + n * n, *small = attract + n * n;
-  for (int64_t image = begin; image < end; ++image) {
-    const A* centre = converted<A>(x0 + image * size, size, centre_buffer);
-    const A* s = converted<A>(score + image * n * size, n * size, converted_score);
-    const T* x = particles + image * n * size;
-    for (int64_t j = 0; j < n; ++j) {
-      for (int64_t k = 0; k < size; ++k) offsets[j * size + k] = static_cast<A>(x[j * size + k]) - centre[k];
-    }
-    pairs<A>(offsets, s, n, size, repel, stein.equal_rms ? attract : nullptr);
+  const bool by_run = run_by_run(norm_kind, stein.update), by_length = stein.update == Update::kL2;
+  const int64_t rows = grouped(n) * kRun;
+  A *offset = buffer, *s = offset + rows, *phi = s + rows, *centre_run = phi + rows;
+  A *repel = centre_run + kRun, *attract = repel + n * n, *small = attract + n * n, *points = small + 2 * n * n;
+  A *whole_centre = points + n * size, *delta = whole_centre + size;
+  for (int64_t k = n * kRun; k < rows; ++k) offset[k] = s[k] = 0;
+  for (int64_t i = begin; i < end; ++i) {
+    const Image<T> image{particles + i * n * size, score + i * n * size, x0 + i * size, n, size};
+    T* result = out + i * n * size;
+    compare_pairs<T, A>(image, repel, stein.equal_rms ? attract : nullptr, offset);
     coefficients<A>(repel, attract, n, stein, small);
-    ball.eps = eps[image];
-    for (int64_t i = 0; i < n; ++i) {
-      direction<A>(attract + i * n, repel + i * n, s, offsets, n, size, phi);
-      const A step = step_size[image];
-      const T* xi = x + i * size;
-      if (stein.update == Update::kSign) {
-        for (int64_t k = 0; k < size; ++k) point[k] = move_by_sign<A>(static_cast<A>(xi[k]), phi[k], step);
-      } else if (stein.update == Update::kL2) {
-        const UnitStep<A> unit(norm<A>(size, [&](int64_t k) FASTADV_LAMBDA { return phi[k]; }), step);
-        for (int64_t k = 0; k < size; ++k) point[k] = static_cast<A>(xi[k]) + unit(phi[k]);
-      } else {
-        for (int64_t k = 0; k < size; ++k) point[k] = static_cast<A>(xi[k]) + step * phi[k];
+    ball.eps = eps[i];
+    const A step = step_size[i];
+    for (int64_t first = 0; first < size; first += kRun) {
+      const int64_t count = smaller(size - first, kRun);
+      image.offsets(first, count, offset);
+      image.scores(first, count, s);
+      directions<A>(attract, repel, s, offset, n, count, phi);
+      const A* centre = converted<A>(image.centre + first, count, centre_run);
+      for (int64_t j = 0; j < n; ++j) {
+        const int64_t at = j * size + first;
+        A* point = phi + j * kRun;
+        if (!by_length) move<T, A>(image.particles + at, point, count, stein.update, step);
+        if (by_run) {
+          write<A>(result + at, count, [&](int64_t k) FASTADV_LAMBDA {
+            return project_linf<A>(point[k], centre[k], ball);
+          });
+        } else {
+          std::copy(point, point + count, points + at);
+        }
       }
-      T* o = out + (image * n + i) * size;
+    }
+    if (by_run) continue;
+    const A* centre = converted<A>(image.centre, size, whole_centre);
+    for (int64_t j = 0; j < n; ++j) {
+      A* point = points + j * size;
+      if (by_length) move<T, A>(image.particles + j * size, point, size, stein.update, step);
+      T* o = result + j * size;
       if (norm_kind == Norm::kLinf) {
-        for (int64_t k = 0; k < size; ++k) o[k] = static_cast<T>(project_linf<A>(point[k], centre[k], ball));
+        write<A>(o, size, [&](int64_t k) FASTADV_LAMBDA { return project_linf<A>(point[k], centre[k], ball); });
       } else {
-        project_sample<A>(norm_kind, [&](int64_t k) FASTADV_LAMBDA { return point[k]; }, centre, size, ball, delta,
-                          [&](int64_t k, A z) FASTADV_LAMBDA { o[k] = static_cast<T>(z); });
+        project_sample<A>(norm_kind, [&](int64_t k) FASTADV_LAMBDA { return point[k]; }, centre, size, ball, delta, o);
       }
     }
   }
@@ -171,7 +268,7 @@ Tensor svgd_step(const Tensor& particles, const Tensor& score, const Tensor& x0,
     const T *x = data<T>(particles), *s = data<T>(score), *centre = data<T>(x0);
     T* result = mutable_data<T>(out);
     parallel(images, n * n * size, [&](int64_t begin, int64_t end) {
-      A* buffer = scratch<A>((2 * n + 4) * size + 4 * n * n);
+      A* buffer = scratch<A>(room(n, size, run_by_run(kind, stein.update)));
       move_particles<T, A>(x, s, centre, radius, length, ball, kind, stein, result, n, size, buffer,
                            begin, end);
     });

@@ -19,6 +19,22 @@ FASTADV_INLINE const A* converted(const T* x, int64_t size, A* buffer) {
   }
 }
 
+// Writes number(i) for i from 0 to `size`, rounded to T. What half precision is computed in is rounded in a loop of its
+// own: in one loop, the compiler would carry the masks of comparisons from vectors of one width to those of another.
+template <class A, class T, class Number>
+FASTADV_INLINE void write(T* out, int64_t size, const Number& number) {
+  if constexpr (std::is_same_v<T, A>) {
+    for (int64_t i = 0; i < size; ++i) out[i] = number(i);
+  } else {
+    A numbers[kBlock];
+    for (int64_t begin = 0; begin < size; begin += kBlock) {
+      const int64_t count = smaller(size - begin, kBlock);
+      for (int64_t i = 0; i < count; ++i) numbers[i] = number(begin + i);
+      for (int64_t i = 0; i < count; ++i) out[begin + i] = static_cast<T>(numbers[i]);
+    }
+  }
+}
+
 // Every one of `size` indices lies below `count`.
 inline void require_indices(const char* name, const int64_t* index, int64_t size, int64_t count) {
   for (int64_t n = 0; n < size; ++n) {
@@ -38,16 +54,24 @@ void parallel(int64_t count, int64_t elements_each, const F& f) {
   torch::stable::parallel_for(0, count, grain, f);
 }
 
-// Working memory of the calling thread, kept from call to call.
+// Working memory of the calling thread, kept from call to call. It begins with a cache line, since a vector that lies
+// across two of them costs two accesses.
 template <class A>
 A* scratch(int64_t count) {
-  static thread_local std::vector<A> memory;
 #ifdef __SANITIZE_ADDRESS__
   // No more than is asked for, so that an access beyond it is seen.
+  static thread_local std::vector<A> memory;
   memory = std::vector<A>(count);
-#endif
-  if (static_cast<int64_t>(memory.size()) < count) memory.resize(count);
   return memory.data();
+#else
+  struct alignas(64) Line {
+    A numbers[64 / sizeof(A)];
+  };
+  static thread_local std::vector<Line> memory;
+  const size_t lines = count * sizeof(A) / sizeof(Line) + 1;
+  if (memory.size() < lines) memory.resize(lines);
+  return memory.data()->numbers;
+#endif
 }
 
 }  // namespace fastadv

@@ -156,8 +156,9 @@ FASTADV_INLINE A sum(int64_t count, const Term& term) {
   return static_cast<A>(total);
 }
 
-// Several sums in one pass without the buffer: `term(i, terms)` sets what index i adds to each. For terms of a few
-// operations alone; the compiler gives up on vectorising more of them around the lanes.
+// Several sums in one pass without the buffer: `term(i, terms)` sets what index i adds to each, and may write what no
+// other index reads. For terms of a few operations alone; the compiler gives up on vectorising more of them around the
+// lanes.
 template <int kSums, class A, class Term>
 FASTADV_INLINE void sum_all(int64_t count, A (&sums)[kSums], const Term& term) {
   constexpr int64_t kWidth = 2 * kLanes<A>;
@@ -167,6 +168,8 @@ FASTADV_INLINE void sum_all(int64_t count, A (&sums)[kSums], const Term& term) {
     A lanes[kSums][kWidth] = {};
     int64_t i = run;
     for (; i + kWidth <= end; i += kWidth) {
+      // Else a write would send the lanes to memory and back.
+#pragma GCC ivdep
       for (int64_t k = 0; k < kWidth; ++k) {
         A terms[kSums];
         term(i + k, terms);

@@ -93,6 +93,16 @@ def test_sizes(case, size, backend):
     assert_agrees(case, torch.float32, "contiguous", size, backend)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case.sizes in ("images", "particles")], ids=str)
+def test_half_precision_beyond_one_block(case, dtype, backend):
+    """More elements than a kernel converts and rounds at a time."""
+    if backend == "triton":
+        pytest.skip("converts what it loads, as in the small cases, and Triton's interpreter takes its time")
+    particles = (2,) if case.sizes == "particles" else ()
+    assert_agrees(case, dtype, "contiguous", (2, *particles, 3, 19, 23), backend)
+
+
 @pytest.mark.parametrize("layout", ["channels_last", "broadcast", "broadcast_first", "mixed"])
 @pytest.mark.parametrize("samples", [0, 1])
 @pytest.mark.parametrize("case", CASES, ids=str)
