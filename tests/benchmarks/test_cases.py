@@ -75,7 +75,31 @@ def test_work_follows_from_its_formula():
 def test_a_nan_is_a_difference():
     broken, sound = torch.tensor([1.0, torch.nan]), torch.tensor([1.0, 1.0])
     assert largest_difference(broken, sound) == float("inf")
+    assert largest_difference((sound, sound), (sound, broken)) == float("inf")
     assert share_apart(broken, sound, threshold=1.0) == 0.5
+
+
+def test_a_difference_is_relative_to_what_it_is_of():
+    loss, grad = torch.tensor(1.0), torch.tensor([2e-6, -1e-6])
+    assert largest_difference((loss, 0 * grad), (loss, grad)) == 1.0
+    assert largest_difference(torch.tensor([0.5]), torch.zeros(1)) == 0.5
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "kl_distill 64x100 bfloat16 forward + backward",
+        "kl_distill 64x32000 forward + backward",
+        "js_distill 64x32000 value and gradient",
+    ],
+)
+def test_a_loss_without_its_gradient_is_wrong(name):
+    """However small a mean over a large batch, or many classes, makes it."""
+    (entry,) = (entry for entry in registry() if entry.name == name)
+    case = entry.build(CPU)
+    value, grad = case.fused()
+    assert case.difference((value, grad), case.expected()) <= case.atol
+    assert case.difference((value, torch.zeros_like(grad)), case.expected()) > case.atol
 
 
 def test_an_opponent_that_is_not_installed_says_so(monkeypatch):
