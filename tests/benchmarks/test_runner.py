@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import pytest
 import torch
@@ -112,6 +113,37 @@ def test_a_case_that_differs_stops_itself_only(measure):
     assert [line.split(",")[:3] for line in lines[1:]] == [
         [right.name, "pgd_step", variant] for variant in ("fused", "eager", "compiled")
     ]
+
+
+def test_a_case_that_fails_stops_itself_only(measure):
+    def broken(device):
+        raise TypeError("x: expected a tensor")
+
+    with pytest.raises(SystemExit, match="1 cases failed"):
+        measure([dataclasses.replace(entry_with(), name="broken", build=broken), entry_with()])
+    written = json.loads(measure.output.read_text())
+    assert len(written["rows"]) == 1
+    assert written["not_timed"] == ["broken: TypeError: x: expected a tensor"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "no such op"], "--only: no case has 'no such op' in its name"),
+        (["--output", "results.csv"], r"--output: expected a name that ends in \.json, got results\.csv"),
+        (["--resnet56", "nowhere.pth"], "--resnet56: there is no file nowhere.pth"),
+        (["--against", "nowhere.json"], "--against: .*nowhere.json"),
+        (["--against", "pyproject.toml"], "--against: pyproject.toml holds no JSON"),
+        (["--against", "benchmarks/results/digits-demo/results.json"], "--against: .* holds no results of this suite"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_anything_is(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(command, "measure", lambda *given, **options: pytest.fail("measured all the same"))
+    monkeypatch.chdir(results.FOLDER.parents[1])
+    monkeypatch.setattr("sys.argv", ["benchmarks", *arguments])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert re.search(message, capsys.readouterr().err)
 
 
 def interrupt():
