@@ -43,6 +43,7 @@ def _triplets(shape: tuple[int, int], device: torch.device) -> Case:
         atol=1e-5,
         backward=leaves,
         rivals={"pytorch-metric-learning": partial(_metric_learning, leaves)},
+        note="pytorch-metric-learning, given the triplets as indices, computes the distances of all rows to all",
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+
 import pytest
 import torch
 
@@ -103,12 +106,24 @@ def test_a_loss_without_its_gradient_is_wrong(name):
 
 
 def test_an_opponent_that_is_not_installed_says_so(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torchattacks", None)
+    monkeypatch.setitem(sys.modules, "torchattacks", None)
     build = peers.torchattacks("PGD")
     with pytest.raises(Missing, match="torchattacks"):
         build(torch.nn.Identity(), torch.zeros(1), torch.zeros(1))
     with pytest.raises(Missing, match="GPU"):
         peers.liger("kl", CPU)
+
+
+def test_adv_lib_is_measured_without_its_plots(monkeypatch):
+    pytest.importorskip("adv_lib")
+    if importlib.util.find_spec("visdom") is not None:
+        pytest.skip("visdom is here")
+    monkeypatch.delitem(sys.modules, "adv_lib.utils.visdom_logger", raising=False)
+    network, x = torch.nn.Flatten(), torch.rand(4, 3)
+    y = network(x).argmax(1)
+    found = peers.adv_lib_pgd(0.1, 0.02, 2)(network, x, y)()
+    assert 0 <= (found - x).abs().max() <= 0.1 + 1e-6
+    assert "visdom" not in sys.modules
 
 
 def test_an_attack_must_stay_in_its_ball_and_reach_the_loss():
