@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from functools import partial
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from benchmarks import __main__ as command
 from benchmarks import results, terminal
 from benchmarks.case import Missing
-from benchmarks.cases import selected
+from benchmarks.cases import registry, selected
 from benchmarks.floor import Floor
 from benchmarks.measure import Effort, host_clock
-from benchmarks.runner import Conditions, Differs, run
+from benchmarks.runner import Conditions, Differs, opponents, run
 
 CPU = torch.device("cpu")
 QUICK = Effort(rounds=4, fewest_rounds=4, round_seconds=0.0, warm_up_seconds=0.0)
@@ -62,6 +64,28 @@ def test_an_opponent_that_is_wrong_or_missing_costs_only_itself(conditions):
         "wrong": "results differ by 1.00e+00, more than 0e+00",
         "broken": "ZeroDivisionError: by zero",
     }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "kl_distill 64x10 value and gradient",
+        "igdm_loss 64x10 value and gradient",
+        "attack_loss dlr 64x10 value and gradient",
+        "attack_loss cw 64x10 value and gradient",
+        "triplet_margin_loss 64x256 value and gradients",
+    ],
+)
+def test_a_compiled_formula_is_one_graph(name, conditions, monkeypatch):
+    """Though it asks autograd for its gradient: an opponent in pieces would be several times as slow."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    (entry,) = (entry for entry in registry() if entry.name == name)
+    with torch._dynamo.config.patch(trace_autograd_ops=False):
+        variants, _ = opponents(entry.build(CPU), entry, conditions)
+        counters.clear()
+        variants["compiled"]()
+    assert dict(counters["graph_break"]) == {}
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 def test_a_row_is_shown_beside_its_floor(conditions):
