@@ -86,6 +86,7 @@ def _rkd(shape: tuple[int, int], device: torch.device) -> Case:
         ),
         atol=1e-5,
         backward=(student,),
+        note="the published formula picks by a mask, on which torch.compile breaks its graph in two",
     )
 
 

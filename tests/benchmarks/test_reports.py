@@ -144,3 +144,10 @@ def test_runs_that_were_not_made_alike_say_so():
     assert regressions.unlike(before, now) == ["threads 2 there, 1 here"]
     assert "threads 2 there, 1 here\nnothing is slower" in regressions.report([], regressions.unlike(before, now), "f")
     assert regressions.unlike(before, before) == []
+
+
+def test_a_compiled_attack_that_comes_close_has_its_reason():
+    attack = row("attack pgd linf, 10 steps on a small network, 32x3x32x32", 1.0, 1.1)
+    del attack["bytes"]
+    attack["ratio_to_fused"]["compiled"] = vars(Spread(0.9, 0.8, 1.0))
+    assert "ours compiles whole too" in reasons.of(attack)["torch.compile"]
