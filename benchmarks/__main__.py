@@ -41,10 +41,19 @@ def main() -> None:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no CUDA device")
     device = torch.device(arguments.device)
+    # What a run cannot do is said before it measures for minutes.
+    if arguments.resnet56 and not arguments.resnet56.is_file():
+        parser.error(f"--resnet56: there is no file {arguments.resnet56}")
+    if not selected(arguments.all, arguments.only, arguments.resnet56, on_gpu=device.type == "cuda"):
+        parser.error(f"--only: no case has {arguments.only!r} in its name")
+    if arguments.output and arguments.output.suffix != ".json":
+        parser.error(f"--output: expected a name that ends in .json, got {arguments.output}")
     committed = results.FOLDER / f"{machine.slug(device)}.json"
     against = committed if str(arguments.against) == "committed" else arguments.against
-    if against and not against.is_file():
-        parser.error(f"--against: there is no file {against}")
+    try:
+        before = results.read(against) if against else None
+    except (OSError, ValueError) as error:
+        parser.error(f"--against: {error}")
     output = arguments.output or (None if arguments.only or against else committed)
     kept = unfinished.beside(output) if output else None
     if kept and not arguments.resume:
@@ -64,9 +73,9 @@ def main() -> None:
         results.write(output, measured)
         unfinished.beside(output).unlink(missing_ok=True)
         print(f"\nwrote {output} and {output.with_suffix('.csv').name}")
-    if against:
-        slower = regressions.slower(results.read(against), measured)
-        print("\n" + regressions.report(slower, against.name))
+    if before and against:
+        slower = regressions.slower(before, measured)
+        print("\n" + regressions.report(slower, regressions.unlike(before, measured), against.name))
         if slower:
             raise SystemExit(1)
     if measured["not_timed"]:
@@ -99,9 +108,10 @@ def measure(
         try:
             rows[entry.name] = run(entry, conditions, floor)
             print(terminal.row(rows[entry.name]), flush=True)
-        except (Differs, RuntimeError, NotImplementedError) as error:
+        except Exception as error:
             # The other cases are worth their time all the same.
-            measured["not_timed"].append(f"{entry.name}: {error}")
+            kind = "" if isinstance(error, Differs) else f"{type(error).__name__}: "
+            measured["not_timed"].append(f"{entry.name}: {kind}{error}")
             print(measured["not_timed"][-1])
         measured["rows"] = [rows[entry.name] for entry in entries if entry.name in rows]
         if kept:

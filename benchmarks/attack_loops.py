@@ -35,6 +35,7 @@ from fastadv.ops.attack_loss import attack_loss_value_and_grad
 from fastadv.ops.step import pgd_stepper
 from fastadv.train import datasets, models
 from fastadv.train.datasets import to_pixels
+from fastadv.train.errors import TrainError
 from fastadv.train.machine import cpu_threads
 from fastadv.train.models import Classifier, Normalize
 from fastadv.train.robustness.timing import TimedNetwork
@@ -75,9 +76,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
     parser.add_argument("--output", type=Path, help="write the results here, as .md and .json")
     options = parser.parse_args()
-    data = datasets.load("cifar100", data_dir=options.data_dir)
-    network = models.build(options.model, num_classes=len(data.class_names), image_shape=data.image_shape)
-    models.load_weights(network, options.checkpoint)
+    try:
+        data = datasets.load("cifar100", data_dir=options.data_dir)
+        network = models.build(options.model, num_classes=len(data.class_names), image_shape=data.image_shape)
+        models.load_weights(network, options.checkpoint)
+    except TrainError as error:
+        parser.error(str(error))
     model = Classifier(Normalize(data.mean, data.std), network).eval()
     x, y = to_pixels(data.test.images[: options.batch], channels_last=False), data.test.labels[: options.batch]
     with cpu_threads(options.threads):
@@ -255,8 +259,8 @@ def page(results: Mapping[str, Any]) -> str:
             f"# {results['network']}",
             f"{results['attack']}. {', '.join(where)}, fastadv {machine['fastadv']}.",
             markdown(table),
-            "Medians; of the speedup, round by round, with quartiles. The loss is the network's own, on the clean "
-            f"images {results['clean_loss']:.2f}. {signs}",
+            "Medians; of the speedup, round by round, with its 95 % interval. The loss is the network's own, on the "
+            f"clean images {results['clean_loss']:.2f}. {signs}",
             f"What is no convolution can be made faster by folding, layout and fusion: with all of it free, the "
             f"convolutions of the float32 copy alone would give {bound(results, EXACT):.2f}, those of the bfloat16 "
             f"copy {bound(results, HALF):.2f} times torchattacks' speed.\n",

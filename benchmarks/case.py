@@ -65,7 +65,7 @@ class Case:
     rivals: Mapping[str, Callable[[], Call]] = field(default_factory=dict)
     not_compiled: str = ""
     difference: Callable[[object, object], float] = lambda result, expected: largest_difference(result, expected)
-    agreement: str = "largest difference"
+    agreement: str = "largest difference, relative to the largest magnitude"
     note: str = ""
 
     def opponent(self, function: Callable[..., object]) -> Call:
@@ -121,9 +121,10 @@ def with_backward(loss: object, *leaves: Tensor) -> tuple[Tensor, ...]:
 
 
 def largest_difference(result: object, expected: object) -> float:
-    """Largest difference of two results, relative to the largest magnitude of ``expected`` where that is above 1.
+    """Largest difference of two results, relative to the largest magnitude of ``expected`` unless that is zero.
 
-    Infinite where one is NaN and the other is not.
+    Of several tensors the largest, each by its own magnitude: the gradient of a mean over a batch is small, and must
+    be right all the same. Infinite where a difference is NaN.
     """
     if isinstance(result, Tensor) and isinstance(expected, Tensor):
         if result.shape != expected.shape:
@@ -131,7 +132,8 @@ def largest_difference(result: object, expected: object) -> float:
         if not result.numel():
             return 0.0
         difference = (result.detach().double() - expected.detach().double()).abs()
-        scale = max(1.0, float(expected.detach().abs().max()))
+        largest = float(expected.detach().abs().max())
+        scale = largest if 0 < largest < float("inf") else 1.0
         return float(torch.nan_to_num(difference, nan=float("inf")).max()) / scale
     assert isinstance(result, tuple)
     assert isinstance(expected, tuple)

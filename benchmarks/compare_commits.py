@@ -70,9 +70,13 @@ class Process:
 
 @contextlib.contextmanager
 def checked_out(revision: str, folder: Path) -> Iterator[Path]:
-    """A worktree of ``revision`` with its own compiled library."""
+    """A worktree of ``revision`` with its own compiled library. Exits where there is no such revision."""
     tree = folder / "base"
-    subprocess.run(["git", "worktree", "add", "--detach", "--quiet", str(tree), revision], cwd=ROOT, check=True)
+    added = subprocess.run(
+        ["git", "worktree", "add", "--detach", "--quiet", str(tree), revision], cwd=ROOT, check=False
+    )
+    if added.returncode:
+        raise SystemExit(f"base: expected a commit of this repository, got {revision!r}")
     try:
         print(f"building {revision}", flush=True)
         subprocess.run(
@@ -121,13 +125,16 @@ def main() -> None:
     parser.add_argument("--only", default="", help="the cases whose name contains this (default: those of make bench)")
     parser.add_argument("--all", action="store_true", help="every case")
     arguments = parser.parse_args()
+    entries = selected(arguments.all, arguments.only)
+    if not entries:
+        parser.error(f"--only: no case has {arguments.only!r} in its name")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with checked_out(arguments.base, folder) as tree:
             base, here = Process(tree, folder / "at-base"), Process(ROOT, folder / "at-here")
             try:
                 print(f"{'':60}{'base':>12}{'here':>12}   {'base / here':24}difference")
-                for entry in selected(arguments.all, arguments.only):
+                for entry in entries:
                     try:
                         before, now, times, difference = compare(entry.name, base, here, folder)
                     except Failed as reason:

@@ -18,10 +18,14 @@ from benchmarks.case import Call
 
 @dataclass(frozen=True)
 class Effort:
-    """How long a case is measured: rounds are fewer where they would take more than ``budget_seconds`` in all."""
+    """How long a case is measured: rounds are fewer where they would take more than ``budget_seconds`` in all.
+
+    Not fewer than ``fewest_rounds``: of seven rounds, the bootstrap interval of a median that is meant to hold it in
+    95 % of all runs does so in 86 %; of fifteen in 92 %.
+    """
 
     rounds: int = 41
-    fewest_rounds: int = 7
+    fewest_rounds: int = 15
     round_seconds: float = 0.004
     warm_up_seconds: float = 0.03
     budget_seconds: float = 2.0

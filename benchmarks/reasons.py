@@ -89,6 +89,9 @@ COMPILED = (
         above=16 * MIB,
     ),
     Reason(("project l2", "momentum_step"), "the compiled formula makes the same two passes"),
+    Reason(
+        ("attack",), "the opponent's network is compiled with its loop, ours runs as it is; ours compiles whole too"
+    ),
 )
 
 
@@ -113,6 +116,6 @@ def family(case: str) -> str:
 
 def _first(reasons: Iterable[Reason], row: Mapping[str, Any]) -> str | None:
     for reason in reasons:
-        if family(row["case"]).startswith(reason.families) and reason.above < row["bytes"] <= reason.up_to:
+        if family(row["case"]).startswith(reason.families) and reason.above < row.get("bytes", 1) <= reason.up_to:
             return reason.text
     return None

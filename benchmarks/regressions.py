@@ -8,6 +8,8 @@ from typing import Any
 
 # What ratios move by between two runs of the same code on the same machine.
 BETWEEN_RUNS = 1.2
+# What both runs must have been made with for times to say something of the code.
+CONDITIONS = ("cpu", "gpu", "threads", "vector_instructions", "torch", "served_by")
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,16 @@ def slower(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Slower]:
     return sorted(found, key=lambda case: -min(case.times, case.lost))
 
 
-def report(found: list[Slower], file: str) -> str:
+def unlike(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In what the two runs differ beside the code: another number of threads moves ratios too."""
+    old, new = before["machine"], now["machine"]
+    return [f"{key} {old.get(key)} there, {new.get(key)} here" for key in CONDITIONS if old.get(key) != new.get(key)]
+
+
+def report(found: list[Slower], unlike: list[str], file: str) -> str:
+    lines = [f"not measured alike, which may be all that follows shows: {'; '.join(unlike)}"] if unlike else []
     if not found:
-        return f"nothing is slower than in {file} by more than the noise"
-    lines = [f"slower than in {file} by more than the noise: the time, and the gain over eager that is lost"]
+        return "\n".join([*lines, f"nothing is slower than in {file} by more than the noise"])
+    lines += [f"slower than in {file} by more than the noise: the time, and the gain over eager that is lost"]
     lines += [f"  {case.case:60}{case.times:6.2f} x{case.lost:8.2f} x" for case in found]
     return "\n".join(lines)

@@ -41,7 +41,14 @@ def write(path: Path, results: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text()))
+    """What was written. Raises OSError where there is no such file, ValueError where it holds something else."""
+    try:
+        found = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} holds no JSON: {error}") from None
+    if not isinstance(found, dict) or "rows" not in found:
+        raise ValueError(f"{path} holds no results of this suite")
+    return found
 
 
 def files() -> list[Path]:

@@ -97,6 +97,9 @@ def opponents(case: Case, entry: Entry, conditions: Conditions) -> tuple[dict[st
     else:
         # A graph a case: shapes compiled for one must not become dynamic for the next.
         torch._dynamo.reset()
+        # Else a formula that asks autograd for its gradient is compiled in pieces, several times as slow as in one.
+        if hasattr(torch._dynamo.config, "trace_autograd_ops"):  # not in every PyTorch
+            torch._dynamo.config.trace_autograd_ops = True
         variants["compiled"] = case.opponent(torch.compile(case.eager))
         if conditions.everything:
             variants["max-autotune"] = case.opponent(torch.compile(case.eager, mode="max-autotune"))

@@ -31,7 +31,7 @@ def machine_page(name: str, results: Results, plots: Sequence[str]) -> str:
         "### What a larger run would need\n\n" + "\n\n".join(projection(results)),
     ]
     if results["not_timed"]:
-        sections.insert(1, "Not timed, because results differed:\n\n" + bullets(results["not_timed"]))
+        sections.insert(1, "Not timed, because results differed or a call failed:\n\n" + bullets(results["not_timed"]))
     return "\n\n".join(sections)
 
 

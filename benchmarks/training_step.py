@@ -40,6 +40,7 @@ from fastadv.distill import IGDM, TALD, AdaAD, Batch, Method
 from fastadv.train import models
 from fastadv.train.config import Config
 from fastadv.train.datasets import Split, to_pixels
+from fastadv.train.errors import CheckpointError
 from fastadv.train.machine import cpu_threads
 from fastadv.train.models import Classifier, Normalize
 from fastadv.train.precision import DTYPES, Precision, Shown
@@ -206,9 +207,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write NAME.md and NAME.json")
     arguments = parser.parse_args()
     scale = Scale(checkpoints=arguments.checkpoints, device=arguments.device)
+    chosen = [row for row in ROWS if arguments.only in row.name]
+    if not chosen:
+        parser.error(f"--only: no row has {arguments.only!r} in its name")
     with cpu_threads(arguments.threads):
         machine = describe(torch.device(arguments.device))
-        rows = [measure(row, scale, arguments.rounds) for row in ROWS if arguments.only in row.name]
+        try:
+            rows = [measure(row, scale, arguments.rounds) for row in chosen]
+        except CheckpointError as error:
+            parser.error(f"--checkpoints: {error}")
     weights = "random" if arguments.checkpoints is None else "public"
     results = {"machine": machine, "teacher_weights": weights, "batch": scale.batch, "rows": rows}
     print(table(rows))

@@ -52,3 +52,10 @@ def test_a_copy_that_attacks_otherwise_is_not_timed(attacks, name, message, monk
     variants[name] = dataclasses.replace(variants[name], network=other)
     with pytest.raises(Differs, match=message):
         attack_loops.run(variants, x, y, STEPS, rounds=2)
+
+
+def test_missing_images_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["attack_loops", "--checkpoint", "nowhere.pth", "--data-dir", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        attack_loops.main()
+    assert f"data_dir {tmp_path}" in capsys.readouterr().err

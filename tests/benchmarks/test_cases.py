@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+
 import pytest
 import torch
 
@@ -75,16 +78,52 @@ def test_work_follows_from_its_formula():
 def test_a_nan_is_a_difference():
     broken, sound = torch.tensor([1.0, torch.nan]), torch.tensor([1.0, 1.0])
     assert largest_difference(broken, sound) == float("inf")
+    assert largest_difference((sound, sound), (sound, broken)) == float("inf")
     assert share_apart(broken, sound, threshold=1.0) == 0.5
 
 
+def test_a_difference_is_relative_to_what_it_is_of():
+    loss, grad = torch.tensor(1.0), torch.tensor([2e-6, -1e-6])
+    assert largest_difference((loss, 0 * grad), (loss, grad)) == 1.0
+    assert largest_difference(torch.tensor([0.5]), torch.zeros(1)) == 0.5
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "kl_distill 64x100 bfloat16 forward + backward",
+        "kl_distill 64x32000 forward + backward",
+        "js_distill 64x32000 value and gradient",
+    ],
+)
+def test_a_loss_without_its_gradient_is_wrong(name):
+    """However small a mean over a large batch, or many classes, makes it."""
+    (entry,) = (entry for entry in registry() if entry.name == name)
+    case = entry.build(CPU)
+    value, grad = case.fused()
+    assert case.difference((value, grad), case.expected()) <= case.atol
+    assert case.difference((value, torch.zeros_like(grad)), case.expected()) > case.atol
+
+
 def test_an_opponent_that_is_not_installed_says_so(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torchattacks", None)
+    monkeypatch.setitem(sys.modules, "torchattacks", None)
     build = peers.torchattacks("PGD")
     with pytest.raises(Missing, match="torchattacks"):
         build(torch.nn.Identity(), torch.zeros(1), torch.zeros(1))
     with pytest.raises(Missing, match="GPU"):
         peers.liger("kl", CPU)
+
+
+def test_adv_lib_is_measured_without_its_plots(monkeypatch):
+    pytest.importorskip("adv_lib")
+    if importlib.util.find_spec("visdom") is not None:
+        pytest.skip("visdom is here")
+    monkeypatch.delitem(sys.modules, "adv_lib.utils.visdom_logger", raising=False)
+    network, x = torch.nn.Flatten(), torch.rand(4, 3)
+    y = network(x).argmax(1)
+    found = peers.adv_lib_pgd(0.1, 0.02, 2)(network, x, y)()
+    assert 0 <= (found - x).abs().max() <= 0.1 + 1e-6
+    assert "visdom" not in sys.modules
 
 
 def test_an_attack_must_stay_in_its_ball_and_reach_the_loss():

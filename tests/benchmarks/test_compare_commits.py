@@ -34,3 +34,18 @@ def test_another_fastadv_than_the_trees_is_refused(tmp_path, monkeypatch):
     (tmp_path / "benchmarks" / "turns.py").write_text(f"input()\nprint({said!r})")
     with pytest.raises(SystemExit, match="the fastadv that would be measured is"):
         compare_commits.Process(tmp_path / "tree", tmp_path / "side")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no-such-commit"], "base: expected a commit of this repository, got 'no-such-commit'"),
+        ([""], "base: expected a commit of this repository, got ''"),
+        (["HEAD", "--only", "no such op"], "--only: no case has 'no such op' in its name"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["compare_commits", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        compare_commits.main()
+    assert message in f"{stopped.value} {capsys.readouterr().err}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 
 import pytest
 import torch
@@ -27,6 +28,15 @@ def test_the_interval_of_a_ratio_narrows_with_the_rounds_and_stays_the_same():
     assert narrow.high - narrow.low < wide.high - wide.low
     assert wide.low < wide.median < wide.high
     assert ratio(values[:20], [1.0] * 20) == wide
+
+
+def test_an_interval_of_the_fewest_rounds_holds_the_median_nearly_as_often_as_it_says(monkeypatch):
+    # Fewer resamples, the same interval but for its last digit.
+    monkeypatch.setattr("benchmarks.spread.RESAMPLES", 200)
+    source, rounds = random.Random(0), Effort().fewest_rounds
+    intervals = (ratio([source.lognormvariate(0, 0.1) for _ in range(rounds)], [1.0] * rounds) for _ in range(400))
+    held = sum(interval.low <= 1 <= interval.high for interval in intervals) / 400
+    assert held > 0.9
 
 
 def test_variants_take_turns_and_none_always_follows_the_same():

@@ -133,6 +133,21 @@ def test_only_what_is_slower_by_more_than_the_noise_is_named():
     found = regressions.slower(before, now)
     assert [case.case for case in found] == ["slower"]
     assert (found[0].times, found[0].lost) == (3.0, pytest.approx(1.5))
-    assert "slower" in regressions.report(found, "file")
+    assert "slower" in regressions.report(found, [], "file")
     assert regressions.slower(before, copy.deepcopy(before)) == []
-    assert regressions.report([], "file") == "nothing is slower than in file by more than the noise"
+    assert regressions.report([], [], "file") == "nothing is slower than in file by more than the noise"
+
+
+def test_runs_that_were_not_made_alike_say_so():
+    before, now = results(), results()
+    before["machine"], now["machine"] = {"threads": 2, "date": "then"}, {"threads": 1, "date": "now"}
+    assert regressions.unlike(before, now) == ["threads 2 there, 1 here"]
+    assert "threads 2 there, 1 here\nnothing is slower" in regressions.report([], regressions.unlike(before, now), "f")
+    assert regressions.unlike(before, before) == []
+
+
+def test_a_compiled_attack_that_comes_close_has_its_reason():
+    attack = row("attack pgd linf, 10 steps on a small network, 32x3x32x32", 1.0, 1.1)
+    del attack["bytes"]
+    attack["ratio_to_fused"]["compiled"] = vars(Spread(0.9, 0.8, 1.0))
+    assert "ours compiles whole too" in reasons.of(attack)["torch.compile"]

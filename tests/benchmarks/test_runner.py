@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from functools import partial
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from benchmarks import __main__ as command
 from benchmarks import results, terminal
 from benchmarks.case import Missing
-from benchmarks.cases import selected
+from benchmarks.cases import registry, selected
 from benchmarks.floor import Floor
 from benchmarks.measure import Effort, host_clock
-from benchmarks.runner import Conditions, Differs, run
+from benchmarks.runner import Conditions, Differs, opponents, run
 
 CPU = torch.device("cpu")
 QUICK = Effort(rounds=4, fewest_rounds=4, round_seconds=0.0, warm_up_seconds=0.0)
@@ -61,6 +64,28 @@ def test_an_opponent_that_is_wrong_or_missing_costs_only_itself(conditions):
         "wrong": "results differ by 1.00e+00, more than 0e+00",
         "broken": "ZeroDivisionError: by zero",
     }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "kl_distill 64x10 value and gradient",
+        "igdm_loss 64x10 value and gradient",
+        "attack_loss dlr 64x10 value and gradient",
+        "attack_loss cw 64x10 value and gradient",
+        "triplet_margin_loss 64x256 value and gradients",
+    ],
+)
+def test_a_compiled_formula_is_one_graph(name, conditions, monkeypatch):
+    """Though it asks autograd for its gradient: an opponent in pieces would be several times as slow."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    (entry,) = (entry for entry in registry() if entry.name == name)
+    with torch._dynamo.config.patch(trace_autograd_ops=False):
+        variants, _ = opponents(entry.build(CPU), entry, conditions)
+        counters.clear()
+        variants["compiled"]()
+    assert dict(counters["graph_break"]) == {}
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 def test_a_row_is_shown_beside_its_floor(conditions):
@@ -112,6 +137,37 @@ def test_a_case_that_differs_stops_itself_only(measure):
     assert [line.split(",")[:3] for line in lines[1:]] == [
         [right.name, "pgd_step", variant] for variant in ("fused", "eager", "compiled")
     ]
+
+
+def test_a_case_that_fails_stops_itself_only(measure):
+    def broken(device):
+        raise TypeError("x: expected a tensor")
+
+    with pytest.raises(SystemExit, match="1 cases failed"):
+        measure([dataclasses.replace(entry_with(), name="broken", build=broken), entry_with()])
+    written = json.loads(measure.output.read_text())
+    assert len(written["rows"]) == 1
+    assert written["not_timed"] == ["broken: TypeError: x: expected a tensor"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "no such op"], "--only: no case has 'no such op' in its name"),
+        (["--output", "results.csv"], r"--output: expected a name that ends in \.json, got results\.csv"),
+        (["--resnet56", "nowhere.pth"], "--resnet56: there is no file nowhere.pth"),
+        (["--against", "nowhere.json"], "--against: .*nowhere.json"),
+        (["--against", "pyproject.toml"], "--against: pyproject.toml holds no JSON"),
+        (["--against", "benchmarks/results/digits-demo/results.json"], "--against: .* holds no results of this suite"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_anything_is(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(command, "measure", lambda *given, **options: pytest.fail("measured all the same"))
+    monkeypatch.chdir(results.FOLDER.parents[1])
+    monkeypatch.setattr("sys.argv", ["benchmarks", *arguments])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert re.search(message, capsys.readouterr().err)
 
 
 def interrupt():

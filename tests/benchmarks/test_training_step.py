@@ -52,3 +52,17 @@ def test_a_row_says_how_fast_and_where_the_time_went():
     written = json.loads(json.dumps({"machine": machine, "teacher_weights": "random", "batch": 4, "rows": [result]}))
     page = training_step.page(written)
     assert f"| {ROWS[1].name} | {result['images_per_second']['fused']:.1f} |" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "no such row"], "--only: no row has 'no such row' in its name"),
+        (["--checkpoints", "nowhere"], "--checkpoints: nowhere/cifar100_resnet56.pth: no such file"),
+    ],
+)
+def test_what_cannot_be_trained_is_said(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["training_step", *arguments])
+    with pytest.raises(SystemExit):
+        training_step.main()
+    assert message in capsys.readouterr().err
