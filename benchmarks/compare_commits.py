@@ -121,13 +121,16 @@ def main() -> None:
     parser.add_argument("--only", default="", help="the cases whose name contains this (default: those of make bench)")
     parser.add_argument("--all", action="store_true", help="every case")
     arguments = parser.parse_args()
+    entries = selected(arguments.all, arguments.only)
+    if not entries:
+        parser.error(f"--only: no case's name contains {arguments.only!r}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with checked_out(arguments.base, folder) as tree:
             base, here = Process(tree, folder / "at-base"), Process(ROOT, folder / "at-here")
             try:
                 print(f"{'':60}{'base':>12}{'here':>12}   {'base / here':24}difference")
-                for entry in selected(arguments.all, arguments.only):
+                for entry in entries:
                     try:
                         before, now, times, difference = compare(entry.name, base, here, folder)
                     except Failed as reason:

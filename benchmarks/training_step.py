@@ -205,10 +205,13 @@ def main() -> None:
     parser.add_argument("--only", default="", help="rows whose name contains this")
     parser.add_argument("--output", type=Path, help="write NAME.md and NAME.json")
     arguments = parser.parse_args()
+    chosen = [row for row in ROWS if arguments.only in row.name]
+    if not chosen:
+        parser.error(f"--only: no row's name contains {arguments.only!r}")
     scale = Scale(checkpoints=arguments.checkpoints, device=arguments.device)
     with cpu_threads(arguments.threads):
         machine = describe(torch.device(arguments.device))
-        rows = [measure(row, scale, arguments.rounds) for row in ROWS if arguments.only in row.name]
+        rows = [measure(row, scale, arguments.rounds) for row in chosen]
     weights = "random" if arguments.checkpoints is None else "public"
     results = {"machine": machine, "teacher_weights": weights, "batch": scale.batch, "rows": rows}
     print(table(rows))

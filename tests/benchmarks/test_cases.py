@@ -78,6 +78,11 @@ def test_a_nan_is_a_difference():
     assert share_apart(broken, sound, threshold=1.0) == 0.5
 
 
+def test_a_formula_that_overflows_agrees_with_nothing():
+    for result in (1.0, torch.inf):
+        assert largest_difference(torch.tensor([result, 1.0]), torch.tensor([torch.inf, 1.0])) == float("inf")
+
+
 def test_an_opponent_that_is_not_installed_says_so(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torchattacks", None)
     build = peers.torchattacks("PGD")

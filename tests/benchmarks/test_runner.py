@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import results, terminal
+from benchmarks import compare_commits, results, terminal, training_step
 from benchmarks.case import Missing
 from benchmarks.cases import selected
 from benchmarks.floor import Floor
@@ -171,3 +171,12 @@ def test_without_resume_an_interrupted_run_begins_anew(measure):
     with pytest.raises(SystemExit, match=r"interrupted$"):
         measure([dataclasses.replace(first, build=lambda device: interrupt())])
     assert not kept.exists()
+
+
+@pytest.mark.parametrize("module", [command, compare_commits, training_step])
+def test_a_name_of_no_case_is_refused(module, monkeypatch, capsys):
+    base = ["HEAD"] if module is compare_commits else []
+    monkeypatch.setattr("sys.argv", ["benchmarks", *base, "--only", "no such case"])
+    with pytest.raises(SystemExit, match="2"):
+        module.main()
+    assert "name contains 'no such case'" in capsys.readouterr().err
