@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks import machine, regressions, results, terminal, unfinished
+from benchmarks.case import Entry
 from benchmarks.cases import selected
 from benchmarks.floor import Floor, overhead
 from benchmarks.runner import Conditions, Differs, run
@@ -44,7 +45,8 @@ def main() -> None:
     # What a run cannot do is said before it measures for minutes.
     if arguments.resnet56 and not arguments.resnet56.is_file():
         parser.error(f"--resnet56: there is no file {arguments.resnet56}")
-    if not selected(arguments.all, arguments.only, arguments.resnet56, on_gpu=device.type == "cuda"):
+    entries = selected(arguments.all, arguments.only, arguments.resnet56, on_gpu=device.type == "cuda")
+    if not entries:
         parser.error(f"--only: no case has {arguments.only!r} in its name")
     if arguments.output and arguments.output.suffix != ".json":
         parser.error(f"--output: expected a name that ends in .json, got {arguments.output}")
@@ -61,9 +63,7 @@ def main() -> None:
     if arguments.resume and not (kept and kept.is_file()):
         parser.error(f"--resume: there is no {kept or 'file of a run that writes none'}")
     try:
-        measured = measure(
-            device, everything=arguments.all, only=arguments.only, resnet56=arguments.resnet56, kept=kept
-        )
+        measured = measure(entries, device, everything=arguments.all, kept=kept)
     except unfinished.Other as error:
         parser.error(f"--resume: {error}")
     except KeyboardInterrupt:
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def measure(
-    device: torch.device, *, everything: bool, only: str, resnet56: Path | None, kept: Path | None = None
+    entries: list[Entry], device: torch.device, *, everything: bool, kept: Path | None = None
 ) -> dict[str, Any]:
     """Everything that a file of results holds, printed as it comes, and kept in ``kept`` after every case.
 
@@ -102,7 +102,6 @@ def measure(
         measured["machine"]["copy_bytes_per_second"] = floor.bandwidth
         measured |= {"floor": floor.as_json(), "overhead": overhead(device), "rows": [], "not_timed": []}
     print(f"\n{terminal.copies(measured['floor'])}\n\n{terminal.overhead(measured['overhead'])}\n\n{terminal.head()}")
-    entries = selected(everything, only, resnet56, on_gpu=device.type == "cuda")
     rows = {row["case"]: row for row in measured["rows"]}
     for entry in (entry for entry in entries if entry.name not in rows):
         try:

@@ -56,7 +56,8 @@ def attack_loss(
         in low precision.
 
     Raises:
-        TypeError: logits are not floating-point, target or reference is missing or not of the dtype that kind asks for.
+        TypeError: logits are not floating-point, target or reference is missing or not of the dtype that kind asks for,
+            targeted is no bool.
         ValueError: shapes or devices differ, too few classes, target or reference is out of range or requires grad,
             true classes missing, unknown kind.
 
@@ -89,7 +90,7 @@ def _arguments(
 ) -> tuple[tuple[Tensor], tuple[Tensor | None, Tensor | None, int], float]:
     checks.logits("logits", logits)
     code = checks.choice("kind", kind, _KINDS)
-    sign = -1.0 if targeted else 1.0
+    sign = -1.0 if checks.flag("targeted", targeted) else 1.0
     if kind == "kl":
         if reference is None:
             raise TypeError("reference must be given for kind='kl'")

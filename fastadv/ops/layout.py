@@ -25,6 +25,14 @@ def aligned(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     return _converted(x, others)
 
 
+def widest(x: Tensor, *others: Tensor) -> Tensor:
+    """The first of ``x`` and ``others`` that is float64, else ``x``: the op accumulates in its precision."""
+    for y in others:
+        if y.dtype is torch.float64:
+            return y
+    return x
+
+
 def _converted(x: Tensor, others: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     dtype = x.dtype
     for y in others:

@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fastadv.ops import checks
 from fastadv.ops.dispatch import Op, define
-from fastadv.ops.layout import aligned
+from fastadv.ops.layout import aligned, widest
 from fastadv.reference._common import accumulate, per_sample
 
 REDUCTIONS = {"none": 0, "sum": 1, "batchmean": 2, "mean": 3}
@@ -41,16 +42,24 @@ def evaluate(
 ) -> Tensor:
     """The loss that ``op`` computes of ``inputs`` (the tensors that may want a gradient) and ``arguments``."""
     if weight is not None:
-        weight = checks.per_sample("weight", weight, inputs[0])
+        weight = checks.per_sample("weight", weight, widest(*inputs))
     return differentiable(op, inputs, (*arguments, weight, scale, reduce))
 
 
 def differentiable(op: Op, inputs: tuple[Tensor, ...], arguments: tuple[Any, ...]) -> Tensor:
     """The loss that ``op`` computes, differentiable by ``inputs``; ``arguments`` are all others."""
+    if forward_ad._current_level >= 0:
+        refuse_tangents(*inputs)
     wanted = [x.requires_grad for x in inputs]
     if True in wanted and torch.is_grad_enabled():
         return _Loss.apply(op, (*arguments, *wanted), wanted, *inputs)
     return op(*aligned(*inputs), *arguments, *[False] * len(inputs))[0]
+
+
+def refuse_tangents(*inputs: Tensor) -> None:
+    """Forward-mode differentiation would pass an op by and find its derivative to be zero."""
+    if any(forward_ad.unpack_dual(x).tangent is not None for x in inputs):
+        raise RuntimeError("fastadv offers no forward-mode derivatives: jvp and dual tensors cannot be used with it")
 
 
 def value_and_grad(
@@ -64,6 +73,7 @@ def pair(
     op: Op, student: Tensor, teacher: Tensor, arguments: tuple[Any, ...], teacher_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """:func:`value_and_grad` of a loss between two networks; None for the teacher's gradient unless it is wanted."""
+    checks.flag("teacher_grad", teacher_grad)
     value, student_grad, by_teacher = value_and_grad(op, (student, teacher), arguments, (True, teacher_grad))
     return value, student_grad, by_teacher if teacher_grad else None
 

@@ -98,6 +98,7 @@ def igdm_loss_value_and_grad(
     ``teacher_grad``. Raises as :func:`igdm_loss`.
     """
     inputs = _check_responses(student_plus, student_minus, teacher_plus, teacher_minus)
+    checks.flag("teacher_grad", teacher_grad)
     wanted = (True, True, teacher_grad, teacher_grad)
     value, by_plus, by_minus, *by_teacher = loss.value_and_grad(_igdm_loss, inputs, (), wanted)
     plus, minus = by_teacher if teacher_grad else (None, None)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastadv.ops import checks, loss
 from fastadv.ops.dispatch import define
+from fastadv.ops.layout import widest
 from fastadv.reference import metric as reference
 
 Triplet = tuple[Tensor, Tensor, Tensor]
@@ -145,7 +146,7 @@ def _arguments(
     rows: Triplet, batch: tuple[int, ...], margin: float | Tensor, p: float, eps: float, swap: bool
 ) -> tuple[Any, ...]:
     numbers = checks.not_negative("p", p), checks.number("eps", eps)
-    return *_margin(margin, rows[0], batch), *numbers, checks.flag("swap", swap)
+    return *_margin(margin, widest(*rows), batch), *numbers, checks.flag("swap", swap)
 
 
 def _margin(margin: float | Tensor, x: Tensor, batch: tuple[int, ...]) -> tuple[float, Tensor | None]:

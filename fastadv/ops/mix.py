@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fastadv.ops import checks
 from fastadv.ops.dispatch import define, like
 from fastadv.ops.layout import aligned
+from fastadv.ops.loss import refuse_tangents
 from fastadv.reference import mix as reference
 
 
@@ -35,6 +37,8 @@ def mix(x: Tensor, lam: float | Tensor, permutation: Tensor) -> Tensor:
     checks.samples("x", x)
     checks.int64("permutation", permutation, [x.shape[0]], x)
     arguments = (*checks.step("lam", lam, x), permutation.contiguous())
+    if forward_ad._current_level >= 0:
+        refuse_tangents(x)
     if x.requires_grad and torch.is_grad_enabled():
         return _Mix.apply(x, *arguments)
     return _mix(*aligned(x), *arguments)

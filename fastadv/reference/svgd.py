@@ -36,7 +36,7 @@ def svgd_step(
         size = size.expand(images, count, 1).reshape(-1, 1)
     phi = phi.flatten(0, 1)
     step = size * phi if update == "raw" else ascent(phi, size, "linf" if update == "sign" else "l2")
-    moved = accumulate(particles).flatten(0, 1) + step.view(-1, *x0.shape[1:])
+    moved = accumulate(particles).flatten(0, 1) + step.view(images * count, *x0.shape[1:])
     if isinstance(eps, Tensor):
         eps = eps.repeat_interleave(count)
     projected = project(moved, centre.repeat_interleave(count, 0), eps=eps, norm=norm, bounds=bounds)

@@ -105,6 +105,11 @@ def test_a_loss_without_its_gradient_is_wrong(name):
     assert case.difference((value, torch.zeros_like(grad)), case.expected()) > case.atol
 
 
+def test_a_formula_that_overflows_agrees_with_nothing():
+    for result in (1.0, torch.inf):
+        assert largest_difference(torch.tensor([result, 1.0]), torch.tensor([torch.inf, 1.0])) == float("inf")
+
+
 def test_an_opponent_that_is_not_installed_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchattacks", None)
     build = peers.torchattacks("PGD")

@@ -269,6 +269,7 @@ BAD: list[Bad] = [
     ("no reference", lambda: attack(kind="kl"), TypeError, "reference must be given for kind='kl'"),
     ("reference of integers", lambda: attack(kind="kl", reference=T.int()), TypeError, "reference must be float64"),
     ("reference of other classes", lambda: attack(kind="kl", reference=T[:, :3]), ValueError, "reference must have"),
+    ("targeted a string", lambda: attack(targeted="no"), TypeError, "targeted must be a bool, got str"),
     ("cw without target", lambda: attack(target=None, kind="cw"), TypeError, "target must be given for kind='cw'"),
     ("cw of one class", lambda: attack(S[:, :1], kind="cw"), ValueError, r"logits must .* at least 2 .*got \[2, 1\]"),
     ("dlr of two classes", lambda: attack(S[:, :2], kind="dlr"), ValueError, r"least 3 for kind='dlr', got \[2, 2\]"),

@@ -9,6 +9,7 @@ import torch
 from available import computing_on
 from cases import CASES, FUSED, Draw
 from torch import Tensor
+from torch.autograd import forward_ad
 
 import fastadv
 from fastadv.ops.loss import scale_grad
@@ -166,6 +167,38 @@ def test_gradients_have_the_dtype_of_their_input(name, backend):
 def test_value_and_grad_of_half_is_float32(name, backend):
     value, by_student, by_teacher = WITHOUT_AUTOGRAD[name](*pair(torch.float16), teacher_grad=True)
     assert value.dtype is by_student.dtype is by_teacher.dtype is torch.float32
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_a_weight_multiplies_logits_of_two_precisions(name, backend):
+    """The wider of them decides what the weights are rounded to."""
+    (s, t), weight = pair(), torch.tensor([0.5, 0.0, 2.0, 0.1])
+    exact = BETWEEN[name](s.float(), t, reduction="none").detach()
+    for student, teacher in ((s.float(), t), (s, t.float()), (s.half(), t.float())):
+        loss = BETWEEN[name](student, teacher, weight=weight, reduction="none")
+        torch.testing.assert_close(loss.double(), weight.double() * exact, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("name", BETWEEN)
+def test_forward_mode_is_refused(name, requires_grad, backend):
+    """An op that is passed by would have a derivative of zero."""
+    x, teacher = (t.detach().requires_grad_(requires_grad) for t in pair())
+    with forward_ad.dual_level():
+        expected = BETWEEN[name](x, teacher)
+        dual = forward_ad.make_dual(x, torch.ones_like(x))
+        for logits in ((dual, teacher), (teacher, dual)):
+            with pytest.raises(RuntimeError, match="fastadv offers no forward-mode derivatives"):
+                BETWEEN[name](*logits)
+    torch.testing.assert_close(expected, BETWEEN[name](x, teacher))
+    with pytest.raises(RuntimeError, match="fastadv offers no forward-mode derivatives"):
+        torch.func.jvp(lambda s: BETWEEN[name](s, teacher), (x.detach(),), (x.detach(),))
+
+
+@pytest.mark.parametrize("name", WITHOUT_AUTOGRAD)
+def test_teacher_grad_is_a_bool(name):
+    with pytest.raises(TypeError, match="teacher_grad must be a bool, got str"):
+        WITHOUT_AUTOGRAD[name](*pair(), teacher_grad="yes")
 
 
 @pytest.mark.parametrize("name", BETWEEN)

@@ -169,6 +169,8 @@ def test_a_margin_a_triplet(backend):
         torch.testing.assert_close(each[index], alone)
     one = fastadv.triplet_margin_loss(*(x[0, 1] for x in inputs), margin=torch.tensor(0.5))
     torch.testing.assert_close(one, F.triplet_margin_loss(*(x[0, 1] for x in inputs), margin=0.5))
+    narrow = fastadv.triplet_margin_loss(inputs[0].float(), *inputs[1:], margin=margins.float(), reduction="none")
+    torch.testing.assert_close(narrow, each, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("swap", [False, True])

@@ -7,6 +7,7 @@ import torch
 from available import computing_on
 from cases import Draw
 from torch import Tensor
+from torch.autograd import forward_ad
 
 import fastadv
 
@@ -34,6 +35,12 @@ def test_gradcheck(indices, per_sample, backend):
     lam = torch.tensor([0.2, 1.0, -0.5, 0.0], dtype=torch.float64) if per_sample else 0.3
     x = samples().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: fastadv.mix(x, lam, torch.tensor(indices)), x)
+
+
+def test_forward_mode_is_refused(backend):
+    x = samples()
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="fastadv offers no forward-mode derivatives"):
+        fastadv.mix(forward_ad.make_dual(x, x), 0.3, torch.tensor(INDICES["one twice"]))
 
 
 def test_an_index_taken_by_many_in_a_large_batch(backend):

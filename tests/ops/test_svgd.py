@@ -131,6 +131,11 @@ def test_no_particles(backend):
     assert fastadv.svgd_step(x[:, :0], score[:, :0], x0, eps=0.1, step_size=0.1).shape == (2, 0, 12)
 
 
+def test_particles_of_no_elements(backend):
+    x, score, x0 = (t[..., :0] for t in particles())
+    assert fastadv.svgd_step(x, score, x0, eps=0.1, step_size=0.1).shape == x.shape
+
+
 @pytest.mark.parametrize("score_scale", [1.0, "rms"])
 def test_coincident_particles_share_their_scores_and_stay_together(score_scale, backend):
     x, score, x0 = particles()
