@@ -129,11 +129,13 @@ def variants(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> dict[str, Va
 
 
 def compiled(variant: Variant) -> Variant:
-    """The whole attack, all of its steps, under torch.compile."""
+    """The whole attack, all of its steps, under torch.compile, with the network's weights as constants of its graph."""
     attack = torch.compile(variant.attack, fullgraph=True)
 
     def call(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        with torch._dynamo.config.patch(trace_autograd_ops=True):
+        tracing = torch._dynamo.config.patch(trace_autograd_ops=True)
+        # Under no_grad alone the compiler makes constants of weights, and fuses activations into convolutions.
+        with tracing, torch._inductor.config.patch(freezing=True), torch.no_grad():
             return attack(network, x, y)
 
     return replace(variant, attack=call, compiled=True)

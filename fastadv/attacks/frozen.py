@@ -28,8 +28,10 @@ def freeze(
     :attr:`Frozen.kept`. A BatchNorm in train mode is never folded: call ``model.eval()`` before (a later
     :meth:`Frozen.refresh` does not look at the mode again). The model itself is left as it is.
 
-    ``frozen.compile()``, which every module has, also fuses what lies between the convolutions; it took a tenth off the
-    time of a resnet56 in bfloat16 on a CPU and nothing in float32, for one or two minutes of compilation.
+    ``frozen.compile()``, which every module has, also fuses what lies between the convolutions, for one or two minutes
+    of compilation. An attack that is compiled whole (see :func:`fastadv.attacks.pgd`), called under ``torch.no_grad()``
+    with ``torch._inductor.config.freezing`` on, fuses activations into convolutions too, and takes the weights of the
+    first call as constants: a later :meth:`Frozen.refresh` is not seen. ``benchmarks/attack_loops.py`` times that.
 
     Args:
         model: any module from images to logits [N, C]; of a DistributedDataParallel the module inside.
