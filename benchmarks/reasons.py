@@ -40,6 +40,7 @@ FLOOR = (
         "half the bytes, but the arithmetic of float32, and a rounding towards the clean image",
     ),
     Reason(("pgd_step linf", "bss_step", "mix"), CALL, up_to=2 * MIB),
+    Reason(("mix",), "the cost of a call, and a second image read from elsewhere in the batch", up_to=32 * MIB),
     Reason(("pgd_step linf", "bss_step", "mix"), NEW_MEMORY, above=32 * MIB),
     Reason(
         ("pgd_step l2",),
