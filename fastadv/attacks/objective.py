@@ -56,6 +56,8 @@ class Objective:
         self._loss = loss
         self._targeted = targeted
         check_loss(loss)
+        if reference is not None and not (loss == "kl" or (loss == "dlr" and targeted)):
+            raise ValueError('reference must be None for any loss but "kl" and a targeted "dlr", which alone read it')
         if callable(loss):
             return
         if networks.together:

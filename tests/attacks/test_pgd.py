@@ -106,6 +106,12 @@ def test_targeted_descends(network, images, loss):
     assert (loss_of(network, x, target) < loss_of(network, images, target)).all()
 
 
+@pytest.mark.parametrize("loss", ["ce", "cw", "dlr", lambda logits: logits.amax(1)])
+def test_a_reference_that_nothing_reads_is_refused(network, images, labels, loss):
+    with pytest.raises(ValueError, match='reference must be None for any loss but "kl" and a targeted "dlr"'):
+        pgd(network, images, labels, eps=0.1, loss=loss, reference=network(images))
+
+
 def test_kl_ascends_the_divergence_from_the_reference(network, images):
     network.eval()
     clean = network(images).detach()
