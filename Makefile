@@ -5,9 +5,9 @@
 # make bench-pages    the pages and pictures again, from the committed results
 # make bench-slower   name what is slower than in the committed results of this machine by more than the noise
 # make bench-compare  BASE=REVISION: this working tree against another commit, call by call in turn
-# make bench-attacks  whole attacks against torchattacks' on a CIFAR-100 resnet56, about two minutes on two idle cores:
+# make bench-attacks  whole attacks against torchattacks' on a CIFAR-100 resnet56, about five minutes on two idle cores:
 #                     CHECKPOINT=FILE DATA_DIR=DIR, and OUTPUT=NAME to write NAME.md and NAME.json
-# make bench-training the trainer's step against plain loops, about two minutes on two idle cores: CHECKPOINTS=DIR for
+# make bench-training the trainer's step against plain loops, about six minutes on two idle cores: CHECKPOINTS=DIR for
 #                     the public resnet56 as teacher, OUTPUT=NAME to write NAME.md and NAME.json
 # make sanitize       the C++ ops' tests under AddressSanitizer and UndefinedBehaviorSanitizer, about two minutes
 # make cuda-compile   what each CUDA kernel takes, into csrc/cuda/RESOURCES.md; needs nvcc, no GPU
