@@ -64,8 +64,9 @@ def attack_loss(
     Source: Croce, Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
     attacks", 2020, for "dlr"; Carlini, Wagner, "Towards evaluating the robustness of neural networks", 2017, for "cw".
     """
+    dense = checks.logits_alike(("logits",), logits)
     inputs, arguments, optional, sign = _arguments(logits, target, kind, reference, targeted)
-    return loss.evaluate(_attack_loss, inputs, (*arguments, sign, False), optional)
+    return loss.evaluate(_attack_loss, inputs, (*arguments, sign, False), optional, dense=dense)
 
 
 def attack_loss_value_and_grad(
@@ -80,8 +81,9 @@ def attack_loss_value_and_grad(
 
     The gradient is that of the summed loss, float64 for float64 logits, else float32. Raises as :func:`attack_loss`.
     """
+    dense = checks.logits_alike(("logits",), logits)
     inputs, arguments, optional, sign = _arguments(logits, target, kind, reference, targeted)
-    value, grad = loss.value_and_grad(_attack_loss, inputs, arguments, (True,), optional, scale=sign)
+    value, grad = loss.value_and_grad(_attack_loss, inputs, arguments, (True,), optional, scale=sign, dense=dense)
     return value, grad
 
 
@@ -89,7 +91,6 @@ def _arguments(
     logits: Tensor, target: Tensor | None, kind: str, reference: Tensor | None, targeted: bool
 ) -> tuple[tuple[Tensor], tuple[Tensor | None, int], tuple[Tensor, ...], float]:
     """What :func:`loss.evaluate` takes: logits, target and kind, the reference if any; and the scale."""
-    checks.logits("logits", logits)
     code = checks.choice("kind", kind, _KINDS)
     sign = -1.0 if checks.flag("targeted", targeted) else 1.0
     if kind == "kl":

@@ -78,8 +78,8 @@ def define(
     name in ``fastadv.kernels.<family>``, which is imported on its first call. ``check`` takes them too and raises for
     indices on the CPU that point nowhere, before either computes; the compiled op looks at them itself.
     """
-    overloads = (name, f"{name}.reference", f"{name}.triton")
-    for overload in overloads:
+    names = (name, f"{name}.reference", f"{name}.triton")
+    for overload in names:
         _library.define(overload + SCHEMAS[name], tags=_TAGS)
     packet = getattr(torch.ops.fastadv, name)
     defaults = [argument.default_value for argument in packet.default._schema.arguments]
@@ -105,7 +105,7 @@ def define(
             check(*args)
         return getattr(importlib.import_module(f"fastadv.kernels.{family}"), name)(*args)
 
-    for overload in overloads:
+    for overload in names:
         _library._register_fake(overload, shapes)
         # No graph is recorded here: the losses' autograd.Function does that, the steps have no gradient.
         _library.impl(overload, torch.library.fallthrough_kernel, "Autograd")
@@ -115,8 +115,8 @@ def define(
         _library.impl(name, plain, "CPU")
     if unavailable("cuda"):
         _library.impl(name, plain if unavailable("triton") else triton, "CUDA")
-    serving = {"reference": packet.reference, "cpu": packet.default, "cuda": packet.default, "triton": packet.triton}
-    _ops[name] = Op(name, serving)
+    overloads = {"reference": packet.reference, "cpu": packet.default, "cuda": packet.default, "triton": packet.triton}
+    _ops[name] = Op(name, overloads)
     return _ops[name]
 
 

@@ -41,11 +41,10 @@ def kl_distill(
 
     Source: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015.
     """
-    inputs = (student, teacher)
-    dense = checks.logits_alike(_NAMES, *inputs)
+    dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
     how = loss.reduction_scale(reduction, student, over_classes=True)
     arguments = (checks.positive("temperature", temperature), *how)
-    return loss.evaluate(_kl_distill, inputs, arguments, loss.weights(weight, *inputs), dense=dense)
+    return loss.evaluate(_kl_distill, inputs, arguments, loss.weights(weight, inputs), dense=dense)
 
 
 def kl_distill_value_and_grad(
@@ -56,8 +55,7 @@ def kl_distill_value_and_grad(
     The gradients are those of the summed loss, float64 for float64 logits, else float32. The teacher's is None unless
     ``teacher_grad``. Raises as :func:`kl_distill`.
     """
-    inputs = (student, teacher)
-    dense = checks.logits_alike(_NAMES, *inputs)
+    dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
     arguments = (checks.positive("temperature", temperature),)
     return loss.pair(_kl_distill, inputs, arguments, teacher_grad, dense=dense)
 
@@ -93,13 +91,12 @@ def kd_loss(
 
     Source: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015.
     """
-    inputs = (student, teacher)
-    dense = checks.logits_alike(_NAMES, *inputs)
+    dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
     checks.target(target, student)
     how = loss.reduction_scale(reduction, student)
     numbers = checks.positive("temperature", temperature), checks.number("alpha", alpha)
     arguments = (target.contiguous(), *numbers, *how)
-    return loss.evaluate(_kd_loss, inputs, arguments, loss.weights(weight, *inputs), dense=dense)
+    return loss.evaluate(_kd_loss, inputs, arguments, loss.weights(weight, inputs), dense=dense)
 
 
 def kd_loss_value_and_grad(
@@ -116,8 +113,7 @@ def kd_loss_value_and_grad(
     The gradients are those of the summed loss, float64 for float64 logits, else float32. The teacher's is None unless
     ``teacher_grad``. Raises as :func:`kd_loss`.
     """
-    inputs = (student, teacher)
-    dense = checks.logits_alike(_NAMES, *inputs)
+    dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
     checks.target(target, student)
     arguments = (target.contiguous(), checks.positive("temperature", temperature), checks.number("alpha", alpha))
     return loss.pair(_kd_loss, inputs, arguments, teacher_grad, dense=dense)
@@ -151,11 +147,10 @@ def js_distill(
 
     Source: Lin, "Divergence measures based on the Shannon entropy", 1991.
     """
-    inputs = (student, teacher)
-    dense = checks.logits_alike(_NAMES, *inputs)
+    dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
     how = loss.reduction_scale(reduction, student, over_classes=True)
     arguments = (checks.positive("temperature", temperature), *how)
-    return loss.evaluate(_js_distill, inputs, arguments, loss.weights(weight, *inputs), dense=dense)
+    return loss.evaluate(_js_distill, inputs, arguments, loss.weights(weight, inputs), dense=dense)
 
 
 def js_distill_value_and_grad(
@@ -166,8 +161,7 @@ def js_distill_value_and_grad(
     The gradients are those of the summed loss, float64 for float64 logits, else float32. The teacher's is None unless
     ``teacher_grad``. Raises as :func:`js_distill`.
     """
-    inputs = (student, teacher)
-    dense = checks.logits_alike(_NAMES, *inputs)
+    dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
     arguments = (checks.positive("temperature", temperature),)
     return loss.pair(_js_distill, inputs, arguments, teacher_grad, dense=dense)
 
@@ -211,7 +205,7 @@ def dkd_loss(
     inputs = (student, teacher)
     dense, arguments = _dkd_arguments(inputs, target, temperature, alpha, beta)
     arguments = (*arguments, *loss.reduction_scale(reduction, student))
-    return loss.evaluate(_dkd_loss, inputs, arguments, loss.weights(weight, *inputs), dense=dense)
+    return loss.evaluate(_dkd_loss, inputs, arguments, loss.weights(weight, inputs), dense=dense)
 
 
 def dkd_loss_value_and_grad(
@@ -238,8 +232,8 @@ def _dkd_arguments(
     inputs: tuple[Tensor, Tensor], target: Tensor, temperature: float, alpha: float, beta: float
 ) -> tuple[bool, tuple[Any, ...]]:
     """Whether the inputs are dense, and all other arguments before scale and reduction."""
-    dense = checks.logits_alike(_NAMES, *inputs)
-    student = inputs[0]
+    student, teacher = inputs
+    dense = checks.logits_alike(_NAMES, student, teacher)
     if student.shape[1] < 2:
         raise ValueError(f"student must have shape [N, C] with C of at least 2, got {list(student.shape)}")
     checks.target(target, student)

@@ -37,7 +37,7 @@ def reduction_scale(reduction: str, x: Tensor, *, over_classes: bool = False) ->
     return 1.0 / count if count else float("nan"), True
 
 
-def weights(weight: Tensor | None, *inputs: Tensor) -> tuple[Tensor, ...]:
+def weights(weight: Tensor | None, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The ``weight`` of each sample of ``inputs`` as an optional argument of an op: none or one."""
     return () if weight is None else (checks.per_sample("weight", weight, widest(*inputs)),)
 
@@ -60,7 +60,7 @@ def evaluate(
     for x in inputs:
         if x.requires_grad and torch.is_grad_enabled():
             wanted = [x.requires_grad for x in inputs]
-            return _Loss.apply(op, (*arguments, *_tail(wanted, optional)), dense, *inputs)
+            return _Loss.apply((op, (*arguments, *_tail(wanted, optional)), dense), *inputs)
     tensors = inputs if dense else aligned(*inputs)
     flags_and_optional = (*[False] * len(inputs), *optional) if optional else ()
     return op.on(tensors[0])(*tensors, *arguments, *flags_and_optional)[0]
@@ -110,7 +110,9 @@ def pair(
 
 class _Loss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, op: Op, arguments: tuple[Any, ...], dense: bool, *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, call: tuple[Op, tuple[Any, ...], bool], *inputs: Tensor) -> Tensor:
+        # One argument for all that is no input, since PyTorch looks into every one for tensors.
+        op, arguments, dense = call
         tensors = inputs if dense else aligned(*inputs)
         loss, *grads = op.on(tensors[0])(*tensors, *arguments)
         ctx.save_for_backward(*grads)
@@ -124,7 +126,7 @@ class _Loss(torch.autograd.Function):
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             raise RuntimeError("fastadv offers no second derivatives: its losses cannot be used with create_graph=True")
         unscaled = _is_one(grad_output) and not _graph_is_kept()
-        grads: list[Tensor | None] = [None, None, None]
+        grads: list[Tensor | None] = [None]
         for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True):
             if grad is None:
                 grads.append(None)

@@ -36,11 +36,10 @@ def loss_matching(
 
     Source: the regulariser of TALD (teacher adversarial local distribution, WACV 2023), as its released code has it.
     """
-    inputs = (student, teacher)
-    dense = checks.logits_alike(_NAMES, *inputs)
+    dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
     checks.target(target, student)
     arguments = (target.contiguous(), *loss.reduction_scale(reduction, student))
-    return loss.evaluate(_loss_matching, inputs, arguments, loss.weights(weight, *inputs), dense=dense)
+    return loss.evaluate(_loss_matching, inputs, arguments, loss.weights(weight, inputs), dense=dense)
 
 
 def loss_matching_value_and_grad(
@@ -51,8 +50,7 @@ def loss_matching_value_and_grad(
     The gradients are those of the summed loss, float64 for float64 logits, else float32. The teacher's is None unless
     ``teacher_grad``. Raises as :func:`loss_matching`.
     """
-    inputs = (student, teacher)
-    dense = checks.logits_alike(_NAMES, *inputs)
+    dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
     checks.target(target, student)
     return loss.pair(_loss_matching, inputs, (target.contiguous(),), teacher_grad, dense=dense)
 
@@ -91,7 +89,7 @@ def igdm_loss(
     inputs = (student_plus, student_minus, teacher_plus, teacher_minus)
     dense = checks.logits_alike(_RESPONSES, *inputs)
     how = loss.reduction_scale(reduction, student_plus)
-    return loss.evaluate(_igdm_loss, inputs, how, loss.weights(weight, *inputs), dense=dense)
+    return loss.evaluate(_igdm_loss, inputs, how, loss.weights(weight, inputs), dense=dense)
 
 
 def igdm_loss_value_and_grad(
