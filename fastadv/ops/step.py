@@ -107,14 +107,15 @@ def pgd_stepper(
     argument, [N] in the precision that x0 accumulates in, takes the place of ``step_size``.
     """
     checks.samples("x0", x0)
-    more = checks.fraction("l1_fraction", l1_fraction), checks.choice("mode", mode, checks.MODES)
-    radius, size, numbers, *per_sample = ball_and_step(x0, eps, step_size, norm, bounds, more)
-    arguments = (radius, size, *_pgd_step.tail(numbers, *per_sample))
+    radius, size, radii, own_sizes, code, low, high = ball_and_step(x0, eps, step_size, norm, bounds)
+    fraction, exact = checks.fraction("l1_fraction", l1_fraction), checks.choice("mode", mode, checks.MODES)
+    numbers = (code, low, high, fraction, exact)
+    arguments = (radius, size, *_pgd_step.tail(numbers, radii, own_sizes))
 
     def step(x: Tensor, grad: Tensor, sizes: Tensor | None = None) -> Tensor:
         if sizes is None:
             return _pgd_step.on(x)(*aligned(x, grad, x0), *arguments)
-        return _pgd_step.on(x)(*aligned(x, grad, x0), radius, size, *numbers, per_sample[0], sizes)
+        return _pgd_step.on(x)(*aligned(x, grad, x0), radius, size, *numbers, radii, sizes)
 
     return step
 
@@ -271,9 +272,9 @@ def _arguments(
 ) -> tuple[Any, ...]:
     if not checks.samples_alike(("x", "grad", "x0"), x, grad, x0):
         x, grad, x0 = aligned(x, grad, x0)
-    more = checks.fraction("l1_fraction", l1_fraction), checks.choice("mode", mode, checks.MODES)
-    radius, size, numbers, radii, sizes = ball_and_step(x, eps, step_size, norm, bounds, more)
-    return x, grad, x0, radius, size, *_pgd_step.tail(numbers, radii, sizes)
+    radius, size, radii, sizes, code, low, high = ball_and_step(x, eps, step_size, norm, bounds)
+    fraction, exact = checks.fraction("l1_fraction", l1_fraction), checks.choice("mode", mode, checks.MODES)
+    return x, grad, x0, radius, size, *_pgd_step.tail((code, low, high, fraction, exact), radii, sizes)
 
 
 def _momentum_arguments(
@@ -286,9 +287,9 @@ def _momentum_arguments(
     decay: float,
 ) -> tuple[Any, ...]:
     """All but the samples, as momentum_step passes them."""
-    more = checks.fraction("l1_fraction", l1_fraction), checks.number("decay", decay)
-    radius, size, numbers, radii, sizes = ball_and_step(x, eps, step_size, norm, bounds, more)
-    return radius, size, *_momentum_step.tail(numbers, radii, sizes)
+    radius, size, radii, sizes, code, low, high = ball_and_step(x, eps, step_size, norm, bounds)
+    fraction, decay = checks.fraction("l1_fraction", l1_fraction), checks.number("decay", decay)
+    return radius, size, *_momentum_step.tail((code, low, high, fraction, decay), radii, sizes)
 
 
 def _bss_arguments(x: Tensor, step_size: float | Tensor, bounds: tuple[float, float] | None) -> tuple[Any, ...]:
@@ -298,18 +299,13 @@ def _bss_arguments(x: Tensor, step_size: float | Tensor, bounds: tuple[float, fl
 
 
 def ball_and_step(
-    x: Tensor,
-    eps: float | Tensor,
-    step_size: float | Tensor,
-    norm: str,
-    bounds: tuple[float, float] | None,
-    more: tuple[Any, ...],
-) -> tuple[float, float, tuple[Any, ...], Tensor | None, Tensor | None]:
-    """As the schemas take them: radius, step size, numbers (norm, box, ``more``), per-sample radii and step sizes."""
+    x: Tensor, eps: float | Tensor, step_size: float | Tensor, norm: str, bounds: tuple[float, float] | None
+) -> tuple[float, float, Tensor | None, Tensor | None, int, float, float]:
+    """Radius and step size, the same one a sample, norm and box, each as the schemas take it."""
     radius, radii = checks.radius("eps", eps, x)
     size, sizes = checks.step("step_size", step_size, x)
     low, high = checks.box(bounds)
-    return radius, size, (checks.choice("norm", norm, checks.NORMS), low, high, *more), radii, sizes
+    return radius, size, radii, sizes, checks.choice("norm", norm, checks.NORMS), low, high
 
 
 def _pgd_step_reference(x, grad, x0, eps, step_size, norm, low, high, l1_fraction, exact, eps_n, step_size_n):

@@ -117,8 +117,8 @@ def _arguments(
     if sigma is not None and not sigma >= _LEAST_BANDWIDTH:
         raise ValueError(f"bandwidth must be at least {_LEAST_BANDWIDTH}, got {bandwidth!r}")
     code = checks.choice("update", update, UPDATES)
-    radius, size, numbers, radii, sizes = ball_and_step(x, eps, step_size, norm, bounds, (sigma, code, scale))
-    return radius, size, *_svgd_step.tail(numbers, radii, sizes)
+    radius, size, radii, sizes, ball, low, high = ball_and_step(x, eps, step_size, norm, bounds)
+    return radius, size, *_svgd_step.tail((ball, low, high, sigma, code, scale), radii, sizes)
 
 
 def _move(particles: Tensor, score: Tensor, x0: Tensor, arguments: tuple[Any, ...]) -> Tensor:
