@@ -7,21 +7,27 @@ namespace {
 
 struct CrossEntropy {
   static constexpr int kSpare = 1;
+  static constexpr bool kDifferences = false;
   Targets target;
 
   template <class A>
-  FASTADV_INLINE void operator()(Block block, const A* const* x, A* const* grad, PerRow<A>& loss, A* spare) const {
-    loss = cross_entropy<A>(block, x[0], target, grad[0], spare);
+  FASTADV_INLINE void operator()(Block block, A* const* x, const Gradients<A>& grad, PerRow<A>& loss, A* spare) const {
+    const HardLoss<A> hard(block, x[0], largest<A>(block, x[0]), target, spare);
+    loss = hard.value;
+    grad.set(0, [&](int64_t r) FASTADV_LAMBDA { return hard.by_logit(r); });
   }
 };
 
 // The second input is the reference, which takes no gradient.
 struct Divergence {
   static constexpr int kSpare = 2;
+  static constexpr bool kDifferences = false;
 
   template <class A>
-  FASTADV_INLINE void operator()(Block block, const A* const* x, A* const* grad, PerRow<A>& loss, A* spare) const {
-    loss = distillation<A>(block, x[0], x[1], A(1), grad[0], static_cast<A*>(nullptr), spare);
+  FASTADV_INLINE void operator()(Block block, A* const* x, const Gradients<A>& grad, PerRow<A>& loss, A* spare) const {
+    const SoftLoss<A> soft(block, x[0], x[1], largest<A>(block, x[0]), A(1), spare);
+    loss = soft.value;
+    grad.set(0, [&](int64_t r) FASTADV_LAMBDA { return soft.by_student(r); });
   }
 };
 
@@ -99,22 +105,22 @@ struct Ranking {
 template <int kRanks>
 struct Gap {
   static constexpr int kSpare = 0;
+  static constexpr bool kDifferences = false;
   static constexpr bool kTowards = kRanks == 4;
 
   Targets target;
   Targets truth;
 
   template <class A>
-  FASTADV_INLINE void operator()(Block block, const A* const* x, A* const* grad, PerRow<A>& loss, A*) const {
+  FASTADV_INLINE void operator()(Block block, A* const* x, const Gradients<A>& grad, PerRow<A>& loss, A*) const {
     block.each_row([&](int64_t r) FASTADV_LAMBDA {
-      const int64_t at = r * block.width;
-      loss[r] = row<A>(x[0] + at, block.width, block.first + r, grad[0] ? grad[0] + at : nullptr);
+      loss[r] = row<A>(x[0] + r * block.width, block.width, block.first + r, r, grad);
     });
   }
 
  private:
   template <class A>
-  FASTADV_INLINE A row(const A* z, int64_t classes, int64_t n, A* g) const {
+  FASTADV_INLINE A row(const A* z, int64_t classes, int64_t n, int64_t r, const Gradients<A>& grad) const {
     const Ranking<A, kRanks> ranking(z, classes);
     const A* top = ranking.value;
     const int64_t own = kTowards ? truth[n] : target[n];
@@ -124,19 +130,19 @@ struct Gap {
     if constexpr (kRanks == 3) spread = (top[0] - top[2]) + A(1e-12);
     if constexpr (kRanks == 4) spread = ((top[0] - top[2]) + (top[0] - top[3])) / 2 + A(1e-12);
     const A loss = (rival - z[own]) / spread;
-    if (g) {
+    if (grad.wanted(0)) {
       const bool defined = loss == loss;
       const A elsewhere = defined ? A(0) : loss;
-      for (int64_t c = 0; c < classes; ++c) g[c] = elsewhere;
+      grad.fill(0, r, elsewhere);
       if (defined) {
         int64_t rank[kRanks];
         ranking.find(z, classes, rank);
-        g[kTowards ? target[n] : rank[0] == own ? rank[1] : rank[0]] += 1 / spread;
-        g[own] -= 1 / spread;
+        grad.add(0, r, kTowards ? target[n] : rank[0] == own ? rank[1] : rank[0], 1 / spread);
+        grad.add(0, r, own, -1 / spread);
         if constexpr (kRanks > 2) {
           const A by_spread = -loss / spread;
-          g[rank[0]] += by_spread;
-          for (int j = 2; j < kRanks; ++j) g[rank[j]] -= by_spread / (kRanks - 2);
+          grad.add(0, r, rank[0], by_spread);
+          for (int j = 2; j < kRanks; ++j) grad.add(0, r, rank[j], -by_spread / (kRanks - 2));
         }
       }
     }
