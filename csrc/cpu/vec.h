@@ -60,6 +60,25 @@ struct Larger {
   }
 };
 
+struct Smaller {
+  template <class V>
+  FASTADV_INLINE void operator()(V& a, const V& b) const {
+    a = b < a ? b : a;
+  }
+};
+
+// A vector's numbers exchanged with those `kDistance` away.
+template <int kDistance, class V>
+FASTADV_INLINE V exchanged(const V& v) {
+  if constexpr (sizeof(v[0]) == 8) {
+    return __builtin_shufflevector(v, v, 1, 0);
+  } else if constexpr (kDistance == 2) {
+    return __builtin_shufflevector(v, v, 2, 3, 0, 1);
+  } else {
+    return __builtin_shufflevector(v, v, 1, 0, 3, 2);
+  }
+}
+
 // One number of a power of two of vectors, or of numbers.
 template <class A, class Combine, size_t kCount>
 FASTADV_INLINE A fold_vectors(const typename Vector<A>::Type (&vectors)[kCount]) {
@@ -68,12 +87,8 @@ FASTADV_INLINE A fold_vectors(const typename Vector<A>::Type (&vectors)[kCount])
   for (size_t half = kCount / 2; half > 0; half /= 2) {
     for (size_t k = 0; k < half; ++k) Combine()(v[k], v[k + half]);
   }
-  if constexpr (sizeof(A) == 4) {
-    Combine()(v[0], __builtin_shufflevector(v[0], v[0], 2, 3, 0, 1));
-    Combine()(v[0], __builtin_shufflevector(v[0], v[0], 1, 0, 3, 2));
-  } else {
-    Combine()(v[0], __builtin_shufflevector(v[0], v[0], 1, 0));
-  }
+  if constexpr (sizeof(A) == 4) Combine()(v[0], exchanged<2>(v[0]));
+  Combine()(v[0], exchanged<1>(v[0]));
   return v[0][0];
 }
 
@@ -312,16 +327,11 @@ FASTADV_INLINE double exp_nonpositive(double x) {
 FASTADV_INLINE float log_positive(float x) {
   const int32_t n = (bits<int32_t>(x) - 0x3f3504f3) >> 23;
   const float f = bits<float>(bits<int32_t>(x) - n * (1 << 23)) - 1.0f, e = static_cast<float>(n);
-  float p = 7.0376836292e-2f;
-  p = p * f - 1.1514610310e-1f;
-  p = p * f + 1.1676998740e-1f;
-  p = p * f - 1.2420140846e-1f;
-  p = p * f + 1.4249322787e-1f;
-  p = p * f - 1.6668057665e-1f;
-  p = p * f + 2.0000714765e-1f;
-  p = p * f - 2.4999993993e-1f;
-  p = p * f + 3.3333331174e-1f;
   const float square = f * f;
+  float p = 7.0376836292e-2f * square + (1.1676998740e-1f - 1.1514610310e-1f * f);
+  p = p * square + (1.4249322787e-1f - 1.2420140846e-1f * f);
+  p = p * square + (2.0000714765e-1f - 1.6668057665e-1f * f);
+  p = p * square + (3.3333331174e-1f - 2.4999993993e-1f * f);
   const float tail = (p * f * square - e * 2.12194440e-4f) - 0.5f * square;
   const float result = (f + tail) + e * 0.693359375f;
   return x < std::numeric_limits<float>::infinity() ? result : x;
@@ -346,8 +356,9 @@ FASTADV_INLINE double log_positive(double x) {
 // log(1 + x) for 0 <= x <= 1, small x to full relative precision.
 template <class A>
 FASTADV_INLINE A log_one_plus(A x) {
-  const A sum = 1 + x;
-  return log_positive(sum) + (x - (sum - 1)) / sum;
+  const A sum = 1 + x, lost = x - (sum - 1);
+  // What the sum has lost is worth lost / sum, for which a straight line between sum = 1 and sum = 2 will do.
+  return log_positive(sum) + lost * (A(1.5) - A(0.5) * sum);
 }
 
 }  // namespace fastadv
