@@ -7,7 +7,6 @@ namespace {
 
 struct CrossEntropy {
   static constexpr int kSpare = 1;
-  static constexpr bool kDifferences = false;
   Targets target;
 
   template <class A>
@@ -21,7 +20,6 @@ struct CrossEntropy {
 // The second input is the reference, which takes no gradient.
 struct Divergence {
   static constexpr int kSpare = 2;
-  static constexpr bool kDifferences = false;
 
   template <class A>
   FASTADV_INLINE void operator()(Block block, A* const* x, const Gradients<A>& grad, PerRow<A>& loss, A* spare) const {
@@ -45,13 +43,11 @@ struct Ranking {
     }
     int64_t c = 0;
     do {
-#pragma GCC ivdep
-#pragma GCC unroll 1
-      for (int64_t k = 0; k < kRun; ++k) {
+      each_lane([&](int k) FASTADV_LAMBDA {
         A next = x[c + k];
         nan[k] = next == next ? nan[k] : next;
         for (int j = 0; j < kCount; ++j) sink(top[j][k], next);
-      }
+      });
     } while ((c += kRun) < width);
     fold(top);
     value[0] += fastadv::fold<Add>(nan);
@@ -104,15 +100,13 @@ struct Ranking {
       const A least = static_cast<A>(begin - c), none = kBlock;
       A found[kRun];
       for (A& lane : found) lane = none;
-      const int32_t count = static_cast<int32_t>(smaller(width - c, kBlock));
-      int32_t i = 0;
+      const int count = static_cast<int>(smaller(width - c, kBlock));
+      int i = 0;
       do {
-#pragma GCC ivdep
-#pragma GCC unroll 1
-        for (int32_t k = 0; k < kRun; ++k) {
+        each_lane([&](int k) FASTADV_LAMBDA {
           const A index = static_cast<A>(i + k);
           Smaller()(found[k], (x[c + i + k] == wanted) & (index >= least) ? index : none);
-        }
+        });
       } while ((i += kRun) < count);
       const A index = fastadv::fold<Smaller>(found);
       if (index < none) return c + static_cast<int64_t>(index);
@@ -128,7 +122,6 @@ struct Ranking {
 template <int kRanks>
 struct Gap {
   static constexpr int kSpare = 0;
-  static constexpr bool kDifferences = false;
   static constexpr bool kTowards = kRanks == 4;
 
   Targets target;

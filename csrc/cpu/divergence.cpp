@@ -5,7 +5,6 @@ namespace {
 
 struct KlDistill {
   static constexpr int kSpare = 2;
-  static constexpr bool kDifferences = false;
   double temperature;
 
   template <class A>
@@ -19,7 +18,6 @@ struct KlDistill {
 
 struct KdLoss {
   static constexpr int kSpare = 3;
-  static constexpr bool kDifferences = false;
   Targets target;
   double temperature;
   double alpha;
@@ -47,7 +45,6 @@ struct KdLoss {
 
 struct JsDistill {
   static constexpr int kSpare = 4;
-  static constexpr bool kDifferences = false;
   double temperature;
 
   template <class A>
@@ -104,7 +101,6 @@ struct Odds {
 
 struct DkdLoss {
   static constexpr int kSpare = 2;
-  static constexpr bool kDifferences = false;
   Targets target;
   double temperature;
   double alpha;

@@ -7,7 +7,6 @@ namespace {
 
 struct LossMatching {
   static constexpr int kSpare = 2;
-  static constexpr bool kDifferences = false;
   Targets target;
 
   template <class A>

@@ -3,11 +3,11 @@
 //
 // A functor has
 //   static constexpr int kSpare
-//   static constexpr bool kDifferences
 //   template <class A>
 //   void operator()(Block block, A* const* logits, const Gradients<A>& grad, PerRow<A>& loss, A* spare) const
-// which sets the loss of each row and the gradients that are wanted. The logits are a copy, which it may change; with
-// kDifferences they are those of inputs 0 and 1, of 2 and 3, and so on. `spare` is room for kSpare blocks.
+// which sets the loss of each row and the gradients that are wanted. The logits are a copy, which it may change; `spare`
+// is room for kSpare blocks. A functor that has a kDifferences, too, is given differences as logits: those of inputs 0
+// and 1, of 2 and 3, and so on.
 #pragma once
 
 #include <limits>
@@ -19,11 +19,19 @@ namespace fastadv {
 // Rows that are worked on together, all of them one step at a time: the sums and maxima of a row are chains of
 // dependent operations, and those of the next rows fill the gaps. `first` is the index of the first row in the batch. A
 // row is `width` numbers, whole runs, filled up with -inf, so that no loop over classes has a tail.
-constexpr int64_t kBlockRows = 8;
+constexpr int64_t kBlockRows = 16;
 
 // Loops over classes have an inner loop of this many, which becomes straight vector code on every machine; sums and
 // maxima have a lane for each number of it and stay in registers.
-constexpr int64_t kRun = 16;
+constexpr int kRun = 16;
+
+// f(k) for each number of a run. Unrolled before it is vectorised, the loop would stay scalar.
+template <class F>
+FASTADV_INLINE void each_lane(const F& f) {
+#pragma GCC ivdep
+#pragma GCC unroll 1
+  for (int k = 0; k < kRun; ++k) f(k);
+}
 
 struct Block {
   int64_t first;
@@ -38,7 +46,7 @@ struct Block {
     for (int64_t r = 0; r < rows; ++r) f(r);
   }
 
-  // The sums over row r of what `term(i, terms)` sets; it may write what no other number reads.
+  // The sums over row r of the terms that `term(i, terms)` sets; it may also write what is read of no other number.
   template <int kSums, class A, class Term>
   FASTADV_INLINE void sum_all(int64_t r, A (&sums)[kSums], const Term& term) const {
     double totals[kSums] = {};
@@ -48,13 +56,11 @@ struct Block {
       A lanes[kSums][kRun] = {};
       const int64_t stop = smaller(end, i + kSumRun);
       do {
-#pragma GCC ivdep
-#pragma GCC unroll 1
-        for (int64_t k = 0; k < kRun; ++k) {
+        each_lane([&](int k) FASTADV_LAMBDA {
           A terms[kSums];
           term(i + k, terms);
           for (int j = 0; j < kSums; ++j) lanes[j][k] += terms[j];
-        }
+        });
       } while ((i += kRun) < stop);
       for (int j = 0; j < kSums; ++j) totals[j] += fold<Add>(lanes[j]);
     } while (i < end);
@@ -68,9 +74,7 @@ struct Block {
     int64_t i = r * width;
     const int64_t end = i + width;
     do {
-#pragma GCC ivdep
-#pragma GCC unroll 1
-      for (int64_t k = 0; k < kRun; ++k) Larger()(lanes[k], x[i + k]);
+      each_lane([&](int k) FASTADV_LAMBDA { Larger()(lanes[k], x[i + k]); });
     } while ((i += kRun) < end);
     return fold<Larger>(lanes);
   }
@@ -85,9 +89,7 @@ using PerRow = std::array<A, kBlockRows>;
 template <class F>
 FASTADV_INLINE void each_class(int64_t classes, const F& f) {
   const auto run = [&](int64_t first) FASTADV_LAMBDA {
-#pragma GCC ivdep
-#pragma GCC unroll 1
-    for (int64_t k = 0; k < kRun; ++k) f(first + k);
+    each_lane([&](int k) FASTADV_LAMBDA { f(first + k); });
   };
   if (classes < kRun) {
     for (int64_t c = 0; c < classes; ++c) f(c);
@@ -149,12 +151,15 @@ constexpr int64_t padded(int64_t classes) { return (classes + kRun - 1) / kRun *
 // As many rows as stay in the first-level cache with all that is computed of them.
 template <class A>
 constexpr int64_t block_rows(int64_t width) {
-  constexpr int64_t kNumbers = 4096 / sizeof(A);
+  constexpr int64_t kNumbers = 8192 / sizeof(A);
   return width > kNumbers ? 1 : smaller(kNumbers / width, kBlockRows);
 }
 
+template <class Loss>
+constexpr bool kDifferences = requires { Loss::kDifferences; };
+
 template <class Loss, size_t K>
-constexpr size_t kLogits = Loss::kDifferences ? K / 2 : K;
+constexpr size_t kLogits = kDifferences<Loss> ? K / 2 : K;
 
 template <class Loss, class T, class A, size_t K>
 FASTADV_CLONES void rows(Loss loss, Batch<T, A, K> batch, A* buffer, int64_t begin, int64_t end) {
@@ -172,7 +177,7 @@ FASTADV_CLONES void rows(Loss loss, Batch<T, A, K> batch, A* buffer, int64_t beg
       block.each_row([&](int64_t r) FASTADV_LAMBDA {
         const int64_t from = (first + r) * classes;
         A* copy = x[k] + r * width;
-        if constexpr (Loss::kDifferences) {
+        if constexpr (kDifferences<Loss>) {
           const T *plus = batch.x[2 * k] + from, *minus = batch.x[2 * k + 1] + from;
           each_class(classes, [&](int64_t c) FASTADV_LAMBDA {
             copy[c] = static_cast<A>(plus[c]) - static_cast<A>(minus[c]);

@@ -147,26 +147,7 @@ FASTADV_INLINE int64_t fill(A* terms, int64_t begin, int64_t count, A identity, 
   return count;
 }
 
-// The sum and the maximum of numbers in memory, a multiple of kLanes.
-template <class A>
-FASTADV_INLINE A sum(const A* numbers, int64_t count) {
-  double total = 0;
-  for (int64_t run = 0; run < count; run += kSumRun) {
-    Lanes<A, Add> lanes(0);
-    lanes.take(numbers + run, smaller(count - run, kSumRun));
-    total += lanes.fold();
-  }
-  return static_cast<A>(total);
-}
-
-template <class A>
-FASTADV_INLINE A maximum(const A* numbers, int64_t count) {
-  Lanes<A, Larger> lanes(-std::numeric_limits<A>::infinity());
-  lanes.take(numbers, count);
-  return lanes.fold();
-}
-
-// The same of `term(i)` for i from 0 to any count.
+// The sum, and below the maximum, of `term(i)` for i from 0 to any count.
 template <class A, class Term>
 FASTADV_INLINE A sum(int64_t count, const Term& term) {
   A terms[kBlock];
@@ -207,7 +188,7 @@ FASTADV_INLINE void sum_all(int64_t count, A (&sums)[kSums], const Term& term) {
       term(i, terms);
       for (int j = 0; j < kSums; ++j) lanes[j][i % kWidth] += terms[j];
     }
-    for (int j = 0; j < kSums; ++j) totals[j] += sum<A>(lanes[j], kWidth);
+    for (int j = 0; j < kSums; ++j) totals[j] += fold<Add>(lanes[j]);
   }
   for (int j = 0; j < kSums; ++j) sums[j] = static_cast<A>(totals[j]);
 }
