@@ -5,9 +5,9 @@
 //   static constexpr int kSpare
 //   template <class A>
 //   void operator()(Block block, A* const* logits, const Gradients<A>& grad, PerRow<A>& loss, A* spare) const
-// which sets the loss of each row and the gradients that are wanted. The logits are a copy, which it may change; `spare`
-// is room for kSpare blocks. A functor that has a kDifferences, too, is given differences as logits: those of inputs 0
-// and 1, of 2 and 3, and so on.
+// which sets the loss of each row and the gradients that are wanted. The logits are a copy, which it may change;
+// `spare` is room for kSpare blocks. A functor with a kDifferences is given differences as logits: of inputs 0 and 1,
+// of 2 and 3, and so on.
 #pragma once
 
 #include <limits>
@@ -17,7 +17,8 @@
 namespace fastadv {
 
 // Rows that are worked on together, all of them one step at a time: the sums and maxima of a row are chains of
-// dependent operations, and those of the next rows fill the gaps. `first` is the index of the first row in the batch. A
+// dependent operations, and those of the next rows fill the gaps; at the end of a block nothing does, so it has as many
+// rows as lie in a vector. `first` is the index of the first row in the batch. A
 // row is `width` numbers, whole runs, filled up with -inf, so that no loop over classes has a tail.
 constexpr int64_t kBlockRows = 16;
 
