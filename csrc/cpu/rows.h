@@ -18,8 +18,8 @@ namespace fastadv {
 
 // Rows that are worked on together, all of them one step at a time: the sums and maxima of a row are chains of
 // dependent operations, and those of the next rows fill the gaps; at the end of a block nothing does, so it has as many
-// rows as lie in a vector. `first` is the index of the first row in the batch. A
-// row is `width` numbers, whole runs, filled up with -inf, so that no loop over classes has a tail.
+// rows as lie in a vector. `first` is the index of the first row in the batch. A row is `width` numbers, whole runs,
+// filled up with -inf, so that no loop over classes has a tail.
 constexpr int64_t kBlockRows = 16;
 
 // Loops over classes have an inner loop of this many, which becomes straight vector code on every machine; sums and

@@ -271,8 +271,8 @@ FASTADV_INLINE double only_if(bool holds, double x) { return bits<double>(bits<u
 
 // exp(x) within 1 ulp for x <= 0, which is all that a softmax needs; below the smallest normal number it is 0, NaN
 // stays. Range reduction by the trick of adding 1.5 * 2^mantissa: the integer part appears in the low bits of the sum,
-// and with the exponent's bias added it becomes a power of two. The polynomial is taken in pairs, which halves the chain
-// of operations.
+// and with the exponent's bias added it becomes a power of two. The polynomial is taken in pairs, which halves the
+// chain of operations.
 FASTADV_INLINE float exp_nonpositive(float x) {
   constexpr float kLowest = -87.33654f, kShift = 12582912.0f + 127;
   const float shifted = x * 1.44269504088896341f + kShift;
