@@ -181,6 +181,7 @@ def _liger(kind: str, drawn: Logits) -> Call:
 def _value_and_gradient(loss: Loss, shape: tuple[int, int], device: torch.device) -> Case:
     drawn = Logits.draw(shape, torch.float32, device)
     inputs = tuple(x.detach() for x in loss.inputs(drawn))
+    arguments = (*inputs, *loss.options.values())
     leaves = 2 if loss.fused is fastadv.igdm_loss else 1
 
     def value_and_grad() -> tuple[Tensor | None, ...]:
@@ -189,10 +190,16 @@ def _value_and_gradient(loss: Loss, shape: tuple[int, int], device: torch.device
     return Case(
         fused=value_and_grad,
         eager=losses.with_gradient(loss.eager, leaves),
-        arguments=(*inputs, *loss.options.values()),
+        arguments=arguments,
         work=_work(loss, inputs, *inputs[:leaves]),
         atol=1e-4,
+        rivals={"compiled loss, autograd": partial(_compiled_loss, loss, leaves, arguments)},
     )
+
+
+def _compiled_loss(loss: Loss, leaves: int, arguments: tuple[object, ...]) -> Call:
+    """The loss alone compiled, as training loops do it; the gradients asked of autograd outside of its graph."""
+    return partial(losses.with_gradient(torch.compile(loss.eager), leaves), *arguments)
 
 
 def _work(loss: Loss, inputs: tuple[Tensor, ...], *leaves: Tensor) -> Work:

@@ -10,8 +10,10 @@ struct CrossEntropy {
   Targets target;
 
   template <class A>
-  FASTADV_INLINE void operator()(Block block, const A* const* x, A* const* grad, PerRow<A>& loss, A* spare) const {
-    loss = cross_entropy<A>(block, x[0], target, grad[0], spare);
+  FASTADV_INLINE void operator()(Block block, A* const* x, const Gradients<A>& grad, PerRow<A>& loss, A* spare) const {
+    const HardLoss<A> hard(block, x[0], largest<A>(block, x[0]), target, spare);
+    loss = hard.value;
+    grad.set(0, [&](int64_t r) FASTADV_LAMBDA { return hard.by_logit(r); });
   }
 };
 
@@ -20,75 +22,96 @@ struct Divergence {
   static constexpr int kSpare = 2;
 
   template <class A>
-  FASTADV_INLINE void operator()(Block block, const A* const* x, A* const* grad, PerRow<A>& loss, A* spare) const {
-    loss = distillation<A>(block, x[0], x[1], A(1), grad[0], static_cast<A*>(nullptr), spare);
+  FASTADV_INLINE void operator()(Block block, A* const* x, const Gradients<A>& grad, PerRow<A>& loss, A* spare) const {
+    const SoftLoss<A> soft(block, x[0], x[1], largest<A>(block, x[0]), A(1), spare);
+    loss = soft.value;
+    grad.set(0, [&](int64_t r) FASTADV_LAMBDA { return soft.by_student(r); });
   }
 };
 
-// NaN ranks above all numbers.
-template <class A>
-FASTADV_INLINE bool above(A a, A b) {
-  return !(a <= b) & (b == b);
-}
-
-// The kCount largest logits of a row in descending order. Of equal ones the lower class ranks first, so the padding of
-// a row of kCount classes or more is never among them.
+// The kCount largest logits of a row in descending order; a NaN anywhere is the largest. Of equal ones the lower class
+// ranks first, so the padding of a row of kCount classes or more is never among them.
 template <class A, int kCount>
 struct Ranking {
   A value[kCount];
 
-  FASTADV_INLINE Ranking(const A* x, int64_t classes) {
+  FASTADV_INLINE Ranking(const A* x, int64_t width) {
     // Every lane keeps the largest of its own.
-    A top[kCount][kLanes<A>];
-    for (int j = 0; j < kCount; ++j) {
-      for (int64_t k = 0; k < kLanes<A>; ++k) top[j][k] = -std::numeric_limits<A>::infinity();
+    A top[kCount][kRun], nan[kRun] = {};
+    for (auto& lanes : top) {
+      for (A& lane : lanes) lane = -std::numeric_limits<A>::infinity();
     }
-    for (int64_t c = 0; c < classes; c += kLanes<A>) insert<kLanes<A>>(x + c, top);
-    fold<kLanes<A> / 2>(top);
-    for (int j = 0; j < kCount; ++j) value[j] = top[j][0];
+    int64_t c = 0;
+    do {
+      each_lane([&](int k) FASTADV_LAMBDA {
+        A next = x[c + k];
+        nan[k] = next == next ? nan[k] : next;
+        for (int j = 0; j < kCount; ++j) sink(top[j][k], next);
+      });
+    } while ((c += kRun) < width);
+    fold(top);
+    value[0] += fastadv::fold<Add>(nan);
   }
 
   // The classes of the values, which are numbers.
-  FASTADV_INLINE void find(const A* x, int64_t classes, int64_t (&position)[kCount]) const {
+  FASTADV_INLINE void find(const A* x, int64_t width, int64_t (&position)[kCount]) const {
     for (int j = 0; j < kCount; ++j) {
       const int64_t begin = j > 0 && value[j] == value[j - 1] ? position[j - 1] + 1 : 0;
-      position[j] = first(x, classes, value[j], begin);
+      position[j] = first(x, width, value[j], begin);
     }
   }
 
  private:
-  // The first class from `begin` on that has this value, by runs that a few registers hold.
-  FASTADV_INLINE static int64_t first(const A* x, int64_t classes, A wanted, int64_t begin) {
-    constexpr int64_t kRun = 4 * kLanes<A>;
-    int64_t c = begin;
-    for (; c + kRun <= classes; c += kRun) {
-      int hits = 0;
-      for (int64_t k = 0; k < kRun; ++k) hits |= x[c + k] == wanted;
-      if (hits) break;
-    }
-    while (x[c] != wanted) ++c;
-    return c;
+  using V = typename Vector<A>::Type;
+
+  // Leaves the larger in `held` and the smaller in `next`.
+  template <class Number>
+  FASTADV_INLINE static void sink(Number& held, Number& next) {
+    const Number smaller = next > held ? held : next;
+    held = next > held ? next : held;
+    next = smaller;
   }
 
-  template <int64_t kWidth>
-  FASTADV_INLINE static void insert(const A* x, A (&top)[kCount][kLanes<A>]) {
-    for (int64_t k = 0; k < kWidth; ++k) {
-      A next = x[k];
-      for (int j = 0; j < kCount; ++j) {
-        const A held = top[j][k];
-        const bool rises = above(next, held);
-        top[j][k] = rises ? next : held;
-        next = rises ? held : next;
-      }
+  FASTADV_INLINE void fold(const A (&lanes)[kCount][kRun]) {
+    constexpr int kVectors = sizeof(lanes[0]) / sizeof(V);
+    V top[kCount], others[kCount];
+    for (int v = 0; v < kVectors; ++v) {
+      for (int j = 0; j < kCount; ++j) std::memcpy(v ? &others[j] : &top[j], lanes[j] + v * kRun / kVectors, sizeof(V));
+      if (v) merge(top, others);
+    }
+    if constexpr (sizeof(A) == 4) {
+      for (int j = 0; j < kCount; ++j) others[j] = exchanged<2>(top[j]);
+      merge(top, others);
+    }
+    for (int j = 0; j < kCount; ++j) others[j] = exchanged<1>(top[j]);
+    merge(top, others);
+    for (int j = 0; j < kCount; ++j) value[j] = top[j][0];
+  }
+
+  FASTADV_INLINE static void merge(V (&top)[kCount], const V (&others)[kCount]) {
+    for (V next : others) {
+      for (V& held : top) sink(held, next);
     }
   }
 
-  template <int64_t kWidth>
-  FASTADV_INLINE static void fold(A (&top)[kCount][kLanes<A>]) {
-    if constexpr (kWidth > 0) {
-      for (int j = 0; j < kCount; ++j) insert<kWidth>(top[j] + kWidth, top);
-      fold<kWidth / 2>(top);
+  // The first class from `begin` on that has this value. Within a block it is searched for without a branch.
+  FASTADV_INLINE static int64_t first(const A* x, int64_t width, A wanted, int64_t begin) {
+    for (int64_t c = begin / kRun * kRun; c < width; c += kBlock) {
+      const A least = static_cast<A>(begin - c), none = kBlock;
+      A found[kRun];
+      for (A& lane : found) lane = none;
+      const int count = static_cast<int>(smaller(width - c, kBlock));
+      int i = 0;
+      do {
+        each_lane([&](int k) FASTADV_LAMBDA {
+          const A index = static_cast<A>(i + k);
+          Smaller()(found[k], (x[c + i + k] == wanted) & (index >= least) ? index : none);
+        });
+      } while ((i += kRun) < count);
+      const A index = fastadv::fold<Smaller>(found);
+      if (index < none) return c + static_cast<int64_t>(index);
     }
+    return 0;
   }
 };
 
@@ -105,16 +128,15 @@ struct Gap {
   Targets truth;
 
   template <class A>
-  FASTADV_INLINE void operator()(Block block, const A* const* x, A* const* grad, PerRow<A>& loss, A*) const {
+  FASTADV_INLINE void operator()(Block block, A* const* x, const Gradients<A>& grad, PerRow<A>& loss, A*) const {
     block.each_row([&](int64_t r) FASTADV_LAMBDA {
-      const int64_t at = r * block.width;
-      loss[r] = row<A>(x[0] + at, block.width, block.first + r, grad[0] ? grad[0] + at : nullptr);
+      loss[r] = row<A>(x[0] + r * block.width, block.width, block.first + r, r, grad);
     });
   }
 
  private:
   template <class A>
-  FASTADV_INLINE A row(const A* z, int64_t classes, int64_t n, A* g) const {
+  FASTADV_INLINE A row(const A* z, int64_t classes, int64_t n, int64_t r, const Gradients<A>& grad) const {
     const Ranking<A, kRanks> ranking(z, classes);
     const A* top = ranking.value;
     const int64_t own = kTowards ? truth[n] : target[n];
@@ -124,19 +146,19 @@ struct Gap {
     if constexpr (kRanks == 3) spread = (top[0] - top[2]) + A(1e-12);
     if constexpr (kRanks == 4) spread = ((top[0] - top[2]) + (top[0] - top[3])) / 2 + A(1e-12);
     const A loss = (rival - z[own]) / spread;
-    if (g) {
+    if (grad.wanted(0)) {
       const bool defined = loss == loss;
       const A elsewhere = defined ? A(0) : loss;
-      for (int64_t c = 0; c < classes; ++c) g[c] = elsewhere;
+      grad.fill(0, r, elsewhere);
       if (defined) {
         int64_t rank[kRanks];
         ranking.find(z, classes, rank);
-        g[kTowards ? target[n] : rank[0] == own ? rank[1] : rank[0]] += 1 / spread;
-        g[own] -= 1 / spread;
+        grad.add(0, r, kTowards ? target[n] : rank[0] == own ? rank[1] : rank[0], 1 / spread);
+        grad.add(0, r, own, -1 / spread);
         if constexpr (kRanks > 2) {
           const A by_spread = -loss / spread;
-          g[rank[0]] += by_spread;
-          for (int j = 2; j < kRanks; ++j) g[rank[j]] -= by_spread / (kRanks - 2);
+          grad.add(0, r, rank[0], by_spread);
+          for (int j = 2; j < kRanks; ++j) grad.add(0, r, rank[j], -by_spread / (kRanks - 2));
         }
       }
     }

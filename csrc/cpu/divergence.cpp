@@ -8,76 +8,77 @@ struct KlDistill {
   double temperature;
 
   template <class A>
-  FASTADV_INLINE void operator()(Block block, const A* const* x, A* const* grad, PerRow<A>& loss, A* spare) const {
-    loss = distillation<A>(block, x[0], x[1], static_cast<A>(temperature), grad[0], grad[1], spare);
+  FASTADV_INLINE void operator()(Block block, A* const* x, const Gradients<A>& grad, PerRow<A>& loss, A* spare) const {
+    const SoftLoss<A> soft(block, x[0], x[1], largest<A>(block, x[0]), static_cast<A>(temperature), spare);
+    loss = soft.value;
+    grad.set(0, [&](int64_t r) FASTADV_LAMBDA { return soft.by_student(r); });
+    grad.set(1, [&](int64_t r) FASTADV_LAMBDA { return soft.by_teacher(r); });
   }
 };
 
 struct KdLoss {
-  static constexpr int kSpare = 2;
+  static constexpr int kSpare = 3;
   Targets target;
   double temperature;
   double alpha;
 
-  // The divergence leaves its gradient in the output; the cross-entropy's is added to it.
   template <class A>
-  FASTADV_INLINE void operator()(Block block, const A* const* x, A* const* grad, PerRow<A>& loss, A* spare) const {
+  FASTADV_INLINE void operator()(Block block, A* const* x, const Gradients<A>& grad, PerRow<A>& loss, A* spare) const {
     const A soft_weight = static_cast<A>(alpha), hard_weight = static_cast<A>(1 - alpha);
-    const int64_t room = block.rows * block.width;
     const PerRow<A> shift = largest<A>(block, x[0]);
-    const PerRow<A> soft =
-        distillation<A>(block, x[0], x[1], static_cast<A>(temperature), shift, grad[0], grad[1], spare);
-    A* hard_grad = grad[0] ? spare : nullptr;
-    const PerRow<A> hard = cross_entropy<A>(block, x[0], target, shift, hard_grad, spare);
+    const SoftLoss<A> soft(block, x[0], x[1], shift, static_cast<A>(temperature), spare);
+    const HardLoss<A> hard(block, x[0], shift, target, spare + 2 * block.room());
     // Which product is fused into the sum is not left to the compiler, which may choose by the number of rows.
-    for (int64_t r = 0; r < kBlockRows; ++r) loss[r] = std::fma(hard_weight, hard[r], soft_weight * soft[r]);
-    if (A* g = grad[0]) {
-      for (int64_t i = 0; i < room; ++i) g[i] = soft_weight * g[i] + hard_weight * hard_grad[i];
+    for (int64_t r = 0; r < kBlockRows; ++r) {
+      loss[r] = std::fma(hard_weight, hard.value[r], soft_weight * soft.value[r]);
     }
-    if (A* g = grad[1]) {
-      for (int64_t i = 0; i < room; ++i) g[i] *= soft_weight;
-    }
+    grad.set(0, [&](int64_t r) FASTADV_LAMBDA {
+      return [=, by_soft = soft.by_student(r), by_hard = hard.by_logit(r)](int64_t i) FASTADV_LAMBDA {
+        return soft_weight * by_soft(i) + hard_weight * by_hard(i);
+      };
+    });
+    grad.set(1, [&](int64_t r) FASTADV_LAMBDA {
+      return [=, by_soft = soft.by_teacher(r)](int64_t i) FASTADV_LAMBDA { return soft_weight * by_soft(i); };
+    });
   }
 };
 
 struct JsDistill {
-  static constexpr int kSpare = 2;
+  static constexpr int kSpare = 4;
   double temperature;
 
   template <class A>
-  FASTADV_INLINE void operator()(Block block, const A* const* x, A* const* grad, PerRow<A>& loss, A* spare) const {
+  FASTADV_INLINE void operator()(Block block, A* const* x, const Gradients<A>& grad, PerRow<A>& loss, A* spare) const {
     const A t = static_cast<A>(temperature), inverse = 1 / t;
-    // Both networks alike: exponentials, then the log of the share of either in the mean of the two.
-    A* e[2] = {spare, spare + block.rows * block.width};
-    const Softmax<A> own[2] = {{block, x[0], inverse, e[0]}, {block, x[1], inverse, e[1]}};
-    PerRow<A> log_total[2];
-    for (int k = 0; k < 2; ++k) {
-      for (int64_t r = 0; r < kBlockRows; ++r) log_total[k][r] = log_positive(own[k].total[r]);
-    }
-    for (int k = 0; k < 2; ++k) {
-      const A *z = x[k], *other = x[1 - k], *share = e[k];
-      block.each_row([&](int64_t r) FASTADV_LAMBDA {
-        const A shift = own[k].largest[r], other_shift = own[1 - k].largest[r];
-        const A log_own = log_total[k][r], log_other = log_total[1 - k][r];
-        const A inverse_total = 1 / own[k].total[r];
+    A *share[2] = {spare, spare + block.room()}, *surprise[2] = {share[1] + block.room(), share[1] + 2 * block.room()};
+    const Softmax<A> own[2] = {softmax<A>(block, x[0], largest<A>(block, x[0]), inverse, share[0]),
+                               softmax<A>(block, x[1], largest<A>(block, x[1]), inverse, share[1])};
+    const PerRow<A> log_total[2] = {log_positive<A>(own[0].total), log_positive<A>(own[1].total)};
+    PerRow<A> mean[2] = {};
+    block.each_row([&](int64_t r) FASTADV_LAMBDA {
+      const auto p = own[0].probability(r), q = own[1].probability(r);
+      const A p_shift = own[0].largest[r], p_log = log_total[0][r];
+      const A q_shift = own[1].largest[r], q_log = log_total[1][r];
+      A sums[2];
+      block.sum_all(r, sums, [&](int64_t i, A(&terms)[2]) FASTADV_LAMBDA {
         // log(own / mean) = log 2 - log(1 + other / own), with the ratio of the larger to the smaller kept out of exp.
-        const auto surprise = [&](int64_t i) FASTADV_LAMBDA {
-          const A gap = ((other[i] - other_shift) * inverse - log_other) - ((z[i] - shift) * inverse - log_own);
-          const A log_sum = (gap > 0 ? gap : A(0)) + log_one_plus(exp_nonpositive(-absolute(gap)));
-          return (A(0.693147180559945309) - log_sum) / 2;
+        const A gap = ((x[1][i] - q_shift) * inverse - q_log) - ((x[0][i] - p_shift) * inverse - p_log);
+        const A nearness = A(0.693147180559945309) - log_one_plus(exp_nonpositive(-absolute(gap)));
+        const A of_p = (nearness - (gap > 0 ? gap : A(0))) / 2, of_q = (nearness + (gap < 0 ? gap : A(0))) / 2;
+        const A p_i = p(i), q_i = q(i);
+        terms[0] = only_if(p_i != 0, p_i * of_p);
+        terms[1] = only_if(q_i != 0, q_i * of_q);
+        surprise[0][i] = of_p;
+        surprise[1][i] = of_q;
+      });
+      for (int k = 0; k < 2; ++k) mean[k][r] = sums[k];
+      loss[r] = t * t * (sums[0] + sums[1]);
+    });
+    for (int k = 0; k < 2; ++k) {
+      grad.set(k, [&](int64_t r) FASTADV_LAMBDA {
+        return [=, p = own[k].probability(r), of_p = surprise[k], center = mean[k][r]](int64_t i) FASTADV_LAMBDA {
+          return only_if(p(i) != 0, t * p(i) * (of_p[i] - center));
         };
-        const int64_t at = r * block.width;
-        const A mean = sum<A>(block.width, [&](int64_t c) FASTADV_LAMBDA {
-          const A p = share[at + c] * inverse_total;
-          return p == 0 ? A(0) : p * surprise(at + c);
-        });
-        if (A* g = grad[k]) {
-          block.each_class(r, [&](int64_t i) FASTADV_LAMBDA {
-            const A p = share[i] * inverse_total;
-            g[i] = p == 0 ? A(0) : t * p * (surprise(i) - mean);
-          });
-        }
-        loss[r] += t * t * mean;
       });
     }
   }
@@ -98,30 +99,6 @@ struct Odds {
   }
 };
 
-// Log-odds of the target, and the softmax over the other classes alone into `out`, 0 at the target.
-template <class A>
-struct TargetAndOthers {
-  PerRow<A> log_odds{};
-  PerRow<A> largest;
-  PerRow<A> log_total;
-
-  FASTADV_INLINE TargetAndOthers(Block block, const A* x, const Targets& target, A inverse_temperature, A* out) {
-    for (int64_t i = 0; i < block.rows * block.width; ++i) out[i] = x[i];
-    block.each_row([&](int64_t r) FASTADV_LAMBDA {
-      out[r * block.width + target[block.first + r]] = -std::numeric_limits<A>::infinity();
-    });
-    const Softmax<A> others(block, out, inverse_temperature, out);
-    largest = others.largest;
-    for (int64_t r = 0; r < kBlockRows; ++r) log_total[r] = log_positive(others.total[r]);
-    block.each_row([&](int64_t r) FASTADV_LAMBDA {
-      const A inverse_total = 1 / others.total[r];
-      block.each_class(r, [&](int64_t i) FASTADV_LAMBDA { out[i] *= inverse_total; });
-      const A logit = x[r * block.width + target[block.first + r]];
-      log_odds[r] = (logit - largest[r]) * inverse_temperature - log_total[r];
-    });
-  }
-};
-
 struct DkdLoss {
   static constexpr int kSpare = 2;
   Targets target;
@@ -130,42 +107,42 @@ struct DkdLoss {
   double beta;
 
   template <class A>
-  FASTADV_INLINE void operator()(Block block, const A* const* x, A* const* grad, PerRow<A>& loss, A* spare) const {
+  FASTADV_INLINE void operator()(Block block, A* const* x, const Gradients<A>& grad, PerRow<A>& loss, A* spare) const {
     const A t = static_cast<A>(temperature), inverse = 1 / t;
     const A target_weight = static_cast<A>(alpha), others_weight = static_cast<A>(beta);
-    const A *s = x[0], *z = x[1];
-    A *q = spare, *p = spare + block.rows * block.width;
-    const TargetAndOthers<A> student(block, s, target, inverse, q), teacher(block, z, target, inverse, p);
-    block.each_row([&](int64_t r) FASTADV_LAMBDA {
-      const Odds<A> of_student(student.log_odds[r]), of_teacher(teacher.log_odds[r]);
+    PerRow<A> logit[2] = {};
+    for (int k = 0; k < 2; ++k) {
+      block.each_row([&](int64_t r) FASTADV_LAMBDA {
+        A& of_target = x[k][r * block.width + target[block.first + r]];
+        logit[k][r] = of_target;
+        of_target = -std::numeric_limits<A>::infinity();
+      });
+    }
+    const SoftLoss<A> others(block, x[0], x[1], largest<A>(block, x[0]), t, spare);
+    // A logit moves the odds of the target: its own by 1, another's by minus its share among the others.
+    PerRow<A> pull[2];
+    const PerRow<A> s_log = log_positive<A>(others.student.total), t_log = log_positive<A>(others.teacher.total);
+    for (int64_t r = 0; r < kBlockRows; ++r) {
+      const A s_odds = (logit[0][r] - others.student.largest[r]) * inverse - s_log[r];
+      const A t_odds = (logit[1][r] - others.teacher.largest[r]) * inverse - t_log[r];
+      const Odds<A> of_student(s_odds), of_teacher(t_odds);
       const A of_target = of_teacher.hit * (of_teacher.log_hit - of_student.log_hit) +
                           of_teacher.miss * (of_teacher.log_miss - of_student.log_miss);
-      const A s_shift = student.largest[r], z_shift = teacher.largest[r];
-      const A log_ratio = student.log_total[r] - teacher.log_total[r];
-      const auto surprise = [&](int64_t i) FASTADV_LAMBDA {
-        return ((z[i] - z_shift) - (s[i] - s_shift)) * inverse + log_ratio;
-      };
-      const int64_t at = r * block.width, hit = at + target[block.first + r];
-      const A of_others = sum<A>(block.width, [&](int64_t c) FASTADV_LAMBDA {
-        return p[at + c] == 0 ? A(0) : p[at + c] * surprise(at + c);
-      });
-      loss[r] = t * t * (target_weight * of_target + others_weight * of_others);
-      // A logit moves the odds of the target: its own by 1, another's by minus its share among the others.
-      if (A* g = grad[0]) {
-        const A pull = target_weight * (of_student.hit - of_teacher.hit);
-        block.each_class(r, [&](int64_t i) FASTADV_LAMBDA {
-          g[i] = t * (others_weight * (q[i] - p[i]) - pull * q[i]);
-        });
-        g[hit] = t * pull;
-      }
-      if (A* g = grad[1]) {
-        const A pull = target_weight * of_teacher.hit * of_teacher.miss * (teacher.log_odds[r] - student.log_odds[r]);
-        block.each_class(r, [&](int64_t i) FASTADV_LAMBDA {
-          g[i] = p[i] == 0 ? A(0) : t * p[i] * (others_weight * (surprise(i) - of_others) - pull);
-        });
-        g[hit] = t * pull;
-      }
+      loss[r] = std::fma(t * t * target_weight, of_target, others_weight * others.value[r]);
+      pull[0][r] = t * target_weight * (of_student.hit - of_teacher.hit);
+      pull[1][r] = t * target_weight * of_teacher.hit * of_teacher.miss * (t_odds - s_odds);
+    }
+    grad.set(0, [&](int64_t r) FASTADV_LAMBDA {
+      return [=, of_others = others.by_student(r), q = others.student.probability(r),
+              pull = pull[0][r]](int64_t i) FASTADV_LAMBDA { return others_weight * of_others(i) - pull * q(i); };
     });
+    grad.set(1, [&](int64_t r) FASTADV_LAMBDA {
+      return [=, of_others = others.by_teacher(r), p = others.teacher.probability(r),
+              pull = pull[1][r]](int64_t i) FASTADV_LAMBDA { return others_weight * of_others(i) - pull * p(i); };
+    });
+    for (int k = 0; k < 2; ++k) {
+      block.each_row([&](int64_t r) FASTADV_LAMBDA { grad.add(k, r, target[block.first + r], pull[k][r]); });
+    }
   }
 };
 

@@ -6,52 +6,42 @@ namespace fastadv {
 namespace {
 
 struct LossMatching {
-  static constexpr int kSpare = 1;
+  static constexpr int kSpare = 2;
   Targets target;
 
   template <class A>
-  FASTADV_INLINE void operator()(Block block, const A* const* x, A* const* grad, PerRow<A>& loss, A* spare) const {
-    const PerRow<A> student = cross_entropy<A>(block, x[0], target, grad[0], spare);
-    const PerRow<A> teacher = cross_entropy<A>(block, x[1], target, grad[1], spare);
-    block.each_row([&](int64_t r) FASTADV_LAMBDA {
-      const A gap = student[r] - teacher[r];
-      loss[r] = gap * gap;
-      for (int k = 0; k < 2; ++k) {
-        const A factor = k ? -2 * gap : 2 * gap;
-        if (A* g = grad[k]) block.each_class(r, [&](int64_t i) FASTADV_LAMBDA { g[i] *= factor; });
-      }
-    });
+  FASTADV_INLINE void operator()(Block block, A* const* x, const Gradients<A>& grad, PerRow<A>& loss, A* spare) const {
+    const HardLoss<A> of[2] = {{block, x[0], largest<A>(block, x[0]), target, spare},
+                               {block, x[1], largest<A>(block, x[1]), target, spare + block.room()}};
+    PerRow<A> gap;
+    for (int64_t r = 0; r < kBlockRows; ++r) {
+      gap[r] = of[0].value[r] - of[1].value[r];
+      loss[r] = gap[r] * gap[r];
+    }
+    for (int k = 0; k < 2; ++k) {
+      grad.set(k, [&](int64_t r) FASTADV_LAMBDA {
+        return [by_logit = of[k].by_logit(r), by_loss = k ? -2 * gap[r] : 2 * gap[r]](int64_t i) FASTADV_LAMBDA {
+          return by_loss * by_logit(i);
+        };
+      });
+    }
   }
 };
 
 // Inputs: student and teacher at x + d and x - d, in the order of the schema.
 struct IgdmLoss {
-  static constexpr int kSpare = 4;
-  // Beyond them a row is padding, whose difference would be undefined.
-  int64_t classes;
+  static constexpr int kSpare = 2;
+  static constexpr bool kDifferences = true;
 
   template <class A>
-  FASTADV_INLINE void operator()(Block block, const A* const* x, A* const* grad, PerRow<A>& loss, A* spare) const {
-    const int64_t room = block.rows * block.width;
-    A *response[2], *by_response[2];
-    for (int k = 0; k < 2; ++k) {
-      const A *plus = x[2 * k], *minus = x[2 * k + 1];
-      A* out = spare + k * room;
-      block.each_row([&](int64_t r) FASTADV_LAMBDA {
-        const int64_t end = r * block.width + classes;
-        block.each_class(r, [&](int64_t i) FASTADV_LAMBDA { out[i] = i < end ? plus[i] - minus[i] : plus[i]; });
-      });
-      response[k] = out;
-      // Either side's gradient has room for the response's; with neither wanted none is computed.
-      by_response[k] = grad[2 * k] ? grad[2 * k] : grad[2 * k + 1];
-    }
-    loss = distillation<A>(block, response[0], response[1], A(1), by_response[0], by_response[1], spare + 2 * room);
-    for (int k = 0; k < 2; ++k) {
-      const A* g = by_response[k];
-      if (A* minus = grad[2 * k + 1]) {
-        for (int64_t i = 0; i < room; ++i) minus[i] = -g[i];
-      }
-    }
+  FASTADV_INLINE void operator()(Block block, A* const* x, const Gradients<A>& grad, PerRow<A>& loss, A* spare) const {
+    const SoftLoss<A> soft(block, x[0], x[1], largest<A>(block, x[0]), A(1), spare);
+    loss = soft.value;
+    const auto negative = [](auto f) FASTADV_LAMBDA { return [f](int64_t i) FASTADV_LAMBDA { return -f(i); }; };
+    grad.set(0, [&](int64_t r) FASTADV_LAMBDA { return soft.by_student(r); });
+    grad.set(1, [&](int64_t r) FASTADV_LAMBDA { return negative(soft.by_student(r)); });
+    grad.set(2, [&](int64_t r) FASTADV_LAMBDA { return soft.by_teacher(r); });
+    grad.set(3, [&](int64_t r) FASTADV_LAMBDA { return negative(soft.by_teacher(r)); });
   }
 };
 
@@ -106,9 +96,8 @@ std::tuple<Tensor, Gradient, Gradient, Gradient, Gradient> igdm_loss(
     const Tensor& student_plus, const Tensor& student_minus, const Tensor& teacher_plus, const Tensor& teacher_minus,
     double scale, bool reduce, bool student_plus_grad, bool student_minus_grad, bool teacher_plus_grad,
     bool teacher_minus_grad, const std::optional<Tensor>& weight) {
-  require(student_plus.dim() == 2, "expected logits [N, C]");
   return softmax_rows<IgdmLoss, 4>(
-      {student_plus.size(1)}, {&student_plus, &student_minus, &teacher_plus, &teacher_minus}, {scale, reduce, weight},
+      {}, {&student_plus, &student_minus, &teacher_plus, &teacher_minus}, {scale, reduce, weight},
       {student_plus_grad, student_minus_grad, teacher_plus_grad, teacher_minus_grad});
 }
 

@@ -1,11 +1,13 @@
 // The losses over softmax rows share one skeleton: convert the rows, one functor a loss for value and gradients of a
-// block of rows, then weight, scale and reduction.
+// block of rows, weight and scale on their way out, then reduction.
 //
 // A functor has
 //   static constexpr int kSpare
 //   template <class A>
-//   void operator()(Block block, const A* const* logits, A* const* grads, PerRow<A>& loss, A* spare) const
-// which sets the loss of each row and writes each gradient that is not null; `spare` is room for kSpare blocks.
+//   void operator()(Block block, A* const* logits, const Gradients<A>& grad, PerRow<A>& loss, A* spare) const
+// which sets the loss of each row and the gradients that are wanted. The logits are a copy, which it may change;
+// `spare` is room for kSpare blocks. A functor with a kDifferences is given differences as logits: of inputs 0 and 1,
+// of 2 and 3, and so on.
 #pragma once
 
 #include <limits>
@@ -15,14 +17,29 @@
 namespace fastadv {
 
 // Rows that are worked on together, all of them one step at a time: the sums and maxima of a row are chains of
-// dependent operations, and those of the next rows fill the gaps. `first` is the index of the first row in the batch. A
-// row is `width` numbers, whole registers, filled up with -inf, so that no loop over classes has a tail.
-constexpr int64_t kBlockRows = 8;
+// dependent operations, and those of the next rows fill the gaps; at the end of a block nothing does, so it has as many
+// rows as lie in a vector. `first` is the index of the first row in the batch. A row is `width` numbers, whole runs,
+// filled up with -inf, so that no loop over classes has a tail.
+constexpr int64_t kBlockRows = 16;
+
+// Loops over classes have an inner loop of this many, which becomes straight vector code on every machine; sums and
+// maxima have a lane for each number of it and stay in registers.
+constexpr int kRun = 16;
+
+// f(k) for each number of a run. Unrolled before it is vectorised, the loop would stay scalar.
+template <class F>
+FASTADV_INLINE void each_lane(const F& f) {
+#pragma GCC ivdep
+#pragma GCC unroll 1
+  for (int k = 0; k < kRun; ++k) f(k);
+}
 
 struct Block {
   int64_t first;
   int64_t rows;
   int64_t width;
+
+  int64_t room() const { return rows * width; }
 
   // f(r) for each row; f(i) for each number of row r, `i` its index in the block.
   template <class F>
@@ -30,11 +47,37 @@ struct Block {
     for (int64_t r = 0; r < rows; ++r) f(r);
   }
 
-  template <class F>
-  FASTADV_INLINE void each_class(int64_t r, const F& f) const {
-    const int64_t end = (r + 1) * width;
-#pragma GCC ivdep
-    for (int64_t i = r * width; i < end; ++i) f(i);
+  // The sums over row r of the terms that `term(i, terms)` sets; it may also write what is read of no other number.
+  template <int kSums, class A, class Term>
+  FASTADV_INLINE void sum_all(int64_t r, A (&sums)[kSums], const Term& term) const {
+    double totals[kSums] = {};
+    int64_t i = r * width;
+    const int64_t end = i + width;
+    do {
+      A lanes[kSums][kRun] = {};
+      const int64_t stop = smaller(end, i + kSumRun);
+      do {
+        each_lane([&](int k) FASTADV_LAMBDA {
+          A terms[kSums];
+          term(i + k, terms);
+          for (int j = 0; j < kSums; ++j) lanes[j][k] += terms[j];
+        });
+      } while ((i += kRun) < stop);
+      for (int j = 0; j < kSums; ++j) totals[j] += fold<Add>(lanes[j]);
+    } while (i < end);
+    for (int j = 0; j < kSums; ++j) sums[j] = static_cast<A>(totals[j]);
+  }
+
+  template <class A>
+  FASTADV_INLINE A maximum(int64_t r, const A* x) const {
+    A lanes[kRun];
+    for (A& lane : lanes) lane = -std::numeric_limits<A>::infinity();
+    int64_t i = r * width;
+    const int64_t end = i + width;
+    do {
+      each_lane([&](int k) FASTADV_LAMBDA { Larger()(lanes[k], x[i + k]); });
+    } while ((i += kRun) < end);
+    return fold<Larger>(lanes);
   }
 };
 
@@ -42,86 +85,114 @@ struct Block {
 template <class A>
 using PerRow = std::array<A, kBlockRows>;
 
+// f(c) for each class of a row without padding. The last run ends with the row, and so comes again to classes of the
+// one before.
+template <class F>
+FASTADV_INLINE void each_class(int64_t classes, const F& f) {
+  const auto run = [&](int64_t first) FASTADV_LAMBDA {
+    each_lane([&](int k) FASTADV_LAMBDA { f(first + k); });
+  };
+  if (classes < kRun) {
+    for (int64_t c = 0; c < classes; ++c) f(c);
+  } else {
+    for (int64_t first = 0; first < classes - kRun; first += kRun) run(first);
+    run(classes - kRun);
+  }
+}
+
+// Where the gradients of a block go: weighted, scaled and without the padding.
+template <class A>
+struct Gradients {
+  Block block;
+  int64_t classes;
+  const A* factor;
+  A* const* input;
+
+  FASTADV_INLINE bool wanted(int k) const { return input[k] != nullptr; }
+
+  // Those by input k, where they are wanted: `of_row(r)(i)` for the number of index i in row r.
+  template <class F>
+  FASTADV_INLINE void set(int k, const F& of_row) const {
+    if (!wanted(k)) return;
+    block.each_row([&](int64_t r) FASTADV_LAMBDA {
+      A* out = row(k, r);
+      const A scale = factor[r];
+      const int64_t at = r * block.width;
+      const auto f = of_row(r);
+      each_class(classes, [&](int64_t c) FASTADV_LAMBDA { out[c] = scale * f(at + c); });
+    });
+  }
+
+  // All of row r alike.
+  FASTADV_INLINE void fill(int k, int64_t r, A value) const {
+    A* out = row(k, r);
+    each_class(classes, [&](int64_t c) FASTADV_LAMBDA { out[c] = value; });
+  }
+
+  // Adds to that of one class, where it is wanted.
+  FASTADV_INLINE void add(int k, int64_t r, int64_t target, A amount) const {
+    if (wanted(k)) row(k, r)[target] += factor[r] * amount;
+  }
+
+ private:
+  FASTADV_INLINE A* row(int k, int64_t r) const { return input[k] + (block.first + r) * classes; }
+};
+
 template <class A>
 FASTADV_INLINE PerRow<A> largest(Block block, const A* x) {
   PerRow<A> result{};
-  block.each_row([&](int64_t r) FASTADV_LAMBDA { result[r] = maximum<A>(x + r * block.width, block.width); });
+  block.each_row([&](int64_t r) FASTADV_LAMBDA { result[r] = block.maximum(r, x); });
   return result;
 }
 
-// exp((x - largest) / temperature) into `out`, and the sum of it.
-template <class A>
-struct Softmax {
-  PerRow<A> largest;
-  PerRow<A> total{};
-
-  FASTADV_INLINE Softmax(Block block, const A* x, A inverse_temperature, A* out, const PerRow<A>& known_largest)
-      : largest(known_largest) {
-    block.each_row([&](int64_t r) FASTADV_LAMBDA {
-      const A shift = known_largest[r];
-      block.each_class(r, [&](int64_t i) FASTADV_LAMBDA {
-        out[i] = exp_nonpositive((x[i] - shift) * inverse_temperature);
-      });
-    });
-    block.each_row([&](int64_t r) FASTADV_LAMBDA { total[r] = sum<A>(out + r * block.width, block.width); });
-  }
-
-  FASTADV_INLINE Softmax(Block block, const A* x, A inverse_temperature, A* out)
-      : Softmax(block, x, inverse_temperature, out, fastadv::largest<A>(block, x)) {}
-};
-
 namespace detail {
 
-template <class A>
-constexpr int64_t padded(int64_t classes) {
-  return (classes + kLanes<A> - 1) / kLanes<A> * kLanes<A>;
-}
+constexpr int64_t padded(int64_t classes) { return (classes + kRun - 1) / kRun * kRun; }
 
 // As many rows as stay in the first-level cache with all that is computed of them.
 template <class A>
 constexpr int64_t block_rows(int64_t width) {
-  constexpr int64_t kNumbers = 4096 / sizeof(A);
+  constexpr int64_t kNumbers = 8192 / sizeof(A);
   return width > kNumbers ? 1 : smaller(kNumbers / width, kBlockRows);
 }
 
+template <class Loss>
+constexpr bool kDifferences = requires { Loss::kDifferences; };
+
+template <class Loss, size_t K>
+constexpr size_t kLogits = kDifferences<Loss> ? K / 2 : K;
+
 template <class Loss, class T, class A, size_t K>
 FASTADV_CLONES void rows(Loss loss, Batch<T, A, K> batch, A* buffer, int64_t begin, int64_t end) {
-  const int64_t classes = batch.size, width = padded<A>(classes);
+  const int64_t classes = batch.size, width = padded(classes);
   const int64_t at_once = block_rows<A>(width), room = at_once * width;
-  const A* x[K];
-  A* grad[K];
-  for (size_t k = 0; k < K; ++k) {
-    A* copy = buffer + k * room;
-    x[k] = copy;
-    grad[k] = batch.grad[k] ? buffer + (K + k) * room : nullptr;
+  A* x[kLogits<Loss, K>];
+  for (A*& copy : x) {
+    copy = buffer;
+    buffer += room;
     for (int64_t i = 0; i < room; ++i) copy[i] = -std::numeric_limits<A>::infinity();
   }
   for (int64_t first = begin; first < end; first += at_once) {
     const Block block{first, smaller(end - first, at_once), width};
-    for (size_t k = 0; k < K; ++k) {
-      A* copy = buffer + k * room;
+    for (size_t k = 0; k < kLogits<Loss, K>; ++k) {
       block.each_row([&](int64_t r) FASTADV_LAMBDA {
-        const T* row = batch.x[k] + (first + r) * classes;
-#pragma GCC ivdep
-        for (int64_t c = 0; c < classes; ++c) copy[r * width + c] = static_cast<A>(row[c]);
+        const int64_t from = (first + r) * classes;
+        A* copy = x[k] + r * width;
+        if constexpr (kDifferences<Loss>) {
+          const T *plus = batch.x[2 * k] + from, *minus = batch.x[2 * k + 1] + from;
+          each_class(classes, [&](int64_t c) FASTADV_LAMBDA {
+            copy[c] = static_cast<A>(plus[c]) - static_cast<A>(minus[c]);
+          });
+        } else {
+          const T* row = batch.x[k] + from;
+          each_class(classes, [&](int64_t c) FASTADV_LAMBDA { copy[c] = static_cast<A>(row[c]); });
+        }
       });
     }
     PerRow<A> value{}, factor{};
-    loss(block, x, grad, value, buffer + 2 * K * room);
-    block.each_row([&](int64_t r) FASTADV_LAMBDA {
-      factor[r] = batch.factor(first + r);
-      batch.value[first + r] = factor[r] * value[r];
-    });
-    for (size_t k = 0; k < K; ++k) {
-      if (!grad[k]) continue;
-      block.each_row([&](int64_t r) FASTADV_LAMBDA {
-        const A* g = grad[k] + r * width;
-        const A f = factor[r];
-        A* out = batch.grad[k] + (first + r) * classes;
-#pragma GCC ivdep
-        for (int64_t c = 0; c < classes; ++c) out[c] = f * g[c];
-      });
-    }
+    block.each_row([&](int64_t r) FASTADV_LAMBDA { factor[r] = batch.factor(first + r); });
+    loss(block, x, Gradients<A>{block, classes, factor.data(), batch.grad.data()}, value, buffer);
+    block.each_row([&](int64_t r) FASTADV_LAMBDA { batch.value[first + r] = factor[r] * value[r]; });
   }
 }
 
@@ -136,8 +207,9 @@ auto softmax_rows(const Loss& loss, const std::array<const Tensor*, K>& inputs, 
   for (const Tensor* x : inputs) require(x->is_contiguous(), "expected contiguous logits");
   return evaluate<K>(inputs, how, wanted, 4 * first.size(1),
                      [&]<class T, class A>(const Batch<T, A, K>& batch, int64_t begin, int64_t end) {
-                       const int64_t width = detail::padded<A>(batch.size);
-                       A* buffer = scratch<A>((2 * K + Loss::kSpare) * detail::block_rows<A>(width) * width);
+                       const int64_t width = detail::padded(batch.size);
+                       const int64_t blocks = detail::kLogits<Loss, K> + Loss::kSpare;
+                       A* buffer = scratch<A>(blocks * detail::block_rows<A>(width) * width);
                        detail::rows<Loss, T, A, K>(loss, batch, buffer, begin, end);
                      });
 }
@@ -158,73 +230,122 @@ class Targets {
   const int64_t* classes_;
 };
 
-// Cross-entropy at temperature 1 of rows whose largest logits are known; softmax - onehot into `grad`, if any.
+// exp((x - largest) / temperature) and the sum of it, of each row.
 template <class A>
-FASTADV_INLINE PerRow<A> cross_entropy(Block block, const A* x, const Targets& target, const PerRow<A>& largest,
-                                       A* grad, A* spare) {
-  const Softmax<A> softmax(block, x, A(1), grad ? grad : spare, largest);
-  PerRow<A> loss;
-  for (int64_t r = 0; r < kBlockRows; ++r) loss[r] = log_positive(softmax.total[r]);
-  block.each_row([&](int64_t r) FASTADV_LAMBDA {
-    const int64_t hit = r * block.width + target[block.first + r];
-    loss[r] -= x[hit] - largest[r];
-    if (!grad) return;
-    const A inverse = 1 / softmax.total[r];
-    block.each_class(r, [&](int64_t i) FASTADV_LAMBDA { grad[i] *= inverse; });
-    grad[hit] -= 1;
-  });
-  return loss;
-}
+struct Softmax {
+  const A* exponential;
+  PerRow<A> largest;
+  PerRow<A> total;
 
-template <class A>
-FASTADV_INLINE PerRow<A> cross_entropy(Block block, const A* x, const Targets& target, A* grad, A* spare) {
-  return cross_entropy<A>(block, x, target, largest<A>(block, x), grad, spare);
-}
-
-// T^2 KL(softmax(t / T) || softmax(s / T)), the largest logits of s being known, with its gradients by s and t where
-// they are wanted; `spare` is room for two blocks.
-template <class A>
-FASTADV_INLINE PerRow<A> distillation(Block block, const A* s, const A* t, A temperature, const PerRow<A>& s_largest,
-                                      A* s_grad, A* t_grad, A* spare) {
-  const A inverse = 1 / temperature;
-  A* q = s_grad ? s_grad : spare;
-  A* p = t_grad ? t_grad : spare + block.rows * block.width;
-  const Softmax<A> student(block, s, inverse, q, s_largest), teacher(block, t, inverse, p);
-  PerRow<A> log_ratio, p_scale, q_scale, kl{};
-  for (int64_t r = 0; r < kBlockRows; ++r) {
-    log_ratio[r] = log_positive(student.total[r] / teacher.total[r]);
-    p_scale[r] = temperature / teacher.total[r];
-    q_scale[r] = temperature / student.total[r];
+  // The probability of number i of row r.
+  FASTADV_INLINE auto probability(int64_t r) const {
+    const A *e = exponential, inverse = 1 / total[r];
+    return [=](int64_t i) FASTADV_LAMBDA { return e[i] * inverse; };
   }
+};
+
+// The exponentials go to `out`.
+template <class A>
+FASTADV_INLINE Softmax<A> softmax(Block block, const A* x, const PerRow<A>& largest, A inverse_temperature, A* out) {
+  Softmax<A> result{out, largest, {}};
   block.each_row([&](int64_t r) FASTADV_LAMBDA {
-    const A s_shift = s_largest[r], t_shift = teacher.largest[r], shift = log_ratio[r];
-    // log p - log q of a class; where p is 0 it may be undefined and must not count.
-    const auto surprise = [&](int64_t i) FASTADV_LAMBDA {
-      return ((t[i] - t_shift) - (s[i] - s_shift)) * inverse + shift;
-    };
-    const int64_t at = r * block.width;
-    kl[r] = sum<A>(block.width, [&](int64_t c) FASTADV_LAMBDA {
-      return p[at + c] == 0 ? A(0) : p[at + c] * surprise(at + c);
+    const A shift = largest[r];
+    A sums[1];
+    block.sum_all(r, sums, [&](int64_t i, A(&terms)[1]) FASTADV_LAMBDA {
+      terms[0] = out[i] = exp_nonpositive((x[i] - shift) * inverse_temperature);
     });
-    kl[r] *= temperature * p_scale[r];
-    if (s_grad) {
-      const A by_p = p_scale[r], by_q = q_scale[r];
-      block.each_class(r, [&](int64_t i) FASTADV_LAMBDA { s_grad[i] = by_q * q[i] - by_p * p[i]; });
-    }
-    if (t_grad) {
-      const A by_p = p_scale[r], mean = kl[r] / (temperature * temperature);
-      block.each_class(r, [&](int64_t i) FASTADV_LAMBDA {
-        t_grad[i] = p[i] == 0 ? A(0) : by_p * p[i] * (surprise(i) - mean);
-      });
-    }
+    result.total[r] = sums[0];
   });
-  return kl;
+  return result;
 }
 
 template <class A>
-FASTADV_INLINE PerRow<A> distillation(Block block, const A* s, const A* t, A temperature, A* s_grad, A* t_grad,
-                                      A* spare) {
-  return distillation<A>(block, s, t, temperature, largest<A>(block, s), s_grad, t_grad, spare);
+FASTADV_INLINE PerRow<A> log_positive(const PerRow<A>& x) {
+  PerRow<A> result;
+#pragma GCC unroll 1
+  for (int64_t r = 0; r < kBlockRows; ++r) result[r] = log_positive(x[r]);
+  return result;
 }
+
+// Cross-entropy of each row at temperature 1. `spare` is room for a block; the gradient is read from it.
+template <class A>
+struct HardLoss {
+  Softmax<A> student;
+  PerRow<A> value;
+
+  FASTADV_INLINE HardLoss(Block block, const A* x, const PerRow<A>& largest, const Targets& target, A* spare)
+      : student(softmax<A>(block, x, largest, A(1), spare)), value(log_positive<A>(student.total)) {
+    block.each_row([&](int64_t r) FASTADV_LAMBDA {
+      const int64_t hit = r * block.width + target[block.first + r];
+      value[r] -= x[hit] - largest[r];
+      spare[hit] -= student.total[r];
+    });
+  }
+
+  // The derivative by number i of row r: softmax - onehot, the latter of which is in the exponentials.
+  FASTADV_INLINE auto by_logit(int64_t r) const { return student.probability(r); }
+};
+
+// T^2 KL(softmax(t / T) || softmax(s / T)) of each row. `spare` is room for two blocks; the gradients are read from it.
+template <class A>
+struct SoftLoss {
+  const A *s, *t;
+  A temperature;
+  Softmax<A> student, teacher;
+  PerRow<A> value;
+
+  FASTADV_INLINE SoftLoss(Block block, const A* s, const A* t, const PerRow<A>& s_largest, A temperature, A* spare)
+      : s(s),
+        t(t),
+        temperature(temperature),
+        student{spare, s_largest, {}},
+        teacher{spare + block.room(), largest<A>(block, t), {}} {
+    A *q = spare, *p = spare + block.room();
+    const A inverse = 1 / temperature;
+    block.each_row([&](int64_t r) FASTADV_LAMBDA {
+      const A s_shift = student.largest[r], t_shift = teacher.largest[r];
+      A sums[3];
+      block.sum_all(r, sums, [&](int64_t i, A(&terms)[3]) FASTADV_LAMBDA {
+        const A below_s = s[i] - s_shift, below_t = t[i] - t_shift;
+        terms[0] = exp_nonpositive(below_s * inverse);
+        terms[1] = exp_nonpositive(below_t * inverse);
+        // Where the teacher has nothing the difference may be undefined and must not count.
+        terms[2] = only_if(terms[1] != 0, terms[1] * (below_t - below_s));
+        q[i] = terms[0];
+        p[i] = terms[1];
+      });
+      student.total[r] = sums[0];
+      teacher.total[r] = sums[1];
+      mean_gap_[r] = sums[2];
+    });
+    PerRow<A> ratio;
+    for (int64_t r = 0; r < kBlockRows; ++r) {
+      ratio[r] = student.total[r] / teacher.total[r];
+      mean_gap_[r] /= teacher.total[r];
+    }
+    const PerRow<A> log_ratio = log_positive<A>(ratio);
+    for (int64_t r = 0; r < kBlockRows; ++r) value[r] = temperature * (mean_gap_[r] + temperature * log_ratio[r]);
+  }
+
+  // The derivative by number i of row r of the student, and of the teacher.
+  FASTADV_INLINE auto by_student(int64_t r) const {
+    const A *q = student.exponential, *p = teacher.exponential;
+    const A by_q = temperature / student.total[r], by_p = temperature / teacher.total[r];
+    return [=](int64_t i) FASTADV_LAMBDA { return by_q * q[i] - by_p * p[i]; };
+  }
+
+  FASTADV_INLINE auto by_teacher(int64_t r) const {
+    const A *s = this->s, *t = this->t, *p = teacher.exponential;
+    const A s_shift = student.largest[r], t_shift = teacher.largest[r], by_p = 1 / teacher.total[r];
+    const A mean_gap = mean_gap_[r];
+    return [=](int64_t i) FASTADV_LAMBDA {
+      return only_if(p[i] != 0, by_p * p[i] * (((t[i] - t_shift) - (s[i] - s_shift)) - mean_gap));
+    };
+  }
+
+ private:
+  // Of the teacher's logits over the student's, both below their largest, in the mean over the teacher's softmax.
+  PerRow<A> mean_gap_;
+};
 
 }  // namespace fastadv

@@ -60,6 +60,45 @@ struct Larger {
   }
 };
 
+struct Smaller {
+  template <class V>
+  FASTADV_INLINE void operator()(V& a, const V& b) const {
+    a = b < a ? b : a;
+  }
+};
+
+// A vector's numbers exchanged with those `kDistance` away.
+template <int kDistance, class V>
+FASTADV_INLINE V exchanged(const V& v) {
+  if constexpr (sizeof(v[0]) == 8) {
+    return __builtin_shufflevector(v, v, 1, 0);
+  } else if constexpr (kDistance == 2) {
+    return __builtin_shufflevector(v, v, 2, 3, 0, 1);
+  } else {
+    return __builtin_shufflevector(v, v, 1, 0, 3, 2);
+  }
+}
+
+// One number of a power of two of vectors, or of numbers.
+template <class A, class Combine, size_t kCount>
+FASTADV_INLINE A fold_vectors(const typename Vector<A>::Type (&vectors)[kCount]) {
+  typename Vector<A>::Type v[kCount];
+  std::memcpy(v, vectors, sizeof(v));
+  for (size_t half = kCount / 2; half > 0; half /= 2) {
+    for (size_t k = 0; k < half; ++k) Combine()(v[k], v[k + half]);
+  }
+  if constexpr (sizeof(A) == 4) Combine()(v[0], exchanged<2>(v[0]));
+  Combine()(v[0], exchanged<1>(v[0]));
+  return v[0][0];
+}
+
+template <class Combine, class A, size_t kCount>
+FASTADV_INLINE A fold(const A (&numbers)[kCount]) {
+  typename Vector<A>::Type v[sizeof(numbers) / 16];
+  std::memcpy(v, numbers, sizeof(v));
+  return fold_vectors<A, Combine>(v);
+}
+
 template <class A, class Combine>
 class Lanes {
  public:
@@ -78,20 +117,7 @@ class Lanes {
     }
   }
 
-  FASTADV_INLINE A fold() const {
-    V half[4];
-    for (int64_t k = 0; k < 4; ++k) Combine()(half[k] = lanes_[k], lanes_[k + 4]);
-    Combine()(half[0], half[2]);
-    Combine()(half[1], half[3]);
-    Combine()(half[0], half[1]);
-    if constexpr (kWidth == 4) Combine()(half[0], __builtin_shufflevector(half[0], half[0], 2, 3, 0, 1));
-    if constexpr (kWidth == 4) {
-      Combine()(half[0], __builtin_shufflevector(half[0], half[0], 1, 0, 3, 2));
-    } else {
-      Combine()(half[0], __builtin_shufflevector(half[0], half[0], 1, 0));
-    }
-    return half[0][0];
-  }
+  FASTADV_INLINE A fold() const { return fold_vectors<A, Combine>(lanes_); }
 
  private:
   using V = typename Vector<A>::Type;
@@ -121,26 +147,7 @@ FASTADV_INLINE int64_t fill(A* terms, int64_t begin, int64_t count, A identity, 
   return count;
 }
 
-// The sum and the maximum of numbers in memory, a multiple of kLanes.
-template <class A>
-FASTADV_INLINE A sum(const A* numbers, int64_t count) {
-  double total = 0;
-  for (int64_t run = 0; run < count; run += kSumRun) {
-    Lanes<A, Add> lanes(0);
-    lanes.take(numbers + run, smaller(count - run, kSumRun));
-    total += lanes.fold();
-  }
-  return static_cast<A>(total);
-}
-
-template <class A>
-FASTADV_INLINE A maximum(const A* numbers, int64_t count) {
-  Lanes<A, Larger> lanes(-std::numeric_limits<A>::infinity());
-  lanes.take(numbers, count);
-  return lanes.fold();
-}
-
-// The same of `term(i)` for i from 0 to any count.
+// The sum, and below the maximum, of `term(i)` for i from 0 to any count.
 template <class A, class Term>
 FASTADV_INLINE A sum(int64_t count, const Term& term) {
   A terms[kBlock];
@@ -181,7 +188,7 @@ FASTADV_INLINE void sum_all(int64_t count, A (&sums)[kSums], const Term& term) {
       term(i, terms);
       for (int j = 0; j < kSums; ++j) lanes[j][i % kWidth] += terms[j];
     }
-    for (int j = 0; j < kSums; ++j) totals[j] += sum<A>(lanes[j], kWidth);
+    for (int j = 0; j < kSums; ++j) totals[j] += fold<Add>(lanes[j]);
   }
   for (int j = 0; j < kSums; ++j) sums[j] = static_cast<A>(totals[j]);
 }
@@ -256,62 +263,57 @@ FASTADV_INLINE A norm(int64_t count, const Term& term) {
   return norm<A>(count, squares[0], term);
 }
 
+// x where `holds`, else 0. There is no branch into which the compiler could move loads and arithmetic, which would then
+// need masks.
+FASTADV_INLINE float only_if(bool holds, float x) { return bits<float>(bits<uint32_t>(x) & -uint32_t{holds}); }
+
+FASTADV_INLINE double only_if(bool holds, double x) { return bits<double>(bits<uint64_t>(x) & -uint64_t{holds}); }
+
 // exp(x) within 1 ulp for x <= 0, which is all that a softmax needs; below the smallest normal number it is 0, NaN
-// stays. Range reduction by the trick of adding 1.5 * 2^mantissa: the integer part appears in the low bits of the sum.
+// stays. Range reduction by the trick of adding 1.5 * 2^mantissa: the integer part appears in the low bits of the sum,
+// and with the exponent's bias added it becomes a power of two. The polynomial is taken in pairs, which halves the
+// chain of operations.
 FASTADV_INLINE float exp_nonpositive(float x) {
-  constexpr float kLowest = -87.33654f;
-  const float clamped = x < kLowest ? kLowest : x;
-  const float shifted = clamped * 1.44269504088896341f + 12582912.0f;
-  const float n = shifted - 12582912.0f;
-  const float r = (clamped - n * 0.693359375f) + n * 2.12194440054690583e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = (p * (r * r) + r) + 1.0f;
-  const float scale = bits<float>((bits<uint32_t>(shifted) << 23) + 0x3f800000u);
-  return x < kLowest ? 0.0f : p * scale;
+  constexpr float kLowest = -87.33654f, kShift = 12582912.0f + 127;
+  const float shifted = x * 1.44269504088896341f + kShift;
+  const float n = shifted - kShift;
+  const float r = (x - n * 0.693359375f) + n * 2.12194440054690583e-4f;
+  const float square = r * r;
+  float p = 1.9875691500e-4f * r + 1.3981999507e-3f;
+  p = p * square + (8.3334519073e-3f * r + 4.1665795894e-2f);
+  p = p * square + (1.6666665459e-1f * r + 5.0000001201e-1f);
+  p = (p * square + r) + 1.0f;
+  const float scale = bits<float>(bits<uint32_t>(shifted) << 23);
+  return only_if(!(x < kLowest), p * scale);
 }
 
 FASTADV_INLINE double exp_nonpositive(double x) {
-  constexpr double kLowest = -708.39;
-  const double clamped = x < kLowest ? kLowest : x;
-  const double shifted = clamped * 1.4426950408889634074 + 6755399441055744.0;
-  const double n = shifted - 6755399441055744.0;
-  const double r = (clamped - n * 6.93145751953125e-1) - n * 1.42860682030941723212e-6;
-  double p = 1.6059043836821613e-10;  // 1 / 13!, and so on up to 1 / 2!
-  p = p * r + 2.0876756987868099e-9;
-  p = p * r + 2.5052108385441719e-8;
-  p = p * r + 2.7557319223985891e-7;
-  p = p * r + 2.7557319223985893e-6;
-  p = p * r + 2.4801587301587302e-5;
-  p = p * r + 1.9841269841269841e-4;
-  p = p * r + 1.3888888888888889e-3;
-  p = p * r + 8.3333333333333332e-3;
-  p = p * r + 4.1666666666666664e-2;
-  p = p * r + 1.6666666666666666e-1;
-  p = p * r + 5.0000000000000000e-1;
-  p = (p * (r * r) + r) + 1.0;
-  const double scale = bits<double>((bits<uint64_t>(shifted) << 52) + 0x3ff0000000000000ull);
-  return x < kLowest ? 0.0 : p * scale;
+  constexpr double kLowest = -708.39, kShift = 6755399441055744.0 + 1023;
+  const double shifted = x * 1.4426950408889634074 + kShift;
+  const double n = shifted - kShift;
+  const double r = (x - n * 6.93145751953125e-1) - n * 1.42860682030941723212e-6;
+  const double square = r * r;
+  // 1 / 13!, 1 / 12!, and so on up to 1 / 2!
+  double p = 1.6059043836821613e-10 * r + 2.0876756987868099e-9;
+  p = p * square + (2.5052108385441719e-8 * r + 2.7557319223985891e-7);
+  p = p * square + (2.7557319223985893e-6 * r + 2.4801587301587302e-5);
+  p = p * square + (1.9841269841269841e-4 * r + 1.3888888888888889e-3);
+  p = p * square + (8.3333333333333332e-3 * r + 4.1666666666666664e-2);
+  p = p * square + (1.6666666666666666e-1 * r + 5.0000000000000000e-1);
+  p = (p * square + r) + 1.0;
+  const double scale = bits<double>(bits<uint64_t>(shifted) << 52);
+  return only_if(!(x < kLowest), p * scale);
 }
 
 // log(x) within 1 ulp for normal x > 0; infinity and NaN stay. x = 2^n m with m within a factor sqrt(2) of 1.
 FASTADV_INLINE float log_positive(float x) {
   const int32_t n = (bits<int32_t>(x) - 0x3f3504f3) >> 23;
   const float f = bits<float>(bits<int32_t>(x) - n * (1 << 23)) - 1.0f, e = static_cast<float>(n);
-  float p = 7.0376836292e-2f;
-  p = p * f - 1.1514610310e-1f;
-  p = p * f + 1.1676998740e-1f;
-  p = p * f - 1.2420140846e-1f;
-  p = p * f + 1.4249322787e-1f;
-  p = p * f - 1.6668057665e-1f;
-  p = p * f + 2.0000714765e-1f;
-  p = p * f - 2.4999993993e-1f;
-  p = p * f + 3.3333331174e-1f;
   const float square = f * f;
+  float p = 7.0376836292e-2f * square + (1.1676998740e-1f - 1.1514610310e-1f * f);
+  p = p * square + (1.4249322787e-1f - 1.2420140846e-1f * f);
+  p = p * square + (2.0000714765e-1f - 1.6668057665e-1f * f);
+  p = p * square + (3.3333331174e-1f - 2.4999993993e-1f * f);
   const float tail = (p * f * square - e * 2.12194440e-4f) - 0.5f * square;
   const float result = (f + tail) + e * 0.693359375f;
   return x < std::numeric_limits<float>::infinity() ? result : x;
@@ -336,8 +338,9 @@ FASTADV_INLINE double log_positive(double x) {
 // log(1 + x) for 0 <= x <= 1, small x to full relative precision.
 template <class A>
 FASTADV_INLINE A log_one_plus(A x) {
-  const A sum = 1 + x;
-  return log_positive(sum) + (x - (sum - 1)) / sum;
+  const A sum = 1 + x, lost = x - (sum - 1);
+  // What the sum has lost is worth lost / sum, for which a straight line between sum = 1 and sum = 2 will do.
+  return log_positive(sum) + lost * (A(1.5) - A(0.5) * sum);
 }
 
 }  // namespace fastadv
