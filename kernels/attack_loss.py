@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastadv.kernels import rows
 from fastadv.kernels.launch import block, launch, rows_at_once
-from fastadv.kernels.loss import empty_results, pointers, reduced
+from fastadv.kernels.loss import empty_results, reduced
 from fastadv.kernels.numerics import divide, scalar, weighted, widen
 from fastadv.kernels.rows import load_logits, store_gradient
 
@@ -26,17 +26,18 @@ _RANKS = {2: 3, 3: 4, 4: 2}
 def attack_loss(
     logits: Tensor,
     target: Tensor | None,
-    reference: Tensor | None,
     kind: int,
-    weight: Tensor | None,
     scale: float,
     reduce: bool,
     grad: bool,
-) -> tuple[Tensor, ...]:
+    reference: Tensor | None,
+    weight: Tensor | None,
+) -> tuple[Tensor | None, ...]:
     """Launcher of :func:`fastadv.attack_loss`."""
     if kind in _SOFTMAX:
         loss = _SOFTMAX[kind]
-        return rows.logit_loss(loss, logits, reference, target, 1.0, 1.0, weight, scale, reduce, grad, False)[:2]
+        how = (scale, reduce, grad, False)
+        return rows.logit_loss(loss, logits, reference, target, 1.0, 1.0, *how, weight=weight)[:2]
     samples, classes = logits.shape
     value, grads = empty_results(logits, [grad])
     if samples:
@@ -50,7 +51,7 @@ def attack_loss(
             reference,
             weight,
             value,
-            *pointers(grads),
+            *grads,
             scale,
             samples,
             classes,

@@ -26,7 +26,7 @@ _RADIUS_BLOCK = tl.constexpr(RADIUS_BLOCK)
 
 
 def project(
-    x: Tensor, x0: Tensor, eps: float, eps_n: Tensor | None, norm: int, low: float, high: float, exact: bool
+    x: Tensor, x0: Tensor, eps: float, norm: int, low: float, high: float, exact: bool, eps_n: Tensor | None
 ) -> Tensor:
     """Launcher of :func:`fastadv.project`."""
     out = torch.empty_like(x)
@@ -37,11 +37,11 @@ def project(
 def random_start(
     x0: Tensor,
     eps: float,
-    eps_n: Tensor | None,
     norm: int,
     low: float,
     high: float,
     seed: int,
+    eps_n: Tensor | None,
     seed_t: Tensor | None,
     sample_ids: Tensor | None,
 ) -> Tensor:

@@ -11,16 +11,15 @@ def kl_distill(
     student: Tensor,
     teacher: Tensor,
     temperature: float,
-    weight: Tensor | None,
     scale: float,
     reduce: bool,
     student_grad: bool,
     teacher_grad: bool,
-) -> tuple[Tensor, ...]:
+    weight: Tensor | None,
+) -> tuple[Tensor | None, ...]:
     """Launcher of :func:`fastadv.kl_distill`."""
-    return rows.logit_loss(
-        rows.KL.value, student, teacher, None, temperature, 1.0, weight, scale, reduce, student_grad, teacher_grad
-    )
+    how = (scale, reduce, student_grad, teacher_grad)
+    return rows.logit_loss(rows.KL.value, student, teacher, None, temperature, 1.0, *how, weight=weight)
 
 
 def kd_loss(
@@ -29,32 +28,30 @@ def kd_loss(
     target: Tensor,
     temperature: float,
     alpha: float,
-    weight: Tensor | None,
     scale: float,
     reduce: bool,
     student_grad: bool,
     teacher_grad: bool,
-) -> tuple[Tensor, ...]:
+    weight: Tensor | None,
+) -> tuple[Tensor | None, ...]:
     """Launcher of :func:`fastadv.kd_loss`."""
-    return rows.logit_loss(
-        rows.KD.value, student, teacher, target, temperature, alpha, weight, scale, reduce, student_grad, teacher_grad
-    )
+    how = (scale, reduce, student_grad, teacher_grad)
+    return rows.logit_loss(rows.KD.value, student, teacher, target, temperature, alpha, *how, weight=weight)
 
 
 def js_distill(
     student: Tensor,
     teacher: Tensor,
     temperature: float,
-    weight: Tensor | None,
     scale: float,
     reduce: bool,
     student_grad: bool,
     teacher_grad: bool,
-) -> tuple[Tensor, ...]:
+    weight: Tensor | None,
+) -> tuple[Tensor | None, ...]:
     """Launcher of :func:`fastadv.js_distill`."""
-    return rows.logit_loss(
-        rows.JS.value, student, teacher, None, temperature, 1.0, weight, scale, reduce, student_grad, teacher_grad
-    )
+    how = (scale, reduce, student_grad, teacher_grad)
+    return rows.logit_loss(rows.JS.value, student, teacher, None, temperature, 1.0, *how, weight=weight)
 
 
 def dkd_loss(
@@ -64,24 +61,12 @@ def dkd_loss(
     temperature: float,
     alpha: float,
     beta: float,
-    weight: Tensor | None,
     scale: float,
     reduce: bool,
     student_grad: bool,
     teacher_grad: bool,
-) -> tuple[Tensor, ...]:
+    weight: Tensor | None,
+) -> tuple[Tensor | None, ...]:
     """Launcher of :func:`fastadv.dkd_loss`."""
-    return rows.logit_loss(
-        rows.DKD.value,
-        student,
-        teacher,
-        target,
-        temperature,
-        alpha,
-        weight,
-        scale,
-        reduce,
-        student_grad,
-        teacher_grad,
-        beta=beta,
-    )
+    how = (scale, reduce, student_grad, teacher_grad)
+    return rows.logit_loss(rows.DKD.value, student, teacher, target, temperature, alpha, *how, weight=weight, beta=beta)

@@ -17,15 +17,11 @@ from fastadv.kernels.launch import accumulator, block, launch
 from fastadv.kernels.numerics import narrow
 
 
-def empty_results(x: Tensor, wanted: Iterable[bool]) -> tuple[Tensor, list[Tensor]]:
-    """Room for the loss of each row of ``x`` [N, C] and for its gradients [N, C], each empty where it is not wanted."""
+def empty_results(x: Tensor, wanted: Iterable[bool]) -> tuple[Tensor, list[Tensor | None]]:
+    """Room for the loss of each row of ``x`` [N, C] and for its gradients [N, C], None where one is not wanted."""
     dtype = accumulator(x)
-    return x.new_empty(x.shape[0], dtype=dtype), [x.new_empty(x.shape if want else 0, dtype=dtype) for want in wanted]
-
-
-def pointers(grads: Iterable[Tensor]) -> list[Tensor | None]:
-    """What a kernel is given of gradients: None where one is not wanted, or has no elements."""
-    return [grad if grad.numel() else None for grad in grads]
+    grads = [x.new_empty(x.shape, dtype=dtype) if want else None for want in wanted]
+    return x.new_empty(x.shape[0], dtype=dtype), grads
 
 
 def reduced(value: Tensor, scale: float, reduce: bool) -> Tensor:

@@ -22,16 +22,15 @@ def loss_matching(
     student: Tensor,
     teacher: Tensor,
     target: Tensor,
-    weight: Tensor | None,
     scale: float,
     reduce: bool,
     student_grad: bool,
     teacher_grad: bool,
-) -> tuple[Tensor, ...]:
+    weight: Tensor | None,
+) -> tuple[Tensor | None, ...]:
     """Launcher of :func:`fastadv.loss_matching`."""
-    return rows.logit_loss(
-        rows.LOSS_MATCHING.value, student, teacher, target, 1.0, 1.0, weight, scale, reduce, student_grad, teacher_grad
-    )
+    how = (scale, reduce, student_grad, teacher_grad)
+    return rows.logit_loss(rows.LOSS_MATCHING.value, student, teacher, target, 1.0, 1.0, *how, weight=weight)
 
 
 def igdm_loss(
@@ -39,37 +38,39 @@ def igdm_loss(
     student_minus: Tensor,
     teacher_plus: Tensor,
     teacher_minus: Tensor,
-    weight: Tensor | None,
     scale: float,
     reduce: bool,
-    *wanted: bool,
-) -> tuple[Tensor, ...]:
+    student_plus_grad: bool,
+    student_minus_grad: bool,
+    teacher_plus_grad: bool,
+    teacher_minus_grad: bool,
+    weight: Tensor | None,
+) -> tuple[Tensor | None, ...]:
     """Launcher of :func:`fastadv.igdm_loss`."""
     minus = (student_minus, teacher_minus)
-    return rows.logit_loss(
-        rows.KL.value, student_plus, teacher_plus, None, 1.0, 1.0, weight, scale, reduce, *wanted, minus=minus
-    )
+    how = (scale, reduce, student_plus_grad, student_minus_grad, teacher_plus_grad, teacher_minus_grad)
+    return rows.logit_loss(rows.KL.value, student_plus, teacher_plus, None, 1.0, 1.0, *how, weight=weight, minus=minus)
 
 
 def activation_boundary_loss(
     student: Tensor,
     teacher: Tensor,
     margin: float,
-    margin_n: Tensor | None,
-    weight: Tensor | None,
     scale: float,
     reduce: bool,
     student_grad: bool,
-) -> tuple[Tensor, Tensor]:
+    margin_n: Tensor | None,
+    weight: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
     """Launcher of :func:`fastadv.activation_boundary_loss`."""
     dtype, samples = accumulator(student), student.shape[0]
-    grad = torch.empty_like(student, dtype=dtype) if student_grad else student.new_empty(0, dtype=dtype)
+    grad = torch.empty_like(student, dtype=dtype) if student_grad else None
     elements = student.numel() // max(samples, 1)
     columns = block(elements, student) if elements else 1
     parts = triton.cdiv(elements, columns)
     sums = student.new_empty([samples, parts], dtype=dtype)
     if student.numel():
-        tensors = (student, teacher, margin_n, weight, sums, grad if student_grad else None)
+        tensors = (student, teacher, margin_n, weight, sums, grad)
         numbers = (margin, scale, elements, parts)
         launch(boundaries, samples * parts, *tensors, *numbers, elements=columns, BLOCK=columns)
     return reduced(sums, scale, True) if reduce else sums.sum(1), grad

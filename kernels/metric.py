@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastadv.kernels.launch import block, launch, rows_at_once
-from fastadv.kernels.loss import empty_results, pointers, reduced
+from fastadv.kernels.loss import empty_results, reduced
 from fastadv.kernels.numerics import divide, minimum, per_sample, scalar, sign, square_root, weighted, widen
 from fastadv.kernels.rows import load_rows, store_gradient
 
@@ -34,18 +34,20 @@ def triplet_margin_loss(
     positive: Tensor,
     negative: Tensor,
     margin: float,
-    margin_n: Tensor | None,
     p: float,
     eps: float,
     swap: bool,
-    weight: Tensor | None,
     scale: float,
     reduce: bool,
-    *wanted: bool,
-) -> tuple[Tensor, ...]:
+    anchor_grad: bool,
+    positive_grad: bool,
+    negative_grad: bool,
+    margin_n: Tensor | None,
+    weight: Tensor | None,
+) -> tuple[Tensor | None, ...]:
     """Launcher of :func:`fastadv.triplet_margin_loss`."""
     samples, features = anchor.shape
-    value, grads = empty_results(anchor, wanted)
+    value, grads = empty_results(anchor, (anchor_grad, positive_grad, negative_grad))
     if samples:
         columns = block(features, anchor)
         rows = rows_at_once(columns)
@@ -58,7 +60,7 @@ def triplet_margin_loss(
             margin_n,
             weight,
             value,
-            *pointers(grads),
+            *grads,
             margin,
             p,
             eps,

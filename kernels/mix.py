@@ -17,17 +17,17 @@ from fastadv.kernels.launch import block, launch
 from fastadv.kernels.numerics import narrow, scalar, widen
 
 
-def mix(x: Tensor, lam: float, lam_n: Tensor | None, permutation: Tensor) -> Tensor:
+def mix(x: Tensor, lam: float, permutation: Tensor, lam_n: Tensor | None) -> Tensor:
     """Launcher of :func:`fastadv.mix`."""
-    return _launch(mix_elements, x, lam, lam_n, permutation)
+    return _launch(mix_elements, x, lam, permutation, lam_n)
 
 
-def mix_backward(grad: Tensor, lam: float, lam_n: Tensor | None, permutation: Tensor) -> Tensor:
+def mix_backward(grad: Tensor, lam: float, permutation: Tensor, lam_n: Tensor | None) -> Tensor:
     """Launcher of the backward pass of :func:`fastadv.mix`."""
-    return _launch(gather_elements, grad, lam, lam_n, permutation)
+    return _launch(gather_elements, grad, lam, permutation, lam_n)
 
 
-def _launch(kernel: triton.JITFunction, x: Tensor, lam: float, lam_n: Tensor | None, permutation: Tensor) -> Tensor:
+def _launch(kernel: triton.JITFunction, x: Tensor, lam: float, permutation: Tensor, lam_n: Tensor | None) -> Tensor:
     out = torch.empty_like(x)
     if x.numel():
         samples = x.shape[0]

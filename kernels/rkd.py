@@ -32,13 +32,13 @@ _POINTS = 4
 
 def rkd_loss(
     student: Tensor, teacher: Tensor, distance_weight: float, angle_weight: float, student_grad: bool
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """Launcher of :func:`fastadv.rkd_loss`."""
     count, features = student.shape
     dtype = accumulator(student)
-    grad = student.new_empty(student.shape if student_grad else 0, dtype=dtype)
+    grad = student.new_empty(student.shape, dtype=dtype) if student_grad else None
     if count < 2:
-        return student.new_zeros([], dtype=dtype), grad.zero_()
+        return student.new_zeros([], dtype=dtype), None if grad is None else grad.zero_()
     squares = student.new_empty([2, count, count], dtype=torch.float64)
     lengths = student.new_empty([2, count], dtype=torch.float64)
     inverses = student.new_empty([2, count, count], dtype=dtype)

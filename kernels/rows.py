@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastadv.kernels.launch import block, launch, rows_at_once
-from fastadv.kernels.loss import empty_results, pointers, reduced
+from fastadv.kernels.loss import empty_results, reduced
 from fastadv.kernels.numerics import divide, scalar, weighted, widen
 
 # The losses.
@@ -34,14 +34,14 @@ def logit_loss(
     target: Tensor | None,
     temperature: float,
     alpha: float,
-    weight: Tensor | None,
     scale: float,
     reduce: bool,
     *wanted: bool,
+    weight: Tensor | None = None,
     beta: float = 0.0,
     minus: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
-) -> tuple[Tensor, ...]:
-    """Loss [N], or summed [], and the gradients by student and teacher [N, C], empty where not wanted.
+) -> tuple[Tensor | None, ...]:
+    """Loss [N], or summed [], and the gradients by student and teacher [N, C], None where not wanted.
 
     With ``minus`` the logits are differences, student - minus[0] and teacher - minus[1]; then ``wanted``, and the
     gradients, are by student, minus[0], teacher, minus[1]. All results are multiplied by ``scale * weight``, in the
@@ -49,9 +49,8 @@ def logit_loss(
     """
     samples, classes = student.shape
     value, grads = empty_results(student, wanted)
-    stored = pointers(grads)
     by_student, by_student_minus, by_teacher, by_teacher_minus = (
-        stored if len(stored) == 4 else (stored[0], None, stored[1], None)
+        grads if len(grads) == 4 else (grads[0], None, grads[1], None)
     )
     if samples:
         columns = block(classes, student)

@@ -17,14 +17,14 @@ def pgd_step(
     grad: Tensor,
     x0: Tensor,
     eps: float,
-    eps_n: Tensor | None,
     step_size: float,
-    step_size_n: Tensor | None,
     norm: int,
     low: float,
     high: float,
     l1_fraction: float,
     exact: bool,
+    eps_n: Tensor | None,
+    step_size_n: Tensor | None,
 ) -> Tensor:
     """Launcher of :func:`fastadv.pgd_step`."""
     out = torch.empty_like(x)
@@ -38,14 +38,14 @@ def pgd_step_(
     grad: Tensor,
     x0: Tensor,
     eps: float,
-    eps_n: Tensor | None,
     step_size: float,
-    step_size_n: Tensor | None,
     norm: int,
     low: float,
     high: float,
     l1_fraction: float,
     exact: bool,
+    eps_n: Tensor | None,
+    step_size_n: Tensor | None,
 ) -> None:
     """Launcher of :func:`fastadv.pgd_step_`."""
     ball_and_step = (eps, eps_n, step_size, step_size_n, norm, low, high)
@@ -58,14 +58,14 @@ def momentum_step(
     momentum: Tensor,
     x0: Tensor,
     eps: float,
-    eps_n: Tensor | None,
     step_size: float,
-    step_size_n: Tensor | None,
     norm: int,
     low: float,
     high: float,
     l1_fraction: float,
     decay: float,
+    eps_n: Tensor | None,
+    step_size_n: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Launcher of :func:`fastadv.momentum_step`."""
     out, gathered = torch.empty_like(x), torch.empty_like(x)
@@ -91,9 +91,9 @@ def bss_step(
     gap: Tensor,
     active: Tensor,
     step_size: float,
-    step_size_n: Tensor | None,
     low: float,
     high: float,
+    step_size_n: Tensor | None,
 ) -> Tensor:
     """Launcher of :func:`fastadv.bss_step`."""
     out = torch.empty_like(x)

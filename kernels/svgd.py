@@ -34,15 +34,15 @@ def svgd_step(
     score: Tensor,
     x0: Tensor,
     eps: float,
-    eps_n: Tensor | None,
     step_size: float,
-    step_size_n: Tensor | None,
     norm: int,
     low: float,
     high: float,
     bandwidth: float | None,
     update_rule: int,
     score_scale: float | None,
+    eps_n: Tensor | None,
+    step_size_n: Tensor | None,
 ) -> Tensor:
     """Launcher of :func:`fastadv.svgd_step`."""
     out = torch.empty_like(particles)

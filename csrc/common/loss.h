@@ -2,21 +2,25 @@
 #pragma once
 
 #include <array>
+#include <tuple>
 
 #include "tensor.h"
 
 namespace fastadv {
 
 struct Reduction {
-  const std::optional<Tensor>& weight;
   double scale;
   bool reduce;
+  const std::optional<Tensor>& weight;
 };
 
-// Room for the gradient by `x` where it is wanted, else an empty tensor.
-inline Tensor empty_gradient(const Tensor& x, bool wanted) {
-  const ScalarType dtype = accumulated(x.scalar_type());
-  return wanted ? empty_as(x, dtype) : empty_vector(x, 0, dtype);
+// None where it is not wanted.
+using Gradient = std::optional<Tensor>;
+
+// Room for the gradient by `x`.
+inline Gradient empty_gradient(const Tensor& x, bool wanted) {
+  if (!wanted) return std::nullopt;
+  return empty_as(x, accumulated(x.scalar_type()));
 }
 
 // Room for the loss, one number or one a sample of `x`.
@@ -25,13 +29,27 @@ inline Tensor empty_loss(const Tensor& x, bool reduce) {
   return reduce ? empty_scalar(x, dtype) : empty_vector(x, x.size(0), dtype);
 }
 
-// Room for the loss and for one gradient an input, all of which are alike.
+// The loss, and one gradient an input where it is wanted.
 template <size_t K>
-std::array<Tensor, K + 1> empty_results(const Tensor& x, bool reduce, const std::array<bool, K>& wanted) {
-  std::array<Tensor, K + 1> results;
-  results[0] = empty_loss(x, reduce);
-  for (size_t k = 0; k < K; ++k) results[k + 1] = empty_gradient(x, wanted[k]);
-  return results;
-}
+struct Results {
+  Tensor loss;
+  std::array<Gradient, K> grads;
+
+  // Room for them; all inputs are like `x`.
+  Results(const Tensor& x, bool reduce, const std::array<bool, K>& wanted) : loss(empty_loss(x, reduce)) {
+    for (size_t k = 0; k < K; ++k) grads[k] = empty_gradient(x, wanted[k]);
+  }
+
+  // Null where the gradient is not wanted.
+  template <class A>
+  A* grad(size_t k) const {
+    return grads[k] ? mutable_data<A>(*grads[k]) : nullptr;
+  }
+
+  // As the schema has them.
+  auto as_tuple() const {
+    return std::apply([this](const auto&... grad) { return std::tuple(loss, grad...); }, grads);
+  }
+};
 
 }  // namespace fastadv

@@ -31,8 +31,8 @@ FASTADV_CLONES void project_samples(const T* x, const T* x0, PerSample<A> eps, B
   }
 }
 
-Tensor project(const Tensor& x, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n, int64_t norm,
-               double low, double high, bool exact) {
+Tensor project(const Tensor& x, const Tensor& x0, double eps, int64_t norm, double low, double high, bool exact,
+               const std::optional<Tensor>& eps_n) {
   require_alike(x, x0);
   const Samples shape(x);
   const Norm kind = norm_of_code(norm);
@@ -138,8 +138,8 @@ FASTADV_CLONES void ball_starts(const T* x0, PerSample<A> eps, Ball<A> ball, Noi
   }
 }
 
-Tensor random_start(const Tensor& x0, double eps, const std::optional<Tensor>& eps_n, int64_t norm, double low,
-                    double high, int64_t seed, const std::optional<Tensor>& seed_t,
+Tensor random_start(const Tensor& x0, double eps, int64_t norm, double low, double high, int64_t seed,
+                    const std::optional<Tensor>& eps_n, const std::optional<Tensor>& seed_t,
                     const std::optional<Tensor>& sample_ids) {
   const Samples shape(x0);
   const Noise noise(seed, seed_t, sample_ids, shape.samples);

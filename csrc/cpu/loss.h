@@ -2,7 +2,6 @@
 #pragma once
 
 #include <array>
-#include <tuple>
 
 #include "../common/loss.h"
 #include "tensor.h"
@@ -22,19 +21,19 @@ struct Batch {
   FASTADV_INLINE A factor(int64_t sample) const { return scale * weight[sample]; }
 };
 
-// The loss and, for each input, its gradient where wanted, else an empty tensor. `samples(batch, begin, end)` leaves
-// the weighted and scaled values and gradients of those samples; `cost` is the number of elements that one counts as.
+// The loss and, for each input, its gradient where wanted, as a tuple. `samples(batch, begin, end)` leaves the weighted
+// and scaled values and gradients of those samples; `cost` is the number of elements that one counts as.
 template <size_t K, class F>
-std::array<Tensor, K + 1> evaluate(const std::array<const Tensor*, K>& inputs, const Reduction& how,
-                                   const std::array<bool, K>& wanted, int64_t cost, const F& samples) {
+auto evaluate(const std::array<const Tensor*, K>& inputs, const Reduction& how, const std::array<bool, K>& wanted,
+              int64_t cost, const F& samples) {
   const Tensor& first = *inputs[0];
   const Samples shape(first);
   for (const Tensor* x : inputs) require_alike(first, *x);
-  std::array<Tensor, K + 1> results = empty_results<K>(first, how.reduce, wanted);
+  const Results<K> results(first, how.reduce, wanted);
   with_type(first.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using A = Accumulated<T>;
-    A* const result = mutable_data<A>(results[0]);
+    A* const result = mutable_data<A>(results.loss);
     std::vector<A> summands(how.reduce ? shape.samples : 0);
     Batch<T, A, K> batch{{},
                          {},
@@ -44,7 +43,7 @@ std::array<Tensor, K + 1> evaluate(const std::array<const Tensor*, K>& inputs, c
                          static_cast<A>(how.scale)};
     for (size_t k = 0; k < K; ++k) {
       batch.x[k] = data<T>(*inputs[k]);
-      batch.grad[k] = wanted[k] ? mutable_data<A>(results[k + 1]) : nullptr;
+      batch.grad[k] = results.template grad<A>(k);
     }
     parallel(shape.samples, cost, [&](int64_t begin, int64_t end) { samples(batch, begin, end); });
     if (how.reduce) {
@@ -54,7 +53,7 @@ std::array<Tensor, K + 1> evaluate(const std::array<const Tensor*, K>& inputs, c
       *result = static_cast<A>(total);
     }
   });
-  return results;
+  return results.as_tuple();
 }
 
 }  // namespace fastadv

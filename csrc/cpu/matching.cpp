@@ -72,36 +72,33 @@ FASTADV_CLONES void boundaries(Batch<T, A, 2> batch, PerSample<A> margin, int64_
   }
 }
 
-std::tuple<Tensor, Tensor> activation_boundary_loss(const Tensor& student, const Tensor& teacher, double margin,
-                                                    const std::optional<Tensor>& margin_n,
-                                                    const std::optional<Tensor>& weight, double scale, bool reduce,
-                                                    bool student_grad) {
+std::tuple<Tensor, Gradient> activation_boundary_loss(const Tensor& student, const Tensor& teacher, double margin,
+                                                      double scale, bool reduce, bool student_grad,
+                                                      const std::optional<Tensor>& margin_n,
+                                                      const std::optional<Tensor>& weight) {
   const Samples shape(student);
   auto [loss, by_student, none] = evaluate<2>(
-      {&student, &teacher}, {weight, scale, reduce}, {student_grad, false}, shape.size,
+      {&student, &teacher}, {scale, reduce, weight}, {student_grad, false}, shape.size,
       [&]<class T, class A>(const Batch<T, A, 2>& batch, int64_t begin, int64_t end) {
         boundaries<T, A>(batch, PerSample<A>(margin, margin_n, shape.samples), begin, end);
       });
   return {loss, by_student};
 }
 
-std::tuple<Tensor, Tensor, Tensor> loss_matching(const Tensor& student, const Tensor& teacher, const Tensor& target,
-                                                 const std::optional<Tensor>& weight, double scale, bool reduce,
-                                                 bool student_grad, bool teacher_grad) {
-  auto [loss, by_student, by_teacher] =
-      softmax_rows<LossMatching, 2>({Targets(target, student)}, {&student, &teacher}, {weight, scale, reduce},
-                                    {student_grad, teacher_grad});
-  return {loss, by_student, by_teacher};
+std::tuple<Tensor, Gradient, Gradient> loss_matching(const Tensor& student, const Tensor& teacher, const Tensor& target,
+                                                     double scale, bool reduce, bool student_grad, bool teacher_grad,
+                                                     const std::optional<Tensor>& weight) {
+  return softmax_rows<LossMatching, 2>({Targets(target, student)}, {&student, &teacher}, {scale, reduce, weight},
+                                       {student_grad, teacher_grad});
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> igdm_loss(
+std::tuple<Tensor, Gradient, Gradient, Gradient, Gradient> igdm_loss(
     const Tensor& student_plus, const Tensor& student_minus, const Tensor& teacher_plus, const Tensor& teacher_minus,
-    const std::optional<Tensor>& weight, double scale, bool reduce, bool student_plus_grad, bool student_minus_grad,
-    bool teacher_plus_grad, bool teacher_minus_grad) {
-  auto [loss, a, b, c, d] = softmax_rows<IgdmLoss, 4>(
-      {}, {&student_plus, &student_minus, &teacher_plus, &teacher_minus}, {weight, scale, reduce},
+    double scale, bool reduce, bool student_plus_grad, bool student_minus_grad, bool teacher_plus_grad,
+    bool teacher_minus_grad, const std::optional<Tensor>& weight) {
+  return softmax_rows<IgdmLoss, 4>(
+      {}, {&student_plus, &student_minus, &teacher_plus, &teacher_minus}, {scale, reduce, weight},
       {student_plus_grad, student_minus_grad, teacher_plus_grad, teacher_minus_grad});
-  return {loss, a, b, c, d};
 }
 
 }  // namespace

@@ -61,20 +61,19 @@ FASTADV_CLONES void triplets(Metric metric, Batch<T, A, 3> batch, PerSample<A> m
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> triplet_margin_loss(
-    const Tensor& anchor, const Tensor& positive, const Tensor& negative, double margin,
-    const std::optional<Tensor>& margin_n, double p, double eps, bool swap, const std::optional<Tensor>& weight,
-    double scale, bool reduce, bool anchor_grad, bool positive_grad, bool negative_grad) {
+std::tuple<Tensor, Gradient, Gradient, Gradient> triplet_margin_loss(
+    const Tensor& anchor, const Tensor& positive, const Tensor& negative, double margin, double p, double eps,
+    bool swap, double scale, bool reduce, bool anchor_grad, bool positive_grad, bool negative_grad,
+    const std::optional<Tensor>& margin_n, const std::optional<Tensor>& weight) {
   require(anchor.dim() == 2 && anchor.size(1) > 0, "expected features [N, D] with D > 0");
   const int64_t samples = anchor.size(0), cost = 4 * anchor.size(1);
   return with_norm(p, [&]<class Metric>(const Metric& metric) {
-    auto [loss, by_anchor, by_positive, by_negative] = evaluate<3>(
-        {&anchor, &positive, &negative}, {weight, scale, reduce}, {anchor_grad, positive_grad, negative_grad}, cost,
+    return evaluate<3>(
+        {&anchor, &positive, &negative}, {scale, reduce, weight}, {anchor_grad, positive_grad, negative_grad}, cost,
         [&]<class T, class A>(const Batch<T, A, 3>& batch, int64_t begin, int64_t end) {
           triplets<Metric, T, A>(metric, batch, PerSample<A>(margin, margin_n, samples), static_cast<A>(eps), swap,
                                  scratch<A>(4 * batch.size), begin, end);
         });
-    return std::tuple{loss, by_anchor, by_positive, by_negative};
   });
 }
 

@@ -20,7 +20,7 @@ FASTADV_CLONES FASTADV_EXACT void mix_samples(const T* x, Shares<A> shares, cons
   }
 }
 
-Tensor mix(const Tensor& x, double lam, const std::optional<Tensor>& lam_n, const Tensor& permutation) {
+Tensor mix(const Tensor& x, double lam, const Tensor& permutation, const std::optional<Tensor>& lam_n) {
   const Samples shape(x);
   require_permutation(permutation, shape.samples);
   const int64_t* partners = data<int64_t>(permutation);
@@ -68,7 +68,7 @@ FASTADV_CLONES FASTADV_EXACT void gather_samples(const T* grad, Shares<A> shares
   }
 }
 
-Tensor mix_backward(const Tensor& grad, double lam, const std::optional<Tensor>& lam_n, const Tensor& permutation) {
+Tensor mix_backward(const Tensor& grad, double lam, const Tensor& permutation, const std::optional<Tensor>& lam_n) {
   const Samples shape(grad);
   require_permutation(permutation, shape.samples);
   const int64_t* partners = data<int64_t>(permutation);

@@ -286,14 +286,14 @@ A evaluate(const Tensor& student, const Tensor& teacher, const RkdWeights& weigh
                         weights.angle * total([&](int64_t i) { return sums[i].angle; }));
 }
 
-std::tuple<Tensor, Tensor> rkd_loss(const Tensor& student, const Tensor& teacher, double distance_weight,
-                                    double angle_weight, bool student_grad) {
+std::tuple<Tensor, Gradient> rkd_loss(const Tensor& student, const Tensor& teacher, double distance_weight,
+                                      double angle_weight, bool student_grad) {
   require_related(student, teacher);
-  Tensor loss = empty_loss(student, true), grad = empty_gradient(student, student_grad);
+  const Results<1> results(student, true, {student_grad});
   with_type(student.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using A = Accumulated<T>;
-    A *value = mutable_data<A>(loss), *by_student = student_grad ? mutable_data<A>(grad) : nullptr;
+    A *value = mutable_data<A>(results.loss), *by_student = results.grad<A>(0);
     const int64_t count = student.size(0);
     if (count < 2) {
       *value = 0;
@@ -302,7 +302,7 @@ std::tuple<Tensor, Tensor> rkd_loss(const Tensor& student, const Tensor& teacher
       *value = evaluate<T, A>(student, teacher, RkdWeights(count, distance_weight, angle_weight), by_student);
     }
   });
-  return {loss, grad};
+  return results.as_tuple();
 }
 
 }  // namespace

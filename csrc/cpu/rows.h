@@ -198,10 +198,10 @@ FASTADV_CLONES void rows(Loss loss, Batch<T, A, K> batch, A* buffer, int64_t beg
 
 }  // namespace detail
 
-// The loss and, for each input, its gradient where wanted, else an empty tensor.
+// The loss and, for each input, its gradient where wanted, as a tuple.
 template <class Loss, size_t K>
-std::array<Tensor, K + 1> softmax_rows(const Loss& loss, const std::array<const Tensor*, K>& inputs,
-                                       const Reduction& how, const std::array<bool, K>& wanted) {
+auto softmax_rows(const Loss& loss, const std::array<const Tensor*, K>& inputs, const Reduction& how,
+                  const std::array<bool, K>& wanted) {
   const Tensor& first = *inputs[0];
   require(first.dim() == 2 && first.size(1) > 0, "expected logits [N, C] with C > 0");
   for (const Tensor* x : inputs) require(x->is_contiguous(), "expected contiguous logits");

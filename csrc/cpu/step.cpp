@@ -148,9 +148,9 @@ void move(const Rule& rule, const Step<T, A>& step) {
   });
 }
 
-void step_into(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
-               double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
-               double l1_fraction, bool exact, const Tensor& out) {
+void step_into(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, double step_size, int64_t norm,
+               double low, double high, double l1_fraction, bool exact, const std::optional<Tensor>& eps_n,
+               const std::optional<Tensor>& step_size_n, const Tensor& out) {
   require_alike(x, grad);
   require_alike(x, x0);
   const Samples shape(x);
@@ -165,24 +165,24 @@ void step_into(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps
   });
 }
 
-Tensor pgd_step(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
-                double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
-                double l1_fraction, bool exact) {
+Tensor pgd_step(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, double step_size, int64_t norm,
+                double low, double high, double l1_fraction, bool exact, const std::optional<Tensor>& eps_n,
+                const std::optional<Tensor>& step_size_n) {
   Tensor out = empty_as(x);
-  step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, l1_fraction, exact, out);
+  step_into(x, grad, x0, eps, step_size, norm, low, high, l1_fraction, exact, eps_n, step_size_n, out);
   return out;
 }
 
-void pgd_step_(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
-               double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
-               double l1_fraction, bool exact) {
-  step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, l1_fraction, exact, x);
+void pgd_step_(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, double step_size, int64_t norm,
+               double low, double high, double l1_fraction, bool exact, const std::optional<Tensor>& eps_n,
+               const std::optional<Tensor>& step_size_n) {
+  step_into(x, grad, x0, eps, step_size, norm, low, high, l1_fraction, exact, eps_n, step_size_n, x);
 }
 
 std::tuple<Tensor, Tensor> momentum_step(const Tensor& x, const Tensor& grad, const Tensor& momentum, const Tensor& x0,
-                                         double eps, const std::optional<Tensor>& eps_n, double step_size,
-                                         const std::optional<Tensor>& step_size_n, int64_t norm, double low,
-                                         double high, double l1_fraction, double decay) {
+                                         double eps, double step_size, int64_t norm, double low, double high,
+                                         double l1_fraction, double decay, const std::optional<Tensor>& eps_n,
+                                         const std::optional<Tensor>& step_size_n) {
   require_alike(x, grad);
   require_alike(x, momentum);
   require_alike(x, x0);
@@ -219,7 +219,7 @@ FASTADV_CLONES void bss_steps(const T* x, const T* grad, Boundary<A> boundary, A
 }
 
 Tensor bss_step(const Tensor& x, const Tensor& grad, const Tensor& gap, const Tensor& active, double step_size,
-                const std::optional<Tensor>& step_size_n, double low, double high) {
+                double low, double high, const std::optional<Tensor>& step_size_n) {
   require_alike(x, grad);
   const Samples shape(x);
   Tensor out = empty_as(x);

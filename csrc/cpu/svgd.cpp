@@ -378,10 +378,10 @@ FASTADV_CLONES void move_particles(const T* particles, const T* score, const T* 
   }
 }
 
-Tensor svgd_step(const Tensor& particles, const Tensor& score, const Tensor& x0, double eps,
-                 const std::optional<Tensor>& eps_n, double step_size, const std::optional<Tensor>& step_size_n,
+Tensor svgd_step(const Tensor& particles, const Tensor& score, const Tensor& x0, double eps, double step_size,
                  int64_t norm, double low, double high, std::optional<double> bandwidth, int64_t update,
-                 std::optional<double> score_scale) {
+                 std::optional<double> score_scale, const std::optional<Tensor>& eps_n,
+                 const std::optional<Tensor>& step_size_n) {
   const Particles shape(particles, score, x0);
   const int64_t images = shape.images, n = shape.count, size = shape.size;
   const Norm kind = norm_of_code(norm);

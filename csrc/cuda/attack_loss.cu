@@ -178,10 +178,10 @@ struct Gap {
   }
 };
 
-std::tuple<Tensor, Tensor> attack_loss(const Tensor& logits, const std::optional<Tensor>& target,
-                                       const std::optional<Tensor>& reference, int64_t kind,
-                                       const std::optional<Tensor>& weight, double scale, bool reduce, bool grad) {
-  const Reduction how{weight, scale, reduce};
+std::tuple<Tensor, Gradient> attack_loss(const Tensor& logits, const std::optional<Tensor>& target, int64_t kind,
+                                         double scale, bool reduce, bool grad, const std::optional<Tensor>& reference,
+                                         const std::optional<Tensor>& weight) {
+  const Reduction how{scale, reduce, weight};
   if (kind == 1) {
     require(reference.has_value(), "reference must be given for kind='kl'");
     auto [loss, by_logits, none] = loss_rows<Divergence, 2>({}, {&logits, &*reference}, how, {grad, false});
@@ -189,10 +189,7 @@ std::tuple<Tensor, Tensor> attack_loss(const Tensor& logits, const std::optional
   }
   require(target.has_value(), "target must be given for every kind but 'kl'");
   const int64_t* classes = target_data(*target, logits);
-  const auto rows = [&](auto loss) -> std::tuple<Tensor, Tensor> {
-    auto [value, by_logits] = loss_rows<decltype(loss), 1>(loss, {&logits}, how, {grad});
-    return {value, by_logits};
-  };
+  const auto rows = [&](auto loss) { return loss_rows<decltype(loss), 1>(loss, {&logits}, how, {grad}); };
   const auto ranked = [&]<int kRanks>(Gap<kRanks> loss) {
     require(logits.size(1) >= kRanks, "logits have fewer classes than this kind ranks");
     return rows(loss);

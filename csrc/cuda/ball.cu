@@ -9,8 +9,8 @@
 namespace fastadv {
 namespace {
 
-Tensor project(const Tensor& x, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n, int64_t norm,
-               double low, double high, bool exact) {
+Tensor project(const Tensor& x, const Tensor& x0, double eps, int64_t norm, double low, double high, bool exact,
+               const std::optional<Tensor>& eps_n) {
   require_alike(x, x0);
   const Samples shape(x);
   const Device device(x);
@@ -133,8 +133,8 @@ KERNEL ball_starts(const T* x0, PerSample<A> eps, Ball<A> ball, Noise noise, Ord
   }
 }
 
-Tensor random_start(const Tensor& x0, double eps, const std::optional<Tensor>& eps_n, int64_t norm, double low,
-                    double high, int64_t seed, const std::optional<Tensor>& seed_t,
+Tensor random_start(const Tensor& x0, double eps, int64_t norm, double low, double high, int64_t seed,
+                    const std::optional<Tensor>& eps_n, const std::optional<Tensor>& seed_t,
                     const std::optional<Tensor>& sample_ids) {
   const Samples shape(x0);
   const Noise noise(seed, seed_t, sample_ids, shape.samples);

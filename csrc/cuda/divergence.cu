@@ -174,40 +174,35 @@ struct DkdLoss {
   }
 };
 
-std::tuple<Tensor, Tensor, Tensor> kl_distill(const Tensor& student, const Tensor& teacher, double temperature,
-                                              const std::optional<Tensor>& weight, double scale, bool reduce,
-                                              bool student_grad, bool teacher_grad) {
-  auto [loss, by_student, by_teacher] = loss_rows<KlDistill, 2>(
-      {temperature}, {&student, &teacher}, {weight, scale, reduce}, {student_grad, teacher_grad});
-  return {loss, by_student, by_teacher};
+std::tuple<Tensor, Gradient, Gradient> kl_distill(const Tensor& student, const Tensor& teacher, double temperature,
+                                                  double scale, bool reduce, bool student_grad, bool teacher_grad,
+                                                  const std::optional<Tensor>& weight) {
+  return loss_rows<KlDistill, 2>({temperature}, {&student, &teacher}, {scale, reduce, weight},
+                                 {student_grad, teacher_grad});
 }
 
-std::tuple<Tensor, Tensor, Tensor> kd_loss(const Tensor& student, const Tensor& teacher, const Tensor& target,
-                                           double temperature, double alpha, const std::optional<Tensor>& weight,
-                                           double scale, bool reduce, bool student_grad, bool teacher_grad) {
-  auto [loss, by_student, by_teacher] =
-      loss_rows<KdLoss, 2>({target_data(target, student), temperature, alpha}, {&student, &teacher},
-                           {weight, scale, reduce}, {student_grad, teacher_grad});
-  return {loss, by_student, by_teacher};
+std::tuple<Tensor, Gradient, Gradient> kd_loss(const Tensor& student, const Tensor& teacher, const Tensor& target,
+                                               double temperature, double alpha, double scale, bool reduce,
+                                               bool student_grad, bool teacher_grad,
+                                               const std::optional<Tensor>& weight) {
+  return loss_rows<KdLoss, 2>({target_data(target, student), temperature, alpha}, {&student, &teacher},
+                              {scale, reduce, weight}, {student_grad, teacher_grad});
 }
 
-std::tuple<Tensor, Tensor, Tensor> js_distill(const Tensor& student, const Tensor& teacher, double temperature,
-                                              const std::optional<Tensor>& weight, double scale, bool reduce,
-                                              bool student_grad, bool teacher_grad) {
-  auto [loss, by_student, by_teacher] = loss_rows<JsDistill, 2>(
-      {temperature}, {&student, &teacher}, {weight, scale, reduce}, {student_grad, teacher_grad});
-  return {loss, by_student, by_teacher};
+std::tuple<Tensor, Gradient, Gradient> js_distill(const Tensor& student, const Tensor& teacher, double temperature,
+                                                  double scale, bool reduce, bool student_grad, bool teacher_grad,
+                                                  const std::optional<Tensor>& weight) {
+  return loss_rows<JsDistill, 2>({temperature}, {&student, &teacher}, {scale, reduce, weight},
+                                 {student_grad, teacher_grad});
 }
 
-std::tuple<Tensor, Tensor, Tensor> dkd_loss(const Tensor& student, const Tensor& teacher, const Tensor& target,
-                                            double temperature, double alpha, double beta,
-                                            const std::optional<Tensor>& weight, double scale, bool reduce,
-                                            bool student_grad, bool teacher_grad) {
+std::tuple<Tensor, Gradient, Gradient> dkd_loss(const Tensor& student, const Tensor& teacher, const Tensor& target,
+                                                double temperature, double alpha, double beta, double scale,
+                                                bool reduce, bool student_grad, bool teacher_grad,
+                                                const std::optional<Tensor>& weight) {
   require(student.dim() == 2 && student.size(1) > 1, "expected logits [N, C] with C > 1");
-  auto [loss, by_student, by_teacher] =
-      loss_rows<DkdLoss, 2>({target_data(target, student), temperature, alpha, beta}, {&student, &teacher},
-                            {weight, scale, reduce}, {student_grad, teacher_grad});
-  return {loss, by_student, by_teacher};
+  return loss_rows<DkdLoss, 2>({target_data(target, student), temperature, alpha, beta}, {&student, &teacher},
+                               {scale, reduce, weight}, {student_grad, teacher_grad});
 }
 
 }  // namespace

@@ -90,56 +90,53 @@ KERNEL boundaries(const T* student, const T* teacher, PerSample<A> margin, PerSa
   if (threadIdx.x == 0) sums[blockIdx.x] = factor * total;
 }
 
-std::tuple<Tensor, Tensor> activation_boundary_loss(const Tensor& student, const Tensor& teacher, double margin,
-                                                    const std::optional<Tensor>& margin_n,
-                                                    const std::optional<Tensor>& weight, double scale, bool reduce,
-                                                    bool student_grad) {
+std::tuple<Tensor, Gradient> activation_boundary_loss(const Tensor& student, const Tensor& teacher, double margin,
+                                                      double scale, bool reduce, bool student_grad,
+                                                      const std::optional<Tensor>& margin_n,
+                                                      const std::optional<Tensor>& weight) {
   require_alike(student, teacher);
   const Samples shape(student);
   const Device device(student);
-  auto [loss, by_student] = empty_results<1>(student, reduce, {student_grad});
+  const Results<1> out(student, reduce, {student_grad});
   with_type(student.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using A = Accumulated<T>;
     const PerSample<A> reach(margin, margin_n, shape.samples), factor(1.0, weight, shape.samples);
     const T *s = data<T>(student), *t = data<T>(teacher);
-    A* const grad = student_grad ? mutable_data<A>(by_student) : nullptr;
+    A* const grad = out.grad<A>(0);
     with_width<T>(shape.size % kVector<T> == 0 && aligned<kVector<T>>(s, t), [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
       const int64_t parts = divide_up(shape.size, int64_t{kWidth} * kBoundaryRuns * kBoundaryThreads);
       const int64_t blocks = shape.samples * parts, results = reduce ? 1 : shape.samples;
       const bool sum_apart = blocks != results;
-      const Tensor sums = sum_apart ? empty_vector(student, blocks, loss.scalar_type()) : loss;
+      const Tensor sums = sum_apart ? empty_vector(student, blocks, out.loss.scalar_type()) : out.loss;
       if (blocks > 0) {
         LAUNCH((boundaries<kWidth, T, A>), blocks, kBoundaryThreads, device, s, t, reach, factor,
                static_cast<A>(scale), grad, mutable_data<A>(sums), shape.size, parts);
       }
       if (sum_apart) {
         LAUNCH((sum_rows<A>), results, block_threads(blocks / results), device, mutable_data<A>(sums), blocks / results,
-               static_cast<A>(scale), mutable_data<A>(loss));
+               static_cast<A>(scale), mutable_data<A>(out.loss));
       }
     });
   });
-  return {loss, by_student};
+  return out.as_tuple();
 }
 
-std::tuple<Tensor, Tensor, Tensor> loss_matching(const Tensor& student, const Tensor& teacher, const Tensor& target,
-                                                 const std::optional<Tensor>& weight, double scale, bool reduce,
-                                                 bool student_grad, bool teacher_grad) {
-  auto [loss, by_student, by_teacher] =
-      loss_rows<LossMatching, 2>({target_data(target, student)}, {&student, &teacher}, {weight, scale, reduce},
-                                 {student_grad, teacher_grad});
-  return {loss, by_student, by_teacher};
+std::tuple<Tensor, Gradient, Gradient> loss_matching(const Tensor& student, const Tensor& teacher, const Tensor& target,
+                                                     double scale, bool reduce, bool student_grad, bool teacher_grad,
+                                                     const std::optional<Tensor>& weight) {
+  return loss_rows<LossMatching, 2>({target_data(target, student)}, {&student, &teacher}, {scale, reduce, weight},
+                                    {student_grad, teacher_grad});
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> igdm_loss(
+std::tuple<Tensor, Gradient, Gradient, Gradient, Gradient> igdm_loss(
     const Tensor& student_plus, const Tensor& student_minus, const Tensor& teacher_plus, const Tensor& teacher_minus,
-    const std::optional<Tensor>& weight, double scale, bool reduce, bool student_plus_grad, bool student_minus_grad,
-    bool teacher_plus_grad, bool teacher_minus_grad) {
-  auto [loss, a, b, c, d] = loss_rows<IgdmLoss, 4>(
-      {}, {&student_plus, &student_minus, &teacher_plus, &teacher_minus}, {weight, scale, reduce},
+    double scale, bool reduce, bool student_plus_grad, bool student_minus_grad, bool teacher_plus_grad,
+    bool teacher_minus_grad, const std::optional<Tensor>& weight) {
+  return loss_rows<IgdmLoss, 4>(
+      {}, {&student_plus, &student_minus, &teacher_plus, &teacher_minus}, {scale, reduce, weight},
       {student_plus_grad, student_minus_grad, teacher_plus_grad, teacher_minus_grad});
-  return {loss, a, b, c, d};
 }
 
 }  // namespace

@@ -110,16 +110,15 @@ struct TripletMarginLoss {
   }
 };
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> triplet_margin_loss(
-    const Tensor& anchor, const Tensor& positive, const Tensor& negative, double margin,
-    const std::optional<Tensor>& margin_n, double p, double eps, bool swap, const std::optional<Tensor>& weight,
-    double scale, bool reduce, bool anchor_grad, bool positive_grad, bool negative_grad) {
+std::tuple<Tensor, Gradient, Gradient, Gradient> triplet_margin_loss(
+    const Tensor& anchor, const Tensor& positive, const Tensor& negative, double margin, double p, double eps,
+    bool swap, double scale, bool reduce, bool anchor_grad, bool positive_grad, bool negative_grad,
+    const std::optional<Tensor>& margin_n, const std::optional<Tensor>& weight) {
   require(anchor.dim() == 2, "expected features [N, D]");
   return with_norm(p, [&]<class Metric>(const Metric& metric) {
-    auto [loss, by_anchor, by_positive, by_negative] = loss_rows<TripletMarginLoss<Metric>, 3>(
+    return loss_rows<TripletMarginLoss<Metric>, 3>(
         {metric, Margins(margin, margin_n, anchor), eps, swap}, {&anchor, &positive, &negative},
-        {weight, scale, reduce}, {anchor_grad, positive_grad, negative_grad});
-    return std::tuple{loss, by_anchor, by_positive, by_negative};
+        {scale, reduce, weight}, {anchor_grad, positive_grad, negative_grad});
   });
 }
 

@@ -77,7 +77,7 @@ KERNEL gather_elements(const T* grad, Shares<A> shares, const int64_t* permutati
 }
 
 template <bool kBackward>
-Tensor launch(const Tensor& x, double lam, const std::optional<Tensor>& lam_n, const Tensor& permutation) {
+Tensor launch(const Tensor& x, double lam, const Tensor& permutation, const std::optional<Tensor>& lam_n) {
   const Samples shape(x);
   require_permutation(permutation, shape.samples);
   const Device device(x);

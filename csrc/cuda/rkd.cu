@@ -230,21 +230,21 @@ KERNEL nothing_to_compare(A* loss, A* grad, int64_t size) {
   for (int64_t d = threadIdx.x; d < size; d += blockDim.x) grad[d] = 0;
 }
 
-std::tuple<Tensor, Tensor> rkd_loss(const Tensor& student, const Tensor& teacher, double distance_weight,
-                                    double angle_weight, bool student_grad) {
+std::tuple<Tensor, Gradient> rkd_loss(const Tensor& student, const Tensor& teacher, double distance_weight,
+                                      double angle_weight, bool student_grad) {
   require_related(student, teacher);
   const Device device(student);
   const ScalarType dtype = accumulated(student.scalar_type());
   const int64_t count = student.size(0), size = student.size(1), pairs = count * count;
-  Tensor loss = empty_loss(student, true), grad = empty_gradient(student, student_grad);
+  const Results<1> results(student, true, {student_grad});
   const Tensor doubles = empty_vector(student, 2 * pairs + 4 * count + 3, ScalarType::Double);
   const Tensor numbers = empty_vector(student, 3 * pairs, dtype);
   with_type(student.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using A = Accumulated<T>;
-    A *const value = mutable_data<A>(loss), *const by_student = mutable_data<A>(grad);
+    A *const value = mutable_data<A>(results.loss), *const by_student = results.grad<A>(0);
     if (count < 2) {
-      LAUNCH((nothing_to_compare<A>), 1, kWarp, device, value, by_student, grad.numel());
+      LAUNCH((nothing_to_compare<A>), 1, kWarp, device, value, by_student, student_grad ? size * count : 0);
       return;
     }
     double* const square = mutable_data<double>(doubles);
@@ -271,7 +271,7 @@ std::tuple<Tensor, Tensor> rkd_loss(const Tensor& student, const Tensor& teacher
     const int64_t blocks = divide_up(count, kGradientRows) * divide_up(size, kGradientThreads);
     LAUNCH((gradient<T, A>), blocks, kGradientThreads, device, batch, by_student);
   });
-  return {loss, grad};
+  return results.as_tuple();
 }
 
 }  // namespace

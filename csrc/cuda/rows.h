@@ -299,10 +299,10 @@ KERNEL sum_rows(const A* values, int64_t count, A scale, A* sums) {
   if (threadIdx.x == 0) sums[blockIdx.x] = static_cast<A>(total + 0 * static_cast<double>(scale));
 }
 
-// The loss and, for each input, its gradient where wanted, else an empty tensor.
+// The loss and, for each input, its gradient where wanted, as a tuple.
 template <class Loss, size_t K>
-std::array<Tensor, K + 1> loss_rows(const Loss& loss, const std::array<const Tensor*, K>& inputs,
-                                    const Reduction& how, const std::array<bool, K>& wanted) {
+auto loss_rows(const Loss& loss, const std::array<const Tensor*, K>& inputs, const Reduction& how,
+               const std::array<bool, K>& wanted) {
   const Tensor& first = *inputs[0];
   require(first.dim() == 2 && first.size(1) > 0, "expected rows [N, C] with C > 0");
   const int64_t samples = first.size(0), classes = first.size(1);
@@ -313,13 +313,13 @@ std::array<Tensor, K + 1> loss_rows(const Loss& loss, const std::array<const Ten
   const Device device(first);
   const bool short_rows = classes <= HeldRow<WarpTeam, 1, 4, 1, float, float>::kLongest;
   const bool one_block = samples == 1 || (short_rows && samples > 0 && samples <= kRowsAlone);
-  std::array<Tensor, K + 1> results = empty_results<K>(first, how.reduce, wanted);
+  const Results<K> results(first, how.reduce, wanted);
   const bool sum_apart = how.reduce && !one_block;
-  const Tensor values = sum_apart ? empty_loss(first, false) : results[0];
+  const Tensor values = sum_apart ? empty_loss(first, false) : results.loss;
   with_type(first.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using A = Accumulated<T>;
-    A* const result = mutable_data<A>(results[0]);
+    A* const result = mutable_data<A>(results.loss);
     const A scale = static_cast<A>(how.scale);
     Batch<static_cast<int>(K), T, A> batch{{},      {},     how.reduce && one_block ? nullptr : mutable_data<A>(values),
                                            nullptr, samples, classes,
@@ -328,7 +328,7 @@ std::array<Tensor, K + 1> loss_rows(const Loss& loss, const std::array<const Ten
     bool vectors = classes % kVector<T> == 0;
     for (size_t k = 0; k < K; ++k) {
       batch.x[k] = data<T>(*inputs[k]);
-      batch.grad[k] = wanted[k] ? mutable_data<A>(results[k + 1]) : nullptr;
+      batch.grad[k] = results.template grad<A>(k);
       vectors = vectors && aligned<kVector<T>>(batch.x[k]);
     }
     using Held = HeldRow<BlockTeam, kVector<T>, 8 / kVector<T>, K, T, A>;
@@ -352,7 +352,7 @@ std::array<Tensor, K + 1> loss_rows(const Loss& loss, const std::array<const Ten
     }
     if (sum_apart) LAUNCH((sum_rows<A>), 1, kMaxThreads, device, mutable_data<A>(values), samples, scale, result);
   });
-  return results;
+  return results.as_tuple();
 }
 
 // Class indices [N]. Values on a device are not checked: one that is no class makes its row NaN.

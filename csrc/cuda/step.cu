@@ -12,9 +12,9 @@
 namespace fastadv {
 namespace {
 
-void step_into(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
-               double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
-               double l1_fraction, bool exact, const Tensor& out) {
+void step_into(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, double step_size, int64_t norm,
+               double low, double high, double l1_fraction, bool exact, const std::optional<Tensor>& eps_n,
+               const std::optional<Tensor>& step_size_n, const Tensor& out) {
   require_alike(x, grad);
   require_alike(x, x0);
   const Samples shape(x);
@@ -30,18 +30,18 @@ void step_into(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps
   });
 }
 
-Tensor pgd_step(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
-                double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
-                double l1_fraction, bool exact) {
+Tensor pgd_step(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, double step_size, int64_t norm,
+                double low, double high, double l1_fraction, bool exact, const std::optional<Tensor>& eps_n,
+                const std::optional<Tensor>& step_size_n) {
   Tensor out = empty_as(x);
-  step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, l1_fraction, exact, out);
+  step_into(x, grad, x0, eps, step_size, norm, low, high, l1_fraction, exact, eps_n, step_size_n, out);
   return out;
 }
 
-void pgd_step_(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, const std::optional<Tensor>& eps_n,
-               double step_size, const std::optional<Tensor>& step_size_n, int64_t norm, double low, double high,
-               double l1_fraction, bool exact) {
-  step_into(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, l1_fraction, exact, x);
+void pgd_step_(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, double step_size, int64_t norm,
+               double low, double high, double l1_fraction, bool exact, const std::optional<Tensor>& eps_n,
+               const std::optional<Tensor>& step_size_n) {
+  step_into(x, grad, x0, eps, step_size, norm, low, high, l1_fraction, exact, eps_n, step_size_n, x);
 }
 
 // The momentum with the normalised gradient added, written down whenever it is read.
@@ -92,9 +92,9 @@ KERNEL momentum_samples(const T* x, const T* grad, const T* momentum, const T* x
 }
 
 std::tuple<Tensor, Tensor> momentum_step(const Tensor& x, const Tensor& grad, const Tensor& momentum, const Tensor& x0,
-                                         double eps, const std::optional<Tensor>& eps_n, double step_size,
-                                         const std::optional<Tensor>& step_size_n, int64_t norm, double low,
-                                         double high, double l1_fraction, double decay) {
+                                         double eps, double step_size, int64_t norm, double low, double high,
+                                         double l1_fraction, double decay, const std::optional<Tensor>& eps_n,
+                                         const std::optional<Tensor>& step_size_n) {
   require_alike(x, grad);
   require_alike(x, momentum);
   require_alike(x, x0);
@@ -141,7 +141,7 @@ KERNEL bss_samples(const T* x, const T* grad, Boundary<A> boundary, Ball<A> box,
 }
 
 Tensor bss_step(const Tensor& x, const Tensor& grad, const Tensor& gap, const Tensor& active, double step_size,
-                const std::optional<Tensor>& step_size_n, double low, double high) {
+                double low, double high, const std::optional<Tensor>& step_size_n) {
   require_alike(x, grad);
   const Samples shape(x);
   const Device device(x);

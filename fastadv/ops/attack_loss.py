@@ -64,8 +64,9 @@ def attack_loss(
     Source: Croce, Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
     attacks", 2020, for "dlr"; Carlini, Wagner, "Towards evaluating the robustness of neural networks", 2017, for "cw".
     """
-    inputs, arguments, sign = _arguments(logits, target, kind, reference, targeted)
-    return loss.evaluate(_attack_loss, inputs, arguments, None, sign, False)
+    dense = checks.logits_alike(("logits",), logits)
+    inputs, arguments, optional, sign = _arguments(logits, target, kind, reference, targeted)
+    return loss.evaluate(_attack_loss, inputs, (*arguments, sign, False), optional, dense=dense)
 
 
 def attack_loss_value_and_grad(
@@ -80,15 +81,16 @@ def attack_loss_value_and_grad(
 
     The gradient is that of the summed loss, float64 for float64 logits, else float32. Raises as :func:`attack_loss`.
     """
-    inputs, arguments, sign = _arguments(logits, target, kind, reference, targeted)
-    value, grad = loss.value_and_grad(_attack_loss, inputs, arguments, (True,), sign)
+    dense = checks.logits_alike(("logits",), logits)
+    inputs, arguments, optional, sign = _arguments(logits, target, kind, reference, targeted)
+    value, grad = loss.value_and_grad(_attack_loss, inputs, arguments, (True,), optional, scale=sign, dense=dense)
     return value, grad
 
 
 def _arguments(
     logits: Tensor, target: Tensor | None, kind: str, reference: Tensor | None, targeted: bool
-) -> tuple[tuple[Tensor], tuple[Tensor | None, Tensor | None, int], float]:
-    checks.logits("logits", logits)
+) -> tuple[tuple[Tensor], tuple[Tensor | None, int], tuple[Tensor, ...], float]:
+    """What :func:`loss.evaluate` takes: logits, target and kind, the reference if any; and the scale."""
     code = checks.choice("kind", kind, _KINDS)
     sign = -1.0 if checks.flag("targeted", targeted) else 1.0
     if kind == "kl":
@@ -98,32 +100,32 @@ def _arguments(
         checks.same("reference", reference, "logits", logits)
         checks.constant("reference", reference)
         dtype = torch.promote_types(logits.dtype, reference.dtype)
-        return (logits.to(dtype),), (None, reference.to(dtype).contiguous(), code), sign
+        return (logits.to(dtype),), (None, code), (reference.to(dtype).contiguous(),), sign
     if target is None:
         raise TypeError(f"target must be given for kind={kind!r}")
     checks.target(target, logits)
     target = target.contiguous()
-    truth = None
+    truth: tuple[Tensor, ...] = ()
     if kind == "dlr" and targeted:
         if reference is None:
             raise ValueError("reference must be given for kind='dlr' with targeted=True: the true classes [N], int64")
         checks.target(reference, logits, "reference")
-        truth, code, sign = reference.contiguous(), _TARGETED_DLR, 1.0
+        truth, code, sign = (reference.contiguous(),), _TARGETED_DLR, 1.0
     if logits.shape[1] < _LEAST_CLASSES.get(code, 1):
         how = f"kind={kind!r}" + (" with targeted=True" if code == _TARGETED_DLR else "")
         least = f"[N, C] with C of at least {_LEAST_CLASSES[code]}"
         raise ValueError(f"logits must have shape {least} for {how}, got {list(logits.shape)}")
-    return (logits,), (target, truth, code), sign
+    return (logits,), (target, code), truth, sign
 
 
-def _attack_loss_reference(logits, target, ref, kind, *how):
+def _attack_loss_reference(logits, target, kind, scale, reduce, grad, ref, weight):
     targeted = kind == _TARGETED_DLR
     name = "dlr" if targeted else next(name for name, code in _KINDS.items() if code == kind)
     value, *grads = reference.attack_loss_value_and_grad(logits, target, kind=name, reference=ref, targeted=targeted)
-    return loss.finish(value, grads, *how)
+    return loss.finish(value, grads, scale, reduce, grad, weight)
 
 
-def _check_classes(logits, target, ref, kind, *_):
+def _check_classes(logits, target, kind, scale, reduce, grad, ref, weight):
     if target is not None:
         checks.target_values(target, logits.shape[1])
     if kind == _TARGETED_DLR:
@@ -133,7 +135,7 @@ def _check_classes(logits, target, ref, kind, *_):
 _attack_loss = define(
     "attack_loss",
     family="attack_loss",
-    fake=lambda logits, target, reference, kind, weight, scale, *how: loss.fake((logits,), *how),
+    fake=lambda logits, target, kind, scale, *how: loss.fake((logits,), *how),
     reference=_attack_loss_reference,
     check=_check_classes,
 )

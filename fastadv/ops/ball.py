@@ -52,10 +52,8 @@ def project(
         TypeError: x or x0 are not floating-point tensors, eps or bounds are no numbers.
         ValueError: shapes or devices differ, eps is negative or NaN, low > high, unknown norm or mode.
     """
-    checks.samples_alike(("x", "x0"), x, x0)
-    tensors = aligned(x, x0)
-    arguments = (*ball(tensors[0], eps, norm, bounds), checks.choice("mode", mode, checks.MODES))
-    return rounded(_project(*tensors, *arguments), x)
+    tensors = (x, x0) if checks.samples_alike(("x", "x0"), x, x0) else aligned(x, x0)
+    return rounded(_project.on(x)(*tensors, *_arguments(tensors[0], eps, norm, bounds, mode)), x)
 
 
 def projector(
@@ -71,8 +69,8 @@ def projector(
     x, which the loop makes, is taken to have the shape, the device and at most the precision of x0.
     """
     checks.samples("x0", x0)
-    arguments = (*ball(x0, eps, norm, bounds), checks.choice("mode", mode, checks.MODES))
-    return lambda x: _project(*aligned(x, x0), *arguments)
+    arguments = _arguments(x0, eps, norm, bounds, mode)
+    return lambda x: _project.on(x)(*aligned(x, x0), *arguments)
 
 
 def random_start(
@@ -110,12 +108,15 @@ def random_start(
     Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     """
     checks.samples("x0", x0)
-    arguments = ball(x0, eps, norm, bounds)
+    radius, radii = checks.radius("eps", eps, x0)
+    low, high = checks.box(bounds)
     number, tensor = checks.seed(seed, x0)
+    numbers = (checks.choice("norm", norm, checks.NORMS), low, high, number)
     if sample_ids is not None:
         checks.int64("sample_ids", sample_ids, [x0.shape[0]], x0)
         sample_ids = sample_ids.contiguous()
-    return _random_start(*aligned(x0), *arguments, number, tensor, sample_ids)
+    arguments = (radius, *_random_start.tail(numbers, radii, tensor, sample_ids))
+    return _random_start.on(x0)(*aligned(x0), *arguments)
 
 
 def rounded(result: Tensor, x: Tensor) -> Tensor:
@@ -123,25 +124,28 @@ def rounded(result: Tensor, x: Tensor) -> Tensor:
     return result if result.dtype is x.dtype else result.to(x.dtype)
 
 
-def ball(
-    x: Tensor, eps: float | Tensor, norm: str, bounds: tuple[float, float] | None
-) -> tuple[float, Tensor | None, int, float, float]:
-    """Radius, norm and box as the schemas take them."""
-    return *checks.radius("eps", eps, x), checks.choice("norm", norm, checks.NORMS), *checks.box(bounds)
-
-
-def named(eps: float, eps_n: Tensor | None, norm: int, low: float, high: float) -> dict[str, Any]:
+def named(eps: float, norm: int, low: float, high: float, eps_n: Tensor | None) -> dict[str, Any]:
     """The schemas' radius, norm and box as the keywords of the reference."""
     return {"eps": eps if eps_n is None else eps_n, "norm": _NORM_NAMES[norm], "bounds": (low, high)}
 
 
-def _project_reference(x, x0, eps, eps_n, norm, low, high, exact):
+def _arguments(
+    x: Tensor, eps: float | Tensor, norm: str, bounds: tuple[float, float] | None, mode: str
+) -> tuple[Any, ...]:
+    """All but the samples, as project passes them."""
+    radius, radii = checks.radius("eps", eps, x)
+    low, high = checks.box(bounds)
+    numbers = (checks.choice("norm", norm, checks.NORMS), low, high, checks.choice("mode", mode, checks.MODES))
+    return radius, *_project.tail(numbers, radii)
+
+
+def _project_reference(x, x0, eps, norm, low, high, exact, eps_n):
     mode = "exact" if exact else "sequential"
-    return like(x, reference.project(x, x0, **named(eps, eps_n, norm, low, high), mode=mode))
+    return like(x, reference.project(x, x0, **named(eps, norm, low, high, eps_n), mode=mode))
 
 
-def _random_start_reference(x0, eps, eps_n, norm, low, high, seed, seed_t, sample_ids):
-    keywords = named(eps, eps_n, norm, low, high)
+def _random_start_reference(x0, eps, norm, low, high, seed, eps_n, seed_t, sample_ids):
+    keywords = named(eps, norm, low, high, eps_n)
     seed = seed if seed_t is None else seed_t
     return like(x0, reference.random_start(x0, **keywords, seed=seed, sample_ids=sample_ids))
 

@@ -40,33 +40,47 @@ def samples(name: str, x: Tensor) -> None:
         raise ValueError(f"{name} must have shape [N, ...] of two dimensions or more, got {list(x.shape)}")
 
 
-def alike(x: Tensor, *others: Tensor) -> bool:
-    """Whether all have one floating-point dtype, one shape and one device: one look where nothing is wrong."""
+def logits_alike(names: tuple[str, ...], x: Tensor, *others: Tensor) -> bool:
+    """All are floating-point tensors [N, C] of the first one's shape and device, with at least one class.
+
+    Returns whether they are contiguous and of one dtype as well, which is all that is looked at where it holds.
+    """
+    shape = _common_shape(x, others)
+    if shape is not None and len(shape) == 2 and shape[1]:
+        return True
+    logits(names[0], x)
+    _like_first(names, x, others)
+    return False
+
+
+def samples_alike(names: tuple[str, ...], x: Tensor, *others: Tensor) -> bool:
+    """All are floating-point tensors [N, ...] of the first one's shape and device.
+
+    Returns whether they are contiguous and of one dtype as well, which is all that is looked at where it holds.
+    """
+    shape = _common_shape(x, others)
+    if shape is not None and len(shape) > 1:
+        return True
+    samples(names[0], x)
+    _like_first(names, x, others)
+    return False
+
+
+def _common_shape(x: Tensor, others: tuple[Tensor, ...]) -> torch.Size | None:
+    """That of contiguous tensors of one floating-point dtype, one shape and one device, else None."""
     try:
         shape, dtype, device = x.shape, x.dtype, x.device
+        if dtype not in FLOATING or not x.is_contiguous():
+            return None
         for y in others:
-            if y.dtype is not dtype or y.shape != shape or y.device != device:
-                return False
+            if y.dtype is not dtype or y.shape != shape or y.device != device or not y.is_contiguous():
+                return None
     except AttributeError:
-        return False
-    return dtype in FLOATING
+        return None
+    return shape
 
 
-def logits_alike(names: tuple[str, ...], x: Tensor, *others: Tensor) -> None:
-    """All are floating-point tensors [N, C] of the first one's shape and device, with at least one class."""
-    if alike(x, *others) and x.dim() == 2 and x.shape[1]:
-        return
-    logits(names[0], x)
-    for name, y in zip(names[1:], others, strict=True):
-        floating(name, y)
-        same(name, y, names[0], x)
-
-
-def samples_alike(names: tuple[str, ...], x: Tensor, *others: Tensor) -> None:
-    """All are floating-point tensors [N, ...] of the first one's shape and device."""
-    if alike(x, *others) and x.dim() > 1:
-        return
-    samples(names[0], x)
+def _like_first(names: tuple[str, ...], x: Tensor, others: tuple[Tensor, ...]) -> None:
     for name, y in zip(names[1:], others, strict=True):
         floating(name, y)
         same(name, y, names[0], x)
@@ -211,6 +225,8 @@ def box(bounds: tuple[float, float] | None) -> tuple[float, float]:
         low, high = bounds
     except (TypeError, ValueError):
         raise TypeError(f"bounds must be None or a pair of floats, got {bounds!r}") from None
+    if type(low) is type(high) is float and low <= high:
+        return low, high
     low, high = number("bounds[0]", low), number("bounds[1]", high)
     if low > high:
         raise ValueError(f"bounds must be (low, high) with low <= high, got {bounds!r}")

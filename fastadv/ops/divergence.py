@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from fastadv.ops import checks, loss
 from fastadv.ops.dispatch import define
 from fastadv.reference import divergence as reference
+
+_NAMES = ("student", "teacher")
 
 
 def kl_distill(
@@ -37,10 +41,10 @@ def kl_distill(
 
     Source: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015.
     """
-    _check_pair(student, teacher)
-    scale, reduce = loss.reduction_scale(reduction, student, mean_over=student.shape[1])
-    temperature = checks.positive("temperature", temperature)
-    return loss.evaluate(_kl_distill, (student, teacher), (temperature,), weight, scale, reduce)
+    dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
+    how = loss.reduction_scale(reduction, student, over_classes=True)
+    arguments = (checks.positive("temperature", temperature), *how)
+    return loss.evaluate(_kl_distill, inputs, arguments, loss.weights(weight, inputs), dense=dense)
 
 
 def kl_distill_value_and_grad(
@@ -51,9 +55,9 @@ def kl_distill_value_and_grad(
     The gradients are those of the summed loss, float64 for float64 logits, else float32. The teacher's is None unless
     ``teacher_grad``. Raises as :func:`kl_distill`.
     """
-    _check_pair(student, teacher)
+    dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
     arguments = (checks.positive("temperature", temperature),)
-    return loss.pair(_kl_distill, student, teacher, arguments, teacher_grad)
+    return loss.pair(_kl_distill, inputs, arguments, teacher_grad, dense=dense)
 
 
 def kd_loss(
@@ -87,11 +91,12 @@ def kd_loss(
 
     Source: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015.
     """
-    _check_pair(student, teacher)
+    dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
     checks.target(target, student)
-    scale, reduce = loss.reduction_scale(reduction, student)
-    arguments = (target.contiguous(), checks.positive("temperature", temperature), checks.number("alpha", alpha))
-    return loss.evaluate(_kd_loss, (student, teacher), arguments, weight, scale, reduce)
+    how = loss.reduction_scale(reduction, student)
+    numbers = checks.positive("temperature", temperature), checks.number("alpha", alpha)
+    arguments = (target.contiguous(), *numbers, *how)
+    return loss.evaluate(_kd_loss, inputs, arguments, loss.weights(weight, inputs), dense=dense)
 
 
 def kd_loss_value_and_grad(
@@ -108,10 +113,10 @@ def kd_loss_value_and_grad(
     The gradients are those of the summed loss, float64 for float64 logits, else float32. The teacher's is None unless
     ``teacher_grad``. Raises as :func:`kd_loss`.
     """
-    _check_pair(student, teacher)
+    dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
     checks.target(target, student)
     arguments = (target.contiguous(), checks.positive("temperature", temperature), checks.number("alpha", alpha))
-    return loss.pair(_kd_loss, student, teacher, arguments, teacher_grad)
+    return loss.pair(_kd_loss, inputs, arguments, teacher_grad, dense=dense)
 
 
 def js_distill(
@@ -142,10 +147,10 @@ def js_distill(
 
     Source: Lin, "Divergence measures based on the Shannon entropy", 1991.
     """
-    _check_pair(student, teacher)
-    scale, reduce = loss.reduction_scale(reduction, student, mean_over=student.shape[1])
-    temperature = checks.positive("temperature", temperature)
-    return loss.evaluate(_js_distill, (student, teacher), (temperature,), weight, scale, reduce)
+    dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
+    how = loss.reduction_scale(reduction, student, over_classes=True)
+    arguments = (checks.positive("temperature", temperature), *how)
+    return loss.evaluate(_js_distill, inputs, arguments, loss.weights(weight, inputs), dense=dense)
 
 
 def js_distill_value_and_grad(
@@ -156,9 +161,9 @@ def js_distill_value_and_grad(
     The gradients are those of the summed loss, float64 for float64 logits, else float32. The teacher's is None unless
     ``teacher_grad``. Raises as :func:`js_distill`.
     """
-    _check_pair(student, teacher)
+    dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
     arguments = (checks.positive("temperature", temperature),)
-    return loss.pair(_js_distill, student, teacher, arguments, teacher_grad)
+    return loss.pair(_js_distill, inputs, arguments, teacher_grad, dense=dense)
 
 
 def dkd_loss(
@@ -197,9 +202,10 @@ def dkd_loss(
 
     Source: Zhao, Cui, Song, Qiu, Liang, "Decoupled knowledge distillation", CVPR 2022.
     """
-    arguments = _dkd_arguments(student, teacher, target, temperature, alpha, beta)
-    scale, reduce = loss.reduction_scale(reduction, student)
-    return loss.evaluate(_dkd_loss, (student, teacher), arguments, weight, scale, reduce)
+    inputs = (student, teacher)
+    dense, arguments = _dkd_arguments(inputs, target, temperature, alpha, beta)
+    arguments = (*arguments, *loss.reduction_scale(reduction, student))
+    return loss.evaluate(_dkd_loss, inputs, arguments, loss.weights(weight, inputs), dense=dense)
 
 
 def dkd_loss_value_and_grad(
@@ -217,23 +223,22 @@ def dkd_loss_value_and_grad(
     The gradients are those of the summed loss, float64 for float64 logits, else float32. The teacher's is None unless
     ``teacher_grad``. Raises as :func:`dkd_loss`.
     """
-    arguments = _dkd_arguments(student, teacher, target, temperature, alpha, beta)
-    return loss.pair(_dkd_loss, student, teacher, arguments, teacher_grad)
+    inputs = (student, teacher)
+    dense, arguments = _dkd_arguments(inputs, target, temperature, alpha, beta)
+    return loss.pair(_dkd_loss, inputs, arguments, teacher_grad, dense=dense)
 
 
 def _dkd_arguments(
-    student: Tensor, teacher: Tensor, target: Tensor, temperature: float, alpha: float, beta: float
-) -> tuple[Tensor, float, float, float]:
-    _check_pair(student, teacher)
+    inputs: tuple[Tensor, Tensor], target: Tensor, temperature: float, alpha: float, beta: float
+) -> tuple[bool, tuple[Any, ...]]:
+    """Whether the inputs are dense, and all other arguments before scale and reduction."""
+    student, teacher = inputs
+    dense = checks.logits_alike(_NAMES, student, teacher)
     if student.shape[1] < 2:
         raise ValueError(f"student must have shape [N, C] with C of at least 2, got {list(student.shape)}")
     checks.target(target, student)
     numbers = checks.positive("temperature", temperature), checks.number("alpha", alpha), checks.number("beta", beta)
-    return target.contiguous(), *numbers
-
-
-def _check_pair(student: Tensor, teacher: Tensor) -> None:
-    checks.logits_alike(("student", "teacher"), student, teacher)
+    return dense, (target.contiguous(), *numbers)
 
 
 def _kl_distill_reference(student, teacher, temperature, *how):
@@ -260,28 +265,26 @@ def _dkd_loss_reference(student, teacher, target, temperature, alpha, beta, *how
 _kl_distill = define(
     "kl_distill",
     family="divergence",
-    fake=lambda student, teacher, temperature, weight, scale, *how: loss.fake((student, teacher), *how),
+    fake=lambda student, teacher, temperature, scale, *how: loss.fake((student, teacher), *how),
     reference=_kl_distill_reference,
 )
 _kd_loss = define(
     "kd_loss",
     family="divergence",
-    fake=lambda student, teacher, target, temperature, alpha, weight, scale, *how: loss.fake((student, teacher), *how),
+    fake=lambda student, teacher, target, temperature, alpha, scale, *how: loss.fake((student, teacher), *how),
     reference=_kd_loss_reference,
     check=lambda student, teacher, target, *_: checks.target_values(target, student.shape[1]),
 )
 _js_distill = define(
     "js_distill",
     family="divergence",
-    fake=lambda student, teacher, temperature, weight, scale, *how: loss.fake((student, teacher), *how),
+    fake=lambda student, teacher, temperature, scale, *how: loss.fake((student, teacher), *how),
     reference=_js_distill_reference,
 )
 _dkd_loss = define(
     "dkd_loss",
     family="divergence",
-    fake=lambda student, teacher, target, temperature, alpha, beta, weight, scale, *how: loss.fake(
-        (student, teacher), *how
-    ),
+    fake=lambda student, teacher, target, temperature, alpha, beta, scale, *how: loss.fake((student, teacher), *how),
     reference=_dkd_loss_reference,
     check=lambda student, teacher, target, *_: checks.target_values(target, student.shape[1]),
 )

@@ -24,36 +24,55 @@ from fastadv.reference._common import accumulate, per_sample
 REDUCTIONS = {"none": 0, "sum": 1, "batchmean": 2, "mean": 3}
 
 
-def reduction_scale(reduction: str, x: Tensor, *, mean_over: int = 1) -> tuple[float, bool]:
+def reduction_scale(reduction: str, x: Tensor, *, over_classes: bool = False) -> tuple[float, bool]:
     """The factor a reduction of the losses of ``x`` [N, ...] multiplies with, and whether it sums over the batch.
 
-    "none" and "sum" have factor 1, "batchmean" 1 / N, "mean" 1 / (N ``mean_over``); NaN for an empty batch, whose mean
-    is undefined.
+    "none" and "sum" have factor 1, "batchmean" 1 / N, and so has "mean"; ``over_classes`` makes that 1 / (N C). NaN for
+    an empty batch, whose mean is undefined.
     """
     kind = checks.choice("reduction", reduction, REDUCTIONS)
     if kind < 2:
         return 1.0, kind == 1
-    count = x.shape[0] * (mean_over if kind == 3 else 1)
+    count = x.shape[0] * x.shape[1] if over_classes and kind == 3 else x.shape[0]
     return 1.0 / count if count else float("nan"), True
 
 
+def weights(weight: Tensor | None, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The ``weight`` of each sample of ``inputs`` as an optional argument of an op: none or one."""
+    return () if weight is None else (checks.per_sample("weight", weight, widest(*inputs)),)
+
+
 def evaluate(
-    op: Op, inputs: tuple[Tensor, ...], arguments: tuple[Any, ...], weight: Tensor | None, scale: float, reduce: bool
+    op: Op,
+    inputs: tuple[Tensor, ...],
+    arguments: tuple[Any, ...],
+    optional: tuple[Tensor, ...] = (),
+    *,
+    dense: bool = False,
 ) -> Tensor:
-    """The loss that ``op`` computes of ``inputs`` (the tensors that may want a gradient) and ``arguments``."""
-    if weight is not None:
-        weight = checks.per_sample("weight", weight, widest(*inputs))
-    return differentiable(op, inputs, (*arguments, weight, scale, reduce))
+    """The loss that ``op`` computes, differentiable by ``inputs``.
 
-
-def differentiable(op: Op, inputs: tuple[Tensor, ...], arguments: tuple[Any, ...]) -> Tensor:
-    """The loss that ``op`` computes, differentiable by ``inputs``; ``arguments`` are all others."""
+    ``arguments`` are all others that come before the flags of the gradients, ``optional`` those behind them, which may
+    be left out. ``dense`` says that the inputs are contiguous and of one dtype.
+    """
     if forward_ad._current_level >= 0:
         refuse_tangents(*inputs)
-    wanted = [x.requires_grad for x in inputs]
-    if True in wanted and torch.is_grad_enabled():
-        return _Loss.apply(op, (*arguments, *wanted), wanted, *inputs)
-    return op(*aligned(*inputs), *arguments, *[False] * len(inputs))[0]
+    for x in inputs:
+        if x.requires_grad and torch.is_grad_enabled():
+            wanted = [x.requires_grad for x in inputs]
+            return _Loss.apply((op, (*arguments, *_tail(wanted, optional)), dense), *inputs)
+    tensors = inputs if dense else aligned(*inputs)
+    flags_and_optional = (*[False] * len(inputs), *optional) if optional else ()
+    return op.on(tensors[0])(*tensors, *arguments, *flags_and_optional)[0]
+
+
+def _tail(wanted: Sequence[bool], optional: tuple[Tensor, ...]) -> Sequence[Any]:
+    """Flags of the gradients and optional tensors, without what PyTorch fills in: see :meth:`Op.tail`."""
+    if optional:
+        return *wanted, *optional
+    while wanted and not wanted[-1]:
+        wanted = wanted[:-1]
+    return wanted
 
 
 def refuse_tangents(*inputs: Tensor) -> None:
@@ -63,29 +82,42 @@ def refuse_tangents(*inputs: Tensor) -> None:
 
 
 def value_and_grad(
-    op: Op, inputs: tuple[Tensor, ...], arguments: tuple[Any, ...], wanted: tuple[bool, ...], scale: float = 1.0
-) -> tuple[Tensor, ...]:
-    """The loss [N] of each sample and its gradients by ``inputs``, an empty tensor for one that is not wanted."""
-    return op(*aligned(*inputs), *arguments, None, scale, False, *wanted)
+    op: Op,
+    inputs: tuple[Tensor, ...],
+    arguments: tuple[Any, ...],
+    wanted: tuple[bool, ...],
+    optional: tuple[Tensor, ...] = (),
+    *,
+    scale: float = 1.0,
+    dense: bool = False,
+) -> tuple[Any, ...]:
+    """The loss [N] of each sample and its gradients by ``inputs``, None where one is not wanted; see :func:`evaluate`.
+
+    ``arguments`` are those before scale and reduction.
+    """
+    tensors = inputs if dense else aligned(*inputs)
+    return op.on(tensors[0])(*tensors, *arguments, scale, False, *_tail(wanted, optional))
 
 
 def pair(
-    op: Op, student: Tensor, teacher: Tensor, arguments: tuple[Any, ...], teacher_grad: bool
+    op: Op, inputs: tuple[Tensor, Tensor], arguments: tuple[Any, ...], teacher_grad: bool, *, dense: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """:func:`value_and_grad` of a loss between two networks; None for the teacher's gradient unless it is wanted."""
-    checks.flag("teacher_grad", teacher_grad)
-    value, student_grad, by_teacher = value_and_grad(op, (student, teacher), arguments, (True, teacher_grad))
-    return value, student_grad, by_teacher if teacher_grad else None
+    """:func:`value_and_grad` of a loss between student and teacher."""
+    wanted = (True, checks.flag("teacher_grad", teacher_grad))
+    value, by_student, by_teacher = value_and_grad(op, inputs, arguments, wanted, dense=dense)
+    return value, by_student, by_teacher
 
 
 class _Loss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, op: Op, arguments: tuple[Any, ...], wanted: list[bool], *inputs: Tensor) -> Tensor:
-        loss, *grads = op(*aligned(*inputs), *arguments)
+    def forward(ctx: Any, call: tuple[Op, tuple[Any, ...], bool], *inputs: Tensor) -> Tensor:
+        # One argument for all that is no input, since PyTorch looks into every one for tensors.
+        op, arguments, dense = call
+        tensors = inputs if dense else aligned(*inputs)
+        loss, *grads = op.on(tensors[0])(*tensors, *arguments)
         ctx.save_for_backward(*grads)
-        ctx.wanted = wanted
         ctx.dtypes = [x.dtype for x in inputs]
-        ctx.scale_grad = scale_grad.in_force(loss)
+        ctx.scale_grad = scale_grad.on(loss)
         return loss
 
     @staticmethod
@@ -94,9 +126,9 @@ class _Loss(torch.autograd.Function):
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             raise RuntimeError("fastadv offers no second derivatives: its losses cannot be used with create_graph=True")
         unscaled = _is_one(grad_output) and not _graph_is_kept()
-        grads: list[Tensor | None] = [None, None, None]
-        for grad, want, dtype in zip(ctx.saved_tensors, ctx.wanted, ctx.dtypes, strict=True):
-            if not want:
+        grads: list[Tensor | None] = [None]
+        for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True):
+            if grad is None:
                 grads.append(None)
             elif dtype is not grad.dtype or grad_output.dim():
                 grads.append(ctx.scale_grad(grad, grad_output.contiguous(), dtype))
@@ -116,26 +148,25 @@ def _graph_is_kept() -> bool:
     return torch._C._autograd._get_current_graph_task_keep_graph()
 
 
-def finish(
-    loss: Tensor, grads: Sequence[Tensor], weight: Tensor | None, scale: float, reduce: bool, *wanted: bool
-) -> tuple[Tensor, ...]:
-    """Per-sample ``loss`` [N] and ``grads`` [N, ...] of a reference, as the loss ops return them."""
+def finish(loss: Tensor, grads: Sequence[Tensor], scale: float, reduce: bool, *rest: Any) -> tuple[Tensor | None, ...]:
+    """Per-sample ``loss`` [N] and ``grads`` [N, ...] of a reference, as the loss ops return them.
+
+    ``rest`` is which gradients are wanted, and the weight.
+    """
+    *wanted, weight = rest
     factor = torch.full_like(loss, scale) if weight is None else scale * weight
     loss = factor * loss
     # The mean of nothing, whose scale is NaN, is NaN.
     return loss.sum() + 0 * scale if reduce else loss, *(
-        per_sample(factor, grad) * grad if want else grad.new_empty(0) for grad, want in zip(grads, wanted, strict=True)
+        per_sample(factor, grad) * grad if want else None for grad, want in zip(grads, wanted, strict=True)
     )
 
 
-def fake(inputs: tuple[Tensor, ...], reduce: bool, *wanted: bool) -> tuple[Tensor, ...]:
-    """The shapes of :func:`finish`."""
+def fake(inputs: tuple[Tensor, ...], reduce: bool, *wanted: Any) -> tuple[Tensor | None, ...]:
+    """The shapes of :func:`finish`; what follows the flags does not matter."""
     dtype = torch.float64 if inputs[0].dtype == torch.float64 else torch.float32
     loss = inputs[0].new_empty([] if reduce else [inputs[0].shape[0]], dtype=dtype)
-    return loss, *(
-        torch.empty_like(x, dtype=dtype) if want else x.new_empty(0, dtype=dtype)
-        for x, want in zip(inputs, wanted, strict=True)
-    )
+    return loss, *(torch.empty_like(x, dtype=dtype) if want else None for x, want in zip(inputs, wanted, strict=False))
 
 
 def _scale_grad_reference(grad: Tensor, grad_output: Tensor, dtype: torch.dtype) -> Tensor:

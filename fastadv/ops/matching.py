@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from fastadv.ops import checks, loss
 from fastadv.ops.dispatch import define
 from fastadv.ops.layout import aligned
 from fastadv.reference import matching as reference
+
+_NAMES = ("student", "teacher")
+_RESPONSES = ("student_plus", "student_minus", "teacher_plus", "teacher_minus")
 
 
 def loss_matching(
@@ -31,9 +36,10 @@ def loss_matching(
 
     Source: the regulariser of TALD (teacher adversarial local distribution, WACV 2023), as its released code has it.
     """
-    _check(student, teacher, target)
-    scale, reduce = loss.reduction_scale(reduction, student)
-    return loss.evaluate(_loss_matching, (student, teacher), (target.contiguous(),), weight, scale, reduce)
+    dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
+    checks.target(target, student)
+    arguments = (target.contiguous(), *loss.reduction_scale(reduction, student))
+    return loss.evaluate(_loss_matching, inputs, arguments, loss.weights(weight, inputs), dense=dense)
 
 
 def loss_matching_value_and_grad(
@@ -44,8 +50,9 @@ def loss_matching_value_and_grad(
     The gradients are those of the summed loss, float64 for float64 logits, else float32. The teacher's is None unless
     ``teacher_grad``. Raises as :func:`loss_matching`.
     """
-    _check(student, teacher, target)
-    return loss.pair(_loss_matching, student, teacher, (target.contiguous(),), teacher_grad)
+    dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
+    checks.target(target, student)
+    return loss.pair(_loss_matching, inputs, (target.contiguous(),), teacher_grad, dense=dense)
 
 
 def igdm_loss(
@@ -79,9 +86,10 @@ def igdm_loss(
 
     Source: Lee, Cho, Kim, "Indirect gradient matching for adversarial robust distillation", ICLR 2025.
     """
-    inputs = _check_responses(student_plus, student_minus, teacher_plus, teacher_minus)
-    scale, reduce = loss.reduction_scale(reduction, student_plus)
-    return loss.evaluate(_igdm_loss, inputs, (), weight, scale, reduce)
+    inputs = (student_plus, student_minus, teacher_plus, teacher_minus)
+    dense = checks.logits_alike(_RESPONSES, *inputs)
+    how = loss.reduction_scale(reduction, student_plus)
+    return loss.evaluate(_igdm_loss, inputs, how, loss.weights(weight, inputs), dense=dense)
 
 
 def igdm_loss_value_and_grad(
@@ -97,12 +105,12 @@ def igdm_loss_value_and_grad(
     The gradients are those of the summed loss, float64 for float64 logits, else float32. The teacher's are None unless
     ``teacher_grad``. Raises as :func:`igdm_loss`.
     """
-    inputs = _check_responses(student_plus, student_minus, teacher_plus, teacher_minus)
+    inputs = (student_plus, student_minus, teacher_plus, teacher_minus)
+    dense = checks.logits_alike(_RESPONSES, *inputs)
     checks.flag("teacher_grad", teacher_grad)
     wanted = (True, True, teacher_grad, teacher_grad)
-    value, by_plus, by_minus, *by_teacher = loss.value_and_grad(_igdm_loss, inputs, (), wanted)
-    plus, minus = by_teacher if teacher_grad else (None, None)
-    return value, by_plus, by_minus, plus, minus
+    value, *grads = loss.value_and_grad(_igdm_loss, inputs, (), wanted, dense=dense)
+    return value, *grads
 
 
 def activation_boundary_loss(
@@ -132,9 +140,9 @@ def activation_boundary_loss(
     neurons", AAAI 2019. RepDistiller multiplies layer l of L (from 0) by ``3 / 1000 * 2^(l - L + 1)``: multiply the
     default reduction by that for its figures.
     """
-    inputs, arguments = _boundary_arguments(student, teacher, margin)
-    scale, reduce = loss.reduction_scale(reduction, student)
-    return loss.evaluate(_activation_boundary_loss, inputs, arguments, None, scale, reduce)
+    inputs, arguments, optional = _boundary_arguments(student, teacher, margin)
+    arguments = (*arguments, *loss.reduction_scale(reduction, student))
+    return loss.evaluate(_activation_boundary_loss, inputs, arguments, optional, dense=True)
 
 
 def activation_boundary_loss_value_and_grad(
@@ -145,31 +153,21 @@ def activation_boundary_loss_value_and_grad(
     The gradient is that of the summed loss, in the student's layout, float64 for float64 pre-activations, else float32.
     Raises as :func:`activation_boundary_loss`.
     """
-    inputs, arguments = _boundary_arguments(student, teacher, margin)
-    value, grad = loss.value_and_grad(_activation_boundary_loss, inputs, arguments, (True,))
+    inputs, arguments, optional = _boundary_arguments(student, teacher, margin)
+    value, grad = loss.value_and_grad(_activation_boundary_loss, inputs, arguments, (True,), optional, dense=True)
     return value, grad
 
 
 def _boundary_arguments(
     student: Tensor, teacher: Tensor, margin: float | Tensor
-) -> tuple[tuple[Tensor], tuple[Tensor, float, Tensor | None]]:
-    checks.samples_alike(("student", "teacher"), student, teacher)
+) -> tuple[tuple[Tensor], tuple[Any, ...], tuple[Tensor, ...]]:
+    """What :func:`loss.evaluate` takes: student, teacher and margin, and margins one a sample."""
+    dense = checks.samples_alike(_NAMES, student, teacher)
     checks.constant("teacher", teacher)
-    student, teacher = aligned(student, teacher)
-    return (student,), (teacher, *checks.radius("margin", margin, student))
-
-
-def _check_responses(
-    student_plus: Tensor, student_minus: Tensor, teacher_plus: Tensor, teacher_minus: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    responses = student_plus, student_minus, teacher_plus, teacher_minus
-    checks.logits_alike(("student_plus", "student_minus", "teacher_plus", "teacher_minus"), *responses)
-    return responses
-
-
-def _check(student: Tensor, teacher: Tensor, target: Tensor) -> None:
-    checks.logits_alike(("student", "teacher"), student, teacher)
-    checks.target(target, student)
+    if not dense:
+        student, teacher = aligned(student, teacher)
+    number, margins = checks.radius("margin", margin, student)
+    return (student,), (teacher, number), () if margins is None else (margins,)
 
 
 def _loss_matching_reference(student, teacher, target, *how):
@@ -183,28 +181,28 @@ def _igdm_loss_reference(student_plus, student_minus, teacher_plus, teacher_minu
     return loss.finish(value, grads, *how)
 
 
-def _activation_boundary_loss_reference(student, teacher, margin, margin_n, *how):
+def _activation_boundary_loss_reference(student, teacher, margin, scale, reduce, student_grad, margin_n, weight):
     margin = margin if margin_n is None else margin_n
     value, grad = reference.activation_boundary_loss_value_and_grad(student, teacher, margin=margin)
-    return loss.finish(value, [grad], *how)
+    return loss.finish(value, [grad], scale, reduce, student_grad, weight)
 
 
 _loss_matching = define(
     "loss_matching",
     family="matching",
-    fake=lambda student, teacher, target, weight, scale, *how: loss.fake((student, teacher), *how),
+    fake=lambda student, teacher, target, scale, *how: loss.fake((student, teacher), *how),
     reference=_loss_matching_reference,
     check=lambda student, teacher, target, *_: checks.target_values(target, student.shape[1]),
 )
 _igdm_loss = define(
     "igdm_loss",
     family="matching",
-    fake=lambda a, b, c, d, weight, scale, *how: loss.fake((a, b, c, d), *how),
+    fake=lambda a, b, c, d, scale, *how: loss.fake((a, b, c, d), *how),
     reference=_igdm_loss_reference,
 )
 _activation_boundary_loss = define(
     "activation_boundary_loss",
     family="matching",
-    fake=lambda student, teacher, margin, margin_n, weight, scale, *how: loss.fake((student,), *how),
+    fake=lambda student, teacher, margin, scale, *how: loss.fake((student,), *how),
     reference=_activation_boundary_loss_reference,
 )

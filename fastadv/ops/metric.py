@@ -61,9 +61,8 @@ def triplet_margin_loss(
     """
     rows, batch = _rows(anchor, positive, negative, swap)
     scale, reduce = loss.reduction_scale(reduction, rows[0])
-    value = loss.evaluate(
-        _triplet_margin_loss, rows, _arguments(rows, batch, margin, p, eps, swap), None, scale, reduce
-    )
+    arguments, optional = _arguments(rows, batch, margin, p, eps, swap)
+    value = loss.evaluate(_triplet_margin_loss, rows, (*arguments, scale, reduce), optional)
     return value if reduce or len(batch) == 1 else value.reshape(batch)
 
 
@@ -83,8 +82,8 @@ def triplet_margin_loss_value_and_grad(
     Raises as :func:`triplet_margin_loss`.
     """
     rows, batch = _rows(anchor, positive, negative, swap)
-    arguments = _arguments(rows, batch, margin, p, eps, swap)
-    value, *grads = loss.value_and_grad(_triplet_margin_loss, rows, arguments, (True, True, True))
+    arguments, optional = _arguments(rows, batch, margin, p, eps, swap)
+    value, *grads = loss.value_and_grad(_triplet_margin_loss, rows, arguments, (True, True, True), optional)
     if rows[0] is anchor:
         return value, grads[0], grads[1], grads[2]
     full = [*batch, rows[0].shape[1]]
@@ -144,30 +143,33 @@ def _broadcast(triplet: Triplet, swap: bool) -> tuple[int, ...]:
 
 def _arguments(
     rows: Triplet, batch: tuple[int, ...], margin: float | Tensor, p: float, eps: float, swap: bool
-) -> tuple[Any, ...]:
+) -> tuple[tuple[Any, ...], tuple[Tensor, ...]]:
+    """All but the rows and the reduction, and margins one a triplet."""
     numbers = checks.not_negative("p", p), checks.number("eps", eps)
-    return *_margin(margin, widest(*rows), batch), *numbers, checks.flag("swap", swap)
+    number, margins = _margin(margin, rows, batch)
+    return (number, *numbers, checks.flag("swap", swap)), () if margins is None else (margins,)
 
 
-def _margin(margin: float | Tensor, x: Tensor, batch: tuple[int, ...]) -> tuple[float, Tensor | None]:
+def _margin(margin: float | Tensor, rows: Triplet, batch: tuple[int, ...]) -> tuple[float, Tensor | None]:
     if not isinstance(margin, Tensor):
         return checks.positive("margin", margin), None
     if margin.shape != batch:
         raise ValueError(f"margin must be a float or have shape {list(batch)}, got {list(margin.shape)}")
-    return 0.0, checks.per_sample("margin", margin.reshape(-1), x, positive=True)
+    return 0.0, checks.per_sample("margin", margin.reshape(-1), widest(*rows), positive=True)
 
 
-def _triplet_margin_loss_reference(anchor, positive, negative, margin, margin_n, p, eps, swap, *how):
+def _triplet_margin_loss_reference(anchor, positive, negative, margin, p, eps, swap, *rest):
+    *how, margin_n, weight = rest
     margin = margin if margin_n is None else margin_n
     value, *grads = reference.triplet_margin_loss_value_and_grad(
         anchor, positive, negative, margin=margin, p=p, eps=eps, swap=swap
     )
-    return loss.finish(value, grads, *how)
+    return loss.finish(value, grads, *how, weight)
 
 
 _triplet_margin_loss = define(
     "triplet_margin_loss",
     family="metric",
-    fake=lambda a, p, n, margin, margin_n, order, eps, swap, weight, scale, *how: loss.fake((a, p, n), *how),
+    fake=lambda a, p, n, margin, order, eps, swap, scale, *how: loss.fake((a, p, n), *how),
     reference=_triplet_margin_loss_reference,
 )

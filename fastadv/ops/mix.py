@@ -36,39 +36,41 @@ def mix(x: Tensor, lam: float | Tensor, permutation: Tensor) -> Tensor:
     """
     checks.samples("x", x)
     checks.int64("permutation", permutation, [x.shape[0]], x)
-    arguments = (*checks.step("lam", lam, x), permutation.contiguous())
+    share, shares = checks.step("lam", lam, x)
+    arguments = (share, permutation.contiguous(), *_mix.tail((), shares))
     if forward_ad._current_level >= 0:
         refuse_tangents(x)
     if x.requires_grad and torch.is_grad_enabled():
         return _Mix.apply(x, *arguments)
-    return _mix(*aligned(x), *arguments)
+    return _mix.on(x)(*aligned(x), *arguments)
 
 
 class _Mix(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, lam: float, lam_n: Tensor | None, permutation: Tensor) -> Tensor:
-        ctx.save_for_backward(lam_n, permutation)
+    def forward(ctx: Any, x: Tensor, lam: float, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors)
         ctx.lam = lam
-        ctx.mix_backward = mix_backward.in_force(x)
-        return _mix(*aligned(x), lam, lam_n, permutation)
+        ctx.mix_backward = mix_backward.on(x)
+        return _mix.on(x)(*aligned(x), lam, *tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         # torch's once_differentiable would raise only where grad requires grad, and else leave terms out.
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             raise RuntimeError("fastadv offers no second derivatives: mix cannot be used with create_graph=True")
-        return ctx.mix_backward(*aligned(grad), ctx.lam, *ctx.saved_tensors), None, None, None
+        grad = ctx.mix_backward(*aligned(grad), ctx.lam, *ctx.saved_tensors)
+        return grad, *[None] * (1 + len(ctx.saved_tensors))
 
 
-def _mix_reference(x, lam, lam_n, permutation):
+def _mix_reference(x, lam, permutation, lam_n):
     return like(x, reference.mix(x, lam if lam_n is None else lam_n, permutation))
 
 
-def _mix_backward_reference(grad, lam, lam_n, permutation):
+def _mix_backward_reference(grad, lam, permutation, lam_n):
     return like(grad, reference.mix_backward(grad, lam if lam_n is None else lam_n, permutation))
 
 
-def _check_permutation(x, lam, lam_n, permutation):
+def _check_permutation(x, lam, permutation, lam_n):
     checks.index_values("permutation", permutation, x.shape[0])
 
 

@@ -43,7 +43,7 @@ def rkd_loss(student: Tensor, teacher: Tensor, *, distance_weight: float = 25.0,
     Source: Park, Kim, Lu, Cho, "Relational knowledge distillation", CVPR 2019, as RepDistiller has it.
     """
     student, arguments = _arguments(student, teacher, distance_weight, angle_weight)
-    return loss.differentiable(_rkd_loss, (student,), arguments)
+    return loss.evaluate(_rkd_loss, (student,), arguments)
 
 
 def rkd_loss_value_and_grad(
@@ -54,7 +54,7 @@ def rkd_loss_value_and_grad(
     Both are float64 for float64 features, else float32. Raises as :func:`rkd_loss`.
     """
     student, arguments = _arguments(student, teacher, distance_weight, angle_weight)
-    return _rkd_loss(*aligned(student), *arguments, True)
+    return _rkd_loss.on(student)(*aligned(student), *arguments, True)
 
 
 def _arguments(
@@ -74,7 +74,7 @@ def _rkd_loss_reference(student, teacher, distance_weight, angle_weight, student
     if student_grad:
         return reference.rkd_loss_value_and_grad(student, teacher, **weights)
     value = reference.rkd_loss(student, teacher, **weights)
-    return value, value.new_empty(0)
+    return value, None
 
 
 _rkd_loss = define(

@@ -58,7 +58,9 @@ def pgd_step(
     Source: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018; for l1 the sparse
     step of SLIDE, Tramer, Boneh, "Adversarial training and robustness for multiple perturbations", NeurIPS 2019.
     """
-    return rounded(_pgd_step(*_arguments(x, grad, x0, eps, step_size, norm, bounds, l1_fraction, mode)), x)
+    arguments = _arguments(x, grad, x0, eps, step_size, norm, bounds, l1_fraction, mode)
+    moved = _pgd_step.on(x)(*arguments)
+    return moved if arguments[0] is x else rounded(moved, x)
 
 
 def pgd_step_(
@@ -82,8 +84,8 @@ def pgd_step_(
     if x.requires_grad and torch.is_grad_enabled():
         raise ValueError("x requires grad: pgd_step_ changes it in place, so call it under torch.no_grad()")
     if arguments[0] is not x:
-        return x.copy_(_pgd_step(*arguments))
-    _pgd_step_(*arguments)
+        return x.copy_(_pgd_step.on(x)(*arguments))
+    _pgd_step_.on(x)(*arguments)
     if not torch.compiler.is_compiling():
         torch.autograd.graph.increment_version(x)
     return x
@@ -105,12 +107,15 @@ def pgd_stepper(
     argument, [N] in the precision that x0 accumulates in, takes the place of ``step_size``.
     """
     checks.samples("x0", x0)
-    exact = checks.choice("mode", mode, checks.MODES)
-    fraction = checks.fraction("l1_fraction", l1_fraction)
-    eps, eps_n, number, step_size_n, *rest = ball_and_step(x0, eps, step_size, norm, bounds)
+    radius, size, radii, own_sizes, code, low, high = ball_and_step(x0, eps, step_size, norm, bounds)
+    fraction, exact = checks.fraction("l1_fraction", l1_fraction), checks.choice("mode", mode, checks.MODES)
+    numbers = (code, low, high, fraction, exact)
+    arguments = (radius, size, *_pgd_step.tail(numbers, radii, own_sizes))
 
-    def step(x: Tensor, grad: Tensor, sizes: Tensor | None = step_size_n) -> Tensor:
-        return _pgd_step(*aligned(x, grad, x0), eps, eps_n, number, sizes, *rest, fraction, exact)
+    def step(x: Tensor, grad: Tensor, sizes: Tensor | None = None) -> Tensor:
+        if sizes is None:
+            return _pgd_step.on(x)(*aligned(x, grad, x0), *arguments)
+        return _pgd_step.on(x)(*aligned(x, grad, x0), radius, size, *numbers, radii, sizes)
 
     return step
 
@@ -161,11 +166,10 @@ def momentum_step(
 
     Source: Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018 (MI-FGSM).
     """
-    checks.samples_alike(("x", "grad", "momentum", "x0"), x, grad, momentum, x0)
-    tensors = aligned(x, grad, momentum, x0)
-    arguments = ball_and_step(tensors[0], eps, step_size, norm, bounds)
-    numbers = checks.fraction("l1_fraction", l1_fraction), checks.number("decay", decay)
-    moved, gathered = _momentum_step(*tensors, *arguments, *numbers)
+    dense = checks.samples_alike(("x", "grad", "momentum", "x0"), x, grad, momentum, x0)
+    tensors = (x, grad, momentum, x0) if dense else aligned(x, grad, momentum, x0)
+    arguments = _momentum_arguments(tensors[0], eps, step_size, norm, bounds, l1_fraction, decay)
+    moved, gathered = _momentum_step.on(x)(*tensors, *arguments)
     return rounded(moved, x), rounded(gathered, momentum)
 
 
@@ -185,13 +189,12 @@ def momentum_stepper(
     shape, the device and at most the precision of x0.
     """
     checks.samples("x0", x0)
-    numbers = checks.fraction("l1_fraction", l1_fraction), checks.number("decay", decay)
-    arguments = ball_and_step(x0, eps, step_size, norm, bounds)
+    arguments = _momentum_arguments(x0, eps, step_size, norm, bounds, l1_fraction, decay)
     momentum = torch.zeros_like(x0)
 
     def step(x: Tensor, grad: Tensor) -> Tensor:
         nonlocal momentum
-        moved, momentum = _momentum_step(*aligned(x, grad, momentum, x0), *arguments, *numbers)
+        moved, momentum = _momentum_step.on(x)(*aligned(x, grad, momentum, x0), *arguments)
         return moved
 
     return step
@@ -232,14 +235,14 @@ def bss_step(
     Source: Heo, Lee, Yun, Choi, "Knowledge distillation with adversarial samples supporting decision boundary", AAAI
     2019 (boundary supporting samples); the step is that of its released code.
     """
-    checks.samples_alike(("x", "grad"), x, grad)
+    dense = checks.samples_alike(("x", "grad"), x, grad)
     checks.floating("gap", gap)
     checks.shape("gap", gap, [x.shape[0]], x)
     checks.boolean("active", active, [x.shape[0]], x)
-    tensors = aligned(x, grad)
+    tensors = (x, grad) if dense else aligned(x, grad)
     gap = gap.detach().to(torch.float64 if tensors[0].dtype is torch.float64 else torch.float32).contiguous()
-    sizes = checks.step("step_size", step_size, tensors[0])
-    return rounded(_bss_step(*tensors, gap, active.contiguous(), *sizes, *checks.box(bounds)), x)
+    arguments = _bss_arguments(tensors[0], step_size, bounds)
+    return rounded(_bss_step.on(x)(*tensors, gap, active.contiguous(), *arguments), x)
 
 
 def bss_stepper(
@@ -251,9 +254,9 @@ def bss_stepper(
     active to fit them.
     """
     checks.samples("x0", x0)
-    arguments = (*checks.step("step_size", step_size, x0), *checks.box(bounds))
+    arguments = _bss_arguments(x0, step_size, bounds)
     dtype = torch.float64 if x0.dtype is torch.float64 else torch.float32
-    return lambda x, grad, gap, active: _bss_step(*aligned(x, grad), gap.to(dtype), active, *arguments)
+    return lambda x, grad, gap, active: _bss_step.on(x)(*aligned(x, grad), gap.to(dtype), active, *arguments)
 
 
 def _arguments(
@@ -267,27 +270,47 @@ def _arguments(
     l1_fraction: float,
     mode: str,
 ) -> tuple[Any, ...]:
-    checks.samples_alike(("x", "grad", "x0"), x, grad, x0)
-    tensors = aligned(x, grad, x0)
+    if not checks.samples_alike(("x", "grad", "x0"), x, grad, x0):
+        x, grad, x0 = aligned(x, grad, x0)
+    radius, size, radii, sizes, code, low, high = ball_and_step(x, eps, step_size, norm, bounds)
     fraction, exact = checks.fraction("l1_fraction", l1_fraction), checks.choice("mode", mode, checks.MODES)
-    return *tensors, *ball_and_step(tensors[0], eps, step_size, norm, bounds), fraction, exact
+    return x, grad, x0, radius, size, *_pgd_step.tail((code, low, high, fraction, exact), radii, sizes)
+
+
+def _momentum_arguments(
+    x: Tensor,
+    eps: float | Tensor,
+    step_size: float | Tensor,
+    norm: str,
+    bounds: tuple[float, float] | None,
+    l1_fraction: float,
+    decay: float,
+) -> tuple[Any, ...]:
+    """All but the samples, as momentum_step passes them."""
+    radius, size, radii, sizes, code, low, high = ball_and_step(x, eps, step_size, norm, bounds)
+    fraction, decay = checks.fraction("l1_fraction", l1_fraction), checks.number("decay", decay)
+    return radius, size, *_momentum_step.tail((code, low, high, fraction, decay), radii, sizes)
+
+
+def _bss_arguments(x: Tensor, step_size: float | Tensor, bounds: tuple[float, float] | None) -> tuple[Any, ...]:
+    """All but the samples, as bss_step passes them."""
+    size, sizes = checks.step("step_size", step_size, x)
+    return size, *_bss_step.tail(checks.box(bounds), sizes)
 
 
 def ball_and_step(
     x: Tensor, eps: float | Tensor, step_size: float | Tensor, norm: str, bounds: tuple[float, float] | None
-) -> tuple[float, Tensor | None, float, Tensor | None, int, float, float]:
-    """Radius, step size, norm and box as the schemas take them."""
-    return (
-        *checks.radius("eps", eps, x),
-        *checks.step("step_size", step_size, x),
-        checks.choice("norm", norm, checks.NORMS),
-        *checks.box(bounds),
-    )
+) -> tuple[float, float, Tensor | None, Tensor | None, int, float, float]:
+    """Radius and step size, the same one a sample, norm and box, each as the schemas take it."""
+    radius, radii = checks.radius("eps", eps, x)
+    size, sizes = checks.step("step_size", step_size, x)
+    low, high = checks.box(bounds)
+    return radius, size, radii, sizes, checks.choice("norm", norm, checks.NORMS), low, high
 
 
-def _pgd_step_reference(x, grad, x0, eps, eps_n, step_size, step_size_n, norm, low, high, l1_fraction, exact):
+def _pgd_step_reference(x, grad, x0, eps, step_size, norm, low, high, l1_fraction, exact, eps_n, step_size_n):
     size = step_size if step_size_n is None else step_size_n
-    keywords = named(eps, eps_n, norm, low, high) | {"mode": "exact" if exact else "sequential"}
+    keywords = named(eps, norm, low, high, eps_n) | {"mode": "exact" if exact else "sequential"}
     return like(x, reference.pgd_step(x, grad, x0, step_size=size, l1_fraction=l1_fraction, **keywords))
 
 
@@ -296,14 +319,14 @@ def _pgd_step_in_place_reference(x, *arguments):
 
 
 def _momentum_step_reference(
-    x, grad, momentum, x0, eps, eps_n, step_size, step_size_n, norm, low, high, l1_fraction, decay
+    x, grad, momentum, x0, eps, step_size, norm, low, high, l1_fraction, decay, eps_n, step_size_n
 ):
     size = step_size if step_size_n is None else step_size_n
-    keywords = named(eps, eps_n, norm, low, high) | {"step_size": size, "l1_fraction": l1_fraction, "decay": decay}
+    keywords = named(eps, norm, low, high, eps_n) | {"step_size": size, "l1_fraction": l1_fraction, "decay": decay}
     return tuple(like(x, result) for result in reference.momentum_step(x, grad, momentum, x0, **keywords))
 
 
-def _bss_step_reference(x, grad, gap, active, step_size, step_size_n, low, high):
+def _bss_step_reference(x, grad, gap, active, step_size, low, high, step_size_n):
     size = step_size if step_size_n is None else step_size_n
     return like(x, reference.bss_step(x, grad, gap, active, step_size=size, bounds=(low, high)))
 

@@ -117,25 +117,27 @@ def _arguments(
     if sigma is not None and not sigma >= _LEAST_BANDWIDTH:
         raise ValueError(f"bandwidth must be at least {_LEAST_BANDWIDTH}, got {bandwidth!r}")
     code = checks.choice("update", update, UPDATES)
-    return *ball_and_step(x, eps, step_size, norm, bounds), sigma, code, scale
+    radius, size, radii, sizes, ball, low, high = ball_and_step(x, eps, step_size, norm, bounds)
+    return radius, size, *_svgd_step.tail((ball, low, high, sigma, code, scale), radii, sizes)
 
 
 def _move(particles: Tensor, score: Tensor, x0: Tensor, arguments: tuple[Any, ...]) -> Tensor:
     """The step on tensors of one dtype."""
     tensors = (particles, score, x0)
     if not _channels_last(particles):
-        return _svgd_step(*(x.contiguous() for x in tensors), *arguments)
+        return _svgd_step.on(x0)(*(x.contiguous() for x in tensors), *arguments)
     # The step does not care in which order the elements of a particle come, so channels_last is a matter of view.
     viewed = (x.movedim(channel, -1).contiguous() for x, channel in zip(tensors, (2, 2, 1), strict=True))
-    return _svgd_step(*viewed, *arguments).movedim(-1, 2)
+    return _svgd_step.on(x0)(*viewed, *arguments).movedim(-1, 2)
 
 
 def _channels_last(particles: Tensor) -> bool:
     return particles.dim() > 3 and not particles.is_contiguous() and particles.movedim(2, -1).is_contiguous()
 
 
-def _svgd_step_reference(particles, score, x0, eps, eps_n, step_size, step_size_n, norm, low, high, *stein):
-    bandwidth, update, score_scale = stein
+def _svgd_step_reference(
+    particles, score, x0, eps, step_size, norm, low, high, bandwidth, update, score_scale, eps_n, step_size_n
+):
     moved = reference.svgd_step(
         particles,
         score,
@@ -144,7 +146,7 @@ def _svgd_step_reference(particles, score, x0, eps, eps_n, step_size, step_size_
         bandwidth="median" if bandwidth is None else bandwidth,
         update=_UPDATE_NAMES[update],
         score_scale="rms" if score_scale is None else score_scale,
-        **named(eps, eps_n, norm, low, high),
+        **named(eps, norm, low, high, eps_n),
     )
     return like(particles, moved)
 

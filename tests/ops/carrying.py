@@ -39,7 +39,7 @@ def carried(overload: Any, device: str) -> Callable[..., Any]:
             return overload(*arguments)
         there = [_copied(value, device) if isinstance(value, Tensor) else value for value in arguments]
         results = overload(*there)
-        for mine, copy, written in zip(arguments, there, writes, strict=True):
+        for mine, copy, written in zip(arguments, there, writes, strict=False):
             if written:
                 mine.untyped_storage().copy_(copy.untyped_storage())
         return tree_map_only(Tensor, Tensor.cpu, results)

@@ -115,7 +115,9 @@ SIZES: dict[str, tuple[Size, ...]] = {
 }
 
 FUSED = SimpleNamespace(
-    scale_grad=scale_grad, mix_backward=mix_backward, **{name: getattr(fastadv, name) for name in fastadv.__all__}
+    scale_grad=lambda *arguments: scale_grad.on(arguments[0])(*arguments),
+    mix_backward=lambda *arguments: mix_backward.on(arguments[0])(*arguments),
+    **{name: getattr(fastadv, name) for name in fastadv.__all__},
 )
 ORACLE = SimpleNamespace(
     project=ball.project,
@@ -136,7 +138,7 @@ ORACLE = SimpleNamespace(
     attack_loss=attack_loss.attack_loss,
     triplet_margin_loss=metric.triplet_margin_loss,
     mix=mix.mix,
-    mix_backward=lambda grad, lam, lam_n, permutation: mix.mix_backward(
+    mix_backward=lambda grad, lam, permutation, lam_n=None: mix.mix_backward(
         grad, lam if lam_n is None else lam_n, permutation
     ),
     scale_grad=lambda grad, factor, dtype: grad * (factor[:, None] if factor.dim() else factor),
@@ -493,7 +495,7 @@ CASES = (
         "mix_backward",
         "mix",
         _mixing,
-        lambda f, t: f.mix_backward(_dense(t["x"]), 0.0, t["lam"].contiguous(), t["p"].contiguous()),
+        lambda f, t: f.mix_backward(_dense(t["x"]), 0.0, t["p"].contiguous(), t["lam"].contiguous()),
     ),
     _stein("svgd_step-sign", _SIGNED),
     _stein("svgd_step-sign-rms", {"score_scale": "rms", "norm": "l2"}, _radii_and_steps(0.5, _particles)),

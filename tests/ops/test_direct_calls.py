@@ -15,11 +15,11 @@ PARTICLES = X[:, None].contiguous()
 @pytest.mark.parametrize(
     "call",
     [
-        lambda norm: OPS.project(X, X, 0.1, None, norm, 0.0, 1.0, True),
-        lambda norm: OPS.random_start(X, 0.1, None, norm, 0.0, 1.0, 0, None, None),
-        lambda norm: OPS.pgd_step(X, X, X, 0.1, None, 0.1, None, norm, 0.0, 1.0, 0.1, True),
-        lambda norm: OPS.momentum_step(X, X, X, X, 0.1, None, 0.1, None, norm, 0.0, 1.0, 0.1, 1.0),
-        lambda norm: OPS.svgd_step(PARTICLES, PARTICLES, X, 0.1, None, 0.1, None, norm, 0.0, 1.0, None, 0, None),
+        lambda norm: OPS.project(X, X, 0.1, norm),
+        lambda norm: OPS.random_start(X, 0.1, norm),
+        lambda norm: OPS.pgd_step(X, X, X, 0.1, 0.1, norm),
+        lambda norm: OPS.momentum_step(X, X, X, X, 0.1, 0.1, norm),
+        lambda norm: OPS.svgd_step(PARTICLES, PARTICLES, X, 0.1, 0.1, norm),
     ],
     ids=["project", "random_start", "pgd_step", "momentum_step", "svgd_step"],
 )
@@ -33,4 +33,4 @@ def test_a_norm_that_is_none(call, code):
 def test_an_update_that_is_none(code):
     require_backend("cpu")
     with pytest.raises(ValueError, match="update must be 0"):
-        OPS.svgd_step(PARTICLES, PARTICLES, X, 0.1, None, 0.1, None, 0, 0.0, 1.0, None, code, None)
+        OPS.svgd_step(PARTICLES, PARTICLES, X, 0.1, 0.1, update=code)
