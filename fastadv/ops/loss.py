@@ -116,8 +116,7 @@ class _Loss(torch.autograd.Function):
         tensors = inputs if dense else aligned(*inputs)
         loss, *grads = op.on(tensors[0])(*tensors, *arguments)
         ctx.save_for_backward(*grads)
-        # None where the gradients have the dtypes of the inputs.
-        ctx.dtypes = None if dense and loss.dtype is inputs[0].dtype else [x.dtype for x in inputs]
+        ctx.dtypes = [x.dtype for x in inputs]
         ctx.scale_grad = scale_grad.on(loss)
         return loss
 
@@ -127,10 +126,8 @@ class _Loss(torch.autograd.Function):
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             raise RuntimeError("fastadv offers no second derivatives: its losses cannot be used with create_graph=True")
         unscaled = _is_one(grad_output) and not _graph_is_kept()
-        if unscaled and ctx.dtypes is None:
-            return None, *ctx.saved_tensors
         grads: list[Tensor | None] = [None]
-        for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes or (), strict=True):
+        for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True):
             if grad is None:
                 grads.append(None)
             elif dtype is not grad.dtype or grad_output.dim():
