@@ -29,7 +29,8 @@ def together(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     script = Path(__file__).with_name("processes_train.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # Should a process abort, which PyTorch has done here, this says where.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
     finished = subprocess.run([*command, script, folder], capture_output=True, text=True, env=environment, check=False)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.count("rank 0 of 2 speaks") == finished.stdout.count("speaks") == 1
