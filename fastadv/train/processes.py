@@ -1,6 +1,7 @@
 """The processes of a run: one alone, or those that torchrun started, which share every batch."""
 
 import contextlib
+import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -85,6 +86,9 @@ def joined(device: str) -> Iterator[Processes]:
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    # Imported after, by the first step of an optimizer, it keeps the group's threads alive beyond the group; one that
+    # then still lets go of a tensor may find the interpreter gone, and abort the process.
+    importlib.import_module("torch._dynamo")
     distributed.init_process_group("nccl" if on_gpu else "gloo")
     try:
         processes = Processes()

@@ -4,6 +4,7 @@ usage: [torchrun ...] processes_train.py FOLDER
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -129,4 +130,6 @@ if __name__ == "__main__":
     with joined("cpu"):
         train_jobs(given)
         status = train_whole_run(given / "run")
+    threads = [task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")]
+    (given / f"threads-{os.environ['RANK']}.json").write_text(json.dumps(threads))
     raise SystemExit(status)
