@@ -65,7 +65,7 @@ FLOOR = (
     Reason(
         (*LOGITS, "attack_loss"),
         "arithmetic, two or three exponentials a class; on one thread, at 64x32000, PyTorch's own softmax of one of "
-        "the logits takes 0.4 of the time, and five times a copy of them",
+        "the logits takes 0.6 of the time, and four times a copy of them",
     ),
     Reason(
         ("triplet_margin_loss forward + backward",),
