@@ -44,34 +44,34 @@ format: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks $(BENCH)
-	$(BIN)/python -m benchmarks.page
+	$(BIN)/python -m benchmarks.pages.page
 
 bench-pages: $(INSTALLED)
-	$(BIN)/python -m benchmarks.page
-	$(BIN)/python -m benchmarks.trainer_table
+	$(BIN)/python -m benchmarks.pages.page
+	$(BIN)/python -m benchmarks.pages.trainer_table
 
 bench-slower: $(INSTALLED)
 	$(BIN)/python -m benchmarks --against committed $(BENCH)
 
 bench-compare: $(INSTALLED)
-	$(BIN)/python -m benchmarks.compare_commits "$(BASE)" $(BENCH)
+	$(BIN)/python -m benchmarks.suite.compare_commits "$(BASE)" $(BENCH)
 
 bench-attacks: $(INSTALLED)
-	$(BIN)/python -m benchmarks.attack_loops --checkpoint "$(CHECKPOINT)" --data-dir "$(DATA_DIR)" \
+	$(BIN)/python -m benchmarks.studies.attack_loops --checkpoint "$(CHECKPOINT)" --data-dir "$(DATA_DIR)" \
 		$(if $(OUTPUT),--output "$(OUTPUT)")
 
 bench-training: $(INSTALLED)
-	$(BIN)/python -m benchmarks.training_step $(if $(CHECKPOINTS),--checkpoints "$(CHECKPOINTS)") \
+	$(BIN)/python -m benchmarks.studies.training_step $(if $(CHECKPOINTS),--checkpoints "$(CHECKPOINTS)") \
 		$(if $(OUTPUT),--output "$(OUTPUT)")
 
 sanitize: $(INSTALLED)
-	$(BIN)/python csrc/cpu/sanitize.py
+	$(BIN)/python csrc/tools/sanitize.py
 
 cuda-compile: $(INSTALLED)
-	$(BIN)/python csrc/cuda/resources.py --write
+	$(BIN)/python csrc/tools/resources.py --write
 
 gpu-check:
-	$(PYTHON) csrc/cuda/check.py --parts "$(PARTS)"
+	$(PYTHON) csrc/tools/gpu_check.py --parts "$(PARTS)"
 
 # PyTorch comes first and is kept by the second line, which without build isolation compiles against it. The libraries
 # that tests and benchmark compare with come last and alone: torchvision, which two of them name, would bring its own.

@@ -6,7 +6,7 @@ Environment:
     USE_CUDA=1              a CUDA library, or an error; by default it is built where nvcc and a PyTorch with CUDA are
     TORCH_CUDA_ARCH_LIST    GPUs to compile for, in PyTorch's notation; by default 8.0;9.0;10.0+PTX
     DEBUG=1                 the C++ library unoptimised, with debug information
-    SANITIZE=1              the C++ library under AddressSanitizer and UndefinedBehaviorSanitizer: csrc/cpu/sanitize.py
+    SANITIZE=1              the C++ library under AddressSanitizer and UndefinedBehaviorSanitizer: make sanitize
     MAX_JOBS                compilations at a time
 """
 
@@ -23,7 +23,7 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "csrc" / "cuda"))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "csrc" / "tools"))
 
 import nvcc
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from benchmarks import machine, regressions, results, terminal, unfinished
-from benchmarks.case import Entry
 from benchmarks.cases import selected
-from benchmarks.floor import Floor, overhead
-from benchmarks.runner import Conditions, Differs, run
+from benchmarks.suite import machine, regressions, results, terminal, unfinished
+from benchmarks.suite.case import Entry
+from benchmarks.suite.floor import Floor, overhead
+from benchmarks.suite.runner import Conditions, Differs, run
 
 
 def main() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.case import Entry
 from benchmarks.cases import features, logits, loops, particles, steps, training
+from benchmarks.suite.case import Entry
 
 
 def registry(resnet56: Path | None = None) -> list[Entry]:

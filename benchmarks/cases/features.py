@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fastadv
-from benchmarks.case import Call, Case, Entry, Work, with_backward
 from benchmarks.cases.inputs import generator, normal, size
 from benchmarks.opponents import features, peers
+from benchmarks.suite.case import Call, Case, Entry, Work, with_backward
 
 
 def entries() -> Iterator[Entry]:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import fastadv
-from benchmarks.case import Call, Case, Entry, Sweep, Work, with_backward
 from benchmarks.cases.inputs import generator, normal, size
 from benchmarks.opponents import losses, peers
+from benchmarks.suite.case import Call, Case, Entry, Sweep, Work, with_backward
 
 CLASSES = (10, 100, 1000, 10_000, 32_000)
 BATCHES = (1, 16, 64, 256, 1024, 4096)

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastadv
-from benchmarks.case import Call, Case, Entry, Missing
 from benchmarks.cases.inputs import CIFAR, EPS, STEP, generator, size, uniform
 from benchmarks.opponents import loops, peers
+from benchmarks.suite.case import Call, Case, Entry, Missing
 from fastadv import attacks
-from fastadv.train import models
+from fastadv.train.networks import models
 
 STEPS, PARTICLES, L2, L2_STEP = 10, 4, 0.5, 0.125
 Victim = Callable[[torch.device], nn.Module]

@@ -8,9 +8,9 @@ from functools import partial
 import torch
 
 import fastadv
-from benchmarks.case import Case, Entry, Sweep, Work, share_apart
 from benchmarks.cases.inputs import CIFAR, EPS, IMAGENET, STEP, generator, images, normal, size, uniform
 from benchmarks.opponents import steps
+from benchmarks.suite.case import Case, Entry, Sweep, Work, share_apart
 
 COUNTS = (2, 4, 8, 16, 32)
 

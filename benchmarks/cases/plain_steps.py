@@ -17,10 +17,11 @@ from torch import Tensor
 from benchmarks.cases.inputs import EPS
 from benchmarks.cases.sides import CLASSES, Side
 from benchmarks.opponents import data_free, distillation, features, robust, sampling
-from fastadv.attacks.starts import random_rows
-from fastadv.distill import Features, noise
+from fastadv.attacks.loop.starts import random_rows
+from fastadv.distill import Features
 from fastadv.distill.data_free import _GENERATOR, _SHARES, _STUDENT
-from fastadv.distill.robust import NEAR
+from fastadv.distill.parts import noise
+from fastadv.distill.parts.robust import NEAR
 
 Losses = Callable[[], Iterator[Tensor]]
 SAME = "the same torch code on both sides: no fused op is in it"

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks.cases.inputs import CIFAR, generator, uniform
-from fastadv.attacks.starts import random_rows
+from fastadv.attacks.loop.starts import random_rows
 from fastadv.distill import CRD, IADII, Batch
-from fastadv.distill.memory import Memory
-from fastadv.train import models
-from fastadv.train.methods import METHODS
+from fastadv.distill.parts.memory import Memory
+from fastadv.train.config.methods import METHODS
+from fastadv.train.networks import models
 
 CLASSES = 100
 # Of the training set, whose every image CRD remembers.

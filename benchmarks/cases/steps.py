@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import fastadv
-from benchmarks.case import Case, Entry, Sweep, Work, share_apart
 from benchmarks.cases.inputs import CIFAR, EPS, IMAGENET, STEP, generator, images, normal, size, uniform
 from benchmarks.opponents import steps
+from benchmarks.suite.case import Case, Entry, Sweep, Work, share_apart
 
 Shape = tuple[int, ...]
 BATCHES = (1, 4, 16, 64, 128, 256, 1024, 4096)

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.case import Case, Entry
 from benchmarks.cases import sides
 from benchmarks.cases.inputs import CIFAR, size
 from benchmarks.cases.plain_steps import PLAIN, Plain
 from benchmarks.cases.sides import Side
-from benchmarks.runner import Differs
+from benchmarks.suite.case import Case, Entry
+from benchmarks.suite.runner import Differs
 from fastadv.distill import AdversarialMethod
-from fastadv.train.methods import METHODS
+from fastadv.train.config.methods import METHODS
 
 # Images of a step; images that are enough to compare the two sides in float64.
 BATCH, FEW = 16, 4

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.case import Call, Missing
+from benchmarks.suite.case import Call, Missing
 
 _LARGEST_MATRIX = 2**30  # bytes; what is larger would not fit into the memory of most machines, several times over
 

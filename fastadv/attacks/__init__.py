@@ -1,16 +1,16 @@
 """Adversarial batches: pure functions over one shared loop, the same as objects, and what they report."""
 
-from fastadv.attacks.auto_gradient import apgd
-from fastadv.attacks.base_samples import bss_candidates, bss_targets
-from fastadv.attacks.boundary import bss
 from fastadv.attacks.captured import Captured, CaptureError, capture
 from fastadv.attacks.configured import APGD, BSS, FGSM, MIFGSM, PGD, SVGD, VAT, Attack
-from fastadv.attacks.fast_gradient import fgsm
-from fastadv.attacks.frozen import Frozen, freeze
-from fastadv.attacks.momentum import mi_fgsm
-from fastadv.attacks.particles import repulsion_ratio, svgd
-from fastadv.attacks.projected_gradient import pgd
-from fastadv.attacks.virtual import vat
+from fastadv.attacks.methods.apgd import apgd
+from fastadv.attacks.methods.bss import bss
+from fastadv.attacks.methods.bss_base_samples import bss_candidates, bss_targets
+from fastadv.attacks.methods.fgsm import fgsm
+from fastadv.attacks.methods.mi_fgsm import mi_fgsm
+from fastadv.attacks.methods.pgd import pgd
+from fastadv.attacks.methods.svgd import repulsion_ratio, svgd
+from fastadv.attacks.methods.vat import vat
+from fastadv.attacks.model.frozen import Frozen, freeze
 
 __all__ = [
     "APGD",

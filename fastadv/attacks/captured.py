@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import seeds
-from fastadv.attacks.networks import InItsMode, Network, Networks
+from fastadv.attacks.loop import seeds
+from fastadv.attacks.model.networks import InItsMode, Network, Networks
 from fastadv.ops import checks
 
 # cuDNN and cuBLAS choose algorithms and allocate workspaces in their first runs, which a graph must not record.

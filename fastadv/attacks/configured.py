@@ -10,16 +10,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fastadv.attacks.arguments import count, step_count
-from fastadv.attacks.auto_gradient import apgd
-from fastadv.attacks.boundary import bss
-from fastadv.attacks.fast_gradient import fgsm
-from fastadv.attacks.momentum import mi_fgsm
-from fastadv.attacks.networks import Network
-from fastadv.attacks.objective import check_loss
-from fastadv.attacks.particles import VARIANTS, svgd
-from fastadv.attacks.projected_gradient import pgd
-from fastadv.attacks.virtual import vat
+from fastadv.attacks.loop.arguments import count, step_count
+from fastadv.attacks.loop.objective import check_loss
+from fastadv.attacks.methods.apgd import apgd
+from fastadv.attacks.methods.bss import bss
+from fastadv.attacks.methods.fgsm import fgsm
+from fastadv.attacks.methods.mi_fgsm import mi_fgsm
+from fastadv.attacks.methods.pgd import pgd
+from fastadv.attacks.methods.svgd import VARIANTS, svgd
+from fastadv.attacks.methods.vat import vat
+from fastadv.attacks.model.networks import Network
 from fastadv.ops import checks
 from fastadv.ops.svgd import UPDATES
 

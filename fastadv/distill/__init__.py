@@ -11,20 +11,20 @@ from fastadv.distill.bss import BSS
 from fastadv.distill.crd import CRD
 from fastadv.distill.data_free import DataFree
 from fastadv.distill.dkd import DKD
-from fastadv.distill.features import Featured, Features
 from fastadv.distill.fitnet import FitNet
 from fastadv.distill.ft import FT
 from fastadv.distill.iad import IAD, IADII, AdaIAD
 from fastadv.distill.igdm import IGDM
 from fastadv.distill.method import AdversarialMethod, Batch, Method
+from fastadv.distill.parts.features import Featured, Features
+from fastadv.distill.parts.robust import RobustMethod
+from fastadv.distill.parts.weighted import WeightedLoss
 from fastadv.distill.rkd import RKD
-from fastadv.distill.robust import RobustMethod
 from fastadv.distill.rslad import RSLAD
 from fastadv.distill.sp import SP
 from fastadv.distill.tald import TALD
 from fastadv.distill.triplet import TripletKD
 from fastadv.distill.vid import VID
-from fastadv.distill.weighted import WeightedLoss
 
 __all__ = [
     "AIKD",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastadv.distill.method import Terms
-from fastadv.distill.robust import NEAR, RobustMethod, Views
-from fastadv.distill.teacher import required
+from fastadv.distill.parts.robust import NEAR, RobustMethod, Views
+from fastadv.distill.parts.teacher import required
 from fastadv.ops import checks
 from fastadv.ops.divergence import kl_distill
 

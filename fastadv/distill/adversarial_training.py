@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fastadv.distill.method import Terms
-from fastadv.distill.robust import NEAR, RobustMethod, Views
+from fastadv.distill.parts.robust import NEAR, RobustMethod, Views
 from fastadv.ops import checks
 from fastadv.ops.divergence import kl_distill
 from fastadv.reference._common import accumulate

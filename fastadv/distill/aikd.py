@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 from torch.optim import Adam, Optimizer
 
-from fastadv.attacks.guard import evaluating
-from fastadv.distill.building import Unbuilt
+from fastadv.attacks.model.guard import evaluating
 from fastadv.distill.discriminator import Discriminator
-from fastadv.distill.isolation import constant_parameters
 from fastadv.distill.method import AdversarialMethod, Batch, Network, Terms
-from fastadv.distill.teacher import teacher_logits
+from fastadv.distill.parts.building import Unbuilt
+from fastadv.distill.parts.isolation import constant_parameters
+from fastadv.distill.parts.teacher import teacher_logits
 from fastadv.ops import checks
 from fastadv.ops.divergence import kl_distill
 from fastadv.reference._common import accumulate

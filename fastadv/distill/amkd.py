@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from fastadv.distill.bss import BSS, Boundary
-from fastadv.distill.building import example_features
-from fastadv.distill.features import Features
 from fastadv.distill.method import Batch, Network, Terms
-from fastadv.distill.teacher import required
+from fastadv.distill.parts.building import example_features
+from fastadv.distill.parts.features import Features
+from fastadv.distill.parts.teacher import required
 from fastadv.ops import checks
 from fastadv.ops.metric import triplet_margin_loss
 from fastadv.reference._common import accumulate

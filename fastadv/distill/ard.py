@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch.nn.functional import cross_entropy
 
 from fastadv.distill.method import Terms
-from fastadv.distill.robust import RobustMethod, Views
+from fastadv.distill.parts.robust import RobustMethod, Views
 from fastadv.ops import checks
 from fastadv.ops.divergence import kl_distill
 from fastadv.reference._common import accumulate

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, normalize
 
-from fastadv.distill.building import example_features
-from fastadv.distill.features import Features
-from fastadv.distill.maps import at_one_size, layer_indices, map_pairs
 from fastadv.distill.method import Batch
-from fastadv.distill.weighted import WeightedLoss
+from fastadv.distill.parts.building import example_features
+from fastadv.distill.parts.features import Features
+from fastadv.distill.parts.maps import at_one_size, layer_indices, map_pairs
+from fastadv.distill.parts.weighted import WeightedLoss
 
 
 class AT(WeightedLoss):

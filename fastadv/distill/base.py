@@ -7,10 +7,10 @@ import abc
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fastadv.distill.building import example_features
-from fastadv.distill.features import Features, observe
 from fastadv.distill.method import Batch, Method, Network, Terms
-from fastadv.distill.teacher import teacher_features
+from fastadv.distill.parts.building import example_features
+from fastadv.distill.parts.features import Features, observe
+from fastadv.distill.parts.teacher import teacher_features
 from fastadv.ops import checks
 from fastadv.ops.divergence import kd_loss
 from fastadv.reference._common import accumulate

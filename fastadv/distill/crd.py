@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks.arguments import count
-from fastadv.distill import noise
-from fastadv.distill.building import Unbuilt, example_features
-from fastadv.distill.features import Features
-from fastadv.distill.memory import Memory
+from fastadv.attacks.loop.arguments import count
 from fastadv.distill.method import Batch
-from fastadv.distill.weighted import WeightedLoss
+from fastadv.distill.parts import noise
+from fastadv.distill.parts.building import Unbuilt, example_features
+from fastadv.distill.parts.features import Features
+from fastadv.distill.parts.memory import Memory
+from fastadv.distill.parts.weighted import WeightedLoss
 from fastadv.ops import checks
 from fastadv.reference._common import accumulate
 

@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 from torch.optim import Adam, Optimizer
 
-from fastadv.attacks.arguments import count
-from fastadv.attacks.guard import evaluating
-from fastadv.distill import noise
-from fastadv.distill.building import Unbuilt, example_features
-from fastadv.distill.connectors import connector
-from fastadv.distill.features import Features, observe
-from fastadv.distill.generator import ImageGenerator
-from fastadv.distill.isolation import constant_parameters
+from fastadv.attacks.loop.arguments import count
+from fastadv.attacks.model.guard import evaluating
 from fastadv.distill.method import AdversarialMethod, Batch, Network, Terms
-from fastadv.distill.teacher import required, teacher_features
+from fastadv.distill.parts import noise
+from fastadv.distill.parts.building import Unbuilt, example_features
+from fastadv.distill.parts.connectors import connector
+from fastadv.distill.parts.features import Features, observe
+from fastadv.distill.parts.generator import ImageGenerator
+from fastadv.distill.parts.isolation import constant_parameters
+from fastadv.distill.parts.teacher import required, teacher_features
 from fastadv.ops import checks
 from fastadv.ops.matching import activation_boundary_loss
 from fastadv.ops.mix import mix
@@ -63,7 +63,7 @@ class DataFree(AdversarialMethod):
 
     Args:
         mean, std: of the pixels that the networks were made for, a float or one a channel, see
-            :class:`fastadv.distill.generator.ImageGenerator`.
+            :class:`fastadv.distill.parts.generator.ImageGenerator`.
         latent, width: of the generator; published: 256 (for digits 100) and 64.
         interpolation_weight: a; 0 leaves the term and its forward out.
         interpolation_alpha: alpha > 0.

@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fastadv.distill.base import BaseLoss
-from fastadv.distill.features import Features
 from fastadv.distill.method import Batch
+from fastadv.distill.parts.features import Features
 from fastadv.ops import checks
 from fastadv.ops.divergence import dkd_loss
 from fastadv.reference._common import accumulate

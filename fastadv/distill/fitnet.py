@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from fastadv.distill.building import Unbuilt, example_features
-from fastadv.distill.connectors import regressor
-from fastadv.distill.features import Features
-from fastadv.distill.maps import layer_index, map_pair
 from fastadv.distill.method import Batch
-from fastadv.distill.weighted import WeightedLoss
+from fastadv.distill.parts.building import Unbuilt, example_features
+from fastadv.distill.parts.connectors import regressor
+from fastadv.distill.parts.features import Features
+from fastadv.distill.parts.maps import layer_index, map_pair
+from fastadv.distill.parts.weighted import WeightedLoss
 from fastadv.reference._common import accumulate
 
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from fastadv.attacks.arguments import count
+from fastadv.attacks.loop.arguments import count
 from fastadv.distill.at import attention
-from fastadv.distill.building import Unbuilt, example_features
-from fastadv.distill.features import Features
-from fastadv.distill.maps import at_one_size, map_pair
 from fastadv.distill.method import Batch, Network, Terms
-from fastadv.distill.teacher import teacher_features
-from fastadv.distill.weighted import WeightedLoss
+from fastadv.distill.parts.building import Unbuilt, example_features
+from fastadv.distill.parts.features import Features
+from fastadv.distill.parts.maps import at_one_size, map_pair
+from fastadv.distill.parts.teacher import teacher_features
+from fastadv.distill.parts.weighted import WeightedLoss
 from fastadv.ops import checks
 from fastadv.reference._common import accumulate
 

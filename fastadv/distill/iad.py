@@ -8,8 +8,8 @@ from torch.nn.functional import cross_entropy
 
 from fastadv.distill.adaad import AdaAD
 from fastadv.distill.method import Network, Terms
-from fastadv.distill.robust import RobustMethod, Views
-from fastadv.distill.teacher import teacher_logits
+from fastadv.distill.parts.robust import RobustMethod, Views
+from fastadv.distill.parts.teacher import teacher_logits
 from fastadv.ops import checks
 from fastadv.ops.divergence import kl_distill
 from fastadv.reference._common import accumulate

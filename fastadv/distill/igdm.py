@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from fastadv.distill.adaad import AdaAD
 from fastadv.distill.local_linearity import remainder
 from fastadv.distill.method import Batch, Method, Network, Terms
-from fastadv.distill.robust import RobustMethod
-from fastadv.distill.teacher import required
+from fastadv.distill.parts.robust import RobustMethod
+from fastadv.distill.parts.teacher import required
 from fastadv.ops import checks
 from fastadv.ops.matching import igdm_loss
 

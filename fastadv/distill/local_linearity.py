@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastadv.attacks.arguments import master
-from fastadv.attacks.fast_gradient import fgsm
-from fastadv.attacks.guard import no_trace
-from fastadv.attacks.networks import Network, Networks
+from fastadv.attacks.loop.arguments import master
+from fastadv.attacks.methods.fgsm import fgsm
+from fastadv.attacks.model.guard import no_trace
+from fastadv.attacks.model.networks import Network, Networks
 from fastadv.reference._common import accumulate
 
 

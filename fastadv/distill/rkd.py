@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastadv.distill.features import Features
 from fastadv.distill.method import Batch
-from fastadv.distill.weighted import WeightedLoss
+from fastadv.distill.parts.features import Features
+from fastadv.distill.parts.weighted import WeightedLoss
 from fastadv.ops import checks
 from fastadv.ops.rkd import rkd_loss
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import mse_loss, normalize
 
-from fastadv.distill.features import Features
-from fastadv.distill.maps import map_pair
 from fastadv.distill.method import Batch
-from fastadv.distill.precision import without_autocast
-from fastadv.distill.weighted import WeightedLoss
+from fastadv.distill.parts.features import Features
+from fastadv.distill.parts.maps import map_pair
+from fastadv.distill.parts.precision import without_autocast
+from fastadv.distill.parts.weighted import WeightedLoss
 
 
 class SP(WeightedLoss):

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks.arguments import count, master
-from fastadv.attacks.copies import repeat
-from fastadv.attacks.particles import VARIANTS, projected_particles, random_particles, repulsion_ratio
-from fastadv.attacks.released import XI, released_particles
+from fastadv.attacks.loop.arguments import count, master
+from fastadv.attacks.loop.copies import repeat
+from fastadv.attacks.methods.svgd import VARIANTS, projected_particles, random_particles, repulsion_ratio
+from fastadv.attacks.methods.tald_released import XI, released_particles
 from fastadv.distill.base import KD, BaseLoss
-from fastadv.distill.features import observe
 from fastadv.distill.method import Batch, Method, Network, Terms
-from fastadv.distill.teacher import required, teacher_features
+from fastadv.distill.parts.features import observe
+from fastadv.distill.parts.teacher import required, teacher_features
 from fastadv.ops import checks
 from fastadv.ops.layout import aligned
 from fastadv.ops.matching import loss_matching
@@ -40,7 +40,8 @@ class TALD(Method):
       in the ball around x: :func:`fastadv.attacks.svgd` with ``steps`` projected steps on the teacher's cross-entropy.
       It is a reconstruction: radius, sign update and projection are those of the code of its predecessor ALD (AISTATS
       2022); the kernel within one image, its median bandwidth, ``score_scale="rms"`` and 3 steps are this library's.
-    - ``variant="released"`` computes what the published code does, :func:`fastadv.attacks.released.released_particles`:
+    - ``variant="released"`` computes what the published code does,
+    :func:`fastadv.attacks.methods.tald_released.released_particles`:
       independent one-step perturbations of l2 length eps against the change of the teacher's probabilities, without
       labels. The published setting is ``TALD(KD(4.0, 0.9), variant="released", weight=0.01, particles=4, steps=1,
       eps=5e-4, images=10, xi=10.0, bounds=(-2.5, 2.5))`` on normalised images, in batches of 64; read there what pixels

@@ -6,10 +6,10 @@ import math
 
 from torch import Tensor
 
-from fastadv.distill import noise
-from fastadv.distill.features import Features
 from fastadv.distill.method import Batch
-from fastadv.distill.weighted import WeightedLoss
+from fastadv.distill.parts import noise
+from fastadv.distill.parts.features import Features
+from fastadv.distill.parts.weighted import WeightedLoss
 from fastadv.ops import checks
 from fastadv.ops.metric import triplet_margin_loss
 

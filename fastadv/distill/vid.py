@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from fastadv.distill.building import Unbuilt, example_features
-from fastadv.distill.features import Features
-from fastadv.distill.maps import Pair, at_one_size, layer_indices, map_pairs
 from fastadv.distill.method import Batch
-from fastadv.distill.weighted import WeightedLoss
+from fastadv.distill.parts.building import Unbuilt, example_features
+from fastadv.distill.parts.features import Features
+from fastadv.distill.parts.maps import Pair, at_one_size, layer_indices, map_pairs
+from fastadv.distill.parts.weighted import WeightedLoss
 
 _INITIAL_VARIANCE = 5.0
 _LEAST_VARIANCE = 1e-5

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastadv.attacks.loop import choose
+from fastadv.attacks.loop.ascent import choose
 from fastadv.ops.step import pgd_stepper
 from fastadv.reference._common import safe_norm
 

@@ -7,15 +7,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastadv.train.config import Config, packaged_recipes, resolve
+from fastadv.train.config.fields import Fields
+from fastadv.train.config.method_help import explain_method, list_methods
+from fastadv.train.config.run_config import Config, packaged_recipes, resolve
+from fastadv.train.config.settings import shown
+from fastadv.train.config.values import describe_type, is_table
 from fastadv.train.data.command import add_command as add_data_command
-from fastadv.train.errors import TrainError
-from fastadv.train.fields import Fields
-from fastadv.train.machine import cpu_threads
-from fastadv.train.method_help import explain_method, list_methods
-from fastadv.train.processes import joined
-from fastadv.train.robustness.config import AttackConfig
-from fastadv.train.run_folder import (
+from fastadv.train.robustness.attack_config import AttackConfig
+from fastadv.train.runtime.errors import TrainError
+from fastadv.train.runtime.machine import cpu_threads
+from fastadv.train.runtime.processes import joined
+from fastadv.train.runtime.run_folder import (
     check_facts,
     continued_config,
     extend_run,
@@ -24,8 +26,6 @@ from fastadv.train.run_folder import (
     start_run,
     stored_attack,
 )
-from fastadv.train.settings import shown
-from fastadv.train.values import describe_type, is_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -134,7 +134,7 @@ def _shown(default: object) -> str:
 
 def _train(options: argparse.Namespace) -> int:
     # Imported here: it loads torch's compiled ops, which `fastadv --help` need not wait for.
-    from fastadv.train.experiment import run_experiment
+    from fastadv.train.loop.experiment import run_experiment
 
     flags = _typed(options, Config)
     folder = find_run(options.run_dir, Config) if options.resume else None
@@ -162,7 +162,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _attack(options: argparse.Namespace) -> int:
-    from fastadv.train.robustness.report import write_result
+    from fastadv.train.robustness.attack_report import write_result
     from fastadv.train.robustness.run import attack_missing, fingerprint, prepare
 
     flags = _typed(options, AttackConfig)
@@ -184,7 +184,7 @@ def _attack(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from fastadv.train.compare import compare_runs
+    from fastadv.train.report.compare import compare_runs
 
     out = options.out or named_by_time("compare")
     print(compare_runs(options.runs, options.baseline, out))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import seeds
+from fastadv.attacks.loop import seeds
 
 
 @pytest.fixture(autouse=True)

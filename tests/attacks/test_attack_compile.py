@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from every_attack import every_attack_but
 
 from fastadv.attacks import APGD, PGD, SVGD, pgd
+from tests.attacks.every_attack import every_attack_but
 
 
 @pytest.fixture(autouse=True)

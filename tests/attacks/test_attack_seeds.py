@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import distributed
 
-from fastadv.attacks import pgd, seeds, svgd
+from fastadv.attacks import pgd, svgd
+from fastadv.attacks.loop import seeds
 
 
 @pytest.mark.parametrize("attack", [pgd, svgd])

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from host_reads import HostReads
 from torch.nn.functional import one_hot, softmax
 
-from fastadv.attacks import base_samples, bss_candidates, bss_targets
+from fastadv.attacks import bss_candidates, bss_targets
+from fastadv.attacks.methods import bss_base_samples as base_samples
+from tests.attacks.host_reads import HostReads
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from every_attack import every_attack_but
 from torch import nn
 
 from fastadv.attacks import pgd
+from tests.attacks.every_attack import every_attack_but
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastadv.attacks import APGD, BSS, FGSM, MIFGSM, PGD, VAT, CaptureError, bss, capture, captured, freeze, pgd
-from fastadv.attacks.networks import InItsMode
+from fastadv.attacks.model.networks import InItsMode
 from tests.attacks.recorded import record_on_the_cpu
 
 

@@ -6,7 +6,6 @@ import pickle
 
 import pytest
 import torch
-from every_attack import ATTACKS
 
 from fastadv import attacks
 from fastadv.attacks import (
@@ -27,6 +26,7 @@ from fastadv.attacks import (
     svgd,
     vat,
 )
+from tests.attacks.every_attack import ATTACKS
 
 PAIRS = [(PGD, pgd), (FGSM, fgsm), (MIFGSM, mi_fgsm), (APGD, apgd), (SVGD, svgd), (VAT, vat), (BSS, bss)]
 

@@ -4,13 +4,14 @@ import warnings
 
 import pytest
 import torch
-from host_reads import HostReads
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, relu
 from torch.nn.utils.parametrizations import weight_norm
 
-from fastadv.attacks import folding, freeze, pgd
-from fastadv.train.models import Classifier, Normalize, build
+from fastadv.attacks import freeze, pgd
+from fastadv.attacks.model import folding
+from fastadv.train.networks.models import Classifier, Normalize, build
+from tests.attacks.host_reads import HostReads
 
 pytestmark = pytest.mark.filterwarnings("error:freeze")
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from every_attack import ATTACKS, every_attack, every_attack_but
-from host_reads import HostReads
 from torch import nn
 
 import fastadv
 from fastadv.attacks import pgd, svgd
+from tests.attacks.every_attack import ATTACKS, every_attack, every_attack_but
+from tests.attacks.host_reads import HostReads
 
 compiled = pytest.mark.skipif(
     fastadv.backends()["cpu"] != "available", reason="the reference looks at targets with operations of its own"

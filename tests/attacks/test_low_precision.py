@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from fastadv.attacks import apgd, fgsm, freeze, mi_fgsm, pgd, svgd, vat
-from fastadv.attacks.networks import Networks
-from fastadv.attacks.objective import Objective
+from fastadv.attacks.loop.objective import Objective
+from fastadv.attacks.model.networks import Networks
 
 half = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 EPS = 8 / 255

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from every_attack import every_attack
 from torch import distributed, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from fastadv.attacks import pgd
+from tests.attacks.every_attack import every_attack
 
 
 class FailsOnItsSecondCall(nn.Module):

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 import fastadv
-from fastadv.attacks import apgd, ascent, auto_gradient, fgsm, mi_fgsm, pgd
+from fastadv.attacks import apgd, fgsm, mi_fgsm, pgd
+from fastadv.attacks.loop import projected_ascent as ascent
+from fastadv.attacks.methods import apgd as auto_gradient
 
 # What makes Auto-PGD comparable: a number of steps for which the peers' rounding of the checkpoints is the paper's, and
 # a rho that no share of steps equals.

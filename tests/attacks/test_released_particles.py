@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import fastadv
 from fastadv.attacks import svgd
-from fastadv.attacks.released import stein_direction
+from fastadv.attacks.methods.tald_released import stein_direction
 
 
 def unit(x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 import json
 import sys
 
-from benchmarks import adversarial_training
+from benchmarks.studies import adversarial_training
 
 
 def test_it_makes_a_network_robust(tmp_path, monkeypatch):

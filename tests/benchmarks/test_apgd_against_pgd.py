@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import apgd_against_pgd
-from fastadv.train.models import build
+from benchmarks.studies import apgd_against_pgd
+from fastadv.train.networks.models import build
 from fastadv.train.robustness.interval import wilson
 
 

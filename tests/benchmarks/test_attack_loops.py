@@ -7,11 +7,11 @@ import dataclasses
 import pytest
 import torch
 
-from benchmarks import attack_loops
-from benchmarks.attack_loops import BASELINE, EXACT, HALF
-from benchmarks.runner import Differs
+from benchmarks.studies import attack_loops
+from benchmarks.studies.attack_loops import BASELINE, EXACT, HALF
+from benchmarks.suite.runner import Differs
 from fastadv.attacks import freeze
-from fastadv.train.models import build
+from fastadv.train.networks.models import build
 
 STEPS = 2
 
@@ -47,7 +47,9 @@ def test_every_attack_has_its_row(attacks):
 )
 def test_a_copy_that_attacks_otherwise_is_not_timed(attacks, name, message, monkeypatch):
     variants, x, y = attacks
-    monkeypatch.setattr("benchmarks.attack_loops.interleaved", lambda *given, **how: pytest.fail("timed all the same"))
+    monkeypatch.setattr(
+        "benchmarks.studies.attack_loops.interleaved", lambda *given, **how: pytest.fail("timed all the same")
+    )
     other = freeze(build("resnet8", num_classes=10, image_shape=(3, 8, 8)).eval())
     variants[name] = dataclasses.replace(variants[name], network=other)
     with pytest.raises(Differs, match=message):

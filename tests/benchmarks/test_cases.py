@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import fastadv
-from benchmarks.case import Missing, Work, largest_difference, share_apart
 from benchmarks.cases import loops, registry, selected, training
 from benchmarks.cases.plain_steps import PLAIN
 from benchmarks.opponents import peers
-from benchmarks.runner import Differs
-from fastadv.train.methods import METHODS
+from benchmarks.suite.case import Missing, Work, largest_difference, share_apart
+from benchmarks.suite.runner import Differs
+from fastadv.train.config.methods import METHODS
 
 CPU = torch.device("cpu")
 # The large ones differ from the small ones in nothing but time; steps with attacks are compared on few images below.

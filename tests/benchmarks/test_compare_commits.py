@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import compare_commits
+from benchmarks.suite import compare_commits
 
 
 def test_both_sides_measure_the_fastadv_of_their_tree(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.markers import filled
+from benchmarks.pages.markers import filled
 
 
 def test_only_what_stands_between_the_markers_of_that_name_is_replaced():

@@ -8,10 +8,10 @@ import random
 import pytest
 import torch
 
-from benchmarks.floor import Floor
-from benchmarks.measure import ColdClock, Effort, host_clock, interleaved, warm_up
-from benchmarks.memory import peak_bytes
-from benchmarks.spread import ratio
+from benchmarks.suite.floor import Floor
+from benchmarks.suite.measure import ColdClock, Effort, host_clock, interleaved, warm_up
+from benchmarks.suite.memory import peak_bytes
+from benchmarks.suite.spread import ratio
 
 CPU = torch.device("cpu")
 
@@ -32,7 +32,7 @@ def test_the_interval_of_a_ratio_narrows_with_the_rounds_and_stays_the_same():
 
 def test_an_interval_of_the_fewest_rounds_holds_the_median_nearly_as_often_as_it_says(monkeypatch):
     # Fewer resamples, the same interval but for its last digit.
-    monkeypatch.setattr("benchmarks.spread.RESAMPLES", 200)
+    monkeypatch.setattr("benchmarks.suite.spread.RESAMPLES", 200)
     source, rounds = random.Random(0), Effort().fewest_rounds
     intervals = (ratio([source.lognormvariate(0, 0.1) for _ in range(rounds)], [1.0] * rounds) for _ in range(400))
     held = sum(interval.low <= 1 <= interval.high for interval in intervals) / 400
@@ -80,7 +80,7 @@ def test_slow_calls_are_measured_in_fewer_rounds():
 
 
 def test_a_cold_clock_empties_the_caches_before_every_call(monkeypatch):
-    monkeypatch.setattr("benchmarks.measure.last_cache", lambda device: 1000)
+    monkeypatch.setattr("benchmarks.suite.measure.last_cache", lambda device: 1000)
     clock = ColdClock(CPU)
     seen = []
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import page, plots, reasons, results, tables
 from benchmarks.cases import registry, selected
-from benchmarks.markers import filled
+from benchmarks.pages import page, plots, reasons, tables
+from benchmarks.pages.markers import filled
+from benchmarks.suite import results
 
 
 def test_the_committed_pages_are_up_to_date():

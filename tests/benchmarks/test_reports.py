@@ -6,8 +6,9 @@ import copy
 
 import pytest
 
-from benchmarks import reasons, regressions, scaling, tables
-from benchmarks.spread import Spread
+from benchmarks.pages import reasons, scaling, tables
+from benchmarks.suite import regressions
+from benchmarks.suite.spread import Spread
 
 
 def row(case, fused, eager, *, sweeps=(), ratio=None):

@@ -12,12 +12,12 @@ import torch
 from torch._dynamo.utils import counters
 
 from benchmarks import __main__ as command
-from benchmarks import results, terminal
-from benchmarks.case import Missing
 from benchmarks.cases import registry, selected
-from benchmarks.floor import Floor
-from benchmarks.measure import Effort, host_clock
-from benchmarks.runner import Conditions, Differs, opponents, run
+from benchmarks.suite import results, terminal
+from benchmarks.suite.case import Missing
+from benchmarks.suite.floor import Floor
+from benchmarks.suite.measure import Effort, host_clock
+from benchmarks.suite.runner import Conditions, Differs, opponents, run
 
 CPU = torch.device("cpu")
 QUICK = Effort(rounds=4, fewest_rounds=4, round_seconds=0.0, warm_up_seconds=0.0)
@@ -36,7 +36,7 @@ def entry_with(**changes):
 
 
 def test_a_wrong_result_is_not_timed(conditions, monkeypatch):
-    monkeypatch.setattr("benchmarks.runner.interleaved", lambda *given: pytest.fail("timed all the same"))
+    monkeypatch.setattr("benchmarks.suite.runner.interleaved", lambda *given: pytest.fail("timed all the same"))
     right = entry_with().build(CPU).fused
     with pytest.raises(Differs, match=r"fused: results differ by 1\.\d+e-06"):
         run(entry_with(fused=lambda: right() + 1e-6), conditions)

@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 
-from benchmarks import trainer_table
-from benchmarks.markers import filled
-from fastadv.train.results import read_results
+from benchmarks.pages import trainer_table
+from benchmarks.pages.markers import filled
+from fastadv.train.report.results import read_results
 
 pytest.importorskip("scipy.stats", reason="scipy, for paired comparisons, is not installed")
 

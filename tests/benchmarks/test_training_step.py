@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from benchmarks import training_step
-from benchmarks.plain_loops import PlainIGDM, PlainTALD
-from benchmarks.runner import Differs
-from benchmarks.training_step import ROWS, TOLERANCE, Bench, Scale
+from benchmarks.studies import training_step
+from benchmarks.studies.plain_loops import PlainIGDM, PlainTALD
+from benchmarks.studies.training_step import ROWS, TOLERANCE, Bench, Scale
+from benchmarks.suite.runner import Differs
 
 SMALL = Scale(teacher="resnet8", student="resnet8", batch=4)
 

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-# The cases, layouts and tolerances of all backends, and how the kernels are compiled.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ops"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "csrc" / "cuda"))
-
-from available import computing_on
-from cases import FUSED
-from simulated_library import build, host_compiler
-
 from fastadv.ops import dispatch
 from fastadv.ops.schemas import SCHEMAS
+from tests.cuda.simulated_library import build, host_compiler
+from tests.ops.available import computing_on
+from tests.ops.cases import FUSED
 
 ON_GPU = [pytest.param(name, id=f"on_gpu_{name}") for name in ("cuda", "triton") if torch.cuda.is_available()]
 

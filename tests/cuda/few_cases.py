@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ops"))
-
 import torch
-from cases import CASES, FUSED, ORACLE, SIZES, Case, Draw, Tensors, in_float64
-from layouts import Guarded
-from tolerance import assert_within
 
 import fastadv
+from tests.ops.cases import CASES, FUSED, ORACLE, SIZES, Case, Draw, Tensors, in_float64
+from tests.ops.layouts import Guarded
+from tests.ops.tolerance import assert_within
 
 
 def check(case: Case, drawn: Tensors, placed: Tensors) -> None:

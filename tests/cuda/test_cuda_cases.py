@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import CASES, ORACLE, SIZES, Draw, in_float64
-from layouts import LAYOUTS, Guarded
-from tolerance import assert_within
 
 from fastadv.ops.schemas import SCHEMAS
+from tests.ops.cases import CASES, ORACLE, SIZES, Draw, in_float64
+from tests.ops.layouts import LAYOUTS, Guarded
+from tests.ops.tolerance import assert_within
 
 
 def assert_agrees(fused, case, dtype, layout, size):

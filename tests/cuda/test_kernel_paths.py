@@ -9,10 +9,10 @@ import math
 
 import pytest
 import torch
-from cases import FUSED, ORACLE, Draw
-from tolerance import assert_within
 
 from fastadv.reference.rkd import rkd_loss_value_and_grad as related_oracle
+from tests.ops.cases import FUSED, ORACLE, Draw
+from tests.ops.tolerance import assert_within
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 # A run of 16 bytes, many of them, as much as a block holds, more than that, and no multiple of 16 bytes.

@@ -1,14 +1,8 @@
 """A student and a teacher with BatchNorm, and a batch for them."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor, nn
-
-# The tests of methods look for host reads as those of attacks do.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "attacks"))
 
 
 class Counting(nn.Module):

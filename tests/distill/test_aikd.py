@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from host_reads import HostReads
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, kl_div, log_softmax, softmax
 
 import fastadv
 from fastadv.distill import AIKD, Batch
+from tests.attacks.host_reads import HostReads
 
 ALONE = {"alpha": 0.0, "beta": 0.0, "omega": 0.0}
 

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from staged import staged_student, staged_teacher
 from torch.nn.functional import cross_entropy
 
 import fastadv
 from fastadv.distill import AT, CRD, DKD, FT, KD, RKD, SP, TALD, VID, Batch, CrossEntropy, FitNet, TripletKD
 from tests.attacks.host_reads import HostReads
+from tests.distill.staged import staged_student, staged_teacher
 
 compiled = pytest.mark.skipif(
     fastadv.backends()["cpu"] != "available", reason="the reference looks at targets with operations of its own"

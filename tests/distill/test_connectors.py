@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastadv.distill.connectors import connector
+from fastadv.distill.parts.connectors import connector
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
-from staged import staged_student, staged_teacher
 
-from fastadv.distill import CRD, Batch, noise
-from fastadv.distill.memory import Memory
+from fastadv.distill import CRD, Batch
+from fastadv.distill.parts import noise
+from fastadv.distill.parts.memory import Memory
+from tests.distill.staged import staged_student, staged_teacher
 
 IMAGES = 12
 CLASSES = torch.arange(IMAGES) % 3

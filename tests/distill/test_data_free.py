@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from host_reads import HostReads
 from torch import Tensor, nn
 
 import fastadv
 from fastadv.distill import Batch, DataFree, Features
-from fastadv.distill.generator import ImageGenerator
+from fastadv.distill.parts.generator import ImageGenerator
+from tests.attacks.host_reads import HostReads
 
 PLAIN = {"interpolation_weight": 0.0, "activation_weight": 0.0}
 SMALL = {"latent": 6, "width": 3}

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from staged import Staged, staged_student, staged_teacher
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
 from fastadv.distill import AT, CRD, DKD, FT, RKD, SP, VID, Batch, Features, FitNet, TripletKD
+from tests.distill.staged import Staged, staged_student, staged_teacher
 
 N = 5
 

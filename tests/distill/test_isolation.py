@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastadv.distill.isolation import constant_parameters
+from fastadv.distill.parts.isolation import constant_parameters
 
 
 def test_constant_parameters(student, batch):

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from fastadv.attacks.starts import random_rows
-from fastadv.distill import noise
+from fastadv.attacks.loop.starts import random_rows
+from fastadv.distill.parts import noise
 
 LIKE = torch.zeros(1)
 

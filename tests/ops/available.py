@@ -10,9 +10,9 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
-from carrying import carrying
 
 import fastadv
+from tests.ops.carrying import carrying
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 

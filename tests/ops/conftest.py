@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
-from available import BACKENDS, computing_on
+
+from tests.ops.available import BACKENDS, computing_on
 
 
 @pytest.fixture(params=BACKENDS)

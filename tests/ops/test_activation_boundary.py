@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from cases import Draw
 from torch import Tensor
 
 import fastadv
+from tests.ops.cases import Draw
 
 NAN, INF = math.nan, math.inf
 

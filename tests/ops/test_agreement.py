@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from available import device_of
-from cases import CASES, FUSED, ORACLE, SIZES, Case, Draw, Tensors, in_float64
-from layouts import LAYOUTS, Guarded
-from tolerance import assert_within
 from torch import Tensor
+
+from tests.ops.available import device_of
+from tests.ops.cases import CASES, FUSED, ORACLE, SIZES, Case, Draw, Tensors, in_float64
+from tests.ops.layouts import LAYOUTS, Guarded
+from tests.ops.tolerance import assert_within
 
 EXACT = [case for case in CASES if case.exact]
 

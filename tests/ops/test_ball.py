@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from cases import Draw
 from torch import Tensor
 
 import fastadv
+from tests.ops.cases import Draw
 
 ULP = 2.0**-23
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from cases import Draw
 from torch import Tensor
 
 import fastadv
+from tests.ops.cases import Draw
 
 NAN, INF = math.nan, math.inf
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from carrying import carried, carrying
 
 import fastadv
 from fastadv.ops import dispatch
+from tests.ops.carrying import carried, carrying
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from available import require_on_cpu
-from cases import CASES, FUSED, SIZES, Case, Draw
 from torch import Tensor
 
 import fastadv
+from tests.ops.available import require_on_cpu
+from tests.ops.cases import CASES, FUSED, SIZES, Case, Draw
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from available import require_backend
+
+from tests.ops.available import require_backend
 
 OPS = torch.ops.fastadv
 X = torch.full([2, 3], 0.5)

@@ -6,13 +6,13 @@ import threading
 
 import pytest
 import torch
-from available import computing_on
-from cases import CASES, FUSED, Draw
 from torch import Tensor
 from torch.autograd import forward_ad
 
 import fastadv
 from fastadv.ops.loss import scale_grad
+from tests.ops.available import computing_on
+from tests.ops.cases import CASES, FUSED, Draw
 
 REDUCTIONS = ("none", "sum", "mean", "batchmean")
 TARGET = torch.tensor([0, 3, 1, 3])

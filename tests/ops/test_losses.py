@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
-from cases import Draw
 from torch import Tensor
 from torch.nn import functional as F
 
 import fastadv
 from fastadv.reference import attack_loss as attack_reference
 from fastadv.reference import divergence as reference
+from tests.ops.cases import Draw
 
 
 def logits(dtype: torch.dtype = torch.float32, samples: int = 6, classes: int = 11) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from cases import Draw
 from torch import Tensor
 from torch.nn import functional as F
 
 import fastadv
+from tests.ops.cases import Draw
 
 NAN, INF = math.nan, math.inf
 ORDERS = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, INF]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from available import computing_on
-from cases import Draw
 from torch import Tensor
 from torch.autograd import forward_ad
 
 import fastadv
+from tests.ops.available import computing_on
+from tests.ops.cases import Draw
 
 INDICES = {"a permutation": [2, 0, 3, 1], "one twice": [1, 1, 0, 3], "one for all": [2, 2, 2, 2]}
 

@@ -6,15 +6,15 @@ import math
 
 import pytest
 import torch
-from available import BACKENDS, computing_on
-from cases import ORACLE, Draw, in_float64
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import LAYOUTS, Guarded
-from tolerance import assert_within
 
 import fastadv
 from fastadv.reference import attack_loss
+from tests.ops.available import BACKENDS, computing_on
+from tests.ops.cases import ORACLE, Draw, in_float64
+from tests.ops.layouts import LAYOUTS, Guarded
+from tests.ops.tolerance import assert_within
 
 DTYPES = st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16])
 FEW = settings(max_examples=40, derandomize=True, deadline=None, database=None)

@@ -6,15 +6,15 @@ import re
 
 import pytest
 import torch
-from available import BACKENDS, device_of, require_backend
-from cases import CASES, FUSED, SIZES, Case, Draw
-from isolated import PACKAGE, copy_package, run_python
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastadv
 from fastadv.ops import dispatch
 from fastadv.ops.schemas import SCHEMAS, digest
+from tests.ops.available import BACKENDS, device_of, require_backend
+from tests.ops.cases import CASES, FUSED, SIZES, Case, Draw
+from tests.ops.isolated import PACKAGE, copy_package, run_python
 
 # The overload that computes on each backend.
 OVERLOADS = {"reference": "reference", "cpu": "default", "triton": "triton", "cuda": "default"}

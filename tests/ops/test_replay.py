@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from available import require_backend
-from cases import CASES, FUSED, SIZES, Case, Draw, Tensors
-from layouts import Guarded
 
 import fastadv
+from tests.ops.available import require_backend
+from tests.ops.cases import CASES, FUSED, SIZES, Case, Draw, Tensors
+from tests.ops.layouts import Guarded
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 

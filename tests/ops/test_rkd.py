@@ -6,17 +6,17 @@ import math
 
 import pytest
 import torch
-from available import BACKENDS, computing_on
-from cases import ORACLE, Draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import LAYOUTS, Guarded
-from tolerance import assert_within
 from torch import Tensor
 from torch.nn import functional as F
 
 import fastadv
 from fastadv.reference.rkd import rkd_loss_value_and_grad as reference
+from tests.ops.available import BACKENDS, computing_on
+from tests.ops.cases import ORACLE, Draw
+from tests.ops.layouts import LAYOUTS, Guarded
+from tests.ops.tolerance import assert_within
 
 
 def published(student: Tensor, teacher: Tensor, distance_weight: float = 25.0, angle_weight: float = 50.0) -> Tensor:

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from cases import Draw
-from layouts import Guarded
 
 import fastadv
 from fastadv.reference import step as oracle
+from tests.ops.cases import Draw
+from tests.ops.layouts import Guarded
 
 NAN, INF = math.nan, math.inf
 WIDE = {"eps": INF, "bounds": None}

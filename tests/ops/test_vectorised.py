@@ -8,8 +8,9 @@ import shutil
 import subprocess
 
 import pytest
-from available import require_backend
-from isolated import PACKAGE
+
+from tests.ops.available import require_backend
+from tests.ops.isolated import PACKAGE
 
 LIBRARY = PACKAGE / "_cpu.so"
 # The loop nests: a part of the demangled name of their float32 version.

@@ -8,9 +8,9 @@ import os
 import signal
 import sys
 
-from fastadv.train import checkpoint
 from fastadv.train.cli import main
 from fastadv.train.robustness.shards import Shard, Shards
+from fastadv.train.runtime import checkpoint
 
 
 def kill_myself() -> None:

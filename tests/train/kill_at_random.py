@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 
 from fastadv.distill import TALD
-from fastadv.train import datasets
-from fastadv.train.config import resolve
-from fastadv.train.experiment import build_classifier
-from fastadv.train.trainer import Trainer
+from fastadv.train.config.run_config import resolve
+from fastadv.train.data import datasets
+from fastadv.train.loop.experiment import build_classifier
+from fastadv.train.loop.trainer import Trainer
 
 FLAGS = {"epochs": "8", "batch_size": "20", "tensorboard": False, "log_steps": "2", "checkpoint_steps": "4"}
 FLAGS.update(eval_epochs="4", checkpoint_epochs="8", eval_steps="1", eval_samples="20", ema="0.9")

@@ -12,14 +12,15 @@ import torch
 from torch import nn
 
 from fastadv.distill import KD, TALD, AdversarialMethod, CrossEntropy
-from fastadv.train import cli, datasets
-from fastadv.train.config import resolve
-from fastadv.train.errors import ConfigError, TrainError
-from fastadv.train.evaluation import evaluate
-from fastadv.train.experiment import build_classifier
-from fastadv.train.models import Classifier, Normalize
-from fastadv.train.processes import Processes, joined
-from fastadv.train.trainer import Trainer
+from fastadv.train import cli
+from fastadv.train.config.run_config import resolve
+from fastadv.train.data import datasets
+from fastadv.train.loop.evaluation import evaluate
+from fastadv.train.loop.experiment import build_classifier
+from fastadv.train.loop.trainer import Trainer
+from fastadv.train.networks.models import Classifier, Normalize
+from fastadv.train.runtime.errors import ConfigError, TrainError
+from fastadv.train.runtime.processes import Processes, joined
 
 FLAGS = {"epochs": "2", "batch_size": "51", "tensorboard": False, "log_steps": "1", "eval_batch_size": "90"}
 FLAGS.update(augmentation="none", eval_steps="2", eval_samples="200", eval_eps="0.1")

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from fastadv.distill import AIKD, DataFree
-from fastadv.train import datasets
-from fastadv.train.config import resolve
-from fastadv.train.experiment import build_classifier
-from fastadv.train.metrics import read_metrics
-from fastadv.train.trainer import Trainer
+from fastadv.train.config.run_config import resolve
+from fastadv.train.data import datasets
+from fastadv.train.loop.experiment import build_classifier
+from fastadv.train.loop.trainer import Trainer
+from fastadv.train.runtime.metrics import read_metrics
 
 METHODS = {
     "data-free": lambda: DataFree(latent=8, width=4, adversary_every=2, activation_in_generator=True),

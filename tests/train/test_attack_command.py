@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from fastadv.attacks import pgd, svgd
-from fastadv.train import datasets, models
 from fastadv.train.cli import main
+from fastadv.train.data import datasets
+from fastadv.train.networks import models
 from fastadv.train.robustness.catalogue import ATTACKS
 from fastadv.train.robustness.interval import wilson
 from fastadv.train.robustness.timing import TimedNetwork

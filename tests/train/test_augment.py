@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fastadv.train.augment import EpochPlan, crop_flip
+from fastadv.train.data.augment import EpochPlan, crop_flip
 
 
 def test_crop_and_flip_equal_a_loop_over_images():

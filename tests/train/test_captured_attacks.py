@@ -8,13 +8,13 @@ import torch
 
 from fastadv.attacks import captured
 from fastadv.distill import ARD, BSS, IGDM, PGDAT, RSLAD, TALD, TRADES, CrossEntropy
-from fastadv.train import datasets
 from fastadv.train.cli import main
-from fastadv.train.config import resolve
-from fastadv.train.errors import ConfigError
-from fastadv.train.experiment import build_classifier
-from fastadv.train.metrics import read_metrics
-from fastadv.train.trainer import Trainer
+from fastadv.train.config.run_config import resolve
+from fastadv.train.data import datasets
+from fastadv.train.loop.experiment import build_classifier
+from fastadv.train.loop.trainer import Trainer
+from fastadv.train.runtime.errors import ConfigError
+from fastadv.train.runtime.metrics import read_metrics
 from tests.attacks.recorded import record_on_the_cpu
 
 METHODS = {

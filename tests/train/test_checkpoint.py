@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from fastadv.train.checkpoint import Checkpoints, write_atomically
-from fastadv.train.errors import CheckpointError
+from fastadv.train.runtime.checkpoint import Checkpoints, write_atomically
+from fastadv.train.runtime.errors import CheckpointError
 
 
 def content(step):

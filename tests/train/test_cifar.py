@@ -6,7 +6,7 @@ import pytest
 
 from fastadv.train.data import cifar
 from fastadv.train.data.cifar import CIFAR10, CIFAR100
-from fastadv.train.errors import DataError
+from fastadv.train.runtime.errors import DataError
 
 ROWS = {"train": 15, "test": 5}
 both = pytest.mark.parametrize("kind", [CIFAR10, CIFAR100], ids=["CIFAR-10", "CIFAR-100"])

@@ -4,9 +4,9 @@ import sys
 import pytest
 
 from fastadv.train.cli import main
-from fastadv.train.config import Config, packaged_recipes
-from fastadv.train.methods import METHODS
-from fastadv.train.options import options_of
+from fastadv.train.config.methods import METHODS
+from fastadv.train.config.options import options_of
+from fastadv.train.config.run_config import Config, packaged_recipes
 
 
 def fails(capsys, *arguments: str) -> str:

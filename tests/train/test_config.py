@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 import fastadv
-from fastadv.train.config import Config, resolve
-from fastadv.train.errors import ConfigError
+from fastadv.train.config.run_config import Config, resolve
+from fastadv.train.runtime.errors import ConfigError
 
 RECIPES = Path(fastadv.__file__).parent / "train" / "recipes"
 

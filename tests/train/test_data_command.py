@@ -17,7 +17,7 @@ from fastadv.train.data import cifar, download
 from fastadv.train.data.archives import ARCHIVES, Archive
 from fastadv.train.data.cifar import CIFAR100
 from fastadv.train.data.unpack import unpack
-from fastadv.train.errors import DataError
+from fastadv.train.runtime.errors import DataError
 
 ROWS = {"train": 4, "test": 2}
 FILE = "cifar-100-python.tar.gz"

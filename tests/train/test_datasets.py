@@ -3,8 +3,8 @@ import sys
 import pytest
 import torch
 
-from fastadv.train import datasets
-from fastadv.train.errors import ConfigError, MissingExtraError
+from fastadv.train.data import datasets
+from fastadv.train.runtime.errors import ConfigError, MissingExtraError
 
 
 def test_digits_are_split_by_class_and_the_same_each_time():

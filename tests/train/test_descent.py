@@ -5,16 +5,16 @@ import torch
 from torch import nn
 
 from fastadv.distill import KD, TALD, Batch, CrossEntropy
-from fastadv.train import datasets
-from fastadv.train.average import WeightAverage
-from fastadv.train.batches import Piece
-from fastadv.train.config import resolve
-from fastadv.train.descent import Descent
-from fastadv.train.errors import ConfigError
-from fastadv.train.experiment import build_classifier
-from fastadv.train.models import Classifier, Normalize
-from fastadv.train.processes import Processes
-from fastadv.train.trainer import Trainer
+from fastadv.train.config.run_config import resolve
+from fastadv.train.data import datasets
+from fastadv.train.loop.average import WeightAverage
+from fastadv.train.loop.batches import Piece
+from fastadv.train.loop.experiment import build_classifier
+from fastadv.train.loop.optimizer_step import Descent
+from fastadv.train.loop.trainer import Trainer
+from fastadv.train.networks.models import Classifier, Normalize
+from fastadv.train.runtime.errors import ConfigError
+from fastadv.train.runtime.processes import Processes
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import math
 import pytest
 
 from fastadv.train.cli import main
-from fastadv.train.methods import METHODS
-from fastadv.train.metrics import read_metrics
-from fastadv.train.options import options_of
-from fastadv.train.settings import label_settings, read_setting
+from fastadv.train.config.methods import METHODS
+from fastadv.train.config.options import options_of
+from fastadv.train.config.settings import label_settings, read_setting
+from fastadv.train.runtime.metrics import read_metrics
 
 ARGUMENTS = [
     *("--seeds=0", "--teacher-epochs=1", "--student-samples=40", "--batch-size=20", "--max-steps=2", "--log-steps=1"),

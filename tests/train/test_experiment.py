@@ -8,14 +8,15 @@ import sys
 import pytest
 import torch
 
-from fastadv.train import datasets, models
 from fastadv.train.cli import main
-from fastadv.train.config import resolve
-from fastadv.train.evaluation import clean_accuracy, evaluate
-from fastadv.train.experiment import build_classifier
-from fastadv.train.metrics import read_metrics
-from fastadv.train.results import read_results
-from fastadv.train.tables import mean_and_spread, render_table
+from fastadv.train.config.run_config import resolve
+from fastadv.train.data import datasets
+from fastadv.train.loop.evaluation import clean_accuracy, evaluate
+from fastadv.train.loop.experiment import build_classifier
+from fastadv.train.networks import models
+from fastadv.train.report.results import read_results
+from fastadv.train.report.tables import mean_and_spread, render_table
+from fastadv.train.runtime.metrics import read_metrics
 
 ARGUMENTS = [
     *("--seeds=0,1", "--teacher-epochs=5", "--student-samples=100", "--batch-size=50", "--epochs=6", "--eval-epochs=3"),

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fastadv.train.cli import main
-from fastadv.train.config import resolve
-from fastadv.train.trainer import Trainer
+from fastadv.train.config.run_config import resolve
+from fastadv.train.loop.trainer import Trainer
 
 COMMON = ["--teacher-epochs=1", "--student-samples=60", "--batch-size=30", "--epochs=2", "--eval-steps=1"]
 ADDED = ["--methods=kd,soft", "--seeds=1", "--option=soft.method=kd", "--option=soft.temperature=9"]

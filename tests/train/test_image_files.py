@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastadv.train import datasets
-from fastadv.train.data import image_folder, pictures, tiny_imagenet
-from fastadv.train.errors import ConfigError, DataError
+from fastadv.train.data import datasets, image_folder, tiny_imagenet
+from fastadv.train.data import image_files as pictures
+from fastadv.train.runtime.errors import ConfigError, DataError
 
 Image = pytest.importorskip("PIL.Image")
 

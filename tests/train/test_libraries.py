@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from fastadv.attacks import pgd
-from fastadv.train import models
-from fastadv.train.config import Config
-from fastadv.train.errors import ConfigError, MissingExtraError
-from fastadv.train.models import Classifier, Normalize
+from fastadv.train.config.run_config import Config
+from fastadv.train.networks import models
+from fastadv.train.networks.models import Classifier, Normalize
+from fastadv.train.runtime.errors import ConfigError, MissingExtraError
 
 
 @pytest.mark.parametrize("library", ["timm", "torchvision"])

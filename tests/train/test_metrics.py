@@ -3,8 +3,8 @@ import json
 import pytest
 import torch
 
-from fastadv.train.errors import CheckpointError
-from fastadv.train.metrics import MeanTerms, MetricsLog, read_metrics
+from fastadv.train.runtime.errors import CheckpointError
+from fastadv.train.runtime.metrics import MeanTerms, MetricsLog, read_metrics
 
 
 def test_terms_are_averaged_between_readings():

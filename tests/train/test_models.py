@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from fastadv.train import models
-from fastadv.train.errors import CheckpointError, ConfigError
+from fastadv.train.networks import models
+from fastadv.train.runtime.errors import CheckpointError, ConfigError
 
 
 def test_unknown_names_are_refused():

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastadv.attacks import freeze
-from fastadv.train import models
+from fastadv.train.networks import models
 from fastadv.train.networks.mobilenetv2 import InvertedResidual
 from fastadv.train.networks.resnet import cifar_resnet
 from fastadv.train.networks.shufflenetv1 import ShuffleUnit

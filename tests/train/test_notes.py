@@ -3,8 +3,8 @@
 import pytest
 
 from fastadv.train.cli import main
-from fastadv.train.report import _notes
-from fastadv.train.results import read_results
+from fastadv.train.report.results import read_results
+from fastadv.train.report.training_report import _notes
 
 ARGUMENTS = [
     *("--methods=kd,igdm", "--seeds=0,1", "--teacher-epochs=1", "--max-steps=1", "--batch-size=20", "--eval-steps=1"),

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from fastadv.distill import TALD
-from fastadv.train import datasets
-from fastadv.train.config import resolve
-from fastadv.train.datasets import Split
-from fastadv.train.experiment import build_classifier
-from fastadv.train.pictures import draw_particles
+from fastadv.train.config.run_config import resolve
+from fastadv.train.data import datasets
+from fastadv.train.data.datasets import Split
+from fastadv.train.loop.experiment import build_classifier
+from fastadv.train.report.plots import draw_particles
 
 
 @pytest.mark.parametrize("classes", [[7], [0, 1], [1, 2, 3, 8, 9]])

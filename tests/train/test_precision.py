@@ -9,13 +9,13 @@ from torch.utils._pytree import tree_leaves
 
 from fastadv.attacks import freeze, pgd
 from fastadv.distill import KD, TALD, Batch, CrossEntropy
-from fastadv.train import datasets
 from fastadv.train.cli import main
-from fastadv.train.config import resolve
-from fastadv.train.errors import ConfigError
-from fastadv.train.experiment import build_classifier
-from fastadv.train.precision import CompileError, Shown
-from fastadv.train.trainer import Trainer
+from fastadv.train.config.run_config import resolve
+from fastadv.train.data import datasets
+from fastadv.train.loop.experiment import build_classifier
+from fastadv.train.loop.trainer import Trainer
+from fastadv.train.networks.float32_output import CompileError, Shown
+from fastadv.train.runtime.errors import ConfigError
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import processes_train
 import pytest
 import torch
 from torch import nn
 
-from fastadv.train import datasets
-from fastadv.train.augment import EpochPlan
-from fastadv.train.experiment import build_classifier
-from fastadv.train.metrics import read_metrics
+from fastadv.train.data import datasets
+from fastadv.train.data.augment import EpochPlan
+from fastadv.train.loop.experiment import build_classifier
+from fastadv.train.runtime.metrics import read_metrics
+from tests.train import processes_train
 
 
 @pytest.fixture(scope="module")

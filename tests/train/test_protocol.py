@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from fastadv.distill import AdversarialMethod, CrossEntropy, Method
-from fastadv.train import datasets
-from fastadv.train.config import resolve
-from fastadv.train.datasets import Split
-from fastadv.train.errors import ConfigError
-from fastadv.train.experiment import build_classifier
-from fastadv.train.metrics import read_metrics
-from fastadv.train.trainer import Trainer
+from fastadv.train.config.run_config import resolve
+from fastadv.train.data import datasets
+from fastadv.train.data.datasets import Split
+from fastadv.train.loop.experiment import build_classifier
+from fastadv.train.loop.trainer import Trainer
+from fastadv.train.runtime.errors import ConfigError
+from fastadv.train.runtime.metrics import read_metrics
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from fastadv.attacks import pgd
-from fastadv.train import datasets, models
 from fastadv.train.cli import main
-from fastadv.train.config import Config
-from fastadv.train.evaluation import clean_accuracy
+from fastadv.train.config.run_config import Config
+from fastadv.train.data import datasets
+from fastadv.train.loop.evaluation import clean_accuracy
+from fastadv.train.networks import models
 
 DATA = Path(os.environ.get("FASTADV_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastadv.train.config import packaged_recipes, resolve
+from fastadv.train.config.run_config import packaged_recipes, resolve
 
 
 @pytest.mark.parametrize("recipe", packaged_recipes())

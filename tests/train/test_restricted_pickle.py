@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastadv.train.data import restricted_pickle
-from fastadv.train.errors import DataError
+from fastadv.train.runtime.errors import DataError
 
 
 def python2_string(value: bytes) -> bytes:

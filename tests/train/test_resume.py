@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastadv.train.metrics import read_metrics
+from fastadv.train.runtime.metrics import read_metrics
 
 ARGUMENTS = [
     *("--methods=ce,tald", "--seeds=4", "--teacher-epochs=1", "--student-samples=110", "--batch-size=25", "--epochs=6"),

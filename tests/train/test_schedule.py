@@ -1,6 +1,6 @@
 import pytest
 
-from fastadv.train.schedule import cosine_lr, step_lr
+from fastadv.train.loop.schedule import cosine_lr, step_lr
 
 
 def test_the_step_schedule_decays_at_each_milestone():

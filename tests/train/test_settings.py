@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from fastadv.distill import KD, TALD, CrossEntropy, Method
-from fastadv.train.errors import ConfigError
-from fastadv.train.methods import METHODS, Known
-from fastadv.train.options import options_of
-from fastadv.train.settings import check_tables, label_settings, read_setting
-from fastadv.train.values import parse_entries
+from fastadv.train.config.methods import METHODS, Known
+from fastadv.train.config.options import options_of
+from fastadv.train.config.settings import check_tables, label_settings, read_setting
+from fastadv.train.config.values import parse_entries
+from fastadv.train.runtime.errors import ConfigError
 
 
 class Stack(Method):

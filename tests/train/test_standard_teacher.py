@@ -2,9 +2,9 @@
 
 import torch
 
-from fastadv.train import models
 from fastadv.train.cli import main
-from fastadv.train.metrics import read_metrics
+from fastadv.train.networks import models
+from fastadv.train.runtime.metrics import read_metrics
 
 ARGUMENTS = [
     *("train", "--methods=iad-ii", "--option=iad-ii.standard_weight=0.25", "--seeds=0", "--teacher-epochs=1"),

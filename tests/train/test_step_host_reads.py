@@ -5,10 +5,10 @@ import torch
 
 from fastadv.attacks import captured
 from fastadv.distill import KD, TALD, CrossEntropy, Method
-from fastadv.train import datasets
-from fastadv.train.config import resolve
-from fastadv.train.experiment import build_classifier
-from fastadv.train.trainer import Trainer
+from fastadv.train.config.run_config import resolve
+from fastadv.train.data import datasets
+from fastadv.train.loop.experiment import build_classifier
+from fastadv.train.loop.trainer import Trainer
 from tests.attacks.host_reads import HostReads
 from tests.attacks.recorded import record_on_the_cpu
 

@@ -2,12 +2,12 @@ import pytest
 import torch
 
 from fastadv.distill import CrossEntropy, Method
-from fastadv.train import datasets
-from fastadv.train.config import resolve
-from fastadv.train.errors import CheckpointError, DivergenceError
-from fastadv.train.experiment import build_classifier
-from fastadv.train.metrics import read_metrics
-from fastadv.train.trainer import Trainer
+from fastadv.train.config.run_config import resolve
+from fastadv.train.data import datasets
+from fastadv.train.loop.experiment import build_classifier
+from fastadv.train.loop.trainer import Trainer
+from fastadv.train.runtime.errors import CheckpointError, DivergenceError
+from fastadv.train.runtime.metrics import read_metrics
 
 
 @pytest.fixture(scope="module")

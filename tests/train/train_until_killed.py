@@ -10,9 +10,9 @@ import signal
 import sys
 from typing import Any
 
-from fastadv.train import checkpoint
 from fastadv.train.cli import main
-from fastadv.train.trainer import Trainer
+from fastadv.train.loop.trainer import Trainer
+from fastadv.train.runtime import checkpoint
 
 
 def kill_myself() -> None:

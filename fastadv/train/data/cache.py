@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastadv.train.checkpoint import write_atomically
+from fastadv.train.runtime.checkpoint import write_atomically
 
 
 def cached(path: Path, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastadv.train.data import restricted_pickle
 from fastadv.train.data.stored import Arrays, Stored
-from fastadv.train.errors import DataError
+from fastadv.train.runtime.errors import DataError
 
 PIXELS = 3 * 32 * 32
 ROWS = {"train": 50_000, "test": 10_000}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
-from fastadv.train.errors import ConfigError, DataError
+from fastadv.train.runtime.errors import ConfigError, DataError
 
 CHUNK = 1 << 20
 SILENCE = 60.0  # seconds that a server may take to say something

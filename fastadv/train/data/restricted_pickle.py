@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastadv.train.errors import DataError
+from fastadv.train.runtime.errors import DataError
 
 
 class _ArrayType:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fastadv.train.data.pictures import images_in, read_images
+from fastadv.train.data.image_files import images_in, read_images
 from fastadv.train.data.stored import Stored
-from fastadv.train.errors import DataError
+from fastadv.train.runtime.errors import DataError
 
 FOLDER = "tiny-imagenet-200"
 CLASSES = 200
@@ -20,7 +20,7 @@ ROWS = {"train": 500 * CLASSES, "test": 50 * CLASSES}
 def read(folder: Path, size: int | None = None, *, classes: int = CLASSES, rows: dict[str, int] = ROWS) -> Stored:
     """Both splits from tiny-imagenet-200 in `folder` (or `folder` itself); labels in the order of the WNIDs.
 
-    size: see :func:`fastadv.train.data.pictures.read_images`. `classes` and `rows` are what must be there.
+    size: see :func:`fastadv.train.data.image_files.read_images`. `classes` and `rows` are what must be there.
     Raises DataError naming the file or folder when something is missing, damaged or of the wrong size.
     """
     place = next(

@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from fastadv.train.errors import DataError
+from fastadv.train.runtime.errors import DataError
 
 
 def unpack(archive: Path, dest: Path, folder: str) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from fastadv.train.errors import ConfigError
-from fastadv.train.extras import require
+from fastadv.train.runtime.errors import ConfigError
+from fastadv.train.runtime.extras import require
 
 LIBRARIES = ("timm", "torchvision")
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fastadv.attacks import APGD, FGSM, MIFGSM, PGD, SVGD, Attack
-from fastadv.train.errors import ConfigError
+from fastadv.train.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fastadv.train.robustness.config import AttackConfig
+    from fastadv.train.robustness.attack_config import AttackConfig
 
 # Each takes labels, eps, seed and sample_ids. One that returns several images for each is judged by its worst.
 ATTACKS: dict[str, type[Attack]] = {"apgd": APGD, "fgsm": FGSM, "mi_fgsm": MIFGSM, "pgd": PGD, "svgd": SVGD}

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Frozen, freeze
-from fastadv.train import datasets, models
-from fastadv.train.datasets import Dataset, to_pixels
-from fastadv.train.errors import ConfigError
-from fastadv.train.models import Classifier, Normalize
-from fastadv.train.progress import Progress
+from fastadv.train.data import datasets
+from fastadv.train.data.datasets import Dataset, to_pixels
+from fastadv.train.networks import models
+from fastadv.train.networks.models import Classifier, Normalize
+from fastadv.train.robustness.attack_config import AttackConfig
 from fastadv.train.robustness.catalogue import build_attack, keywords
-from fastadv.train.robustness.config import AttackConfig
 from fastadv.train.robustness.shards import Shard, Shards, Verdict
 from fastadv.train.robustness.timing import TimedNetwork
+from fastadv.train.runtime.errors import ConfigError
+from fastadv.train.runtime.progress import Progress
 
 # The judge that counts is the network as it was loaded.
 JUDGE = "float32"

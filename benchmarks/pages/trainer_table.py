@@ -1,0 +1,116 @@
+"""Writes what the trainer found into README.md: ``python -m benchmarks.pages.trainer_table``.
+
+From each results.json that was committed with a run's report under results/. The demo's run has a section of its own;
+of the others, those that train the same student on the same data stand in one table.
+"""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.pages.markers import filled
+from fastadv.train.report.results import FILE, RunResults, read_results
+from fastadv.train.report.tables import PAIRING, difference_cells, render_table, result_cells, teacher_label
+from fastadv.train.report.training_report import comparison_table, protocol, result_table
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
+DEMO = "digits-demo"
+
+# By the names of their folders.
+Runs = Mapping[str, RunResults]
+
+
+def main() -> None:
+    text = PAGE.read_text()
+    for name, between in sections(RESULTS).items():
+        text = filled(text, name, between)
+    PAGE.write_text(text)
+    print(f"wrote {PAGE}")
+
+
+def sections(results: Path) -> dict[str, str]:
+    """What stands in README.md between the markers of each name."""
+    runs = {path.parent.name: read_results(path.parent) for path in results.glob(f"*/{FILE}")}
+    demo = runs.pop(DEMO)
+    return {"what the demo found": one_run(DEMO, demo), "what the systems found": several_runs(runs)}
+
+
+def one_run(folder: str, run: RunResults) -> str:
+    """A run's tables, what their numbers are, and where they come from."""
+    report = f"[its report]({report_of(folder)}) has each seed and the curves"
+    parts = [f"### {run.title}", result_table(run), wrapped(" ".join([*protocol(run), f"{made(run)}; {report}."]))]
+    differences = comparison_table(run)
+    if differences is not None:
+        parts += [differences, wrapped(PAIRING)]
+    return "\n\n".join(parts)
+
+
+def several_runs(runs: Runs) -> str:
+    """A table for each dataset and student, of all the runs that train it: those of most methods first."""
+
+    def group(folder: str) -> tuple[str, str]:
+        return runs[folder].config["data"], runs[folder].config["student"]
+
+    folders = sorted(runs, key=lambda folder: (group(folder), -len(runs[folder].methods), folder))
+    tables = [one_table({folder: runs[folder] for folder in same}) for _, same in itertools.groupby(folders, group)]
+    return "\n\n".join(tables) if tables else "No run is committed."
+
+
+def one_table(runs: Runs) -> str:
+    """Every run's teacher and below it its students, what holds for all of them, and what for each run alone."""
+    rows = [["method", "n", "clean, %", "minus baseline", "under PGD, %", "minus baseline", "pairs"]]
+    for run in runs.values():
+        if run.teacher is not None:
+            trained = "loaded" if run.teacher_method is None else run.teacher_method
+            rows.append(_row(result_cells(f"*{teacher_label(run)}, {trained}*", [run.teacher]), ["", "", ""]))
+        baseline = run.baseline or run.methods[0]
+        for method in run.methods:
+            differences = ["baseline", "", ""] if method == baseline else difference_cells(method, baseline)
+            rows.append(_row(result_cells(method.label, method.seeds), differences))
+    facts = {folder: protocol(run) for folder, run in runs.items()}
+    shared = [fact for fact in next(iter(facts.values())) if all(fact in others for others in facts.values())]
+    notes = [
+        wrapped(
+            f"- [{folder}]({report_of(folder)}): "
+            + " ".join([*(fact for fact in facts[folder] if fact not in shared), f"{made(run)}."]),
+            indent="  ",
+        )
+        for folder, run in runs.items()
+    ]
+    first = next(iter(runs.values()))
+    explained = [
+        "Students are below their teacher; differences are points, from the baseline below the same teacher.",
+        PAIRING,
+        *shared,
+    ]
+    title = f"### {first.config['student']} on {first.config['data']}"
+    return "\n\n".join([title, render_table(rows), wrapped(" ".join(explained)), "\n".join(notes)])
+
+
+def _row(results: list[str], differences: list[str]) -> list[str]:
+    """Each accuracy beside its difference."""
+    label, n, clean, robust = results
+    of_clean, of_robust, pairs = differences
+    return [label, n, clean, of_clean, robust, of_robust, pairs]
+
+
+def report_of(folder: str) -> str:
+    """The link from README.md to a run's report."""
+    return f"benchmarks/results/{folder}/report.md"
+
+
+def made(run: RunResults) -> str:
+    return f"Made by `{run.origin['Command']}` on {run.origin.get('GPU', run.origin['CPU'])}"
+
+
+def wrapped(text: str, *, indent: str = "") -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False, subsequent_indent=indent)
+
+
+if __name__ == "__main__":
+    main()

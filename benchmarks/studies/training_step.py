@@ -1,0 +1,377 @@
+"""The trainer's step beside a plain eager loop of the same recipe, in turns in one run.
+
+python -m benchmarks.studies.training_step [--checkpoints DIR] [--output NAME]: resnet56 teaches resnet20 on batches of
+64 images of CIFAR-100's size. Images and labels are random, and so are weights but for a teacher's from
+DIR/cifar100_resnet56.pth. What the attack finds in the first step and the loss are compared before anything is timed,
+from the same random start. Prints a table; --output NAME writes NAME.md and NAME.json.
+
+The shares come from a profile of two more steps: time inside operators by what called them, and the rest of the wall
+clock, Python and dispatch, as host.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from benchmarks.pages.tables import markdown, spread
+from benchmarks.studies.plain_loops import PlainIGDM, PlainLoop, PlainTALD
+from benchmarks.suite.machine import describe
+from benchmarks.suite.measure import uncollected
+from benchmarks.suite.runner import Differs
+from benchmarks.suite.spread import ratio
+from fastadv.attacks import freeze
+from fastadv.attacks.loop.starts import random_rows
+from fastadv.distill import IGDM, TALD, AdaAD, Batch, Method
+from fastadv.train.config.run_config import Config
+from fastadv.train.data.datasets import Split, to_pixels
+from fastadv.train.loop.trainer import Trainer
+from fastadv.train.networks import models
+from fastadv.train.networks.float32_output import DTYPES, Precision, Shown
+from fastadv.train.networks.models import Classifier, Normalize
+from fastadv.train.runtime.errors import CheckpointError
+from fastadv.train.runtime.machine import cpu_threads
+from fastadv.train.runtime.seeding import derive_seed
+
+# Perturbations are made of signs: where a gradient is zero to rounding, another order of additions turns one, and
+# between ten steps on networks that are not robust it grows.
+LEAST_EQUAL_PIXELS = 0.9
+TOLERANCE = 2e-3
+PROGRESS = 0.5
+PROFILED_STEPS = 2
+SIZE = 32
+CLASSES = 100
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What every row trains: networks of fastadv.train.networks, images in a batch, where the teacher's weights
+    lie."""
+
+    teacher: str = "resnet56"
+    student: str = "resnet20"
+    batch: int = 64
+    checkpoints: Path | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recipe: the method, its plain loop, the frozen teacher's precision and how much faster the step is to be.
+
+    attacked: the images [N * copies, ...] that the method's attack finds, of (method, student, teacher, batch).
+    copies, start_eps: rows of each image in the method's attack, and the radius of their random start.
+    """
+
+    name: str
+    method: Callable[[], Method]
+    attacked: Callable[[Any, nn.Module, nn.Module, Batch], Tensor]
+    plain: type[PlainLoop]
+    goal: float
+    precision: Precision = "float32"
+    copies: int = 1
+    start_eps: float = 8 / 255
+
+
+def _particles(method: TALD, student: nn.Module, teacher: nn.Module, batch: Batch) -> Tensor:
+    return method.draw(teacher, batch.x, batch.y, seed=batch.seed).flatten(0, 1)
+
+
+def _adversarial(method: IGDM, student: nn.Module, teacher: nn.Module, batch: Batch) -> Tensor:
+    return method.base.views(student, teacher, batch).adversarial
+
+
+def _tald() -> TALD:
+    return TALD(particles=4, steps=3)
+
+
+def _igdm() -> IGDM:
+    return IGDM(AdaAD(attack_mode="frozen"))
+
+
+ROWS = (
+    Row("TALD, teacher in float32", _tald, _particles, PlainTALD, 1.6, copies=4),
+    Row("TALD, teacher in bfloat16", _tald, _particles, PlainTALD, 2.5, "bfloat16", copies=4),
+    Row("AdaAD + IGDM, teacher in float32", _igdm, _adversarial, PlainIGDM, 1.6, start_eps=0.001 * 3**0.5),
+)
+
+
+@dataclass
+class Bench:
+    """Both ways of a row, from the same weights on the same images."""
+
+    row: Row
+    scale: Scale
+    folder: Path
+    images: Split = field(init=False)
+
+    def __post_init__(self) -> None:
+        row, scale = self.row, self.scale
+        self.images = _random_images(8 * scale.batch, scale.device)
+        self.teacher = _network(scale.teacher, scale, seed=0).eval()
+        student = _network(scale.student, Scale(device=scale.device), seed=1)
+        config = Config(
+            batch_size=scale.batch,
+            device=scale.device,
+            tensorboard=False,
+            channels_last=True,
+            freeze_teacher=True,
+            teacher_precision=row.precision,
+        )
+        with warnings.catch_warnings():
+            # A plainly trained teacher is what IGDM warns of; here only its time counts.
+            warnings.simplefilter("ignore", UserWarning)
+            self.trainer = Trainer(
+                model=_channels_last(copy.deepcopy(student)),
+                method=row.method().to(scale.device),
+                teacher=self._frozen(row.precision),
+                train=self.images,
+                test=self.images,
+                config=config,
+                seed=0,
+                folder=self.folder,
+                label=row.name,
+            )
+        self.plan = self.trainer.batches.plan(seed=0, epoch=0)
+        self.index = 0
+        self.plain, self.plain_backward = (self._plain(student, backward=mode) for mode in (False, True))
+        self.draws = torch.Generator().manual_seed(0)
+
+    def compare(self) -> dict[str, float]:
+        """The first step both ways: losses of the plain loop, of the trainer in float32 and as it will run.
+
+        "equal_pixels": the share of them in float32 that both attacks leave at the same value to 1e-5. Raises Differs
+        for fewer than LEAST_EQUAL_PIXELS, and for losses in float32 further apart than TOLERANCE, relatively.
+        """
+        seed = derive_seed(0, "first")
+        (piece,) = self.trainer.batches.pieces(self.plan, 0, progress=PROGRESS, seed=seed)
+        batch = replace(piece.batch, index=None)
+        x, y = batch.x.contiguous(), batch.y
+        ball: dict[str, Any] = {"eps": self.row.start_eps, "norm": "linf", "bounds": (0.0, 1.0)}
+        start = random_rows(x, self.row.copies, seed=seed, sample_ids=None, **ball)
+        plain, model, teacher = copy.deepcopy(self.plain), self._model(), self._frozen("float32")
+        attacked = self.row.attacked(self.trainer.method, model, teacher, batch)
+        found_by_plain = plain.attack(x, y, start)
+        equal = ((attacked - found_by_plain).abs() < 1e-5).float().mean().item()
+        if not equal >= LEAST_EQUAL_PIXELS:
+            raise Differs(f"{self.row.name}: {equal:.2%} of the attacked pixels are equal")
+        expected, found = plain.loss(x, y, found_by_plain).item(), self._loss(model, teacher, batch)
+        if not abs(found - expected) <= TOLERANCE * abs(expected):
+            raise Differs(f"{self.row.name}: the first losses are {found:.6g} and {expected:.6g}")
+        as_run = self._loss(self._model(), self.trainer.teacher, batch)
+        return {"equal_pixels": equal, "plain": expected, "float32": found, "as_run": as_run}
+
+    def fused_step(self) -> None:
+        self.trainer._train_step(self.plan, 0, self.index)
+        self.index = (self.index + 1) % self.trainer.batches.steps_per_epoch
+
+    def plain_step(self, loop: PlainLoop) -> None:
+        chosen = torch.randint(len(self.images), (self.scale.batch,), generator=self.draws).to(self.scale.device)
+        loop.step(to_pixels(self.images.images[chosen]), self.images.labels[chosen])
+
+    def _frozen(self, precision: Precision) -> Shown:
+        return Shown(freeze(self.teacher, dtype=DTYPES[precision]))
+
+    def _model(self) -> Classifier:
+        return copy.deepcopy(self.trainer.model).train()
+
+    def _loss(self, model: Classifier, teacher: nn.Module | None, batch: Batch) -> float:
+        return self.trainer.method(model, teacher, batch)["loss"].item()
+
+    def _plain(self, student: nn.Module, *, backward: bool) -> PlainLoop:
+        student, teacher = copy.deepcopy(student), copy.deepcopy(self.teacher)
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+        return self.row.plain(student, teacher, optimizer, progress=PROGRESS, backward=backward)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.training_step", description=__doc__)
+    parser.add_argument("--checkpoints", type=Path, help="folder of cifar100_resnet56.pth, the teacher's weights")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
+    parser.add_argument("--rounds", type=int, default=9, help="of one step each way (default: 9)")
+    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--output", type=Path, help="write NAME.md and NAME.json")
+    arguments = parser.parse_args()
+    scale = Scale(checkpoints=arguments.checkpoints, device=arguments.device)
+    chosen = [row for row in ROWS if arguments.only in row.name]
+    if not chosen:
+        parser.error(f"--only: no row has {arguments.only!r} in its name")
+    with cpu_threads(arguments.threads):
+        machine = describe(torch.device(arguments.device))
+        try:
+            rows = [measure(row, scale, arguments.rounds) for row in chosen]
+        except CheckpointError as error:
+            parser.error(f"--checkpoints: {error}")
+    weights = "random" if arguments.checkpoints is None else "public"
+    results = {"machine": machine, "teacher_weights": weights, "batch": scale.batch, "rows": rows}
+    print(table(rows))
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+        arguments.output.with_suffix(".md").write_text(page(results))
+        print(f"wrote {arguments.output}.md and .json")
+
+
+def measure(row: Row, scale: Scale, rounds: int) -> dict[str, Any]:
+    """Compare, time in turns and profile one row."""
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(row, scale, Path(folder))
+        losses = bench.compare()
+        ways: dict[str, Callable[[], None]] = {
+            "fused": bench.fused_step,
+            "plain": lambda: bench.plain_step(bench.plain),
+            "plain_backward": lambda: bench.plain_step(bench.plain_backward),
+        }
+        for step in ways.values():
+            step()
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(rounds):
+            for name, step in ways.items():
+                seconds[name].append(_timed(step, scale.device))
+        return {
+            "row": row.name,
+            "goal": row.goal,
+            "first_losses": losses,
+            "images_per_second": {name: scale.batch / statistics.median(each) for name, each in seconds.items()},
+            "seconds": seconds,
+            "ratio": {name: asdict(ratio(seconds[name], seconds["fused"])) for name in ways if name != "fused"},
+            "shares": shares(bench),
+        }
+
+
+def shares(bench: Bench) -> dict[str, float]:
+    """Shares of the trainer's step: "model", "update" (attack steps, losses, optimizer), "data" and "host"."""
+    device = bench.scale.device
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
+    with _data_marked(bench.trainer), profile(activities=activities) as profiler:
+        began = time.perf_counter()
+        for _ in range(PROFILED_STEPS):
+            bench.fused_step()
+        _wait(device)
+        wall = (time.perf_counter() - began) * 1e6
+    spent = dict.fromkeys(("model", "update", "data"), 0.0)
+    for event in profiler.events():
+        if "::" not in event.name or event.name.startswith("autograd::"):
+            continue
+        own = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
+        spent[_kind(event)] += own
+    return {**{kind: value / wall for kind, value in spent.items()}, "host": 1 - sum(spent.values()) / wall}
+
+
+def _kind(event: Any) -> str:
+    if event.name.startswith("fastadv::"):
+        return "update"
+    while event is not None:
+        if event.name == "data":
+            return "data"
+        if event.name.startswith("Optimizer."):
+            return "update"
+        event = event.cpu_parent
+    return "model"
+
+
+@contextmanager
+def _data_marked(trainer: Trainer) -> Iterator[None]:
+    pieces = trainer.batches.pieces
+
+    def marked(*arguments: Any, **keywords: Any) -> Any:
+        with record_function("data"):
+            return pieces(*arguments, **keywords)
+
+    trainer.batches.pieces = marked  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del trainer.batches.pieces
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A line a row."""
+    head = ["images/s", "trainer", "plain", "plain, `backward()`", "trainer / plain", "trainer / `backward()`", "goal"]
+    lines = [[*head, "losses apart", "model", "update", "data", "host"]]
+    for row in rows:
+        losses = row["first_losses"]
+        lines.append(
+            [
+                row["row"],
+                *(f"{row['images_per_second'][way]:.1f}" for way in ("fused", "plain", "plain_backward")),
+                *(spread(row["ratio"][way]) for way in ("plain", "plain_backward")),
+                f"{row['goal']:.1f}",
+                f"{abs(losses['as_run'] / losses['plain'] - 1):.0e}",
+                *(f"{share:.0%}" for share in row["shares"].values()),
+            ]
+        )
+    return markdown(lines)
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """The results as Markdown."""
+    machine = results["machine"]
+    return f"""# The trainer's step
+
+resnet56 to resnet20, batches of {results["batch"]} images of 3x32x32, {results["teacher_weights"]} teacher weights;
+{machine["cpu"]}, {machine["threads"]} threads, torch {machine["torch"]}, fastadv {machine["fastadv"]}, GPU:
+{machine["gpu"]}. Written by `python -m benchmarks.studies.training_step`.
+
+{table(results["rows"])}
+
+The trainer runs with a frozen teacher and channels_last. Plain is the same recipe as its published code computes it,
+eager and in float32: the attack asks autograd for the gradient by the images; with `backward()` it computes those of
+all parameters too, as many loops do. Ratios are of the time of a step, with the 95 % interval of their median. Losses
+apart: the first step's, of the trainer as it runs and the plain loop; in float32 they agree to {TOLERANCE:g}. The
+shares are of the trainer's step: model, the networks' forward and backward; update, attack steps, losses and optimizer.
+"""
+
+
+def _timed(step: Callable[[], None], device: str) -> float:
+    _wait(device)
+    with uncollected():
+        began = time.perf_counter()
+        step()
+        _wait(device)
+        return time.perf_counter() - began
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _network(name: str, scale: Scale, *, seed: int) -> Classifier:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = models.build(name, num_classes=CLASSES, image_shape=(3, SIZE, SIZE))
+    if scale.checkpoints is not None:
+        models.load_weights(network, scale.checkpoints / f"cifar100_{name}.pth")
+    return Classifier(Normalize((0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)), network).to(scale.device)
+
+
+def _channels_last(model: Classifier) -> Classifier:
+    torch.nn.utils.convert_conv2d_weight_memory_format(model, torch.channels_last)
+    return model
+
+
+def _random_images(count: int, device: str) -> Split:
+    generator = torch.Generator().manual_seed(0)
+    images: Tensor = torch.randint(256, (count, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(CLASSES, (count,), generator=generator)
+    return Split(images, labels).to(device)
+
+
+if __name__ == "__main__":
+    main()

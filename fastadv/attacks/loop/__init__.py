@@ -1,0 +1,1 @@
+"""What the attacks share: arguments, starts, objective and the loop itself."""

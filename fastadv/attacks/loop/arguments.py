@@ -1,0 +1,68 @@
+"""Checks of the arguments that the attacks share, made once before the loop."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastadv.attacks.loop.copies import repeat
+from fastadv.ops import checks
+
+# The length of all steps together, in radii: enough to cross the ball and come back some way.
+_TRAVEL = 2.5
+
+
+class Schedule(NamedTuple):
+    """How many steps the loop makes, and how many of them each row takes part in: int64 [rows], None for all."""
+
+    longest: int
+    each: Tensor | None = None
+
+    def of_copies(self, copies: int) -> Schedule:
+        """The same for ``copies`` rows a sample."""
+        return Schedule(self.longest, repeat(self.each, copies))
+
+
+def count(name: str, value: int, least: int) -> int:
+    """``value``, an int of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return value
+
+
+def master(x: Tensor) -> Tensor:
+    """Clean images [N, ...] detached, in float32 (float64 stays): in half precision the ball would not hold."""
+    checks.samples("x", x)
+    return x.detach() if x.dtype is torch.float64 else x.detach().float()
+
+
+def step_count(steps: int | Tensor, x: Tensor) -> Schedule:
+    """``steps`` as an int for all samples of ``x`` [N, ...] or int64 [N], one a sample, in the host's memory.
+
+    The host counts the loop and must know its end without waiting for a device.
+    """
+    if not isinstance(steps, Tensor):
+        return Schedule(count("steps", steps, 0))
+    if torch.compiler.is_compiling():
+        raise ValueError("steps must be an int under torch.compile, where the length of the loop is part of the graph")
+    if steps.device.type != "cpu":
+        raise ValueError(f"steps must be an int or a tensor on the CPU, where the loop is counted, got {steps.device}")
+    checks.int64("steps", steps, [x.shape[0]], steps)
+    numbers = steps.tolist()
+    if numbers and min(numbers) < 0:
+        raise ValueError(f"steps must be at least 0 for every sample, got {min(numbers)}")
+    return Schedule(max(numbers, default=0), steps.to(x.device, non_blocking=True))
+
+
+def step_length(x: Tensor, eps: float | Tensor, step_size: float | Tensor | None, schedule: Schedule) -> float | Tensor:
+    """``step_size``, 2.5 eps / steps where it is None; both it and ``eps`` are a float or [N]."""
+    checks.radius("eps", eps, x)
+    if step_size is None:
+        steps = max(schedule.longest, 1) if schedule.each is None else schedule.each.clamp(min=1).double()
+        return _TRAVEL * eps / steps
+    checks.step("step_size", step_size, x)
+    return step_size

@@ -1,0 +1,123 @@
+"""Projected ascent that chooses its own step sizes: apgd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv.attacks.loop.arguments import count, master, step_count
+from fastadv.attacks.loop.ascent import ascend
+from fastadv.attacks.loop.copies import repeat
+from fastadv.attacks.loop.objective import Loss, Objective
+from fastadv.attacks.loop.starts import check_noise, clean_rows, random_rows
+from fastadv.attacks.methods.apgd_checkpoints import checkpoints, periods, sparsity_checkpoints
+from fastadv.attacks.methods.apgd_state import Climber, Halving, Sparsening
+from fastadv.attacks.model.guard import no_trace
+from fastadv.attacks.model.networks import Network, Networks
+from fastadv.ops import checks
+
+
+def apgd(
+    model: Network | Sequence[Network],
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    eps: float | Tensor,
+    step_size: float | Tensor | None = None,
+    steps: int | Tensor = 10,
+    norm: str = "linf",
+    loss: Loss = "ce",
+    reference: Tensor | None = None,
+    targeted: bool = False,
+    random_start: bool = True,
+    restarts: int = 1,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    mode: str = "exact",
+    seed: int | Tensor | None = None,
+    sample_ids: Tensor | None = None,
+    rho: float = 0.75,
+) -> Tensor:
+    """Auto-PGD: projected ascent with momentum that halves its step and goes back to its best point by itself.
+
+    For linf and l2:
+
+        ``z       = pgd_step(x_k, grad f(x_k))`` with the row's step size, f the loss of the model,
+        ``x_{k+1} = project(x_k + 0.75 (z - x_k) + 0.25 (x_k - x_{k-1}))``, and ``x_1 = z``.
+
+    At the checkpoints ``w_j = ceil(p_j steps)``, ``p_0 = 0, p_1 = 0.22, p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03,
+    0.06)``, a row halves its step size and goes on from the best point it has seen, with the gradient there, where
+
+        f rose in fewer than ``rho (w_j - w_{j-1})`` of the steps since the last checkpoint, or
+
+        it did not halve at the last checkpoint and its best loss has not changed since.
+
+    For l1 there is no momentum, and what adapts is how sparse a step is:
+
+        ``x_{k+1} = pgd_step(x_k, grad f(x_k))`` in the k' largest coordinates of the gradient, first a fifth of them.
+
+    At every 4 % of the steps k' becomes two thirds of the number s of coordinates in which the best point differs from
+    the image. Where s fell below 0.95 of what it was at the last checkpoint, the row goes on from the best point with
+    the first step size; elsewhere the step size shrinks by 1.5, down to a tenth of the first.
+
+    The best point of all steps, start and end included, and of all restarts is returned. Each row keeps its step size
+    and all else on the device. Nothing of the caller's changes, see :func:`pgd`.
+
+    The rules are the papers'. For l1 AutoAttack runs three phases, of radius 3 eps, 2 eps and eps; this is one of them,
+    at eps. For linf and l2, the iterate that gives way to the best point is x_{w_j} as in the authors' code, so that a
+    step costs one evaluation. That code rounds its checkpoints otherwise, halves at exactly ``rho`` too, starts on the
+    sphere, and returns a misclassified point where it saw one, which need not be the one of the highest loss.
+
+    Args:
+        step_size: length of the first steps in the norm, a float or [N]; None is ``2 eps``, for l1 ``eps``.
+        norm: "linf", "l2" or "l1".
+        loss: "ce" or "dlr" as published, or any other of :func:`pgd`; "dlr" with ``targeted=True`` is the targeted DLR,
+            y the class to be reached.
+        rho: the share of rising steps that keeps the step size, in (0, 1]; l1 has no use for it.
+        model, x, y, eps, steps, reference, targeted, random_start, restarts, bounds, mode, seed, sample_ids: as for
+            :func:`pgd`.
+
+    Returns and raises as :func:`pgd`, and ValueError for rho outside of (0, 1].
+
+    Source: Croce, Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+    attacks", ICML 2020, algorithm 1; for l1 the same, "Mind the box: l1-APGD for sparse adversarial attacks on image
+    classifiers", ICML 2021.
+    """
+    networks = Networks(model)
+    x = master(x)
+    schedule = step_count(steps, x)
+    checks.radius("eps", eps, x)
+    checks.choice("norm", norm, checks.NORMS)
+    sparse = norm == "l1"
+    if step_size is None:
+        step_size = eps if sparse else 2 * eps
+    checks.step("step_size", step_size, x)
+    checks.fraction("rho", rho)
+    count("restarts", restarts, 1)
+    for name, value in (("targeted", targeted), ("random_start", random_start)):
+        checks.flag(name, value)
+    check_noise(x, seed, sample_ids)
+    ball: dict[str, Any] = {"eps": repeat(eps, restarts), "norm": norm, "bounds": bounds, "mode": mode}
+    centre, sizes = repeat(x, restarts), repeat(_each(step_size, x), restarts)
+    marks = [repeat(period, restarts) for period in periods(sparsity_checkpoints if sparse else checkpoints, steps, x)]
+    with no_trace(networks.members):
+        if random_start:
+            start = random_rows(x, restarts, eps=eps, norm=norm, bounds=bounds, seed=seed, sample_ids=sample_ids)
+        else:
+            start = clean_rows(x, restarts, eps=eps, norm=norm, bounds=bounds, mode=mode)
+        objective = Objective(networks, x, y, loss=loss, reference=reference, targeted=targeted, copies=restarts)
+        climber: Climber = (
+            Sparsening(start, sizes, marks, centre, ball) if sparse else Halving(start, sizes, marks, centre, rho, ball)
+        )
+        last = ascend(objective, start, climber.step, schedule.of_copies(restarts), watch=climber.watch)
+        climber.best.offer(last, objective.value(last))
+        return climber.best.of_copies(restarts).x
+
+
+def _each(step_size: float | Tensor, x: Tensor) -> Tensor:
+    """``step_size`` as [N], one for each sample of ``x``."""
+    if isinstance(step_size, Tensor):
+        return step_size.detach().to(x.dtype).contiguous()
+    return torch.full([x.shape[0]], step_size, dtype=x.dtype, device=x.device)

@@ -1,0 +1,66 @@
+"""The fast gradient method, one step of pgd: fgsm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fastadv.attacks.loop.objective import Loss
+from fastadv.attacks.methods.pgd import pgd
+from fastadv.attacks.model.networks import Network
+
+
+def fgsm(
+    model: Network | Sequence[Network],
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    eps: float | Tensor,
+    step_size: float | Tensor | None = None,
+    norm: str = "linf",
+    loss: Loss = "ce",
+    reference: Tensor | None = None,
+    targeted: bool = False,
+    random_start: bool = False,
+    restarts: int = 1,
+    best: bool = False,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    mode: str = "exact",
+    seed: int | Tensor | None = None,
+    sample_ids: Tensor | None = None,
+    l1_fraction: float = 0.05,
+) -> Tensor:
+    """The fast gradient method: for linf ``clamp(x + eps sign(grad loss(model(x))))``, a single step of :func:`pgd`.
+
+    Args:
+        step_size: length of the step in the norm, a float or [N]; None is ``eps``.
+        random_start: start from :func:`fastadv.random_start`. With ``step_size=1.25 * eps`` this is the attack of fast
+            adversarial training (Wong, Rice, Kolter, "Fast is better than free", ICLR 2020).
+        model, x, y, eps, norm, loss, reference, targeted, restarts, best, bounds, mode, seed, sample_ids, l1_fraction:
+            as for :func:`pgd`.
+
+    Returns and raises as :func:`pgd`.
+
+    Source: Goodfellow, Shlens, Szegedy, "Explaining and harnessing adversarial examples", ICLR 2015.
+    """
+    return pgd(
+        model,
+        x,
+        y,
+        eps=eps,
+        step_size=eps if step_size is None else step_size,
+        steps=1,
+        norm=norm,
+        loss=loss,
+        reference=reference,
+        targeted=targeted,
+        random_start=random_start,
+        restarts=restarts,
+        best=best,
+        bounds=bounds,
+        mode=mode,
+        seed=seed,
+        sample_ids=sample_ids,
+        l1_fraction=l1_fraction,
+    )

@@ -1,0 +1,73 @@
+"""Projected ascent along a momentum of gradients: mi_fgsm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from torch import Tensor
+
+from fastadv.attacks.loop.objective import Loss
+from fastadv.attacks.loop.projected_ascent import projected_ascent
+from fastadv.attacks.model.networks import Network
+from fastadv.ops.step import momentum_stepper
+
+
+def mi_fgsm(
+    model: Network | Sequence[Network],
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    eps: float | Tensor,
+    step_size: float | Tensor | None = None,
+    steps: int | Tensor = 10,
+    norm: str = "linf",
+    loss: Loss = "ce",
+    reference: Tensor | None = None,
+    targeted: bool = False,
+    random_start: bool = False,
+    restarts: int = 1,
+    best: bool = False,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    seed: int | Tensor | None = None,
+    sample_ids: Tensor | None = None,
+    l1_fraction: float = 0.05,
+    decay: float = 1.0,
+) -> Tensor:
+    """Projected ascent along a momentum: ``x, m <- momentum_step(x, grad loss(model(x)), m)``, ``steps`` times.
+
+        ``m <- decay m + grad / mean |grad|``,  ``x <- project(x + step_size u)``
+
+    with u the steepest direction along m: its signs for linf, ``m / |m|_2`` for l2, the signs of its largest entries
+    for l1. Equal gradients then make the steps of :func:`pgd`. Each restart has a momentum of its own. The paper starts
+    from x and steps by ``eps / steps``.
+
+    Args:
+        step_size: length of a step in the norm, a float or [N]; None is ``2.5 eps / steps``.
+        decay: what is kept of the momentum at each step; 0 is pgd.
+        model, x, y, eps, steps, norm, loss, reference, targeted, random_start, restarts, best, bounds, seed,
+            sample_ids, l1_fraction: as for :func:`pgd`. Projections are exact.
+
+    Returns and raises as :func:`pgd`, and ValueError where decay is NaN.
+
+    Source: Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018.
+    """
+    return projected_ascent(
+        partial(momentum_stepper, decay=decay, l1_fraction=l1_fraction),
+        model,
+        x,
+        y,
+        eps=eps,
+        step_size=step_size,
+        steps=steps,
+        norm=norm,
+        loss=loss,
+        reference=reference,
+        targeted=targeted,
+        random_start=random_start,
+        restarts=restarts,
+        best=best,
+        bounds=bounds,
+        seed=seed,
+        sample_ids=sample_ids,
+    )

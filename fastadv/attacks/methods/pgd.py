@@ -1,0 +1,110 @@
+"""Projected gradient ascent: pgd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from torch import Tensor
+
+from fastadv.attacks.loop.objective import Loss
+from fastadv.attacks.loop.projected_ascent import projected_ascent
+from fastadv.attacks.model.networks import Network
+from fastadv.ops.step import pgd_stepper
+
+
+def pgd(
+    model: Network | Sequence[Network],
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    eps: float | Tensor,
+    step_size: float | Tensor | None = None,
+    steps: int | Tensor = 10,
+    norm: str = "linf",
+    loss: Loss = "ce",
+    reference: Tensor | None = None,
+    targeted: bool = False,
+    random_start: bool = True,
+    restarts: int = 1,
+    best: bool = False,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    mode: str = "exact",
+    seed: int | Tensor | None = None,
+    sample_ids: Tensor | None = None,
+    l1_fraction: float = 0.05,
+    start_eps: float | Tensor | None = None,
+) -> Tensor:
+    """Projected gradient ascent: ``x <- pgd_step(x, grad loss(model(x)))``, ``steps`` times from a start in the ball.
+
+    Nothing of the caller's changes: parameters get no gradient, the model runs in eval mode and every submodule has its
+    own flag back afterwards, the global random state is not touched, autocast stays as it is. Works inside
+    ``torch.no_grad()`` and, for a model made outside of it, inside ``torch.inference_mode()``. Nothing waits for the
+    device. A model whose parameters do not require grad is attacked sooner. ``torch.compile(fullgraph=True)`` captures
+    the loop where ``torch._dynamo.config.trace_autograd_ops`` is on and a seed is given.
+
+    Args:
+        model: a callable from images to logits [N, C], in practice a module; or a sequence of them, attacked together:
+            the loss is then a callable of the tuple of their logits. Images are cast to the dtype of its parameters. Of
+            a callable that is no module or method of one nothing inside is known: it sees float32 images (float64 ones
+            of a float64 x), in the mode that its modules are in.
+        x: clean images [N, ...], float64, float32, bfloat16 or float16, inside the bounds.
+        y: classes [N], int64, of every loss but "kl"; None is the model's own clean prediction (one more forward).
+        eps: radius in the units of x, a float or [N]; not negative.
+        step_size: length of a step in the norm, a float or [N]; None is ``2.5 eps / steps``.
+        steps: how often to step; 0 returns the start. An int, or int64 [N] on the CPU (the host counts the loop, so it
+            has to know the largest): a sample that has made its own number stays where it is. Not under torch.compile.
+        norm: "linf", "l2" or "l1".
+        loss: a kind of :func:`fastadv.attack_loss`, "ce", "kl" (the divergence from ``reference``), "dlr" or "cw"; or a
+            callable giving one value a row of logits, which is differentiated by autograd and brings its own targets.
+            Values are summed, never averaged.
+        reference: logits [N, C] of loss "kl", or true classes [N] of a targeted "dlr"; None is the model's own clean
+            logits or prediction (one more forward).
+        targeted: descend, towards y or the reference.
+        random_start: start from :func:`fastadv.random_start`, else from x.
+        restarts: attacks a sample, in one forward of [N * restarts] (row ``i * restarts + r`` is restart r of sample
+            i); the one that ends with the highest loss is returned (one more forward). Only a random start makes them
+            differ.
+        best: return the iterate of the highest loss, start and end included, not the last one (one more forward).
+        bounds: (low, high), or None for no box.
+        mode: "exact" or "sequential", see :func:`fastadv.project`.
+        seed: of the random start, an int or an int64 tensor without dimensions on the device of x. None gives another
+            start at each call, derived from torch.initial_seed(), the number of the call and the distributed rank.
+        sample_ids: whose noise each sample gets, int64 [N] on the device of x, in [0, 2^32); None is its place in the
+            batch. A sample with the same identity and seed starts from the same point in any batch.
+        l1_fraction: share of the coordinates that an l1 step moves, in (0, 1], see :func:`fastadv.pgd_step`.
+        start_eps: radius of the ball that the random start is drawn from, at most eps, a float or [N]; None is eps. For
+            each sample the smaller of the two counts where either is a tensor. A small one starts next to x, where a
+            loss that compares with x itself has no gradient.
+
+    Returns:
+        Adversarial images, detached, of the shape of x; float32, or float64 for a float64 x: in half precision they
+        would leave the ball.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a shape, device or value is wrong, unknown norm, loss or mode; no seed under torch.compile.
+
+    Source: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
+    """
+    return projected_ascent(
+        partial(pgd_stepper, mode=mode, l1_fraction=l1_fraction),
+        model,
+        x,
+        y,
+        eps=eps,
+        step_size=step_size,
+        steps=steps,
+        norm=norm,
+        loss=loss,
+        reference=reference,
+        targeted=targeted,
+        random_start=random_start,
+        restarts=restarts,
+        best=best,
+        bounds=bounds,
+        mode=mode,
+        seed=seed,
+        sample_ids=sample_ids,
+        start_eps=start_eps,
+    )

@@ -1,0 +1,142 @@
+"""What the methods of robust distillation share: an inner maximisation, and losses of what the networks say of it."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from functools import cached_property
+
+from torch import Tensor, nn
+
+from fastadv.attacks.configured import PGD
+from fastadv.attacks.loop.arguments import master
+from fastadv.attacks.model.frozen import Frozen, freeze
+from fastadv.attacks.model.guard import evaluating
+from fastadv.attacks.model.networks import InItsMode
+from fastadv.distill.method import Batch, Method, Network, Terms
+from fastadv.distill.parts.teacher import teacher_logits
+from fastadv.ops import checks
+from fastadv.ops.layout import aligned
+
+# The published starts next to the image add 0.001 N(0, 1) to each pixel; this is uniform noise of the same deviation.
+NEAR = 0.001 * 3**0.5
+
+_ATTACK_MODES = {name: name for name in ("eval", "frozen", "train")}
+
+
+class Views:
+    """The clean and the adversarial images of a step, and the networks' logits on them, each computed once when asked.
+
+    The student sees clean and adversarial images in forwards of their own, as in the published codes, so that in train
+    mode each batch has its own statistics.
+
+    Attributes:
+        student, teacher: the networks.
+        x: the clean images [N, ...], in float32 or float64; y: their classes [N].
+        adversarial: what the attack found, as x.
+        progress, seed, index: as in :class:`Batch`; noise belongs to the index, whatever batch an image lands in.
+    """
+
+    adversarial: Tensor
+
+    def __init__(self, method: Method, student: Network, teacher: Network | None, batch: Batch) -> None:
+        self._method, self._batch = method, batch
+        self.student, self.teacher = student, teacher
+        self.x, self.y = master(batch.x), batch.y
+        self.progress, self.seed, self.index = batch.progress, batch.seed, batch.index
+
+    def ask_student(self, images: Tensor) -> Tensor:
+        """The student's logits on ``images``."""
+        return self.student(self.fed(images))
+
+    def ask_teacher(self, images: Tensor) -> Tensor:
+        """The teacher's logits on ``images`` in eval mode, without gradient. TypeError where there is no teacher."""
+        return teacher_logits(self._method, self.teacher, self.fed(images))
+
+    @cached_property
+    def student_clean(self) -> Tensor:
+        return self.ask_student(self.x)
+
+    @cached_property
+    def student_adversarial(self) -> Tensor:
+        return self.ask_student(self.adversarial)
+
+    @cached_property
+    def teacher_clean(self) -> Tensor:
+        return self.ask_teacher(self.x)
+
+    @cached_property
+    def teacher_adversarial(self) -> Tensor:
+        return self.ask_teacher(self.adversarial)
+
+    def fed(self, images: Tensor) -> Tensor:
+        """``images`` as networks are given them: in the dtype and layout of the batch."""
+        return aligned(self._batch.x, images.to(self._batch.x.dtype))[1]
+
+
+class RobustMethod(Method):
+    """A method whose loss is a function of the networks' logits on the clean images and on adversarial ones.
+
+    Args:
+        eps: linf radius of the attack, in pixels of [0, 1].
+        step_size: of its steps, in the same units.
+        steps: how many.
+        attack_mode: "eval" attacks the student in eval mode, which leaves no trace in it; "frozen" a copy of it in eval
+            mode, made by :func:`fastadv.attacks.freeze` in ``build`` and refreshed before each attack: the same to
+            rounding and sooner, in the student's own dtype whatever it trains in under autocast; "train" in the mode it
+            is trained in, with the statistics of the attacked batch and moving BatchNorm's buffers at each step.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument is out of range or an unknown name; at a call, "frozen" before ``build``.
+    """
+
+    ascent: Callable[..., Tensor]
+    # Radius of the ball that the attack starts in; None is eps.
+    start_eps: float | None = None
+
+    def __init__(self, *, eps: float, step_size: float, steps: int, attack_mode: str) -> None:
+        super().__init__()
+        self.eps = checks.not_negative("eps", eps)
+        start = None if self.start_eps is None else min(self.start_eps, self.eps)
+        self.ascent = PGD(eps=eps, step_size=step_size, steps=steps, start_eps=start)
+        self.attack_mode = checks.choice("attack_mode", attack_mode, _ATTACK_MODES)
+        self._copies: tuple[Frozen, ...] = ()  # in a tuple, so as to be no part of the state
+
+    def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
+        if self.attack_mode == "frozen":
+            with evaluating([student]):
+                self._copies = (freeze(student),)
+
+    def attack(self, views: Views) -> Tensor:
+        """The adversarial images [N, ...] of ``views``: here those of the student's cross-entropy."""
+        return self.ascent(self.attacked(views.student), views.x, views.y, seed=views.seed, sample_ids=views.index)
+
+    @abc.abstractmethod
+    def terms_on(self, views: Views) -> Terms:
+        """As :meth:`forward`, given clean and adversarial images."""
+
+    def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
+        return self.terms_on(self.views(student, teacher, batch))
+
+    def views(self, student: Network, teacher: Network | None, batch: Batch) -> Views:
+        """The images of the batch and what the attack makes of them."""
+        views = Views(self, student, teacher, batch)
+        views.adversarial = self.attack(views)
+        return views
+
+    def attacked(self, student: Network) -> Network:
+        """The student as the attack is to see it."""
+        if self.attack_mode == "frozen":
+            return self._refreshed_copy()
+        return student if self.attack_mode == "eval" else InItsMode(student)
+
+    def _refreshed_copy(self) -> Network:
+        if not self._copies:
+            raise ValueError("attack_mode='frozen' needs the copy that build() makes: call it before the first step")
+        (copy,) = self._copies
+        copy.refresh()
+        return copy
+
+    def extra_repr(self) -> str:
+        return f"{self.ascent}, attack_mode={self.attack_mode!r}"

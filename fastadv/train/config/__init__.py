@@ -1,0 +1,1 @@
+"""The configuration of a run: recipes, flags, methods and their options."""

@@ -1,0 +1,46 @@
+"""What `fastadv methods` prints: the methods, their options and what they compute, from the classes themselves."""
+
+import inspect
+import re
+import textwrap
+
+from fastadv.distill import Method
+from fastadv.train.config.methods import METHODS
+from fastadv.train.config.options import REQUIRED, Option, options_of
+from fastadv.train.config.settings import shown
+from fastadv.train.runtime.errors import ConfigError
+
+COLUMNS = 120
+
+
+def list_methods() -> str:
+    """Every method: its name, the first line of its docstring, its options with their defaults."""
+    width = max(map(len, METHODS))
+    blocks = []
+    for name, known in METHODS.items():
+        blocks.append(f"{name:<{width}}  {_docstring(known.kind).splitlines()[0]}")
+        options = " ".join(f"{option.name}={_default(option)}" for option in options_of(known.kind).values())
+        margin = " " * (width + 2)
+        blocks += textwrap.wrap(options, COLUMNS, initial_indent=margin, subsequent_indent=margin)
+    return "\n".join(blocks)
+
+
+def explain_method(name: str) -> str:
+    """One method in full. Raises ConfigError for a name that is none."""
+    if name not in METHODS:
+        raise ConfigError(f"methods: {name!r}, expected one of {', '.join(METHODS)}")
+    kind = METHODS[name].kind
+    options = options_of(kind).values()
+    rows = [(f"--option {name}.{option.name}=", option.describe(), _default(option)) for option in options]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)] if rows else []
+    table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return "\n".join([f"{name}: {METHODS[name].label}", "", _docstring(kind), "", *(table or ["No options."])])
+
+
+def _docstring(kind: type[Method]) -> str:
+    """The docstring of a class as plain text: without the marks of references and literals."""
+    return re.sub(r":\w+:`([^`]*)`|``(.*?)``", r"\1\2", inspect.getdoc(kind) or "", flags=re.DOTALL)
+
+
+def _default(option: Option) -> str:
+    return "(required)" if option.default is REQUIRED else shown(option.default)

@@ -1,0 +1,64 @@
+"""Random crop and flip of a whole batch at once, and the epoch's plan of draws."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastadv.train.runtime.seeding import generator
+
+Augmentation = Literal["none", "shift1", "crop4_flip"]
+
+
+def crop_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, *, pad: int) -> Tensor:
+    """Pad with zeros, cut each image's own window, mirror where asked.
+
+    out[i, c, h, w] = padded[i, c, top[i] + h, left[i] + w'], w' = W-1-w where flip[i], else w.
+    images: [N, C, H, W] of any dtype. top, left: int64 [N] in [0, 2 pad]. flip: bool [N].
+    """
+    n, channels, height, width = images.shape
+    padded = F.pad(images, (pad, pad, pad, pad))
+    device = images.device
+    across = torch.arange(width, device=device)
+    rows = top[:, None] + torch.arange(height, device=device)
+    columns = left[:, None] + torch.where(flip[:, None], across.flip(0), across)
+    sample = torch.arange(n, device=device)[:, None, None, None]
+    channel = torch.arange(channels, device=device)[None, :, None, None]
+    return padded[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """All draws of one epoch, on the device: the order of the images [N], and each one's window and flip [N].
+
+    Drawn on the CPU from (seed, epoch): the same on every device, and nothing is copied inside the epoch.
+    """
+
+    order: Tensor
+    top: Tensor
+    left: Tensor
+    flip: Tensor
+    pad: int
+
+    @classmethod
+    def draw(
+        cls, size: int, *, augmentation: Augmentation, seed: int, epoch: int, device: torch.device | str = "cpu"
+    ) -> "EpochPlan":
+        random = generator(seed, "epoch", epoch)
+        pad = {"none": 0, "shift1": 1, "crop4_flip": 4}[augmentation]
+        order = torch.randperm(size, generator=random)
+        top, left = torch.randint(2 * pad + 1, (2, size), generator=random)
+        flips = augmentation == "crop4_flip"
+        flip = torch.rand(size, generator=random) < (0.5 if flips else 0.0)
+        return cls(order.to(device), top.to(device), left.to(device), flip.to(device), pad)
+
+    def batch(self, images: Tensor, labels: Tensor, start: int, size: int) -> tuple[Tensor, Tensor]:
+        """Images and labels of positions start .. start + size of the epoch, augmented, still uint8."""
+        part = slice(start, start + size)
+        chosen = self.order[part]
+        picked = images[chosen]
+        if self.pad:
+            picked = crop_flip(picked, self.top[part], self.left[part], self.flip[part], pad=self.pad)
+        return picked, labels[chosen]

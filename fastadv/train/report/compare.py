@@ -1,0 +1,119 @@
+"""Several runs in one table and one picture."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fastadv.train.report.plots import draw_comparison
+from fastadv.train.report.results import MethodResults, RunResults, read_results
+from fastadv.train.report.tables import (
+    PAIRING,
+    RESULT_HEADS,
+    difference_cells,
+    difference_heads,
+    render_table,
+    result_cells,
+    teacher_label,
+)
+from fastadv.train.runtime.checkpoint import write_atomically
+from fastadv.train.runtime.errors import ConfigError
+
+# What students must share for a seed to give them the same first weights, images and order.
+PAIRED_BY = ("data", "image_size", "student", "student_samples")
+
+
+def compare_runs(folders: Sequence[Path], baseline: str | None, out: Path) -> str:
+    """Write compare.md and compare.png into `out`; the table with its notes as text.
+
+    baseline: a setting: NAME, of the first run that has it, or RUN/NAME; None is the first run's KD or, where it has
+    none, its plain training. Runs whose seeds mean other weights or images than its run's have no differences to it.
+    Raises ConfigError for a folder that holds no finished run, a run given twice and a baseline that no run has.
+    """
+    runs = _read(folders)
+    chosen = _choose(runs, baseline)
+    pairs = _paired_runs(runs, chosen)
+    rows = [[*RESULT_HEADS, *difference_heads(chosen)]]
+    for name, run in runs.items():
+        if run.teacher is not None:
+            label = teacher_label(run) if len(runs) == 1 else f"{name}: {teacher_label(run)}"
+            rows.append([*result_cells(label, [run.teacher]), "", "", ""])
+        for method in run.methods:
+            differences = difference_cells(method, chosen) if name in pairs else ["", "", ""]
+            rows.append([*result_cells(method.label, method.seeds), *differences])
+    text = "\n\n".join(
+        [render_table(rows), "Mean ± standard deviation over n networks.", PAIRING, *_disagreement(runs)]
+    )
+    sources = "\n".join(f"- {name}: {folder}" for name, folder in zip(runs, folders, strict=True))
+    page = "\n\n".join([f"# {', '.join(runs)}", text, "![The accuracies](compare.png)", "## Runs", sources]) + "\n"
+    out.mkdir(parents=True, exist_ok=True)
+    draw_comparison([method for run in runs.values() for method in run.methods], out / "compare.png")
+    write_atomically(out / "compare.md", lambda file: file.write(page.encode()))
+    return text
+
+
+def _read(folders: Sequence[Path]) -> dict[str, RunResults]:
+    """The runs by name: that of the folder or, where two share it, the whole path. Of several, labels say the run."""
+    names = [folder.name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"runs: {', '.join(names)}, expected each of them once")
+    runs = dict(zip(names, map(read_results, folders), strict=True))
+    if len(runs) == 1:
+        return runs
+    return {
+        name: replace(run, methods=[replace(method, label=f"{name}: {method.label}") for method in run.methods])
+        for name, run in runs.items()
+    }
+
+
+def _choose(runs: Mapping[str, RunResults], baseline: str | None) -> MethodResults:
+    """The setting to compare with."""
+    settings = {(run, method.name): method for run in runs for method in runs[run].methods}
+    first = next(iter(runs.values()))
+    if baseline is None:
+        return first.baseline or first.methods[0]
+    for (run, name), method in settings.items():
+        if baseline in (name, f"{run}/{name}"):
+            return method
+    names = ", ".join(f"{run}/{name}" for run, name in settings)
+    raise ConfigError(f"baseline: {baseline!r}, expected one of {names}, or the last part of one")
+
+
+def _paired_runs(runs: Mapping[str, RunResults], baseline: MethodResults) -> set[str]:
+    """The runs whose students pair with those of the baseline seed by seed."""
+
+    def identity(run: RunResults) -> list[Any]:
+        # The path of other datasets may differ where they are the same.
+        own = run.config.get("data_dir") if run.config["data"] == "folder" else None
+        return [own, *(run.config.get(key) for key in PAIRED_BY)]
+
+    of_baseline = next(identity(run) for run in runs.values() if baseline in run.methods)
+    return {name for name, run in runs.items() if identity(run) == of_baseline}
+
+
+def _disagreement(runs: Mapping[str, RunResults]) -> list[str]:
+    """What the runs' configurations have different, but methods and seeds, where there is anything.
+
+    The options of what some runs train count in those alone; those of what none trains may be a part of something.
+    """
+    flat = {name: _flat({**run.config, "methods": "", "seeds": ""}) for name, run in runs.items()}
+    keys = dict.fromkeys(key for config in flat.values() for key in config)
+    lines = []
+    for key in keys:
+        training = [
+            name for name, run in runs.items() if any(key.startswith(f"options.{m.name}.") for m in run.methods)
+        ]
+        values = {name: flat[name].get(key, "not given") for name in training or runs}
+        if len(set(map(str, values.values()))) > 1:
+            lines.append(f"- {key}: {', '.join(f'{value} ({name})' for name, value in values.items())}")
+    return ["The runs differ in more than methods and seeds:", "\n".join(lines)] if lines else []
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a table and of those in it, by their names joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
+    return flat

@@ -1,0 +1,34 @@
+"""Two methods compared seed by seed."""
+
+import statistics
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from fastadv.train.runtime.extras import require
+
+CONFIDENCE = 0.95
+
+
+class Difference(NamedTuple):
+    """The mean of n paired differences and its t interval of CONFIDENCE, None where n is 1."""
+
+    n: int
+    mean: float
+    interval: tuple[float, float] | None
+
+
+def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
+    """values - baseline (both by seed) over the seeds they have in common; None where there is none.
+
+    The interval is ``mean +- t s / sqrt(n)``: s the sample standard deviation of the differences, t the quantile of
+    Student's distribution with n - 1 degrees of freedom.
+    """
+    differences = [values[seed] - baseline[seed] for seed in values if seed in baseline]
+    if not differences:
+        return None
+    n, mean = len(differences), statistics.mean(differences)
+    if n == 1:
+        return Difference(n, mean, None)
+    quantile = require("scipy.stats", "a paired comparison").t.ppf((1 + CONFIDENCE) / 2, n - 1)
+    half = float(quantile) * statistics.stdev(differences) / n**0.5
+    return Difference(n, mean, (mean - half, mean + half))

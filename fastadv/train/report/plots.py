@@ -1,0 +1,137 @@
+"""The pictures of reports: training curves, particles, and the accuracies of several runs."""
+
+import itertools
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastadv.distill import TALD
+from fastadv.train.data.datasets import Dataset, to_pixels
+from fastadv.train.report.results import ACCURACIES, MethodResults
+from fastadv.train.runtime.extras import require
+
+Rows = list[dict[str, Any]]
+
+COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860")
+PICTURED_IMAGES = 4
+PARTICLE_SEED = 0
+
+
+def draw_curves(metrics: dict[str, dict[str, list[Rows]]], path: Path) -> None:
+    """Test accuracy and training loss over the steps, and how particles repel where a method reports it.
+
+    One thin line a seed, one thick line for their mean. metrics: by method, then "train" or "test", rows for each seed.
+    """
+    panels = [
+        ("test", "accuracy", 100, {"ylabel": "test accuracy, %", "title": "Accuracy on clean test images"}),
+        ("train", "loss", 1, {"ylabel": "loss", "title": "Training loss (each method minimises its own)"}),
+        ("train", "repulsion", 1, {"ylabel": "repulsion / attraction", "title": "Particles"}),
+    ]
+    panels = [panel for panel in panels if any(_has(kinds[panel[0]], panel[1]) for kinds in metrics.values())]
+    figure = require("matplotlib.figure", "the report's pictures").Figure(
+        figsize=(5.5 * len(panels), 4), layout="constrained"
+    )
+    for axes, (kind, key, scale, texts) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for (label, kinds), look in zip(metrics.items(), _looks(), strict=False):
+            if _has(kinds[kind], key):
+                _draw_seeds(axes, kinds[kind], key, scale, label, look)
+        # Some methods minimise what may be negative.
+        if kind == "train" and axes.dataLim.y0 > 0:
+            axes.set_yscale("log")
+        axes.set(xlabel="step", **texts)
+        axes.grid(alpha=0.3)
+    lines = {line.get_label(): line for axes in figure.axes for line in axes.lines if line.get_label() in metrics}
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(panels), fontsize="small")
+    figure.savefig(path, dpi=130)
+
+
+def _has(seeds: list[Rows], key: str) -> bool:
+    return all(key in row for rows in seeds for row in rows)
+
+
+def _looks() -> Iterator[dict[str, str]]:
+    """Colours and line styles, without end."""
+    styles = itertools.cycle(("-", "--", ":"))
+    return ({"color": colour, "linestyle": style} for style in styles for colour in COLOURS)
+
+
+def _draw_seeds(axes: Any, seeds: list[Rows], key: str, scale: float, label: str, look: dict[str, str]) -> None:
+    steps = [row["step"] for row in seeds[0]]
+    marker = "." if len(steps) == 1 else ""
+    # What was not finite is null in the metrics, and a gap in a line.
+    values = [[math.nan if row[key] is None else scale * row[key] for row in rows] for rows in seeds]
+    for line in values:
+        axes.plot(steps, line, linewidth=0.6, alpha=0.5, marker=marker, **look)
+    mean = [sum(column) / len(column) for column in zip(*values, strict=True)]
+    axes.plot(steps, mean, linewidth=2, label=label, marker=marker, **look)
+
+
+def draw_comparison(methods: Sequence[MethodResults], path: Path) -> None:
+    """Each accuracy of each method: a dot a seed, the mean and the standard deviation."""
+    figure = require("matplotlib.figure", "the picture of a comparison").Figure(
+        figsize=(11, 1.2 + 0.4 * len(methods)), layout="constrained"
+    )
+    panels = figure.subplots(1, len(ACCURACIES), sharey=True)
+    for axes, (key, name) in zip(panels, ACCURACIES.items(), strict=True):
+        for row, method in enumerate(methods):
+            values = [100 * value for value in method.values(key).values()]
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            colour = COLOURS[row % len(COLOURS)]
+            axes.plot(values, [row] * len(values), ".", color=colour, alpha=0.5)
+            axes.errorbar(statistics.mean(values), row, xerr=spread, fmt="D", color=colour, capsize=4)
+        axes.set(xlabel=f"{name}, %")
+        axes.grid(alpha=0.3)
+    panels[0].set_yticks(range(len(methods)), [f"{method.label}, n = {len(method.seeds)}" for method in methods])
+    panels[0].invert_yaxis()
+    figure.suptitle("Each student, mean ± standard deviation", fontsize="medium")
+    figure.savefig(path, dpi=110)
+
+
+def draw_particles(method: TALD, teacher: nn.Module, dataset: Dataset, path: Path) -> None:
+    """A row per test image: the image, its particles as the teacher sees them, and the differences amplified.
+
+    The images are the first of each of the first classes that the test split has.
+    The amplification brings the largest difference of the picture to full contrast and is written above it.
+    """
+    shown = dataset.test.labels.unique()[:PICTURED_IMAGES]
+    chosen = [int((dataset.test.labels == label).nonzero()[0]) for label in shown]
+    labels = dataset.test.labels[chosen]
+    x = to_pixels(dataset.test.images[chosen])
+    particles = method.draw(teacher, x, labels, seed=PARTICLE_SEED)
+    with torch.no_grad():
+        clean_classes = teacher(x).argmax(dim=1)
+        classes = teacher(particles.flatten(0, 1)).argmax(dim=1).view(particles.shape[:2])
+    difference = particles - x[:, None]
+    largest = difference.abs().max().item()
+    amplification = float(f"{0.5 / largest:.2g}") if largest else 1.0
+    amplified = (0.5 + amplification * difference).clamp(0, 1)
+
+    n = particles.shape[1]
+    figure = require("matplotlib.figure", "the report's pictures").Figure(
+        figsize=(1.3 * (2 * n + 1), 1.5 * len(x) + 0.6), layout="constrained"
+    )
+    grid = figure.subplots(len(x), 2 * n + 1, squeeze=False)
+    names = dataset.class_names
+    for row, axes in enumerate(grid):
+        _show(axes[0], x[row], f"clean: {names[clean_classes[row]]}")
+        for i in range(n):
+            _show(axes[1 + i], particles[row, i], f"particle {i + 1}: {names[classes[row, i]]}")
+            _show(axes[1 + n + i], amplified[row, i], f"difference x {amplification:g}")
+    figure.suptitle(f"Clean images, their particles with the teacher's class, differences (largest {largest:.3g} of 1)")
+    figure.savefig(path, dpi=110)
+
+
+def _show(axes: Any, image: Tensor, title: str) -> None:
+    # Particles drawn without bounds may leave the range of pixels.
+    picture = image.clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+    if picture.shape[2] == 1:
+        axes.imshow(picture[:, :, 0], cmap="gray", vmin=0, vmax=1)
+    else:
+        axes.imshow(picture)
+    axes.set_title(title, fontsize=7)
+    axes.set_axis_off()

@@ -1,0 +1,121 @@
+"""What a run found, in numbers: results.json, from which reports, comparisons and the README's table are made."""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fastadv.train.config.methods import METHODS
+from fastadv.train.config.run_config import Config
+from fastadv.train.config.settings import label_settings
+from fastadv.train.runtime.checkpoint import write_atomically
+from fastadv.train.runtime.errors import ConfigError
+from fastadv.train.runtime.run_folder import read_origin
+
+FILE = "results.json"
+
+# What is measured of a network, in [0, 1], and what tables call it.
+ACCURACIES = {"clean": "clean accuracy", "pgd": "accuracy under PGD"}
+
+
+@dataclass(frozen=True)
+class MethodResults:
+    """The students of one method or setting: one result a seed, with "seed" beside what the trainer found.
+
+    Results of earlier versions have no "notes".
+    """
+
+    name: str
+    label: str
+    method: str
+    seeds: Sequence[Mapping[str, Any]]
+
+    def notes(self) -> dict[str, list[int]]:
+        """What the method found that a reader should know, and for which seeds."""
+        found: dict[str, list[int]] = {}
+        for result in self.seeds:
+            for note in result.get("notes", ()):
+                found.setdefault(note, []).append(int(result["seed"]))
+        return found
+
+    def values(self, key: str) -> dict[int, float]:
+        """One quantity by seed."""
+        return {int(result["seed"]): result[key] for result in self.seeds}
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """A run: its configuration as in config.toml, where it ran, how many images, the teacher (if any), the students."""
+
+    config: Mapping[str, Any]
+    origin: Mapping[str, str]
+    train_images: int
+    test_images: int
+    teacher: Mapping[str, Any] | None
+    methods: Sequence[MethodResults]
+
+    @property
+    def title(self) -> str:
+        students = f"{self.config['student']} on {self.config['data']}"
+        return students if self.teacher is None else f"{self.config['teacher']} to {students}"
+
+    @property
+    def teacher_method(self) -> str | None:
+        """The label of the method that the teacher was trained with; None where it was loaded."""
+        if self.config["teacher_checkpoint"] != "none":
+            return None
+        name = self.config["teacher_method"]
+        # A configuration without tables has no "options".
+        return METHODS[self.config.get("options", {}).get(name, {}).get("method", name)].label
+
+    @property
+    def baseline(self) -> MethodResults | None:
+        """What the others are compared with: the first setting of KD or, where there is none, of plain training."""
+        return next((found for kind in ("kd", "ce") for found in self.methods if found.method == kind), None)
+
+
+def student_folder(folder: Path, name: str, seed: int) -> Path:
+    """Where a run keeps the student of one method or setting and seed."""
+    return folder / f"{name}-seed{seed}"
+
+
+def write_results(config: Config, folder: Path, *, train_images: int, test_images: int) -> RunResults:
+    """Gather what the finished run in `folder` found, and write it into results.json."""
+    settings = [config.setting(name) for name in config.methods]
+    labels = label_settings(settings)
+    run = RunResults(
+        config=tomllib.loads(config.to_toml()),
+        origin=read_origin(folder),
+        train_images=train_images,
+        test_images=test_images,
+        teacher=_result(folder / "teacher") if config.needs_teacher else None,
+        methods=[
+            MethodResults(
+                name=setting.name,
+                label=labels[setting.name],
+                method=setting.method,
+                seeds=[{"seed": seed, **_result(student_folder(folder, setting.name, seed))} for seed in config.seeds],
+            )
+            for setting in settings
+        ],
+    )
+    text = json.dumps(asdict(run), indent=1) + "\n"
+    write_atomically(folder / FILE, lambda file: file.write(text.encode()))
+    return run
+
+
+def read_results(folder: Path) -> RunResults:
+    """What write_results wrote. Raises ConfigError where `folder` holds none."""
+    try:
+        content = json.loads((folder / FILE).read_text())
+        return RunResults(**{**content, "methods": [MethodResults(**method) for method in content["methods"]]})
+    except FileNotFoundError:
+        raise ConfigError(f"{folder}: no {FILE}, expected the folder of a finished run") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{folder / FILE}: not what a run writes ({type(error).__name__}: {error})") from None
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text())

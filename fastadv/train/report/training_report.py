@@ -1,0 +1,177 @@
+"""The report of a run: tables, pictures, and where the numbers come from."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fastadv.distill import TALD
+from fastadv.ops import dispatch
+from fastadv.train.config.methods import METHODS
+from fastadv.train.config.run_config import Config
+from fastadv.train.data.datasets import Dataset
+from fastadv.train.report.plots import draw_curves, draw_particles
+from fastadv.train.report.results import RunResults, student_folder, write_results
+from fastadv.train.report.tables import (
+    PAIRING,
+    RESULT_HEADS,
+    difference_cells,
+    difference_heads,
+    mean_and_spread,
+    render_table,
+    result_cells,
+    teacher_label,
+)
+from fastadv.train.runtime.checkpoint import write_atomically
+from fastadv.train.runtime.metrics import read_metrics
+
+
+def write_report(config: Config, dataset: Dataset, teacher: nn.Module | None, folder: Path) -> str:
+    """Write report.md, results.json, curves.png and particles.png (where TALD ran) from what lies in `folder`.
+
+    Returns the table of methods as text.
+    """
+    run = write_results(config, folder, train_images=len(dataset.train), test_images=len(dataset.test))
+    metrics = {
+        method.label: {
+            kind: [read_metrics(student_folder(folder, method.name, seed), kind) for seed in config.seeds]
+            for kind in ("train", "test")
+        }
+        for method in run.methods
+    }
+    table = result_table(run)
+    sections = [
+        f"# {run.title}",
+        table,
+        "\n".join(protocol(run)),
+        *_notes(run),
+        *_comparison(run),
+        "## Each seed",
+        render_table(_seed_rows(run)),
+        *_repulsion({label: kinds["train"] for label, kinds in metrics.items()}),
+        "![Curves over the steps](curves.png)",
+        *_draw_particles(config, dataset, teacher, folder),
+        "## Where it ran",
+        "\n".join(f"- {label}: {fact}" for label, fact in run.origin.items()),
+        f"```\n{dispatch.report().rstrip()}\n```",
+        "The resolved configuration is in [config.toml](config.toml), the numbers in [results.json](results.json).\n",
+    ]
+    draw_curves(metrics, folder / "curves.png")
+    report = "\n\n".join(sections)
+    write_atomically(folder / "report.md", lambda file: file.write(report.encode()))
+    return f"{table}\n{_spread_note(run)}"
+
+
+def result_table(run: RunResults) -> str:
+    """The teacher and every method, with their speed."""
+    networks = [(method.label, method.seeds) for method in run.methods]
+    if run.teacher is not None:
+        networks.insert(0, (teacher_label(run), [run.teacher]))
+    rows = [[*RESULT_HEADS, "images/s in training"]]
+    for label, results in networks:
+        speeds = [result["images_per_second"] for result in results if "images_per_second" in result]
+        rows.append([*result_cells(label, results), mean_and_spread(speeds, 0) if speeds else "not trained here"])
+    return render_table(rows)
+
+
+def protocol(run: RunResults) -> list[str]:
+    """What the numbers of the table are."""
+    config = run.config
+    lines = [f"{_spread_note(run)}, each student trained for {_duration(config)} on {_training_images(run)}."]
+    if run.teacher is not None:
+        trained = f"trained on all {run.train_images} training images, {run.teacher_method}"
+        lines.append(f"Teacher: one network, {'loaded' if run.teacher_method is None else trained}.")
+    attacked = run.test_images if config["eval_samples"] == "none" else min(config["eval_samples"], run.test_images)
+    return [
+        *lines,
+        f"Clean accuracy: all {run.test_images} test images, after the last step.",
+        f"PGD: linf, eps {config['eval_eps']:.4g} of pixels in [0, 1], {config['eval_steps']} steps, one random start, "
+        f"{attacked} test images.",
+    ]
+
+
+def _duration(config: Mapping[str, Any]) -> str:
+    """How long a student is trained, in words."""
+    epochs = f"{config['epochs']} epochs"
+    if config["steps_per_epoch"] != "none":
+        epochs += f" of {config['steps_per_epoch']} steps"
+    return epochs if config["max_steps"] == "none" else f"{epochs}, at most {config['max_steps']} steps,"
+
+
+def _training_images(run: RunResults) -> str:
+    """What the students are trained on, in words."""
+    unseeing = [method.label for method in run.methods if not METHODS[method.method].kind.needs_images]
+    if len(unseeing) == len(run.methods):
+        return "no image"
+    images = f"all {run.train_images} training images"
+    if run.config["student_samples"] != "none":
+        images = (
+            f"{run.config['student_samples']} of {run.train_images} training images, drawn by class, anew for each seed"
+        )
+    return f"{images}, but {', '.join(unseeing)} on none" if unseeing else images
+
+
+def _spread_note(run: RunResults) -> str:
+    seeds = len(run.config["seeds"])
+    return "Students: n = 1 seed" if seeds == 1 else f"Students: mean ± standard deviation, n = {seeds} seeds"
+
+
+def comparison_table(run: RunResults) -> str | None:
+    """Every method against the baseline, seed by seed; None where there are not both."""
+    baseline = run.baseline
+    if baseline is None or len(run.methods) == 1:
+        return None
+    rows = [["method", *difference_heads(baseline)]]
+    rows += [[method.label, *difference_cells(method, baseline)] for method in run.methods if method != baseline]
+    return render_table(rows)
+
+
+def _comparison(run: RunResults) -> list[str]:
+    table = comparison_table(run)
+    return [] if table is None else ["## Seed by seed against the baseline", table, PAIRING]
+
+
+def _notes(run: RunResults) -> list[str]:
+    """The section on what methods found that a reader should know, where they did."""
+    lines = [
+        f"- {method.label}, seed{'s'[: len(seeds) > 1]} {', '.join(map(str, seeds))}: {note}."
+        for method in run.methods
+        for note, seeds in method.notes().items()
+    ]
+    return ["## Notes", "\n".join(lines)] if lines else []
+
+
+def _seed_rows(run: RunResults) -> list[list[str]]:
+    """Clean / PGD accuracy of every student."""
+    rows = [["clean / PGD, %", *(f"seed {seed}" for seed in run.config["seeds"])]]
+    for method in run.methods:
+        rows.append([method.label, *(f"{100 * r['clean']:.2f} / {100 * r['pgd']:.2f}" for r in method.seeds)])
+    return rows
+
+
+def _repulsion(metrics: dict[str, list[list[dict[str, Any]]]]) -> list[str]:
+    """The section on how strongly particles repel each other, where a method reports it."""
+    rows = [["method", "first interval", "last interval"]]
+    for label, seeds in metrics.items():
+        ends = [[rows[at].get("repulsion") or math.nan for rows in seeds] for at in (0, -1)]
+        if not any(map(math.isnan, ends[0] + ends[1])):
+            rows.append([label, *(mean_and_spread(end, 2) for end in ends)])
+    if len(rows) == 1:
+        return []
+    note = (
+        "How many times stronger particles repel each other than the score attracts them, before the two are scaled: "
+        "the median over a batch's images at the last SVGD step, averaged over an interval of the metrics."
+    )
+    return ["## Repulsion of particles", render_table(rows), note]
+
+
+def _draw_particles(config: Config, dataset: Dataset, teacher: nn.Module | None, folder: Path) -> list[str]:
+    """Draw particles.png where TALD ran; the link to it."""
+    methods = (config.setting(name).build() for name in config.methods)
+    tald = next((method for method in methods if isinstance(method, TALD)), None)
+    if teacher is None or tald is None:
+        return []
+    draw_particles(tald, teacher, dataset, folder / "particles.png")
+    return ["![Clean images, their particles, and the difference amplified](particles.png)"]

@@ -1,0 +1,1 @@
+"""What the trainer stands on: files, processes, seeds, time."""

@@ -1,0 +1,91 @@
+"""Checkpoints that survive a kill at any moment: written beside, flushed to the disk, renamed into place."""
+
+import os
+import pickle
+import textwrap
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from fastadv.train.runtime.errors import CheckpointError
+
+KEPT = 2
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Call write(file) so that `path` holds either all of it or what it held before, even after a power cut."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+class Checkpoints:
+    """The newest KEPT checkpoints of one network, in `folder`. Two, so that a damaged one costs one interval."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def paths(self) -> list[Path]:
+        """Newest first."""
+        return sorted(self.folder.glob("step-*.pt"), reverse=True)
+
+    def save(self, step: int, content: dict[str, Any]) -> Path:
+        """Write `content` (tensors, numbers, texts, and dicts and lists of them) as the checkpoint of `step`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"step-{step:09d}.pt"
+        write_atomically(path, lambda file: torch.save(content, file))
+        for old in self.paths()[KEPT:]:
+            old.unlink()
+        return path
+
+    def load_newest(self, *, device: torch.device | str, warn: Callable[[str], None]) -> dict[str, Any] | None:
+        """The newest checkpoint that is whole, or None where none was written yet.
+
+        Each damaged one is reported through `warn`. Raises CheckpointError when all are damaged.
+        """
+        paths = self.paths()
+        for path in paths:
+            try:
+                return read(path, device=device)
+            except CheckpointError as error:
+                warn(f"{error}; trying the one before")
+        if paths:
+            raise CheckpointError(f"{self.folder}: every checkpoint is damaged; delete the folder to train anew")
+        return None
+
+
+def read(path: Path, *, device: torch.device | str) -> dict[str, Any]:
+    """One checkpoint, its checksums verified. Raises CheckpointError naming the file when it is damaged."""
+    try:
+        # torch.load does not look at the archive's checksums.
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise CheckpointError(f"{path}: damaged checkpoint (checksum of {damaged})")
+        return torch.load(path, map_location=device, weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # zipfile, pickle and torch raise many kinds for a damaged file
+        raise CheckpointError(f"{path}: damaged checkpoint ({why_refused(error)})") from error
+
+
+def why_refused(error: Exception) -> str:
+    """In a line, what keeps a file from being loaded. Torch's own words for a pickle advise to run what is in it."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "damaged, or with code in it, which is not run"
+    first, *others = str(error).strip().splitlines() or [""]
+    # Torch's heading ends in a colon; below it is what does not fit, of which the beginning says enough.
+    if first.endswith(":") and others:
+        first = textwrap.shorten(f"{first} {others[0]}", 240, placeholder=" ...")
+    return f"{type(error).__name__}: {first}"

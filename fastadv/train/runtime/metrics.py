@@ -1,0 +1,94 @@
+"""What a run measures: means accumulated on the device, JSON lines, TensorBoard events."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv.train.runtime.errors import CheckpointError
+
+
+class MeanTerms:
+    """The mean of each named scalar over the steps since the last reading, kept on the device until it is read."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._sums: Tensor | None = None
+        self._steps = 0
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        values = torch.stack([term.detach().float() for term in terms.values()])
+        self._names = list(terms)
+        self._sums = values if self._sums is None else self._sums + values
+        self._steps += 1
+
+    def read(self) -> dict[str, float]:
+        """The means; waits for the device. Starts the next interval."""
+        means = {} if self._sums is None else dict(zip(self._names, (self._sums / self._steps).tolist(), strict=True))
+        self._sums, self._steps = None, 0
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"names": self._names, "sums": self._sums, "steps": self._steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._names, self._sums, self._steps = (state["names"], state["sums"], state["steps"])
+
+
+class MetricsLog:
+    """One JSON object a line in `folder`/metrics.jsonl, and the same numbers for TensorBoard.
+
+    position, step: where a checkpoint left the log; what was written after that checkpoint is dropped.
+    """
+
+    def __init__(self, folder: Path, *, position: int = 0, step: int = 0, tensorboard: bool = False) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / "metrics.jsonl").open("ab")
+        if self._file.tell() < position:
+            raise CheckpointError(f"{self._file.name}: {self._file.tell()} bytes, the checkpoint expects {position}")
+        self._file.truncate(position)
+        self._file.seek(position)
+        self._events = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+
+    def write(self, kind: str, step: int, values: dict[str, float]) -> None:
+        """Append {"kind": kind, "step": step, **values}; what is infinite or NaN, which JSON lacks, becomes null."""
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        line = json.dumps({"kind": kind, "step": step, **finite})
+        self._file.write(line.encode() + b"\n")
+        self._file.flush()
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(f"{kind}/{name}", value, step)
+
+    def sync(self) -> int:
+        """Bring everything to the disk; the position a checkpoint has to hold."""
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def tensorboard_installed() -> bool:
+    """Whether MetricsLog can write TensorBoard events here."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def read_metrics(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """The lines of `kind` that a MetricsLog wrote to `folder`."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["kind"] == kind]

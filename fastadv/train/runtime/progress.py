@@ -1,0 +1,87 @@
+"""How far a long loop is: a live bar on a terminal, a plain line now and then elsewhere or without tqdm."""
+
+import shutil
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from fastadv.train.runtime.errors import MissingExtraError
+from fastadv.train.runtime.extras import require
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Progress:
+    """Shows steps done, images/s, time left and the newest note, such as the loss. Use as a context manager.
+
+    shown: False for all but one of the processes that share a loop.
+    """
+
+    def __init__(self, label: str, *, done: int, total: int, images_per_step: int, shown: bool = True) -> None:
+        self._label = label
+        self._done, self._total = done, total
+        self._images_per_step = images_per_step
+        self._first = done
+        self._note = ""
+        self._started = self._printed = time.monotonic()
+        self._bar: Any = None
+        self._shown = shown
+        if shown and sys.stderr.isatty():
+            self._bar = self._open_bar()
+
+    def _open_bar(self) -> Any:
+        """A bar of tqdm, or None where it is not installed."""
+        try:
+            tqdm = require("tqdm", "the progress bar").tqdm
+        except MissingExtraError:
+            return None
+        # tqdm shows nothing on a terminal that gives its size as 0 by 0; this falls back to 80 by 24.
+        size = shutil.get_terminal_size()
+        return tqdm(
+            desc=self._label,
+            total=self._total * self._images_per_step,
+            initial=self._done * self._images_per_step,
+            unit=" images",
+            unit_scale=True,
+            ncols=size.columns,
+            nrows=size.lines,
+            leave=False,
+        )
+
+    def step(self) -> None:
+        """One more step is done."""
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update(self._images_per_step)
+        elif self._shown and time.monotonic() - self._printed > SECONDS_BETWEEN_LINES:
+            self._print()
+
+    def loss(self, value: float) -> None:
+        """The mean loss of the last interval."""
+        self.note(f"loss {value:.4f}")
+
+    def note(self, text: str) -> None:
+        """What to show beside the rate from now on."""
+        self._note = text
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+
+    def _print(self) -> None:
+        self._printed = time.monotonic()
+        rate = (self._done - self._first) / max(self._printed - self._started, 1e-9)
+        left = (self._total - self._done) / rate if rate else float("inf")
+        print(
+            f"{self._label}: step {self._done}/{self._total}, {rate * self._images_per_step:,.0f} images/s, "
+            f"{left:.0f} s left, {self._note}",
+            flush=True,
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
