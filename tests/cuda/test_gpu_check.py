@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-import check
+import gpu_check as check
 import pytest
 from check import Part, Step
 
