@@ -10,7 +10,7 @@ from pathlib import Path
 
 import gpu_check as check
 import pytest
-from check import Part, Step
+from gpu_check import Part, Step
 
 FACTS = {"gpu": "none", "commit": "abc"}
 TESTS = """
