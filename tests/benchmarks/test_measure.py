@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from benchmarks.suite.floor import Floor
-from benchmarks.suite.measure import ColdClock, Effort, host_clock, interleaved, warm_up
-from benchmarks.suite.memory import peak_bytes
+from benchmarks.suite.measure import ColdClock, Effort, host_clock, interleaved, peak_bytes, warm_up
 from benchmarks.suite.spread import ratio
 
 CPU = torch.device("cpu")
