@@ -173,8 +173,10 @@ def test_the_wheel_works_in_an_environment_that_has_torch_and_takes_no_second_on
     for installed in Path(sysconfig.get_path("purelib")).iterdir():
         if "fastadv" not in installed.name and not (packages / installed.name).exists():
             (packages / installed.name).symlink_to(installed)
-    # Without an index nothing else can be brought.
-    called(sys.executable, "-m", "pip", "--python", python, "install", "--no-index", wheel, cwd=tmp_path)
+    # Without an index nothing else can be brought; the extras are what errors advise to install.
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", "--no-index")
+    called(*pip, wheel, cwd=tmp_path)
+    called(*pip, "fastadv[train]", cwd=tmp_path)
     where, op, attack = called(python, "-c", ELSEWHERE, cwd=tmp_path).splitlines()
     assert where == f"{packages / 'fastadv' / '__init__.py'} cpu"
     assert (op, attack) == ("True", "True")
