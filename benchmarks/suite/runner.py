@@ -10,7 +10,17 @@ import torch
 
 from benchmarks.suite.case import Call, Case, Entry, Missing
 from benchmarks.suite.floor import Floor
-from benchmarks.suite.measure import COLD, Clock, ColdClock, Effort, interleaved, peak_bytes, replayed, warm_clock
+from benchmarks.suite.measure import (
+    COLD,
+    Clock,
+    ColdClock,
+    Effort,
+    interleaved,
+    network_share,
+    peak_bytes,
+    replayed,
+    warm_clock,
+)
 from benchmarks.suite.spread import Spread, ratio
 
 Row = dict[str, Any]
@@ -67,6 +77,7 @@ def run(entry: Entry, conditions: Conditions, floor: Floor | None = None) -> Row
         "cold_ratio_to_fused": {},
     }
     if case.work is None:
+        row["network_share"] = network_share(case.fused, conditions.device)
         return row
     row |= vars(case.work)
     row["bytes_per_second"] = {
