@@ -92,7 +92,7 @@ class IGDM(Method):
 
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
         views = self.base.views(student, required(self, teacher), batch)
-        terms = self.base.terms_on(views)
+        terms = self.base.terms(views)
         along = views.adversarial - views.x
         behind = views.x - self.gamma * along
         if self.beta == 1:
