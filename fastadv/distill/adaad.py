@@ -64,7 +64,8 @@ class AdaAD(RobustMethod):
         )
         self.alpha = checks.number("alpha", alpha)
         self.inner = checks.choice("inner", inner, _INNER)
-        self._expansion = TrueClassExpansion()
+        if self.inner == "linear":
+            self._expansion = TrueClassExpansion()
 
     def attack(self, views: Views) -> Tensor:
         if self.inner == "student":
