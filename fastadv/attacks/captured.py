@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks.loop import seeds
-from fastadv.attacks.model.networks import InItsMode, Network, Networks
+from fastadv.attacks.loop import noise
+from fastadv.attacks.model.networks import KeepMode, Network, Networks
 from fastadv.ops import checks
 
 # cuDNN and cuBLAS choose algorithms and allocate workspaces in their first runs, which a graph must not record.
@@ -135,7 +135,7 @@ class Captured:
 
     def _seed_on(self, x: Tensor) -> Tensor:
         if x.device not in self._seeds:
-            self._seeds[x.device] = _on_device(seeds.resolve(self._seed), x).clone()
+            self._seeds[x.device] = _on_device(noise.resolve(self._seed), x).clone()
         return self._seeds[x.device]
 
     def _graph(
@@ -146,7 +146,7 @@ class Captured:
         traits = frozenset((name, _traits(given)) for name, given in inputs.items())
         key = (_memory_of(members), traits, frozenset(values.items()), _autocast(device.type))
         if key not in self._graphs:
-            stateful = [member.network for member in members if isinstance(member, InItsMode)]
+            stateful = [member.network for member in members if isinstance(member, KeepMode)]
             try:
                 # The members are kept with their graph, so that nothing else gets their addresses.
                 self._graphs[key] = _Graph(run, inputs, stateful), members
@@ -231,7 +231,7 @@ def _memory_of(members: tuple[Network, ...]) -> tuple[Any, ...]:
     """Which memory, and which modes, a graph of ``members`` reads."""
     read: list[Any] = []
     for member in members:
-        network = member.network if isinstance(member, InItsMode) else member
+        network = member.network if isinstance(member, KeepMode) else member
         read.append(id(network))
         if isinstance(network, nn.Module):
             read += (tensor.data_ptr() for tensor in (*network.parameters(), *network.buffers()))

@@ -13,9 +13,9 @@ from fastadv.distill.method import Batch, Network, Terms
 from fastadv.distill.parts.building import example_features
 from fastadv.distill.parts.features import Features
 from fastadv.distill.parts.teacher import required
+from fastadv.numerics import accumulate
 from fastadv.ops import checks
 from fastadv.ops.metric import triplet_margin_loss
-from fastadv.reference._common import accumulate
 
 _TRIPLETS = {name: name for name in ("teacher", "clean", "same-class")}
 

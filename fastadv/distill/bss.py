@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fastadv.attacks.configured import BSS as BoundaryAscent
 from fastadv.attacks.loop.arguments import count
+from fastadv.attacks.methods.bss import BSS as BoundaryAscent
 from fastadv.attacks.methods.bss_base_samples import bss_candidates, bss_targets
 from fastadv.distill.method import Batch, Method, Network, Terms
 from fastadv.distill.parts.features import Features, observe
 from fastadv.distill.parts.teacher import required, teacher_features
+from fastadv.numerics import accumulate
 from fastadv.ops import checks
 from fastadv.ops.divergence import kl_distill
 from fastadv.ops.layout import aligned
-from fastadv.reference._common import accumulate
 
 
 class Boundary(NamedTuple):

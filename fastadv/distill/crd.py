@@ -12,8 +12,8 @@ from fastadv.distill.parts.building import Unbuilt, example_features
 from fastadv.distill.parts.features import Features
 from fastadv.distill.parts.memory import Memory
 from fastadv.distill.parts.weighted import WeightedLoss
+from fastadv.numerics import accumulate
 from fastadv.ops import checks
-from fastadv.reference._common import accumulate
 
 # Stands for the class of an image that no batch has shown.
 _UNSEEN = -1

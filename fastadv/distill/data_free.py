@@ -19,10 +19,10 @@ from fastadv.distill.parts.features import Features, observe
 from fastadv.distill.parts.generator import ImageGenerator
 from fastadv.distill.parts.isolation import constant_parameters
 from fastadv.distill.parts.teacher import required, teacher_features
+from fastadv.numerics import accumulate
 from fastadv.ops import checks
 from fastadv.ops.matching import activation_boundary_loss
 from fastadv.ops.mix import mix
-from fastadv.reference._common import accumulate
 
 _TARGETS = {name: name for name in ("mixed", "teacher")}
 _GENERATOR_LOSSES = {name: name for name in ("linear", "log")}

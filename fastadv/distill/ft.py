@@ -17,8 +17,8 @@ from fastadv.distill.parts.features import Features
 from fastadv.distill.parts.maps import at_one_size, map_pair
 from fastadv.distill.parts.teacher import teacher_features
 from fastadv.distill.parts.weighted import WeightedLoss
+from fastadv.numerics import accumulate
 from fastadv.ops import checks
-from fastadv.reference._common import accumulate
 
 
 class FT(WeightedLoss):

@@ -10,9 +10,9 @@ from fastadv.distill.adaad import AdaAD
 from fastadv.distill.method import Network, Terms
 from fastadv.distill.parts.robust import RobustMethod, Views
 from fastadv.distill.parts.teacher import teacher_logits
+from fastadv.numerics import accumulate
 from fastadv.ops import checks
 from fastadv.ops.divergence import kl_distill
-from fastadv.reference._common import accumulate
 
 
 class IAD(RobustMethod):
@@ -153,7 +153,7 @@ class IADII(RobustMethod):
         standard = self._standard_teacher()
         if standard is None:
             return {"loss": loss, **terms}
-        answer = teacher_logits(self, standard, views.fed(views.adversarial))
+        answer = teacher_logits(self, standard, views.as_input(views.adversarial))
         plain = kl_distill(student, answer, temperature=self.temperature)
         return {"loss": loss + self.standard_weight * plain, **terms, "standard": plain.detach()}
 

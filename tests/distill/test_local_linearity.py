@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fastadv.distill import IGDM, RSLAD, Batch
-from fastadv.distill.local_linearity import remainder
+from fastadv.distill.igdm import remainder
 
 
 class Quadratic(nn.Module):

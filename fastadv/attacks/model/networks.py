@@ -40,14 +40,15 @@ class Networks:
 
     def logits(self, x: Tensor) -> Tensor:
         """What the only network gives for ``x`` [N, ...]; TypeError or ValueError where that is no logits [N, C]."""
-        (logits,) = self(x)
+        (member,), (dtype,) = self.members, self._dtypes
+        logits = member(x if dtype is None else x.to(dtype))
         checks.logits("the output of model", logits)
         if logits.shape[0] != x.shape[0]:
             raise ValueError(f"the output of model must have shape [{x.shape[0]}, C], got {list(logits.shape)}")
         return logits
 
 
-class InItsMode:
+class KeepMode:
     """A network that attacks leave in the mode it is in, instead of putting it in eval mode.
 
     In train mode it takes the statistics of the attacked batch, and each step moves BatchNorm's buffers.

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from fastadv.distill.parts.features import Features
-from fastadv.reference._common import accumulate
+from fastadv.numerics import accumulate
 
 Pair = tuple[Tensor, Tensor]
 

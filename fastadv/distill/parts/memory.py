@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from fastadv.distill.parts.precision import without_autocast
-from fastadv.reference._common import accumulate
+from fastadv.numerics import accumulate
 
 # The published guard of the quotients.
 _GUARD = 1e-7

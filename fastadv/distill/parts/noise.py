@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from fastadv.numerics import accumulate
 from fastadv.ops.ball import random_start
-from fastadv.reference._common import accumulate
 
 # A stream that shares nothing with the particles of attacks, which take the first streams of their seed.
 APART = 1 << 30

@@ -8,11 +8,11 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from fastadv.attacks.configured import PGD
-from fastadv.attacks.loop.arguments import master
-from fastadv.attacks.model.frozen import Frozen, freeze
+from fastadv.attacks.loop.arguments import as_float32
+from fastadv.attacks.methods.pgd import PGD
+from fastadv.attacks.model.freeze import Frozen, freeze
 from fastadv.attacks.model.guard import evaluating
-from fastadv.attacks.model.networks import InItsMode
+from fastadv.attacks.model.networks import KeepMode
 from fastadv.distill.method import Batch, Method, Network, Terms
 from fastadv.distill.parts.teacher import teacher_logits
 from fastadv.ops import checks
@@ -42,34 +42,34 @@ class Views:
     def __init__(self, method: Method, student: Network, teacher: Network | None, batch: Batch) -> None:
         self._method, self._batch = method, batch
         self.student, self.teacher = student, teacher
-        self.x, self.y = master(batch.x), batch.y
+        self.x, self.y = as_float32(batch.x), batch.y
         self.progress, self.seed, self.index = batch.progress, batch.seed, batch.index
 
-    def ask_student(self, images: Tensor) -> Tensor:
+    def student_logits(self, images: Tensor) -> Tensor:
         """The student's logits on ``images``."""
-        return self.student(self.fed(images))
+        return self.student(self.as_input(images))
 
-    def ask_teacher(self, images: Tensor) -> Tensor:
+    def teacher_logits(self, images: Tensor) -> Tensor:
         """The teacher's logits on ``images`` in eval mode, without gradient. TypeError where there is no teacher."""
-        return teacher_logits(self._method, self.teacher, self.fed(images))
+        return teacher_logits(self._method, self.teacher, self.as_input(images))
 
     @cached_property
     def student_clean(self) -> Tensor:
-        return self.ask_student(self.x)
+        return self.student_logits(self.x)
 
     @cached_property
     def student_adversarial(self) -> Tensor:
-        return self.ask_student(self.adversarial)
+        return self.student_logits(self.adversarial)
 
     @cached_property
     def teacher_clean(self) -> Tensor:
-        return self.ask_teacher(self.x)
+        return self.teacher_logits(self.x)
 
     @cached_property
     def teacher_adversarial(self) -> Tensor:
-        return self.ask_teacher(self.adversarial)
+        return self.teacher_logits(self.adversarial)
 
-    def fed(self, images: Tensor) -> Tensor:
+    def as_input(self, images: Tensor) -> Tensor:
         """``images`` as networks are given them: in the dtype and layout of the batch."""
         return aligned(self._batch.x, images.to(self._batch.x.dtype))[1]
 
@@ -129,7 +129,7 @@ class RobustMethod(Method):
         """The student as the attack is to see it."""
         if self.attack_mode == "frozen":
             return self._refreshed_copy()
-        return student if self.attack_mode == "eval" else InItsMode(student)
+        return student if self.attack_mode == "eval" else KeepMode(student)
 
     def _refreshed_copy(self) -> Network:
         if not self._copies:

@@ -6,8 +6,8 @@ import abc
 
 from torch import Tensor
 
-from fastadv.distill.base import BaseLoss
 from fastadv.distill.method import Batch
+from fastadv.distill.parts.base_loss import BaseLoss
 from fastadv.distill.parts.features import Features
 from fastadv.ops import checks
 from fastadv.ops.divergence import kd_loss

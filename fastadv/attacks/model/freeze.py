@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from fastadv.attacks.model import folding
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Networks, unwrapped
+from fastadv.numerics import accumulate
 from fastadv.ops import checks
-from fastadv.reference._common import accumulate
 
 
 def freeze(
