@@ -173,14 +173,14 @@ class AIKD(AdversarialMethod):
         return {"loss": fake.mean() - real.mean()}
 
     def get_extra_state(self) -> Tensor:
-        """How many epochs began, for the state_dict."""
+        """Return the number of epochs that have begun, for the state_dict."""
         return torch.tensor(self._epochs, device=next(self.parameters(), torch.empty(0)).device)
 
     def set_extra_state(self, state: Tensor) -> None:
         self._epochs = int(state)
 
     def _soft_targets(self, student: Tensor, teacher: Tensor | None) -> Tensor:
-        """T^2 KL(teacher || student); 0 where there is no teacher."""
+        """Return T^2 KL(teacher || student), 0 where there is no teacher."""
         if teacher is None:
             return accumulate(student).new_zeros(())
         return kl_distill(student, teacher, temperature=self.temperature)
@@ -196,7 +196,7 @@ class Discriminator(nn.Module):
 
     Linear layers of 256, 64 and 1 outputs, with LeakyReLU of slope 0.2 between.
 
-    probabilities: whether it sees the logits' softmax in their place.
+    probabilities: see the softmax of the logits in their place.
     """
 
     def __init__(self, classes: int, *, probabilities: bool = False) -> None:

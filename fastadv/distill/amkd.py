@@ -139,7 +139,7 @@ class AMKD(BSS):
         return normalize(vectors, dim=1) if self.needs_features else vectors
 
     def _projected(self, teacher: Features, ours: Tensor) -> Tensor:
-        """The teacher's embeddings, in the length of the student's."""
+        """Return the teacher's embeddings, brought to the length of the student's."""
         theirs = self._vectors(teacher)
         projected = accumulate(self.projector(theirs))
         if projected.shape[1] != ours.shape[1]:
@@ -157,6 +157,6 @@ class AMKD(BSS):
 
 
 def _distances(anchor: Tensor, images: Tensor, among: Tensor, elsewhere: float) -> Tensor:
-    """The distances [M, N] between embeddings, without gradient, where ``among`` [M, N] holds."""
+    """Return distances [M, N] between embeddings, without gradient; ``elsewhere`` where ``among`` [M, N] is False."""
     with torch.no_grad():
         return torch.cdist(anchor, images).masked_fill(~among, elsewhere)

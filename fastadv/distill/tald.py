@@ -161,13 +161,13 @@ class TALD(Method):
         return self.base.warm_up_terms(teacher, batch)
 
     def draw(self, teacher: Network, x: Tensor, y: Tensor, *, seed: int | Tensor) -> Tensor:
-        """The particles [N, n, ...] of every image of ``x`` [N, ...] with classes ``y`` [N]."""
+        """Draw the particles [N, n, ...] of every image of ``x`` [N, ...] with classes ``y`` [N]."""
         return self._sample(teacher, x, y, seed)[0]
 
     def _sample(
         self, teacher: Network, x: Tensor, y: Tensor, seed: int | Tensor, ids: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """The particles [N, n, ...], and the ratio that TALD reports where there is one."""
+        """Draw the particles [N, n, ...]; return them and the ratio that TALD reports, None where there is none."""
         shape = (x.shape[0], self.particles)
         if self.samples == "none":
             return repeat_rows(as_float32(x), self.particles).unflatten(0, shape), None

@@ -1,4 +1,4 @@
-"""Which samples bss starts from and which classes it goes to."""
+"""The samples that bss starts from and the classes it goes to."""
 
 import pytest
 import torch

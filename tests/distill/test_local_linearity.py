@@ -1,4 +1,4 @@
-"""What a network's gradient leaves unexplained, in closed form, and IGDM's warning of it."""
+"""The remainder that a network's gradient leaves unexplained, in closed form, and IGDM's warning of it."""
 
 import copy
 import re

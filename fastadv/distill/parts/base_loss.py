@@ -13,7 +13,7 @@ from fastadv.distill.parts.teacher import teacher_features
 
 
 class BaseLoss(Method):
-    """A method whose loss compares what the two networks show of the clean images, each of which sees them once."""
+    """A method whose loss compares the networks' features of the clean images, which each of them sees once."""
 
     # What the loss is called among the terms of a method that builds on it.
     term: str
@@ -22,10 +22,10 @@ class BaseLoss(Method):
 
     @abc.abstractmethod
     def on_features(self, student: Features, teacher: Features | None, batch: Batch) -> Tensor:
-        """The loss, a scalar, of what the networks show of ``batch.x``; teacher is None only where none is needed."""
+        """Return the loss, a scalar, of the networks' features of ``batch.x``; teacher is None where none is needed."""
 
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
-        """As :meth:`Method.build`. Raises TypeError for a network without the features that the loss reads."""
+        """Check that the networks have the features that the loss reads, see :meth:`Method.build`. TypeError if not."""
         if self.needs_features:
             example_features(self, student, teacher, x)
 

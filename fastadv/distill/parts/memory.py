@@ -1,4 +1,4 @@
-"""A memory of an embedding of each training image, to contrast with: what CRD keeps of each network."""
+"""A memory of an embedding of each training image, to contrast with; CRD keeps one of each network."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Memory(nn.Module):
         return normalize(accumulate(self.linear(accumulate(features))))
 
     def tell(self, anchors: Tensor, places: Tensor) -> Tensor:
-        """How badly anchors [N, width] tell the row at the first of their ``places`` [N, 1 + K] from the others.
+        """Return the loss of anchors [N, width] telling the row at the first of ``places`` [N, 1 + K] from the others.
 
         The mean over the anchors of l, see :class:`CRD`.
         """

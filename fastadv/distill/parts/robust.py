@@ -1,4 +1,4 @@
-"""What the methods of robust distillation share: an inner maximisation, and losses of what the networks say of it."""
+"""Robust distillation: an inner maximisation, and a loss of the networks' logits on what it finds: RobustMethod."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Views:
     Attributes:
         student, teacher: the networks.
         x: the clean images [N, ...], in float32 or float64; y: their classes [N].
-        adversarial: what the attack found, as x.
+        adversarial: the images that the attack found, as x.
         progress, seed, index: as in :class:`Batch`; noise belongs to the index, whatever batch an image lands in.
     """
 
@@ -46,11 +46,11 @@ class Views:
         self.progress, self.seed, self.index = batch.progress, batch.seed, batch.index
 
     def student_logits(self, images: Tensor) -> Tensor:
-        """The student's logits on ``images``."""
+        """Return the student's logits on ``images``."""
         return self.student(self.as_input(images))
 
     def teacher_logits(self, images: Tensor) -> Tensor:
-        """The teacher's logits on ``images`` in eval mode, without gradient. TypeError where there is no teacher."""
+        """Return the teacher's logits on ``images`` in eval mode, without gradient; TypeError without a teacher."""
         return teacher_logits(self._method, self.teacher, self.as_input(images))
 
     @cached_property
@@ -70,7 +70,7 @@ class Views:
         return self.teacher_logits(self.adversarial)
 
     def as_input(self, images: Tensor) -> Tensor:
-        """``images`` as networks are given them: in the dtype and layout of the batch."""
+        """Return ``images`` in the dtype and layout of the batch, as the networks see them."""
         return aligned(self._batch.x, images.to(self._batch.x.dtype))[1]
 
 
@@ -109,24 +109,24 @@ class RobustMethod(Method):
                 self._copies = (freeze(student),)
 
     def attack(self, views: Views) -> Tensor:
-        """The adversarial images [N, ...] of ``views``: here those of the student's cross-entropy."""
+        """Return adversarial images [N, ...] of ``views``: here those of the student's cross-entropy."""
         return self.ascent(self.attacked(views.student), views.x, views.y, seed=views.seed, sample_ids=views.index)
 
     @abc.abstractmethod
     def terms_on(self, views: Views) -> Terms:
-        """As :meth:`forward`, given clean and adversarial images."""
+        """Return the terms of :meth:`forward`, given clean and adversarial images."""
 
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
         return self.terms_on(self.views(student, teacher, batch))
 
     def views(self, student: Network, teacher: Network | None, batch: Batch) -> Views:
-        """The images of the batch and what the attack makes of them."""
+        """Attack the batch; return its clean and adversarial images."""
         views = Views(self, student, teacher, batch)
         views.adversarial = self.attack(views)
         return views
 
     def attacked(self, student: Network) -> Network:
-        """The student as the attack is to see it."""
+        """Return the student as the attack is to see it."""
         if self.attack_mode == "frozen":
             return self._refreshed_copy()
         return student if self.attack_mode == "eval" else KeepMode(student)

@@ -42,7 +42,7 @@ class WeightedLoss(BaseLoss):
 
     @abc.abstractmethod
     def distance(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
-        """D, a scalar, of what the networks show of ``batch.x``."""
+        """Return D, a scalar, of the networks' features of ``batch.x``."""
 
     def on_features(self, student: Features, teacher: Features | None, batch: Batch) -> Tensor:
         assert teacher is not None
