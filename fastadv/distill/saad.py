@@ -87,7 +87,9 @@ class SAAD(RobustMethod):
         above = uncertainty - uncertainty.min()
         weight = self.entropy_scale * above
         robust = kl_distill(student, teacher, weight=weight)
-        matching = igdm_loss(student, views.ask_student(behind), teacher, views.ask_teacher(behind), weight=weight)
+        matching = igdm_loss(
+            student, views.student_logits(behind), teacher, views.teacher_logits(behind), weight=weight
+        )
         loss = robust + self.alpha * views.progress * matching
         terms = {"robust": robust.detach(), "igdm": matching.detach()}
         if self.beta:
