@@ -199,6 +199,10 @@ def _igdm(setup: Setup, start: Tensor) -> Tensor:
     return robust.igdm(*setup.pair, x, robust.apart(*setup.pair, x, start), setup.batch.progress)
 
 
+def _saad(setup: Setup, start: Tensor) -> Tensor:
+    return robust.saad(*setup.pair, setup.batch.x, setup.batch.y, start, setup.batch.progress)
+
+
 def _iad(setup: Setup, start: Tensor) -> Tensor:
     return robust.iad(*setup.pair, setup.batch.x, setup.batch.y, start, setup.batch.progress)
 
@@ -261,6 +265,7 @@ PLAIN: dict[str, Plain] = {
     "iad-ii": _robust(EPS, _iad_ii),
     "ada-iad": _robust(NEAR, _ada_iad),
     "igdm": _robust(NEAR, _igdm, "the published step asks both networks again for what it has already; ours does not"),
+    "saad": _robust(NEAR, _saad),
     "data-free": Plain(
         _data_free, "a step of the student and one of the generator; two terms are reconstructions, on both sides"
     ),
