@@ -17,7 +17,7 @@ from fastadv.attacks.loop.starts import random_rows
 from fastadv.distill import CRD, IADII, Batch
 from fastadv.distill.parts.memory import Memory
 from fastadv.train.config.methods import METHODS
-from fastadv.train.networks import models
+from fastadv.train.networks import catalogue
 
 CLASSES = 100
 # Of the training set, whose every image CRD remembers.
@@ -70,7 +70,7 @@ def build(name: str, images: int, device: torch.device) -> Side:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         teacher, standard, student = (
-            models.build(network, num_classes=CLASSES, image_shape=CIFAR).to(device)
+            catalogue.build(network, num_classes=CLASSES, image_shape=CIFAR).to(device)
             for network in (TEACHER, TEACHER, STUDENT)
         )
         source = generator(device)

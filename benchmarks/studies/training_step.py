@@ -37,12 +37,12 @@ from benchmarks.suite.spread import ratio
 from fastadv.attacks import freeze
 from fastadv.attacks.loop.starts import random_rows
 from fastadv.distill import IGDM, TALD, AdaAD, Batch, Method
-from fastadv.train.config.run_config import Config
-from fastadv.train.data.datasets import Split, to_pixels
+from fastadv.train.config.train_config import Config, Precision
+from fastadv.train.data.splits import Split, to_pixels
 from fastadv.train.loop.trainer import Trainer
-from fastadv.train.networks import models
-from fastadv.train.networks.float32_output import DTYPES, Precision, Shown
-from fastadv.train.networks.models import Classifier, Normalize
+from fastadv.train.networks import catalogue
+from fastadv.train.networks.classifier import Classifier, Normalize, load_weights
+from fastadv.train.networks.float32_output import DTYPES, Float32Output
 from fastadv.train.runtime.errors import CheckpointError
 from fastadv.train.runtime.machine import cpu_threads
 from fastadv.train.runtime.seeding import derive_seed
@@ -158,7 +158,7 @@ class Bench:
         for fewer than LEAST_EQUAL_PIXELS, and for losses in float32 further apart than TOLERANCE, relatively.
         """
         seed = derive_seed(0, "first")
-        (piece,) = self.trainer.batches.pieces(self.plan, 0, progress=PROGRESS, seed=seed)
+        (piece,) = self.trainer.batches.micro_batches(self.plan, 0, progress=PROGRESS, seed=seed)
         batch = replace(piece.batch, index=None)
         x, y = batch.x.contiguous(), batch.y
         ball: dict[str, Any] = {"eps": self.row.start_eps, "norm": "linf", "bounds": (0.0, 1.0)}
@@ -183,8 +183,8 @@ class Bench:
         chosen = torch.randint(len(self.images), (self.scale.batch,), generator=self.draws).to(self.scale.device)
         loop.step(to_pixels(self.images.images[chosen]), self.images.labels[chosen])
 
-    def _frozen(self, precision: Precision) -> Shown:
-        return Shown(freeze(self.teacher, dtype=DTYPES[precision]))
+    def _frozen(self, precision: Precision) -> Float32Output:
+        return Float32Output(freeze(self.teacher, dtype=DTYPES[precision]))
 
     def _model(self) -> Classifier:
         return copy.deepcopy(self.trainer.model).train()
@@ -355,9 +355,9 @@ def _wait(device: str) -> None:
 def _network(name: str, scale: Scale, *, seed: int) -> Classifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = models.build(name, num_classes=CLASSES, image_shape=(3, SIZE, SIZE))
+        network = catalogue.build(name, num_classes=CLASSES, image_shape=(3, SIZE, SIZE))
     if scale.checkpoints is not None:
-        models.load_weights(network, scale.checkpoints / f"cifar100_{name}.pth")
+        load_weights(network, scale.checkpoints / f"cifar100_{name}.pth")
     return Classifier(Normalize((0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)), network).to(scale.device)
 
 

@@ -55,6 +55,8 @@ class IGDM(Method):
     """
 
     needs_teacher = True
+    attacks = True
+    default_base = AdaAD
 
     def __init__(
         self,
@@ -68,7 +70,7 @@ class IGDM(Method):
         super().__init__()
         if base is not None and not isinstance(base, RobustMethod):
             raise TypeError(f"base must be a robust method such as AdaAD, got {type(base).__name__}")
-        self.base = AdaAD() if base is None else base
+        self.base = self.default_base() if base is None else base
         self.alpha = checks.number("alpha", alpha)
         self.ramp = checks.choice("ramp", ramp, _RAMPS)
         self.beta = checks.number("beta", beta)

@@ -47,6 +47,11 @@ class Method(nn.Module, abc.ABC):
     # Whether it looks at training images; where it does not, batch.x is empty but for its first dimension.
     needs_images: bool = True
 
+    # Whether it makes adversarial images, in some or all of its settings.
+    attacks: bool = False
+    # What it is built on where its argument ``base`` is None; None where it has no such argument.
+    default_base: type[Method] | None = None
+
     # The loop that makes its adversarial images, called with (networks, x, ...); None where there is none.
     ascent: Callable[..., Any] | None = None
     # What ``build`` found that a reader of the results should know.

@@ -79,6 +79,8 @@ class TALD(Method):
     """
 
     needs_teacher = True
+    attacks = True
+    default_base = KD
 
     def __init__(
         self,
@@ -103,7 +105,7 @@ class TALD(Method):
         super().__init__()
         if base is not None and not isinstance(base, BaseLoss):
             raise TypeError(f"base must be a base loss such as KD, got {type(base).__name__}")
-        self.base = KD() if base is None else base
+        self.base = self.default_base() if base is None else base
         self.warm_up_epochs = self.base.warm_up_epochs
         self.weight = checks.number("weight", weight)
         self.particles = count("particles", particles, 1)

@@ -5,7 +5,7 @@ import torch
 
 from fastadv.attacks import captured
 from fastadv.distill import KD, TALD, CrossEntropy, Method
-from fastadv.train.config.run_config import resolve
+from fastadv.train.config.train_config import resolve
 from fastadv.train.data import datasets
 from fastadv.train.loop.experiment import build_classifier
 from fastadv.train.loop.trainer import Trainer

@@ -91,6 +91,7 @@ class RobustMethod(Method):
         ValueError: an argument is out of range or an unknown name; at a call, "frozen" before ``build``.
     """
 
+    attacks = True
     ascent: Callable[..., Tensor]
     # Radius of the ball that the attack starts in; None is eps.
     start_eps: float | None = None

@@ -1,15 +1,13 @@
 """Random crop and flip of a whole batch at once, and the epoch's plan of draws."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastadv.train.data.datasets import Augmentation
 from fastadv.train.runtime.seeding import generator
-
-Augmentation = Literal["none", "shift1", "crop4_flip"]
 
 
 def crop_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, *, pad: int) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastadv.train.data import restricted_pickle
-from fastadv.train.data.stored import Arrays, Stored
+from fastadv.train.data.splits import Arrays, Stored
 from fastadv.train.runtime.errors import DataError
 
 PIXELS = 3 * 32 * 32
@@ -21,7 +21,7 @@ ROWS = {"train": 50_000, "test": 10_000}
 
 @dataclass(frozen=True)
 class Cifar:
-    """What the two datasets call things. files: of each split."""
+    """What the two datasets call things. files: of each split. mean, std: what public checkpoints were trained with."""
 
     name: str
     classes: int
@@ -33,6 +33,8 @@ class Cifar:
     binary_files: dict[str, tuple[str, ...]]
     label_bytes: int
     binary_names: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
 
 
 CIFAR10 = Cifar(
@@ -46,6 +48,8 @@ CIFAR10 = Cifar(
     binary_files={"train": tuple(f"data_batch_{batch}.bin" for batch in range(1, 6)), "test": ("test_batch.bin",)},
     label_bytes=1,
     binary_names="batches.meta.txt",
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
 )
 CIFAR100 = Cifar(
     name="CIFAR-100",
@@ -58,7 +62,19 @@ CIFAR100 = Cifar(
     binary_files={"train": ("train.bin",), "test": ("test.bin",)},
     label_bytes=2,
     binary_names="fine_label_names.txt",
+    mean=(0.5070, 0.4865, 0.4409),
+    std=(0.2673, 0.2564, 0.2761),
 )
+
+
+def read_cifar10(folder: Path, image_size: None = None) -> Stored:
+    """As :func:`read`."""
+    return read(CIFAR10, folder)
+
+
+def read_cifar100(folder: Path, image_size: None = None) -> Stored:
+    """As :func:`read`."""
+    return read(CIFAR100, folder)
 
 
 def read(cifar: Cifar, folder: Path, rows: dict[str, int] = ROWS) -> Stored:
@@ -95,7 +111,7 @@ def read(cifar: Cifar, folder: Path, rows: dict[str, int] = ROWS) -> Stored:
             raise DataError(
                 f"{place}: {split} has labels {labels.min()}..{labels.max()}, expected 0..{cifar.classes - 1}"
             )
-    return Stored(splits, names)
+    return Stored(splits, names, cifar.mean, cifar.std)
 
 
 def _find(folder: Path, name: str, files: dict[str, tuple[str, ...]]) -> Path | None:

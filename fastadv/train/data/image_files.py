@@ -1,16 +1,17 @@
 """Image files as one array."""
 
 import hashlib
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastadv.train.data.cache import cached
 from fastadv.train.runtime.errors import DataError
 from fastadv.train.runtime.extras import require
+from fastadv.train.runtime.files import write_atomically
 from fastadv.train.runtime.progress import Progress
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -34,7 +35,29 @@ def read_images(paths: Sequence[Path], size: int | None, *, root: Path, split: s
     MissingExtraError without Pillow.
     """
     path = root / CACHE / f"{split}-{size or 'own-size'}.npz"
-    return cached(path, _fingerprint(paths, root), lambda: _decode_all(paths, size, label=f"reading {split}"))
+    return _cached(path, _fingerprint(paths, root), lambda: _decode_all(paths, size, label=f"reading {split}"))
+
+
+def _cached(path: Path, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array in `path` where it was made for `key`; else a new one, kept there where that can be written.
+
+    What is wrong with the file, or with writing it, is said and stops nothing.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if stored["key"].item() == key:
+                return stored["array"]
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        print(f"{path} is damaged and made anew ({error})", flush=True)
+    array = make()
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, lambda file: np.savez(file, key=np.array(key), array=array))
+    except OSError as error:
+        print(f"not kept for the next run: {error}", flush=True)
+    return array
 
 
 def _fingerprint(paths: Sequence[Path], root: Path) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from fastadv.train.data.image_files import images_in, read_images
-from fastadv.train.data.stored import Arrays, Stored
+from fastadv.train.data.splits import Arrays, Stored
 from fastadv.train.runtime.errors import DataError
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fastadv.train.data.image_files import images_in, read_images
-from fastadv.train.data.stored import Stored
+from fastadv.train.data.splits import Stored
 from fastadv.train.runtime.errors import DataError
 
 FOLDER = "tiny-imagenet-200"

@@ -1,4 +1,4 @@
-"""The batches of an epoch, each in the pieces that this process computes one after the other."""
+"""The batches of an epoch, each in the micro-batches that this process computes one after the other."""
 
 import math
 from typing import NamedTuple
@@ -6,15 +6,15 @@ from typing import NamedTuple
 import torch
 
 from fastadv.distill import Batch
-from fastadv.train.config.run_config import Config
+from fastadv.train.config.train_config import Config
 from fastadv.train.data.augment import EpochPlan
-from fastadv.train.data.datasets import Split, to_pixels
+from fastadv.train.data.splits import Split, to_pixels
 from fastadv.train.runtime.errors import ConfigError
 from fastadv.train.runtime.processes import Processes
 from fastadv.train.runtime.seeding import derive_seed
 
 
-class Piece(NamedTuple):
+class MicroBatch(NamedTuple):
     """A part of a batch, and its share of the batch's images, by which its loss counts."""
 
     batch: Batch
@@ -22,12 +22,13 @@ class Piece(NamedTuple):
 
 
 class Batches:
-    """Batches of config.batch_size, cut into config.accumulate pieces for each process.
+    """Batches of config.batch_size, cut into config.accumulate micro-batches for each process.
 
-    images: whether a method looks at them. Where it does not, nothing of `train` is read but its length; a piece then
-    has x [n, 0], y -1 and a seed of its own. Otherwise all pieces share the seed: noise belongs to `Batch.index`.
+    images: whether a method looks at them. Where it does not, nothing of `train` is read but its length; a
+    micro-batch then has x [n, 0], y -1 and a seed of its own. Otherwise all share the seed: noise belongs to
+    `Batch.index`.
 
-    Raises ConfigError where the smallest batch has fewer images than pieces.
+    Raises ConfigError where the smallest batch has fewer images than micro-batches.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Batches:
         self._train, self._config, self._processes = train, config, processes
         self._images, self._device = images, device
         self.steps_per_epoch = config.steps_per_epoch or math.ceil(len(train) / config.batch_size)
-        self._pieces = config.accumulate * processes.count
+        self._parts = config.accumulate * processes.count
         smallest = config.batch_size
         if images:
             most = math.ceil(len(train) / config.batch_size)
@@ -45,10 +46,10 @@ class Batches:
                     f"steps_per_epoch: {self.steps_per_epoch}, expected at most {most}: {len(train)} training images"
                 )
             smallest = min(self.size(index) for index in range(self.steps_per_epoch))
-        if smallest < self._pieces:
+        if smallest < self._parts:
             raise ConfigError(
                 f"batch_size: the smallest batch of an epoch has {smallest} images, expected at least "
-                f"{self._pieces}: accumulate {config.accumulate} for each of {processes.count} processes"
+                f"{self._parts}: accumulate {config.accumulate} for each of {processes.count} processes"
             )
 
     def plan(self, *, seed: int, epoch: int) -> EpochPlan | None:
@@ -58,20 +59,20 @@ class Batches:
         augmentation = self._config.augmentation
         return EpochPlan.draw(len(self._train), augmentation=augmentation, seed=seed, epoch=epoch, device=self._device)
 
-    def pieces(self, plan: EpochPlan | None, index: int, *, progress: float, seed: int) -> list[Piece]:
+    def micro_batches(self, plan: EpochPlan | None, index: int, *, progress: float, seed: int) -> list[MicroBatch]:
         """What this process computes of batch `index` of the epoch. Reads nothing back from the device."""
         size, mine = self.size(index), self._config.accumulate
         first = self._processes.rank * mine
-        pieces = []
+        found = []
         for number in range(first, first + mine):
-            # As torch.tensor_split: the first pieces are one longer where the size is no multiple of their number.
-            start, stop = (min(at, size % self._pieces) + at * (size // self._pieces) for at in (number, number + 1))
+            # As torch.tensor_split: the first are one longer where the size is no multiple of their number.
+            start, stop = (min(at, size % self._parts) + at * (size // self._parts) for at in (number, number + 1))
             if plan is None:
                 batch = self._without_images(stop - start, progress, derive_seed(seed, "piece", number))
             else:
                 batch = self._with_images(plan, index * self._config.batch_size + start, stop - start, progress, seed)
-            pieces.append(Piece(batch, (stop - start) / size))
-        return pieces
+            found.append(MicroBatch(batch, (stop - start) / size))
+        return found
 
     def example(self, shape: torch.Size) -> torch.Tensor:
         """A batch of pixels [N, *shape] as a method's `build` looks at: the set's first, or zeros."""

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import pgd
-from fastadv.train.config.run_config import Config
-from fastadv.train.data.datasets import Split, to_pixels
+from fastadv.train.config.train_config import Config
+from fastadv.train.data.splits import Split, to_pixels
 from fastadv.train.runtime.processes import Processes
 from fastadv.train.runtime.seeding import derive_seed
 
@@ -51,5 +51,5 @@ def _accuracy(
         with torch.no_grad():
             correct += (model(x).argmax(dim=1) == labels).sum()
     model.train(training)
-    processes.add_up([correct])
+    processes.all_reduce([correct])
     return correct.item() / len(split)

@@ -1,4 +1,4 @@
-"""One optimizer's step on the terms of a method: pieces, processes, precision."""
+"""One optimizer's step on the terms of a method: micro-batches, processes, precision."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,15 +8,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fastadv.distill import Batch
-from fastadv.train.loop.batches import Piece
+from fastadv.train.loop.batches import MicroBatch
 from fastadv.train.runtime.processes import Processes
 
 
-class Descent:
+class OptimizerStep:
     """Minimises terms["loss"] over the parameters of `optimizer`, and gives no other parameter a gradient.
 
-    A loss that is a mean over images gets, from the pieces of a batch in every process, the gradient of the whole
-    batch: each piece counts by its share.
+    A loss that is a mean over images gets, from the micro-batches of every process, the gradient of the whole
+    batch: each counts by its share.
 
     statistics: running statistics of BatchNorm, which become their mean over the processes, by share.
     scaler: of the loss, for float16; one that is not enabled does nothing.
@@ -48,11 +48,13 @@ class Descent:
     def rate(self) -> float:
         return self._optimizer.param_groups[0]["lr"]
 
-    def step(self, pieces: Sequence[Piece], terms_of: Callable[[Batch], dict[str, Tensor]]) -> dict[str, Tensor]:
+    def step(
+        self, micro_batches: Sequence[MicroBatch], terms_of: Callable[[Batch], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
         """One step; the terms of the whole batch, detached. Reads nothing back from the device."""
         self._optimizer.zero_grad(set_to_none=True)
         whole: dict[str, Tensor] = {}
-        for batch, share in pieces:
+        for batch, share in micro_batches:
             terms = terms_of(batch)
             if share < 1:
                 terms = {name: term * share for name, term in terms.items()}
@@ -60,7 +62,7 @@ class Descent:
             for name, term in terms.items():
                 whole[name] = whole[name] + term.detach() if name in whole else term.detach()
         if self._processes.count > 1:
-            whole = self._add_up(whole, sum(share for _, share in pieces))
+            whole = self._all_reduce(whole, sum(share for _, share in micro_batches))
         if self._clip_norm is not None:
             self._scaler.unscale_(self._optimizer)
             torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
@@ -68,13 +70,13 @@ class Descent:
         self._scaler.update()
         return whole
 
-    def _add_up(self, terms: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    def _all_reduce(self, terms: dict[str, Tensor], share: float) -> dict[str, Tensor]:
         """Gradients, terms and statistics over all processes, in one message."""
         terms = {name: term.float().clone() for name, term in terms.items()}
         for statistic in self._statistics:
             statistic.mul_(share)
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        self._processes.add_up([*gradients, *terms.values(), *self._statistics])
+        self._processes.all_reduce([*gradients, *terms.values(), *self._statistics])
         return terms
 
     def state_dict(self) -> dict[str, Any]:

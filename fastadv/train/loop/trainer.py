@@ -6,26 +6,26 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fastadv.distill import AdversarialMethod, Method
-from fastadv.train.config.run_config import Config
+from fastadv.train.config.train_config import Config
 from fastadv.train.data.augment import EpochPlan
-from fastadv.train.data.datasets import Split
-from fastadv.train.loop.average import WeightAverage
-from fastadv.train.loop.batches import Batches, Piece
+from fastadv.train.data.splits import Split
+from fastadv.train.loop.batches import Batches, MicroBatch
 from fastadv.train.loop.evaluation import clean_accuracy, evaluate
-from fastadv.train.loop.optimizer_step import Descent
-from fastadv.train.loop.schedule import cosine_lr, step_lr
-from fastadv.train.loop.stage import Stage
-from fastadv.train.networks.float32_output import DTYPES, Shown
-from fastadv.train.networks.models import Classifier
-from fastadv.train.runtime.checkpoint import Checkpoints, write_atomically
+from fastadv.train.loop.optimizer_step import OptimizerStep
+from fastadv.train.loop.schedule import Stage, learning_rate
+from fastadv.train.networks.classifier import Classifier
+from fastadv.train.networks.float32_output import DTYPES, Float32Output
+from fastadv.train.runtime.checkpoint import Checkpoints, why_refused
 from fastadv.train.runtime.errors import CheckpointError, ConfigError, DivergenceError
+from fastadv.train.runtime.files import write_atomically
 from fastadv.train.runtime.metrics import MeanTerms, MetricsLog
 from fastadv.train.runtime.processes import Processes
 from fastadv.train.runtime.progress import Progress
@@ -66,7 +66,7 @@ class Trainer:
         self.student: nn.Module = model
         if config.precision != "float32" or config.compile:
             autocast = None if config.precision == "float32" else DTYPES[config.precision]
-            self.student = Shown(model, autocast=autocast, compiled=config.compile)
+            self.student = Float32Output(model, autocast=autocast, compiled=config.compile)
         parameters = [*model.parameters(), *method.own_parameters()]
         self.training = self._stage("train", config.epochs, parameters, lr=config.lr)
         self.warm_up = None
@@ -76,8 +76,8 @@ class Trainer:
         self.stages = [self.training] if self.warm_up is None else [self.warm_up, self.training]
         self.adversary = None
         if isinstance(method, AdversarialMethod):
-            self.adversary = self._descent_of(method.adversary_optimizer())
-        self.average = None if config.ema is None else WeightAverage(model, config.ema)
+            self.adversary = self._optimizer_step_of(method.adversary_optimizer())
+        self.average = None if config.ema is None else _averaged(model, config.ema)
 
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.terms, self.adversary_terms = MeanTerms(), MeanTerms()
@@ -92,7 +92,7 @@ class Trainer:
     @property
     def evaluated(self) -> Classifier:
         """The network whose accuracy and weights count."""
-        return self.model if self.average is None else self.average.network
+        return self.model if self.average is None else cast(Classifier, self.average.module)
 
     def fit(self) -> dict[str, Any]:
         """Train what is left to train, evaluate, write and return the result.
@@ -163,22 +163,30 @@ class Trainer:
         method, stage = self.method, self.training
         seed = self._seed_step("step", self.step)
         self.model.train()
-        pieces = self.batches.pieces(plan, index, progress=stage.progress, seed=seed)
-        stage.descent.schedule(lambda rate: self._scheduled(rate, epoch))
-        self.terms.add(stage.descent.step(pieces, lambda batch: method(self.student, self.teacher, batch)))
+        micro_batches = self.batches.micro_batches(plan, index, progress=stage.progress, seed=seed)
+        stage.optimizer_step.schedule(
+            lambda rate: learning_rate(rate, self.config, epoch=epoch, progress=self.training.progress)
+        )
+        self.terms.add(
+            stage.optimizer_step.step(micro_batches, lambda batch: method(self.student, self.teacher, batch))
+        )
         if self.average is not None:
-            self.average.update()
+            _update(self.average, self.model)
         if isinstance(method, AdversarialMethod) and (self.step + 1) % method.adversary_every == 0:
-            self._adversary_step(method, pieces, epoch)
+            self._adversary_step(method, micro_batches, epoch)
         stage.done += 1
         self.images_seen += self.batches.size(index)
 
-    def _adversary_step(self, method: AdversarialMethod, pieces: list[Piece], epoch: int) -> None:
+    def _adversary_step(self, method: AdversarialMethod, micro_batches: list[MicroBatch], epoch: int) -> None:
         """The adversary's step against the student, on the very batch of its step: what was computed may be reused."""
         assert self.adversary is not None
         self._seed_step("adversary", self.step)
-        self.adversary.schedule(lambda rate: self._scheduled(rate, epoch))
-        terms = self.adversary.step(pieces, lambda batch: method.adversary_terms(self.student, self.teacher, batch))
+        self.adversary.schedule(
+            lambda rate: learning_rate(rate, self.config, epoch=epoch, progress=self.training.progress)
+        )
+        terms = self.adversary.step(
+            micro_batches, lambda batch: method.adversary_terms(self.student, self.teacher, batch)
+        )
         self.adversary_terms.add({f"adversary_{name}": term for name, term in terms.items()})
 
     def _warm_up_step(self, plan: EpochPlan | None, index: int) -> None:
@@ -186,8 +194,10 @@ class Trainer:
         stage = self.warm_up
         assert stage is not None
         seed = self._seed_step("warm-up step", stage.done)
-        pieces = self.batches.pieces(plan, index, progress=stage.progress, seed=seed)
-        self.terms.add(stage.descent.step(pieces, lambda batch: self.method.warm_up_terms(self.teacher, batch)))
+        micro_batches = self.batches.micro_batches(plan, index, progress=stage.progress, seed=seed)
+        self.terms.add(
+            stage.optimizer_step.step(micro_batches, lambda batch: self.method.warm_up_terms(self.teacher, batch))
+        )
         stage.done += 1
 
     def _build(self, images: int) -> None:
@@ -216,13 +226,13 @@ class Trainer:
             fused=True if config.precision == "float16" else None,
         )
         total = min(epochs * steps_per_epoch, config.max_steps or sys.maxsize)
-        return Stage(kind, self._descent_of(optimizer), total, steps_per_epoch)
+        return Stage(kind, self._optimizer_step_of(optimizer), total, steps_per_epoch)
 
-    def _descent_of(self, optimizer: torch.optim.Optimizer) -> Descent:
+    def _optimizer_step_of(self, optimizer: torch.optim.Optimizer) -> OptimizerStep:
         modules = [*self.model.modules(), *self.method.modules()]
         norms = [module for module in modules if isinstance(module, _BatchNorm) and module.training]
         statistics = [each for norm in norms for each in (norm.running_mean, norm.running_var) if each is not None]
-        return Descent(
+        return OptimizerStep(
             optimizer,
             processes=self.processes,
             statistics=statistics,
@@ -230,11 +240,8 @@ class Trainer:
             clip_norm=self.config.clip_norm,
         )
 
-    def _scheduled(self, rate: float, epoch: int) -> float:
-        config = self.config
-        if config.schedule == "cosine":
-            return cosine_lr(self.training.progress, lr=rate)
-        return step_lr(epoch, lr=rate, milestones=config.milestones, decay=config.lr_decay)
+    def _learning_rate(self, peak: float, epoch: int) -> float:
+        return learning_rate(peak, self.config, epoch=epoch, progress=self.training.progress)
 
     def _seed_step(self, *labels: str | int) -> int:
         """Seed the global generator, differently in each process; the seed of the method's own noise, one for all."""
@@ -255,7 +262,7 @@ class Trainer:
                 f"{self.label}: the mean loss up to step {self.step} is {means['loss']}; try a lower lr"
             )
         if log is not None:
-            log.write(stage.kind, stage.done, {**means, "lr": stage.descent.rate})
+            log.write(stage.kind, stage.done, {**means, "lr": stage.optimizer_step.rate})
         return means["loss"]
 
     def _steps_done(self) -> int:
@@ -284,13 +291,15 @@ class Trainer:
         content = self.checkpoints.load_newest(device=self.device, warn=print)
         if content is None:
             return 0
+        other = "the newest checkpoint, which another version of fastadv wrote; train anew"
         if missing := {"steps", *self._parts()} - content.keys():
-            raise CheckpointError(
-                f"{self.checkpoints.folder}: no {', '.join(sorted(missing))} in the newest checkpoint, which another "
-                "version of fastadv wrote; train anew"
-            )
+            raise CheckpointError(f"{self.checkpoints.folder}: no {', '.join(sorted(missing))} in {other}")
         for name, part in self._parts().items():
-            part.load_state_dict(content[name])
+            try:
+                part.load_state_dict(content[name])
+            except (RuntimeError, KeyError, ValueError) as error:
+                reason = why_refused(error)
+                raise CheckpointError(f"{self.checkpoints.folder}: another {name} ({reason}) in {other}") from error
         for stage in self.stages:
             stage.done = content["steps"][stage.kind]
         self.images_seen = content["images_seen"]
@@ -299,15 +308,15 @@ class Trainer:
         return content["metrics_position"]
 
     def _parts(self) -> dict[str, Any]:
-        """What a checkpoint holds the state_dict of, by name."""
+        """The parts of which a checkpoint holds the state_dict, by name: the first version's, whose checkpoints go on."""
         parts = {
             "model": self.model,
             "method": self.method,
-            "average": None if self.average is None else self.average.network,
+            "average": self.average,
             "adversary descent": self.adversary,
             "terms": self.terms,
             "adversary_terms": self.adversary_terms,
-            **{f"{stage.kind} descent": stage.descent for stage in self.stages},
+            **{f"{stage.kind} descent": stage.optimizer_step for stage in self.stages},
         }
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -315,3 +324,22 @@ class Trainer:
         """What every process must agree on."""
         modules = {"model": self.model, "method": self.method}
         return {f"{name}.{key}": tensor for name, part in modules.items() for key, tensor in part.state_dict().items()}
+
+
+def _averaged(model: nn.Module, decay: float) -> AveragedModel:
+    """The exponential moving average of weights and BatchNorm statistics: a = decay a + (1 - decay) w.
+
+    Both, because newer statistics are not those of older weights.
+    """
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    average.module.requires_grad_(False)
+    return average
+
+
+@torch.no_grad()
+def _update(average: AveragedModel, model: nn.Module) -> None:
+    """Take in the model as it is now; counters, which have no average, as they are."""
+    average.update_parameters(model)
+    for mine, theirs in zip(average.module.buffers(), model.buffers(), strict=True):
+        if not theirs.is_floating_point():
+            mine.copy_(theirs)

@@ -1,7 +1,7 @@
-"""Networks that compute in a precision of their own and show float32."""
+"""Networks that compute in a precision of their own and give float32."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,19 +10,15 @@ from fastadv.distill import Features
 from fastadv.distill.parts.features import features_of
 from fastadv.train.runtime.errors import TrainError
 
-Precision = Literal["float32", "bfloat16", "float16"]
-DTYPES: dict[Precision, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+# By the names of the configuration.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class CompileError(TrainError, RuntimeError):
     """torch.compile cannot take the network."""
 
 
-class Shown(nn.Module):
+class Float32Output(nn.Module):
     """`network` as a method sees it: what comes out is float32, so that losses and connectors are computed in it.
 
     Where the gradient by the images is asked for, logits come in the network's own dtype: attacks scale what float16

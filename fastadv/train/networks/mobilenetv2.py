@@ -4,14 +4,13 @@ The stem halves the resolution, there is no max pooling, and ReLU is not cut at 
 map and preactivation are the same. Parameter names are those of HobbitLong/RepDistiller.
 """
 
-from collections.abc import Callable
 from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastadv.distill import Features
-from fastadv.train.networks.stages import initialise_convolutions
+from fastadv.train.networks.blocks import initialise_convolutions
 
 EXPANSION = 6
 # Expansion, channels at full width, blocks and stride of each group.
@@ -88,6 +87,3 @@ class MobileNetV2(nn.Module):
                 preactivations.append(x)
         embedding = F.relu(self.conv2(x)).mean(dim=(2, 3))
         return Features(tuple(maps), tuple(preactivations), embedding, self.classifier(embedding))
-
-
-BUILDERS: dict[str, Callable[..., nn.Module]] = {"mobilenetv2": MobileNetV2}

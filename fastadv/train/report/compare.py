@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fastadv.train.config.model import flattened
 from fastadv.train.report.plots import draw_comparison
 from fastadv.train.report.results import MethodResults, RunResults, read_results
 from fastadv.train.report.tables import (
@@ -16,8 +17,8 @@ from fastadv.train.report.tables import (
     result_cells,
     teacher_label,
 )
-from fastadv.train.runtime.checkpoint import write_atomically
 from fastadv.train.runtime.errors import ConfigError
+from fastadv.train.runtime.files import write_atomically
 
 # What students must share for a seed to give them the same first weights, images and order.
 PAIRED_BY = ("data", "image_size", "student", "student_samples")
@@ -98,7 +99,7 @@ def _disagreement(runs: Mapping[str, RunResults]) -> list[str]:
 
     The options of what some runs train count in those alone; those of what none trains may be a part of something.
     """
-    flat = {name: _flat({**run.config, "methods": "", "seeds": ""}) for name, run in runs.items()}
+    flat = {name: flattened({**run.config, "methods": "", "seeds": ""}) for name, run in runs.items()}
     keys = dict.fromkeys(key for config in flat.values() for key in config)
     lines = []
     for key in keys:
@@ -109,11 +110,3 @@ def _disagreement(runs: Mapping[str, RunResults]) -> list[str]:
         if len(set(map(str, values.values()))) > 1:
             lines.append(f"- {key}: {', '.join(f'{value} ({name})' for name, value in values.items())}")
     return ["The runs differ in more than methods and seeds:", "\n".join(lines)] if lines else []
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of a table and of those in it, by their names joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
-    return flat

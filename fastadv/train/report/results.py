@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fastadv.train.config.methods import METHODS
-from fastadv.train.config.run_config import Config
-from fastadv.train.config.settings import label_settings
-from fastadv.train.runtime.checkpoint import write_atomically
+from fastadv.train.config.methods import METHODS, label_specs
+from fastadv.train.config.train_config import Config
 from fastadv.train.runtime.errors import ConfigError
-from fastadv.train.runtime.run_folder import read_origin
+from fastadv.train.runtime.files import write_atomically
+from fastadv.train.runtime.run_folder import read_origin, student_folder
 
 FILE = "results.json"
 
@@ -76,15 +75,10 @@ class RunResults:
         return next((found for kind in ("kd", "ce") for found in self.methods if found.method == kind), None)
 
 
-def student_folder(folder: Path, name: str, seed: int) -> Path:
-    """Where a run keeps the student of one method or setting and seed."""
-    return folder / f"{name}-seed{seed}"
-
-
 def write_results(config: Config, folder: Path, *, train_images: int, test_images: int) -> RunResults:
     """Gather what the finished run in `folder` found, and write it into results.json."""
-    settings = [config.setting(name) for name in config.methods]
-    labels = label_settings(settings)
+    specs = config.specs
+    labels = label_specs(specs)
     run = RunResults(
         config=tomllib.loads(config.to_toml()),
         origin=read_origin(folder),
@@ -93,12 +87,12 @@ def write_results(config: Config, folder: Path, *, train_images: int, test_image
         teacher=_result(folder / "teacher") if config.needs_teacher else None,
         methods=[
             MethodResults(
-                name=setting.name,
-                label=labels[setting.name],
-                method=setting.method,
-                seeds=[{"seed": seed, **_result(student_folder(folder, setting.name, seed))} for seed in config.seeds],
+                name=spec.name,
+                label=labels[spec.name],
+                method=spec.method,
+                seeds=[{"seed": seed, **_result(student_folder(folder, spec.name, seed))} for seed in config.seeds],
             )
-            for setting in settings
+            for spec in specs
         ],
     )
     text = json.dumps(asdict(run), indent=1) + "\n"

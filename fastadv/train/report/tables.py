@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-from fastadv.train.report.paired import paired_difference
+from fastadv.train.report.intervals import paired_difference
 from fastadv.train.report.results import ACCURACIES, MethodResults, RunResults
 
 PAIRING = (

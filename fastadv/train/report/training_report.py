@@ -10,10 +10,10 @@ from torch import nn
 from fastadv.distill import TALD
 from fastadv.ops import dispatch
 from fastadv.train.config.methods import METHODS
-from fastadv.train.config.run_config import Config
-from fastadv.train.data.datasets import Dataset
+from fastadv.train.config.train_config import Config
+from fastadv.train.data.splits import Dataset
 from fastadv.train.report.plots import draw_curves, draw_particles
-from fastadv.train.report.results import RunResults, student_folder, write_results
+from fastadv.train.report.results import RunResults, write_results
 from fastadv.train.report.tables import (
     PAIRING,
     RESULT_HEADS,
@@ -24,8 +24,16 @@ from fastadv.train.report.tables import (
     result_cells,
     teacher_label,
 )
-from fastadv.train.runtime.checkpoint import write_atomically
+from fastadv.train.runtime.extras import require
+from fastadv.train.runtime.files import write_atomically
 from fastadv.train.runtime.metrics import read_metrics
+from fastadv.train.runtime.run_folder import student_folder
+
+
+def require_libraries() -> None:
+    """Raises MissingExtraError where a library is missing without which no report can be made."""
+    require("matplotlib.figure", "the report's pictures")
+    require("scipy.stats", "the report's paired comparison")
 
 
 def write_report(config: Config, dataset: Dataset, teacher: nn.Module | None, folder: Path) -> str:
@@ -169,9 +177,10 @@ def _repulsion(metrics: dict[str, list[list[dict[str, Any]]]]) -> list[str]:
 
 def _draw_particles(config: Config, dataset: Dataset, teacher: nn.Module | None, folder: Path) -> list[str]:
     """Draw particles.png where TALD ran; the link to it."""
-    methods = (config.setting(name).build() for name in config.methods)
-    tald = next((method for method in methods if isinstance(method, TALD)), None)
+    tald = next((spec for spec in config.specs if issubclass(spec.kind, TALD)), None)
     if teacher is None or tald is None:
         return []
-    draw_particles(tald, teacher, dataset, folder / "particles.png")
+    method = tald.build()
+    assert isinstance(method, TALD)
+    draw_particles(method, teacher, dataset, folder / "particles.png")
     return ["![Clean images, their particles, and the difference amplified](particles.png)"]

@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from fastadv.ops import dispatch
+from fastadv.train.config.attack_config import AttackConfig
+from fastadv.train.config.attacks import keywords
+from fastadv.train.report.intervals import wilson
 from fastadv.train.report.tables import render_table
-from fastadv.train.robustness.attack_config import AttackConfig
-from fastadv.train.robustness.catalogue import build_attack, keywords
-from fastadv.train.robustness.interval import wilson
-from fastadv.train.robustness.run import JUDGE, Subject
+from fastadv.train.robustness.attack_split import JUDGE, Subject
 from fastadv.train.robustness.shards import Shard, Verdict
-from fastadv.train.runtime.checkpoint import write_atomically
+from fastadv.train.runtime.files import write_atomically
 from fastadv.train.runtime.run_folder import read_origin
 
 
@@ -42,7 +42,7 @@ def summarise(
 ) -> dict[str, Any]:
     """The content of result.json. Accuracies are shares in [0, 1], intervals Wilson's of 95 %."""
     verdicts = {judge: _joined([shard.verdicts[judge] for shard in shards]) for judge in shards[0].verdicts}
-    attack = build_attack(config)
+    attack = config.build_attack()
     labels = subject.dataset.test.labels[: subject.images]
     seconds, in_model = (sum(getattr(shard, name) for shard in shards) for name in ("seconds", "model_seconds"))
     return {

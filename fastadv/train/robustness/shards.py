@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fastadv.train.runtime.checkpoint import write_atomically
 from fastadv.train.runtime.errors import CheckpointError
+from fastadv.train.runtime.files import write_atomically
 
 
 @dataclass(frozen=True)

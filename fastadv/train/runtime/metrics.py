@@ -1,4 +1,4 @@
-"""What a run measures: means accumulated on the device, JSON lines, TensorBoard events."""
+"""The measurements of a run: means accumulated on the device, JSON lines, TensorBoard events."""
 
 import json
 import math

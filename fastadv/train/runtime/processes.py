@@ -17,9 +17,13 @@ T = TypeVar("T")
 class Processes:
     """This process among those of the run.
 
-    Gradients are added with one `all_reduce` of a flat tensor after the backward pass rather than by
-    DistributedDataParallel: methods call the student several times a step, in several modes and for its features, and
-    train networks of their own in turn, while DDP synchronises at each `forward` of the module it wraps.
+    Gradients are added with one `all_reduce` of a flat tensor after the backward pass and not by
+    DistributedDataParallel, for three reasons. Resume: DDP sorts its buckets anew after its first backward pass, by the
+    order in which gradients came, so that the first step after a resume adds in another order than the same step of a
+    run that was not interrupted; from three processes on the last bits differ. Equal losses: DDP divides by the number
+    of processes and takes the BatchNorm statistics of the first, where a step counts each process by its share of the
+    images and averages the statistics. Parameters: a method's own, and its adversary's, get gradients from up to three
+    backward passes a step, of which each reaches others, while DDP expects one for each `forward` of what it wraps.
 
     rank, count: from torch.distributed where it is initialised, else 0 of 1.
     """
@@ -34,7 +38,7 @@ class Processes:
         """Whether it is this process that writes files."""
         return self.rank == 0
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over the processes, in place; all of them pass the same shapes."""
         if self.count == 1 or not tensors:
             return
@@ -44,7 +48,7 @@ class Processes:
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.detach().copy_(part.view(tensor.shape))
 
-    def from_first(self, make: Callable[[], T]) -> T:
+    def broadcast_from_rank0(self, make: Callable[[], T]) -> T:
         """What `make` gives in the first process, which alone calls it; a TrainError there is raised in all."""
         if self.count == 1:
             return make()

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Frozen, freeze
+from fastadv.train.config.attack_config import AttackConfig
+from fastadv.train.config.attacks import keywords
 from fastadv.train.data import datasets
-from fastadv.train.data.datasets import Dataset, to_pixels
-from fastadv.train.networks import models
-from fastadv.train.networks.models import Classifier, Normalize
-from fastadv.train.robustness.attack_config import AttackConfig
-from fastadv.train.robustness.catalogue import build_attack, keywords
+from fastadv.train.data.splits import Dataset, to_pixels
+from fastadv.train.networks import catalogue
+from fastadv.train.networks.classifier import Classifier, Normalize, load_weights
 from fastadv.train.robustness.shards import Shard, Shards, Verdict
 from fastadv.train.robustness.timing import TimedNetwork
 from fastadv.train.runtime.errors import ConfigError
@@ -42,8 +42,8 @@ def prepare(config: AttackConfig) -> Subject:
     images = len(dataset.test) if config.n is None else config.n
     if images > len(dataset.test):
         raise ConfigError(f"n: {images}, expected at most {len(dataset.test)}, the test images of {config.data}")
-    network = models.build(config.model, num_classes=len(dataset.class_names), image_shape=dataset.image_shape)
-    models.load_weights(network, config.checkpoint)
+    network = catalogue.build(config.model, num_classes=len(dataset.class_names), image_shape=dataset.image_shape)
+    load_weights(network, config.checkpoint)
     classifier = Classifier(Normalize(dataset.mean, dataset.std), network).eval().requires_grad_(False)
     torch.nn.utils.convert_conv2d_weight_memory_format(classifier.to(config.device), torch.channels_last)
     copy = freeze(classifier, dtype=getattr(torch, config.dtype))
@@ -89,7 +89,7 @@ def _attack_batch(config: AttackConfig, subject: Subject, number: int) -> Shard:
             dtype: Verdict(_correct(judge, with_clean[:, :1], labels), _correct(judge, with_clean, labels))
             for dtype, judge in judges.items()
         },
-        distance=_distance(candidates, x, str(keywords(build_attack(config)).get("norm", "l2"))),
+        distance=_distance(candidates, x, str(keywords(config.build_attack()).get("norm", "l2"))),
         seconds=seconds,
         model_seconds=model_seconds,
     )
@@ -100,7 +100,7 @@ def _attack_rows(config: AttackConfig, subject: Subject, rows: slice) -> tuple[T
     labels = subject.dataset.test.labels[rows]
     x = to_pixels(subject.dataset.test.images[rows], channels_last=True)
     ids = torch.arange(rows.start, rows.stop, device=x.device)
-    attack, timed = build_attack(config), TimedNetwork(subject.copy, x.device)
+    attack, timed = config.build_attack(), TimedNetwork(subject.copy, x.device)
     try:
         return x, labels, *timed.time(lambda: attack(timed, x, labels, sample_ids=ids))
     except ValueError as error:
