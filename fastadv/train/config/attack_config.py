@@ -65,7 +65,7 @@ class AttackConfig(ConfigModel):
         return self
 
     def build_attack(self) -> "Attack":
-        """Raises ConfigError for a field that the attack does not take or a value it refuses."""
+        """Build the attack. Raises ConfigError for a field that the attack does not take or a value it refuses."""
         optional = {name: getattr(self, name) for name in OPTIONAL}
         return build_attack(self.attack, eps=self.eps, seed=self.seed, **optional)
 

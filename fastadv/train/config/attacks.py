@@ -20,7 +20,7 @@ _PER_IMAGE = ("reference", "sample_ids")
 
 
 def build_attack(name: str, *, eps: float, seed: int, **optional: Any) -> "Attack":
-    """The attack ``name``; an option that is None is the attack's own.
+    """Build the attack ``name``; an option that is None is the attack's own.
 
     Raises ConfigError for an option it does not take or a value it refuses.
     """
@@ -42,6 +42,6 @@ def build_attack(name: str, *, eps: float, seed: int, **optional: Any) -> "Attac
 
 
 def keywords(attack: "Attack") -> Mapping[str, Any]:
-    """Every keyword of ``attack`` that holds for all images, its defaults included."""
+    """Return every keyword of ``attack`` that holds for all images, its defaults included."""
     defaults = {name: parameter.default for name, parameter in attack.__signature__.parameters.items()}
     return {name: attack.keywords.get(name, defaults[name]) for name in defaults if name not in _PER_IMAGE}

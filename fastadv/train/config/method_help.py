@@ -16,7 +16,7 @@ COLUMNS = 120
 
 
 def list_methods() -> str:
-    """Every method: its name, the first line of its docstring, its options with their defaults."""
+    """Return every method: its name, the first line of its docstring, its options with their defaults."""
     width = max(map(len, METHODS))
     blocks = []
     for name, entry in METHODS.items():
@@ -28,7 +28,7 @@ def list_methods() -> str:
 
 
 def explain_method(name: str) -> str:
-    """One method in full. Raises ConfigError for a name that is none."""
+    """Return one method in full. Raises ConfigError for a name that is none."""
     if name not in METHODS:
         raise ConfigError(f"methods: {name!r}{did_you_mean(name, METHODS) or ','} expected one of {', '.join(METHODS)}")
     kind = METHODS[name].kind
@@ -40,7 +40,7 @@ def explain_method(name: str) -> str:
 
 
 def _docstring(kind: "type[Method]") -> str:
-    """The docstring of a class as plain text: without the marks of references and literals."""
+    """Return the docstring of a class as plain text: without the marks of references and literals."""
     return re.sub(r":\w+:`([^`]*)`|``(.*?)``", r"\1\2", inspect.getdoc(kind) or "", flags=re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""The methods by the names of recipes and the command line, and what a run makes of them."""
+"""The methods by the names of recipes and the command line, with the options of a run."""
 
 import inspect
 import re
@@ -23,7 +23,7 @@ Tables = Mapping[str, Mapping[str, Any]]
 
 
 class MethodEntry(NamedTuple):
-    """A class, by its name in fastadv.distill, whose constructor's arguments are the options; what tables call it."""
+    """A class, by its name in fastadv.distill, whose constructor's arguments are the options; its name in tables."""
 
     target: "str | type[Method]"
     label: str
@@ -75,7 +75,7 @@ class Option(NamedTuple):
     is_method: bool
 
     def describe(self) -> str:
-        """What may be given for it, in a word."""
+        """Return what may be given for it, in a word."""
         return "METHOD" if self.is_method else describe(self.hint)
 
 
@@ -92,7 +92,7 @@ class MethodSpec:
         return METHODS[self.method].kind
 
     def build(self, **networks: "Network | None") -> "Method":
-        """The method. Raises ConfigError naming it for values that its constructor refuses.
+        """Build the method. Raises ConfigError naming it for values that its constructor refuses.
 
         networks: arguments that no recipe can hold, for the constructors that have one of that name.
         """
@@ -108,20 +108,20 @@ class MethodSpec:
             raise ConfigError(f"options.{self.name}{method}: {error}") from None
 
     def takes(self, network: str) -> bool:
-        """Whether the constructor, or that of a method it is built on, has an argument ``network`` for ``build``."""
+        """Return whether the constructor, or that of a method it is built on, has an argument ``network``."""
         return any(network in inspect.signature(kind).parameters for kind in self._kinds())
 
     def names(self) -> set[str]:
-        """The names whose tables the spec depends on: its own, its method's, and those of what it is built on."""
+        """Return the names of the tables the spec depends on: its own, its method's, those of what it is built on."""
         return {self.name, self.method}.union(*(base.names() for base in self._bases()))
 
     def value(self, option: str) -> Any:
-        """What ``option`` is here, given or not."""
+        """Return the value of ``option``, given or not."""
         return self.options.get(option, options_of(self.kind)[option].default)
 
     @property
     def label(self) -> str:
-        """What tables call the method and, joined by +, those it is built on."""
+        """The method's name in tables and, joined by +, those of what it is built on."""
         label_of = {entry.kind: entry.label for entry in METHODS.values()}
         return " + ".join(label_of[kind] for kind in self._kinds())
 
@@ -139,7 +139,7 @@ class MethodSpec:
 
 
 def options_of(kind: "type[Method]") -> dict[str, Option]:
-    """The options of a class by name: those arguments of its constructor that a recipe can hold."""
+    """Return the options of a class by name: those arguments of its constructor that a recipe can hold."""
     hints = typing.get_type_hints(kind.__init__)
     options = {}
     for name, parameter in inspect.signature(kind).parameters.items():
@@ -151,7 +151,7 @@ def options_of(kind: "type[Method]") -> dict[str, Option]:
 
 
 def check_tables(tables: Tables) -> dict[str, dict[str, Any]]:
-    """The tables with every value in the type of its option. Raises ConfigError for what is impossible."""
+    """Return the tables with every value in the type of its option. Raises ConfigError for what is impossible."""
     result = {}
     for name, table in tables.items():
         spec = read_spec(name, tables, where="options")
@@ -162,7 +162,7 @@ def check_tables(tables: Tables) -> dict[str, dict[str, Any]]:
 
 
 def read_spec(name: str, tables: Tables, *, where: str) -> MethodSpec:
-    """The spec ``name``, of the method of that name or the one its table says.
+    """Read the spec ``name``, of the method of that name or the one its table says.
 
     where: the field that names it. Raises ConfigError for a name, an option or a value that is impossible.
     """
@@ -170,7 +170,7 @@ def read_spec(name: str, tables: Tables, *, where: str) -> MethodSpec:
 
 
 def label_specs(specs: Sequence[MethodSpec]) -> dict[str, str]:
-    """What tables call each spec: its label, and its name where two have the same."""
+    """Return the name of each spec in tables: its label, with its own name where two have the same."""
     shared = Counter(spec.label for spec in specs)
     return {
         spec.name: f"{spec.label} ({spec.name})" if shared[spec.label] > 1 and spec.name != spec.method else spec.label
@@ -179,7 +179,7 @@ def label_specs(specs: Sequence[MethodSpec]) -> dict[str, str]:
 
 
 def check_name(name: str, tables: Tables, *, where: str) -> str:
-    """The method that the spec ``name`` is of. Raises ConfigError naming ``where`` for a name that is none."""
+    """Return the method that the spec ``name`` is of. Raises ConfigError naming ``where`` for a name that is none."""
     methods = ", ".join(METHODS)
     method = tables.get(name, {}).get("method")
     if name in METHODS:

@@ -60,7 +60,7 @@ class ConfigModel(BaseModel):
 
     @classmethod
     def check_known(cls, names: Iterable[str]) -> None:
-        """Raises ConfigError for the first name that is no field."""
+        """Raise ConfigError for the first name that is no field."""
         fields = sorted(cls.model_fields)
         for name in names:
             if name not in fields:
@@ -70,7 +70,7 @@ class ConfigModel(BaseModel):
 
     @classmethod
     def read_flags(cls, flags: Mapping[str, Any]) -> dict[str, Any]:
-        """``flags``, where a value is a text as typed on the command line, as values. Raises ConfigError."""
+        """Return ``flags``, where a value is a text as typed on the command line, as values. Raises ConfigError."""
         cls.check_known(flags)
         hints = {name: field.annotation for name, field in cls.model_fields.items()}
         return {
@@ -84,7 +84,7 @@ class ConfigModel(BaseModel):
 
     @classmethod
     def read_toml(cls, source: Traversable) -> dict[str, Any]:
-        """The keys of a TOML file. Raises ConfigError naming the file or the key, FileNotFoundError."""
+        """Return the keys of a TOML file. Raises ConfigError naming the file or the key, FileNotFoundError."""
         try:
             keys = tomllib.loads(source.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -93,17 +93,17 @@ class ConfigModel(BaseModel):
         return keys
 
     def to_toml(self) -> str:
-        """The configuration as TOML that gives it back: keys, then tables."""
+        """Return the configuration as TOML that gives it back: keys, then tables."""
         import tomlkit
 
         return tomlkit.dumps(_plain(dict(self)))
 
     def replaced(self, **values: Any) -> Self:
-        """The configuration with other values, checked as any. Raises ConfigError."""
+        """Return the configuration with other values, checked as any. Raises ConfigError."""
         return type(self)(**{**dict(self), **values})
 
     def changes(self, other: Self, *, free: Callable[[str], bool] = lambda name: False) -> str:
-        """What has another value in ``other``, in words; empty where nothing has. Names that are ``free`` may.
+        """Name, in words, what has another value in ``other``; empty where nothing has. Names that are ``free`` may.
 
         A value of a table has the name field.table.key.
         """
@@ -113,7 +113,7 @@ class ConfigModel(BaseModel):
 
 
 def checked(name: str, hint: Any, value: Any) -> Any:
-    """``value`` of a recipe as the type ``hint``. Raises ConfigError naming ``name``, the value, what was expected."""
+    """Return ``value`` of a recipe as the type ``hint``. Raises ConfigError naming ``name`` and what was expected."""
     try:
         return TypeAdapter(hint, config=ConfigDict(strict=True)).validate_python(from_toml(hint, value))
     except ValidationError as error:
@@ -121,7 +121,7 @@ def checked(name: str, hint: Any, value: Any) -> Any:
 
 
 def explain(error: ValidationError, name: str | None = None) -> ConfigError:
-    """The first fault that pydantic found, in a line. name: what was validated, where it is no model."""
+    """Return the first fault that pydantic found, in a line. name: what was validated, where it is no model."""
     faults = error.errors(include_url=False)
     first = faults[0]
     if isinstance(cause := first.get("ctx", {}).get("error"), ConfigError):
@@ -141,7 +141,7 @@ def explain(error: ValidationError, name: str | None = None) -> ConfigError:
 
 
 def from_toml(hint: Any, value: Any) -> Any:
-    """``value`` for a field of type ``hint``: TOML has no null, fractions, tuples or paths, "none" and "8/255" do."""
+    """Return ``value`` for a field of type ``hint``: TOML has no null and no fractions, but "none" and "8/255"."""
     kinds = _alternatives(hint)
     if value == "none" and types.NoneType in kinds:
         return None
@@ -156,7 +156,7 @@ def from_toml(hint: Any, value: Any) -> Any:
 
 
 def from_text(hint: Any, text: str) -> Any:
-    """What ``text`` on the command line means for a field of type ``hint``; what does not fit comes back as it is."""
+    """Read ``text`` of the command line for a field of type ``hint``; what does not fit comes back as it is."""
     kinds = _alternatives(hint)
     if text.lower() == "none" and types.NoneType in kinds:
         return None
@@ -173,7 +173,7 @@ def from_text(hint: Any, text: str) -> Any:
 
 
 def parse_entries(entries: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Tables from texts NAME.KEY=VALUE; the value is written as in TOML, where its quotes may be left out.
+    """Read tables from texts NAME.KEY=VALUE; the value is written as in TOML, where its quotes may be left out.
 
     Raises ConfigError for a text of another form.
     """
@@ -192,7 +192,7 @@ def parse_entries(entries: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def describe(hint: Any) -> str:
-    """What stands for a value of type ``hint`` in the help: the choices, or the type."""
+    """Return what the help shows for a value of type ``hint``: the choices, or the type."""
     if typing.get_origin(hint) is Literal:
         return "{" + ",".join(typing.get_args(hint)) + "}"
     if typing.get_origin(hint) in _SEQUENCES:
@@ -204,18 +204,18 @@ def describe(hint: Any) -> str:
 
 
 def expressible(hint: Any) -> Any:
-    """``hint`` without those alternatives that no TOML value stands for; None where nothing is left but None."""
+    """Return ``hint`` without those alternatives that no TOML value stands for; None where nothing is left but None."""
     kept = [kind for kind in _alternatives(hint) if kind is types.NoneType or _in_toml(kind)]
     return typing.Union[tuple(kept)] if kept not in ([], [types.NoneType]) else None  # noqa: UP007
 
 
 def is_table(hint: Any) -> bool:
-    """Whether ``hint`` is a table of tables: dict[str, dict[str, Any]]."""
+    """Return whether ``hint`` is a table of tables: dict[str, dict[str, Any]]."""
     return typing.get_origin(hint) is dict
 
 
 def shown(value: Any) -> str:
-    """A value for a reader, as it may be typed."""
+    """Return a value for a reader, as it may be typed."""
     if isinstance(value, tuple):
         return f"[{', '.join(map(shown, value))}]"
     if isinstance(value, float):
@@ -224,7 +224,7 @@ def shown(value: Any) -> str:
 
 
 def flattened(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of a table and of those in it, by their names joined by dots."""
+    """Return the values of a table and of those in it, by their names joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in table.items():
         flat.update(flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})

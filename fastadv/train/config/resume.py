@@ -1,4 +1,4 @@
-"""What --resume goes on with: the stored configuration, and what may be added to it."""
+"""The configuration that --resume goes on with: the stored one, and what may be added to it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from fastadv.train.runtime.run_folder import add_fact, read_origin, refusal
 
 
 def continued_config(folder: Path, *, recipe: str | None, flags: Mapping[str, Any]) -> Config:
-    """The configuration of the run in ``folder``, with the methods, seeds and settings that recipe and flags add to it.
+    """Return the configuration of the run in ``folder`` with the methods, seeds and settings that recipe and flags add.
 
     Raises ConfigError naming the flags that would change the run: nothing that belongs to a result may.
     """
@@ -46,7 +46,7 @@ def extend_run(folder: Path, config: Config, *, command: str) -> None:
 
 
 def stored_attack(folder: Path, *, flags: Mapping[str, Any]) -> AttackConfig:
-    """The configuration of the evaluation in ``folder``. Raises ConfigError naming the flags that would change it."""
+    """Return the configuration of the evaluation in ``folder``. Raises ConfigError for flags that would change it."""
     stored = AttackConfig(**AttackConfig.read_toml(folder / AttackConfig.FILE))
     if changes := stored.changes(stored.replaced(**AttackConfig.read_flags(flags))):
         raise refusal(folder, changes)

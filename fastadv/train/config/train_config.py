@@ -127,21 +127,21 @@ class Config(ConfigModel):
         return self
 
     def spec(self, name: str, *, where: str = "methods") -> MethodSpec:
-        """The method that ``name`` stands for in the field ``where``, with its options."""
+        """Return the method that ``name`` stands for in the field ``where``, with its options."""
         return read_spec(name, self.options, where=where)
 
     @property
     def specs(self) -> list[MethodSpec]:
-        """What students are trained with."""
+        """The methods that students are trained with."""
         return [self.spec(name) for name in self.methods]
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether a student learns from a teacher."""
+        """True where a student learns from a teacher."""
         return any(spec.kind.needs_teacher for spec in self.specs)
 
     def check_used(self) -> None:
-        """Raises ConfigError for a field that was given and that none of the run's methods has a use for."""
+        """Raise ConfigError for a field that was given and that none of the run's methods uses."""
         specs = self.specs
         if self.teacher_checkpoint is None and self.needs_teacher:
             specs.insert(0, self.spec(self.teacher_method, where="teacher_method"))
@@ -161,7 +161,7 @@ class Config(ConfigModel):
 
 
 def resolve(*, recipe: str | None = None, flags: Mapping[str, Any] | None = None) -> Config:
-    """Defaults, overridden by the recipe, overridden by flags (texts as typed on the command line).
+    """Read defaults, overridden by the recipe, overridden by flags (texts as typed on the command line).
 
     recipe: the name of a packaged recipe or the path of a TOML file; None takes the one that belongs to the data.
     Raises ConfigError naming the recipe or the field.
@@ -181,12 +181,12 @@ def resolve(*, recipe: str | None = None, flags: Mapping[str, Any] | None = None
 
 
 def packaged_recipes() -> list[str]:
-    """The names of the recipes that come with fastadv."""
+    """Return the names of the recipes that come with fastadv."""
     return sorted(Path(entry.name).stem for entry in _RECIPES.iterdir())
 
 
 def read_recipe(recipe: str) -> dict[str, Any]:
-    """The keys of a packaged recipe, or of a TOML file where the name ends in .toml."""
+    """Return the keys of a packaged recipe, or of a TOML file where the name ends in .toml."""
     source: Any = Path(recipe) if recipe.endswith(".toml") else _RECIPES / f"{recipe}.toml"
     try:
         return Config.read_toml(source)
@@ -199,7 +199,7 @@ def read_recipe(recipe: str) -> dict[str, Any]:
 
 
 def check_device(name: str) -> None:
-    """Raises ConfigError where ``name`` is no torch device or not here."""
+    """Raise ConfigError where ``name`` is no torch device or not here."""
     if name == "cpu":
         return
     import torch

@@ -21,7 +21,7 @@ ROWS = {"train": 50_000, "test": 10_000}
 
 @dataclass(frozen=True)
 class Cifar:
-    """What the two datasets call things. files: of each split. mean, std: what public checkpoints were trained with."""
+    """Names in one of the two datasets' layouts. files: of each split. mean, std: those of public checkpoints."""
 
     name: str
     classes: int
@@ -68,17 +68,17 @@ CIFAR100 = Cifar(
 
 
 def read_cifar10(folder: Path, image_size: None = None) -> Stored:
-    """As :func:`read`."""
+    """Read CIFAR-10, see :func:`read`."""
     return read(CIFAR10, folder)
 
 
 def read_cifar100(folder: Path, image_size: None = None) -> Stored:
-    """As :func:`read`."""
+    """Read CIFAR-100, see :func:`read`."""
     return read(CIFAR100, folder)
 
 
 def read(cifar: Cifar, folder: Path, rows: dict[str, int] = ROWS) -> Stored:
-    """Both splits from whichever layout lies in `folder` (or is `folder`); the Python layout where both do.
+    """Read both splits from whichever layout lies in `folder` (or is `folder`); the Python layout where both do.
 
     Class names are numbers where the layout has no names. `rows` is the number of images each split must have.
     Raises DataError naming the file when something is missing, damaged or of the wrong size.
@@ -115,7 +115,7 @@ def read(cifar: Cifar, folder: Path, rows: dict[str, int] = ROWS) -> Stored:
 
 
 def _find(folder: Path, name: str, files: dict[str, tuple[str, ...]]) -> Path | None:
-    """`name` in `folder`, or `folder` itself, whichever holds a first file of the training split."""
+    """Return `name` in `folder`, or `folder` itself, whichever holds a first file of the training split."""
     return next((place for place in (folder / name, folder) if (place / files["train"][0]).is_file()), None)
 
 
@@ -125,7 +125,7 @@ def _join(parts: Iterable[Arrays]) -> Arrays:
 
 
 def _entry(rows: Any, key: str, path: Path) -> Any:
-    """An entry under its bytes key (written by Python 2) or its str key."""
+    """Return an entry under its bytes key (written by Python 2) or its str key."""
     if not isinstance(rows, dict):
         raise DataError(f"{path}: holds a {type(rows).__name__}, expected a dict")
     for spelling in (key.encode(), key):

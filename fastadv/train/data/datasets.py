@@ -42,7 +42,7 @@ DATASETS = {
 }
 _LAYOUTS = {name: entry.layout for name, entry in DATASETS.items() if entry.layout is not None}
 _RESIZED = [name for name, entry in DATASETS.items() if entry.resized]
-# What the flags of both commands say.
+# Help of the flags of both commands.
 DATA_DIR = "folder that holds, for " + "; for ".join(f"{name}, {layout}" for name, layout in _LAYOUTS.items())
 IMAGE_SIZE = f"scale and cut the images of {' or '.join(_RESIZED)} to squares of this side; none keeps theirs"
 
@@ -50,7 +50,7 @@ IMAGE_SIZE = f"scale and cut the images of {' or '.join(_RESIZED)} to squares of
 def load(
     name: str, *, data_dir: Path | None = None, image_size: int | None = None, device: "torch.device | str" = "cpu"
 ) -> "Dataset":
-    """The dataset ``name`` of DATASETS, on ``device``.
+    """Load the dataset ``name`` of DATASETS, on ``device``.
 
     data_dir: the folder that holds it, laid out as its entry says.
     image_size: the side that images are scaled and cut to; None keeps theirs.
@@ -67,14 +67,14 @@ def load(
 
 
 def check_name(name: str) -> None:
-    """Raises ConfigError for a name not in DATASETS."""
+    """Raise ConfigError for a name not in DATASETS."""
     if name not in DATASETS:
         near = did_you_mean(name, DATASETS)
         raise ConfigError(f"data: {name!r}{near or ','} expected one of {', '.join(DATASETS)}")
 
 
 def check_source(name: str, data_dir: Path | None, image_size: int | None) -> None:
-    """Raises ConfigError for an unknown name, a missing data_dir, an image_size where images are not resized."""
+    """Raise ConfigError for an unknown name, a missing data_dir, an image_size where images are not resized."""
     check_name(name)
     if data_dir is None and name in _LAYOUTS:
         raise ConfigError(f"data_dir: None, expected the folder that holds {_LAYOUTS[name]}")

@@ -104,7 +104,7 @@ def download(url: str, path: Path, *, md5: str) -> None:
 
 
 def _fetch(url: str, part: Path) -> None:
-    """All of `url` in `part`, of which the beginning may be there."""
+    """Fetch all of `url` into `part`, of which the beginning may be there."""
     done = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
@@ -127,7 +127,7 @@ def _first_byte(response: Any) -> int | None:
 
 
 def _receive(response: Any, part: Path, done: int) -> None:
-    """Append to the `done` bytes of `part` all that comes. Raises DataError where it is less than was announced."""
+    """Append to the `done` bytes of `part` what comes. Raises DataError where it is less than was announced."""
     length = response.headers["Content-Length"]
     total = done + int(length) if length else None
     printed = time.monotonic()
@@ -152,7 +152,7 @@ def _md5(path: Path) -> str:
 
 
 def unpack(archive: Path, dest: Path, folder: str) -> None:
-    """The `folder` that a tar or zip `archive` holds, into `dest`.
+    """Unpack the `folder` that a tar or zip `archive` holds into `dest`.
 
     It appears there when all of it is written. Members that would lie outside it are refused (tar: the filter "data")
     or kept inside (zip). Raises DataError where the archive is damaged, unsafe, or holds no such folder.

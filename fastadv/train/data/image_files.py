@@ -21,12 +21,12 @@ BATCH = 256
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The image files in `folder`, known by their suffix, in the order of their names."""
+    """Return the image files in `folder`, known by their suffix, in the order of their names."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
 def read_images(paths: Sequence[Path], size: int | None, *, root: Path, split: str) -> np.ndarray:
-    """The images of a split in RGB, uint8 [N, 3, H, W].
+    """Return the images of a split in RGB, uint8 [N, 3, H, W].
 
     size: each is scaled to fill a square of that many pixels and cut to it around its centre (Pillow's ImageOps.fit,
     bicubic); None takes them as they are.
@@ -39,9 +39,9 @@ def read_images(paths: Sequence[Path], size: int | None, *, root: Path, split: s
 
 
 def _cached(path: Path, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array in `path` where it was made for `key`; else a new one, kept there where that can be written.
+    """Return the array in `path` where it was made for `key`; else a new one, kept there where that can be written.
 
-    What is wrong with the file, or with writing it, is said and stops nothing.
+    A fault of the file, or in writing it, is printed and stops nothing.
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -72,7 +72,7 @@ def _fingerprint(paths: Sequence[Path], root: Path) -> str:
 
 
 def _decode_all(paths: Sequence[Path], size: int | None, *, label: str) -> np.ndarray:
-    """By as many threads as there are processors: Pillow decodes outside the interpreter's lock."""
+    """Decode with as many threads as there are processors: Pillow does so outside the interpreter's lock."""
     pillow = require("PIL.Image", "reading image files"), require("PIL.ImageOps", "reading image files")
     shape = _decode(pillow, paths[0], size).shape
     images = np.empty((len(paths), *shape), dtype=np.uint8)

@@ -10,7 +10,7 @@ from fastadv.train.runtime.errors import DataError
 
 
 def read(folder: Path, size: int | None) -> Stored:
-    """Both splits; the classes are the folders in train/ in the order of their names.
+    """Read both splits; the classes are the folders in train/ in the order of their names.
 
     size: see :func:`fastadv.train.data.image_files.read_images`.
     Raises DataError where a split, or a class or its images, is missing, or an image cannot be read.

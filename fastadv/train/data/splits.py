@@ -1,4 +1,4 @@
-"""What a dataset is: files as arrays, and splits that sit on the device as uint8."""
+"""A dataset: its files as arrays, and its splits on the device as uint8."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -42,7 +42,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training and a test split with what a network needs to know about them.
+    """A training and a test split, their classes and the statistics of their pixels.
 
     mean, std: per channel, of pixels in [0, 1].
     """
@@ -60,13 +60,13 @@ class Dataset:
 
 
 def to_pixels(images: Tensor, *, channels_last: bool = False) -> Tensor:
-    """uint8 [N, C, H, W] to float32 pixels in [0, 1]."""
+    """Return uint8 images [N, C, H, W] as float32 pixels in [0, 1]."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return images.to(torch.float32, memory_format=layout).div_(255)
 
 
 def stratified_order(labels: Tensor, *, seed: int) -> Tensor:
-    """Indices [N] in a random order in which every prefix holds all classes as equally as it can."""
+    """Return indices [N] in a random order in which every prefix holds all classes as equally as it can."""
     shuffled = torch.randperm(len(labels), generator=generator(seed, "stratified"))
     grouped = shuffled[torch.argsort(labels.cpu()[shuffled], stable=True)]
     counts = torch.bincount(labels.cpu())
@@ -75,7 +75,7 @@ def stratified_order(labels: Tensor, *, seed: int) -> Tensor:
 
 
 def subset(split: Split, size: int, *, seed: int) -> Split:
-    """`size` images of `split`, drawn by class. Raises ConfigError when there are fewer."""
+    """Draw `size` images of `split` by class. Raises ConfigError when there are fewer."""
     if not 0 < size <= len(split):
         raise ConfigError(f"student_samples: {size}, expected 1..{len(split)}")
     chosen = stratified_order(split.labels, seed=seed)[:size].to(split.labels.device)
@@ -83,7 +83,7 @@ def subset(split: Split, size: int, *, seed: int) -> Split:
 
 
 def from_stored(stored: Stored, device: torch.device | str = "cpu") -> Dataset:
-    """The dataset of these arrays, on ``device``."""
+    """Make the dataset of these arrays, on ``device``."""
     train, test = (Split(*map(torch.from_numpy, stored.splits[name])).to(device) for name in ("train", "test"))
     if stored.mean is None or stored.std is None:
         mean, std = _statistics(stored.splits["train"][0])
@@ -93,7 +93,7 @@ def from_stored(stored: Stored, device: torch.device | str = "cpu") -> Dataset:
 
 
 def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of the pixels of ``images`` [N, C, H, W], uint8."""
+    """Return mean and standard deviation per channel of the pixels of ``images`` [N, C, H, W], uint8."""
     channels = torch.from_numpy(images).unbind(1)
     counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in channels])
     share = counts / counts.sum(dim=1, keepdim=True, dtype=torch.float64)

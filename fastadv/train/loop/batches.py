@@ -53,14 +53,14 @@ class Batches:
             )
 
     def plan(self, *, seed: int, epoch: int) -> EpochPlan | None:
-        """The draws of an epoch; None where no image is looked at."""
+        """Return the draws of an epoch; None where no image is looked at."""
         if not self._images:
             return None
         augmentation = self._config.augmentation
         return EpochPlan.draw(len(self._train), augmentation=augmentation, seed=seed, epoch=epoch, device=self._device)
 
     def micro_batches(self, plan: EpochPlan | None, index: int, *, progress: float, seed: int) -> list[MicroBatch]:
-        """What this process computes of batch `index` of the epoch. Reads nothing back from the device."""
+        """Return this process's micro-batches of batch `index` of the epoch. Reads nothing back from the device."""
         size, mine = self.size(index), self._config.accumulate
         first = self._processes.rank * mine
         found = []
@@ -75,13 +75,13 @@ class Batches:
         return found
 
     def example(self, shape: torch.Size) -> torch.Tensor:
-        """A batch of pixels [N, *shape] as a method's `build` looks at: the set's first, or zeros."""
+        """Return a batch of pixels [N, *shape] as a method's `build` looks at: the set's first, or zeros."""
         if not self._images:
             return torch.zeros(2, *shape, device=self._device)
         return to_pixels(self._train.images[: self._config.batch_size], channels_last=self._config.channels_last)
 
     def size(self, index: int) -> int:
-        """Images in batch `index` of an epoch, over all processes."""
+        """Return the number of images in batch `index` of an epoch, over all processes."""
         size = self._config.batch_size
         return min(size, len(self._train) - index * size) if self._images else size
 

@@ -16,18 +16,18 @@ ATTACK_SEED = 0
 
 
 def evaluate(model: nn.Module, split: Split, config: Config) -> dict[str, float]:
-    """{"clean": accuracy on `split`, "pgd": accuracy under attack on its first config.eval_samples images}."""
+    """Return {"clean": accuracy on `split`, "pgd": accuracy under attack on its first config.eval_samples images}."""
     attacked = Split(split.images[: config.eval_samples], split.labels[: config.eval_samples])
     return {"clean": clean_accuracy(model, split, config), "pgd": pgd_accuracy(model, attacked, config)}
 
 
 def clean_accuracy(model: nn.Module, split: Split, config: Config) -> float:
-    """Share of `split` that `model` classifies correctly, in [0, 1]."""
+    """Return the share of `split` that `model` classifies correctly, in [0, 1]."""
     return _accuracy(model, split, config, lambda x, y, start: x)
 
 
 def pgd_accuracy(model: nn.Module, split: Split, config: Config) -> float:
-    """Share of `split` still classified correctly after linf PGD on the cross-entropy, one random start, in [0, 1]."""
+    """Return the share of `split`, in [0, 1], that is correct after linf PGD on the cross-entropy, one random start."""
 
     def attack(x: Tensor, y: Tensor, start: int) -> Tensor:
         seed = derive_seed(ATTACK_SEED, "pgd", start)

@@ -33,7 +33,7 @@ TEACHER_SEED = 0
 
 
 class _Teachers(NamedTuple):
-    """What students learn from: the teacher as methods see it and the second one; None where there is none."""
+    """The teacher as methods see it and the second one; None where there is none."""
 
     main: nn.Module | None
     standard: nn.Module | None
@@ -114,7 +114,7 @@ def _check_students(
 
 
 def _fitting(field: str, name: str, config: Config, dataset: Dataset, x: Tensor) -> Classifier:
-    """The untrained network `name`. Raises ConfigError naming `field` where it does not make logits of `x`."""
+    """Build the untrained network `name`. Raises ConfigError naming `field` where it does not make logits of `x`."""
     classifier = build_classifier(name, config, dataset, seed=0)
     try:
         with torch.no_grad():
@@ -128,14 +128,14 @@ def _fitting(field: str, name: str, config: Config, dataset: Dataset, x: Tensor)
 
 
 def _training_split(config: Config, dataset: Dataset, *, seed: int) -> Split:
-    """What the students of a seed are trained on."""
+    """Return the training images of the students of a seed."""
     if config.student_samples is None:
         return dataset.train
     return subset(dataset.train, config.student_samples, seed=seed)
 
 
 def _obtain_teacher(config: Config, dataset: Dataset, folder: Path) -> nn.Module:
-    """The trained teacher, in evaluation mode, without parameter gradients."""
+    """Return the trained teacher, in evaluation mode, without parameter gradients."""
     teacher = build_classifier(config.teacher, config, dataset, seed=TEACHER_SEED)
     processes = Processes()
     finished = processes.broadcast_from_rank0((folder / "result.json").is_file)
@@ -169,7 +169,7 @@ def _obtain_teacher(config: Config, dataset: Dataset, folder: Path) -> nn.Module
 
 
 def _obtain_standard_teacher(config: Config, dataset: Dataset) -> nn.Module | None:
-    """The second teacher, as the first; None where the configuration has none."""
+    """Return the second teacher, as the first; None where the configuration has none."""
     if config.standard_teacher_checkpoint is None:
         return None
     teacher = build_classifier(config.teacher, config, dataset, seed=TEACHER_SEED)
@@ -178,7 +178,7 @@ def _obtain_standard_teacher(config: Config, dataset: Dataset) -> nn.Module | No
 
 
 def _frozen(teacher: nn.Module, config: Config, dataset: Dataset, folder: Path) -> nn.Module:
-    """A copy of the teacher made to be attacked; how far its logits are from the teacher's goes to origin.json."""
+    """Copy the teacher to be attacked; the distance of its logits from the teacher's goes to origin.json."""
     frozen = freeze(teacher, dtype=DTYPES[config.teacher_precision])
     x = to_pixels(dataset.test.images[: config.eval_batch_size], channels_last=config.channels_last)
     fact = (
@@ -231,7 +231,7 @@ def _train_student(
 
 @contextmanager
 def _blamed_on_options(label: str) -> Iterator[None]:
-    """What a method refuses, of its options or of the networks it is given, only once it runs is a ConfigError too."""
+    """Turn what a method refuses only once it runs, of its options or networks, into a ConfigError."""
     try:
         yield
     except TrainError:

@@ -13,7 +13,7 @@ from fastadv.train.runtime.processes import Processes
 
 
 class OptimizerStep:
-    """Minimises terms["loss"] over the parameters of `optimizer`, and gives no other parameter a gradient.
+    """Minimise terms["loss"] over the parameters of `optimizer`, and gives no other parameter a gradient.
 
     A loss that is a mean over images gets, from the micro-batches of every process, the gradient of the whole
     batch: each counts by its share.
@@ -51,7 +51,7 @@ class OptimizerStep:
     def step(
         self, micro_batches: Sequence[MicroBatch], terms_of: Callable[[Batch], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """One step; the terms of the whole batch, detached. Reads nothing back from the device."""
+        """Take one step; return the terms of the whole batch, detached. Reads nothing back from the device."""
         self._optimizer.zero_grad(set_to_none=True)
         whole: dict[str, Tensor] = {}
         for batch, share in micro_batches:

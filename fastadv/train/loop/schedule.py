@@ -1,4 +1,4 @@
-"""How many steps a training has, and the learning rate of each, from the step alone: nothing to restore."""
+"""The steps of a training and the learning rate of each, from the step alone: nothing to restore."""
 
 import math
 from bisect import bisect_right
@@ -10,17 +10,17 @@ from fastadv.train.loop.optimizer_step import OptimizerStep
 
 
 def step_lr(epoch: int, *, lr: float, milestones: Sequence[int], decay: float) -> float:
-    """lr decay^(number of milestones at or before `epoch`), epochs counted from 0."""
+    """Return lr decay^(number of milestones at or before `epoch`), epochs counted from 0."""
     return lr * decay ** bisect_right(milestones, epoch)
 
 
 def cosine_lr(progress: float, *, lr: float) -> float:
-    """lr (1 + cos(pi progress)) / 2, progress in [0, 1)."""
+    """Return lr (1 + cos(pi progress)) / 2, progress in [0, 1)."""
     return lr * (1 + math.cos(math.pi * progress)) / 2
 
 
 def learning_rate(peak: float, config: Config, *, epoch: int, progress: float) -> float:
-    """The rate of a step by config.schedule. peak: the rate it starts from. progress: share of the steps done."""
+    """Return the rate of a step by config.schedule. peak: the first rate. progress: share of the steps done."""
     if config.schedule == "cosine":
         return cosine_lr(progress, lr=peak)
     return step_lr(epoch, lr=peak, milestones=config.milestones, decay=config.lr_decay)
@@ -50,11 +50,11 @@ class Stage:
 
     @property
     def epoch(self) -> int:
-        """That of the next step, counted from 0; after the last step of an epoch, how many have ended."""
+        """The epoch of the next step, from 0; after the last step of an epoch, the number of those that ended."""
         return self.done // self.steps_per_epoch
 
     def ended(self, *, epochs: int) -> bool:
-        """Whether the newest step was the last of all, or of each `epochs`-th epoch."""
+        """Return whether the newest step was the last of all, or of each `epochs`-th epoch."""
         return self.finished or (self.between_epochs and self.epoch % epochs == 0)
 
     @property
@@ -62,6 +62,6 @@ class Stage:
         return self.done % self.steps_per_epoch == 0
 
     def rest_of_epoch(self) -> range:
-        """The places in the epoch of the steps that are left of it."""
+        """Return the places in the epoch of the steps that are left of it."""
         first = self.done % self.steps_per_epoch
         return range(first, min(self.steps_per_epoch, first + self.total - self.done))

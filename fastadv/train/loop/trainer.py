@@ -86,7 +86,7 @@ class Trainer:
 
     @property
     def step(self) -> int:
-        """How many steps of the training proper are done."""
+        """The number of steps of the training proper that are done."""
         return self.training.done
 
     @property
@@ -201,7 +201,7 @@ class Trainer:
         stage.done += 1
 
     def _build(self, images: int) -> None:
-        """What the method makes of the networks, from a seed of its own; with config.capture, graphs of its attacks."""
+        """Build the method's modules, from a seed of its own; with config.capture, graphs of its attacks."""
         example = self.batches.example(self.test.images.shape[1:])
         with self._generator_kept():
             torch.manual_seed(derive_seed(self.seed, "method"))
@@ -308,7 +308,7 @@ class Trainer:
         return content["metrics_position"]
 
     def _parts(self) -> dict[str, Any]:
-        """The parts of which a checkpoint holds the state_dict, by name: the first version's, whose checkpoints go on."""
+        """The parts of a checkpoint, by the names of the first version, whose checkpoints go on."""
         parts = {
             "model": self.model,
             "method": self.method,
@@ -321,7 +321,7 @@ class Trainer:
         return {name: part for name, part in parts.items() if part is not None}
 
     def _tensors(self) -> dict[str, Tensor]:
-        """What every process must agree on."""
+        """Return what every process must agree on, by name."""
         modules = {"model": self.model, "method": self.method}
         return {f"{name}.{key}": tensor for name, part in modules.items() for key, tensor in part.state_dict().items()}
 

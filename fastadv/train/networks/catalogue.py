@@ -45,7 +45,7 @@ NETWORKS: "dict[str, Callable[..., nn.Module]]" = {
 
 
 def check_name(field: str, name: str) -> None:
-    """Raises ConfigError naming ``field`` where ``name`` is neither in NETWORKS nor of an installed library."""
+    """Raise ConfigError naming ``field`` where ``name`` is neither in NETWORKS nor of an installed library."""
     if libraries.is_from_library(name):
         libraries.check(field, name)
     elif name not in NETWORKS:
@@ -56,7 +56,7 @@ def check_name(field: str, name: str) -> None:
 
 
 def build(name: str, *, num_classes: int, image_shape: tuple[int, int, int]) -> "nn.Module":
-    """The network ``name`` for images [C, H, W]: one of NETWORKS, timm:NAME or torchvision:NAME. Raises ConfigError."""
+    """Build the network ``name``, as check_name has them, for images [C, H, W]. Raises ConfigError."""
     check_name("network", name)
     builder = partial(libraries.build, name) if libraries.is_from_library(name) else NETWORKS[name]
     return builder(num_classes=num_classes, in_channels=image_shape[0])

@@ -15,12 +15,12 @@ LIBRARIES = ("timm", "torchvision")
 
 
 def is_from_library(name: str) -> bool:
-    """Whether ``name`` is LIBRARY:NAME."""
+    """Return whether ``name`` is LIBRARY:NAME."""
     return name.partition(":")[0] in LIBRARIES and ":" in name
 
 
 def check(field: str, name: str) -> None:
-    """Raises MissingExtraError where the library of LIBRARY:NAME is not installed, ConfigError where it has no NAME.
+    """Raise MissingExtraError where the library of LIBRARY:NAME is not installed, ConfigError where it has no NAME.
 
     field: what the errors call the name.
     """

@@ -48,7 +48,7 @@ class BasicBlock(ReluBlock):
 
 
 class Bottleneck(ReluBlock):
-    """The same with F = 1x1, 3x3 (strided), 1x1 convolution, a quarter of the channels inside."""
+    """y = relu(F(x) + shortcut(x)), F = 1x1, 3x3 (strided), 1x1 convolution, a quarter of the channels inside."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

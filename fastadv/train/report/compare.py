@@ -25,7 +25,7 @@ PAIRED_BY = ("data", "image_size", "student", "student_samples")
 
 
 def compare_runs(folders: Sequence[Path], baseline: str | None, out: Path) -> str:
-    """Write compare.md and compare.png into `out`; the table with its notes as text.
+    """Write compare.md and compare.png into `out`; return the table with its notes as text.
 
     baseline: a setting: NAME, of the first run that has it, or RUN/NAME; None is the first run's KD or, where it has
     none, its plain training. Runs whose seeds mean other weights or images than its run's have no differences to it.
@@ -95,7 +95,7 @@ def _paired_runs(runs: Mapping[str, RunResults], baseline: MethodResults) -> set
 
 
 def _disagreement(runs: Mapping[str, RunResults]) -> list[str]:
-    """What the runs' configurations have different, but methods and seeds, where there is anything.
+    """Return the differences of the runs' configurations, but methods and seeds, where there are any.
 
     The options of what some runs train count in those alone; those of what none trains may be a part of something.
     """

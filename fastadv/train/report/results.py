@@ -1,4 +1,4 @@
-"""What a run found, in numbers: results.json, from which reports, comparisons and the README's table are made."""
+"""The results of a run in numbers: results.json, from which reports, comparisons and the README's table are made."""
 
 import json
 import tomllib
@@ -32,7 +32,7 @@ class MethodResults:
     seeds: Sequence[Mapping[str, Any]]
 
     def notes(self) -> dict[str, list[int]]:
-        """What the method found that a reader should know, and for which seeds."""
+        """Return the method's notes for a reader of the results, and the seeds of each."""
         found: dict[str, list[int]] = {}
         for result in self.seeds:
             for note in result.get("notes", ()):
@@ -40,7 +40,7 @@ class MethodResults:
         return found
 
     def values(self, key: str) -> dict[int, float]:
-        """One quantity by seed."""
+        """Return one quantity by seed."""
         return {int(result["seed"]): result[key] for result in self.seeds}
 
 
@@ -71,12 +71,12 @@ class RunResults:
 
     @property
     def baseline(self) -> MethodResults | None:
-        """What the others are compared with: the first setting of KD or, where there is none, of plain training."""
+        """The first setting of KD or, where there is none, of plain training: the others are compared with it."""
         return next((found for kind in ("kd", "ce") for found in self.methods if found.method == kind), None)
 
 
 def write_results(config: Config, folder: Path, *, train_images: int, test_images: int) -> RunResults:
-    """Gather what the finished run in `folder` found, and write it into results.json."""
+    """Gather the results of the finished run in `folder` and write them into results.json."""
     specs = config.specs
     labels = label_specs(specs)
     run = RunResults(
@@ -101,7 +101,7 @@ def write_results(config: Config, folder: Path, *, train_images: int, test_image
 
 
 def read_results(folder: Path) -> RunResults:
-    """What write_results wrote. Raises ConfigError where `folder` holds none."""
+    """Read what write_results wrote. Raises ConfigError where `folder` holds none."""
     try:
         content = json.loads((folder / FILE).read_text())
         return RunResults(**{**content, "methods": [MethodResults(**method) for method in content["methods"]]})

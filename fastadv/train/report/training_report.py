@@ -31,7 +31,7 @@ from fastadv.train.runtime.run_folder import student_folder
 
 
 def require_libraries() -> None:
-    """Raises MissingExtraError where a library is missing without which no report can be made."""
+    """Raise MissingExtraError where a library is missing without which no report can be made."""
     require("matplotlib.figure", "the report's pictures")
     require("scipy.stats", "the report's paired comparison")
 
@@ -85,7 +85,7 @@ def result_table(run: RunResults) -> str:
 
 
 def protocol(run: RunResults) -> list[str]:
-    """What the numbers of the table are."""
+    """Return the lines that define the numbers of the table."""
     config = run.config
     lines = [f"{_spread_note(run)}, each student trained for {_duration(config)} on {_training_images(run)}."]
     if run.teacher is not None:
@@ -101,7 +101,7 @@ def protocol(run: RunResults) -> list[str]:
 
 
 def _duration(config: Mapping[str, Any]) -> str:
-    """How long a student is trained, in words."""
+    """Return the length of a student's training, in words."""
     epochs = f"{config['epochs']} epochs"
     if config["steps_per_epoch"] != "none":
         epochs += f" of {config['steps_per_epoch']} steps"
@@ -109,7 +109,7 @@ def _duration(config: Mapping[str, Any]) -> str:
 
 
 def _training_images(run: RunResults) -> str:
-    """What the students are trained on, in words."""
+    """Name the students' training images, in words."""
     unseeing = [method.label for method in run.methods if not METHODS[method.method].kind.needs_images]
     if len(unseeing) == len(run.methods):
         return "no image"
@@ -142,7 +142,7 @@ def _comparison(run: RunResults) -> list[str]:
 
 
 def _notes(run: RunResults) -> list[str]:
-    """The section on what methods found that a reader should know, where they did."""
+    """Return the section of the methods' notes for a reader of the results, where there are any."""
     lines = [
         f"- {method.label}, seed{'s'[: len(seeds) > 1]} {', '.join(map(str, seeds))}: {note}."
         for method in run.methods
@@ -176,7 +176,7 @@ def _repulsion(metrics: dict[str, list[list[dict[str, Any]]]]) -> list[str]:
 
 
 def _draw_particles(config: Config, dataset: Dataset, teacher: nn.Module | None, folder: Path) -> list[str]:
-    """Draw particles.png where TALD ran; the link to it."""
+    """Draw particles.png where TALD ran; return the link to it."""
     tald = next((spec for spec in config.specs if issubclass(spec.kind, TALD)), None)
     if teacher is None or tald is None:
         return []

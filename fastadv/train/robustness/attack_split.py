@@ -27,7 +27,7 @@ JUDGE = "float32"
 
 @dataclass(frozen=True)
 class Subject:
-    """What is attacked: the network as loaded, the frozen copy that the attack sees, and the images."""
+    """The network as loaded, its frozen copy that the attack sees, and the images."""
 
     network: nn.Module
     copy: Frozen
@@ -51,13 +51,13 @@ def prepare(config: AttackConfig) -> Subject:
 
 
 def fingerprint(config: AttackConfig) -> str:
-    """The SHA-256 of the checkpoint."""
+    """Return the SHA-256 of the checkpoint."""
     assert config.checkpoint is not None
     return hashlib.sha256(config.checkpoint.read_bytes()).hexdigest()
 
 
 def attack_missing(config: AttackConfig, subject: Subject, folder: Path) -> list[Shard]:
-    """Attack every batch that has no shard in `folder` yet; the shards of all batches."""
+    """Attack every batch that has no shard in `folder` yet; return the shards of all batches."""
     shards = Shards(folder / "batches")
     batches = math.ceil(subject.images / config.batch_size)
     missing = shards.missing(batches)
@@ -96,7 +96,7 @@ def _attack_batch(config: AttackConfig, subject: Subject, number: int) -> Shard:
 
 
 def _attack_rows(config: AttackConfig, subject: Subject, rows: slice) -> tuple[Tensor, Tensor, Tensor, float, float]:
-    """These test images and their labels, what the attack finds, its seconds and those of them in the network."""
+    """Attack these test images: images, labels, what the attack finds, its seconds and those of them in the network."""
     labels = subject.dataset.test.labels[rows]
     x = to_pixels(subject.dataset.test.images[rows], channels_last=True)
     ids = torch.arange(rows.start, rows.stop, device=x.device)
@@ -109,13 +109,13 @@ def _attack_rows(config: AttackConfig, subject: Subject, rows: slice) -> tuple[T
 
 @torch.no_grad()
 def _correct(judge: nn.Module, candidates: Tensor, labels: Tensor) -> list[bool]:
-    """Whether all candidates [N, n, ...] of each image are classified as its label."""
+    """Return whether all candidates [N, n, ...] of each image are classified as its label."""
     classes = torch.stack([judge(candidate).argmax(dim=1) for candidate in candidates.unbind(1)])
     return (classes == labels).all(dim=0).tolist()
 
 
 def _distance(candidates: Tensor, x: Tensor, norm: str) -> float:
-    """The largest distance of a candidate from its image in the norm, computed in float64."""
+    """Return the largest distance of a candidate from its image in the norm, computed in float64."""
     order = {"linf": math.inf, "l2": 2, "l1": 1}[norm]
     moved = (candidates.double() - x.double().unsqueeze(1)).flatten(2)
     return torch.linalg.vector_norm(moved, ord=order, dim=2).max().item()

@@ -66,7 +66,7 @@ def read(path: Path, *, device: torch.device | str) -> dict[str, Any]:
 
 
 def why_refused(error: Exception) -> str:
-    """In a line, what keeps a file from being loaded. Torch's own words for a pickle advise to run what is in it."""
+    """Say in a line why a file was not loaded. Torch's own words for a pickle advise to run what is in it."""
     if isinstance(error, pickle.UnpicklingError):
         return "damaged, or with code in it, which is not run"
     first, *others = str(error).strip().splitlines() or [""]

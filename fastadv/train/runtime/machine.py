@@ -24,7 +24,7 @@ def cpu_threads(count: int | None) -> Iterator[None]:
 
 
 def describe(*, command: str, device: torch.device | str, threads: int | None) -> dict[str, str]:
-    """What a reader needs to judge or repeat a run, by label. threads: of the CPU; None is torch's choice."""
+    """Return the facts by which to judge or repeat a run, by label. threads: of the CPU; None is torch's choice."""
     facts = {
         "CPU": f"{_cpu_model()}, {os.cpu_count()} cores",
         "Software": f"Python {platform.python_version()}, torch {torch.__version__}",

@@ -35,7 +35,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether it is this process that writes files."""
+        """True in the process that writes files."""
         return self.rank == 0
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
@@ -49,7 +49,7 @@ class Processes:
             tensor.detach().copy_(part.view(tensor.shape))
 
     def broadcast_from_rank0(self, make: Callable[[], T]) -> T:
-        """What `make` gives in the first process, which alone calls it; a TrainError there is raised in all."""
+        """Return what `make` gives in the first process, which alone calls it; a TrainError there is raised in all."""
         if self.count == 1:
             return make()
         box: list[Any] = [None, None]
@@ -64,7 +64,7 @@ class Processes:
         return box[0]
 
     def differing(self, tensors: dict[str, Tensor]) -> list[str]:
-        """The names of the tensors that are not the same in every process. Waits for the device."""
+        """Return the names of the tensors that are not the same in every process. Waits for the device."""
         if self.count == 1:
             return []
         names = []
@@ -80,7 +80,7 @@ class Processes:
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[Processes]:
-    """Joins the processes that torchrun started, unless this one has; of these only the first prints.
+    """Join the processes that torchrun started, unless this one has; of these only the first prints.
 
     device: "cpu" (gloo), or "cuda" (nccl, one GPU a process of this machine).
     """

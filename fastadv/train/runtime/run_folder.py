@@ -14,7 +14,7 @@ RUNS = Path("runs")
 
 
 class Configuration(Protocol):
-    """What a run is made from. FILE: of the folder, which holds it."""
+    """A configuration of a run. FILE: its name in the folder."""
 
     FILE: ClassVar[str]
 
@@ -35,7 +35,7 @@ def start_run(
 ) -> Path:
     """Make the folder (runs/NAME-TIME where none is named) and write the configuration and origin.json into it.
 
-    facts: what origin.json says beside machine, software and command.
+    facts: lines of origin.json beside machine, software and command.
     Raises ConfigError where the folder already holds a run.
     """
     folder = run_dir or named_by_time(config.run_name)
@@ -51,12 +51,12 @@ def start_run(
 
 
 def add_fact(folder: Path, name: str, fact: str) -> None:
-    """One more line of origin.json, in the place of an older one of that name."""
+    """Add a line to origin.json, in the place of an older one of that name."""
     _write_origin(folder, {**read_origin(folder), name: fact})
 
 
 def named_by_time(name: str) -> Path:
-    """Where something goes that was given no folder."""
+    """Return the folder of what was given none: runs/NAME-TIME."""
     return RUNS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
@@ -69,12 +69,12 @@ def find_run(run_dir: Path | None, file: str) -> Path | None:
 
 
 def read_origin(folder: Path) -> dict[str, str]:
-    """Where the results in `folder` come from, by label."""
+    """Return the origin of the results in `folder`, by label."""
     return json.loads((folder / "origin.json").read_text())
 
 
 def check_facts(folder: Path, facts: Mapping[str, str]) -> None:
-    """Raises ConfigError where facts that start_run was given are others by now."""
+    """Raise ConfigError where facts that start_run was given are others by now."""
     stored = read_origin(folder)
     changes = [f"{name} {stored[name]} -> {now}" for name, now in facts.items() if stored[name] != now]
     if changes:
@@ -86,10 +86,10 @@ def _write_origin(folder: Path, origin: Mapping[str, str]) -> None:
 
 
 def refusal(folder: Path, changes: str) -> ConfigError:
-    """The error where ``changes`` would make another run of the one in ``folder``."""
+    """Return the error where ``changes`` would make another run of the one in ``folder``."""
     return ConfigError(f"resume: the run in {folder} was started with other values ({changes})")
 
 
 def student_folder(folder: Path, name: str, seed: int) -> Path:
-    """Where a run keeps the student of one method or setting and seed."""
+    """Return the folder of the student of one method or setting and seed."""
     return folder / f"{name}-seed{seed}"
