@@ -9,7 +9,7 @@ from torch import nn
 from fastadv.distill import KD, TALD, Batch, CrossEntropy
 from fastadv.train.config.train_config import resolve
 from fastadv.train.data import datasets
-from fastadv.train.data.splits import subset, to_pixels
+from fastadv.train.data.splits import subset
 from fastadv.train.loop.batches import MicroBatch
 from fastadv.train.loop.evaluation import clean_accuracy
 from fastadv.train.loop.experiment import build_classifier
