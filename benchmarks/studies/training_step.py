@@ -20,7 +20,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,15 @@ from benchmarks.suite.spread import ratio
 from fastadv.attacks import freeze
 from fastadv.attacks.loop.starts import random_rows
 from fastadv.distill import IGDM, TALD, AdaAD, Batch, Method
+from fastadv.distill.parts.float32_output import DTYPES, Float32Output
+from fastadv.distill.parts.seeding import derive_seed
 from fastadv.train.config.train_config import Config, Precision
 from fastadv.train.data.splits import Split, to_pixels
 from fastadv.train.loop.trainer import Trainer
 from fastadv.train.networks import catalogue
 from fastadv.train.networks.classifier import Classifier, Normalize, load_weights
-from fastadv.train.networks.float32_output import DTYPES, Float32Output
 from fastadv.train.runtime.errors import CheckpointError
 from fastadv.train.runtime.machine import cpu_threads
-from fastadv.train.runtime.seeding import derive_seed
 
 # Perturbations are made of signs: where a gradient is zero to rounding, another order of additions turns one, and
 # between ten steps on networks that are not robust it grows.
@@ -158,8 +158,8 @@ class Bench:
         for fewer than LEAST_EQUAL_PIXELS, and for losses in float32 further apart than TOLERANCE, relatively.
         """
         seed = derive_seed(0, "first")
-        (piece,) = self.trainer.batches.micro_batches(self.plan, 0, progress=PROGRESS, seed=seed)
-        batch = replace(piece.batch, index=None)
+        (part,) = self.trainer.batches.micro_batches(self.plan, 0)
+        batch = Batch(part.x, part.y, progress=PROGRESS, seed=seed)
         x, y = batch.x.contiguous(), batch.y
         ball: dict[str, Any] = {"eps": self.row.start_eps, "norm": "linf", "bounds": (0.0, 1.0)}
         start = random_rows(x, self.row.copies, seed=seed, sample_ids=None, **ball)
@@ -172,7 +172,7 @@ class Bench:
         expected, found = plain.loss(x, y, found_by_plain).item(), self._loss(model, teacher, batch)
         if not abs(found - expected) <= TOLERANCE * abs(expected):
             raise Differs(f"{self.row.name}: the first losses are {found:.6g} and {expected:.6g}")
-        as_run = self._loss(self._model(), self.trainer.teacher, batch)
+        as_run = self._loss(self._model(), self.trainer.distiller.teacher, batch)
         return {"equal_pixels": equal, "plain": expected, "float32": found, "as_run": as_run}
 
     def fused_step(self) -> None:
@@ -287,17 +287,17 @@ def _kind(event: Any) -> str:
 
 @contextmanager
 def _data_marked(trainer: Trainer) -> Iterator[None]:
-    pieces = trainer.batches.pieces
+    micro_batches = trainer.batches.micro_batches
 
     def marked(*arguments: Any, **keywords: Any) -> Any:
         with record_function("data"):
-            return pieces(*arguments, **keywords)
+            return micro_batches(*arguments, **keywords)
 
-    trainer.batches.pieces = marked  # type: ignore[method-assign]
+    trainer.batches.micro_batches = marked  # type: ignore[method-assign]
     try:
         yield
     finally:
-        del trainer.batches.pieces
+        del trainer.batches.micro_batches
 
 
 def table(rows: list[dict[str, Any]]) -> str:

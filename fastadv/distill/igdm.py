@@ -103,7 +103,7 @@ class IGDM(Method):
             ahead = views.x + self.beta * along
             ahead_of_student, ahead_of_teacher = views.ask_student(ahead), views.ask_teacher(ahead)
         matching = igdm_loss(ahead_of_student, views.ask_student(behind), ahead_of_teacher, views.ask_teacher(behind))
-        weight = self.alpha * (batch.progress if self.ramp == "linear" else 1.0)
+        weight = self.alpha * (batch.progress_for(self) if self.ramp == "linear" else 1.0)
         loss = terms["loss"] + weight * matching
         return {**terms, "loss": loss, "base": terms["loss"].detach(), "igdm": matching.detach()}
 

@@ -129,8 +129,9 @@ class TALD(Method):
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
         x, y = batch.x, batch.y
         attacked, labels = x[: self.images], y[: self.images]
+        seed = 0 if self.samples == "none" else batch.seed_for(self)
         ids = None if batch.index is None else batch.index[: self.images]
-        particles, repulsion = self._sample(required(self, teacher), attacked, labels, batch.seed, ids)
+        particles, repulsion = self._sample(required(self, teacher), attacked, labels, seed, ids)
         moved = aligned(x, particles.flatten(0, 1).to(x.dtype))[1]
         images = aligned(x, torch.cat((moved, x)))[1]
         classes = torch.cat((repeat(labels, self.particles), y))

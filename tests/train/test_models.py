@@ -7,7 +7,7 @@ from fastadv.train.runtime.errors import CheckpointError, ConfigError
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ConfigError, match="'resnet21', expected one of digits_cnn"):
+    with pytest.raises(ConfigError, match=r"'resnet21', did you mean resnet\d+\? expected one of digits_cnn"):
         catalogue.build("resnet21", num_classes=10, image_shape=(3, 32, 32))
 
 

@@ -7,13 +7,12 @@ import torch
 from torch import nn
 
 from fastadv.distill import KD, TALD, Batch, CrossEntropy
+from fastadv.distill.parts.optimizer_step import OptimizerStep, Weighted
 from fastadv.train.config.train_config import resolve
 from fastadv.train.data import datasets
 from fastadv.train.data.splits import subset
-from fastadv.train.loop.batches import MicroBatch
 from fastadv.train.loop.evaluation import clean_accuracy
 from fastadv.train.loop.experiment import build_classifier
-from fastadv.train.loop.optimizer_step import OptimizerStep
 from fastadv.train.loop.trainer import Trainer
 from fastadv.train.networks.classifier import Classifier, Normalize
 from fastadv.train.runtime.errors import ConfigError
@@ -76,7 +75,7 @@ def test_a_batch_smaller_than_its_pieces_is_refused(digits, tmp_path):
 def test_terms_are_those_of_the_whole_batch():
     weight = nn.Parameter(torch.ones(2))
     x = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
-    pieces = [MicroBatch(Batch(x[:2], torch.zeros(2)), 2 / 3), MicroBatch(Batch(x[2:], torch.zeros(1)), 1 / 3)]
+    pieces = [Weighted(Batch(x[:2], torch.zeros(2)), 2 / 3), Weighted(Batch(x[2:], torch.zeros(1)), 1 / 3)]
 
     def terms(batch):
         loss = (batch.x * weight).sum(1).mean()
@@ -91,7 +90,7 @@ def test_terms_are_those_of_the_whole_batch():
 
 def test_no_other_parameter_gets_a_gradient():
     mine, other = nn.Parameter(torch.ones(())), nn.Parameter(torch.ones(()))
-    pieces = [MicroBatch(Batch(torch.ones(1, 1), torch.zeros(1)), 1.0)]
+    pieces = [Weighted(Batch(torch.ones(1, 1), torch.zeros(1)), 1.0)]
     optimizer_step([mine]).step(pieces, lambda batch: {"loss": 2 * mine * other})
     assert mine.item() == -1.0
     assert other.grad is None
@@ -101,7 +100,7 @@ def test_no_other_parameter_gets_a_gradient():
 def test_a_scaled_loss_gives_the_unscaled_step_and_an_overflow_none(clip_norm):
     weight = nn.Parameter(torch.tensor([3.0, 4.0]))
     scaled = optimizer_step([weight], scaler=torch.amp.GradScaler("cpu", init_scale=2.0**10), clip_norm=clip_norm)
-    pieces = [MicroBatch(Batch(torch.ones(1, 1), torch.zeros(1)), 1.0)]
+    pieces = [Weighted(Batch(torch.ones(1, 1), torch.zeros(1)), 1.0)]
     # The gradient is the weight itself, of norm 5.
     scaled.step(pieces, lambda batch: {"loss": weight.square().sum() / 2})
     left = torch.tensor([3.0, 4.0]) * (0.0 if clip_norm is None else 1 - 0.5 / 5)

@@ -9,13 +9,13 @@ from torch.utils._pytree import tree_leaves
 
 from fastadv.attacks import freeze, pgd
 from fastadv.distill import KD, TALD, Batch, CrossEntropy
+from fastadv.distill.parts.float32_output import CompileError, Float32Output
 from fastadv.train.cli import main
 from fastadv.train.config.train_config import resolve
 from fastadv.train.data import datasets
 from fastadv.train.data.splits import subset, to_pixels
 from fastadv.train.loop.experiment import build_classifier
 from fastadv.train.loop.trainer import Trainer
-from fastadv.train.networks.float32_output import CompileError, Float32Output
 from fastadv.train.runtime.errors import ConfigError
 
 

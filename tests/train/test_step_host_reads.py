@@ -45,9 +45,10 @@ def reads_in_a_step(folder, method, **flags):
     )
     plan = trainer.batches.plan(seed=0, epoch=0)
     with HostReads() as probe:
-        trainer._train_step(plan, 0, 0)
-        trainer._train_step(plan, 0, 1)
-    return probe.found
+        for index in range(2):
+            trainer._train_step(plan, 0, index)
+    # A value of the meta device would have raised: those that were read are the host's, such as AveragedModel's count.
+    return [name for name in probe.found if name != "aten._local_scalar_dense.default"]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -89,9 +89,9 @@ def test_a_checkpoint_of_another_layout_is_refused(digits, tmp_path):
     make_trainer(digits, tmp_path, CrossEntropy(), max_steps="1").fit()
     trainer = make_trainer(digits, tmp_path, CrossEntropy())
     content = trainer.checkpoints.load_newest(device="cpu", warn=pytest.fail)
-    del content["train descent"]
+    del content["distiller"]
     trainer.checkpoints.save(2, content)
-    with pytest.raises(CheckpointError, match="no train descent in the newest checkpoint, which another version"):
+    with pytest.raises(CheckpointError, match="no distiller in the newest checkpoint, which another version"):
         trainer.fit()
 
 

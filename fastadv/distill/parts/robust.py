@@ -43,7 +43,7 @@ class Views:
         self._method, self._batch = method, batch
         self.student, self.teacher = student, teacher
         self.x, self.y = master(batch.x), batch.y
-        self.progress, self.seed, self.index = batch.progress, batch.seed, batch.index
+        self.index = batch.index
 
     def ask_student(self, images: Tensor) -> Tensor:
         """The student's logits on ``images``."""
@@ -52,6 +52,14 @@ class Views:
     def ask_teacher(self, images: Tensor) -> Tensor:
         """The teacher's logits on ``images`` in eval mode, without gradient. TypeError where there is no teacher."""
         return teacher_logits(self._method, self.teacher, self.fed(images))
+
+    @property
+    def progress(self) -> float:
+        return self._batch.progress_for(self._method)
+
+    @property
+    def seed(self) -> int | Tensor:
+        return self._batch.seed_for(self._method)
 
     @cached_property
     def student_clean(self) -> Tensor:

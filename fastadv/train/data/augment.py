@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastadv.distill.parts.seeding import generator
 from fastadv.train.data.datasets import Augmentation
-from fastadv.train.runtime.seeding import generator
 
 
 def crop_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, *, pad: int) -> Tensor:

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastadv.distill.parts.seeding import generator
 from fastadv.train.runtime.errors import ConfigError
-from fastadv.train.runtime.seeding import generator
 
 Arrays = tuple[np.ndarray, np.ndarray]
 

@@ -1,32 +1,22 @@
 """The batches of an epoch, each in the micro-batches that this process computes one after the other."""
 
 import math
-from typing import NamedTuple
 
 import torch
 
-from fastadv.distill import Batch
+from fastadv.distill.distiller import MicroBatch
 from fastadv.train.config.train_config import Config
 from fastadv.train.data.augment import EpochPlan
 from fastadv.train.data.splits import Split, to_pixels
 from fastadv.train.runtime.errors import ConfigError
 from fastadv.train.runtime.processes import Processes
-from fastadv.train.runtime.seeding import derive_seed
-
-
-class MicroBatch(NamedTuple):
-    """A part of a batch, and its share of the batch's images, by which its loss counts."""
-
-    batch: Batch
-    share: float
 
 
 class Batches:
     """Batches of config.batch_size, cut into config.accumulate micro-batches for each process.
 
     images: whether a method looks at them. Where it does not, nothing of `train` is read but its length; a
-    micro-batch then has x [n, 0], y -1 and a seed of its own. Otherwise all share the seed: noise belongs to
-    `Batch.index`.
+    micro-batch then has x [n, 0] and y -1.
 
     Raises ConfigError where the smallest batch has fewer images than micro-batches.
     """
@@ -59,7 +49,7 @@ class Batches:
         augmentation = self._config.augmentation
         return EpochPlan.draw(len(self._train), augmentation=augmentation, seed=seed, epoch=epoch, device=self._device)
 
-    def micro_batches(self, plan: EpochPlan | None, index: int, *, progress: float, seed: int) -> list[MicroBatch]:
+    def micro_batches(self, plan: EpochPlan | None, index: int) -> list[MicroBatch]:
         """Return this process's micro-batches of batch `index` of the epoch. Reads nothing back from the device."""
         size, mine = self.size(index), self._config.accumulate
         first = self._processes.rank * mine
@@ -67,11 +57,16 @@ class Batches:
         for number in range(first, first + mine):
             # As torch.tensor_split: the first are one longer where the size is no multiple of their number.
             start, stop = (min(at, size % self._parts) + at * (size // self._parts) for at in (number, number + 1))
+            share = (stop - start) / size
             if plan is None:
-                batch = self._without_images(stop - start, progress, derive_seed(seed, "piece", number))
+                x = torch.empty(stop - start, 0, device=self._device)
+                labels = torch.full((stop - start,), -1, device=self._device)
+                found.append(MicroBatch(x, labels, None, share, number))
             else:
-                batch = self._with_images(plan, index * self._config.batch_size + start, stop - start, progress, seed)
-            found.append(MicroBatch(batch, (stop - start) / size))
+                at = index * self._config.batch_size + start
+                images, labels = plan.batch(self._train.images, self._train.labels, at, stop - start)
+                x = to_pixels(images, channels_last=self._config.channels_last)
+                found.append(MicroBatch(x, labels, plan.order[at : at + stop - start], share, number))
         return found
 
     def example(self, shape: torch.Size) -> torch.Tensor:
@@ -84,12 +79,3 @@ class Batches:
         """Return the number of images in batch `index` of an epoch, over all processes."""
         size = self._config.batch_size
         return min(size, len(self._train) - index * size) if self._images else size
-
-    def _with_images(self, plan: EpochPlan, start: int, size: int, progress: float, seed: int) -> Batch:
-        images, labels = plan.batch(self._train.images, self._train.labels, start, size)
-        x = to_pixels(images, channels_last=self._config.channels_last)
-        return Batch(x, labels, progress=progress, seed=seed, index=plan.order[start : start + size])
-
-    def _without_images(self, size: int, progress: float, seed: int) -> Batch:
-        x = torch.empty(size, 0, device=self._device)
-        return Batch(x, torch.full((size,), -1, device=self._device), progress=progress, seed=seed)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import pgd
+from fastadv.distill.parts.seeding import derive_seed
 from fastadv.train.config.train_config import Config
 from fastadv.train.data.splits import Split, to_pixels
 from fastadv.train.runtime.processes import Processes
-from fastadv.train.runtime.seeding import derive_seed
 
 # One set of random starts for every network, so that all face the same attack.
 ATTACK_SEED = 0

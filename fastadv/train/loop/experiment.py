@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from fastadv.attacks import CaptureError, freeze
 from fastadv.attacks.captured import why_eager
+from fastadv.distill.parts.float32_output import DTYPES, CompileError, Float32Output
+from fastadv.distill.parts.seeding import derive_seed
 from fastadv.train.config.methods import MethodSpec, label_specs
 from fastadv.train.config.train_config import Config
 from fastadv.train.data import datasets
@@ -21,13 +23,11 @@ from fastadv.train.loop.evaluation import evaluate
 from fastadv.train.loop.trainer import Trainer
 from fastadv.train.networks import catalogue
 from fastadv.train.networks.classifier import Classifier, Normalize, load_weights
-from fastadv.train.networks.float32_output import DTYPES, Float32Output
 from fastadv.train.runtime.errors import ConfigError, TrainError
 from fastadv.train.runtime.files import write_atomically
 from fastadv.train.runtime.metrics import tensorboard_installed
 from fastadv.train.runtime.processes import Processes
 from fastadv.train.runtime.run_folder import add_fact, student_folder
-from fastadv.train.runtime.seeding import derive_seed
 
 TEACHER_SEED = 0
 
@@ -236,5 +236,5 @@ def _blamed_on_options(label: str) -> Iterator[None]:
         yield
     except TrainError:
         raise
-    except (TypeError, ValueError, CaptureError) as error:
+    except (TypeError, ValueError, CaptureError, CompileError) as error:
         raise ConfigError(f"{label}: {error}") from error
