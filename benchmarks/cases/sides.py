@@ -95,7 +95,7 @@ def build(name: str, images: int, device: torch.device) -> Side:
     for module in (student, method):
         _make_repeatable(module)
     shown = x if method.needs_images else x.new_empty(images, 0)
-    return Side(method, student, teacher, standard, Batch(shown, y, 0.5, index=index))
+    return Side(method, student, teacher, standard, Batch(shown, y, 0.5, index=index, seed=0))
 
 
 @torch.no_grad()

@@ -75,7 +75,10 @@ def test_a_batch_smaller_than_its_pieces_is_refused(digits, tmp_path):
 def test_terms_are_those_of_the_whole_batch():
     weight = nn.Parameter(torch.ones(2))
     x = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
-    pieces = [Weighted(Batch(x[:2], torch.zeros(2)), 2 / 3), Weighted(Batch(x[2:], torch.zeros(1)), 1 / 3)]
+    pieces = [
+        Weighted(Batch(x[:2], torch.zeros(2), progress=0.0, seed=0), 2 / 3),
+        Weighted(Batch(x[2:], torch.zeros(1), progress=0.0, seed=0), 1 / 3),
+    ]
 
     def terms(batch):
         loss = (batch.x * weight).sum(1).mean()
@@ -90,7 +93,7 @@ def test_terms_are_those_of_the_whole_batch():
 
 def test_no_other_parameter_gets_a_gradient():
     mine, other = nn.Parameter(torch.ones(())), nn.Parameter(torch.ones(()))
-    pieces = [Weighted(Batch(torch.ones(1, 1), torch.zeros(1)), 1.0)]
+    pieces = [Weighted(Batch(torch.ones(1, 1), torch.zeros(1), progress=0.0, seed=0), 1.0)]
     optimizer_step([mine]).step(pieces, lambda batch: {"loss": 2 * mine * other})
     assert mine.item() == -1.0
     assert other.grad is None
@@ -100,7 +103,7 @@ def test_no_other_parameter_gets_a_gradient():
 def test_a_scaled_loss_gives_the_unscaled_step_and_an_overflow_none(clip_norm):
     weight = nn.Parameter(torch.tensor([3.0, 4.0]))
     scaled = optimizer_step([weight], scaler=torch.amp.GradScaler("cpu", init_scale=2.0**10), clip_norm=clip_norm)
-    pieces = [Weighted(Batch(torch.ones(1, 1), torch.zeros(1)), 1.0)]
+    pieces = [Weighted(Batch(torch.ones(1, 1), torch.zeros(1), progress=0.0, seed=0), 1.0)]
     # The gradient is the weight itself, of norm 5.
     scaled.step(pieces, lambda batch: {"loss": weight.square().sum() / 2})
     left = torch.tensor([3.0, 4.0]) * (0.0 if clip_norm is None else 1 - 0.5 / 5)

@@ -147,7 +147,7 @@ def test_a_compiled_student_computes_what_the_eager_one_does(classifier, pixels,
 
     monkeypatch.setattr(torch, "compile", lambda function, **options: compile_(function, backend=backend, **options))
     shown = Float32Output(classifier.eval(), compiled=True)
-    batch = Batch(pixels, torch.arange(8), seed=1)
+    batch = Batch(pixels, torch.arange(8), seed=1, progress=0.0)
     for method in (KD(), TALD(steps=1, eps=0.1)):
         teacher = classifier.requires_grad_(False)
         torch.testing.assert_close(method(shown, teacher, batch)["loss"], method(classifier, teacher, batch)["loss"])
