@@ -216,6 +216,12 @@ def _discrepancy(student: Features, teacher: Features) -> Tensor:
 
 
 def _distance(one: Tensor, other: Tensor) -> Tensor:
+    if one.shape != other.shape:
+        # l1_loss would broadcast them.
+        raise ValueError(
+            "DataFree: student and teacher must have the same number of classes, "
+            f"got {one.shape[-1]} and {other.shape[-1]}"
+        )
     return l1_loss(accumulate(one), accumulate(other))
 
 
