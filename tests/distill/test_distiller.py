@@ -1,4 +1,4 @@
-"""A method in a plain loop: Distiller counts, seeds, builds, warms up, trains the adversary, and goes on bit for bit."""
+"""A method in a plain loop: Distiller counts, seeds, builds, warms up, trains adversaries, goes on bit for bit."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""What a network shows of its inside, for losses that compare more than logits."""
+"""Features of a network, for losses that compare more than logits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class Features(NamedTuple):
-    """One forward pass.
+    """The results of one forward pass.
 
     maps: the stem's and each stage's output after its ReLU, [N, C, H, W], from the largest to the smallest.
     preactivations: the same before that ReLU; where a stage ends without one (MobileNetV2's), its map again.
@@ -24,7 +24,7 @@ class Features(NamedTuple):
     logits: Tensor
 
     def of_rows(self, rows: slice) -> Features:
-        """The same of some of the samples."""
+        """Return the same of some of the samples."""
         maps = tuple(x[rows] for x in self.maps)
         preactivations = tuple(x[rows] for x in self.preactivations)
         return Features(maps, preactivations, self.embedding[rows], self.logits[rows])
@@ -58,7 +58,7 @@ def features_of(name: str, network: object, x: Tensor) -> Features:
 
 
 def observe(name: str, network: Callable[[Tensor], Tensor], x: Tensor, *, deep: bool) -> Features:
-    """Return what ``network`` shows of ``x``; with ``deep=False`` its logits alone, which are all that any has."""
+    """Return the features of ``x``; with ``deep=False`` the logits alone, which are all that any network has."""
     if deep:
         return features_of(name, network, x)
     logits = network(x)

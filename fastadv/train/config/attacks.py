@@ -8,9 +8,9 @@ from fastadv.train.runtime.errors import ConfigError
 if TYPE_CHECKING:
     from fastadv.attacks import Attack
 
-# By the name of the class in fastadv.attacks. Each takes labels, eps, seed and sample_ids. One that returns several
-# images for each is judged by its worst. A new attack is an entry here.
-ATTACKS = {"apgd": "APGD", "fgsm": "FGSM", "mi_fgsm": "MIFGSM", "pgd": "PGD", "svgd": "SVGD"}
+# Those of fastadv.attacks.ATTACKS that take labels, eps, seed and sample_ids, by name, so that help needs no torch. One
+# that returns several images for each is judged by its worst.
+ATTACKS = ("apgd", "fgsm", "mi_fgsm", "pgd", "svgd")
 
 # Fields of the configuration that not every attack takes; None leaves the attack's own default.
 OPTIONAL = ("steps", "step_size", "norm", "loss", "restarts", "particles")
@@ -26,7 +26,7 @@ def build_attack(name: str, *, eps: float, seed: int, **optional: Any) -> "Attac
     """
     from fastadv import attacks
 
-    kind = getattr(attacks, ATTACKS[name])
+    kind = attacks.ATTACKS[name]
     known = kind.__signature__.parameters
     given = {option: value for option, value in optional.items() if value is not None}
     for option, value in given.items():

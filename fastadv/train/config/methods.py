@@ -61,6 +61,7 @@ METHODS: dict[str, MethodEntry] = {
     "iad-ii": MethodEntry("IADII", "IAD-II"),
     "ada-iad": MethodEntry("AdaIAD", "AdaIAD"),
     "igdm": MethodEntry("IGDM", "IGDM"),
+    "saad": MethodEntry("SAAD", "SAAD"),
     "data-free": MethodEntry("DataFree", "data-free"),
     "ai-kd": MethodEntry("AIKD", "AI-KD"),
 }

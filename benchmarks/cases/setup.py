@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks.cases.inputs import CIFAR, generator, uniform
-from fastadv.attacks.loop.starts import random_rows
+from fastadv.attacks.loop.ball import Ball
+from fastadv.attacks.loop.noise import Noise
 from fastadv.distill import CRD, IADII, Batch
 from fastadv.distill.parts.memory import Memory
 from fastadv.train.config.methods import METHODS
@@ -28,7 +29,7 @@ _AS_PUBLISHED: dict[str, dict[str, Any]] = {"bss": {"stop_early": True}, "amkd":
 
 
 @dataclass(frozen=True)
-class Side:
+class Setup:
     """What a step is made of. A plain step takes nothing of ``method`` but the modules it has built.
 
     standard: the second teacher of IAD-II.
@@ -47,17 +48,9 @@ class Side:
     def start(self, radius: float, copies: int = 1) -> Tensor:
         """Where the method's attack starts: [N * copies, ...] in the linf ball."""
         batch = self.batch
-        return random_rows(
-            batch.x,
-            copies,
-            eps=radius,
-            norm="linf",
-            bounds=(0.0, 1.0),
-            seed=batch.seed,
-            sample_ids=batch.index,
-        )
+        return Ball(radius).random_rows(batch.x, copies, Noise(batch.seed, batch.index))
 
-    def doubled(self) -> Side:
+    def doubled(self) -> Setup:
         """A copy in float64."""
         copied = copy.deepcopy(self)
         for module in (copied.method, copied.student, copied.teacher, copied.standard):
@@ -65,7 +58,7 @@ class Side:
         return replace(copied, batch=replace(copied.batch, x=copied.batch.x.double()))
 
 
-def build(name: str, images: int, device: torch.device) -> Side:
+def build_setup(name: str, images: int, device: torch.device) -> Setup:
     """The networks, and the method ``name`` in the middle of its training, with a batch of ``images``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -95,7 +88,7 @@ def build(name: str, images: int, device: torch.device) -> Side:
     for module in (student, method):
         _make_repeatable(module)
     shown = x if method.needs_images else x.new_empty(images, 0)
-    return Side(method, student, teacher, standard, Batch(shown, y, 0.5, index=index, seed=0))
+    return Setup(method, student, teacher, standard, Batch(shown, y, 0.5, index=index, seed=0))
 
 
 @torch.no_grad()
