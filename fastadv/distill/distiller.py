@@ -341,7 +341,7 @@ class Distiller:
 
     def _check_networks(self, example: Tensor) -> None:
         """Raises ValueError where the networks have different numbers of classes."""
-        if self.teacher is None or (not self.method.needs_images and example.dim() < 3):
+        if self.teacher is None or not self.method.needs_teacher or example.dim() < 2:
             return
         networks = [self.model, self.teacher]
         with evaluating(networks), torch.no_grad():
