@@ -1,7 +1,6 @@
-"""Networks by name. Every one takes pixels in [0, 1]: normalisation is its first layer."""
+"""A network behind its normalisation, and the weights it is loaded from."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,16 +8,8 @@ from torch import Tensor, nn
 
 from fastadv.distill import Features
 from fastadv.distill.parts.features import features_of
-from fastadv.train.networks import digits, libraries, mobilenetv2, resnet, shufflenetv1, shufflenetv2, vgg, wide_resnet
 from fastadv.train.runtime.checkpoint import why_refused
-from fastadv.train.runtime.errors import CheckpointError, ConfigError
-
-_FAMILIES = (digits, resnet, wide_resnet, vgg, mobilenetv2, shufflenetv1, shufflenetv2)
-# Called with num_classes and in_channels.
-_BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    name: builder for family in _FAMILIES for name, builder in family.BUILDERS.items()
-}
-NAMES = tuple(_BUILDERS)
+from fastadv.train.runtime.errors import CheckpointError
 
 
 class Normalize(nn.Module):
@@ -52,21 +43,6 @@ class Classifier(nn.Module):
     def with_features(self, x: Tensor) -> Features:
         """The network's; TypeError where it has none."""
         return features_of("network", self.network, self.normalize(x))
-
-
-def check_name(field: str, name: str) -> None:
-    """Raises ConfigError naming `field` where `name` is neither in NAMES nor a network of an installed library."""
-    if libraries.is_from_library(name):
-        libraries.check(field, name)
-    elif name not in _BUILDERS:
-        raise ConfigError(f"{field}: {name!r}, expected one of {', '.join(NAMES)}, timm:NAME or torchvision:NAME")
-
-
-def build(name: str, *, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    """The network `name` for images [C, H, W]: one of NAMES, or timm:NAME or torchvision:NAME. Raises ConfigError."""
-    check_name("network", name)
-    builder = partial(libraries.build, name) if libraries.is_from_library(name) else _BUILDERS[name]
-    return builder(num_classes=num_classes, in_channels=image_shape[0])
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
