@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastadv.attacks.loop.ascent import choose
+from fastadv.attacks.loop.rows import choose
 from fastadv.numerics import safe_norm
 from fastadv.ops.step import pgd_stepper
 

@@ -1,13 +1,15 @@
 """capture: seeds, buffers and keys of the graphs, on the CPU with a stand-in for the graph itself."""
 
+import contextlib
 import copy
+import gc
 from functools import partial
 
 import pytest
 import torch
 
 from fastadv.attacks import APGD, BSS, FGSM, MIFGSM, PGD, VAT, CaptureError, bss, capture, captured, freeze, pgd
-from fastadv.attacks.model.networks import InItsMode
+from fastadv.attacks.model.networks import KeepMode
 from tests.attacks.recorded import record_on_the_cpu
 
 
@@ -132,6 +134,29 @@ def test_refuses_what_cannot_be_captured(monkeypatch, network, images, labels):
     assert attack.graphs == 0
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_recording_leaves_stream_and_garbage_collector_as_they_were(monkeypatch, fails):
+    """Also where ending the capture raises, as torch.cuda.graph does after an operation that no graph can hold."""
+    current, seen = ["callers"], []
+
+    @contextlib.contextmanager
+    def graph(graph, *, stream, capture_error_mode):
+        current[0] = stream
+        yield
+        seen.append((stream, gc.isenabled(), capture_error_mode))
+        if fails:
+            raise RuntimeError("operation failed due to a previous error during capture")
+        current[0] = "callers"
+
+    monkeypatch.setattr("torch.cuda.graph", graph)
+    monkeypatch.setattr("torch.cuda.current_stream", lambda: current[0])
+    monkeypatch.setattr("torch.cuda.set_stream", lambda stream: current.__setitem__(0, stream))
+    with pytest.raises(RuntimeError) if fails else contextlib.nullcontext(), captured.recording(None, "side"):
+        pass
+    assert (current, gc.isenabled()) == (["callers"], True)
+    assert seen == [("side", False, "thread_local")]
+
+
 def test_tensors_given_at_a_call_are_inputs_of_its_graph(recorded, network, images, labels):
     attack = capture(PGD(eps=0.1, steps=2, loss="kl"))
     reference, ids = torch.randn(6, 5), torch.arange(6)
@@ -188,15 +213,15 @@ def test_warming_up_leaves_no_trace_in_a_network_in_its_mode(recorded, network, 
     attack, plain = capture(PGD(eps=0.1, steps=2)), PGD(eps=0.1, steps=2)
     for seed in range(3):
         torch.manual_seed(seed)
-        found = attack(InItsMode(network), images, labels, seed=seed)
+        found = attack(KeepMode(network), images, labels, seed=seed)
         torch.manual_seed(seed)
-        assert torch.equal(found, plain(InItsMode(twin), images, labels, seed=seed))
+        assert torch.equal(found, plain(KeepMode(twin), images, labels, seed=seed))
     assert attack.graphs == 1
     assert network[1].num_batches_tracked == 6
     for name, value in network.state_dict().items():
         assert torch.equal(value, twin.state_dict()[name]), name
     network.eval()
-    attack(InItsMode(network), images, labels, seed=0)
+    attack(KeepMode(network), images, labels, seed=0)
     assert attack.graphs == 2
     attack(network, images, labels, seed=0)
     assert attack.graphs == 3
