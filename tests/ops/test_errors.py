@@ -301,7 +301,7 @@ class TestTarget:
         with pytest.raises(TypeError, match=r"target must be int64, got torch.int32"):
             loss(target=Y.int())
         # To kd_loss these are probabilities.
-        error, message = (ValueError, "negative") if loss is kd else (TypeError, "must be int64, got torch.float32")
+        error, message = (ValueError, "negative") if loss is kd else (TypeError, "be int64, got torch.float32")
         with pytest.raises(error, match=f"target must .*{message}"):
             loss(target=S)
 
