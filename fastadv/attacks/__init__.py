@@ -15,6 +15,7 @@ from fastadv.attacks.methods.pgd import PGD, pgd
 from fastadv.attacks.methods.svgd import SVGD, repulsion_ratio, svgd
 from fastadv.attacks.methods.vat import VAT, vat
 from fastadv.attacks.model.freeze import Frozen, freeze
+from fastadv.attacks.model.wrappers import Logits, Normalized
 
 __all__ = [
     "APGD",
@@ -29,6 +30,8 @@ __all__ = [
     "CaptureError",
     "Captured",
     "Frozen",
+    "Logits",
+    "Normalized",
     "apgd",
     "bss",
     "bss_candidates",

@@ -96,6 +96,11 @@ def _reference(name: str, value: Any) -> None:
         checks.floating(name, value)
 
 
+def _mask(name: str, value: Any) -> None:
+    if getattr(value, "dtype", None) is not torch.bool:
+        raise TypeError(f"{name} must be a bool tensor, got {getattr(value, 'dtype', type(value).__name__)}")
+
+
 # What can be said of a keyword without the images, the same in every attack.
 _SHARED_CHECKS: dict[str, Check] = {
     "eps": lambda name, value: checks.radius(name, value, _batch_of(value)),
@@ -114,4 +119,8 @@ _SHARED_CHECKS: dict[str, Check] = {
     "seed": lambda name, value: checks.seed(value, _batch_of(value)),
     "sample_ids": lambda name, value: checks.int64(name, value, [_batch_of(value).shape[0]], _batch_of(value)),
     "l1_fraction": checks.fraction,
+    "mask": _mask,
+    "eot": lambda name, value: count(name, value, 1),
+    "quantize": checks.flag,
+    "check": checks.flag,
 }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import numbers
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -32,7 +34,8 @@ def accelerate() -> Acceleration:
     and PGDL2 gives them up to rounding. In half precision they differ on purpose: the iterates are kept in float32, the
     loss is summed instead of averaged, and the result is rounded towards the clean image, so that it lies in the ball,
     as torchattacks' own do not (bfloat16: 5.8 % outside of 8/255). A zero gradient moves nothing (in float16
-    PGDL2 gives NaN), and channels_last images work.
+    PGDL2 gives NaN), and channels_last images work. Where eps or alpha is a tensor of several numbers, one a channel
+    say, torchattacks' own code runs.
 
     Returns:
         An :class:`Acceleration`, whose ``restore()`` or end as a context manager undoes what this call did. Where
@@ -62,10 +65,10 @@ class Acceleration(contextlib.AbstractContextManager["Acceleration"]):
     def __init__(self, library: Any) -> None:
         found = {getattr(library, name): forward for name, forward in _FORWARDS.items() if hasattr(library, name)}
         self._originals: dict[Any, Forward] = {
-            cls: cls.__dict__["forward"] for cls, forward in found.items() if cls.__dict__["forward"] is not forward
+            cls: cls.__dict__["forward"] for cls in found if not hasattr(cls.__dict__["forward"], "original")
         }
-        for cls in self._originals:
-            cls.forward = found[cls]
+        for cls, original in self._originals.items():
+            cls.forward = _accelerated(found[cls], original)
 
     @property
     def classes(self) -> tuple[type, ...]:
@@ -74,7 +77,7 @@ class Acceleration(contextlib.AbstractContextManager["Acceleration"]):
     def restore(self) -> None:
         """Give torchattacks its own methods back, where they have not been replaced by others since."""
         for cls, original in self._originals.items():
-            if cls.__dict__["forward"] in _FORWARDS.values():
+            if getattr(cls.__dict__["forward"], "original", None) is original:
                 cls.forward = original
         self._originals = {}
 
@@ -82,6 +85,23 @@ class Acceleration(contextlib.AbstractContextManager["Acceleration"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.restore()
+
+
+def _accelerated(ours: Forward, original: Forward) -> Forward:
+    """Return ``ours``, which gives way to ``original`` where a radius or step size is more than one number."""
+
+    @functools.wraps(original)
+    def forward(self: Any, *args: Any, **keywords: Any) -> Tensor:
+        lengths = (getattr(self, name, 0.0) for name in ("eps", "alpha"))
+        return (ours if all(map(_is_number, lengths)) else original)(self, *args, **keywords)
+
+    forward.original = original  # type: ignore[attr-defined]
+    return forward
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether float() makes of ``value`` what torch computes with."""
+    return value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, numbers.Real)
 
 
 def _fgsm(self: Any, images: Tensor, labels: Tensor) -> Tensor:
@@ -96,7 +116,7 @@ def _pgd(self: Any, images: Tensor, labels: Tensor) -> Tensor:
     loss = run.cross_entropy(labels)
     x = run.clean
     if self.random_start:
-        x = (x + torch.empty_like(x).uniform_(-self.eps, self.eps)).clamp(0, 1)
+        x = (x + torch.empty_like(x).uniform_(-float(self.eps), float(self.eps))).clamp(0, 1)
     step = run.stepper(self.eps, self.alpha)
     for _ in range(self.steps):
         x = step(x, run.gradient(x, loss))
@@ -110,7 +130,7 @@ def _pgd_l2(self: Any, images: Tensor, labels: Tensor) -> Tensor:
     if self.random_start:
         noise = torch.empty_like(x).normal_()
         length = safe_norm(noise)
-        x = (x + noise * (torch.zeros_like(length).uniform_(0, 1) / length * self.eps)).clamp(0, 1)
+        x = (x + noise * (torch.zeros_like(length).uniform_(0, 1) / length * float(self.eps))).clamp(0, 1)
     step = run.stepper(self.eps, self.alpha, norm="l2")
     for _ in range(self.steps):
         x = step(x, run.gradient(x, loss))
@@ -187,7 +207,7 @@ class _Run:
         return lambda logits: sign * F.cross_entropy(logits, labels, reduction=reduction)
 
     def stepper(self, eps: float, step_size: float, norm: str = "linf") -> Callable[[Tensor, Tensor], Tensor]:
-        return pgd_stepper(self.clean, eps=eps, step_size=step_size, norm=norm, mode="sequential")
+        return pgd_stepper(self.clean, eps=float(eps), step_size=float(step_size), norm=norm, mode="sequential")
 
     def finished(self, x: Tensor) -> Tensor:
         """``x`` in the dtype of the images, rounded towards them."""

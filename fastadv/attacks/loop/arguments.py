@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.loop.rows import repeat_rows
+from fastadv.attacks.model import values
 from fastadv.ops import checks
 
 # The length of all steps together, in radii: enough to cross the ball and come back some way.
@@ -32,6 +33,17 @@ def count(name: str, value: int, least: int) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     return value
+
+
+def clean_images(x: Tensor, bounds: tuple[float, float] | None, check: bool | None) -> Tensor:
+    """Return clean images [N, ...] :func:`as_float32`; ValueError where they lie outside of ``bounds``, if looked at.
+
+    check: see :func:`fastadv.attacks.model.values.readable`.
+    """
+    x = as_float32(x)
+    if values.readable(x, check):
+        values.check_images(x, bounds)
+    return x
 
 
 def as_float32(x: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.configured import Attack
-from fastadv.attacks.loop.arguments import as_float32, step_count
+from fastadv.attacks.loop.arguments import clean_images, step_count
 from fastadv.attacks.loop.ascent import ascend
 from fastadv.attacks.loop.ball import Ball
 from fastadv.attacks.loop.noise import Noise
-from fastadv.attacks.loop.objective import Goal, Loss, Objective
+from fastadv.attacks.loop.objective import Goal, Loss, objective_of
 from fastadv.attacks.loop.projected_ascent import Tries
 from fastadv.attacks.loop.rows import repeat_rows
 from fastadv.attacks.methods.apgd_state import (
@@ -48,6 +48,10 @@ def apgd(
     seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,
     rho: float = 0.75,
+    mask: Tensor | None = None,
+    eot: int = 1,
+    quantize: bool = False,
+    check: bool | None = None,
 ) -> Tensor:
     """Auto-PGD: projected ascent with momentum that halves its step and goes back to its best point by itself.
 
@@ -85,7 +89,8 @@ def apgd(
         loss: "ce" or "dlr" as published, or any other of :func:`pgd`; "dlr" with ``targeted=True`` is the targeted DLR,
             y the class to be reached.
         rho: the share of rising steps that keeps the step size, in (0, 1]; l1 has no use for it.
-        model, x, y, eps, steps, reference, targeted, random_start, restarts, bounds, mode, seed, sample_ids: as for
+        model, x, y, eps, steps, reference, targeted, random_start, restarts, bounds, mode, seed, sample_ids,
+            mask, eot, quantize, check: as for
             :func:`pgd`.
 
     Returns and raises as :func:`pgd`, and ValueError for rho outside of (0, 1].
@@ -94,8 +99,8 @@ def apgd(
     attacks", ICML 2020, algorithm 1; for l1 the same, "Mind the box: l1-APGD for sparse adversarial attacks on image
     classifiers", ICML 2021.
     """
-    networks = Networks(model)
-    x = as_float32(x)
+    networks = Networks(model, check)
+    x = clean_images(x, bounds, check)
     schedule = step_count(steps, x)
     checks.radius("eps", eps, x)
     checks.choice("norm", norm, checks.NORMS)
@@ -104,21 +109,21 @@ def apgd(
         step_size = eps if sparse else 2 * eps
     checks.step("step_size", step_size, x)
     checks.fraction("rho", rho)
-    tries, noise = Tries(random_start, restarts), Noise(seed, sample_ids)
-    tries.check()
+    goal, ball = Goal(y, loss, reference, targeted, eot), Ball(eps, norm, bounds, mode, mask)
+    tries, noise = Tries(random_start, restarts, quantize=quantize), Noise(seed, sample_ids)
+    tries.check(x, ball, check)
     noise.check(x)
-    ball = Ball(eps, norm, bounds, mode)
     centre, sizes = repeat_rows(x, restarts), repeat_rows(_each(step_size, x), restarts)
     looks_back = periods(sparsity_checkpoints if sparse else checkpoints, steps, x)
     with no_trace(networks.members):
-        start = ball.random_rows(x, restarts, noise) if random_start else ball.clean_rows(x, restarts)
-        objective = Objective(networks, x, Goal(y, loss, reference, targeted), restarts)
+        start = tries.start(x, goal, ball, noise)
+        objective = objective_of(networks, x, goal, restarts, judged=True, mask=ball.mask_of(x, restarts))
         rule: Callable[..., ApgdState] = L1Sparsity if sparse else partial(StepHalving, rho=rho)
         marks = [repeat_rows(period, restarts) for period in looks_back]
         state = rule(start, sizes, marks, centre, ball.of_copies(restarts))
         last = ascend(objective, start, state.step, schedule.of_copies(restarts), watch=state.watch)
-        state.best.offer(last, objective.value(last))
-        return state.best.of_copies(restarts).x
+        state.found.offer(last, *objective.judge(last))
+        return tries.finished(state.found.of_copies(restarts).x, x, ball)
 
 
 class APGD(Attack, function=apgd, own_checks={"rho": checks.fraction}):
