@@ -68,7 +68,7 @@ def _case(attack: str, victim: Victim, batch: int, device: torch.device) -> Case
     with torch.no_grad():
         # Its own predictions, so that every image is still to be attacked.
         y = network(x).argmax(1)
-    fused, eager, arguments, rivals = _CALLS[attack](network, x, y)
+    fused, eager, arguments, opponents = _CALLS[attack](network, x, y)
     return Case(
         fused=fused,
         eager=eager,
@@ -77,7 +77,9 @@ def _case(attack: str, victim: Victim, batch: int, device: torch.device) -> Case
         # Of svgd and vat both sides draw starts of their own.
         atol=0.1 if attack in ("svgd", "vat") else 0.01,
         opponents_atol=0.1,
-        rivals={name: partial(_fair, network, fused, partial(build, network, x, y)) for name, build in rivals.items()},
+        opponents={
+            name: partial(_fair, network, fused, partial(build, network, x, y)) for name, build in opponents.items()
+        },
         difference=partial(_reached, network, x, y, attack),
         agreement="inside ball and box, and the mean loss reached",
     )
@@ -141,45 +143,45 @@ Calls = tuple[Call, Callable[..., object], tuple[object, ...], dict[str, Any]]
 
 def _fgsm(network: nn.Module, x: Tensor, y: Tensor) -> Calls:
     attack = attacks.FGSM(eps=EPS)
-    rivals = {
+    opponents = {
         "torchattacks": peers.torchattacks("FGSM", eps=EPS),
         "foolbox": peers.foolbox("LinfFastGradientAttack", EPS),
     }
-    return lambda: attack(network, x, y), loops.fgsm, (x, y, EPS), rivals
+    return lambda: attack(network, x, y), loops.fgsm, (x, y, EPS), opponents
 
 
 def _pgd_linf(network: nn.Module, x: Tensor, y: Tensor) -> Calls:
     attack = attacks.PGD(eps=EPS, step_size=STEP, steps=STEPS, random_start=False)
-    rivals = {
+    opponents = {
         "torchattacks": peers.torchattacks("PGD", eps=EPS, alpha=STEP, steps=STEPS, random_start=False),
         "foolbox": peers.foolbox("LinfPGD", EPS, abs_stepsize=STEP, steps=STEPS),
         "adv-lib": peers.adv_lib_pgd(EPS, STEP, STEPS),
     }
-    return lambda: attack(network, x, y), loops.pgd_linf, (x, y, EPS, STEP, STEPS), rivals
+    return lambda: attack(network, x, y), loops.pgd_linf, (x, y, EPS, STEP, STEPS), opponents
 
 
 def _pgd_l2(network: nn.Module, x: Tensor, y: Tensor) -> Calls:
     attack = attacks.PGD(eps=L2, step_size=L2_STEP, steps=STEPS, norm="l2", random_start=False, mode="sequential")
-    rivals = {
+    opponents = {
         "torchattacks": peers.torchattacks("PGDL2", eps=L2, alpha=L2_STEP, steps=STEPS, random_start=False),
         "foolbox": peers.foolbox("L2PGD", L2, abs_stepsize=L2_STEP, steps=STEPS),
     }
-    return lambda: attack(network, x, y), loops.pgd_l2, (x, y, L2, L2_STEP, STEPS), rivals
+    return lambda: attack(network, x, y), loops.pgd_l2, (x, y, L2, L2_STEP, STEPS), opponents
 
 
 def _mi_fgsm(network: nn.Module, x: Tensor, y: Tensor) -> Calls:
     attack = attacks.MIFGSM(eps=EPS, step_size=STEP, steps=STEPS)
-    rivals = {"torchattacks": peers.torchattacks("MIFGSM", eps=EPS, alpha=STEP, steps=STEPS)}
-    return lambda: attack(network, x, y), loops.mi_fgsm, (x, y, EPS, STEP, STEPS), rivals
+    opponents = {"torchattacks": peers.torchattacks("MIFGSM", eps=EPS, alpha=STEP, steps=STEPS)}
+    return lambda: attack(network, x, y), loops.mi_fgsm, (x, y, EPS, STEP, STEPS), opponents
 
 
 def _apgd(network: nn.Module, x: Tensor, y: Tensor) -> Calls:
     attack = attacks.APGD(eps=EPS, steps=STEPS, random_start=False)
-    rivals = {
+    opponents = {
         "torchattacks": peers.torchattacks("APGD", eps=EPS, steps=STEPS),
         "adv-lib": peers.adv_lib_apgd(EPS, STEPS),
     }
-    return lambda: attack(network, x, y), loops.apgd, (x, y, EPS, STEPS), rivals
+    return lambda: attack(network, x, y), loops.apgd, (x, y, EPS, STEPS), opponents
 
 
 def _svgd(network: nn.Module, x: Tensor, y: Tensor) -> Calls:

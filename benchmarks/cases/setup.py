@@ -29,7 +29,7 @@ _AS_PUBLISHED: dict[str, dict[str, Any]] = {"bss": {"stop_early": True}, "amkd":
 
 
 @dataclass(frozen=True)
-class Side:
+class Setup:
     """What a step is made of. A plain step takes nothing of ``method`` but the modules it has built.
 
     standard: the second teacher of IAD-II.
@@ -50,7 +50,7 @@ class Side:
         batch = self.batch
         return Ball(radius).random_rows(batch.x, copies, Noise(batch.seed, batch.index))
 
-    def doubled(self) -> Side:
+    def doubled(self) -> Setup:
         """A copy in float64."""
         copied = copy.deepcopy(self)
         for module in (copied.method, copied.student, copied.teacher, copied.standard):
@@ -58,7 +58,7 @@ class Side:
         return replace(copied, batch=replace(copied.batch, x=copied.batch.x.double()))
 
 
-def build(name: str, images: int, device: torch.device) -> Side:
+def build_setup(name: str, images: int, device: torch.device) -> Setup:
     """The networks, and the method ``name`` in the middle of its training, with a batch of ``images``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -88,7 +88,7 @@ def build(name: str, images: int, device: torch.device) -> Side:
     for module in (student, method):
         _make_repeatable(module)
     shown = x if method.needs_images else x.new_empty(images, 0)
-    return Side(method, student, teacher, standard, Batch(shown, y, 0.5, index=index))
+    return Setup(method, student, teacher, standard, Batch(shown, y, 0.5, index=index))
 
 
 @torch.no_grad()

@@ -28,18 +28,22 @@ ROUNDS = 31
 
 
 class Failed(Exception):
-    """A side cannot measure a case; the reason."""
+    """A process cannot measure a case; the reason."""
 
 
 class Process:
     """A child that measures the fastadv of ``tree`` with the cases of this tree."""
 
     def __init__(self, tree: Path, folder: Path) -> None:
-        # The folder that the child starts in comes first on its path: this tree's cases, and nothing else of it.
-        folder.mkdir()
-        (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
+        # The folder that the child starts in comes first on its path: this tree's cases, and nothing else of it. As a
+        # regular package, which hides the other commit's benchmarks, where a namespace would take both.
+        package = folder / "benchmarks"
+        package.mkdir(parents=True)
+        (package / "__init__.py").touch()
+        for room in (ROOT / "benchmarks").iterdir():
+            (package / room.name).symlink_to(room)
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.suite.worker"],
+            [sys.executable, "-m", "benchmarks.studies.worker"],
             cwd=folder,
             env=os.environ | {"PYTHONPATH": os.pathsep.join((str(tree), os.environ.get("PYTHONPATH", "")))},
             stdin=subprocess.PIPE,
@@ -96,18 +100,18 @@ def compare(
     """Seconds a call there and here, the ratio there / here, and by how much the results differ."""
     files = {name: folder / f"{name}-result" for name in ("base", "here")}
     counts = [
-        side.ask(do="prepare", case=case, result=str(file))
-        for side, file in zip((base, here), files.values(), strict=True)
+        process.ask(do="prepare", case=case, result=str(file))
+        for process, file in zip((base, here), files.values(), strict=True)
     ]
     difference = _difference(*(torch.load(files[name], weights_only=True) for name in ("here", "base")))
-    # As many calls on both sides, so that both are as warm.
+    # As many calls in both, so that both are as warm.
     calls = max(counts)
     before: list[float] = []
     now: list[float] = []
     for made in range(rounds):
-        sides = [(base, before), (here, now)]
-        for side, taken in sides if made % 2 else reversed(sides):
-            taken.append(side.ask(do="time", calls=calls))
+        turns = [(base, before), (here, now)]
+        for process, taken in turns if made % 2 else reversed(turns):
+            taken.append(process.ask(do="time", calls=calls))
     return Spread.of(before), Spread.of(now), ratio(before, now), difference
 
 
@@ -120,7 +124,7 @@ def _difference(result: object, expected: object) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.suite.compare_commits", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.compare_commits", description=__doc__)
     parser.add_argument("base", help="the revision to compare with")
     parser.add_argument("--only", default="", help="the cases whose name contains this (default: those of make bench)")
     parser.add_argument("--all", action="store_true", help="every case")

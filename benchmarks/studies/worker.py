@@ -17,7 +17,7 @@ from benchmarks.suite.case import Call
 from benchmarks.suite.measure import Effort, host_clock, warm_up
 
 
-class Side:
+class Worker:
     """The case that is being measured."""
 
     def __init__(self) -> None:
@@ -41,12 +41,12 @@ class Side:
 
 
 def main() -> None:
-    side, answers = Side(), sys.stdout
+    worker, answers = Worker(), sys.stdout
     # What a case prints must not be taken for an answer.
     sys.stdout = sys.stderr
     for line in sys.stdin:
         try:
-            answer = {"answer": side.answer(json.loads(line))}
+            answer = {"answer": worker.answer(json.loads(line))}
         except Exception as error:  # an older commit may lack an op or an argument, in whatever way
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers, flush=True)

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.cases import selected
 from benchmarks.suite.measure import Effort, warm_clock
-from benchmarks.suite.runner import Conditions, agreeing, opponents
+from benchmarks.suite.runner import Conditions, agreeing, variants_of
 
 ENTRIES = selected()
 VARIANTS = ("fused", "eager", "compiled")
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_speed(benchmark: Any, entry: Any, variant: str) -> None:
     case = entry.build(CPU)
-    variants, missing = opponents(case, entry, Conditions(CPU, warm_clock(CPU), None, Effort()))
+    variants, missing = variants_of(case, entry, Conditions(CPU, warm_clock(CPU), None, Effort()))
     if variant not in variants:
         pytest.skip(f"{variant}: {missing[variant]}")
     wanted = {name: call for name, call in variants.items() if name in ("fused", "eager", variant)}
