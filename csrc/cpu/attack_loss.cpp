@@ -5,15 +5,52 @@
 namespace fastadv {
 namespace {
 
-struct CrossEntropy {
+// The log-odds of the other classes against the target, v = logsumexp_{c != target} z_c - z_target, or the cross-entropy
+// log(1 + exp v), whose slope in v is taken to the smallest numbers.
+template <bool kCrossEntropy>
+struct LogOdds {
   static constexpr int kSpare = 1;
   Targets target;
 
   template <class A>
   FASTADV_INLINE void operator()(Block block, A* const* x, const Gradients<A>& grad, PerRow<A>& loss, A* spare) const {
-    const HardLoss<A> hard(block, x[0], largest<A>(block, x[0]), target, spare);
-    loss = hard.value;
-    grad.set(0, [&](int64_t r) FASTADV_LAMBDA { return hard.by_logit(r); });
+    constexpr A kLowest = -std::numeric_limits<A>::infinity();
+    PerRow<A> own{};
+    block.each_row([&](int64_t r) FASTADV_LAMBDA {
+      A& of_target = x[0][r * block.width + target[block.first + r]];
+      own[r] = of_target;
+      of_target = kLowest;
+    });
+    PerRow<A> shift = largest<A>(block, x[0]);
+    // Of -inf alone there is no largest, and nothing to subtract.
+    for (A& top : shift) top = top == kLowest ? A(0) : top;
+    const Softmax<A> others = softmax<A>(block, x[0], shift, A(1), spare);
+    const PerRow<A> log_total = log_positive<A>(others.total);
+    PerRow<A> slope;
+#pragma GCC unroll 1
+    for (int64_t r = 0; r < kBlockRows; ++r) {
+      const A odds = (shift[r] - own[r]) + (others.total[r] == 0 ? kLowest : log_total[r]);
+      if constexpr (kCrossEntropy) {
+        const A e = exp_nonpositive(-absolute(odds)), likely = 1 / (1 + e);
+        loss[r] = (odds > 0 ? odds : A(0)) + log_one_plus(e);
+        slope[r] = odds > 0 ? likely : e * likely;
+      } else {
+        loss[r] = odds;
+        slope[r] = 1;
+      }
+    }
+    grad.set(0, [&](int64_t r) FASTADV_LAMBDA {
+      const A* e = others.exponential;
+      const A share = others.total[r] == 0 ? A(0) : slope[r] / others.total[r];
+      return [=](int64_t i) FASTADV_LAMBDA { return share * e[i]; };
+    });
+    block.each_row([&](int64_t r) FASTADV_LAMBDA {
+      if (loss[r] == loss[r]) {
+        grad.add(0, r, target[block.first + r], -slope[r]);
+      } else if (grad.wanted(0)) {
+        grad.fill(0, r, loss[r]);
+      }
+    });
   }
 };
 
@@ -183,12 +220,15 @@ std::tuple<Tensor, Gradient> attack_loss(const Tensor& logits, const std::option
     return rows(loss);
   };
   switch (kind) {
-    case 0: return rows(CrossEntropy{classes});
+    case 0: return rows(LogOdds<true>{classes});
     case 2: return ranked(Gap<3>{classes, classes});
     case 3:
       require(reference.has_value(), "reference must be given for kind='dlr' with targeted=True");
       return ranked(Gap<4>{classes, Targets(*reference, logits, "reference")});
     case 4: return ranked(Gap<2>{classes, classes});
+    case 5:
+      require(logits.size(1) > 1, "logits have fewer classes than this kind ranks");
+      return rows(LogOdds<false>{classes});
     default: throw std::invalid_argument("unknown kind of attack_loss");
   }
 }

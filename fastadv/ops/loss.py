@@ -37,9 +37,16 @@ def reduction_scale(reduction: str, x: Tensor, *, over_classes: bool = False) ->
     return 1.0 / count if count else float("nan"), True
 
 
-def weights(weight: Tensor | None, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return the ``weight`` [N] of the samples of ``inputs`` as an optional argument of an op: none or one."""
-    return () if weight is None else (checks.per_sample("weight", weight, widest(*inputs)),)
+def weighted_reduction(
+    reduction: str, weight: float | Tensor | None, inputs: tuple[Tensor, ...], *, over_classes: bool = False
+) -> tuple[tuple[float, bool], tuple[Tensor, ...]]:
+    """Return :func:`reduction_scale`, times a ``weight`` that is a float, and one [N] as an op's optional argument."""
+    scale, reduce = reduction_scale(reduction, inputs[0], over_classes=over_classes)
+    if weight is None:
+        return (scale, reduce), ()
+    if isinstance(weight, Tensor):
+        return (scale, reduce), (checks.per_sample("weight", weight, widest(*inputs)),)
+    return (scale * checks.number("weight", weight), reduce), ()
 
 
 def evaluate(
