@@ -11,14 +11,15 @@ from torch import Tensor
 
 from fastadv.attacks.loop.arguments import count
 from fastadv.attacks.loop.ascent import Evaluation
-from fastadv.attacks.loop.log_odds import log_odds_value_and_grad
 from fastadv.attacks.loop.rows import repeat_rows
 from fastadv.attacks.model.networks import Networks, two_classes
 from fastadv.ops import checks
-from fastadv.ops.attack_loss import attack_loss_value_and_grad
+from fastadv.ops.attack_loss import attack_loss, attack_loss_value_and_grad
 
 Loss = str | Callable[..., Tensor]
 _NAMED = ("ce", "kl", "dlr", "cw")
+# The kind of fastadv.attack_loss that stands for a loss where only the direction of its gradient and its order count.
+_CLIMBED = {"ce": "log_odds"}
 
 
 class Goal(NamedTuple):
@@ -112,7 +113,7 @@ class Objective:
             return
         if networks.together:
             raise ValueError(f"loss must be a callable of the tuple of logits for a sequence of networks, got {loss!r}")
-        self._keywords: dict[str, Any] = {"kind": loss, "targeted": targeted}
+        self._keywords: dict[str, Any] = {"kind": _CLIMBED.get(loss, loss), "targeted": targeted}
         if loss == "kl":
             reference = _clean_logits(networks, x) if reference is None else reference
             checks.logits("reference", reference)
@@ -135,7 +136,7 @@ class Objective:
             grad = gradient(value, x, torch.ones_like(value))
         else:
             logits = self._networks.logits(x, self._copies)
-            value, grad_logits = self._value_and_grad(logits)
+            value, grad_logits = attack_loss_value_and_grad(logits, **self._keywords)
             grad, reached = backprop_to_input(logits, x, grad_logits), self._reached(logits)
         return Evaluation(value.detach(), grad if self._mask is None else torch.where(self._mask, grad, 0.0), reached)
 
@@ -145,12 +146,7 @@ class Objective:
             if callable(self._loss):
                 return self._called(x), None
             logits = self._networks.logits(x, self._copies)
-            return self._value_and_grad(logits)[0], self._reached(logits)
-
-    def _value_and_grad(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        if self._loss == "ce":
-            return log_odds_value_and_grad(logits, self._keywords["target"], targeted=self._targeted)
-        return attack_loss_value_and_grad(logits, **self._keywords)
+            return attack_loss(logits, **self._keywords), self._reached(logits)
 
     def _reached(self, logits: Tensor) -> Tensor | None:
         if self._classes is None:

@@ -13,7 +13,7 @@ from fastadv.attacks.loop.ball import Ball
 from fastadv.attacks.loop.noise import Noise
 from fastadv.attacks.loop.objective import Goal, objective_of
 from fastadv.attacks.loop.quantize import check_on_grid, quantized
-from fastadv.attacks.loop.rows import repeat_rows
+from fastadv.attacks.loop.rows import repeat_numbers, repeat_rows
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
 from fastadv.ops import checks
@@ -78,11 +78,12 @@ def projected_ascent(
     tries.check(x, ball, check)
     noise.check(x)
     copies = tries.restarts
-    step = stepper(repeat_rows(x, copies), ball.of_copies(copies), repeat_rows(step_size, copies))
+    around_rows = ball.of_copies(x, copies)
+    step = stepper(repeat_rows(x, copies), around_rows, repeat_numbers(step_size, x, copies))
     with no_trace(networks.members):
         start = tries.start(x, goal, ball, noise)
         choosing = tries.best or copies > 1
-        objective = objective_of(networks, x, goal, copies, judged=choosing, mask=ball.mask_of(x, copies))
+        objective = objective_of(networks, x, goal, copies, judged=choosing, mask=around_rows.mask)
         best = Best(start)
         last = ascend(objective, start, step, schedule.of_copies(copies), watch=best.watch if tries.best else None)
         if choosing:

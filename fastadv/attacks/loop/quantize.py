@@ -8,7 +8,6 @@ from torch import Tensor
 from fastadv.attacks.loop.ball import Ball
 from fastadv.attacks.model.values import readable
 from fastadv.numerics import per_sample
-from fastadv.ops import checks
 
 _LEVELS = 255
 # The rounding of a difference of pixels, in levels.
@@ -17,11 +16,12 @@ _SLACK = 1e-4
 
 def check_on_grid(x: Tensor, ball: Ball, check: bool | None) -> None:
     """Raise ValueError where images ``x`` or the box of ``ball`` do not lie on the grid."""
-    levels = [_LEVELS * bound for bound in checks.box(ball.bounds)] if ball.bounds is not None else []
-    if any(abs(level - round(level)) > _SLACK for level in levels):
-        raise ValueError(f"bounds must lie on the grid k / 255 for quantize=True, got {ball.bounds}")
-    if readable(x, check) and x.numel() and (x * _LEVELS - (x * _LEVELS).round()).abs().max() > _SLACK:
-        raise ValueError("x must lie on the grid k / 255 for quantize=True, as images of 8 bits divided by 255 do")
+    if not readable(x, check) or not x.numel():
+        return
+    for name, values in (("x", x), *(("bounds", torch.as_tensor(bound)) for bound in ball.bounds or ())):
+        levels = values * _LEVELS
+        if (levels - levels.round()).abs().max() > _SLACK:
+            raise ValueError(f"{name} must lie on the grid k / 255 for quantize=True, as 8 bits divided by 255 do")
 
 
 def quantized(moved: Tensor, x: Tensor, ball: Ball) -> Tensor:
@@ -35,7 +35,8 @@ def quantized(moved: Tensor, x: Tensor, ball: Ball) -> Tensor:
     distance = offset.abs()
     below = (distance + _SLACK).floor()
     remainder = distance - below
-    eps = per_sample(ball.eps, distance)
+    eps = ball.eps
+    eps = eps if isinstance(eps, Tensor) and eps.dim() > 1 else per_sample(eps, distance)
     if ball.norm == "linf":
         further = (remainder >= 0.5) & (below + 1 <= eps * _LEVELS + _SLACK)
     else:

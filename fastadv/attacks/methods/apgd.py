@@ -27,6 +27,7 @@ from fastadv.attacks.methods.apgd_state import (
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
 from fastadv.ops import checks
+from fastadv.ops.pixelwise import Bounds
 
 
 def apgd(
@@ -43,7 +44,7 @@ def apgd(
     targeted: bool = False,
     random_start: bool = True,
     restarts: int = 1,
-    bounds: tuple[float, float] | None = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     mode: str = "exact",
     seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,
@@ -84,7 +85,8 @@ def apgd(
     sphere, and returns a misclassified point where it saw one, which need not be the one of the highest loss.
 
     Args:
-        step_size: length of the first steps in the norm, a float or [N]; None is ``2 eps``, for l1 ``eps``.
+        step_size: length of the first steps in the norm, a float or [N]; None is ``2 eps``, for l1 ``eps`` (of radii
+            for each channel or pixel the largest).
         norm: "linf", "l2" or "l1".
         loss: "ce" or "dlr" as published, or any other of :func:`pgd`; "dlr" with ``targeted=True`` is the targeted DLR,
             y the class to be reached.
@@ -102,11 +104,10 @@ def apgd(
     networks = Networks(model, check)
     x = clean_images(x, bounds, check)
     schedule = step_count(steps, x)
-    checks.radius("eps", eps, x)
     checks.choice("norm", norm, checks.NORMS)
     sparse = norm == "l1"
     if step_size is None:
-        step_size = eps if sparse else 2 * eps
+        step_size = _widest(eps, x) if sparse else 2 * _widest(eps, x)
     checks.step("step_size", step_size, x)
     checks.fraction("rho", rho)
     goal, ball = Goal(y, loss, reference, targeted, eot), Ball(eps, norm, bounds, mode, mask)
@@ -114,13 +115,14 @@ def apgd(
     tries.check(x, ball, check)
     noise.check(x)
     centre, sizes = repeat_rows(x, restarts), repeat_rows(_each(step_size, x), restarts)
+    around_rows = ball.of_copies(x, restarts)
     looks_back = periods(sparsity_checkpoints if sparse else checkpoints, steps, x)
     with no_trace(networks.members):
         start = tries.start(x, goal, ball, noise)
-        objective = objective_of(networks, x, goal, restarts, judged=True, mask=ball.mask_of(x, restarts))
+        objective = objective_of(networks, x, goal, restarts, judged=True, mask=around_rows.mask)
         rule: Callable[..., ApgdState] = L1Sparsity if sparse else partial(StepHalving, rho=rho)
         marks = [repeat_rows(period, restarts) for period in looks_back]
-        state = rule(start, sizes, marks, centre, ball.of_copies(restarts))
+        state = rule(start, sizes, marks, centre, around_rows)
         last = ascend(objective, start, state.step, schedule.of_copies(restarts), watch=state.watch)
         state.found.offer(last, *objective.judge(last))
         return tries.finished(state.found.of_copies(restarts).x, x, ball)
@@ -128,6 +130,14 @@ def apgd(
 
 class APGD(Attack, function=apgd, own_checks={"rho": checks.fraction}):
     """:func:`fastadv.attacks.apgd`, configured once: ``APGD(eps=8 / 255, loss="dlr", steps=100)(model, x, y)``."""
+
+
+def _widest(eps: float | Tensor, x: Tensor) -> float | Tensor:
+    """Return ``eps``, a float or [N]; of one for each channel or pixel of ``x`` [N, ...] the largest of each image."""
+    if isinstance(eps, Tensor) and eps.dim() > 1:
+        return eps.expand(x.shape).flatten(1).amax(1)
+    checks.radius("eps", eps, x)
+    return eps
 
 
 def _each(step_size: float | Tensor, x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from fastadv.attacks.loop.objective import Goal, Loss
 from fastadv.attacks.loop.projected_ascent import Tries, projected_ascent
 from fastadv.attacks.methods.pgd import steepest_step
 from fastadv.attacks.model.networks import Network
+from fastadv.ops.pixelwise import Bounds
 
 
 def fgsm(
@@ -30,7 +31,7 @@ def fgsm(
     random_start: bool = False,
     restarts: int = 1,
     best: bool = False,
-    bounds: tuple[float, float] | None = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     mode: str = "exact",
     seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,

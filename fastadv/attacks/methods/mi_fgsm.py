@@ -14,6 +14,7 @@ from fastadv.attacks.loop.objective import Goal, Loss
 from fastadv.attacks.loop.projected_ascent import Tries, projected_ascent
 from fastadv.attacks.model.networks import Network
 from fastadv.ops import checks
+from fastadv.ops.pixelwise import Bounds
 from fastadv.ops.step import momentum_stepper
 
 
@@ -32,7 +33,7 @@ def mi_fgsm(
     random_start: bool = False,
     restarts: int = 1,
     best: bool = False,
-    bounds: tuple[float, float] | None = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,
     l1_fraction: float = 0.05,

@@ -14,6 +14,7 @@ from fastadv.attacks.loop.noise import Noise
 from fastadv.attacks.loop.objective import Goal, Loss
 from fastadv.attacks.loop.projected_ascent import Tries, projected_ascent
 from fastadv.attacks.model.networks import Network
+from fastadv.ops.pixelwise import Bounds
 from fastadv.ops.step import pgd_stepper
 
 
@@ -32,7 +33,7 @@ def pgd(
     random_start: bool = True,
     restarts: int = 1,
     best: bool = False,
-    bounds: tuple[float, float] | None = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     mode: str = "exact",
     seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,
@@ -61,8 +62,9 @@ def pgd(
             the model's first layer, see :class:`fastadv.attacks.Normalized`.
         y: classes [N], int64, of "ce", "cw" and "dlr"; None is the model's own clean prediction (one more forward), but
             not where targeted. Of a callable loss that takes it any tensor [N, ...].
-        eps: radius in the units of x, a float or [N]; not negative.
-        step_size: length of a step in the norm, a float or [N]; None is ``2.5 eps / steps``.
+        eps: radius in the units of x, a float or [N], for linf also one for each channel or pixel, a tensor of two
+            dimensions or more that broadcasts to x; not negative.
+        step_size: length of a step in the norm, as eps; None is ``2.5 eps / steps``.
         steps: how often to step; 0 returns the start. An int, or int64 [N] on the CPU (the host counts the loop, so it
             has to know the largest): a sample that has made its own number stays where it is. Not under torch.compile.
         norm: "linf", "l2" or "l1".
@@ -82,7 +84,7 @@ def pgd(
         best: return the best iterate, start and end included, not the last one (one more forward). Better is one that
             is misclassified, or of class y where targeted, and among these the one of the higher loss; of a callable
             loss the value alone decides.
-        bounds: (low, high), or None for no box.
+        bounds: (low, high), or None for no box; for linf both may be tensors as eps.
         mode: "exact" or "sequential", see :func:`fastadv.project`.
         seed: of the random start, an int or an int64 tensor without dimensions on the device of x. None gives another
             start at each call, derived from torch.initial_seed(), the number of the call and the distributed rank.

@@ -173,10 +173,10 @@ def projected_particles(
 
     with no_trace(networks.members):
         start = ball.random_rows(x, particles, noise)
-        objective = objective_of(networks, x, goal, particles, mask=ball.mask_of(x, particles))
+        objective = objective_of(networks, x, goal, particles, mask=ball.of_copies(x, particles).mask)
         rows = ascend(objective, start, step, schedule.of_copies(particles), watch=watch)
         if quantize:
-            rows = quantized(rows, repeat_rows(x, particles), ball.of_copies(particles))
+            rows = quantized(rows, repeat_rows(x, particles), ball.of_copies(x, particles))
         return rows.unflatten(0, shape)
 
 
