@@ -22,7 +22,8 @@ from fastadv.train.loop.batches import Batches
 from fastadv.train.loop.evaluation import evaluate
 from fastadv.train.loop.trainer import Trainer
 from fastadv.train.networks import catalogue
-from fastadv.train.networks.classifier import Classifier, Normalize, load_weights
+from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.weights import load_weights
 from fastadv.train.runtime.errors import ConfigError, TrainError
 from fastadv.train.runtime.files import write_atomically
 from fastadv.train.runtime.metrics import tensorboard_installed
@@ -140,14 +141,14 @@ def _obtain_teacher(config: Config, dataset: Dataset, folder: Path) -> nn.Module
     processes = Processes()
     finished = processes.broadcast_from_rank0((folder / "result.json").is_file)
     if config.teacher_checkpoint is not None:
-        load_weights(teacher.network, config.teacher_checkpoint)
+        load_weights(teacher.network, config.teacher_checkpoint, name=config.teacher)
         if not finished:
             result = json.dumps(evaluate(teacher, dataset.test, config))
             if processes.first:
                 folder.mkdir(exist_ok=True)
                 write_atomically(folder / "result.json", lambda file: file.write(result.encode()))
     elif finished:
-        load_weights(teacher.network, folder / "weights.pt")
+        load_weights(teacher.network, folder / "weights.pt", name=config.teacher)
     else:
         label = f"teacher {config.teacher}"
         with _blamed_on_options(label):
@@ -173,7 +174,7 @@ def _obtain_standard_teacher(config: Config, dataset: Dataset) -> nn.Module | No
     if config.standard_teacher_checkpoint is None:
         return None
     teacher = build_classifier(config.teacher, config, dataset, seed=TEACHER_SEED)
-    load_weights(teacher.network, config.standard_teacher_checkpoint)
+    load_weights(teacher.network, config.standard_teacher_checkpoint, name=config.teacher)
     return teacher.eval().requires_grad_(False)
 
 
