@@ -15,7 +15,7 @@ from fastadv.attacks.model.freeze import Frozen, freeze
 from fastadv.attacks.model.guard import evaluating
 from fastadv.attacks.model.networks import KeepMode
 from fastadv.distill.method import Batch, Method, Network, Terms
-from fastadv.distill.parts.features import logits_of
+from fastadv.distill.parts.features import logits_from
 from fastadv.distill.parts.teacher import teacher_logits
 from fastadv.ops import checks
 from fastadv.ops.layout import aligned
@@ -45,15 +45,23 @@ class Views:
         self._method, self._batch = method, batch
         self.student, self.teacher = student, teacher
         self.x, self.y = as_float32(batch.x), batch.y
-        self.progress, self.seed, self.index = batch.progress, batch.seed, batch.index
+        self.index = batch.index
 
     def student_logits(self, images: Tensor) -> Tensor:
         """Return the student's logits on ``images``."""
-        return logits_of("student", self.student, self.as_input(images))
+        return logits_from("student", self.student, self.as_input(images))
 
     def teacher_logits(self, images: Tensor) -> Tensor:
         """Return the teacher's logits on ``images`` in eval mode, without gradient; TypeError without a teacher."""
         return teacher_logits(self._method, self.teacher, self.as_input(images))
+
+    @property
+    def progress(self) -> float:
+        return self._batch.progress_for(self._method)
+
+    @property
+    def seed(self) -> int | Tensor:
+        return self._batch.seed_for(self._method)
 
     @cached_property
     def student_clean(self) -> Tensor:
@@ -95,6 +103,7 @@ class RobustMethod(Method):
         ValueError: an argument is out of range or an unknown name; at a call, "frozen" before ``build``.
     """
 
+    attacks = True
     ascent: Callable[..., Tensor]
     # Radius of the ball that the attack starts in; None is eps.
     start_eps: float | None = None

@@ -1,32 +1,28 @@
-"""Networks that compute in a precision of their own and show float32."""
+"""A network that computes in a precision of its own and gives float32."""
+
+from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastadv.distill import Features
-from fastadv.distill.parts.features import features_of
-from fastadv.train.runtime.errors import TrainError
+from fastadv.distill.parts.features import Features, features_of, logits_of
 
-Precision = Literal["float32", "bfloat16", "float16"]
-DTYPES: dict[Precision, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+# By the names that configurations use.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class CompileError(TrainError, RuntimeError):
+class CompileError(RuntimeError):
     """torch.compile cannot take the network."""
 
 
-class Shown(nn.Module):
-    """`network` as a method sees it: what comes out is float32, so that losses and connectors are computed in it.
+class Float32Output(nn.Module):
+    """``network`` as a method sees it: its output is float32, so that losses and connectors are computed in it.
 
     Where the gradient by the images is asked for, logits come in the network's own dtype: attacks scale what float16
-    cannot hold.
+    cannot hold. Of an output with ``logits``, such as those of transformers, it gives these.
 
     autocast: the dtype in which the network runs under autocast; None leaves it to its weights.
     compiled: run it through torch.compile, as one graph.
@@ -49,7 +45,7 @@ class Shown(nn.Module):
         return logits if x.requires_grad else logits.float()
 
     def with_features(self, x: Tensor) -> Features:
-        """The network's; TypeError where it has none."""
+        """Return the network's; TypeError where it has none."""
         with self._context(x):
             maps, preactivations, embedding, logits = self._features(x)
         return Features(
@@ -60,7 +56,7 @@ class Shown(nn.Module):
         )
 
     def _network_logits(self, x: Tensor) -> Tensor:
-        return self.network(x)
+        return logits_of(self.network(x))
 
     def _network_features(self, x: Tensor) -> Features:
         return features_of("network", self.network, x)

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from fastadv.distill import TALD
-from fastadv.train.config.run_config import resolve
+from fastadv.train.config.train_config import resolve
 from fastadv.train.data import datasets
-from fastadv.train.data.datasets import Split
+from fastadv.train.data.splits import Split
 from fastadv.train.loop.experiment import build_classifier
 from fastadv.train.report import plots
 from fastadv.train.report.plots import draw_curves, draw_particles

@@ -1,4 +1,4 @@
-"""What the families share: blocks that end in a ReLU, stages of them, and the weights they start from."""
+"""Parts of several families: blocks that end in a ReLU, stages of them, and the weights they start from."""
 
 import abc
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ class ReluBlock(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def preactivation(self, x: Tensor) -> Tensor:
-        """What the ReLU reads."""
+        """Return the input of the ReLU."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.preactivation(x))
@@ -22,7 +22,7 @@ class Stage(nn.Sequential):
     """ReluBlocks one after the other."""
 
     def preactivation(self, x: Tensor) -> Tensor:
-        """What the last block's ReLU reads."""
+        """Return the input of the last block's ReLU."""
         *blocks, last = self
         for block in blocks:
             x = block(x)
@@ -31,7 +31,7 @@ class Stage(nn.Sequential):
 
 
 def run(stem: Tensor, stages: Iterable[Stage]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Maps and preactivations of the stem, whose preactivation is given, and of the stages that follow it."""
+    """Return maps and preactivations of the stem, whose preactivation is given, and of the stages that follow it."""
     preactivations = [stem]
     maps = [F.relu(stem)]
     for stage in stages:

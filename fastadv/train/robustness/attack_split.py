@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Frozen, freeze
+from fastadv.train.config.attack_config import AttackConfig
+from fastadv.train.config.attacks import keywords
 from fastadv.train.data import datasets
-from fastadv.train.data.datasets import Dataset, to_pixels
-from fastadv.train.networks import models
-from fastadv.train.networks.models import Classifier, Normalize
-from fastadv.train.robustness.attack_config import AttackConfig
-from fastadv.train.robustness.catalogue import build_attack, keywords
+from fastadv.train.data.splits import Dataset, to_pixels
+from fastadv.train.networks import catalogue
+from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.weights import load_weights
 from fastadv.train.robustness.shards import Shard, Shards, Verdict
 from fastadv.train.robustness.timing import TimedNetwork
 from fastadv.train.runtime.errors import ConfigError
@@ -27,7 +28,7 @@ JUDGE = "float32"
 
 @dataclass(frozen=True)
 class Subject:
-    """What is attacked: the network as loaded, the frozen copy that the attack sees, and the images."""
+    """The network as loaded, its frozen copy that the attack sees, and the images."""
 
     network: nn.Module
     copy: Frozen
@@ -42,8 +43,8 @@ def prepare(config: AttackConfig) -> Subject:
     images = len(dataset.test) if config.n is None else config.n
     if images > len(dataset.test):
         raise ConfigError(f"n: {images}, expected at most {len(dataset.test)}, the test images of {config.data}")
-    network = models.build(config.model, num_classes=len(dataset.class_names), image_shape=dataset.image_shape)
-    models.load_weights(network, config.checkpoint)
+    network = catalogue.build(config.model, num_classes=len(dataset.class_names), image_shape=dataset.image_shape)
+    load_weights(network, config.checkpoint, name=config.model)
     classifier = Classifier(Normalize(dataset.mean, dataset.std), network).eval().requires_grad_(False)
     torch.nn.utils.convert_conv2d_weight_memory_format(classifier.to(config.device), torch.channels_last)
     copy = freeze(classifier, dtype=getattr(torch, config.dtype))
@@ -51,13 +52,13 @@ def prepare(config: AttackConfig) -> Subject:
 
 
 def fingerprint(config: AttackConfig) -> str:
-    """The SHA-256 of the checkpoint."""
+    """Return the SHA-256 of the checkpoint."""
     assert config.checkpoint is not None
     return hashlib.sha256(config.checkpoint.read_bytes()).hexdigest()
 
 
 def attack_missing(config: AttackConfig, subject: Subject, folder: Path) -> list[Shard]:
-    """Attack every batch that has no shard in `folder` yet; the shards of all batches."""
+    """Attack every batch that has no shard in `folder` yet; return the shards of all batches."""
     shards = Shards(folder / "batches")
     batches = math.ceil(subject.images / config.batch_size)
     missing = shards.missing(batches)
@@ -89,18 +90,18 @@ def _attack_batch(config: AttackConfig, subject: Subject, number: int) -> Shard:
             dtype: Verdict(_correct(judge, with_clean[:, :1], labels), _correct(judge, with_clean, labels))
             for dtype, judge in judges.items()
         },
-        distance=_distance(candidates, x, str(keywords(build_attack(config)).get("norm", "l2"))),
+        distance=_distance(candidates, x, str(keywords(config.build_attack()).get("norm", "l2"))),
         seconds=seconds,
         model_seconds=model_seconds,
     )
 
 
 def _attack_rows(config: AttackConfig, subject: Subject, rows: slice) -> tuple[Tensor, Tensor, Tensor, float, float]:
-    """These test images and their labels, what the attack finds, its seconds and those of them in the network."""
+    """Attack these test images: images, labels, what the attack finds, its seconds and those of them in the network."""
     labels = subject.dataset.test.labels[rows]
     x = to_pixels(subject.dataset.test.images[rows], channels_last=True)
     ids = torch.arange(rows.start, rows.stop, device=x.device)
-    attack, timed = build_attack(config), TimedNetwork(subject.copy, x.device)
+    attack, timed = config.build_attack(), TimedNetwork(subject.copy, x.device)
     try:
         return x, labels, *timed.time(lambda: attack(timed, x, labels, sample_ids=ids))
     except ValueError as error:
@@ -109,13 +110,13 @@ def _attack_rows(config: AttackConfig, subject: Subject, rows: slice) -> tuple[T
 
 @torch.no_grad()
 def _correct(judge: nn.Module, candidates: Tensor, labels: Tensor) -> list[bool]:
-    """Whether all candidates [N, n, ...] of each image are classified as its label."""
+    """Return whether all candidates [N, n, ...] of each image are classified as its label."""
     classes = torch.stack([judge(candidate).argmax(dim=1) for candidate in candidates.unbind(1)])
     return (classes == labels).all(dim=0).tolist()
 
 
 def _distance(candidates: Tensor, x: Tensor, norm: str) -> float:
-    """The largest distance of a candidate from its image in the norm, computed in float64."""
+    """Return the largest distance of a candidate from its image in the norm, computed in float64."""
     order = {"linf": math.inf, "l2": 2, "l1": 1}[norm]
     moved = (candidates.double() - x.double().unsqueeze(1)).flatten(2)
     return torch.linalg.vector_norm(moved, ord=order, dim=2).max().item()
