@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.loop.arguments import count, step_count
-from fastadv.attacks.loop.objective import check_loss
+from fastadv.attacks.loop.objective import check_loss, reads_classes
 from fastadv.attacks.model.networks import Network
 from fastadv.ops import checks
 
@@ -57,6 +57,14 @@ class Attack:
             if value is not None or self.__signature__.parameters[name].default is not None:
                 self._checks[name](name, value)
         self._keywords = keywords
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether y is looked at: not by an attack without labels, nor for a loss that brings its own."""
+        takes, given = self.__signature__.parameters, self._keywords
+        if "y" not in signature(self.function).parameters or given.get("variant") == "released":
+            return False
+        return "loss" not in takes or reads_classes(given.get("loss", takes["loss"].default))
 
     @property
     def keywords(self) -> Mapping[str, Any]:
