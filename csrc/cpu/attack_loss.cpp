@@ -1,5 +1,7 @@
-// attack_loss. Rows and reductions: rows.h. The kinds that rank logits read the row once for the values, in lanes, and
-// once more for the classes where a gradient is wanted.
+// attack_loss in C++; its front: ../common/ops/attack_loss.h. Rows: rows.h. The kinds that rank logits read the row
+// once for the values, in lanes, and once more for the classes where a gradient is needed.
+#include "../common/ops/attack_loss.h"
+
 #include "rows.h"
 
 namespace fastadv {
@@ -47,7 +49,7 @@ struct LogOdds {
     block.each_row([&](int64_t r) FASTADV_LAMBDA {
       if (loss[r] == loss[r]) {
         grad.add(0, r, target[block.first + r], -slope[r]);
-      } else if (grad.wanted(0)) {
+      } else if (grad.needed(0)) {
         grad.fill(0, r, loss[r]);
       }
     });
@@ -110,7 +112,7 @@ struct Ranking {
   }
 
   FASTADV_INLINE void fold(const A (&lanes)[kCount][kRun]) {
-    constexpr int kVectors = sizeof(lanes[0]) / sizeof(V);
+    constexpr int kVectors = kRun * sizeof(A) / sizeof(V);
     V top[kCount], others[kCount];
     for (int v = 0; v < kVectors; ++v) {
       for (int j = 0; j < kCount; ++j) std::memcpy(v ? &others[j] : &top[j], lanes[j] + v * kRun / kVectors, sizeof(V));
@@ -132,7 +134,7 @@ struct Ranking {
   }
 
   // The first class from `begin` on that has this value. Within a block it is searched for without a branch.
-  FASTADV_INLINE static int64_t first(const A* x, int64_t width, A wanted, int64_t begin) {
+  FASTADV_INLINE static int64_t first(const A* x, int64_t width, A value, int64_t begin) {
     for (int64_t c = begin / kRun * kRun; c < width; c += kBlock) {
       const A least = static_cast<A>(begin - c), none = kBlock;
       A found[kRun];
@@ -142,7 +144,7 @@ struct Ranking {
       do {
         each_lane([&](int k) FASTADV_LAMBDA {
           const A index = static_cast<A>(i + k);
-          Smaller()(found[k], (x[c + i + k] == wanted) & (index >= least) ? index : none);
+          Smaller()(found[k], (x[c + i + k] == value) & (index >= least) ? index : none);
         });
       } while ((i += kRun) < count);
       const A index = fastadv::fold<Smaller>(found);
@@ -183,7 +185,7 @@ struct Gap {
     if constexpr (kRanks == 3) spread = (top[0] - top[2]) + A(1e-12);
     if constexpr (kRanks == 4) spread = ((top[0] - top[2]) + (top[0] - top[3])) / 2 + A(1e-12);
     const A loss = (rival - z[own]) / spread;
-    if (grad.wanted(0)) {
+    if (grad.needed(0)) {
       const bool defined = loss == loss;
       const A elsewhere = defined ? A(0) : loss;
       grad.fill(0, r, elsewhere);
@@ -203,37 +205,15 @@ struct Gap {
   }
 };
 
-std::tuple<Tensor, Gradient> attack_loss(const Tensor& logits, const std::optional<Tensor>& target, int64_t kind,
-                                         double scale, bool reduce, bool grad, const std::optional<Tensor>& reference,
-                                         const std::optional<Tensor>& weight) {
-  const Reduction how{scale, reduce, weight};
-  if (kind == 1) {
-    require(reference.has_value(), "reference must be given for kind='kl'");
-    auto [loss, by_logits, none] = softmax_rows<Divergence, 2>({}, {&logits, &*reference}, how, {grad, false});
-    return {loss, by_logits};
-  }
-  require(target.has_value(), "target must be given for every kind but 'kl'");
-  const Targets classes(*target, logits);
-  const auto rows = [&](auto loss) { return softmax_rows<decltype(loss), 1>(loss, {&logits}, how, {grad}); };
-  const auto ranked = [&]<int kRanks>(Gap<kRanks> loss) {
-    require(logits.size(1) >= kRanks, "logits have fewer classes than this kind ranks");
-    return rows(loss);
-  };
-  switch (kind) {
-    case 0: return rows(LogOdds<true>{classes});
-    case 2: return ranked(Gap<3>{classes, classes});
-    case 3:
-      require(reference.has_value(), "reference must be given for kind='dlr' with targeted=True");
-      return ranked(Gap<4>{classes, Targets(*reference, logits, "reference")});
-    case 4: return ranked(Gap<2>{classes, classes});
-    case 5:
-      require(logits.size(1) > 1, "logits have fewer classes than this kind ranks");
-      return rows(LogOdds<false>{classes});
-    default: throw std::invalid_argument("unknown kind of attack_loss");
-  }
-}
+struct AttackLosses {
+  template <bool kCrossEntropy>
+  using LogOdds = fastadv::LogOdds<kCrossEntropy>;
+  using Divergence = fastadv::Divergence;
+  template <int kRanks>
+  using Gap = fastadv::Gap<kRanks>;
+};
 
 }  // namespace
 }  // namespace fastadv
 
-STABLE_TORCH_LIBRARY_IMPL(fastadv, CPU, m) { m.impl("attack_loss", TORCH_BOX(&fastadv::attack_loss)); }
+REGISTER_OPS(m) { m.impl("attack_loss", TORCH_BOX(&fastadv::attack_loss<fastadv::AttackLosses>)); }

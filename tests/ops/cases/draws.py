@@ -48,7 +48,7 @@ def with_mask(make: Make) -> Make:
 
     def masking(draw: Draw, size: Size) -> Tensors:
         drawn = make(draw, size)
-        return drawn | {"mask": draw.gradient(size[1:]) > -0.4}
+        return drawn | {"mask": draw.gradient((1, *size[1:])) > -0.4}
 
     return masking
 
