@@ -71,6 +71,7 @@ class Queue:
     Attributes:
         x: the adversarial images found so far, the clean ones where there is none [N, ...].
         copy: the copy that found each, a list of ints, -1 where none has.
+        pairs: of image and copy.
         passes: passes made.
     """
 
@@ -90,12 +91,12 @@ class Queue:
         self._search, self._judge = search, judge
         self._clean, self._y, self._eps, self._ids = x, y, eps, sample_ids
         self._targets = y[:, None].expand(-1, copies) if targets is None else targets
-        self._pairs = len(x) * copies
+        self.pairs = len(x) * copies
         # Batches of equal size: the last one is not nearly empty.
-        batches = max(-(-self._pairs // batch_size), 1)
+        batches = max(-(-self.pairs // batch_size), 1)
         self.x, self.copy, self.passes = x.clone(), [-1] * len(x), 0
         # On the host, for each row: its pair ``copy * N + image``, -1 where it is free, and how often it has looked.
-        self._pair = [-1] * -(-self._pairs // batches)
+        self._pair = [-1] * -(-self.pairs // batches)
         self._age = [0] * len(self._pair)
         self._next = 0
         self._state: State = {}
@@ -124,13 +125,13 @@ class Queue:
     def looks_left(self) -> int:
         """How many looks remain at most, of all rows together."""
         begun = sum(self._search.looks - self._age[row] for row in self._busy())
-        return begun + self._search.looks * sum(map(self._wanted, range(self._next, self._pairs)))
+        return begun + self._search.looks * sum(map(self._wanted, range(self._next, self.pairs)))
 
     def state_dict(self) -> dict[str, Any]:
         """All that a queue of the same arguments needs to go on from here."""
         host = {"copy": self.copy, "pair": self._pair, "age": self._age}
         lists = {name: list(value) for name, value in host.items()}
-        return {"x": self.x, "rows": dict(self._state), "next": self._next, "passes": self.passes, **lists}
+        return {"x": self.x.clone(), "rows": dict(self._state), "next": self._next, "passes": self.passes, **lists}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave."""
@@ -150,7 +151,7 @@ class Queue:
         """Let pairs that wait begin in the rows that are free."""
         free = [row for row, pair in enumerate(self._pair) if pair < 0]
         pairs: list[int] = []
-        while len(pairs) < len(free) and self._next < self._pairs:
+        while len(pairs) < len(free) and self._next < self.pairs:
             if self._wanted(self._next):
                 pairs.append(self._next)
             self._next += 1
