@@ -20,9 +20,9 @@ from fastadv.kernels.launch import block, launch
 from fastadv.kernels.move import move
 from fastadv.kernels.numerics import clamp, divide, narrow, per_sample, scalar, square_root, widen
 from fastadv.kernels.philox import interleave, normal_pair, philox, positive, signed_exponential, symmetric
-from fastadv.reference.ball import RADIUS_BLOCK
 
-_RADIUS_BLOCK = tl.constexpr(RADIUS_BLOCK)
+# The counter block that holds a sample's radius; elements never reach it.
+_RADIUS_BLOCK = tl.constexpr((1 << 62) - 1)
 
 
 def project(
