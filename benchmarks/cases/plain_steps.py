@@ -17,7 +17,8 @@ from torch import Tensor
 from benchmarks.cases.inputs import EPS
 from benchmarks.cases.sides import CLASSES, Side
 from benchmarks.opponents import data_free, distillation, features, robust, sampling
-from fastadv.attacks.loop.starts import random_rows
+from fastadv.attacks.loop.ball import Ball
+from fastadv.attacks.loop.noise import Noise
 from fastadv.distill import Features
 from fastadv.distill.data_free import _GENERATOR, _SHARES, _STUDENT
 from fastadv.distill.parts import noise
@@ -159,7 +160,7 @@ def _tald(side: Side) -> Callable[[], Tensor]:
 def _at_boundaries(loss: Callable[..., Tensor], side: Side) -> Callable[[], Tensor]:
     batch = side.batch
     half = batch.x.new_full((len(batch.x), CLASSES), 0.5)
-    uniform = random_rows(half, 1, eps=0.5, norm="linf", bounds=None, seed=batch.seed, sample_ids=batch.index)
+    uniform = Ball(eps=0.5, bounds=None).random_rows(half, 1, Noise(batch.seed, batch.index))
     gumbel = -(-uniform.clamp(2.0**-25, 1 - 2.0**-24).log()).log()
     return lambda: loss(*side.pair, batch.x, batch.y, gumbel, batch.progress)
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks.cases.inputs import CIFAR, generator, uniform
-from fastadv.attacks.loop.starts import random_rows
+from fastadv.attacks.loop.ball import Ball
+from fastadv.attacks.loop.noise import Noise
 from fastadv.distill import CRD, IADII, Batch
 from fastadv.distill.parts.memory import Memory
 from fastadv.train.config.methods import METHODS
@@ -47,15 +48,7 @@ class Side:
     def start(self, radius: float, copies: int = 1) -> Tensor:
         """Where the method's attack starts: [N * copies, ...] in the linf ball."""
         batch = self.batch
-        return random_rows(
-            batch.x,
-            copies,
-            eps=radius,
-            norm="linf",
-            bounds=(0.0, 1.0),
-            seed=batch.seed,
-            sample_ids=batch.index,
-        )
+        return Ball(radius).random_rows(batch.x, copies, Noise(batch.seed, batch.index))
 
     def doubled(self) -> Side:
         """A copy in float64."""

@@ -35,7 +35,8 @@ from benchmarks.suite.measure import uncollected
 from benchmarks.suite.runner import Differs
 from benchmarks.suite.spread import ratio
 from fastadv.attacks import freeze
-from fastadv.attacks.loop.starts import random_rows
+from fastadv.attacks.loop.ball import Ball
+from fastadv.attacks.loop.noise import Noise
 from fastadv.distill import IGDM, TALD, AdaAD, Batch, Method
 from fastadv.train.config.run_config import Config
 from fastadv.train.data.datasets import Split, to_pixels
@@ -161,8 +162,7 @@ class Bench:
         (piece,) = self.trainer.batches.pieces(self.plan, 0, progress=PROGRESS, seed=seed)
         batch = replace(piece.batch, index=None)
         x, y = batch.x.contiguous(), batch.y
-        ball: dict[str, Any] = {"eps": self.row.start_eps, "norm": "linf", "bounds": (0.0, 1.0)}
-        start = random_rows(x, self.row.copies, seed=seed, sample_ids=None, **ball)
+        start = Ball(self.row.start_eps).random_rows(x, self.row.copies, Noise(seed))
         plain, model, teacher = copy.deepcopy(self.plain), self._model(), self._frozen("float32")
         attacked = self.row.attacked(self.trainer.method, model, teacher, batch)
         found_by_plain = plain.attack(x, y, start)

@@ -7,9 +7,9 @@ from torch.nn.functional import cross_entropy
 
 from fastadv.distill.method import Terms
 from fastadv.distill.parts.robust import NEAR, RobustMethod, Views
+from fastadv.numerics import accumulate
 from fastadv.ops import checks
 from fastadv.ops.divergence import kl_distill
-from fastadv.reference._common import accumulate
 
 
 class PGDAT(RobustMethod):

@@ -12,8 +12,8 @@ from fastadv.distill.parts.building import Unbuilt, example_features
 from fastadv.distill.parts.features import Features
 from fastadv.distill.parts.memory import Memory
 from fastadv.distill.parts.weighted import WeightedLoss
+from fastadv.numerics import accumulate
 from fastadv.ops import checks
-from fastadv.reference._common import accumulate
 
 # Stands for the class of an image that no batch has shown.
 _UNSEEN = -1
@@ -88,7 +88,7 @@ class CRD(WeightedLoss):
 
 
 class _Contrast(nn.Module):
-    """All that CRD learns and remembers."""
+    """The layers and memories of CRD."""
 
     classes: Tensor
 
@@ -116,7 +116,7 @@ class _Contrast(nn.Module):
         return loss
 
     def _draw(self, y: Tensor, index: Tensor, seed: int | Tensor) -> Tensor:
-        """Images of other classes than ``y``, each as likely: [N, negatives]."""
+        """Draw images of other classes than ``y``, each as likely: [N, negatives]."""
         images = len(self.classes)
         # Sorted by class, an image's own class is one block: what is drawn of the others steps over it.
         order = self.classes.argsort(stable=True)

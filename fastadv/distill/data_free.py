@@ -19,10 +19,10 @@ from fastadv.distill.parts.features import Features, observe
 from fastadv.distill.parts.generator import ImageGenerator
 from fastadv.distill.parts.isolation import constant_parameters
 from fastadv.distill.parts.teacher import required, teacher_features
+from fastadv.numerics import accumulate
 from fastadv.ops import checks
 from fastadv.ops.matching import activation_boundary_loss
 from fastadv.ops.mix import mix
-from fastadv.reference._common import accumulate
 
 _TARGETS = {name: name for name in ("mixed", "teacher")}
 _GENERATOR_LOSSES = {name: name for name in ("linear", "log")}
@@ -141,7 +141,7 @@ class DataFree(AdversarialMethod):
         ).to(like)
 
     def draw(self, images: int, *, seed: int | Tensor) -> Tensor:
-        """``images`` images [images, C, H, W] of the generator as it is: those of a student's step."""
+        """Draw ``images`` images [images, C, H, W] of the generator as it is: those of a student's step."""
         with torch.no_grad():
             return self._generated(images, seed, _STUDENT)
 
@@ -203,7 +203,7 @@ class DataFree(AdversarialMethod):
 
 
 def _matched(student: Features, teacher: Features) -> list[tuple[Tensor, Tensor]]:
-    """The pre-activations of the stages that both networks have, counted from the last."""
+    """Return the pre-activations of the stages that both networks have, counted from the last."""
     stages = min(len(student.preactivations), len(teacher.preactivations))
     return list(zip(student.preactivations[-stages:], teacher.preactivations[-stages:], strict=True))
 
@@ -217,7 +217,7 @@ def _distance(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _channels(name: str, value: float | Sequence[float]) -> tuple[float, ...]:
-    """``value`` as one number a channel, or as one for all."""
+    """Return ``value`` as one number a channel, or as one for all."""
     if isinstance(value, int | float):
         return (checks.number(name, value),)
     if isinstance(value, str) or not value:

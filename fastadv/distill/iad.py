@@ -10,9 +10,9 @@ from fastadv.distill.adaad import AdaAD
 from fastadv.distill.method import Network, Terms
 from fastadv.distill.parts.robust import RobustMethod, Views
 from fastadv.distill.parts.teacher import teacher_logits
+from fastadv.numerics import accumulate
 from fastadv.ops import checks
 from fastadv.ops.divergence import kl_distill
-from fastadv.reference._common import accumulate
 
 
 class IAD(RobustMethod):
@@ -153,12 +153,12 @@ class IADII(RobustMethod):
         standard = self._standard_teacher()
         if standard is None:
             return {"loss": loss, **terms}
-        answer = teacher_logits(self, standard, views.fed(views.adversarial))
+        answer = teacher_logits(self, standard, views.as_input(views.adversarial))
         plain = kl_distill(student, answer, temperature=self.temperature)
         return {"loss": loss + self.standard_weight * plain, **terms, "standard": plain.detach()}
 
     def _standard_teacher(self) -> Network | None:
-        """U. Raises ValueError where it has a weight and is not there."""
+        """Return U. Raises ValueError where it has a weight and is not there."""
         (standard,) = self._standard
         if standard is None and self.standard_weight:
             raise ValueError(f"standard_weight must be 0 without a standard_teacher, got {self.standard_weight}")
@@ -222,7 +222,7 @@ class AdaIAD(AdaAD):
 
 
 def _introspection(views: Views, beta: float, *, begin: float, detach_clean: bool) -> Tensor:
-    """``(1 - A) KL(p_S(x) || p_S(x'))``, the mean over the batch; zero before ``begin``."""
+    """Return ``(1 - A) KL(p_S(x) || p_S(x'))``, the mean over the batch; zero before ``begin``."""
     if views.progress < begin:
         return torch.zeros([], device=views.x.device)
     clean = views.student_clean.detach() if detach_clean else views.student_clean
@@ -230,5 +230,5 @@ def _introspection(views: Views, beta: float, *, begin: float, detach_clean: boo
 
 
 def _trust(teacher: Tensor, y: Tensor, beta: float) -> Tensor:
-    """``p_T(y)^beta`` [N], of the teacher's logits."""
+    """Return ``p_T(y)^beta`` [N], of the teacher's logits."""
     return accumulate(teacher).softmax(1).gather(1, y[:, None]).squeeze(1).pow(beta)

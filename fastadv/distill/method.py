@@ -1,4 +1,4 @@
-"""What every method of training a student looks like to a trainer."""
+"""The interface between a method of training a student and the loop that trains it: Method and Batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Terms = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """What a method sees of a step.
+    """The data of one step of training.
 
     x: images [N, ...]; y: their classes [N], int64.
     progress: share of training that is done, in [0, 1), for schedules.
@@ -36,7 +36,7 @@ class Batch:
 
 
 class Method(nn.Module, abc.ABC):
-    """One batch to the terms of its loss.
+    """A map from one batch to the terms of its loss.
 
     A loop calls ``build`` once, ``start_epoch`` before each epoch, and ``method(student, teacher, batch)`` in each
     step, whose ``"loss"`` it minimises over the student's parameters and ``own_parameters()``. All that must survive a
@@ -57,7 +57,7 @@ class Method(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
-        """The scalar terms of the loss by name; ``terms["loss"]`` is to be minimised, the others are detached.
+        """Return the scalar terms of the loss by name; ``terms["loss"]`` is to be minimised, the others are detached.
 
         student: from images to logits [N, C], in the mode it is to be trained in. teacher: as the student; only read:
         it runs in eval mode, without gradients. None where none is needed.
@@ -69,14 +69,14 @@ class Method(nn.Module, abc.ABC):
         """Make the modules whose shapes depend on the networks; ``x`` [N, ...] is an example of ``images`` images."""
 
     def start_epoch(self, student: nn.Module) -> None:
-        """Called before each epoch's first step, with the student as it is then."""
+        """Prepare for an epoch; called before its first step, with the student as it is then."""
 
     def own_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters that are trained with the student's."""
+        """Return the parameters that are trained with the student's."""
         return (parameter for parameter in self.parameters() if parameter.requires_grad)
 
     def warm_up_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters that the warm-up trains."""
+        """Return the parameters that the warm-up trains."""
         return iter(())
 
     def warm_up_terms(self, teacher: Network | None, batch: Batch) -> Terms:
@@ -84,7 +84,7 @@ class Method(nn.Module, abc.ABC):
         raise NotImplementedError(f"{type(self).__name__} has no warm-up")
 
     def parts(self) -> Iterator[Method]:
-        """The method itself and those it builds on."""
+        """Return the method itself and those it builds on."""
         return (module for module in self.modules() if isinstance(module, Method))
 
     def capture_ascents(self, device: torch.device) -> None:
@@ -112,7 +112,7 @@ class AdversarialMethod(Method):
 
     @abc.abstractmethod
     def adversary_optimizer(self) -> Optimizer:
-        """A new optimizer of the adversary's parameters; a loop scales its rate as it scales the student's."""
+        """Return a new optimizer of the adversary's parameters; a loop scales its rate as it scales the student's."""
 
     @abc.abstractmethod
     def adversary_terms(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:

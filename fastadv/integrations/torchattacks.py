@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastadv.attacks.loop.ascent import choose
+from fastadv.attacks.loop.rows import choose
 from fastadv.numerics import safe_norm
 from fastadv.ops.step import pgd_stepper
 
@@ -53,7 +53,7 @@ def accelerate() -> Acceleration:
 
 
 class Acceleration(contextlib.AbstractContextManager["Acceleration"]):
-    """The change that :func:`accelerate` made, until :meth:`restore`.
+    """The change that :func:`accelerate` has made, to be undone.
 
     Attributes:
         classes: the classes of torchattacks that this call has changed.
@@ -159,21 +159,21 @@ class _Run:
         self.clean = self._images.float() if self._half else self._images.clone()
 
     def logits(self, x: Tensor) -> Tensor:
-        """The attack's own logits of ``x``, in float32 at least."""
+        """Return the attack's own logits of ``x``, in float32 at least."""
         # Before 3.3 there is no get_logits().
         network = getattr(self._attack, "get_logits", None) or self._attack.model
         logits = network(x.to(self._images.dtype))
         return logits if logits.dtype is torch.float64 else logits.float()
 
     def gradient(self, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
-        """The gradient of ``loss`` of the logits by ``x``."""
+        """Return the gradient of ``loss`` of the logits w.r.t. ``x``."""
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             (grad,) = torch.autograd.grad(loss(self.logits(x)), x)
         return grad
 
     def cross_entropy(self, labels: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return the loss that an attack on ``labels`` ascends, negative where it is targeted."""
+        """Return the loss of logits that an attack on ``labels`` ascends, negative where it is targeted."""
         attack = self._attack
         labels = labels.detach().to(attack.device)
         # The names without an underscore came with 3.4.
@@ -190,7 +190,7 @@ class _Run:
         return pgd_stepper(self.clean, eps=eps, step_size=step_size, norm=norm, mode="sequential")
 
     def finished(self, x: Tensor) -> Tensor:
-        """``x`` in the dtype of the images, rounded towards them."""
+        """Return ``x`` in the dtype of the images, rounded towards them."""
         if not self._half:
             return x.detach()
         rounded = x.to(self._images.dtype)

@@ -34,7 +34,7 @@ def bump(side: int, norm: str) -> Tensor:
 
 
 def _pyramid(height: int, width: int, norm: str) -> Tensor:
-    """``sum_r (r + 1)^-2`` (l1: -4) over the squares of side 2 r + 1 around the middle that reach a place, of norm 1."""
+    """``sum_r (r + 1)^-2`` (l1: -4) over the squares of side 2 r + 1 around the middle, of norm 1."""
     power = {"l2": -2.0, "l1": -4.0}[norm]
     rows = (torch.arange(height) - height // 2).abs()[:, None]
     columns = (torch.arange(width) - width // 2).abs()
@@ -100,9 +100,7 @@ def square_propose(
     return moved.to(x.dtype)
 
 
-def _window(
-    down: Tensor, across: Tensor, side: Tensor, height: int, width: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _window(down: Tensor, across: Tensor, side: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """Row and column of each pixel in the window of its sample, which two words [N] place, and whether it lies in it.
 
     As published, no window touches the last row or column but the one that fills the image.

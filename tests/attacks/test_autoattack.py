@@ -155,7 +155,7 @@ def test_rows_without_sides_have_no_windows(short):
 
 
 def test_nothing_to_attack(short, subject):
-    network, x, y = subject
+    network, x, _ = subject
     images, result = attacks.autoattack(network, x, (network(x).argmax(1) + 1) % 6, eps=0.04)
     assert torch.equal(images, x)
     assert result.clean_accuracy == result.robust_accuracy == 0

@@ -51,7 +51,7 @@ def start_at(monkeypatch):
 
 
 def first_images(attack, x, y):
-    """What a torchattacks attack shows the network at its first step, and what it returns."""
+    """Return what a torchattacks attack shows the network at its first step, and its result."""
     seen, logits = [], attack.get_logits
     attack.get_logits = lambda images: seen.append(images.detach().clone()) or logits(images)
     found = attack(x, y)
@@ -165,6 +165,6 @@ class TestFoolbox:
 
 
 def images_of(attack, foolbox, model, x, y, eps):
-    """What a foolbox attack finds, whether or not it is misclassified."""
+    """Return the images of a foolbox attack, misclassified or not."""
     raw, _, _ = attack(foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu"), x, y, epsilons=eps)
     return raw

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastadv.attacks.loop.rows import Begun
+from fastadv.attacks.loop.row_queue import Begun
 from fastadv.attacks.methods import apgd_rows, fab
 from fastadv.attacks.methods import square as windows
 from fastadv.attacks.model.networks import Networks
@@ -172,7 +172,9 @@ class TestSparseAutoPGD:
 
     def test_its_noise_is_normal(self):
         x = torch.zeros(64, 3, 32, 32)
-        noise = apgd_rows.SparseAutoPGD._normal(type("Search", (), {"_seed": 1})(), rows(x, torch.zeros(64).long(), 1.0))
+        noise = apgd_rows.SparseAutoPGD._normal(
+            type("Search", (), {"_seed": 1})(), rows(x, torch.zeros(64).long(), 1.0)
+        )
         assert noise.isfinite().all()
         assert noise.mean().abs() < 0.01
         assert (noise.std() - 1).abs() < 0.01

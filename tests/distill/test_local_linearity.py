@@ -1,4 +1,4 @@
-"""What a network's gradient leaves unexplained, in closed form, and IGDM's warning of it."""
+"""The remainder that a network's gradient leaves unexplained, in closed form, and IGDM's warning of it."""
 
 import copy
 import re
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fastadv.distill import IGDM, RSLAD, Batch
-from fastadv.distill.local_linearity import remainder
+from fastadv.distill.igdm import remainder
 
 
 class Quadratic(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.loop.judging import Judge
-from fastadv.attacks.loop.rows import Queue, Search
+from fastadv.attacks.loop.row_queue import Queue, Search
 
 
 def queue_of(

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from fastadv.attacks.loop.ascent import choose
-from fastadv.attacks.loop.objective import through
-from fastadv.attacks.loop.rows import Begun, State
+from fastadv.attacks.loop.objective import backprop_to_input
+from fastadv.attacks.loop.row_queue import Begun, State
+from fastadv.attacks.loop.rows import choose
 from fastadv.attacks.methods.apgd_state import largest
 from fastadv.attacks.model.networks import Networks
 from fastadv.ops.attack_loss import attack_loss_value_and_grad
@@ -151,7 +151,7 @@ class AutoPGD:
             logits = self._networks.logits(x)
             targets = {"target": state["target"], "reference": state["y"]} if self._targeted else {"target": state["y"]}
             value, by_logits = attack_loss_value_and_grad(logits, kind=self._loss, targeted=self._targeted, **targets)
-            total = total + through(logits, x, by_logits)
+            total = total + backprop_to_input(logits, x, by_logits)
         if self._loss == "dlr":
             self.zero_gradients = self.zero_gradients + ((state["made"] == 0) & (total == 0).flatten(1).all(1)).sum()
         return logits.detach(), value.to(state["eps"].dtype), total / self._eot
@@ -197,14 +197,13 @@ class SparseAutoPGD(AutoPGD):
         state["support"] = torch.where(due, support, state["support"])
         x, grad = choose(sparser, state["best_x"], state["x"]), choose(sparser, state["best_grad"], grad)
         ball = {"eps": state["radius"], "norm": "l1", "bounds": self._bounds}
-        moved = pgd_step(
-            x, largest(grad, state["kept"]), state["x0"], step_size=state["size"], l1_fraction=1.0, **ball
-        )
+        moved = pgd_step(x, largest(grad, state["kept"]), state["x0"], step_size=state["size"], l1_fraction=1.0, **ball)
         state["x"] = choose(over, state["x"], moved)
         state["made"] = state["made"] + ~over
-        state["phase"] = state["phase"] + over
+        # A row that is done and free goes on in the last phase.
+        state["phase"] = (state["phase"] + over).clamp(max=len(_RADII) - 1)
         radii = torch.tensor(_RADII, device=first.device, dtype=state["eps"].dtype)
-        state["radius"] = radii[state["phase"].clamp(max=len(_RADII) - 1)] * state["eps"]
+        state["radius"] = radii[state["phase"]] * state["eps"]
         self._enter(state, over, state["best_x"])
 
     def _enter(self, state: State, rows: Tensor, x: Tensor) -> None:

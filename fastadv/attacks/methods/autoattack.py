@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks.loop import seeds
-from fastadv.attacks.loop.arguments import count, master
+from fastadv.attacks.loop.arguments import as_float32, count
 from fastadv.attacks.loop.judging import Judge
-from fastadv.attacks.loop.rows import Queue, Search
+from fastadv.attacks.loop.noise import derived, resolve
+from fastadv.attacks.loop.row_queue import Queue, Search
 from fastadv.attacks.loop.standing import queue_of
 from fastadv.attacks.methods.apgd_rows import AutoPGD, SparseAutoPGD
 from fastadv.attacks.methods.fab import NearestBoundary
 from fastadv.attacks.methods.square import Windows
-from fastadv.attacks.model.frozen import freeze
+from fastadv.attacks.model.freeze import freeze
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
 from fastadv.ops import checks
@@ -200,7 +200,7 @@ class AutoAttack:
         self._networks = Networks(model)
         if self._networks.together:
             raise ValueError("model must be one network, got a sequence")
-        self._x = master(x)
+        self._x = as_float32(x)
         self._eps = checks.not_negative("eps", eps)
         checks.choice("norm", norm, checks.NORMS)
         checks.box(bounds)
@@ -208,10 +208,12 @@ class AutoAttack:
         self.attacks = _named(version, norm)
         self._version = version if isinstance(version, str) else None
         self._batch_size = count("batch_size", batch_size, 1)
-        resolved = seeds.resolve(seed)
+        resolved = resolve(seed)
         checks.seed(resolved, self._x)
         if isinstance(resolved, Tensor):
-            raise TypeError("seed must be an int or None for autoattack, which derives one for each attack; got a tensor")
+            raise TypeError(
+                "seed must be an int or None for autoattack, which derives one an attack from it; got a tensor"
+            )
         self._seed = resolved
         if sample_ids is not None:
             checks.int64("sample_ids", sample_ids, [len(x)], self._x)
@@ -219,7 +221,7 @@ class AutoAttack:
         if "square" in self.attacks and self._x.dim() != 4:
             shape = list(self._x.shape)
             raise ValueError(
-                f"x must be images [N, C, H, W] for square, got {shape}; name the other attacks in version to do without"
+                f"x must be images [N, C, H, W] for square, got {shape}; version may name the other attacks"
             )
         self.images = self._x.clone()
         self.stage = 0
@@ -339,8 +341,8 @@ class AutoAttack:
             zero = int(self._zero_gradients())
             if zero:
                 self._warn(
-                    f"{self.attacks[self.stage]}: the gradient is zero everywhere at the start of {zero} searches, so what"
-                    " follows it may overrate the model"
+                    f"{self.attacks[self.stage]}: the gradient is zero everywhere at the start of {zero} searches, so"
+                    " attacks that follow it may overrate the model"
                 )
         self._queue = None
         self.stage += 1
@@ -356,7 +358,7 @@ class AutoAttack:
 
     def _search(self, name: str) -> tuple[Search, int, Tensor | None]:
         """The search of an attack, how many of it an image gets, and the targets [N, copies] if it has any."""
-        seed = seeds.derived(self._seed, ATTACKS[name])
+        seed = derived(self._seed, ATTACKS[name])
         where: dict[str, Any] = {"bounds": self._bounds, "seed": seed}
         if name == "square":
             return Windows(self._attacked, norm=self._norm, queries=_QUERIES, **where), 1, None
@@ -413,8 +415,8 @@ class AutoAttack:
         least = min(accuracy for name, accuracy in accuracies.items() if name != "square")
         if accuracies["square"] < least - _MASKED:
             self._warn(
-                f"square, which sees no gradient, breaks {least - accuracies['square']:.1%} of the images beyond all other"
-                " attacks: gradients may be masked, and the robust accuracy too high; an attack made for the defence is"
+                f"square, which sees no gradient, breaks {least - accuracies['square']:.1%} of the images beyond all"
+                " other attacks: gradients may be masked, and the robust accuracy too high; an attack made for the defence is"
                 " needed"
             )
 

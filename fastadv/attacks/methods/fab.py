@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastadv.attacks.loop import seeds
-from fastadv.attacks.loop.arguments import count, master
-from fastadv.attacks.loop.ascent import choose
+from fastadv.attacks.configured import Attack
+from fastadv.attacks.loop.arguments import as_float32, count
 from fastadv.attacks.loop.judging import Judge
+from fastadv.attacks.loop.noise import Noise, resolve
 from fastadv.attacks.loop.objective import gradient
-from fastadv.attacks.loop.rows import Begun, Queue, State
+from fastadv.attacks.loop.row_queue import Begun, Queue, State
+from fastadv.attacks.loop.rows import choose
 from fastadv.attacks.loop.standing import queue_of
-from fastadv.attacks.loop.starts import check_noise
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
 from fastadv.ops import checks
@@ -26,6 +27,7 @@ from fastadv.ops.hyperplane import project_hyperplane
 # weight of the clean image's projection.
 _OVERSHOOT, _BACK, _LARGEST_WEIGHT = 1.05, 0.9, 0.1
 _SHORTEST = 1e-8
+_at_least_one = partial(count, least=1)
 _DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
 _ORDER = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 
@@ -47,8 +49,8 @@ def fab(
 ) -> Tensor:
     """Fast adaptive boundary attack: a misclassified image as near as it finds one.
 
-    From x_0 = x, ``steps`` times, with the plane on which the linearised logits of the target and of y are equal at x_k,
-    ``{u : w . u = w . x_k - (z_t - z_y)}``, w the gradient of ``z_t - z_y``:
+    From x_0 = x, ``steps`` times, with the plane ``{u : w . u = w . x_k - (z_t - z_y)}`` on which the logits of the
+    target and of y, linearised at x_k, are equal, w the gradient of ``z_t - z_y``:
 
         ``d_1 = P(x_k) - x_k``, ``d_2 = P(x) - x``, P of :func:`fastadv.project_hyperplane`
 
@@ -68,8 +70,8 @@ def fab(
             image for which there is none as it is. None returns the nearest misclassified one of all iterates.
         norm: "linf", "l2" or "l1".
         steps: of each search.
-        targets: how many classes to aim at in turn, those of rank 2, 3, ... of the clean logits, at most all wrong ones;
-            None is the class whose plane lies nearest at each step (as many backward passes a step as classes).
+        targets: how many classes to aim at in turn, those of rank 2, 3, ... of the clean logits, at most all wrong
+            ones; None is the class whose plane lies nearest at each step (as many backward passes a step as classes).
         restarts: searches a target; the first starts at x, others in the ball of radius eps / 2. One without eps.
         bounds: (low, high), or None for no box.
         batch_size: rows in a pass at most. An image that fell makes room for the next.
@@ -88,7 +90,7 @@ def fab(
     networks = Networks(model)
     if networks.together:
         raise ValueError("model must be one network, got a sequence")
-    x = master(x)
+    x = as_float32(x)
     if eps is not None:
         checks.radius("eps", eps, x)
     checks.choice("norm", norm, checks.NORMS)
@@ -99,7 +101,8 @@ def fab(
         count("targets", targets, 1)
     if eps is None and restarts > 1:
         raise ValueError(f"restarts must be 1 without eps, from which they start, got {restarts}")
-    check_noise(x, seed, sample_ids)
+    noise = Noise(seed, sample_ids)
+    noise.check(x)
     with no_trace(networks.members):
         judge = Judge(networks, x, y, batch_size=count("batch_size", batch_size, 1))
         search = NearestBoundary(
@@ -109,7 +112,7 @@ def fab(
             bounds=bounds,
             steps=steps,
             restarts=restarts,
-            seed=seeds.resolve(seed),
+            seed=resolve(noise.seed),
         )
         queue = queue_of(
             search,
@@ -125,6 +128,10 @@ def fab(
         )
         queue.run()
         return x.index_copy(0, judge.standing, queue.x)
+
+
+class FAB(Attack, function=fab, own_checks={"targets": _at_least_one, "batch_size": _at_least_one}):
+    """:func:`fastadv.attacks.fab`, configured once: ``FAB(eps=8 / 255, targets=3)(model, x, y)``."""
 
 
 class NearestBoundary:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from fastadv.attacks.loop import seeds
-from fastadv.attacks.loop.arguments import count, master
-from fastadv.attacks.loop.ascent import choose
+from fastadv.attacks.configured import Attack
+from fastadv.attacks.loop.arguments import as_float32, count
 from fastadv.attacks.loop.judging import Judge
-from fastadv.attacks.loop.rows import Begun, State
+from fastadv.attacks.loop.noise import Noise, resolve
+from fastadv.attacks.loop.row_queue import Begun, State
+from fastadv.attacks.loop.rows import choose
 from fastadv.attacks.loop.standing import queue_of
-from fastadv.attacks.loop.starts import check_noise
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
 from fastadv.ops import checks
@@ -80,7 +81,7 @@ def square(
     networks = Networks(model)
     if networks.together:
         raise ValueError("model must be one network, got a sequence")
-    x = master(x)
+    x = as_float32(x)
     if x.dim() != 4:
         raise ValueError(f"x must be images [N, C, H, W] for square, whose windows have two sides, got {list(x.shape)}")
     checks.radius("eps", eps, x)
@@ -88,10 +89,11 @@ def square(
     checks.box(bounds)
     count("queries", queries, 0)
     count("restarts", restarts, 1)
-    check_noise(x, seed, sample_ids)
+    noise = Noise(seed, sample_ids)
+    noise.check(x)
     with no_trace(networks.members):
         judge = Judge(networks, x, y, batch_size=count("batch_size", batch_size, 1))
-        search = Windows(networks, norm=norm, bounds=bounds, queries=queries, seed=seeds.resolve(seed))
+        search = Windows(networks, norm=norm, bounds=bounds, queries=queries, seed=resolve(noise.seed))
         queue = queue_of(
             search,
             judge,
@@ -105,6 +107,12 @@ def square(
         )
         queue.run()
         return x.index_copy(0, judge.standing, queue.x)
+
+
+class Square(
+    Attack, function=square, own_checks={"queries": partial(count, least=0), "batch_size": partial(count, least=1)}
+):
+    """:func:`fastadv.attacks.square`, configured once: ``Square(eps=8 / 255, queries=1000)(model, x, y)``."""
 
 
 class Windows:

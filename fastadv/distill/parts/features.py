@@ -1,4 +1,4 @@
-"""What a network shows of its inside, for losses that compare more than logits."""
+"""Features of a network, for losses that compare more than logits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Features(NamedTuple):
-    """One forward pass.
+    """The results of one forward pass.
 
     maps: the stem's and each stage's output after its ReLU, [N, C, H, W], from the largest to the smallest.
     preactivations: the same before that ReLU; where a stage ends without one (MobileNetV2's), its map again.
@@ -23,7 +23,7 @@ class Features(NamedTuple):
     logits: Tensor
 
     def of_rows(self, rows: slice) -> Features:
-        """The same of some of the samples."""
+        """Return the same of some of the samples."""
         maps = tuple(x[rows] for x in self.maps)
         preactivations = tuple(x[rows] for x in self.preactivations)
         return Features(maps, preactivations, self.embedding[rows], self.logits[rows])
@@ -39,14 +39,14 @@ class Featured(Protocol):
 
 
 def features_of(name: str, network: object, x: Tensor) -> Features:
-    """``network.with_features(x)``. Raises TypeError naming ``name`` where the network offers none."""
+    """Return ``network.with_features(x)``. Raises TypeError naming ``name`` where the network offers none."""
     if not isinstance(network, Featured):
         raise TypeError(f"{name} must have with_features(x), which gives its maps; got {type(network).__name__}")
     return network.with_features(x)
 
 
 def observe(name: str, network: Callable[[Tensor], Tensor], x: Tensor, *, deep: bool) -> Features:
-    """What ``network`` shows of ``x``; with ``deep=False`` its logits alone, which are all that any network has."""
+    """Return the features of ``x``; with ``deep=False`` the logits alone, which are all that any network has."""
     if deep:
         return features_of(name, network, x)
     logits = network(x)

@@ -1,4 +1,4 @@
-"""What the methods of robust distillation share: an inner maximisation, and losses of what the networks say of it."""
+"""Robust distillation: an inner maximisation, and a loss of the networks' logits on what it finds: RobustMethod."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from fastadv.attacks.configured import PGD
-from fastadv.attacks.loop.arguments import master
-from fastadv.attacks.model.frozen import Frozen, freeze
+from fastadv.attacks.loop.arguments import as_float32
+from fastadv.attacks.methods.pgd import PGD
+from fastadv.attacks.model.freeze import Frozen, freeze
 from fastadv.attacks.model.guard import evaluating
-from fastadv.attacks.model.networks import InItsMode
+from fastadv.attacks.model.networks import KeepMode
 from fastadv.distill.method import Batch, Method, Network, Terms
 from fastadv.distill.parts.teacher import teacher_logits
 from fastadv.ops import checks
@@ -33,7 +33,7 @@ class Views:
     Attributes:
         student, teacher: the networks.
         x: the clean images [N, ...], in float32 or float64; y: their classes [N].
-        adversarial: what the attack found, as x.
+        adversarial: the images that the attack found, as x.
         progress, seed, index: as in :class:`Batch`; noise belongs to the index, whatever batch an image lands in.
     """
 
@@ -42,35 +42,35 @@ class Views:
     def __init__(self, method: Method, student: Network, teacher: Network | None, batch: Batch) -> None:
         self._method, self._batch = method, batch
         self.student, self.teacher = student, teacher
-        self.x, self.y = master(batch.x), batch.y
+        self.x, self.y = as_float32(batch.x), batch.y
         self.progress, self.seed, self.index = batch.progress, batch.seed, batch.index
 
-    def ask_student(self, images: Tensor) -> Tensor:
-        """The student's logits on ``images``."""
-        return self.student(self.fed(images))
+    def student_logits(self, images: Tensor) -> Tensor:
+        """Return the student's logits on ``images``."""
+        return self.student(self.as_input(images))
 
-    def ask_teacher(self, images: Tensor) -> Tensor:
-        """The teacher's logits on ``images`` in eval mode, without gradient. TypeError where there is no teacher."""
-        return teacher_logits(self._method, self.teacher, self.fed(images))
+    def teacher_logits(self, images: Tensor) -> Tensor:
+        """Return the teacher's logits on ``images`` in eval mode, without gradient; TypeError without a teacher."""
+        return teacher_logits(self._method, self.teacher, self.as_input(images))
 
     @cached_property
     def student_clean(self) -> Tensor:
-        return self.ask_student(self.x)
+        return self.student_logits(self.x)
 
     @cached_property
     def student_adversarial(self) -> Tensor:
-        return self.ask_student(self.adversarial)
+        return self.student_logits(self.adversarial)
 
     @cached_property
     def teacher_clean(self) -> Tensor:
-        return self.ask_teacher(self.x)
+        return self.teacher_logits(self.x)
 
     @cached_property
     def teacher_adversarial(self) -> Tensor:
-        return self.ask_teacher(self.adversarial)
+        return self.teacher_logits(self.adversarial)
 
-    def fed(self, images: Tensor) -> Tensor:
-        """``images`` as networks are given them: in the dtype and layout of the batch."""
+    def as_input(self, images: Tensor) -> Tensor:
+        """Return ``images`` in the dtype and layout of the batch, as the networks see them."""
         return aligned(self._batch.x, images.to(self._batch.x.dtype))[1]
 
 
@@ -109,27 +109,27 @@ class RobustMethod(Method):
                 self._copies = (freeze(student),)
 
     def attack(self, views: Views) -> Tensor:
-        """The adversarial images [N, ...] of ``views``: here those of the student's cross-entropy."""
+        """Return adversarial images [N, ...] of ``views``: here those of the student's cross-entropy."""
         return self.ascent(self.attacked(views.student), views.x, views.y, seed=views.seed, sample_ids=views.index)
 
     @abc.abstractmethod
     def terms_on(self, views: Views) -> Terms:
-        """As :meth:`forward`, given clean and adversarial images."""
+        """Return the terms of :meth:`forward`, given clean and adversarial images."""
 
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
         return self.terms_on(self.views(student, teacher, batch))
 
     def views(self, student: Network, teacher: Network | None, batch: Batch) -> Views:
-        """The images of the batch and what the attack makes of them."""
+        """Attack the batch; return its clean and adversarial images."""
         views = Views(self, student, teacher, batch)
         views.adversarial = self.attack(views)
         return views
 
     def attacked(self, student: Network) -> Network:
-        """The student as the attack is to see it."""
+        """Return the student as the attack is to see it."""
         if self.attack_mode == "frozen":
             return self._refreshed_copy()
-        return student if self.attack_mode == "eval" else InItsMode(student)
+        return student if self.attack_mode == "eval" else KeepMode(student)
 
     def _refreshed_copy(self) -> Network:
         if not self._copies:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fastadv.attacks import APGD, FGSM, MIFGSM, PGD, SVGD, Attack
+from fastadv import attacks
+from fastadv.attacks import Attack
 from fastadv.train.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from fastadv.train.robustness.attack_config import AttackConfig
 
-# Each takes labels, eps, seed and sample_ids. One that returns several images for each is judged by its worst.
-ATTACKS: dict[str, type[Attack]] = {"apgd": APGD, "fgsm": FGSM, "mi_fgsm": MIFGSM, "pgd": PGD, "svgd": SVGD}
+# Those that take labels, eps, seed and sample_ids. One that returns several images for each is judged by its worst.
+ATTACKS: dict[str, type[Attack]] = {
+    name: kind
+    for name, kind in attacks.ATTACKS.items()
+    if {"y", "eps", "seed", "sample_ids"} <= inspect.signature(kind.function).parameters.keys()
+}
 
 # Fields of the configuration that not every attack takes; None leaves the attack's own default.
 OPTIONAL = ("steps", "step_size", "norm", "loss", "restarts", "particles")

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from fastadv.attacks.model import folding
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Networks, unwrapped
+from fastadv.numerics import accumulate
 from fastadv.ops import checks
-from fastadv.reference._common import accumulate
 
 
 def freeze(
     model: nn.Module, *, dtype: torch.dtype | None = None, channels_last: bool = True, fold_batchnorm: bool = True
 ) -> Frozen:
-    """A copy of ``model`` made to be attacked: the same logits and image gradients sooner.
+    """Return a copy of ``model`` made to be attacked: the same logits and image gradients sooner.
 
     Its parameters require no gradient. Each BatchNorm in eval mode that alone follows a convolution or linear layer is
     folded into that layer, ``w' = w gamma / sqrt(var + eps)`` and ``b' = (b - mean) gamma / sqrt(var + eps) + beta``,
@@ -64,7 +64,7 @@ def freeze(
 
 
 class Frozen(nn.Module):
-    """What :func:`freeze` returns.
+    """The copy that :func:`freeze` returns.
 
     Attributes:
         folded: the pairs (layer, norm) of paths in the model that are one layer here.
@@ -101,11 +101,11 @@ class Frozen(nn.Module):
         self.refresh()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [N, C] of images [N, ...], in the dtype of the copy."""
+        """Return the logits [N, C] of images [N, ...], in the dtype of the copy."""
         return self._run(self.network, x)
 
     def with_features(self, x: Tensor) -> Any:
-        """What the model's own ``with_features`` shows of images [N, ...]; AttributeError where it has none.
+        """Return what the model's own ``with_features`` gives for images [N, ...]; AttributeError where it has none.
 
         The same BatchNorms are folded, on the promise that ``forward(x)`` is ``with_features(x).logits``.
         """
@@ -133,7 +133,7 @@ class Frozen(nn.Module):
             tensor.copy_(new[name])
 
     def difference(self, x: Tensor) -> Tensor:
-        """The largest absolute difference to the model's logits on images ``x`` [N, ...], both in eval mode.
+        """Return the largest absolute difference to the model's logits on images ``x`` [N, ...], both in eval mode.
 
         A tensor without dimensions on the device of x: reading it is what waits. Raises TypeError and ValueError where
         x are no images or none at all.
@@ -145,11 +145,11 @@ class Frozen(nn.Module):
             return (accumulate(self(x)) - accumulate(Networks(self._model[0])(x)[0])).abs().amax()
 
     def extra_repr(self) -> str:
-        """How many BatchNorm layers are folded."""
+        """Return the numbers of BatchNorm layers that are folded and kept."""
         return f"folded={len(self.folded)}, kept={len(self.kept)}, entry={self.entry}"
 
     def _convert(self, dtype: torch.dtype, before: frozenset[str]) -> None:
-        """All of the network in ``dtype``, except for the entry and the tensors ``before`` it, which are in float32."""
+        """Convert the network to ``dtype``; the entry and the tensors ``before`` it stay in float32."""
         self.network.to(dtype)
         if self.entry is None:
             return
@@ -161,7 +161,7 @@ class Frozen(nn.Module):
                 tensor.data = tensor.data.float()
 
     def _run(self, function: Callable[[Tensor], Any], x: Tensor) -> Any:
-        """``function`` of the network, with the images in its dtype and layout."""
+        """Call ``function`` of the network with the images in its dtype and layout."""
         if self._dtype is not None:
             x = x.to(self._dtype)
         if not self._channels_last or x.dim() != 4:
@@ -186,7 +186,7 @@ class Frozen(nn.Module):
 
 
 class _CastOutput:
-    """A forward hook: what the layer gives, in ``dtype``."""
+    """A forward hook that casts the output of its layer to ``dtype``."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self._dtype = dtype
@@ -196,7 +196,7 @@ class _CastOutput:
 
 
 class _Folded(nn.Module):
-    """Stands where a BatchNorm was that is now part of ``layer``."""
+    """The identity in place of a BatchNorm that is now part of ``layer``."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -220,7 +220,7 @@ def _copied(model: nn.Module) -> nn.Module:
 
 
 def _make_room(layer: Any) -> None:
-    """Weight and bias of the layer's own, shared with no other, for folded values."""
+    """Give the layer a weight and a bias of its own, shared with no other, for folded values."""
     weight = layer.weight.detach()
     outputs = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
     layer.weight = nn.Parameter(weight.clone(), requires_grad=False)
@@ -228,12 +228,12 @@ def _make_room(layer: Any) -> None:
 
 
 def _lay_out(module: nn.Module, memory_format: torch.memory_format) -> None:
-    """The four-dimensional parameters in ``memory_format``; Module.to() would refuse those of five dimensions."""
+    """Convert the four-dimensional parameters to ``memory_format``; Module.to() would refuse those of five."""
     for parameter in module.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
 
 def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """All parameters and buffers, shared ones under each of their names."""
+    """Return all parameters and buffers, shared ones under each of their names."""
     return [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
