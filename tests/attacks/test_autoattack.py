@@ -49,16 +49,16 @@ def test_what_is_broken_is_misclassified_near_by_and_the_rest_is_as_it_was(short
     assert [stage.attack for stage in result.stages] == ["apgd-ce", "apgd-t", "fab-t", "square"]
 
 
-def test_the_verdict_of_the_published_package(pyautoattack, monkeypatch, subject):
-    network, x, y = subject
+def test_the_verdict_of_the_published_package(pyautoattack, monkeypatch):
+    network, x, y = trained(10, images=20)
     monkeypatch.setattr(ensemble, "_QUERIES", 50)
-    theirs = pyautoattack.AutoAttack(network, norm="Linf", eps=0.04, seed=0)
+    theirs = pyautoattack.AutoAttack(network, norm="Linf", eps=0.06, seed=0)
     theirs.square.n_queries = 50
     adversarial, _ = theirs.run_standard_evaluation(x, y, batch_size=100)
     with torch.no_grad():
         stands = network(adversarial).argmax(1) == y
-    result = attacks.autoattack(network, x, y, eps=0.04)[1]
-    assert 5 < stands.sum() < 30
+    result = attacks.autoattack(network, x, y, eps=0.06)[1]
+    assert 4 <= stands.sum() <= 16
     assert ((result.broken_by == -1) != stands).sum() <= 1
 
 
@@ -99,7 +99,7 @@ def test_it_goes_on_from_any_pass(short, subject):
 
 def test_another_seed_is_another_draw(short, subject):
     network, x, y = subject
-    images = [attacks.autoattack(network, x, y, eps=0.04, version=["square"], seed=seed)[0] for seed in (0, 0, 1)]
+    images = [attacks.autoattack(network, x, y, eps=0.4, version=["square"], seed=seed)[0] for seed in (0, 0, 1)]
     assert torch.equal(images[0], images[1])
     assert not torch.equal(images[0], images[2])
 
@@ -136,7 +136,7 @@ def test_few_classes_and_images_that_are_not_square(short, classes):
     network, x, y = trained(classes, shape=(2, 9, 14), images=12)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        result = attacks.autoattack(network, x, y, eps=0.06)[1]
+        result = attacks.autoattack(network, x, y, eps=0.1)[1]
     attacked = [stage.attack for stage in result.stages]
     assert ("apgd-t" in attacked) == (classes >= 4)
     assert any("apgd-t is left out" in str(each.message) for each in caught) == (classes < 4)
@@ -170,7 +170,7 @@ class TestWarnings:
         return " ".join(result.warnings)
 
     def test_probabilities(self, short, subject):
-        network, x, y = subject
+        network, x, _ = subject
         assert "probabilities" in self.found(nn.Sequential(network, nn.Softmax(1)), x, y)
 
     def test_a_randomised_model(self, short, subject):
@@ -194,7 +194,7 @@ class TestWarnings:
         def hidden(x):
             return network((x * 255).round() / 255)
 
-        found = self.found(lambda x: hidden(x) + 0 * x.flatten(1)[:, :1], x, y, version=["apgd-t", "square"], eps=0.1)
+        found = self.found(lambda x: hidden(x) + 0 * x.flatten(1)[:, :1], x, y, version=["apgd-t", "square"], eps=0.4)
         assert "zero everywhere" in found
         assert "gradients may be masked" in found
 

@@ -199,7 +199,7 @@ class TestNearestBoundary:
         )
         seen = run(search, rows(x, y, 0.0, hills(x).sort(1).indices[:, -3]))
         # It judges what each step made; the clean images it shows first, and where it differentiates, in between.
-        judged = [seen for seen in shown.seen][-2 * steps + 1 :: 2]
+        judged = shown.seen[-2 * steps + 1 :: 2]
         for (state, _), expected in zip(seen[1:], judged, strict=True):
             torch.testing.assert_close(state["x"], expected, atol=1e-6, rtol=0)
         assert (seen[-1][0]["distance"] < 1e9).sum() >= 4
