@@ -23,6 +23,7 @@ from fastadv.distill.parts.robust import RobustMethod
 from fastadv.distill.parts.weighted import WeightedLoss
 from fastadv.distill.rkd import RKD
 from fastadv.distill.rslad import RSLAD
+from fastadv.distill.saad import SAAD
 from fastadv.distill.sp import SP
 from fastadv.distill.tald import TALD
 from fastadv.distill.triplet import TripletKD
@@ -44,6 +45,7 @@ __all__ = [
     "PGDAT",
     "RKD",
     "RSLAD",
+    "SAAD",
     "SP",
     "TALD",
     "TRADES",

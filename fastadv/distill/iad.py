@@ -26,7 +26,7 @@ class IAD(RobustMethod):
 
     This is the released code. The paper has A before the teacher's term too. The gradient flows into p_S(x) as well;
     ``detach_clean`` holds it, which is another method than the published one. Where neither term wants the clean
-    images, they are not run through the student (the published code does, which moves BatchNorm's buffers).
+    images, the student sees them only with ``clean_forward``, as in the published code: they move BatchNorm's buffers.
 
     Args:
         temperature: T > 0.
@@ -34,7 +34,8 @@ class IAD(RobustMethod):
         beta: of the trust; 0 trusts always.
         begin: the share of training after which the student listens to itself: 60 of 200 epochs.
         detach_clean: whether the student's clean answer is a constant of the second divergence.
-        eps, step_size, steps, attack_mode: see :class:`RobustMethod`; the published attack is in train mode.
+        eps, step_size, steps, attack_mode, clean_forward: see :class:`RobustMethod`; the published attack is in train
+            mode.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -57,8 +58,11 @@ class IAD(RobustMethod):
         step_size: float = 2 / 255,
         steps: int = 10,
         attack_mode: str = "train",
+        clean_forward: bool = False,
     ) -> None:
-        super().__init__(eps=eps, step_size=step_size, steps=steps, attack_mode=attack_mode)
+        super().__init__(
+            eps=eps, step_size=step_size, steps=steps, attack_mode=attack_mode, clean_forward=clean_forward
+        )
         self.temperature = checks.positive("temperature", temperature)
         self.alpha = checks.number("alpha", alpha)
         self.beta = checks.not_negative("beta", beta)
@@ -181,7 +185,8 @@ class AdaIAD(AdaAD):
     Args:
         temperature: T > 0.
         beta, begin, detach_clean: see :class:`IAD`.
-        eps, step_size, steps, attack_mode: see :class:`RobustMethod`; the teacher is always in eval mode.
+        inner: see :class:`AdaAD`.
+        eps, step_size, steps, attack_mode, clean_forward: see :class:`RobustMethod`; the teacher is in eval mode.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -198,12 +203,16 @@ class AdaIAD(AdaAD):
         beta: float = 0.1,
         begin: float = 0.3,
         detach_clean: bool = False,
+        inner: str = "both",
         eps: float = 8 / 255,
         step_size: float = 2 / 255,
         steps: int = 10,
         attack_mode: str = "eval",
+        clean_forward: bool = False,
     ) -> None:
-        super().__init__(eps=eps, step_size=step_size, steps=steps, attack_mode=attack_mode)
+        super().__init__(
+            inner=inner, eps=eps, step_size=step_size, steps=steps, attack_mode=attack_mode, clean_forward=clean_forward
+        )
         self.temperature = checks.positive("temperature", temperature)
         self.beta = checks.not_negative("beta", beta)
         self.begin = checks.number("begin", begin)

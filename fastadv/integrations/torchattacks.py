@@ -53,7 +53,7 @@ def accelerate() -> Acceleration:
 
 
 class Acceleration(contextlib.AbstractContextManager["Acceleration"]):
-    """The change that :func:`accelerate` has made, to be undone.
+    """The change that :func:`accelerate` made, until :meth:`restore`.
 
     Attributes:
         classes: the classes of torchattacks that this call has changed.
@@ -159,21 +159,21 @@ class _Run:
         self.clean = self._images.float() if self._half else self._images.clone()
 
     def logits(self, x: Tensor) -> Tensor:
-        """Return the attack's own logits of ``x``, in float32 at least."""
+        """The attack's own logits of ``x``, in float32 at least."""
         # Before 3.3 there is no get_logits().
         network = getattr(self._attack, "get_logits", None) or self._attack.model
         logits = network(x.to(self._images.dtype))
         return logits if logits.dtype is torch.float64 else logits.float()
 
     def gradient(self, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the gradient of ``loss`` of the logits w.r.t. ``x``."""
+        """The gradient of ``loss`` of the logits by ``x``."""
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             (grad,) = torch.autograd.grad(loss(self.logits(x)), x)
         return grad
 
     def cross_entropy(self, labels: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return the loss of logits that an attack on ``labels`` ascends, negative where it is targeted."""
+        """Return the loss that an attack on ``labels`` ascends, negative where it is targeted."""
         attack = self._attack
         labels = labels.detach().to(attack.device)
         # The names without an underscore came with 3.4.
@@ -190,7 +190,7 @@ class _Run:
         return pgd_stepper(self.clean, eps=eps, step_size=step_size, norm=norm, mode="sequential")
 
     def finished(self, x: Tensor) -> Tensor:
-        """Return ``x`` in the dtype of the images, rounded towards them."""
+        """``x`` in the dtype of the images, rounded towards them."""
         if not self._half:
             return x.detach()
         rounded = x.to(self._images.dtype)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+import fastadv
 from fastadv.distill import IGDM, RSLAD, Batch
-from fastadv.distill.igdm import remainder
+from fastadv.distill.igdm import remainder, remainder_proportion
 
 
 class Quadratic(nn.Module):
@@ -39,6 +40,15 @@ def test_a_quadratic_network(images):
     u, c, eps = 0.5, 3.0, 0.1
     expected = c * eps**2 / (eps * (1 + 2 * c * u) - c * eps**2)
     torch.testing.assert_close(remainder(Quadratic(c), images, eps=eps), torch.tensor(expected), rtol=1e-4, atol=0)
+
+
+def test_the_papers_proportion_of_a_quadratic_network(images):
+    # Along e the first logit is off by c mean(e)^2, of u' + c u'^2 at u' = u + mean(e).
+    c, eps = 3.0, 0.1
+    noise = fastadv.random_start(images, eps=eps, bounds=None, seed=5) - images
+    step, u = noise.flatten(1).mean(1), images.flatten(1).mean(1)
+    expected = (c * step**2 / (u + step + c * (u + step) ** 2)).mean()
+    torch.testing.assert_close(remainder_proportion(Quadratic(c), images, eps=eps, seed=5), expected, rtol=1e-3, atol=0)
 
 
 def test_it_leaves_no_trace(teacher, batch):

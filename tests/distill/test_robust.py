@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
 import fastadv
-from fastadv.distill import ARD, IAD, IADII, IGDM, PGDAT, RSLAD, TRADES, AdaAD, AdaIAD, Batch
+from fastadv.distill import ARD, IAD, IADII, IGDM, PGDAT, RSLAD, SAAD, TRADES, AdaAD, AdaIAD, Batch
 from tests.attacks.host_reads import HostReads
 
 EPS, STEP_SIZE, STEPS, SEED = 0.1, 0.03, 3, 7
@@ -57,6 +57,28 @@ def of_itself(student, teacher, leaf, x, y, clean):
     return kl(student, clean)
 
 
+def of_expansion(scale):
+    """Both, the teacher's true logit to first order around x."""
+
+    def value(student, teacher, leaf, x, y, clean):
+        at = x.clone().requires_grad_()
+        logits = teacher(at)
+        (slope,) = torch.autograd.grad(logits.gather(1, y[:, None]).sum(), at)
+        true = torch.nn.functional.one_hot(y, logits.shape[1])
+        return kl(student, logits.detach() + scale * (slope * (leaf - x)).flatten(1).sum(1)[:, None] * true)
+
+    return value
+
+
+def saad(w, *, alpha, beta):
+    entropy = -(softmax(w.t_adv, 1) * log_softmax(w.t_adv, 1)).sum(1)
+    uncertain = (entropy - entropy.min()) / (entropy.max() - entropy.min())
+    along_teacher = (w.t_adv - w.teacher(2 * w.x - w.x_adv)).detach()
+    matching = kl(w.s_adv - w.student(2 * w.x - w.x_adv), along_teacher)
+    weighed = 5 * (entropy - entropy.min()) * (kl(w.s_adv, w.t_adv) + alpha * w.progress * matching)
+    return (weighed + beta * (1 - uncertain) * kl(w.s, w.t)).mean()
+
+
 def trust(w, beta=0.1):
     return softmax(w.t_adv, 1)[torch.arange(len(w.y)), w.y] ** beta
 
@@ -103,12 +125,32 @@ CASES = {
         NEAR,
         lambda w: (5 * kl(w.s_adv, w.t).mean() + kl(w.s, w.t).mean()) / 6,
     ),
+    "rslad scaled": (
+        RSLAD(scale=0.1, **ATTACK),
+        of_teacher_on_clean,
+        NEAR,
+        lambda w: 0.1 * (5 * kl(w.s_adv, w.t).mean() + kl(w.s, w.t).mean()) / 6,
+    ),
     "adaad": (AdaAD(**ATTACK), of_both, NEAR, lambda w: kl(w.s_adv, w.t_adv).mean()),
     "adaad of both": (
         AdaAD(0.6, attack_mode="train", **ATTACK),
         of_both,
         NEAR,
         lambda w: 0.6 * kl(w.s_adv, w.t_adv).mean() + 0.4 * kl(w.s, w.t).mean(),
+    ),
+    "adaad of labels": (
+        AdaAD(inner="student", **ATTACK),
+        of_labels,
+        NEAR,
+        lambda w: kl(w.s_adv, w.t_adv).mean(),
+    ),
+    "adaad linear": (AdaAD(inner="linear", **ATTACK), of_expansion(1.0), NEAR, lambda w: kl(w.s_adv, w.t_adv).mean()),
+    "saad": (SAAD(**ATTACK), of_expansion(1.0), NEAR, lambda w: saad(w, alpha=20.0, beta=0.0)),
+    "saad-c": (
+        SAAD(3.0, 0.5, inner_scale=0.5, **ATTACK),
+        of_expansion(0.5),
+        NEAR,
+        lambda w: saad(w, alpha=3.0, beta=0.5),
     ),
     "iad": (IAD(2.0, 0.9, **ATTACK), of_labels, EPS, iad),
     "iad detached": (
@@ -387,3 +429,25 @@ def test_bad_arguments_of_the_attack_are_named(method, options, error, message):
 def test_bad_arguments_are_named(method, options, error, message):
     with pytest.raises(error, match=message):
         method(**options)
+
+
+@pytest.mark.parametrize("make", [ARD, IAD, AdaAD, AdaIAD, PGDAT])
+def test_a_clean_forward_moves_the_statistics_and_not_the_loss(make, student, teacher, batch):
+    seen = {}
+    for clean_forward in (False, True):
+        network = copy.deepcopy(student)
+        method = make(clean_forward=clean_forward, **{**ATTACK, "attack_mode": "eval"})
+        terms = method(network, teacher, Batch(*batch, progress=0.1, seed=SEED))
+        seen[clean_forward] = terms["loss"].item(), network.layers[1]
+    assert seen[False][0] == seen[True][0]
+    assert seen[True][1].num_batches_tracked == seen[False][1].num_batches_tracked + 1
+    assert not torch.equal(seen[True][1].running_mean, seen[False][1].running_mean)
+
+
+@pytest.mark.parametrize("method", [AdaAD(inner="linear", **ATTACK), SAAD(**ATTACK)], ids=["adaad", "saad"])
+def test_the_expansion_asks_the_teacher_once_whatever_the_steps(method, student, teacher, batch):
+    method(student, teacher, Batch(*batch, progress=0.5, seed=SEED))
+    once = len(teacher.rows)
+    method.ascent = fastadv.attacks.PGD(**{**method.ascent.keywords, "steps": 2 * STEPS})
+    method(student, teacher, Batch(*batch, progress=0.5, seed=SEED))
+    assert len(teacher.rows) == 2 * once

@@ -6,6 +6,7 @@ import abc
 from collections.abc import Callable
 from functools import cached_property
 
+import torch
 from torch import Tensor, nn
 
 from fastadv.attacks.loop.arguments import as_float32
@@ -85,6 +86,8 @@ class RobustMethod(Method):
             mode, made by :func:`fastadv.attacks.freeze` in ``build`` and refreshed before each attack: the same to
             rounding and sooner, in the student's own dtype whatever it trains in under autocast; "train" in the mode it
             is trained in, with the statistics of the attacked batch and moving BatchNorm's buffers at each step.
+        clean_forward: run the clean images through the student at each step even where no term reads them, as the
+            released code of IGDM does, so that BatchNorm's running statistics have their share of them.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -95,12 +98,15 @@ class RobustMethod(Method):
     # Radius of the ball that the attack starts in; None is eps.
     start_eps: float | None = None
 
-    def __init__(self, *, eps: float, step_size: float, steps: int, attack_mode: str) -> None:
+    def __init__(
+        self, *, eps: float, step_size: float, steps: int, attack_mode: str, clean_forward: bool = False
+    ) -> None:
         super().__init__()
         self.eps = checks.not_negative("eps", eps)
         start = None if self.start_eps is None else min(self.start_eps, self.eps)
         self.ascent = PGD(eps=eps, step_size=step_size, steps=steps, start_eps=start)
         self.attack_mode = checks.choice("attack_mode", attack_mode, _ATTACK_MODES)
+        self.clean_forward = checks.flag("clean_forward", clean_forward)
         self._copies: tuple[Frozen, ...] = ()  # in a tuple, so as to be no part of the state
 
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
@@ -117,7 +123,15 @@ class RobustMethod(Method):
         """Return the terms of :meth:`forward`, given clean and adversarial images."""
 
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
-        return self.terms_on(self.views(student, teacher, batch))
+        return self.terms(self.views(student, teacher, batch))
+
+    def terms(self, views: Views) -> Terms:
+        """Return :meth:`terms_on` the views, after which BatchNorm has seen what the method shows it."""
+        terms = self.terms_on(views)
+        if self.clean_forward:
+            with torch.no_grad():
+                _ = views.student_clean
+        return terms
 
     def views(self, student: Network, teacher: Network | None, batch: Batch) -> Views:
         """Attack the batch; return its clean and adversarial images."""

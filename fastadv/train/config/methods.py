@@ -37,6 +37,7 @@ METHODS: dict[str, Known] = {
     "iad-ii": Known(distill.IADII, "IAD-II"),
     "ada-iad": Known(distill.AdaIAD, "AdaIAD"),
     "igdm": Known(distill.IGDM, "IGDM"),
+    "saad": Known(distill.SAAD, "SAAD"),
     "data-free": Known(distill.DataFree, "data-free"),
     "ai-kd": Known(distill.AIKD, "AI-KD"),
 }
