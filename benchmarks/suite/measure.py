@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 
 from benchmarks.suite.case import Call
+from fastadv.attacks.captured import recording
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def replayed(call: Call) -> Call:
             call()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=side):
+    with recording(graph, side):
         results = call()
 
     def replay() -> object:

@@ -15,12 +15,12 @@ KERNELS = HERE.parent.parent / "csrc" / "cuda"
 
 
 def host_compiler() -> str | None:
-    """A C++ compiler, if there is one."""
+    """Return a C++ compiler, if there is one."""
     return os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
 
 
 def build(compiler: str, folder: Path) -> Path:
-    """The library, made in ``folder``; CalledProcessError where a source does not compile."""
+    """Return the library, made in ``folder``; CalledProcessError where a source does not compile."""
     options = [
         *("-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-strict-aliasing"),
         *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),
