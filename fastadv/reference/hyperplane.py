@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from fastadv.reference._common import accumulate, divisor, per_sample
+from fastadv.reference._common import divisor, per_sample
 
 # Newton on a concave, piecewise linear function rises to the root, each pass at least to the next breakpoint.
 PASSES = 24
@@ -23,8 +23,9 @@ def project_hyperplane(
 ) -> Tensor:
     """See :func:`fastadv.project_hyperplane`."""
     low, high = bounds or (-math.inf, math.inf)
-    point = accumulate(x).flatten(1).clamp(low, high)
-    normal = accumulate(normal).to(point.dtype).flatten(1)
+    # The gap is a difference of sums near each other, which float32 would not resolve.
+    point = x.double().flatten(1).clamp(low, high)
+    normal = normal.double().flatten(1)
     if point.numel() == 0:
         return x.clone()
     scale = divisor(normal)

@@ -55,6 +55,32 @@ def square_propose(
     sample_ids: Tensor | None = None,
 ) -> Tensor:
     """See :func:`fastadv.square_propose`."""
+    level = torch.bucketize(query, torch.tensor(LEVELS, device=x.device))
+    every = sides(x.shape[2], x.shape[3], norm)
+    bumps = torch.zeros(len(every), max(every), max(every), dtype=torch.float64)
+    if norm != "linf":
+        for table, side in zip(bumps, every, strict=True):
+            table[:side, :side] = bump(side, norm)
+    keywords = {"eps": eps, "norm": norm, "bounds": bounds, "seed": seed, "sample_ids": sample_ids}
+    each_side = torch.tensor(every, device=x.device)
+    return propose(x, x0, query, level, each_side, bumps.to(x.device), **keywords)  # type: ignore[arg-type]
+
+
+def propose(
+    x: Tensor,
+    x0: Tensor,
+    query: Tensor,
+    level: Tensor,
+    sides: Tensor,
+    bumps: Tensor | None,
+    *,
+    eps: float | Tensor,
+    norm: str,
+    bounds: tuple[float, float] | None,
+    seed: int | Tensor,
+    sample_ids: Tensor | None,
+) -> Tensor:
+    """Propose, with the sides [L] and bumps [L, S, S] of which ``level`` [N] says each sample's own."""
     low, high = bounds or (-math.inf, math.inf)
     point, centre = accumulate(x), accumulate(x0)
     samples, channels, height, width = x.shape
@@ -70,16 +96,13 @@ def square_propose(
     channel = torch.arange(channels, device=x.device)
     sign = 1 - 2 * ((colours[:, channel // 32] >> channel % 32) & 1).to(point.dtype)[..., None, None]
     radius = per_sample(eps, point)
-    level = torch.bucketize(query, torch.tensor(LEVELS, device=x.device))
-    every_side = sides(height, width, norm)
-    side = torch.tensor(every_side, device=x.device)[level]
+    side = sides[level]
     row, column, inside = _window(places[:, 0], places[:, 1], side, height, width)
     if norm == "linf":
         moved = torch.minimum(torch.maximum(point + 2 * radius * sign, centre - radius), centre + radius)
         return torch.where(inside, moved.clamp(low, high), point).to(x.dtype)
-    bumps = torch.zeros(len(every_side), max(every_side), max(every_side), dtype=point.dtype, device=x.device)
-    for each, size in zip(bumps, every_side, strict=True):
-        each[:size, :size] = bump(size, norm)
+    assert bumps is not None
+    bumps = bumps.to(point.dtype)
     turned = (places[:, 0] & 1 == 1).view(-1, 1, 1, 1)
     down, across = (torch.where(inside, place, 0) for place in (row, column))
     shape = bumps[level.view(-1, 1, 1, 1), torch.where(turned, across, down), torch.where(turned, down, across)]

@@ -170,7 +170,7 @@ class TestWarnings:
         return " ".join(result.warnings)
 
     def test_probabilities(self, short, subject):
-        network, x, _ = subject
+        network, x, y = subject
         assert "probabilities" in self.found(nn.Sequential(network, nn.Softmax(1)), x, y)
 
     def test_a_randomised_model(self, short, subject):

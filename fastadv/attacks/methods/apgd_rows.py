@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastadv.attacks.loop.objective import backprop_to_input
+from fastadv.attacks.loop.arguments import as_float32, count
+from fastadv.attacks.loop.ball import Ball
+from fastadv.attacks.loop.judging import Judge
+from fastadv.attacks.loop.noise import Noise, resolve
+from fastadv.attacks.loop.objective import Loss, backprop_to_input
 from fastadv.attacks.loop.row_queue import Begun, State
 from fastadv.attacks.loop.rows import choose
+from fastadv.attacks.loop.standing import queue_of
 from fastadv.attacks.methods.apgd_state import largest
+from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Networks
+from fastadv.numerics import per_sample
+from fastadv.ops import checks
 from fastadv.ops.attack_loss import attack_loss_value_and_grad
 from fastadv.ops.ball import project, random_start
 from fastadv.ops.step import pgd_step
@@ -24,6 +33,59 @@ _ALPHA = 0.75
 _RADII, _SHARE = (3.0, 2.0, 1.0), 30
 # A row is sparser where it has moved fewer than this share of the coordinates it had moved at the last checkpoint.
 _SPARSER, _SHORTEN, _SMALLEST = 0.95, 1.5, 10.0
+
+
+def first_misclassified(
+    model: Any,
+    x: Tensor,
+    y: Tensor | None,
+    ball: Ball,
+    noise: Noise,
+    loss: Loss,
+    steps: int | Tensor,
+    restarts: int,
+    targets: int | None,
+    rho: float,
+    batch_size: int,
+) -> Tensor:
+    """Run :func:`fastadv.attacks.apgd` with ``variant="autoattack"``."""
+    networks = Networks(model)
+    if networks.together:
+        raise ValueError('model must be one network for variant="autoattack", got a sequence')
+    x = as_float32(x)
+    checks.radius("eps", ball.eps, x)
+    sparse = checks.choice("norm", ball.norm, checks.NORMS) == checks.NORMS["l1"]
+    checks.box(ball.bounds)
+    checks.fraction("rho", rho)
+    noise.check(x)
+    count("restarts", restarts, 1)
+    if isinstance(steps, Tensor):
+        raise TypeError('steps must be an int for variant="autoattack", got a tensor')
+    # Three phases of one step at least.
+    count("steps", steps, len(_RADII) if sparse else 0)
+    if loss not in ("ce", "dlr"):
+        raise ValueError(f'loss must be "ce" or "dlr" for variant="autoattack", got {loss!r}')
+    if targets is not None:
+        count("targets", targets, 1)
+        if loss != "dlr":
+            raise ValueError(f'targets must be None for any loss but "dlr", got {targets}')
+    how: dict[str, Any] = {"loss": loss, "targeted": targets is not None, "steps": steps, "rho": rho, "eot": 1}
+    with no_trace(networks.members):
+        judge = Judge(networks, x, y, batch_size=count("batch_size", batch_size, 1))
+        how |= {"bounds": ball.bounds, "seed": resolve(noise.seed)}
+        queue = queue_of(
+            SparseAutoPGD(networks, **how) if sparse else AutoPGD(networks, norm=ball.norm, **how),
+            judge,
+            x,
+            judge.standing,
+            eps=ball.eps,
+            sample_ids=noise.sample_ids,
+            targets=None if targets is None else judge.targets(targets, restarts),
+            copies=restarts,
+            batch_size=batch_size,
+        )
+        queue.run()
+        return x.index_copy(0, judge.standing, queue.x)
 
 
 class AutoPGD:
@@ -54,7 +116,7 @@ class AutoPGD:
         steps: int,
         rho: float,
         eot: int,
-        seed: int,
+        seed: int | Tensor,
     ) -> None:
         self._networks = networks
         self._loss, self._targeted = loss, targeted
@@ -141,7 +203,7 @@ class AutoPGD:
         flat = noise.flatten(1)
         length = flat.abs().amax(1) if self._norm == "linf" else flat.norm(dim=1)
         low, high = self._bounds or (-math.inf, math.inf)
-        return (rows.x0 + _each(rows.eps / length, noise) * noise).clamp(low, high)
+        return (rows.x0 + per_sample(rows.eps / length, noise) * noise).clamp(low, high)
 
     def _differentiate(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, losses [rows], and the mean of as many gradients as are asked for; both first ones of the last."""
@@ -238,8 +300,3 @@ def _kept(support: Tensor, x0: Tensor) -> Tensor:
     elements = x0[0:1].numel()
     left_out = ((1 - support.float() / elements / 1.5) * elements).clamp(0, elements - 1).long()
     return elements - left_out
-
-
-def _each(value: Tensor, x: Tensor) -> Tensor:
-    """``value`` [rows], to be broadcast over ``x`` [rows, ...]."""
-    return value.view(-1, *[1] * (x.dim() - 1))
