@@ -113,7 +113,7 @@ def propose(
     spent = _length(torch.where(inside | other, delta, 0), norm)
     whole = _length(delta, norm, (1, 2, 3))
     if norm == "l2":
-        size = ((radius.square() - whole.square()) / channels + spent.square()).clamp(min=0).sqrt()
+        size = ((radius * radius - whole.square()) / channels + spent.square()).clamp(min=0).sqrt()
     else:
         # More than there is room for: a projection takes it from all over the image.
         size = ((radius - whole).clamp(min=0) / channels + spent) * channels
