@@ -75,7 +75,7 @@ struct Ranking {
   }
 
   FASTADV_INLINE void fold(const A (&lanes)[kCount][kRun]) {
-    constexpr int kVectors = sizeof(lanes[0]) / (sizeof(V));
+    constexpr int kVectors = kRun * sizeof(A) / sizeof(V);
     V top[kCount], others[kCount];
     for (int v = 0; v < kVectors; ++v) {
       for (int j = 0; j < kCount; ++j) std::memcpy(v ? &others[j] : &top[j], lanes[j] + v * kRun / kVectors, sizeof(V));
