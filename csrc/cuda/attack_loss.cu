@@ -8,6 +8,7 @@ namespace fastadv {
 namespace {
 
 struct CrossEntropyOnly {
+  static constexpr bool kSplits = true;
   Targets target;
 
   template <class A>
@@ -20,12 +21,14 @@ struct CrossEntropyOnly {
 
   template <class A, class Row>
   DEVICE State<A> of(const Row& row, int64_t n) const {
-    return {CrossEntropy<A>::template of<0>(row, target[n])};
+    return {CrossEntropy<A>::of(row, target[n])};
   }
 };
 
 // The second input is the reference, which takes no gradient.
 struct Divergence {
+  static constexpr bool kSplits = true;
+
   template <class A>
   struct State {
     Distillation<A> soft;

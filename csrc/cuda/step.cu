@@ -89,7 +89,7 @@ void move(const AlongMomentum<T, A>& along, const Step<T, A>& step, const Tensor
     with_sample<T>(vectors, step.size, [&](auto width, auto held) {
       constexpr int kWidth = decltype(width)::value;
       LAUNCH((momentum_samples<decltype(known)::value, decltype(held)::value, kWidth, T, A, decltype(rule)>),
-             step.samples, block_threads(step.size / kWidth), device, step, along, rule);
+             step.samples, sample_threads<T>(step.size, decltype(held)::value), device, step, along, rule);
     });
   });
 }
@@ -100,8 +100,8 @@ void move_to_boundary(const BoundaryStep<T, A>& step, const Tensor& like) {
   const bool vectors = step.size % kVector<T> == 0 && aligned<kVector<T>>(step.x, step.grad, step.out);
   with_sample<T>(vectors, step.size, [&](auto width, auto held) {
     constexpr int kWidth = decltype(width)::value;
-    LAUNCH((boundary_samples<decltype(held)::value, kWidth, T, A>), step.samples, block_threads(step.size / kWidth),
-           device, step);
+    LAUNCH((boundary_samples<decltype(held)::value, kWidth, T, A>), step.samples,
+           sample_threads<T>(step.size, decltype(held)::value), device, step);
   });
 }
 
