@@ -55,7 +55,7 @@ bench-slower: $(INSTALLED)
 	$(BIN)/python -m benchmarks --against committed $(BENCH)
 
 bench-compare: $(INSTALLED)
-	$(BIN)/python -m benchmarks.suite.compare_commits "$(BASE)" $(BENCH)
+	$(BIN)/python -m benchmarks.studies.compare_commits "$(BASE)" $(BENCH)
 
 bench-attacks: $(INSTALLED)
 	$(BIN)/python -m benchmarks.studies.attack_loops --checkpoint "$(CHECKPOINT)" --data-dir "$(DATA_DIR)" \

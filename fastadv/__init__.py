@@ -1,63 +1,42 @@
-"""Fused kernels for adversarial sampling and adversarial distillation in PyTorch."""
+"""Fused kernels for adversarial sampling and adversarial distillation in PyTorch.
 
-from fastadv import nn as nn
-from fastadv.ops.attack_loss import attack_loss, attack_loss_value_and_grad
-from fastadv.ops.ball import project, random_start
-from fastadv.ops.dispatch import backends, use_backend
-from fastadv.ops.divergence import (
-    dkd_loss,
-    dkd_loss_value_and_grad,
-    js_distill,
-    js_distill_value_and_grad,
-    kd_loss,
-    kd_loss_value_and_grad,
-    kl_distill,
-    kl_distill_value_and_grad,
-)
-from fastadv.ops.matching import (
-    activation_boundary_loss,
-    activation_boundary_loss_value_and_grad,
-    igdm_loss,
-    igdm_loss_value_and_grad,
-    loss_matching,
-    loss_matching_value_and_grad,
-)
-from fastadv.ops.metric import triplet_margin_loss, triplet_margin_loss_value_and_grad
-from fastadv.ops.mix import mix
-from fastadv.ops.rkd import rkd_loss, rkd_loss_value_and_grad
-from fastadv.ops.step import bss_step, momentum_step, pgd_step, pgd_step_
-from fastadv.ops.svgd import svgd_step
+``import fastadv`` alone imports nothing: PyTorch and all ops come with the first function used, a subpackage with its
+first name. Where PyTorch is imported already, the ops come at once, so that ``torch.ops.fastadv`` has them;
+``import fastadv.ops`` brings them in any case.
+"""
 
-__all__ = [
-    "activation_boundary_loss",
-    "activation_boundary_loss_value_and_grad",
-    "attack_loss",
-    "attack_loss_value_and_grad",
-    "backends",
-    "bss_step",
-    "dkd_loss",
-    "dkd_loss_value_and_grad",
-    "igdm_loss",
-    "igdm_loss_value_and_grad",
-    "js_distill",
-    "js_distill_value_and_grad",
-    "kd_loss",
-    "kd_loss_value_and_grad",
-    "kl_distill",
-    "kl_distill_value_and_grad",
-    "loss_matching",
-    "loss_matching_value_and_grad",
-    "mix",
-    "momentum_step",
-    "pgd_step",
-    "pgd_step_",
-    "project",
-    "random_start",
-    "rkd_loss",
-    "rkd_loss_value_and_grad",
-    "svgd_step",
-    "triplet_margin_loss",
-    "triplet_margin_loss_value_and_grad",
-    "use_backend",
-]
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastadv import attacks as attacks
+    from fastadv import distill as distill
+    from fastadv import integrations as integrations
+    from fastadv import nn as nn
+    from fastadv import ops as ops
+    from fastadv import train as train
+
+if TYPE_CHECKING or "torch" in sys.modules:
+    from fastadv.ops.public import *  # noqa: F403
+    from fastadv.ops.public import __all__ as __all__
+
 __version__ = "0.1.0"
+
+_SUBPACKAGES = ("attacks", "distill", "integrations", "nn", "ops", "train")
+
+
+def __getattr__(name: str) -> Any:
+    """Import the subpackage of that name, or all ops and return the public function of that name, or ``__all__``."""
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"fastadv.{name}")
+    if name == "__all__" or not name.startswith("_"):
+        public = importlib.import_module("fastadv.ops.public")
+        if name == "__all__" or name in public.__all__:
+            return globals().setdefault(name, getattr(public, name))
+    raise AttributeError(f"module 'fastadv' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    special = (name for name in globals() if name.startswith("__"))
+    return sorted({*special, *__getattr__("__all__"), *_SUBPACKAGES})

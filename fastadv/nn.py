@@ -107,8 +107,8 @@ class KDLoss(_Loss):
 
     def forward(self, student: Tensor, teacher: Tensor, target: Tensor, *, weight: Tensor | None = None) -> Tensor:
         """The loss of logits [N, C] and classes [N], with optional factors [N]."""
-        how = {"temperature": self.temperature, "alpha": self.alpha}
-        return kd_loss(student, teacher, target, **how, weight=weight, reduction=self.reduction)
+        settings = {"temperature": self.temperature, "alpha": self.alpha}
+        return kd_loss(student, teacher, target, **settings, weight=weight, reduction=self.reduction)
 
 
 class DKDLoss(_Loss):
@@ -132,8 +132,8 @@ class DKDLoss(_Loss):
 
     def forward(self, student: Tensor, teacher: Tensor, target: Tensor, *, weight: Tensor | None = None) -> Tensor:
         """The loss of logits [N, C] and classes [N], with optional factors [N]."""
-        how = {"temperature": self.temperature, "alpha": self.alpha, "beta": self.beta}
-        return dkd_loss(student, teacher, target, **how, weight=weight, reduction=self.reduction)
+        settings = {"temperature": self.temperature, "alpha": self.alpha, "beta": self.beta}
+        return dkd_loss(student, teacher, target, **settings, weight=weight, reduction=self.reduction)
 
 
 class IGDMLoss(_Loss):
@@ -212,8 +212,8 @@ class TripletMarginLoss(_Loss):
 
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """The loss of features [N, D], or of shapes that broadcast as in PyTorch."""
-        how = {"margin": self.margin, "p": self.p, "eps": self.eps}
-        return triplet_margin_loss(anchor, positive, negative, **how, swap=self.swap, reduction=self.reduction)
+        settings = {"margin": self.margin, "p": self.p, "eps": self.eps}
+        return triplet_margin_loss(anchor, positive, negative, **settings, swap=self.swap, reduction=self.reduction)
 
 
 class RKDLoss(_Module):

@@ -22,7 +22,7 @@ from fastadv.kernels.numerics import clamp, divide, narrow, per_sample, scalar, 
 from fastadv.kernels.philox import interleave, normal_pair, philox, positive, signed_exponential, symmetric
 
 # The Philox block that holds a sample's radius; elements never reach it.
-_RADIUS_BLOCK = tl.constexpr(2**62 - 1)
+_RADIUS_BLOCK = tl.constexpr((1 << 62) - 1)
 
 
 def project(

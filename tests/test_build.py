@@ -1,17 +1,23 @@
-"""The build where there is no compiler, and where no extension is wanted: the package installs and says why."""
+"""The build: a wheel that works elsewhere, a source distribution that has all, and what is said without a compiler."""
 
 from __future__ import annotations
 
+import email
+import json
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("setup.py", "pyproject.toml", "README.md", "fastadv", "kernels", "csrc")
+SOURCES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "fastadv", "kernels", "csrc")
 MISSING = "no-such-compiler"
 
 USE = """
@@ -101,3 +107,116 @@ def test_a_fresh_checkout_says_how_to_build(project):
     assert "pip install" in warned
     assert serving == "reference"
     assert results == "True True"
+
+
+ELSEWHERE = """
+import fastadv, torch
+from fastadv import attacks
+from fastadv.ops.dispatch import serving
+print(fastadv.__file__, serving("cpu"))
+x = torch.rand(2, 3, 8, 8)
+moved = fastadv.pgd_step(x, torch.ones_like(x), x, eps=0.1, step_size=0.02)
+print(torch.allclose(moved, (x + 0.02).clamp(max=1)))
+network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 4))
+print(float((attacks.pgd(network, x, torch.tensor([0, 1]), eps=0.1, steps=2, seed=0) - x).abs().max()) > 0.05)
+"""
+
+
+def called(*command: str | Path, cwd: Path, **environment: str) -> str:
+    """What the command said; its failure is the test's. Nothing of this process' path to packages is handed on."""
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment
+    finished = subprocess.run(
+        [str(word) for word in command], cwd=cwd, env=variables, capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of this tree. What it compiles stays in build/, so that only the first time takes minutes."""
+    if shutil.which(os.environ.get("CXX", "c++")) is None:
+        pytest.skip("there is no C++ compiler")
+    folder = tmp_path_factory.mktemp("wheel")
+    # What an earlier build has put together must not get into the wheel.
+    (folder / "fresh.cfg").write_text(f"[build]\nbuild_lib = {folder / 'lib'}\n[egg_info]\negg_base = {folder}\n")
+    pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-index", "--no-build-isolation")
+    called(*pip, "--wheel-dir", folder / "dist", ROOT, cwd=folder, DIST_EXTRA_CONFIG=str(folder / "fresh.cfg"))
+    (made,) = (folder / "dist").iterdir()
+    return made
+
+
+def test_one_wheel_for_every_python_has_the_library_and_the_licence(wheel):
+    assert wheel.name.startswith("fastadv-")
+    assert wheel.name.split("-")[2:4] == ["py3", "none"]
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (about,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_bytes(archive.read(about))
+        assert json.loads(archive.read("fastadv/_build.json"))["cpu"] == "built"
+    assert {"fastadv/_cpu.so", "fastadv/kernels/step.py", "fastadv/train/recipes/digits.toml"} <= set(names)
+    assert {name.split("/")[0] for name in names} == {"fastadv", about.split("/")[0]}
+    assert f"{about.split('/')[0]}/licenses/LICENSE" in names
+    assert (metadata["License-Expression"], metadata["Author"]) == ("MIT", "fastadv contributors")
+    assert {f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)} <= set(
+        metadata.get_all("Classifier")
+    )
+
+
+def test_the_wheel_works_in_an_environment_that_has_torch_and_takes_no_second_one(wheel, tmp_path):
+    environment = tmp_path / "environment"
+    venv.create(environment, symlinks=True, with_pip=False)
+    python, packages = (
+        environment / "bin" / "python",
+        environment / "lib" / f"python{sys.version[:4]}" / "site-packages",
+    )
+    for installed in Path(sysconfig.get_path("purelib")).iterdir():
+        if "fastadv" not in installed.name and not (packages / installed.name).exists():
+            (packages / installed.name).symlink_to(installed)
+    # Without an index nothing else can be brought; the extras are what errors advise to install.
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", "--no-index")
+    called(*pip, wheel, cwd=tmp_path)
+    called(*pip, "fastadv[train]", cwd=tmp_path)
+    where, op, attack = called(python, "-c", ELSEWHERE, cwd=tmp_path).splitlines()
+    assert where == f"{packages / 'fastadv' / '__init__.py'} cpu"
+    assert (op, attack) == ("True", "True")
+    assert "pgd_step" in called(environment / "bin" / "fastadv", "doctor", cwd=tmp_path)
+
+
+def test_a_source_distribution_has_all_that_builds_and_tests(project, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sdist")
+    for name in ("Makefile", "CONTRIBUTING.md", "tests", "benchmarks"):
+        (project / name).symlink_to(ROOT / name)
+    run(project, "-c", f"import build_backend; build_backend.build_sdist({str(folder)!r})", PYTHONPATH="csrc/tools")
+    (made,) = folder.iterdir()
+    with tarfile.open(made) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    needed = {"LICENSE", "README.md", "pyproject.toml", "setup.py", "csrc/tools/build_backend.py", "csrc/cpu/step.cpp"}
+    assert needed | {"csrc/cuda/step.cu", "csrc/common/step.h", "fastadv/kernels/step.py"} <= names
+    assert {"Makefile", "CONTRIBUTING.md", "tests/test_build.py", "benchmarks/__main__.py"} <= names
+    assert not [name for name in names if name.endswith((".so", "_build.json", ".pyc"))]
+
+
+HIDE = """
+import site, sys
+folders = {kept!r}
+sys.path[:] = [path for path in sys.path if path not in {{*site.getsitepackages(), site.getusersitepackages()}}]
+site.getsitepackages = lambda: folders
+site.getusersitepackages = lambda: "/nowhere"
+"""
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_build_apart_asks_for_torch_only_where_there_is_none(project, tmp_path_factory, there):
+    """As pip builds: in a process that sees none of the packages that are installed."""
+    packages, apart = Path(sysconfig.get_path("purelib")), tmp_path_factory.mktemp("apart")
+    (apart / "sitecustomize.py").write_text(HIDE.format(kept=[str(packages)] if there else []))
+    for part in (*packages.glob("setuptools*"), packages / "_distutils_hack"):
+        (apart / part.name).symlink_to(part)
+    ask = (
+        "import build_backend, sys, importlib.util\n"
+        "print(build_backend.get_requires_for_build_wheel(), importlib.util.find_spec('torch') is not None)"
+    )
+    path = os.pathsep.join((str(apart), "csrc/tools"))
+    said = run(project, "-c", ask, PYTHONPATH=path, USE_CPP="0").stdout.splitlines()[-1]
+    assert said == ("[] True" if there else "['torch>=2.10', 'numpy'] False")

@@ -181,7 +181,7 @@ def test_replaced_lines():
 @pytest.mark.parametrize("reduce", [None, False, True])
 @pytest.mark.parametrize("size_average", [None, False, True])
 def test_deprecated_reductions_of_the_triplet_loss(size_average, reduce):
-    how = {"size_average": size_average, "reduce": reduce, "reduction": "sum"}
-    ours, theirs = fastadv.nn.TripletMarginLoss(**how), nn.TripletMarginLoss(**how)
+    keywords = {"size_average": size_average, "reduce": reduce, "reduction": "sum"}
+    ours, theirs = fastadv.nn.TripletMarginLoss(**keywords), nn.TripletMarginLoss(**keywords)
     assert ours.reduction == theirs.reduction
     assert inspect.signature(type(ours)).parameters.keys() == inspect.signature(type(theirs)).parameters.keys()

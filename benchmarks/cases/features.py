@@ -42,7 +42,7 @@ def _triplets(shape: tuple[int, int], device: torch.device) -> Case:
         work=_triplet_work(*leaves),
         atol=1e-5,
         backward=leaves,
-        rivals={"pytorch-metric-learning": partial(_metric_learning, leaves)},
+        opponents={"pytorch-metric-learning": partial(_metric_learning, leaves)},
         note="pytorch-metric-learning, given the triplets as indices, computes the distances of all rows to all",
     )
 

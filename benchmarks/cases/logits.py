@@ -158,9 +158,9 @@ def _values(name: str, shape: tuple[int, int], *, chosen: bool = False, large: b
 def _with_backward(loss: Loss, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Case:
     drawn = Logits.draw(shape, dtype, device)
     inputs = loss.inputs(drawn)
-    rivals: dict[str, Callable[[], Call]] = {}
+    opponents: dict[str, Callable[[], Call]] = {}
     if loss.fused in (fastadv.kl_distill, fastadv.js_distill):
-        rivals["Liger"] = partial(_liger, "kl" if loss.fused is fastadv.kl_distill else "js", drawn)
+        opponents["Liger"] = partial(_liger, "kl" if loss.fused is fastadv.kl_distill else "js", drawn)
     return Case(
         fused=lambda: with_backward(loss.fused(*inputs, **loss.options), drawn.student),
         eager=loss.eager,
@@ -169,7 +169,7 @@ def _with_backward(loss: Loss, shape: tuple[int, int], dtype: torch.dtype, devic
         atol=1e-5 if dtype == torch.float32 else 2**-8,
         opponents_atol=1e-5 if dtype == torch.float32 else 0.1,
         backward=(drawn.student,),
-        rivals=rivals,
+        opponents=opponents,
     )
 
 
@@ -193,7 +193,7 @@ def _value_and_gradient(loss: Loss, shape: tuple[int, int], device: torch.device
         arguments=arguments,
         work=_work(loss, inputs, *inputs[:leaves]),
         atol=1e-4,
-        rivals={"compiled loss, autograd": partial(_compiled_loss, loss, leaves, arguments)},
+        opponents={"compiled loss, autograd": partial(_compiled_loss, loss, leaves, arguments)},
     )
 
 

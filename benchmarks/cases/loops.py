@@ -16,7 +16,8 @@ from benchmarks.cases.inputs import CIFAR, EPS, STEP, generator, size, uniform
 from benchmarks.opponents import loops, peers
 from benchmarks.suite.case import Call, Case, Entry, Missing
 from fastadv import attacks
-from fastadv.train.networks import models
+from fastadv.train.networks import catalogue
+from fastadv.train.networks.classifier import Classifier, Normalize, load_weights
 
 STEPS, PARTICLES, L2, L2_STEP = 10, 4, 0.5, 0.125
 Victim = Callable[[torch.device], nn.Module]
@@ -48,10 +49,10 @@ def small_network(device: torch.device) -> nn.Module:
 
 def public_resnet56(weights: Path, device: torch.device) -> nn.Module:
     """The CIFAR-100 network of chenyaofo/pytorch-cifar-models, behind its normalisation."""
-    network = models.build("resnet56", num_classes=100, image_shape=CIFAR)
-    models.load_weights(network, weights)
-    normalize = models.Normalize((0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761))
-    return models.Classifier(normalize, network).to(device).eval().requires_grad_(False)
+    network = catalogue.build("resnet56", num_classes=100, image_shape=CIFAR)
+    load_weights(network, weights)
+    normalize = Normalize((0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761))
+    return Classifier(normalize, network).to(device).eval().requires_grad_(False)
 
 
 def _entry(attack: str, on: str, victim: Victim, batch: int, *, chosen: bool = False) -> Entry:
@@ -68,7 +69,7 @@ def _case(attack: str, victim: Victim, batch: int, device: torch.device) -> Case
     with torch.no_grad():
         # Its own predictions, so that every image is still to be attacked.
         y = network(x).argmax(1)
-    fused, eager, arguments, rivals = _CALLS[attack](network, x, y)
+    fused, eager, arguments, opponents = _CALLS[attack](network, x, y)
     return Case(
         fused=fused,
         eager=eager,
@@ -77,7 +78,9 @@ def _case(attack: str, victim: Victim, batch: int, device: torch.device) -> Case
         # Of svgd and vat both sides draw starts of their own.
         atol=0.1 if attack in ("svgd", "vat") else 0.01,
         opponents_atol=0.1,
-        rivals={name: partial(_fair, network, fused, partial(build, network, x, y)) for name, build in rivals.items()},
+        opponents={
+            name: partial(_fair, network, fused, partial(build, network, x, y)) for name, build in opponents.items()
+        },
         difference=partial(_reached, network, x, y, attack),
         agreement="inside ball and box, and the mean loss reached",
     )
@@ -141,45 +144,45 @@ Calls = tuple[Call, Callable[..., object], tuple[object, ...], dict[str, Any]]
 
 def _fgsm(network: nn.Module, x: Tensor, y: Tensor) -> Calls:
     attack = attacks.FGSM(eps=EPS)
-    rivals = {
+    opponents = {
         "torchattacks": peers.torchattacks("FGSM", eps=EPS),
         "foolbox": peers.foolbox("LinfFastGradientAttack", EPS),
     }
-    return lambda: attack(network, x, y), loops.fgsm, (x, y, EPS), rivals
+    return lambda: attack(network, x, y), loops.fgsm, (x, y, EPS), opponents
 
 
 def _pgd_linf(network: nn.Module, x: Tensor, y: Tensor) -> Calls:
     attack = attacks.PGD(eps=EPS, step_size=STEP, steps=STEPS, random_start=False)
-    rivals = {
+    opponents = {
         "torchattacks": peers.torchattacks("PGD", eps=EPS, alpha=STEP, steps=STEPS, random_start=False),
         "foolbox": peers.foolbox("LinfPGD", EPS, abs_stepsize=STEP, steps=STEPS),
         "adv-lib": peers.adv_lib_pgd(EPS, STEP, STEPS),
     }
-    return lambda: attack(network, x, y), loops.pgd_linf, (x, y, EPS, STEP, STEPS), rivals
+    return lambda: attack(network, x, y), loops.pgd_linf, (x, y, EPS, STEP, STEPS), opponents
 
 
 def _pgd_l2(network: nn.Module, x: Tensor, y: Tensor) -> Calls:
     attack = attacks.PGD(eps=L2, step_size=L2_STEP, steps=STEPS, norm="l2", random_start=False, mode="sequential")
-    rivals = {
+    opponents = {
         "torchattacks": peers.torchattacks("PGDL2", eps=L2, alpha=L2_STEP, steps=STEPS, random_start=False),
         "foolbox": peers.foolbox("L2PGD", L2, abs_stepsize=L2_STEP, steps=STEPS),
     }
-    return lambda: attack(network, x, y), loops.pgd_l2, (x, y, L2, L2_STEP, STEPS), rivals
+    return lambda: attack(network, x, y), loops.pgd_l2, (x, y, L2, L2_STEP, STEPS), opponents
 
 
 def _mi_fgsm(network: nn.Module, x: Tensor, y: Tensor) -> Calls:
     attack = attacks.MIFGSM(eps=EPS, step_size=STEP, steps=STEPS)
-    rivals = {"torchattacks": peers.torchattacks("MIFGSM", eps=EPS, alpha=STEP, steps=STEPS)}
-    return lambda: attack(network, x, y), loops.mi_fgsm, (x, y, EPS, STEP, STEPS), rivals
+    opponents = {"torchattacks": peers.torchattacks("MIFGSM", eps=EPS, alpha=STEP, steps=STEPS)}
+    return lambda: attack(network, x, y), loops.mi_fgsm, (x, y, EPS, STEP, STEPS), opponents
 
 
 def _apgd(network: nn.Module, x: Tensor, y: Tensor) -> Calls:
     attack = attacks.APGD(eps=EPS, steps=STEPS, random_start=False)
-    rivals = {
+    opponents = {
         "torchattacks": peers.torchattacks("APGD", eps=EPS, steps=STEPS),
         "adv-lib": peers.adv_lib_apgd(EPS, STEPS),
     }
-    return lambda: attack(network, x, y), loops.apgd, (x, y, EPS, STEPS), rivals
+    return lambda: attack(network, x, y), loops.apgd, (x, y, EPS, STEPS), opponents
 
 
 def _svgd(network: nn.Module, x: Tensor, y: Tensor) -> Calls:

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.cases.inputs import EPS
-from benchmarks.cases.sides import CLASSES, Side
+from benchmarks.cases.setup import CLASSES, Setup
 from benchmarks.opponents import data_free, distillation, features, robust, sampling
-from fastadv.attacks.loop.starts import random_rows
+from fastadv.attacks.loop.ball import Ball
+from fastadv.attacks.loop.noise import Noise
 from fastadv.distill import Features
 from fastadv.distill.data_free import _GENERATOR, _SHARES, _STUDENT
 from fastadv.distill.parts import noise
@@ -43,16 +44,16 @@ class Plain:
         attacks: whether signs of gradients decide where images move.
     """
 
-    losses: Callable[[Side], Losses]
+    losses: Callable[[Setup], Losses]
     note: str = ""
     attacks: bool = False
 
 
-def _one(make: Callable[[Side], Callable[[], Tensor]]) -> Callable[[Side], Losses]:
+def _one(make: Callable[[Setup], Callable[[], Tensor]]) -> Callable[[Setup], Losses]:
     """Of a method without an adversary."""
 
-    def losses_of(side: Side) -> Losses:
-        loss = make(side)
+    def losses_of(setup: Setup) -> Losses:
+        loss = make(setup)
 
         def step() -> Iterator[Tensor]:
             yield loss()
@@ -62,12 +63,12 @@ def _one(make: Callable[[Side], Callable[[], Tensor]]) -> Callable[[Side], Losse
     return losses_of
 
 
-def _ce(side: Side) -> Callable[[], Tensor]:
-    return lambda: F.cross_entropy(side.student(side.batch.x), side.batch.y)
+def _ce(setup: Setup) -> Callable[[], Tensor]:
+    return lambda: F.cross_entropy(setup.student(setup.batch.x), setup.batch.y)
 
 
-def _on_logits(loss: Callable[..., Tensor]) -> Callable[[Side], Losses]:
-    return _one(lambda side: lambda: loss(*side.pair, side.batch.x, side.batch.y))
+def _on_logits(loss: Callable[..., Tensor]) -> Callable[[Setup], Losses]:
+    return _one(lambda setup: lambda: loss(*setup.pair, setup.batch.x, setup.batch.y))
 
 
 def _on_features(
@@ -75,11 +76,11 @@ def _on_features(
 ) -> Plain:
     """RepDistiller's sum with ``distance`` of the method's modules and what student and teacher show."""
 
-    def make(side: Side) -> Callable[[], Tensor]:
+    def make(setup: Setup) -> Callable[[], Tensor]:
         def loss() -> Tensor:
-            of_student, of_teacher = distillation.see(*side.pair, side.batch.x)
-            apart = distance(side.method, of_student, of_teacher)
-            return distillation.weighted(of_student.logits, of_teacher.logits, side.batch.y, apart, beta=beta)
+            of_student, of_teacher = distillation.see(*setup.pair, setup.batch.x)
+            apart = distance(setup.method, of_student, of_teacher)
+            return distillation.weighted(of_student.logits, of_teacher.logits, setup.batch.y, apart, beta=beta)
 
         return loss
 
@@ -113,8 +114,8 @@ def _rkd(method: Any, student: Features, teacher: Features) -> Tensor:
     return features.rkd_loss(student.embedding, teacher.embedding, 25.0, 50.0)
 
 
-def _crd(side: Side) -> Callable[[], Tensor]:
-    contrast, batch = side.method.contrast, side.batch
+def _crd(setup: Setup) -> Callable[[], Tensor]:
+    contrast, batch = setup.method.contrast, setup.batch
     assert batch.index is not None
     places = torch.cat((batch.index[:, None], contrast._draw(batch.y, batch.index, batch.seed)), dim=1)
     of_student, of_teacher = (
@@ -123,7 +124,7 @@ def _crd(side: Side) -> Callable[[], Tensor]:
     )
 
     def loss() -> Tensor:
-        student, teacher = distillation.see(*side.pair, batch.x)
+        student, teacher = distillation.see(*setup.pair, batch.x)
         anchor = F.normalize(contrast.student.linear(student.embedding))
         other = F.normalize(contrast.teacher.linear(teacher.embedding))
         told = of_teacher.contrast(anchor, places) + of_student.contrast(other, places)
@@ -134,94 +135,98 @@ def _crd(side: Side) -> Callable[[], Tensor]:
     return loss
 
 
-def _triplet(side: Side) -> Callable[[], Tensor]:
-    y = side.batch.y
-    drawn = noise.uniform(len(y), len(y), seed=side.batch.seed, stream=noise.APART, like=side.batch.x)
+def _triplet(setup: Setup) -> Callable[[], Tensor]:
+    y = setup.batch.y
+    drawn = noise.uniform(len(y), len(y), seed=setup.batch.seed, stream=noise.APART, like=setup.batch.x)
     negatives = drawn.masked_fill(y[:, None] == y, -float("inf")).argmax(1)
-    return lambda: distillation.triplet(*side.pair, side.batch.x, y, negatives)
+    return lambda: distillation.triplet(*setup.pair, setup.batch.x, y, negatives)
 
 
-def _ai_kd(side: Side) -> Losses:
-    method, batch = side.method, side.batch
+def _ai_kd(setup: Setup) -> Losses:
+    method, batch = setup.method, setup.batch
 
     def step() -> Iterator[Tensor]:
-        yield from distillation.ai_kd(*side.pair, method.previous, method.adversary, batch.x, batch.y, batch.progress)
+        yield from distillation.ai_kd(*setup.pair, method.previous, method.adversary, batch.x, batch.y, batch.progress)
 
     return step
 
 
-def _tald(side: Side) -> Callable[[], Tensor]:
-    x, y = side.batch.x, side.batch.y
-    start = side.start(EPS, side.method.particles).unflatten(0, (len(x), -1))
-    return lambda: sampling.tald(*side.pair, x, y, sampling.particles(side.teacher, x, y, start))
+def _tald(setup: Setup) -> Callable[[], Tensor]:
+    x, y = setup.batch.x, setup.batch.y
+    start = setup.start(EPS, setup.method.particles).unflatten(0, (len(x), -1))
+    return lambda: sampling.tald(*setup.pair, x, y, sampling.particles(setup.teacher, x, y, start))
 
 
-def _at_boundaries(loss: Callable[..., Tensor], side: Side) -> Callable[[], Tensor]:
-    batch = side.batch
+def _at_boundaries(loss: Callable[..., Tensor], setup: Setup) -> Callable[[], Tensor]:
+    batch = setup.batch
     half = batch.x.new_full((len(batch.x), CLASSES), 0.5)
-    uniform = random_rows(half, 1, eps=0.5, norm="linf", bounds=None, seed=batch.seed, sample_ids=batch.index)
+    uniform = Ball(eps=0.5, bounds=None).random_rows(half, 1, Noise(batch.seed, batch.index))
     gumbel = -(-uniform.clamp(2.0**-25, 1 - 2.0**-24).log()).log()
-    return lambda: loss(*side.pair, batch.x, batch.y, gumbel, batch.progress)
+    return lambda: loss(*setup.pair, batch.x, batch.y, gumbel, batch.progress)
 
 
-def _robust(radius: float, loss: Callable[[Side, Tensor], Tensor], note: str = "") -> Plain:
-    """``loss`` of a side and where its attack starts, drawn from the ball of that radius."""
+def _robust(radius: float, loss: Callable[[Setup, Tensor], Tensor], note: str = "") -> Plain:
+    """``loss`` of a setup and where its attack starts, drawn from the ball of that radius."""
 
-    def make(side: Side) -> Callable[[], Tensor]:
-        return partial(loss, side, side.start(radius))
+    def make(setup: Setup) -> Callable[[], Tensor]:
+        return partial(loss, setup, setup.start(radius))
 
     return Plain(_one(make), note, attacks=True)
 
 
-def _pgd_at(side: Side, start: Tensor) -> Tensor:
-    return robust.pgd_at(side.student, side.batch.x, side.batch.y, start)
+def _pgd_at(setup: Setup, start: Tensor) -> Tensor:
+    return robust.pgd_at(setup.student, setup.batch.x, setup.batch.y, start)
 
 
-def _trades(side: Side, start: Tensor) -> Tensor:
-    return robust.trades(side.student, side.batch.x, side.batch.y, start)
+def _trades(setup: Setup, start: Tensor) -> Tensor:
+    return robust.trades(setup.student, setup.batch.x, setup.batch.y, start)
 
 
-def _ard(side: Side, start: Tensor) -> Tensor:
-    return robust.ard(*side.pair, side.batch.x, side.batch.y, start)
+def _ard(setup: Setup, start: Tensor) -> Tensor:
+    return robust.ard(*setup.pair, setup.batch.x, setup.batch.y, start)
 
 
-def _rslad(side: Side, start: Tensor) -> Tensor:
-    return robust.rslad(*side.pair, side.batch.x, start)
+def _rslad(setup: Setup, start: Tensor) -> Tensor:
+    return robust.rslad(*setup.pair, setup.batch.x, start)
 
 
-def _adaad(side: Side, start: Tensor) -> Tensor:
-    return robust.adaad(*side.pair, side.batch.x, robust.apart(*side.pair, side.batch.x, start))
+def _adaad(setup: Setup, start: Tensor) -> Tensor:
+    return robust.adaad(*setup.pair, setup.batch.x, robust.apart(*setup.pair, setup.batch.x, start))
 
 
-def _igdm(side: Side, start: Tensor) -> Tensor:
-    x = side.batch.x
-    return robust.igdm(*side.pair, x, robust.apart(*side.pair, x, start), side.batch.progress)
+def _igdm(setup: Setup, start: Tensor) -> Tensor:
+    x = setup.batch.x
+    return robust.igdm(*setup.pair, x, robust.apart(*setup.pair, x, start), setup.batch.progress)
 
 
-def _iad(side: Side, start: Tensor) -> Tensor:
-    return robust.iad(*side.pair, side.batch.x, side.batch.y, start, side.batch.progress)
+def _saad(setup: Setup, start: Tensor) -> Tensor:
+    return robust.saad(*setup.pair, setup.batch.x, setup.batch.y, start, setup.batch.progress)
 
 
-def _iad_ii(side: Side, start: Tensor) -> Tensor:
-    batch = side.batch
-    return robust.iad_ii(*side.pair, side.standard, batch.x, batch.y, start, batch.progress)
+def _iad(setup: Setup, start: Tensor) -> Tensor:
+    return robust.iad(*setup.pair, setup.batch.x, setup.batch.y, start, setup.batch.progress)
 
 
-def _ada_iad(side: Side, start: Tensor) -> Tensor:
-    batch = side.batch
-    adversarial = robust.apart(*side.pair, batch.x, start)
-    return robust.ada_iad(*side.pair, batch.x, batch.y, adversarial, batch.progress)
+def _iad_ii(setup: Setup, start: Tensor) -> Tensor:
+    batch = setup.batch
+    return robust.iad_ii(*setup.pair, setup.standard, batch.x, batch.y, start, batch.progress)
 
 
-def _data_free(side: Side) -> Losses:
-    method, batch = side.method, side.batch
+def _ada_iad(setup: Setup, start: Tensor) -> Tensor:
+    batch = setup.batch
+    adversarial = robust.apart(*setup.pair, batch.x, start)
+    return robust.ada_iad(*setup.pair, batch.x, batch.y, adversarial, batch.progress)
+
+
+def _data_free(setup: Setup) -> Losses:
+    method, batch = setup.method, setup.batch
     like = next(method.adversary.parameters())
     draw = partial(noise.normal, len(batch.x), method.latent, seed=batch.seed, like=like)
     of_student, of_generator = draw(stream=_STUDENT), draw(stream=_GENERATOR)
     share = noise.symmetric_beta(len(batch.x), 1.0, seed=batch.seed, stream=_SHARES, like=like)
 
     def step() -> Iterator[Tensor]:
-        networks = (*side.pair, method.adversary)
+        networks = (*setup.pair, method.adversary)
         yield data_free.student_loss(*networks, method.connectors, of_student, share, batch.progress)
         yield data_free.generator_loss(*networks, of_generator)
 
@@ -260,6 +265,7 @@ PLAIN: dict[str, Plain] = {
     "iad-ii": _robust(EPS, _iad_ii),
     "ada-iad": _robust(NEAR, _ada_iad),
     "igdm": _robust(NEAR, _igdm, "the published step asks both networks again for what it has already; ours does not"),
+    "saad": _robust(NEAR, _saad),
     "data-free": Plain(
         _data_free, "a step of the student and one of the generator; two terms are reconstructions, on both sides"
     ),

@@ -125,7 +125,7 @@ def _project(shape: Shape, device: torch.device) -> Case:
         arguments=(x, x0, 0.5),
         work=Work.of({"x": x, "x0": x0, "result": x}, 7, x.numel(), "squared norm, scaling, box of a pixel"),
         atol=1e-6,
-        rivals={"torch": lambda: lambda: steps.project_l2_renorm(x, x0, 0.5)},
+        opponents={"torch": lambda: lambda: steps.project_l2_renorm(x, x0, 0.5)},
     )
 
 
@@ -200,7 +200,7 @@ def _mix(shape: Shape, dtype: torch.dtype, device: torch.device) -> Case:
         work=Work.of({"x": x, "result": x}, 3, x.numel(), "two multiplications and an addition of a pixel"),
         atol=0.0 if dtype == torch.float32 else LEAST_ROUNDING,
         opponents_atol=1e-6 if dtype == torch.float32 else 4 * LEAST_ROUNDING,
-        rivals={"torch": lambda: lambda: steps.mix_lerp(x, 0.3, permutation)},
+        opponents={"torch": lambda: lambda: steps.mix_lerp(x, 0.3, permutation)},
     )
 
 

@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import sides
 from benchmarks.cases.inputs import CIFAR, size
 from benchmarks.cases.plain_steps import PLAIN, Plain
-from benchmarks.cases.sides import Side
+from benchmarks.cases.setup import STUDENT, TEACHER, Setup, build_setup
 from benchmarks.suite.case import Case, Entry
 from benchmarks.suite.runner import Differs
 from fastadv.distill import AdversarialMethod
@@ -35,14 +34,14 @@ Found = tuple[tuple[Tensor, tuple[Tensor, ...]], ...]
 
 def entries() -> Iterator[Entry]:
     for name, known in METHODS.items():
-        row = f"training step {name}, {sides.TEACHER} to {sides.STUDENT}, {size((BATCH, *CIFAR))}"
+        row = f"training step {name}, {TEACHER} to {STUDENT}, {size((BATCH, *CIFAR))}"
         yield Entry(row, f"distill.{known.kind.__name__}", partial(_case, name), chosen=True)
 
 
 def _case(name: str, device: torch.device) -> Case:
     plain = PLAIN[name]
     check(name, plain, device)
-    ours, theirs = _steps(plain, sides.build(name, BATCH, device))
+    ours, theirs = _steps(plain, build_setup(name, BATCH, device))
     return Case(
         fused=ours,
         eager=theirs,
@@ -58,14 +57,14 @@ def _case(name: str, device: torch.device) -> Case:
 
 def check(name: str, plain: Plain, device: torch.device) -> None:
     """Compare losses and gradients of both steps in float64. Raises Differs."""
-    apart = _apart(*(step() for step in _steps(plain, sides.build(name, FEW, device).doubled())))
+    apart = _apart(*(step() for step in _steps(plain, build_setup(name, FEW, device).doubled())))
     if not apart <= FLOAT64:
         raise Differs(
             f"in float64 losses or gradients differ by {apart:.2e}, more than {FLOAT64:.0e}; nothing was timed"
         )
 
 
-def _steps(plain: Plain, ours: Side) -> tuple[Callable[[], Found], Callable[[], Found]]:
+def _steps(plain: Plain, ours: Setup) -> tuple[Callable[[], Found], Callable[[], Found]]:
     """The method's step, and the plain one on copies of everything."""
     theirs = copy.deepcopy(ours)
     # As a loop has it that loads a teacher and calls eval().
@@ -74,23 +73,23 @@ def _steps(plain: Plain, ours: Side) -> tuple[Callable[[], Found], Callable[[], 
     return lambda: _step(ours, _losses(ours), of_ours), lambda: _step(theirs, losses(), of_theirs)
 
 
-def _losses(side: Side) -> Iterator[Tensor]:
+def _losses(setup: Setup) -> Iterator[Tensor]:
     """The loss of the method's student and, where there is one, of its adversary."""
-    method, networks = side.method, (side.student, side.teacher)
-    yield method(*networks, side.batch)["loss"]
+    method, networks = setup.method, (setup.student, setup.teacher)
+    yield method(*networks, setup.batch)["loss"]
     if isinstance(method, AdversarialMethod):
-        yield method.adversary_terms(*networks, side.batch)["loss"]
+        yield method.adversary_terms(*networks, setup.batch)["loss"]
 
 
-def _trained(side: Side) -> list[list[nn.Parameter]]:
+def _trained(setup: Setup) -> list[list[nn.Parameter]]:
     """The parameters of each of the losses."""
-    method, parameters = side.method, [[*side.student.parameters(), *side.method.own_parameters()]]
+    method, parameters = setup.method, [[*setup.student.parameters(), *setup.method.own_parameters()]]
     return [*parameters, [*method.adversary.parameters()]] if isinstance(method, AdversarialMethod) else parameters
 
 
-def _step(side: Side, losses: Iterable[Tensor], trained: list[list[nn.Parameter]]) -> Found:
+def _step(setup: Setup, losses: Iterable[Tensor], trained: list[list[nn.Parameter]]) -> Found:
     """Each loss and its gradients, and no others."""
-    side.student.train()
+    setup.student.train()
     pairs = zip(losses, trained, strict=True)
     return tuple((loss.detach(), torch.autograd.grad(loss, parameters)) for loss, parameters in pairs)
 

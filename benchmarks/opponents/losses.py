@@ -103,8 +103,8 @@ def cw_and_gradient(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     logits = logits.detach().requires_grad_()
     hit = F.one_hot(target, logits.shape[1])
     own = (hit * logits).sum(1)
-    rival = ((1 - hit) * logits - hit * 1e4).amax(1)
-    loss = rival - own
+    best_other = ((1 - hit) * logits - hit * 1e4).amax(1)
+    loss = best_other - own
     return loss.detach(), torch.autograd.grad(loss.sum(), logits)[0]
 
 

@@ -89,6 +89,33 @@ def igdm(
     return adaad(student, teacher, x, adversarial) + alpha * progress * matching
 
 
+def saad(
+    student: nn.Module, teacher: nn.Module, x: Tensor, y: Tensor, start: Tensor, progress: float, *, alpha: float = 20.0
+) -> Tensor:
+    """SAAD, its attack on the teacher's true class to first order; the student sees the clean images too."""
+    leaf = x.detach().requires_grad_()
+    clean = teacher(leaf)
+    (slope,) = torch.autograd.grad(clean.gather(1, y.unsqueeze(1)).sum(), leaf)
+    clean, true = clean.detach(), F.one_hot(y, clean.shape[1]).to(x)
+    student.eval()
+
+    def difference(moved: Tensor) -> Tensor:
+        rise = ((moved - x) * slope).flatten(1).sum(1, keepdim=True)
+        return losses.kl_distill(student(moved), clean + rise * true, 1.0, "sum")
+
+    adversarial = loops.pgd_linf_from(start, x, difference, EPS, STEP_SIZE, STEPS)
+    student.train()
+    student(x)
+    of_student, behind = student(adversarial), student(2 * x - adversarial)
+    with torch.no_grad():
+        of_teacher, teacher_behind = teacher(adversarial), teacher(2 * x - adversarial)
+        log_p = F.log_softmax(of_teacher, dim=1)
+        entropy = -(log_p.exp() * log_p).sum(1)
+        weight = 5.0 * (entropy - entropy.min())
+    matching = losses.igdm_loss(of_student, behind, of_teacher, teacher_behind, "none")
+    return _weighted(of_student, of_teacher, weight) + alpha * progress * (weight * matching).mean()
+
+
 def iad(
     student: nn.Module, teacher: nn.Module, x: Tensor, y: Tensor, start: Tensor, progress: float, *, alpha: float = 1.0
 ) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.pages import reasons
+from benchmarks.pages.families import FAMILIES, Family
 from benchmarks.pages.scaling import curves, projection
 
 Results = Mapping[str, Any]
@@ -15,24 +16,35 @@ DASH = "-"
 UNEXPLAINED = "**not explained yet**"
 
 
-def machine_page(name: str, results: Results, plots: Sequence[str]) -> str:
-    """Everything the page says of one file of results; ``plots`` are links."""
+def machine_page(name: str, results: Results, pictures: Mapping[str, str]) -> str:
+    """Everything the page says of one file of results; ``pictures``: links by what they show."""
     rows = results["rows"]
     sections = [
         f"## {name}\n\n{about(results['machine'])} From `results/{name}.json`; the same as CSV beside it.",
-        *plots,
         f"### Where fastadv loses\n\n{losses(rows)}",
-        f"### All cases\n\n{HEADER_NOTE}\n\n{main_table(rows)}\n\n{notes(rows)}{absent(rows)}",
-        f"### What keeps a row from being faster\n\n{explanations(rows, on_gpu=_on_gpu(results['machine']))}",
-        f"### The machine itself\n\n{overhead_table(results['overhead'])}\n\n{floor_table(results['floor'])}",
+        f"### Every case\n\n{HEADER_NOTE}",
+        *(family_section(family, found, pictures) for family in FAMILIES if (found := family.rows(rows))),
+        f"### What keeps a row from being faster\n\n{explanations(rows, on_gpu=on_gpu(results['machine']))}",
+        _joined("### The machine itself", pictures.get("roofline"), overhead_table(results["overhead"]))
+        + f"\n\n{floor_table(results['floor'])}",
         f"### Memory\n\n{memory_table(rows)}",
         f"### The least work\n\n{work_table(rows)}",
-        f"### Scaling\n\n{scaling_table(results)}",
+        _joined("### Scaling", pictures.get("scaling"), scaling_table(results)),
         "### What a larger run would need\n\n" + "\n\n".join(projection(results)),
     ]
     if results["not_timed"]:
         sections.insert(1, "Not timed, because results differed or a call failed:\n\n" + bullets(results["not_timed"]))
     return "\n\n".join(sections)
+
+
+def family_section(family: Family, rows: Sequence[Row], pictures: Mapping[str, str]) -> str:
+    """The picture and the table of a family, what is to be known of its rows, and why an opponent is missing."""
+    title = f"#### {family.title}"
+    return _joined(title, family.about, pictures.get(family.key), main_table(rows), notes(rows), absent(rows))
+
+
+def _joined(*parts: str | None) -> str:
+    return "\n\n".join(part for part in parts if part)
 
 
 HEADER_NOTE = (
@@ -43,7 +55,7 @@ HEADER_NOTE = (
 
 
 def about(machine: Mapping[str, Any]) -> str:
-    gpu = machine["gpu"] if _on_gpu(machine) else "not run on a GPU yet"
+    gpu = machine["gpu"] if on_gpu(machine) else "not run on a GPU yet"
     facts = [
         machine["cpu"],
         gpu,
@@ -62,7 +74,7 @@ def about(machine: Mapping[str, Any]) -> str:
     return ", ".join(facts) + "." + note
 
 
-def _on_gpu(machine: Mapping[str, Any]) -> bool:
+def on_gpu(machine: Mapping[str, Any]) -> bool:
     return not machine["gpu"].startswith("none")
 
 
@@ -92,6 +104,11 @@ def losses(rows: Sequence[Row]) -> str:
     return text
 
 
+def counted(rows: Sequence[Row]) -> str:
+    """How many comparisons are lost and how many are even."""
+    return losses(rows).splitlines()[0].rstrip(".")
+
+
 def _more_memory(row: Row) -> Iterator[str]:
     peak = row["peak_bytes"]
     for name, size in peak.items():
@@ -100,6 +117,7 @@ def _more_memory(row: Row) -> Iterator[str]:
 
 
 def main_table(rows: Sequence[Row]) -> str:
+    """A line a case; a column that would have nothing but dashes is left out."""
     head = ["case", "fused, us", "eager, us", "compiled, us", "eager / fused", "compiled / fused", "others / fused"]
     table = [[*head, "eager / fused, cold", "share of floor", "peak, KiB"]]
     for row in rows:
@@ -115,17 +133,25 @@ def main_table(rows: Sequence[Row]) -> str:
                 *(spread(row["ratio_to_fused"].get(name)) for name in MAIN),
                 "; ".join(others) or DASH,
                 spread(row["cold_ratio_to_fused"].get("eager")),
-                f"{share(row.get('share_of_floor'))} / {share(row.get('cold_share_of_floor'))}",
+                _shares(row),
                 kibibytes(row["peak_bytes"].get("fused")),
             ]
         )
-    return markdown(table)
+    filled = [number for number in range(len(table[0])) if any(line[number] != DASH for line in table[1:])]
+    return markdown([[line[number] for number in filled] for line in table])
+
+
+def _shares(row: Row) -> str:
+    """Of the floor, warm and cold."""
+    if "share_of_floor" not in row:
+        return DASH
+    return f"{share(row['share_of_floor'])} / {share(row.get('cold_share_of_floor'))}"
 
 
 def notes(rows: Sequence[Row]) -> str:
     """What is to be known of the two sides of a row, where anything is."""
     lines = [f"{row['case']}: {row['note']}" for row in rows if row.get("note")]
-    return f"Of what both sides do:\n\n{bullets(lines)}\n\n" if lines else ""
+    return f"Of what both sides do:\n\n{bullets(lines)}" if lines else ""
 
 
 def absent(rows: Sequence[Row]) -> str:
@@ -219,20 +245,17 @@ def scaling_table(results: Results) -> str:
     )
 
 
-def front_table(rows: Sequence[Row], cases: Sequence[str]) -> str:
-    """Medians alone, of those ``cases`` that the file has, and how many comparisons the whole of it has lost."""
-    table = [["", "fused, us", "eager, us", "torch.compile, us", "eager / fused", "compiled / fused"]]
-    by_name = {row["case"]: row for row in rows}
-    for row in (by_name[case] for case in cases if case in by_name):
-        times = (microseconds(row["seconds"].get(name)) for name in ("fused", *MAIN))
-        ratios = (row["ratio_to_fused"].get(name) for name in MAIN)
-        table.append([row["case"], *times, *(f"{ratio['median']:.2f}" if ratio else DASH for ratio in ratios)])
-    lost = losses(rows).splitlines()[0]
-    return f"{markdown(table)}\n\nOf all {len(rows)} cases: {lost}"
-
-
 def spread(ratio: Mapping[str, float] | None) -> str:
     return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else DASH
+
+
+def duration(seconds: float) -> str:
+    """In the unit that leaves it between 1 and 1,000."""
+    unit, scale = next(
+        (unit, scale) for unit, scale in (("s", 1), ("ms", 1e3), ("us", 1e6)) if seconds * scale >= 1 or unit == "us"
+    )
+    scaled = seconds * scale
+    return f"{scaled:.{0 if scaled >= 100 else 1 if scaled >= 10 else 2}f} {unit}"
 
 
 def microseconds(seconds: Mapping[str, float] | None) -> str:

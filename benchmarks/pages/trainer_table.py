@@ -1,14 +1,14 @@
-"""Writes what the trainer found into README.md: ``python -m benchmarks.pages.trainer_table``.
+"""Write what the trainer found: ``python -m benchmarks.pages.trainer_table``.
 
-From each results.json that was committed with a run's report under results/. The demo's run has a section of its own;
-of the others, those that train the same student on the same data stand in one table.
+From each results.json that was committed with a run's report under results/: the demo's run into README.md, all of them
+into results/README.md, where those that train the same student on the same data stand in one table.
 """
 
 from __future__ import annotations
 
 import itertools
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from benchmarks.pages.markers import filled
@@ -17,32 +17,36 @@ from fastadv.train.report.tables import PAIRING, difference_cells, render_table,
 from fastadv.train.report.training_report import comparison_table, protocol, result_table
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
 DEMO = "digits-demo"
+HEADS = ["method", "n", "clean, %", "minus baseline", "under PGD, %", "minus baseline", "pairs"]
 
 # By the names of their folders.
 Runs = Mapping[str, RunResults]
 
 
 def main() -> None:
-    text = PAGE.read_text()
-    for name, between in sections(RESULTS).items():
-        text = filled(text, name, between)
-    PAGE.write_text(text)
-    print(f"wrote {PAGE}")
+    for page, sections in pages().items():
+        text = page.read_text()
+        for name, between in sections.items():
+            text = filled(text, name, between)
+        page.write_text(text)
+        print(f"wrote {page}")
 
 
-def sections(results: Path) -> dict[str, str]:
-    """What stands in README.md between the markers of each name."""
+def pages(results: Path = RESULTS) -> dict[Path, dict[str, str]]:
+    """What stands between the markers of each name, page by page."""
     runs = {path.parent.name: read_results(path.parent) for path in results.glob(f"*/{FILE}")}
     demo = runs.pop(DEMO)
-    return {"what the demo found": one_run(DEMO, demo), "what the systems found": several_runs(runs)}
+    return {
+        ROOT / "README.md": {"what the demo found": in_short(DEMO, demo)},
+        RESULTS / "README.md": {"the demo": one_run(DEMO, demo), "the systems": several_runs(runs)},
+    }
 
 
 def one_run(folder: str, run: RunResults) -> str:
     """A run's tables, what their numbers are, and where they come from."""
-    report = f"[its report]({report_of(folder)}) has each seed and the curves"
+    report = f"[its report]({folder}/report.md) has each seed and the curves"
     parts = [f"### {run.title}", result_table(run), wrapped(" ".join([*protocol(run), f"{made(run)}; {report}."]))]
     differences = comparison_table(run)
     if differences is not None:
@@ -61,22 +65,25 @@ def several_runs(runs: Runs) -> str:
     return "\n\n".join(tables) if tables else "No run is committed."
 
 
+def in_short(folder: str, run: RunResults) -> str:
+    """A run's table for the front page, which leaves the protocol to its report."""
+    seeds = max(len(method.seeds) for method in run.methods)
+    report = f"[its report](benchmarks/results/{folder}/report.md)"
+    note = (
+        f"{run.title}: mean ± standard deviation of {seeds} seeds; differences in points, paired by seed, with the "
+        f"95 % t interval of their mean. {made(run)}; {report} has the protocol."
+    )
+    return f"{render_table([HEADS, *_rows(run)])}\n\n{wrapped(note)}"
+
+
 def one_table(runs: Runs) -> str:
     """Every run's teacher and below it its students, what holds for all of them, and what for each run alone."""
-    rows = [["method", "n", "clean, %", "minus baseline", "under PGD, %", "minus baseline", "pairs"]]
-    for run in runs.values():
-        if run.teacher is not None:
-            trained = "loaded" if run.teacher_method is None else run.teacher_method
-            rows.append(_row(result_cells(f"*{teacher_label(run)}, {trained}*", [run.teacher]), ["", "", ""]))
-        baseline = run.baseline or run.methods[0]
-        for method in run.methods:
-            differences = ["baseline", "", ""] if method == baseline else difference_cells(method, baseline)
-            rows.append(_row(result_cells(method.label, method.seeds), differences))
+    rows = [HEADS, *(row for run in runs.values() for row in _rows(run))]
     facts = {folder: protocol(run) for folder, run in runs.items()}
     shared = [fact for fact in next(iter(facts.values())) if all(fact in others for others in facts.values())]
     notes = [
         wrapped(
-            f"- [{folder}]({report_of(folder)}): "
+            f"- [{folder}]({folder}/report.md): "
             + " ".join([*(fact for fact in facts[folder] if fact not in shared), f"{made(run)}."]),
             indent="  ",
         )
@@ -92,16 +99,22 @@ def one_table(runs: Runs) -> str:
     return "\n\n".join([title, render_table(rows), wrapped(" ".join(explained)), "\n".join(notes)])
 
 
+def _rows(run: RunResults) -> Iterator[list[str]]:
+    """Under HEADS: the teacher, then each method beside the baseline."""
+    if run.teacher is not None:
+        trained = "loaded" if run.teacher_method is None else run.teacher_method
+        yield _row(result_cells(f"*{teacher_label(run)}, {trained}*", [run.teacher]), ["", "", ""])
+    baseline = run.baseline or run.methods[0]
+    for method in run.methods:
+        differences = ["baseline", "", ""] if method == baseline else difference_cells(method, baseline)
+        yield _row(result_cells(method.label, method.seeds), differences)
+
+
 def _row(results: list[str], differences: list[str]) -> list[str]:
     """Each accuracy beside its difference."""
     label, n, clean, robust = results
     of_clean, of_robust, pairs = differences
     return [label, n, clean, of_clean, robust, of_robust, pairs]
-
-
-def report_of(folder: str) -> str:
-    """The link from README.md to a run's report."""
-    return f"benchmarks/results/{folder}/report.md"
 
 
 def made(run: RunResults) -> str:

@@ -49,7 +49,7 @@ class Case:
         backward: the leaves among ``arguments`` whose gradients belong to the result.
         atol: bounds the ``difference`` of the fused result from the formula's in float32, ``opponents_atol`` that of
             the opponents' (the same if it is not given).
-        rivals: opponents by name, built when they are measured; building raises Missing where there is none.
+        opponents: opponents by name, built when they are measured; building raises Missing where there is none.
         not_compiled: why ``torch.compile`` of the formula is no opponent.
         agreement: what ``difference`` measures, in words.
         note: what a reader must know of the two sides.
@@ -62,14 +62,14 @@ class Case:
     atol: float
     opponents_atol: float | None = None
     backward: tuple[Tensor, ...] = ()
-    rivals: Mapping[str, Callable[[], Call]] = field(default_factory=dict)
+    opponents: Mapping[str, Callable[[], Call]] = field(default_factory=dict)
     not_compiled: str = ""
     difference: Callable[[object, object], float] = lambda result, expected: largest_difference(result, expected)
     agreement: str = "largest difference, relative to the largest magnitude"
     note: str = ""
 
-    def opponent(self, function: Callable[..., object]) -> Call:
-        """The opponent's call: ``function``, which is ``eager`` or a compiled form of it, on the same inputs."""
+    def call(self, function: Callable[..., object]) -> Call:
+        """The call of ``function``, which is ``eager`` or a compiled form of it, on the same inputs."""
         return _call(function, self.arguments, self.backward)
 
     def expected(self) -> object:

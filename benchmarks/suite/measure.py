@@ -1,4 +1,7 @@
-"""Interleaved timing: every round times each variant once, so that ratios can be taken within a round."""
+"""Time and memory of calls.
+
+Timing is interleaved: every round times each variant once, so that ratios can be taken within a round.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.suite.case import Call
 from fastadv.attacks.captured import recording
@@ -157,3 +161,48 @@ def warm_up(call: Call, clock: Clock, effort: Effort) -> tuple[int, float]:
         elapsed += taken[-1]
     each = statistics.median(taken)
     return max(1, round(effort.round_seconds / each)), each
+
+
+def peak_bytes(call: Call, device: torch.device) -> int:
+    """The most memory that a call takes beyond its inputs, of PyTorch's allocator.
+
+    On a GPU what the allocator counts itself, on a CPU the running sum of what the profiler records. Inside an op too,
+    compiled ones included; what a library takes elsewhere than from PyTorch's allocator is not seen.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        call()
+    events = recorded.profiler.kineto_results.events()
+    live = peak = 0
+    for event in sorted((event for event in events if event.name() == "[memory]"), key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+def network_share(call: Call, device: torch.device) -> float:
+    """The share of a call's time inside PyTorch's own operators, which are its networks' but for a few.
+
+    The rest is fastadv's operators and the host: Python, checks and the way to an operator. From one profiled call,
+    which takes a little longer than others.
+    """
+    cuda = device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as recorded:
+        start = time.perf_counter()
+        call()
+        if cuda:
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+    ours = ("fastadv::", "autograd::")
+    own = sum(
+        event.self_device_time_total if cuda else event.self_cpu_time_total
+        for event in recorded.events()
+        if "::" in event.name and not event.name.startswith(ours)
+    )
+    return own / 1e6 / seconds

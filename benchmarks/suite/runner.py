@@ -10,8 +10,17 @@ import torch
 
 from benchmarks.suite.case import Call, Case, Entry, Missing
 from benchmarks.suite.floor import Floor
-from benchmarks.suite.measure import COLD, Clock, ColdClock, Effort, interleaved, replayed, warm_clock
-from benchmarks.suite.memory import peak_bytes
+from benchmarks.suite.measure import (
+    COLD,
+    Clock,
+    ColdClock,
+    Effort,
+    interleaved,
+    network_share,
+    peak_bytes,
+    replayed,
+    warm_clock,
+)
 from benchmarks.suite.spread import Spread, ratio
 
 Row = dict[str, Any]
@@ -44,7 +53,7 @@ class Conditions:
 def run(entry: Entry, conditions: Conditions, floor: Floor | None = None) -> Row:
     """The row of one case. Raises Differs where the fused or the eager result is wrong; then nothing is timed."""
     case = entry.build(conditions.device)
-    variants, missing = opponents(case, entry, conditions)
+    variants, missing = variants_of(case, entry, conditions)
     variants, differences, different = agreeing(case, variants)
     missing |= different
     taken = interleaved(variants, conditions.warm, conditions.effort)
@@ -68,6 +77,7 @@ def run(entry: Entry, conditions: Conditions, floor: Floor | None = None) -> Row
         "cold_ratio_to_fused": {},
     }
     if case.work is None:
+        row["network_share"] = network_share(case.fused, conditions.device)
         return row
     row |= vars(case.work)
     row["bytes_per_second"] = {
@@ -86,9 +96,9 @@ def run(entry: Entry, conditions: Conditions, floor: Floor | None = None) -> Row
     return row
 
 
-def opponents(case: Case, entry: Entry, conditions: Conditions) -> tuple[dict[str, Call], dict[str, str]]:
+def variants_of(case: Case, entry: Entry, conditions: Conditions) -> tuple[dict[str, Call], dict[str, str]]:
     """The calls of a row by name, and why the others are missing."""
-    variants: dict[str, Call] = {"fused": case.fused, "eager": case.opponent(case.eager)}
+    variants: dict[str, Call] = {"fused": case.fused, "eager": case.call(case.eager)}
     missing = {}
     if case.not_compiled:
         missing["compiled"] = case.not_compiled
@@ -100,10 +110,10 @@ def opponents(case: Case, entry: Entry, conditions: Conditions) -> tuple[dict[st
         # Else a formula that asks autograd for its gradient is compiled in pieces, several times as slow as in one.
         if hasattr(torch._dynamo.config, "trace_autograd_ops"):  # not in every PyTorch
             torch._dynamo.config.trace_autograd_ops = True
-        variants["compiled"] = case.opponent(torch.compile(case.eager))
+        variants["compiled"] = case.call(torch.compile(case.eager))
         if conditions.everything:
-            variants["max-autotune"] = case.opponent(torch.compile(case.eager, mode="max-autotune"))
-    for name, build in case.rivals.items():
+            variants["max-autotune"] = case.call(torch.compile(case.eager, mode="max-autotune"))
+    for name, build in case.opponents.items():
         try:
             variants[name] = build()
         except Missing as reason:

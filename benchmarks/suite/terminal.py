@@ -27,6 +27,8 @@ def row(measured: Mapping[str, Any]) -> str:
     if "bytes_formula" in measured:
         text += f"\n  {measured['bytes']:,} bytes: {measured['bytes_formula']}"
         text += f"\n  {measured['operations']:,} operations: {measured['operations_formula']}"
+    if "network_share" in measured:
+        text += f"\n  {measured['network_share']:.0%} of the time in PyTorch's own operators, nearly all the network's"
     for name in seconds:
         if name not in MAIN:
             text += f"\n  {name:{WIDTH - 2}}{_time(seconds[name])}   {_ratio(ratios[name])}"

@@ -1,19 +1,24 @@
-"""Adversarial batches: pure functions over one shared loop, the same as objects, and what they report."""
+"""Adversarial batches: pure functions over one shared loop, the same as objects, and what they report.
+
+An attack is a file of methods/, with its function and its object, and its import here: its name in `fastadv attack` and
+the tests that all attacks pass follow.
+"""
 
 from fastadv.attacks.captured import Captured, CaptureError, capture
-from fastadv.attacks.configured import APGD, BSS, FGSM, MIFGSM, PGD, SVGD, VAT, Attack
-from fastadv.attacks.methods.apgd import apgd
-from fastadv.attacks.methods.bss import bss
+from fastadv.attacks.configured import ATTACKS, Attack
+from fastadv.attacks.methods.apgd import APGD, apgd
+from fastadv.attacks.methods.bss import BSS, bss
 from fastadv.attacks.methods.bss_base_samples import bss_candidates, bss_targets
-from fastadv.attacks.methods.fgsm import fgsm
-from fastadv.attacks.methods.mi_fgsm import mi_fgsm
-from fastadv.attacks.methods.pgd import pgd
-from fastadv.attacks.methods.svgd import repulsion_ratio, svgd
-from fastadv.attacks.methods.vat import vat
-from fastadv.attacks.model.frozen import Frozen, freeze
+from fastadv.attacks.methods.fgsm import FGSM, fgsm
+from fastadv.attacks.methods.mi_fgsm import MIFGSM, mi_fgsm
+from fastadv.attacks.methods.pgd import PGD, pgd
+from fastadv.attacks.methods.svgd import SVGD, repulsion_ratio, svgd
+from fastadv.attacks.methods.vat import VAT, vat
+from fastadv.attacks.model.freeze import Frozen, freeze
 
 __all__ = [
     "APGD",
+    "ATTACKS",
     "BSS",
     "FGSM",
     "MIFGSM",

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks.loop import seeds
-from fastadv.attacks.model.networks import InItsMode, Network, Networks
+from fastadv.attacks.loop import noise
+from fastadv.attacks.model.networks import KeepMode, Network, Networks
 from fastadv.ops import checks
 
 # cuDNN and cuBLAS choose algorithms and allocate workspaces in their first runs, which a graph must not record.
@@ -21,7 +21,7 @@ _WARM_UPS = 3
 
 
 def capture(attack: Callable[..., Any]) -> Captured:
-    """``attack`` as one CUDA graph for each shape of batch: ``capture(PGD(eps=8 / 255))(model, x, y)``.
+    """Make ``attack`` one CUDA graph for each shape of batch: ``capture(PGD(eps=8 / 255))(model, x, y)``.
 
     The first batch of a shape is attacked a few times to warm up, which leaves no trace, and then recorded; from then
     on the host launches one graph instead of every kernel of every step. Recorded are the shape, dtype and layout of
@@ -60,15 +60,15 @@ class CaptureError(RuntimeError):
 
 
 def why_eager(device: torch.device) -> str | None:
-    """Why attacks on ``device`` are not captured; None where they are."""
+    """Return the reason why attacks on ``device`` are not captured; None where they are."""
     return None if device.type == "cuda" else f"there are no CUDA graphs on {device}"
 
 
 class Captured:
-    """What :func:`capture` returns.
+    """The attack that :func:`capture` returns.
 
     Attributes:
-        attack: what was captured.
+        attack: the attack that was captured.
         eager: why the last call ran eagerly; None where it replayed a graph or there was no call.
     """
 
@@ -86,11 +86,11 @@ class Captured:
 
     @property
     def graphs(self) -> int:
-        """How many graphs have been recorded."""
+        """The number of graphs that have been recorded."""
         return len(self._graphs)
 
     def __call__(self, model: Network | Sequence[Network], x: Tensor, y: Tensor | None = None, **changes: Any) -> Any:
-        """The attack on ``model`` and ``x``, with ``y`` where it takes one; ``changes`` replace keywords this once.
+        """Attack ``model`` at ``x``, with ``y`` where it takes one; ``changes`` replace keywords this once.
 
         The seed and tensors among the changes may be others at each call; another value of the rest means another
         graph. Raises TypeError for a value that is neither a tensor nor hashable.
@@ -136,18 +136,18 @@ class Captured:
 
     def _seed_on(self, x: Tensor) -> Tensor:
         if x.device not in self._seeds:
-            self._seeds[x.device] = _on_device(seeds.resolve(self._seed), x).clone()
+            self._seeds[x.device] = _on_device(noise.resolve(self._seed), x).clone()
         return self._seeds[x.device]
 
     def _graph(
         self, model: Any, run: Callable[..., Any], inputs: Mapping[str, Tensor], values: Mapping[str, Any]
     ) -> _Graph:
-        """The graph of ``run`` on such inputs, recorded unless it is there."""
+        """Return the graph of ``run`` on such inputs, recorded unless it is there."""
         members, device = Networks(model).members, inputs["x"].device
         traits = frozenset((name, _traits(given)) for name, given in inputs.items())
         key = (_memory_of(members), traits, frozenset(values.items()), _autocast(device.type))
         if key not in self._graphs:
-            stateful = [member.network for member in members if isinstance(member, InItsMode)]
+            stateful = [member.network for member in members if isinstance(member, KeepMode)]
             try:
                 # The members are kept with their graph, so that nothing else gets their addresses.
                 self._graphs[key] = _Graph(run, inputs, stateful), members
@@ -157,7 +157,10 @@ class Captured:
 
 
 class _Graph:
-    """A recorded run on buffers of its own. stateful: networks whose buffers and random draws a run may move."""
+    """A recorded run on buffers of its own.
+
+    stateful: networks whose buffers and random draws a run may move.
+    """
 
     def __init__(self, run: Callable[..., Any], inputs: Mapping[str, Tensor], stateful: Sequence[Network]) -> None:
         self._inputs = {name: given.detach().clone() for name, given in inputs.items()}
@@ -219,7 +222,7 @@ def recording(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream) -> Iterato
 
 @contextlib.contextmanager
 def _undisturbed(networks: Sequence[Network], device: torch.device) -> Iterator[None]:
-    """Afterwards the networks' buffers and the global random state are what they were."""
+    """Give the networks' buffers and the global random state back afterwards, as they were."""
     modules = [network for network in networks if isinstance(network, nn.Module)]
     kept = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -242,16 +245,16 @@ def _takes_a_seed(attack: Callable[..., Any]) -> bool:
 
 
 def _on_device(seed: int | Tensor, x: Tensor) -> Tensor:
-    """``seed`` as a tensor beside ``x``, without waiting for the device."""
+    """Return ``seed`` as a tensor beside ``x``, without waiting for the device."""
     number, tensor = checks.seed(seed, x)
     return torch.full((), number, dtype=torch.int64, device=x.device) if tensor is None else tensor
 
 
 def _memory_of(members: tuple[Network, ...]) -> tuple[Any, ...]:
-    """Which memory, and which modes, a graph of ``members`` reads."""
+    """Return the addresses and the modes that a graph of ``members`` depends on."""
     read: list[Any] = []
     for member in members:
-        network = member.network if isinstance(member, InItsMode) else member
+        network = member.network if isinstance(member, KeepMode) else member
         read.append(id(network))
         if isinstance(network, nn.Module):
             read += (tensor.data_ptr() for tensor in (*network.parameters(), *network.buffers()))

@@ -1,4 +1,4 @@
-"""The methods: which samples they draw, which losses they combine."""
+"""The methods of distillation and of adversarial training: the samples they draw, the losses they combine."""
 
 from fastadv.distill.adaad import AdaAD
 from fastadv.distill.adversarial_training import PGDAT, TRADES
@@ -6,21 +6,26 @@ from fastadv.distill.aikd import AIKD
 from fastadv.distill.amkd import AMKD
 from fastadv.distill.ard import ARD
 from fastadv.distill.at import AT
-from fastadv.distill.base import KD, BaseLoss, CrossEntropy
 from fastadv.distill.bss import BSS
 from fastadv.distill.crd import CRD
+from fastadv.distill.cross_entropy import CrossEntropy
 from fastadv.distill.data_free import DataFree
+from fastadv.distill.distiller import Distiller
 from fastadv.distill.dkd import DKD
 from fastadv.distill.fitnet import FitNet
 from fastadv.distill.ft import FT
+from fastadv.distill.hooked import Hooked
 from fastadv.distill.iad import IAD, IADII, AdaIAD
 from fastadv.distill.igdm import IGDM
+from fastadv.distill.kd import KD
 from fastadv.distill.method import AdversarialMethod, Batch, Method
+from fastadv.distill.parts.base_loss import BaseLoss
 from fastadv.distill.parts.features import Featured, Features
 from fastadv.distill.parts.robust import RobustMethod
 from fastadv.distill.parts.weighted import WeightedLoss
 from fastadv.distill.rkd import RKD
 from fastadv.distill.rslad import RSLAD
+from fastadv.distill.saad import SAAD
 from fastadv.distill.sp import SP
 from fastadv.distill.tald import TALD
 from fastadv.distill.triplet import TripletKD
@@ -42,6 +47,7 @@ __all__ = [
     "PGDAT",
     "RKD",
     "RSLAD",
+    "SAAD",
     "SP",
     "TALD",
     "TRADES",
@@ -53,9 +59,11 @@ __all__ = [
     "Batch",
     "CrossEntropy",
     "DataFree",
+    "Distiller",
     "Featured",
     "Features",
     "FitNet",
+    "Hooked",
     "Method",
     "RobustMethod",
     "TripletKD",

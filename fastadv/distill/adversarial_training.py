@@ -7,16 +7,16 @@ from torch.nn.functional import cross_entropy
 
 from fastadv.distill.method import Terms
 from fastadv.distill.parts.robust import NEAR, RobustMethod, Views
+from fastadv.numerics import accumulate
 from fastadv.ops import checks
 from fastadv.ops.divergence import kl_distill
-from fastadv.reference._common import accumulate
 
 
 class PGDAT(RobustMethod):
     """Training on adversarial images: ``CE(S(x'), y)``, the mean over the batch; x' maximises it, by PGD.
 
     Args:
-        eps, step_size, steps, attack_mode: see :class:`RobustMethod`.
+        eps, step_size, steps, attack_mode, clean_forward: see :class:`RobustMethod`.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -34,8 +34,11 @@ class PGDAT(RobustMethod):
         step_size: float = 2 / 255,
         steps: int = 10,
         attack_mode: str = "eval",
+        clean_forward: bool = False,
     ) -> None:
-        super().__init__(eps=eps, step_size=step_size, steps=steps, attack_mode=attack_mode)
+        super().__init__(
+            eps=eps, step_size=step_size, steps=steps, attack_mode=attack_mode, clean_forward=clean_forward
+        )
 
     def terms_on(self, views: Views) -> Terms:
         return {"loss": cross_entropy(accumulate(views.student_adversarial), views.y)}

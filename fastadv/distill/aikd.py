@@ -12,14 +12,13 @@ from torch.nn.functional import cross_entropy, softplus
 from torch.optim import Adam, Optimizer
 
 from fastadv.attacks.model.guard import evaluating
-from fastadv.distill.discriminator import Discriminator
 from fastadv.distill.method import AdversarialMethod, Batch, Network, Terms
 from fastadv.distill.parts.building import Unbuilt
 from fastadv.distill.parts.isolation import constant_parameters
 from fastadv.distill.parts.teacher import teacher_logits
+from fastadv.numerics import accumulate
 from fastadv.ops import checks
 from fastadv.ops.divergence import kl_distill
-from fastadv.reference._common import accumulate
 
 _ADVERSARIAL_LOSSES = {name: name for name in ("bce", "wgan")}
 _INPUTS = {"logits": False, "probabilities": True}
@@ -49,7 +48,7 @@ class AIKD(AdversarialMethod):
       clipped to [-clip, clip] after each of its steps.
 
     A reconstruction from the abstract: that there are these three terms is the paper's; their form, weights and
-    schedule and the discriminator (:class:`fastadv.distill.discriminator.Discriminator`) are this library's choice. The
+    schedule and the discriminator (:class:`Discriminator`) are this library's choice. The
     ramp of beta is that of PS-KD, by steps where it goes by epochs.
 
     A term of weight 0 costs no forward. D learns from the logits of the student's own step where it is asked about the
@@ -80,6 +79,7 @@ class AIKD(AdversarialMethod):
     """
 
     needs_teacher = True
+    needs_epochs = True
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class AIKD(AdversarialMethod):
             else:
                 of_previous = teacher_logits(self, self.previous, x)
             progressive = self._soft_targets(of_student, of_previous)
-            loss = loss + self.beta * batch.progress * progressive
+            loss = loss + self.beta * batch.progress_for(self) * progressive
             terms["progressive"] = progressive.detach()
         if self.omega:
             with constant_parameters([self.adversary]):
@@ -174,14 +174,14 @@ class AIKD(AdversarialMethod):
         return {"loss": fake.mean() - real.mean()}
 
     def get_extra_state(self) -> Tensor:
-        """How many epochs began, for the state_dict."""
+        """Return the number of epochs that have begun, for the state_dict."""
         return torch.tensor(self._epochs, device=next(self.parameters(), torch.empty(0)).device)
 
     def set_extra_state(self, state: Tensor) -> None:
         self._epochs = int(state)
 
     def _soft_targets(self, student: Tensor, teacher: Tensor | None) -> Tensor:
-        """T^2 KL(teacher || student); 0 where there is no teacher."""
+        """Return T^2 KL(teacher || student), 0 where there is no teacher."""
         if teacher is None:
             return accumulate(student).new_zeros(())
         return kl_distill(student, teacher, temperature=self.temperature)
@@ -190,3 +190,23 @@ class AIKD(AdversarialMethod):
         with torch.no_grad():
             for parameter in self.adversary.parameters():
                 parameter.clamp_(-self.clip, self.clip)
+
+
+class Discriminator(nn.Module):
+    """Logits [N, C] to one score a sample, [N], high for the pre-trained network, in the precision of losses.
+
+    Linear layers of 256, 64 and 1 outputs, with LeakyReLU of slope 0.2 between.
+
+    probabilities: see the softmax of the logits in their place.
+    """
+
+    def __init__(self, classes: int, *, probabilities: bool = False) -> None:
+        super().__init__()
+        self.probabilities = probabilities
+        self.layers = nn.Sequential(
+            nn.Linear(classes, 256), nn.LeakyReLU(0.2), nn.Linear(256, 64), nn.LeakyReLU(0.2), nn.Linear(64, 1)
+        )
+
+    def forward(self, logits: Tensor) -> Tensor:
+        logits = accumulate(logits)
+        return accumulate(self.layers(logits.softmax(1) if self.probabilities else logits).squeeze(1))

@@ -13,9 +13,9 @@ from fastadv.distill.method import Batch, Network, Terms
 from fastadv.distill.parts.building import example_features
 from fastadv.distill.parts.features import Features
 from fastadv.distill.parts.teacher import required
+from fastadv.numerics import accumulate
 from fastadv.ops import checks
 from fastadv.ops.metric import triplet_margin_loss
-from fastadv.reference._common import accumulate
 
 _TRIPLETS = {name: name for name in ("teacher", "clean", "same-class")}
 
@@ -139,7 +139,7 @@ class AMKD(BSS):
         return normalize(vectors, dim=1) if self.needs_features else vectors
 
     def _projected(self, teacher: Features, ours: Tensor) -> Tensor:
-        """The teacher's embeddings, in the length of the student's."""
+        """Return the teacher's embeddings, brought to the length of the student's."""
         theirs = self._vectors(teacher)
         projected = accumulate(self.projector(theirs))
         if projected.shape[1] != ours.shape[1]:
@@ -157,6 +157,6 @@ class AMKD(BSS):
 
 
 def _distances(anchor: Tensor, images: Tensor, among: Tensor, elsewhere: float) -> Tensor:
-    """The distances [M, N] between embeddings, without gradient, where ``among`` [M, N] holds."""
+    """Return distances [M, N] between embeddings, without gradient; ``elsewhere`` where ``among`` [M, N] is False."""
     with torch.no_grad():
         return torch.cdist(anchor, images).masked_fill(~among, elsewhere)

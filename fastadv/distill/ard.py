@@ -6,9 +6,9 @@ from torch.nn.functional import cross_entropy
 
 from fastadv.distill.method import Terms
 from fastadv.distill.parts.robust import RobustMethod, Views
+from fastadv.numerics import accumulate
 from fastadv.ops import checks
 from fastadv.ops.divergence import kl_distill
-from fastadv.reference._common import accumulate
 
 
 class ARD(RobustMethod):
@@ -19,12 +19,13 @@ class ARD(RobustMethod):
 
     The published code averages the divergence over batch and classes, which is this term divided by the number of
     classes. It runs the student on the clean images also where alpha is 1 and they only move BatchNorm's buffers; here
-    they are then left out.
+    that takes ``clean_forward``.
 
     Args:
         temperature: T > 0.
         alpha: the share of the divergence.
-        eps, step_size, steps, attack_mode: see :class:`RobustMethod`; the published attack is in train mode.
+        eps, step_size, steps, attack_mode, clean_forward: see :class:`RobustMethod`; the published attack is in train
+            mode.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -44,8 +45,11 @@ class ARD(RobustMethod):
         step_size: float = 2 / 255,
         steps: int = 10,
         attack_mode: str = "train",
+        clean_forward: bool = False,
     ) -> None:
-        super().__init__(eps=eps, step_size=step_size, steps=steps, attack_mode=attack_mode)
+        super().__init__(
+            eps=eps, step_size=step_size, steps=steps, attack_mode=attack_mode, clean_forward=clean_forward
+        )
         self.temperature = checks.positive("temperature", temperature)
         self.alpha = checks.number("alpha", alpha)
 

@@ -1,4 +1,4 @@
-"""Distillation of where a network looks: AT."""
+"""Distillation of the places a network looks at: AT."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ class AT(WeightedLoss):
 
 
 def attention(x: Tensor) -> Tensor:
-    """Where maps [N, C, H, W] are strong: [N, H W], of l2 length one."""
+    """Return the attention of maps [N, C, H, W]: the mean of squares over channels, [N, H W], of l2 length one."""
     return normalize(x.square().mean(dim=1).flatten(1))

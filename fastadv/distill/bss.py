@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fastadv.attacks.configured import BSS as BoundaryAscent
 from fastadv.attacks.loop.arguments import count
+from fastadv.attacks.methods.bss import BSS as BoundaryAscent
 from fastadv.attacks.methods.bss_base_samples import bss_candidates, bss_targets
 from fastadv.distill.method import Batch, Method, Network, Terms
 from fastadv.distill.parts.features import Features, observe
 from fastadv.distill.parts.teacher import required, teacher_features
+from fastadv.numerics import accumulate
 from fastadv.ops import checks
 from fastadv.ops.divergence import kl_distill
 from fastadv.ops.layout import aligned
-from fastadv.reference._common import accumulate
 
 
 class Boundary(NamedTuple):
@@ -35,7 +35,7 @@ class Boundary(NamedTuple):
     teacher: Features
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean of ``values`` [M] over the samples that are worth it; zero where there are none."""
+        """Return the mean of ``values`` [M] over the samples that are worth it; zero where there are none."""
         return (values * self.chosen).sum() / self.chosen.sum().clamp(min=1)
 
 
@@ -80,6 +80,7 @@ class BSS(Method):
     """
 
     needs_teacher = True
+    attacks = True
     ascent: Callable[..., Tensor]
     # Whether it reads more than logits: only then the networks must have ``with_features``.
     needs_features: bool = False
@@ -112,12 +113,12 @@ class BSS(Method):
         return self.distil(student, required(self, teacher), batch)[2]
 
     def distil(self, student: Network, teacher: Network, batch: Batch) -> tuple[Features, Boundary | None, Terms]:
-        """What the student shows of the clean images, the boundary samples unless they weigh nothing, the terms."""
+        """Return the student's features of the clean images, the boundary samples if they weigh anything, the terms."""
         clean, taught = self._observe(student, teacher, batch.x)
         ce = cross_entropy(accumulate(clean.logits), batch.y)
         kd = self._apart(clean, taught).mean()
-        loss = ce + (self.kd_start + (self.kd_end - self.kd_start) * batch.progress) * kd
-        weight = self.bss_weight * max(1 - batch.progress / self.bss_end, 0.0)
+        loss = ce + (self.kd_start + (self.kd_end - self.kd_start) * batch.progress_for(self)) * kd
+        weight = self.bss_weight * max(1 - batch.progress_for(self) / self.bss_end, 0.0)
         boundary, matching = None, torch.zeros_like(ce)
         if weight > 0:
             boundary = self._draw(student, teacher, clean.logits, taught.logits, batch)
@@ -127,24 +128,24 @@ class BSS(Method):
         return clean, boundary, terms
 
     def _observe(self, student: Network, teacher: Network, x: Tensor) -> tuple[Features, Features]:
-        """What the two networks show of ``x``."""
+        """Return the features of ``x`` in student and teacher."""
         deep = self.needs_features
         return observe("student", student, x, deep=deep), teacher_features(self, teacher, x, deep=deep)
 
     def _draw(
         self, student: Network, teacher: Network, of_student: Tensor, of_teacher: Tensor, batch: Batch
     ) -> Boundary:
-        """The boundary samples, given both networks' logits on the clean images."""
+        """Draw the boundary samples, given both networks' logits on the clean images."""
         places, chosen = bss_candidates(of_teacher, of_student.detach(), batch.y, size=self.attack_size)
         known = of_teacher[places]
         # What is not worth it stays where it is: its target is the class it already has.
-        target = torch.where(chosen, bss_targets(known, seed=batch.seed, sample_ids=places), known.argmax(1))
+        target = torch.where(chosen, bss_targets(known, seed=batch.seed_for(self), sample_ids=places), known.argmax(1))
         moved = self.ascent(teacher, batch.x[places], target)
         moved = aligned(batch.x, moved.to(batch.x.dtype))[1]
         return Boundary(places, chosen, target, *self._observe(student, teacher, moved))
 
     def _apart(self, student: Features, teacher: Features) -> Tensor:
-        """``KL(p_T || p_S)`` of each image [N], at the temperature and without its square as a factor."""
+        """Return ``KL(p_T || p_S)`` of each image [N], at the temperature and without its square as a factor."""
         softened = kl_distill(student.logits, teacher.logits, temperature=self.temperature, reduction="none")
         return softened / self.temperature**2
 

@@ -12,8 +12,8 @@ from fastadv.distill.parts.building import Unbuilt, example_features
 from fastadv.distill.parts.features import Features
 from fastadv.distill.parts.memory import Memory
 from fastadv.distill.parts.weighted import WeightedLoss
+from fastadv.numerics import accumulate
 from fastadv.ops import checks
-from fastadv.reference._common import accumulate
 
 # Stands for the class of an image that no batch has shown.
 _UNSEEN = -1
@@ -84,11 +84,11 @@ class CRD(WeightedLoss):
     def distance(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         if batch.index is None:
             raise TypeError("batch.index must be the positions of the images in the training set for CRD, got None")
-        return self.contrast(student.embedding, teacher.embedding, batch.y, batch.index, batch.seed)
+        return self.contrast(student.embedding, teacher.embedding, batch.y, batch.index, batch.seed_for(self))
 
 
 class _Contrast(nn.Module):
-    """All that CRD learns and remembers."""
+    """The layers and memories of CRD."""
 
     classes: Tensor
 
@@ -116,7 +116,7 @@ class _Contrast(nn.Module):
         return loss
 
     def _draw(self, y: Tensor, index: Tensor, seed: int | Tensor) -> Tensor:
-        """Images of other classes than ``y``, each as likely: [N, negatives]."""
+        """Draw images of other classes than ``y``, each as likely: [N, negatives]."""
         images = len(self.classes)
         # Sorted by class, an image's own class is one block: what is drawn of the others steps over it.
         order = self.classes.argsort(stable=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fastadv.distill.base import BaseLoss
 from fastadv.distill.method import Batch
+from fastadv.distill.parts.base_loss import BaseLoss
 from fastadv.distill.parts.features import Features
+from fastadv.numerics import accumulate
 from fastadv.ops import checks
 from fastadv.ops.divergence import dkd_loss
-from fastadv.reference._common import accumulate
 
 
 class DKD(BaseLoss):
@@ -60,7 +60,7 @@ class DKD(BaseLoss):
             alpha=self.alpha,
             beta=self.beta,
         )
-        risen = min(batch.progress / self.ramp, 1.0) if self.ramp else 1.0
+        risen = min(batch.progress_for(self) / self.ramp, 1.0) if self.ramp else 1.0
         return self.gamma * cross_entropy(accumulate(student.logits), batch.y) + risen * decoupled
 
     def extra_repr(self) -> str:

@@ -11,7 +11,7 @@ from fastadv.distill.parts.connectors import regressor
 from fastadv.distill.parts.features import Features
 from fastadv.distill.parts.maps import layer_index, map_pair
 from fastadv.distill.parts.weighted import WeightedLoss
-from fastadv.reference._common import accumulate
+from fastadv.numerics import accumulate
 
 
 class FitNet(WeightedLoss):

@@ -17,8 +17,8 @@ from fastadv.distill.parts.features import Features
 from fastadv.distill.parts.maps import at_one_size, map_pair
 from fastadv.distill.parts.teacher import teacher_features
 from fastadv.distill.parts.weighted import WeightedLoss
+from fastadv.numerics import accumulate
 from fastadv.ops import checks
-from fastadv.reference._common import accumulate
 
 
 class FT(WeightedLoss):
@@ -92,7 +92,7 @@ def _encoder(channels: int, factors: int, *, normalised: bool = False) -> nn.Seq
 
 
 def _chain(layer: type[nn.Conv2d] | type[nn.ConvTranspose2d], *widths: int, normalised: bool = False) -> nn.Sequential:
-    """Layers of 3x3, BatchNorm where ``normalised``, and leaky ReLU that keep the size of a map."""
+    """Return layers of 3x3, BatchNorm where ``normalised``, and leaky ReLU that keep the size of a map."""
     modules: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths):
         modules.append(layer(inputs, outputs, 3, padding=1))

@@ -10,9 +10,9 @@ from fastadv.distill.adaad import AdaAD
 from fastadv.distill.method import Network, Terms
 from fastadv.distill.parts.robust import RobustMethod, Views
 from fastadv.distill.parts.teacher import teacher_logits
+from fastadv.numerics import accumulate
 from fastadv.ops import checks
 from fastadv.ops.divergence import kl_distill
-from fastadv.reference._common import accumulate
 
 
 class IAD(RobustMethod):
@@ -26,7 +26,7 @@ class IAD(RobustMethod):
 
     This is the released code. The paper has A before the teacher's term too. The gradient flows into p_S(x) as well;
     ``detach_clean`` holds it, which is another method than the published one. Where neither term wants the clean
-    images, they are not run through the student (the published code does, which moves BatchNorm's buffers).
+    images, the student sees them only with ``clean_forward``, as in the published code: they move BatchNorm's buffers.
 
     Args:
         temperature: T > 0.
@@ -34,7 +34,8 @@ class IAD(RobustMethod):
         beta: of the trust; 0 trusts always.
         begin: the share of training after which the student listens to itself: 60 of 200 epochs.
         detach_clean: whether the student's clean answer is a constant of the second divergence.
-        eps, step_size, steps, attack_mode: see :class:`RobustMethod`; the published attack is in train mode.
+        eps, step_size, steps, attack_mode, clean_forward: see :class:`RobustMethod`; the published attack is in train
+            mode.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -57,8 +58,11 @@ class IAD(RobustMethod):
         step_size: float = 2 / 255,
         steps: int = 10,
         attack_mode: str = "train",
+        clean_forward: bool = False,
     ) -> None:
-        super().__init__(eps=eps, step_size=step_size, steps=steps, attack_mode=attack_mode)
+        super().__init__(
+            eps=eps, step_size=step_size, steps=steps, attack_mode=attack_mode, clean_forward=clean_forward
+        )
         self.temperature = checks.positive("temperature", temperature)
         self.alpha = checks.number("alpha", alpha)
         self.beta = checks.not_negative("beta", beta)
@@ -153,12 +157,12 @@ class IADII(RobustMethod):
         standard = self._standard_teacher()
         if standard is None:
             return {"loss": loss, **terms}
-        answer = teacher_logits(self, standard, views.fed(views.adversarial))
+        answer = teacher_logits(self, standard, views.as_input(views.adversarial))
         plain = kl_distill(student, answer, temperature=self.temperature)
         return {"loss": loss + self.standard_weight * plain, **terms, "standard": plain.detach()}
 
     def _standard_teacher(self) -> Network | None:
-        """U. Raises ValueError where it has a weight and is not there."""
+        """Return U. Raises ValueError where it has a weight and is not there."""
         (standard,) = self._standard
         if standard is None and self.standard_weight:
             raise ValueError(f"standard_weight must be 0 without a standard_teacher, got {self.standard_weight}")
@@ -181,7 +185,8 @@ class AdaIAD(AdaAD):
     Args:
         temperature: T > 0.
         beta, begin, detach_clean: see :class:`IAD`.
-        eps, step_size, steps, attack_mode: see :class:`RobustMethod`; the teacher is always in eval mode.
+        inner: see :class:`AdaAD`.
+        eps, step_size, steps, attack_mode, clean_forward: see :class:`RobustMethod`; the teacher is in eval mode.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -198,12 +203,16 @@ class AdaIAD(AdaAD):
         beta: float = 0.1,
         begin: float = 0.3,
         detach_clean: bool = False,
+        inner: str = "both",
         eps: float = 8 / 255,
         step_size: float = 2 / 255,
         steps: int = 10,
         attack_mode: str = "eval",
+        clean_forward: bool = False,
     ) -> None:
-        super().__init__(eps=eps, step_size=step_size, steps=steps, attack_mode=attack_mode)
+        super().__init__(
+            inner=inner, eps=eps, step_size=step_size, steps=steps, attack_mode=attack_mode, clean_forward=clean_forward
+        )
         self.temperature = checks.positive("temperature", temperature)
         self.beta = checks.not_negative("beta", beta)
         self.begin = checks.number("begin", begin)
@@ -222,7 +231,7 @@ class AdaIAD(AdaAD):
 
 
 def _introspection(views: Views, beta: float, *, begin: float, detach_clean: bool) -> Tensor:
-    """``(1 - A) KL(p_S(x) || p_S(x'))``, the mean over the batch; zero before ``begin``."""
+    """Return ``(1 - A) KL(p_S(x) || p_S(x'))``, the mean over the batch; zero before ``begin``."""
     if views.progress < begin:
         return torch.zeros([], device=views.x.device)
     clean = views.student_clean.detach() if detach_clean else views.student_clean
@@ -230,5 +239,5 @@ def _introspection(views: Views, beta: float, *, begin: float, detach_clean: boo
 
 
 def _trust(teacher: Tensor, y: Tensor, beta: float) -> Tensor:
-    """``p_T(y)^beta`` [N], of the teacher's logits."""
+    """Return ``p_T(y)^beta`` [N], of the teacher's logits."""
     return accumulate(teacher).softmax(1).gather(1, y[:, None]).squeeze(1).pow(beta)

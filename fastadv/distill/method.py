@@ -1,4 +1,4 @@
-"""What every method of training a student looks like to a trainer."""
+"""The interface between a method of training a student and the loop that trains it: Method and Batch."""
 
 from __future__ import annotations
 
@@ -16,27 +16,44 @@ from fastadv.attacks import captured
 Network = Callable[[Tensor], Tensor]
 Terms = dict[str, Tensor]
 
+_COUNTED = "; fastadv.distill.Distiller counts steps for you"
+
 
 @dataclass(frozen=True)
 class Batch:
-    """What a method sees of a step.
+    """The data of one step of training.
 
     x: images [N, ...]; y: their classes [N], int64.
-    progress: share of training that is done, in [0, 1), for schedules.
-    seed: of the method's random numbers, an int or an int64 tensor without dimensions on the device of x.
+    progress: share of training that is done, in [0, 1), for schedules; None where no method asks for it.
+    seed: of the method's random numbers, an int or an int64 tensor without dimensions on the device of x; None where no
+        method draws any.
     index: positions [N] of the images in the training set, int64, for methods that remember something of each image;
         None where the caller does not count them.
     """
 
     x: Tensor
     y: Tensor
-    progress: float = 0.0
-    seed: int | Tensor = 0
+    progress: float | None = None
+    seed: int | Tensor | None = None
     index: Tensor | None = None
+
+    def progress_for(self, method: Method) -> float:
+        """Return ``progress``. Raises ValueError naming ``method``, which needs it, where it is None."""
+        if self.progress is None:
+            raise ValueError(
+                f"{type(method).__name__} needs Batch(progress=...), the share of training that is done{_COUNTED}"
+            )
+        return self.progress
+
+    def seed_for(self, method: Method) -> int | Tensor:
+        """Return ``seed``. Raises ValueError naming ``method``, which draws by it, where it is None."""
+        if self.seed is None:
+            raise ValueError(f"{type(method).__name__} needs Batch(seed=...), another one at each step{_COUNTED}")
+        return self.seed
 
 
 class Method(nn.Module, abc.ABC):
-    """One batch to the terms of its loss.
+    """A map from one batch to the terms of its loss.
 
     A loop calls ``build`` once, ``start_epoch`` before each epoch, and ``method(student, teacher, batch)`` in each
     step, whose ``"loss"`` it minimises over the student's parameters and ``own_parameters()``. All that must survive a
@@ -46,6 +63,13 @@ class Method(nn.Module, abc.ABC):
     needs_teacher: bool
     # Whether it looks at training images; where it does not, batch.x is empty but for its first dimension.
     needs_images: bool = True
+
+    # Whether it looks at the number of the epoch: then ``start_epoch`` must be called.
+    needs_epochs: bool = False
+    # Whether it makes adversarial images, in some or all of its settings.
+    attacks: bool = False
+    # What it is built on where its argument ``base`` is None; None where it has no such argument.
+    default_base: type[Method] | None = None
 
     # The loop that makes its adversarial images, called with (networks, x, ...); None where there is none.
     ascent: Callable[..., Any] | None = None
@@ -57,7 +81,7 @@ class Method(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
-        """The scalar terms of the loss by name; ``terms["loss"]`` is to be minimised, the others are detached.
+        """Return the scalar terms of the loss by name; ``terms["loss"]`` is to be minimised, the others are detached.
 
         student: from images to logits [N, C], in the mode it is to be trained in. teacher: as the student; only read:
         it runs in eval mode, without gradients. None where none is needed.
@@ -69,14 +93,14 @@ class Method(nn.Module, abc.ABC):
         """Make the modules whose shapes depend on the networks; ``x`` [N, ...] is an example of ``images`` images."""
 
     def start_epoch(self, student: nn.Module) -> None:
-        """Called before each epoch's first step, with the student as it is then."""
+        """Prepare for an epoch; called before its first step, with the student as it is then."""
 
     def own_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters that are trained with the student's."""
+        """Return the parameters that are trained with the student's."""
         return (parameter for parameter in self.parameters() if parameter.requires_grad)
 
     def warm_up_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters that the warm-up trains."""
+        """Return the parameters that the warm-up trains."""
         return iter(())
 
     def warm_up_terms(self, teacher: Network | None, batch: Batch) -> Terms:
@@ -84,7 +108,7 @@ class Method(nn.Module, abc.ABC):
         raise NotImplementedError(f"{type(self).__name__} has no warm-up")
 
     def parts(self) -> Iterator[Method]:
-        """The method itself and those it builds on."""
+        """Return the method itself and those it builds on."""
         return (module for module in self.modules() if isinstance(module, Method))
 
     def capture_ascents(self, device: torch.device) -> None:
@@ -112,7 +136,7 @@ class AdversarialMethod(Method):
 
     @abc.abstractmethod
     def adversary_optimizer(self) -> Optimizer:
-        """A new optimizer of the adversary's parameters; a loop scales its rate as it scales the student's."""
+        """Return a new optimizer of the adversary's parameters; a loop scales its rate as it scales the student's."""
 
     @abc.abstractmethod
     def adversary_terms(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:

@@ -1,4 +1,4 @@
-"""Distillation of how images lie to each other: RKD."""
+"""Distillation of distances and angles between images: RKD."""
 
 from __future__ import annotations
 

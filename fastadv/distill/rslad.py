@@ -13,15 +13,16 @@ from fastadv.ops.divergence import kl_distill
 class RSLAD(RobustMethod):
     """The teacher's answer on the clean image in place of every label: in the loss and in the attack.
 
-    ``L = w KL(p_T(x) || p_S(x')) + (1 - w) KL(p_T(x) || p_S(x))``, means over the batch; x' maximises
+    ``L = scale [w KL(p_T(x) || p_S(x')) + (1 - w) KL(p_T(x) || p_S(x))]``, means over the batch; x' maximises
     ``KL(p_T(x) || p_S(x'))`` by PGD from next to x.
 
-    The published code averages over batch and classes, times 10 on CIFAR-100: on CIFAR-10 and CIFAR-100 a tenth of this
-    loss. It takes the logarithm of the teacher's p + 1e-5, which shifts the value and not the gradient. Its start adds
-    0.001 N(0, 1) to x; here the noise is uniform, with the same deviation.
+    The published code averages over batch and classes, times 10 on CIFAR-100: on CIFAR-10 and CIFAR-100 a tenth of the
+    loss at scale 1. It takes the logarithm of the teacher's p + 1e-5, which shifts the value and not the gradient. Its
+    start adds 0.001 N(0, 1) to x; here the noise is uniform, with the same deviation.
 
     Args:
         adversarial_weight: w.
+        scale: of the loss, against the terms that others add to it and for the same learning rate; 0.1 as published.
         eps, step_size, steps, attack_mode: see :class:`RobustMethod`.
 
     Raises:
@@ -39,6 +40,7 @@ class RSLAD(RobustMethod):
         self,
         adversarial_weight: float = 5 / 6,
         *,
+        scale: float = 1.0,
         eps: float = 8 / 255,
         step_size: float = 2 / 255,
         steps: int = 10,
@@ -46,6 +48,7 @@ class RSLAD(RobustMethod):
     ) -> None:
         super().__init__(eps=eps, step_size=step_size, steps=steps, attack_mode=attack_mode)
         self.adversarial_weight = checks.number("adversarial_weight", adversarial_weight)
+        self.scale = checks.positive("scale", scale)
 
     def attack(self, views: Views) -> Tensor:
         student, reference = self.attacked(views.student), views.teacher_clean
@@ -54,8 +57,8 @@ class RSLAD(RobustMethod):
     def terms_on(self, views: Views) -> Terms:
         robust = kl_distill(views.student_adversarial, views.teacher_clean)
         clean = kl_distill(views.student_clean, views.teacher_clean)
-        loss = self.adversarial_weight * robust + (1 - self.adversarial_weight) * clean
+        loss = self.scale * (self.adversarial_weight * robust + (1 - self.adversarial_weight) * clean)
         return {"loss": loss, "robust": robust.detach(), "clean": clean.detach()}
 
     def extra_repr(self) -> str:
-        return f"adversarial_weight={self.adversarial_weight}, {super().extra_repr()}"
+        return f"adversarial_weight={self.adversarial_weight}, scale={self.scale}, {super().extra_repr()}"

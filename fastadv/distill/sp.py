@@ -1,4 +1,4 @@
-"""Distillation of which images look alike: SP."""
+"""Distillation of similarities between images: SP."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class SP(WeightedLoss):
 
 
 def _similarities(x: Tensor) -> Tensor:
-    """G of maps [B, C, H, W]."""
+    """Return G of maps [B, C, H, W]."""
     rows = x.flatten(1)
     with without_autocast(x):
         return normalize(rows @ rows.T)

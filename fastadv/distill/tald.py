@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks.loop.arguments import count, master
-from fastadv.attacks.loop.copies import repeat
-from fastadv.attacks.methods.svgd import VARIANTS, projected_particles, random_particles, repulsion_ratio
+from fastadv.attacks.loop.arguments import as_float32, count
+from fastadv.attacks.loop.ball import Ball
+from fastadv.attacks.loop.noise import Noise
+from fastadv.attacks.loop.objective import Goal
+from fastadv.attacks.loop.rows import repeat_rows
+from fastadv.attacks.methods.svgd import VARIANTS, Stein, particle_stepper, projected_particles, repulsion_ratio
 from fastadv.attacks.methods.tald_released import XI, released_particles
-from fastadv.distill.base import KD, BaseLoss
+from fastadv.distill.kd import KD
 from fastadv.distill.method import Batch, Method, Network, Terms
+from fastadv.distill.parts.base_loss import BaseLoss
 from fastadv.distill.parts.features import observe
 from fastadv.distill.parts.teacher import required, teacher_features
 from fastadv.ops import checks
 from fastadv.ops.layout import aligned
 from fastadv.ops.matching import loss_matching
-from fastadv.ops.svgd import svgd_stepper
 
 _SAMPLES = {name: name for name in ("svgd", "none", "noise")}
 
@@ -79,6 +81,8 @@ class TALD(Method):
     """
 
     needs_teacher = True
+    attacks = True
+    default_base = KD
 
     def __init__(
         self,
@@ -103,7 +107,7 @@ class TALD(Method):
         super().__init__()
         if base is not None and not isinstance(base, BaseLoss):
             raise TypeError(f"base must be a base loss such as KD, got {type(base).__name__}")
-        self.base = KD() if base is None else base
+        self.base = self.default_base() if base is None else base
         self.warm_up_epochs = self.base.warm_up_epochs
         self.weight = checks.number("weight", weight)
         self.particles = count("particles", particles, 1)
@@ -127,11 +131,12 @@ class TALD(Method):
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
         x, y = batch.x, batch.y
         attacked, labels = x[: self.images], y[: self.images]
+        seed = 0 if self.samples == "none" else batch.seed_for(self)
         ids = None if batch.index is None else batch.index[: self.images]
-        particles, repulsion = self._sample(required(self, teacher), attacked, labels, batch.seed, ids)
+        particles, repulsion = self._sample(required(self, teacher), attacked, labels, seed, ids)
         moved = aligned(x, particles.flatten(0, 1).to(x.dtype))[1]
         images = aligned(x, torch.cat((moved, x)))[1]
-        classes = torch.cat((repeat(labels, self.particles), y))
+        classes = torch.cat((repeat_rows(labels, self.particles), y))
         deep = self.base.needs_features
         of_student = observe("student", student, images, deep=deep)
         of_teacher = teacher_features(self, teacher, images, deep=deep)
@@ -159,53 +164,84 @@ class TALD(Method):
         return self.base.warm_up_terms(teacher, batch)
 
     def draw(self, teacher: Network, x: Tensor, y: Tensor, *, seed: int | Tensor) -> Tensor:
-        """The particles [N, n, ...] of every image of ``x`` [N, ...] with classes ``y`` [N]."""
+        """Draw the particles [N, n, ...] of every image of ``x`` [N, ...] with classes ``y`` [N]."""
         return self._sample(teacher, x, y, seed)[0]
 
     def _sample(
         self, teacher: Network, x: Tensor, y: Tensor, seed: int | Tensor, ids: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """The particles [N, n, ...], and the ratio that TALD reports where there is one."""
+        """Draw the particles [N, n, ...]; return them and the ratio that TALD reports, None where there is none."""
         shape = (x.shape[0], self.particles)
         if self.samples == "none":
-            return repeat(master(x), self.particles).unflatten(0, shape), None
+            return repeat_rows(as_float32(x), self.particles).unflatten(0, shape), None
         if self.samples == "noise":
-            norm = "l2" if self.variant == "released" else self.norm
-            return random_particles(master(x), norm=norm, seed=seed, sample_ids=ids, **self._ball()), None
+            ball = self._ball._replace(norm="l2" if self.variant == "released" else self.norm)
+            return ball.random_rows(as_float32(x), self.particles, Noise(seed, ids)).unflatten(0, shape), None
         assert self.ascent is not None
         if self.variant == "released":
             return self.ascent(teacher, x, seed=seed, sample_ids=ids), None
         return self.ascent(teacher, x, y, seed=seed, sample_ids=ids)
 
     def _projected(self) -> Callable[..., tuple[Tensor, Tensor]]:
-        stein: dict[str, Any] = {
-            "norm": self.norm,
-            "bandwidth": self.bandwidth,
-            "update": self.update,
-            "score_scale": self.score_scale,
-        }
+        stein = Stein(self.bandwidth, self.update, self.score_scale)
         # Refuses here what the attack would refuse only at its first step, which may be hours away.
         step_size = self.eps if self.step_size is None else self.step_size
-        svgd_stepper(torch.zeros(1, 1), eps=self.eps, step_size=step_size, bounds=self.bounds, **stein)
-        return partial(_particles_and_repulsion, step_size=self.step_size, steps=self.steps, **stein, **self._ball())
+        particle_stepper(torch.zeros(1, 1), self._ball, stein, step_size)
+        return partial(
+            _particles_and_repulsion,
+            ball=self._ball,
+            stein=stein,
+            particles=self.particles,
+            step_size=self.step_size,
+            steps=self.steps,
+        )
 
     def _released(self) -> Callable[..., Tensor]:
         if checks.number_or("bandwidth", self.bandwidth, "median") is not None:
             checks.positive("bandwidth", self.bandwidth)  # type: ignore[arg-type]
-        return partial(released_particles, bandwidth=self.bandwidth, xi=self.xi, **self._ball())
+        return partial(
+            released_particles,
+            eps=self.eps,
+            particles=self.particles,
+            bandwidth=self.bandwidth,
+            bounds=self.bounds,
+            xi=self.xi,
+        )
 
-    def _ball(self) -> dict[str, Any]:
-        return {"eps": self.eps, "particles": self.particles, "bounds": self.bounds}
+    @property
+    def _ball(self) -> Ball:
+        return Ball(self.eps, self.norm, self.bounds)
 
 
 def _particles_and_repulsion(
-    model: Network, x: Tensor, y: Tensor, *, particles: int, bandwidth: float | str, **keywords: Any
+    model: Network,
+    x: Tensor,
+    y: Tensor,
+    *,
+    ball: Ball,
+    stein: Stein,
+    particles: int,
+    step_size: float | None,
+    steps: int,
+    seed: int | Tensor | None = None,
+    sample_ids: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The projected particles [N, n, ...], and the median of :func:`repulsion_ratio` at the last step."""
+    """Return the projected particles [N, n, ...], and the median of :func:`repulsion_ratio` at the last step."""
     last: list[Tensor] = []
 
     def watch(rows: Tensor, value: Tensor, score: Tensor) -> None:
         last[:] = (each.unflatten(0, (len(x), particles)) for each in (rows, score))
 
-    found = projected_particles(model, x, y, particles=particles, bandwidth=bandwidth, watch=watch, **keywords)
-    return found, repulsion_ratio(*last, bandwidth=bandwidth).median()
+    found = projected_particles(
+        model,
+        x,
+        Goal(y),
+        ball,
+        Noise(seed, sample_ids),
+        stein,
+        particles=particles,
+        step_size=step_size,
+        steps=steps,
+        watch=watch,
+    )
+    return found, repulsion_ratio(*last, bandwidth=stein.bandwidth).median()

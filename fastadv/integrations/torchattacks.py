@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastadv.attacks.loop.ascent import choose
+from fastadv.attacks.loop.rows import choose
+from fastadv.numerics import safe_norm
 from fastadv.ops.step import pgd_stepper
-from fastadv.reference._common import safe_norm
 
 Forward = Callable[..., Tensor]
 
@@ -53,7 +53,7 @@ def accelerate() -> Acceleration:
 
 
 class Acceleration(contextlib.AbstractContextManager["Acceleration"]):
-    """What :func:`accelerate` returns.
+    """The change that :func:`accelerate` made, until :meth:`restore`.
 
     Attributes:
         classes: the classes of torchattacks that this call has changed.
@@ -173,7 +173,7 @@ class _Run:
         return grad
 
     def cross_entropy(self, labels: Tensor) -> Callable[[Tensor], Tensor]:
-        """What an attack on ``labels`` ascends, negative where it is targeted."""
+        """Return the loss that an attack on ``labels`` ascends, negative where it is targeted."""
         attack = self._attack
         labels = labels.detach().to(attack.device)
         # The names without an underscore came with 3.4.

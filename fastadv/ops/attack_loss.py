@@ -1,4 +1,4 @@
-"""What an attack ascends, one value a sample: attack_loss."""
+"""The loss that an attack ascends, one value a sample: attack_loss."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def attack_loss_value_and_grad(
     reference: Tensor | None = None,
     targeted: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`attack_loss` without autograd: ``(loss [N], gradient by logits [N, C])``.
+    """:func:`attack_loss` without autograd: ``(loss [N], gradient w.r.t. logits [N, C])``.
 
     The gradient is that of the summed loss, float64 for float64 logits, else float32. Raises as :func:`attack_loss`.
     """
@@ -90,7 +90,7 @@ def attack_loss_value_and_grad(
 def _arguments(
     logits: Tensor, target: Tensor | None, kind: str, reference: Tensor | None, targeted: bool
 ) -> tuple[tuple[Tensor], tuple[Tensor | None, int], tuple[Tensor, ...], float]:
-    """What :func:`loss.evaluate` takes: logits, target and kind, the reference if any; and the scale."""
+    """Return what :func:`loss.evaluate` takes: logits, target and kind, the reference if any; and the scale."""
     code = checks.choice("kind", kind, _KINDS)
     sign = -1.0 if checks.flag("targeted", targeted) else 1.0
     if kind == "kl":
@@ -112,9 +112,9 @@ def _arguments(
         checks.target(reference, logits, "reference")
         truth, code, sign = (reference.contiguous(),), _TARGETED_DLR, 1.0
     if logits.shape[1] < _LEAST_CLASSES.get(code, 1):
-        how = f"kind={kind!r}" + (" with targeted=True" if code == _TARGETED_DLR else "")
+        chosen = f"kind={kind!r}" + (" with targeted=True" if code == _TARGETED_DLR else "")
         least = f"[N, C] with C of at least {_LEAST_CLASSES[code]}"
-        raise ValueError(f"logits must have shape {least} for {how}, got {list(logits.shape)}")
+        raise ValueError(f"logits must have shape {least} for {chosen}, got {list(logits.shape)}")
     return (logits,), (target, code), truth, sign
 
 
@@ -135,7 +135,7 @@ def _check_classes(logits, target, kind, scale, reduce, grad, ref, weight):
 _attack_loss = define(
     "attack_loss",
     family="attack_loss",
-    fake=lambda logits, target, kind, scale, *how: loss.fake((logits,), *how),
+    fake=lambda logits, target, kind, scale, *rest: loss.fake((logits,), *rest),
     reference=_attack_loss_reference,
     check=_check_classes,
 )

@@ -12,13 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastadv.numerics import accumulation_dtype
+
 FLOATING = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 NORMS = {"linf": 0, "l2": 1, "l1": 2}
 MODES = {"exact": True, "sequential": False}
 
 
 def choice(name: str, value: Any, among: Mapping[str, Any]) -> Any:
-    """What ``value`` stands for in ``among``."""
+    """Return what ``value`` stands for in ``among``."""
     try:
         return among[value]
     except (KeyError, TypeError):
@@ -26,7 +28,7 @@ def choice(name: str, value: Any, among: Mapping[str, Any]) -> Any:
 
 
 def floating(name: str, x: Tensor) -> None:
-    """``x`` is a tensor of float64, float32, bfloat16 or float16."""
+    """Require that ``x`` is a tensor of float64, float32, bfloat16 or float16."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
     if x.dtype not in FLOATING:
@@ -34,16 +36,16 @@ def floating(name: str, x: Tensor) -> None:
 
 
 def samples(name: str, x: Tensor) -> None:
-    """``x`` is a floating-point tensor [N, ...] of two dimensions or more."""
+    """Require that ``x`` is a floating-point tensor [N, ...] of two dimensions or more."""
     floating(name, x)
     if x.dim() < 2:
         raise ValueError(f"{name} must have shape [N, ...] of two dimensions or more, got {list(x.shape)}")
 
 
 def logits_alike(names: tuple[str, ...], x: Tensor, *others: Tensor) -> bool:
-    """All are floating-point tensors [N, C] of the first one's shape and device, with at least one class.
+    """Require floating-point tensors [N, C], C > 0, of the first one's shape and device.
 
-    Returns whether they are contiguous and of one dtype as well, which is all that is looked at where it holds.
+    Return whether they are contiguous and of one dtype as well, which is all that is looked at where it holds.
     """
     shape = _common_shape(x, others)
     if shape is not None and len(shape) == 2 and shape[1]:
@@ -54,9 +56,9 @@ def logits_alike(names: tuple[str, ...], x: Tensor, *others: Tensor) -> bool:
 
 
 def samples_alike(names: tuple[str, ...], x: Tensor, *others: Tensor) -> bool:
-    """All are floating-point tensors [N, ...] of the first one's shape and device.
+    """Require floating-point tensors [N, ...] of the first one's shape and device.
 
-    Returns whether they are contiguous and of one dtype as well, which is all that is looked at where it holds.
+    Return whether they are contiguous and of one dtype as well, which is all that is looked at where it holds.
     """
     shape = _common_shape(x, others)
     if shape is not None and len(shape) > 1:
@@ -67,7 +69,7 @@ def samples_alike(names: tuple[str, ...], x: Tensor, *others: Tensor) -> bool:
 
 
 def _common_shape(x: Tensor, others: tuple[Tensor, ...]) -> torch.Size | None:
-    """That of contiguous tensors of one floating-point dtype, one shape and one device, else None."""
+    """Return the shape of contiguous tensors of one floating-point dtype, one shape and one device, else None."""
     try:
         shape, dtype, device = x.shape, x.dtype, x.device
         if dtype not in FLOATING or not x.is_contiguous():
@@ -87,7 +89,7 @@ def _like_first(names: tuple[str, ...], x: Tensor, others: tuple[Tensor, ...]) -
 
 
 def same(name: str, y: Tensor, x_name: str, x: Tensor) -> None:
-    """``y`` has the shape and the device of ``x``."""
+    """Require that ``y`` has the shape and the device of ``x``."""
     if y.shape != x.shape:
         raise ValueError(f"{name} must have the shape of {x_name}, {list(x.shape)}, got {list(y.shape)}")
     if y.device != x.device:
@@ -95,21 +97,21 @@ def same(name: str, y: Tensor, x_name: str, x: Tensor) -> None:
 
 
 def logits(name: str, x: Tensor) -> None:
-    """``x`` is a floating-point tensor [N, C] with at least one class."""
+    """Require that ``x`` is a floating-point tensor [N, C] with at least one class."""
     floating(name, x)
     if x.dim() != 2 or x.shape[1] == 0:
         raise ValueError(f"{name} must have shape [N, C] with C > 0, got {list(x.shape)}")
 
 
 def features(name: str, x: Tensor) -> None:
-    """``x`` is a floating-point tensor [B, D] with at least one feature."""
+    """Require that ``x`` is a floating-point tensor [B, D] with at least one feature."""
     floating(name, x)
     if x.dim() != 2 or x.shape[1] == 0:
         raise ValueError(f"{name} must have shape [B, D] with D > 0, got {list(x.shape)}")
 
 
 def same_batch(name: str, y: Tensor, x_name: str, x: Tensor) -> None:
-    """``y`` has as many samples as ``x`` and lies on its device."""
+    """Require that ``y`` has as many samples as ``x`` and lies on its device."""
     if y.shape[0] != x.shape[0]:
         raise ValueError(f"{name} must have the batch of {x_name}, {x.shape[0]}, got {list(y.shape)}")
     if y.device != x.device:
@@ -117,7 +119,7 @@ def same_batch(name: str, y: Tensor, x_name: str, x: Tensor) -> None:
 
 
 def target(y: Tensor, x: Tensor, name: str = "target") -> None:
-    """``y`` is an int64 tensor [N] on the device of ``x`` [N, C]; its values are the op's to check."""
+    """Require that ``y`` is an int64 tensor [N] on the device of ``x`` [N, C]; its values are the op's to check."""
     if not isinstance(y, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(y).__name__}")
     if y.dtype is not torch.int64:
@@ -129,18 +131,18 @@ def target(y: Tensor, x: Tensor, name: str = "target") -> None:
 
 
 def target_values(y: Tensor, classes: int, name: str = "target") -> None:
-    """Every value of ``y`` is a class, where that can be known without waiting for a device."""
+    """Require that every value of ``y`` is a class, where that can be known without waiting for a device."""
     index_values(name, y, classes)
 
 
 def index_values(name: str, y: Tensor, count: int) -> None:
-    """Every value of ``y`` is an index below ``count``, where that can be known without waiting for a device."""
+    """Require that every value of ``y`` is an index below ``count``, where a device need not be waited for."""
     if y.device.type == "cpu" and y.numel() and not bool(((y >= 0) & (y < count)).all()):
         raise ValueError(f"{name} must lie in [0, {count}), got values from {int(y.min())} to {int(y.max())}")
 
 
 def positive(name: str, value: float) -> float:
-    """``value`` as a float above zero and finite."""
+    """Return ``value`` as a float above zero and finite."""
     if type(value) is float and 0 < value < math.inf:
         return value
     result = number(name, value)
@@ -150,7 +152,7 @@ def positive(name: str, value: float) -> float:
 
 
 def number(name: str, value: float) -> float:
-    """``value`` as a float; a NaN is refused."""
+    """Return ``value`` as a float; a NaN is refused."""
     if type(value) is not float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"{name} must be a float, got {type(value).__name__}")
@@ -161,7 +163,7 @@ def number(name: str, value: float) -> float:
 
 
 def not_negative(name: str, value: float) -> float:
-    """``value`` as a float of zero or more."""
+    """Return ``value`` as a float of zero or more."""
     result = number(name, value)
     if result < 0:
         raise ValueError(f"{name} must not be negative, got {value!r}")
@@ -169,14 +171,14 @@ def not_negative(name: str, value: float) -> float:
 
 
 def flag(name: str, value: bool) -> bool:
-    """``value``, True or False."""
+    """Return ``value``, which must be True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
     return value
 
 
 def fraction(name: str, value: float) -> float:
-    """``value`` as a float above zero and at most one."""
+    """Return ``value`` as a float above zero and at most one."""
     if type(value) is float and 0 < value <= 1:
         return value
     result = number(name, value)
@@ -186,7 +188,7 @@ def fraction(name: str, value: float) -> float:
 
 
 def radius(name: str, value: float | Tensor, x: Tensor) -> tuple[float, Tensor | None]:
-    """A float or a tensor [N], not negative, as the schema's pair of arguments."""
+    """Return a float or a tensor [N], not negative, as the schema's pair of arguments."""
     if type(value) is float and value >= 0:
         return value, None
     if isinstance(value, Tensor):
@@ -195,14 +197,14 @@ def radius(name: str, value: float | Tensor, x: Tensor) -> tuple[float, Tensor |
 
 
 def step(name: str, value: float | Tensor, x: Tensor) -> tuple[float, Tensor | None]:
-    """A float or a tensor [N] of either sign, as the schema's pair of arguments."""
+    """Return a float or a tensor [N] of either sign, as the schema's pair of arguments."""
     if type(value) is float and value == value:
         return value, None
     return (0.0, per_sample(name, value, x)) if isinstance(value, Tensor) else (number(name, value), None)
 
 
 def per_sample(name: str, value: Tensor, x: Tensor, *, least: float = -math.inf, positive: bool = False) -> Tensor:
-    """``value`` [N] in the accumulation precision of ``x`` [N, ...]."""
+    """Return ``value`` [N] in the accumulation precision of ``x`` [N, ...]."""
     floating(name, value)
     if value.dim() != 1 or value.shape[0] != x.shape[0]:
         raise ValueError(f"{name} must be a float or have shape [{x.shape[0]}], got {list(value.shape)}")
@@ -214,11 +216,11 @@ def per_sample(name: str, value: Tensor, x: Tensor, *, least: float = -math.inf,
     if known and not bool((value > 0 if positive else value >= least).all()):
         limit = "positive" if positive else "a number" if least == -math.inf else f"at least {least}"
         raise ValueError(f"{name} must be {limit} for every sample, got {value.min().item()}")
-    return value.detach().to(torch.float64 if x.dtype is torch.float64 else torch.float32).contiguous()
+    return value.detach().to(accumulation_dtype(x)).contiguous()
 
 
 def box(bounds: tuple[float, float] | None) -> tuple[float, float]:
-    """The box's two bounds; infinite ones for None."""
+    """Return the box's two bounds; infinite ones for None."""
     if bounds is None:
         return -math.inf, math.inf
     try:
@@ -234,13 +236,13 @@ def box(bounds: tuple[float, float] | None) -> tuple[float, float]:
 
 
 def constant(name: str, x: Tensor) -> None:
-    """``x`` wants no gradient, since none is offered for it."""
+    """Require that ``x`` needs no gradient, since none is offered for it."""
     if x.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{name} requires grad, but no gradient is offered for it; detach it")
 
 
 def number_or(name: str, value: float | str, word: str) -> float | None:
-    """``value`` as a float, or None for the one ``word`` that stands for a rule."""
+    """Return ``value`` as a float, or None for the one ``word`` that stands for a rule."""
     if isinstance(value, str):
         if value != word:
             raise ValueError(f"{name} must be a float or {word!r}, got {value!r}")
@@ -249,7 +251,7 @@ def number_or(name: str, value: float | str, word: str) -> float | None:
 
 
 def shape(name: str, x: Tensor, expected: list[int], like: Tensor) -> None:
-    """``x`` has the expected shape and the device of ``like``."""
+    """Require that ``x`` has the expected shape and the device of ``like``."""
     if list(x.shape) != expected:
         raise ValueError(f"{name} must have shape {expected}, got {list(x.shape)}")
     if x.device != like.device:
@@ -257,21 +259,21 @@ def shape(name: str, x: Tensor, expected: list[int], like: Tensor) -> None:
 
 
 def int64(name: str, x: Tensor, expected: list[int], like: Tensor) -> None:
-    """``x`` is an int64 tensor of the expected shape on the device of ``like``."""
+    """Require that ``x`` is an int64 tensor of the expected shape on the device of ``like``."""
     if not isinstance(x, Tensor) or x.dtype is not torch.int64:
         raise TypeError(f"{name} must be an int64 tensor, got {getattr(x, 'dtype', type(x).__name__)}")
     shape(name, x, expected, like)
 
 
 def boolean(name: str, x: Tensor, expected: list[int], like: Tensor) -> None:
-    """``x`` is a bool tensor of the expected shape on the device of ``like``."""
+    """Require that ``x`` is a bool tensor of the expected shape on the device of ``like``."""
     if not isinstance(x, Tensor) or x.dtype is not torch.bool:
         raise TypeError(f"{name} must be a bool tensor, got {getattr(x, 'dtype', type(x).__name__)}")
     shape(name, x, expected, like)
 
 
 def seed(value: int | Tensor, x: Tensor) -> tuple[int, Tensor | None]:
-    """An int of 64 bits or an int64 tensor without dimensions, as the schema's pair of arguments."""
+    """Return an int of 64 bits or an int64 tensor without dimensions, as the schema's pair of arguments."""
     if isinstance(value, Tensor):
         int64("seed", value, [], x)
         return 0, value

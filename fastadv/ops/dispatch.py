@@ -1,4 +1,4 @@
-"""Registers the ops and says which backend computes each: chosen once at import, or forced by the caller.
+"""Registration of the ops, and the backend that computes each: chosen once at import, or forced by the caller.
 
 Every op of :mod:`fastadv.ops.schemas` is registered as ``fastadv::<op>``, whose dispatch keys the compiled libraries
 take (where one is absent, Triton takes CUDA and the reference takes the CPU), and as the overloads
@@ -43,7 +43,7 @@ class Op:
         self._numbers = tuple(a.default_value for a in optional if str(a.type) != "Optional[Tensor]")
 
     def on(self, x: Tensor) -> Any:
-        """The registered overload that computes on ``x``; an error with the reason if it cannot be had."""
+        """Return the registered overload that computes on ``x``; raise with the reason where it cannot be had."""
         if _forced is None:
             return self._default
         if _forced not in BACKENDS:
@@ -54,7 +54,7 @@ class Op:
         return self._overloads[_forced]
 
     def tail(self, numbers: tuple[Any, ...], *tensors: Tensor | None) -> tuple[Any, ...]:
-        """What a call passes of its optional arguments, which are ``numbers`` and then ``tensors``: those it has to.
+        """Return the optional arguments that a call must pass, of ``numbers`` and then ``tensors``.
 
         PyTorch fills in what is left out for nothing, and takes 0.1 to 0.2 us for each argument that is passed.
         """
@@ -121,7 +121,7 @@ def define(
 
 
 def unavailable(backend: str) -> str | None:
-    """Why ``backend`` cannot be used here, or None where it can."""
+    """Return the reason why ``backend`` cannot be used here, or None where it can."""
     return _unavailable[backend]
 
 
@@ -147,12 +147,12 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def backends() -> dict[str, str]:
-    """Each backend by name: "available", or the reason why it is not."""
+    """Return for each backend "available", or the reason why it is not."""
     return {name: unavailable(name) or "available" for name in BACKENDS}
 
 
 def report() -> str:
-    """What serves each op on each kind of device here, and why the other backends do not: ``fastadv doctor``."""
+    """Return the text of ``fastadv doctor``: what serves each op on each device here, and why other backends do not."""
     lines = [f"torch {torch.__version__}, {torch.get_num_threads()} threads"]
     lines += [f"{name:10} {state}" for name, state in backends().items()]
     if _forced:
@@ -163,7 +163,7 @@ def report() -> str:
 
 
 def serving(device_type: str) -> str:
-    """The backend that computes on tensors of ``device_type``, or "-" where none can."""
+    """Return the backend that computes on tensors of ``device_type``, or "-" where none can."""
     if device_type == "cuda" and not torch.cuda.is_available():
         return "-"
     if _forced:
@@ -199,5 +199,5 @@ _load_backends()
 
 
 def like(x: Tensor, result: Tensor) -> Tensor:
-    """``result`` in the dtype and memory layout of ``x``."""
+    """Return ``result`` in the dtype and memory layout of ``x``."""
     return result.to(x.dtype) if result.stride() == x.stride() else torch.empty_like(x).copy_(result)

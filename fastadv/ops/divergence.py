@@ -1,4 +1,7 @@
-"""Distillation losses between the softmax rows of two networks: kl_distill, kd_loss, js_distill and dkd_loss."""
+"""Distillation losses between the softmax rows of two networks: kl_distill, kd_loss, js_distill and dkd_loss.
+
+Arguments that several of them take are described once, at :func:`kl_distill` and :func:`kd_loss`.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def kl_distill(
         student: logits [N, C], float64, float32, bfloat16 or float16; differentiable.
         teacher: logits [N, C]; differentiable where it requires grad.
         temperature: T > 0.
-        weight: optional factors [N], one a sample; they multiply and do not renormalise.
+        weight: factors [N], one a sample, or None. They multiply and do not renormalise.
         reduction: "none" gives [N]; "sum"; "batchmean" is sum / N; "mean" is sum / (N C), as in ``F.kl_div``.
 
     Returns:
@@ -42,17 +45,17 @@ def kl_distill(
     Source: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015.
     """
     dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
-    how = loss.reduction_scale(reduction, student, over_classes=True)
-    arguments = (checks.positive("temperature", temperature), *how)
+    scale_and_reduce = loss.reduction_scale(reduction, student, over_classes=True)
+    arguments = (checks.positive("temperature", temperature), *scale_and_reduce)
     return loss.evaluate(_kl_distill, inputs, arguments, loss.weights(weight, inputs), dense=dense)
 
 
 def kl_distill_value_and_grad(
     student: Tensor, teacher: Tensor, *, temperature: float = 1.0, teacher_grad: bool = False
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """:func:`kl_distill` without autograd: ``(loss [N], gradient by student [N, C], gradient by teacher or None)``.
+    """:func:`kl_distill` without autograd: ``(loss [N], gradient w.r.t. student [N, C], and teacher or None)``.
 
-    The gradients are those of the summed loss, float64 for float64 logits, else float32. The teacher's is None unless
+    The gradients are those of the summed loss, float64 for float64 logits, else float32; the teacher's is None unless
     ``teacher_grad``. Raises as :func:`kl_distill`.
     """
     dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
@@ -72,30 +75,21 @@ def kd_loss(
 ) -> Tensor:
     """Cross-entropy and distillation in one pass: ``(1 - alpha) CE(student, target) + alpha T^2 KL(p_T || p_S)``.
 
+    Arguments, result and errors are those of :func:`kl_distill`, and:
+
     Args:
-        student: logits [N, C], float64, float32, bfloat16 or float16; differentiable.
-        teacher: logits [N, C]; differentiable where it requires grad.
-        target: classes [N], int64. On the CPU a value outside [0, C) is an error, on a device its loss is NaN.
+        target: classes [N], int64. On the CPU a value outside [0, C) is a ValueError, on a device its loss is NaN.
         temperature: T > 0 of both softmaxes of the divergence.
         alpha: weight of the divergence.
-        weight: optional factors [N], one a sample; they multiply and do not renormalise.
         reduction: "none" gives [N]; "sum"; "mean" and "batchmean" are sum / N.
-
-    Returns:
-        The loss, float64 for float64 logits, else float32.
-
-    Raises:
-        TypeError: logits or weight are not floating-point tensors, target is not int64, a number is no number.
-        ValueError: shapes or devices differ, target is out of range, temperature is not positive, weight requires grad,
-            unknown reduction.
 
     Source: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015.
     """
     dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
     checks.target(target, student)
-    how = loss.reduction_scale(reduction, student)
+    scale_and_reduce = loss.reduction_scale(reduction, student)
     numbers = checks.positive("temperature", temperature), checks.number("alpha", alpha)
-    arguments = (target.contiguous(), *numbers, *how)
+    arguments = (target.contiguous(), *numbers, *scale_and_reduce)
     return loss.evaluate(_kd_loss, inputs, arguments, loss.weights(weight, inputs), dense=dense)
 
 
@@ -108,10 +102,9 @@ def kd_loss_value_and_grad(
     alpha: float = 0.9,
     teacher_grad: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """:func:`kd_loss` without autograd: ``(loss [N], gradient by student [N, C], gradient by teacher or None)``.
+    """:func:`kd_loss` without autograd: ``(loss [N], gradient w.r.t. student [N, C], and teacher or None)``.
 
-    The gradients are those of the summed loss, float64 for float64 logits, else float32. The teacher's is None unless
-    ``teacher_grad``. Raises as :func:`kd_loss`.
+    Gradients as :func:`kl_distill_value_and_grad`, errors as :func:`kd_loss`.
     """
     dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
     checks.target(target, student)
@@ -129,37 +122,23 @@ def js_distill(
 ) -> Tensor:
     """Jensen-Shannon divergence from raw logits: ``T^2 / 2 [KL(p || m) + KL(q || m)]``, ``m = (p + q) / 2``.
 
-    p and q are the softmax of teacher / T and student / T. It is symmetric and at most ``T^2 log 2``.
-
-    Args:
-        student: logits [N, C], float64, float32, bfloat16 or float16; differentiable.
-        teacher: logits [N, C]; differentiable where it requires grad.
-        temperature: T > 0.
-        weight: optional factors [N], one a sample; they multiply and do not renormalise.
-        reduction: "none" gives [N]; "sum"; "batchmean" is sum / N; "mean" is sum / (N C), as in ``F.kl_div``.
-
-    Returns:
-        The loss, float64 for float64 logits, else float32.
-
-    Raises:
-        TypeError: logits or weight are not floating-point tensors, temperature is no number.
-        ValueError: shapes or devices differ, temperature is not positive, weight requires grad, unknown reduction.
+    p and q are the softmax of teacher / T and student / T. The loss is symmetric and at most ``T^2 log 2``. Arguments,
+    result and errors are those of :func:`kl_distill`.
 
     Source: Lin, "Divergence measures based on the Shannon entropy", 1991.
     """
     dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
-    how = loss.reduction_scale(reduction, student, over_classes=True)
-    arguments = (checks.positive("temperature", temperature), *how)
+    scale_and_reduce = loss.reduction_scale(reduction, student, over_classes=True)
+    arguments = (checks.positive("temperature", temperature), *scale_and_reduce)
     return loss.evaluate(_js_distill, inputs, arguments, loss.weights(weight, inputs), dense=dense)
 
 
 def js_distill_value_and_grad(
     student: Tensor, teacher: Tensor, *, temperature: float = 1.0, teacher_grad: bool = False
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """:func:`js_distill` without autograd: ``(loss [N], gradient by student [N, C], gradient by teacher or None)``.
+    """:func:`js_distill` without autograd: ``(loss [N], gradient w.r.t. student [N, C], and teacher or None)``.
 
-    The gradients are those of the summed loss, float64 for float64 logits, else float32. The teacher's is None unless
-    ``teacher_grad``. Raises as :func:`js_distill`.
+    Gradients as :func:`kl_distill_value_and_grad`, errors as :func:`js_distill`.
     """
     dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
     arguments = (checks.positive("temperature", temperature),)
@@ -180,25 +159,13 @@ def dkd_loss(
     """Decoupled knowledge distillation: ``T^2 [alpha KL(b_T || b_S) + beta KL(o_T || o_S)]``.
 
     b is the Bernoulli distribution of target against all other classes, o the softmax over the other classes alone,
-    both of logits / T. Computed from log-odds, so that saturated logits give finite and right values.
+    both of logits / T. Computed from log-odds, so that saturated logits give finite and right values. C is at least 2.
+    Arguments, result and errors are those of :func:`kd_loss`, and:
 
     Args:
-        student: logits [N, C], C of at least 2, float64, float32, bfloat16 or float16; differentiable.
-        teacher: logits [N, C]; differentiable where it requires grad.
-        target: classes [N], int64. On the CPU a value outside [0, C) is an error, on a device its loss is NaN.
         temperature: T > 0.
         alpha: weight of the target's part.
         beta: weight of the other classes' part.
-        weight: optional factors [N], one a sample; they multiply and do not renormalise.
-        reduction: "none" gives [N]; "sum"; "mean" and "batchmean" are sum / N.
-
-    Returns:
-        The loss, float64 for float64 logits, else float32.
-
-    Raises:
-        TypeError: logits or weight are not floating-point tensors, target is not int64, a number is no number.
-        ValueError: shapes or devices differ, fewer than two classes, target is out of range, temperature is not
-            positive, weight requires grad, unknown reduction.
 
     Source: Zhao, Cui, Song, Qiu, Liang, "Decoupled knowledge distillation", CVPR 2022.
     """
@@ -218,10 +185,9 @@ def dkd_loss_value_and_grad(
     beta: float = 8.0,
     teacher_grad: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """:func:`dkd_loss` without autograd: ``(loss [N], gradient by student [N, C], gradient by teacher or None)``.
+    """:func:`dkd_loss` without autograd: ``(loss [N], gradient w.r.t. student [N, C], and teacher or None)``.
 
-    The gradients are those of the summed loss, float64 for float64 logits, else float32. The teacher's is None unless
-    ``teacher_grad``. Raises as :func:`dkd_loss`.
+    Gradients as :func:`kl_distill_value_and_grad`, errors as :func:`dkd_loss`.
     """
     inputs = (student, teacher)
     dense, arguments = _dkd_arguments(inputs, target, temperature, alpha, beta)
@@ -231,7 +197,7 @@ def dkd_loss_value_and_grad(
 def _dkd_arguments(
     inputs: tuple[Tensor, Tensor], target: Tensor, temperature: float, alpha: float, beta: float
 ) -> tuple[bool, tuple[Any, ...]]:
-    """Whether the inputs are dense, and all other arguments before scale and reduction."""
+    """Return whether the inputs are dense, and all other arguments before scale and reduction."""
     student, teacher = inputs
     dense = checks.logits_alike(_NAMES, student, teacher)
     if student.shape[1] < 2:
@@ -241,50 +207,50 @@ def _dkd_arguments(
     return dense, (target.contiguous(), *numbers)
 
 
-def _kl_distill_reference(student, teacher, temperature, *how):
+def _kl_distill_reference(student, teacher, temperature, *rest):
     value, *grads = reference.kl_distill_value_and_grad(student, teacher, temperature=temperature)
-    return loss.finish(value, grads, *how)
+    return loss.finish(value, grads, *rest)
 
 
-def _kd_loss_reference(student, teacher, target, temperature, alpha, *how):
+def _kd_loss_reference(student, teacher, target, temperature, alpha, *rest):
     value, *grads = reference.kd_loss_value_and_grad(student, teacher, target, temperature=temperature, alpha=alpha)
-    return loss.finish(value, grads, *how)
+    return loss.finish(value, grads, *rest)
 
 
-def _js_distill_reference(student, teacher, temperature, *how):
+def _js_distill_reference(student, teacher, temperature, *rest):
     value, *grads = reference.js_distill_value_and_grad(student, teacher, temperature=temperature)
-    return loss.finish(value, grads, *how)
+    return loss.finish(value, grads, *rest)
 
 
-def _dkd_loss_reference(student, teacher, target, temperature, alpha, beta, *how):
+def _dkd_loss_reference(student, teacher, target, temperature, alpha, beta, *rest):
     weights = {"temperature": temperature, "alpha": alpha, "beta": beta}
     value, *grads = reference.dkd_loss_value_and_grad(student, teacher, target, **weights)
-    return loss.finish(value, grads, *how)
+    return loss.finish(value, grads, *rest)
 
 
 _kl_distill = define(
     "kl_distill",
     family="divergence",
-    fake=lambda student, teacher, temperature, scale, *how: loss.fake((student, teacher), *how),
+    fake=lambda student, teacher, temperature, scale, *rest: loss.fake((student, teacher), *rest),
     reference=_kl_distill_reference,
 )
 _kd_loss = define(
     "kd_loss",
     family="divergence",
-    fake=lambda student, teacher, target, temperature, alpha, scale, *how: loss.fake((student, teacher), *how),
+    fake=lambda student, teacher, target, temperature, alpha, scale, *rest: loss.fake((student, teacher), *rest),
     reference=_kd_loss_reference,
     check=lambda student, teacher, target, *_: checks.target_values(target, student.shape[1]),
 )
 _js_distill = define(
     "js_distill",
     family="divergence",
-    fake=lambda student, teacher, temperature, scale, *how: loss.fake((student, teacher), *how),
+    fake=lambda student, teacher, temperature, scale, *rest: loss.fake((student, teacher), *rest),
     reference=_js_distill_reference,
 )
 _dkd_loss = define(
     "dkd_loss",
     family="divergence",
-    fake=lambda student, teacher, target, temperature, alpha, beta, scale, *how: loss.fake((student, teacher), *how),
+    fake=lambda student, teacher, target, temperature, alpha, beta, scale, *rest: loss.fake((student, teacher), *rest),
     reference=_dkd_loss_reference,
     check=lambda student, teacher, target, *_: checks.target_values(target, student.shape[1]),
 )

@@ -1,4 +1,4 @@
-"""What the losses share: weights and reductions, and the one autograd.Function that joins forward and backward.
+"""Common to all losses: weights and reductions, and the one autograd.Function that joins forward and backward.
 
 A loss op computes the value and, in the same pass, the gradients that will be needed, kept in the accumulation
 precision (in half precision many of them would underflow before a gradient scaler's factor arrives). The backward pass
@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from fastadv.numerics import accumulate, accumulation_dtype, per_sample
 from fastadv.ops import checks
 from fastadv.ops.dispatch import Op, define
 from fastadv.ops.layout import aligned, widest
-from fastadv.reference._common import accumulate, per_sample
 
 REDUCTIONS = {"none": 0, "sum": 1, "batchmean": 2, "mean": 3}
 
 
 def reduction_scale(reduction: str, x: Tensor, *, over_classes: bool = False) -> tuple[float, bool]:
-    """The factor a reduction of the losses of ``x`` [N, ...] multiplies with, and whether it sums over the batch.
+    """Return the factor by which a reduction of the losses of ``x`` [N, ...] multiplies, and whether it sums them.
 
     "none" and "sum" have factor 1, "batchmean" 1 / N, and so has "mean"; ``over_classes`` makes that 1 / (N C). NaN for
     an empty batch, whose mean is undefined.
@@ -38,7 +38,7 @@ def reduction_scale(reduction: str, x: Tensor, *, over_classes: bool = False) ->
 
 
 def weights(weight: Tensor | None, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The ``weight`` of each sample of ``inputs`` as an optional argument of an op: none or one."""
+    """Return the ``weight`` [N] of the samples of ``inputs`` as an optional argument of an op: none or one."""
     return () if weight is None else (checks.per_sample("weight", weight, widest(*inputs)),)
 
 
@@ -50,7 +50,7 @@ def evaluate(
     *,
     dense: bool = False,
 ) -> Tensor:
-    """The loss that ``op`` computes, differentiable by ``inputs``.
+    """Return the loss that ``op`` computes, differentiable w.r.t. ``inputs``.
 
     ``arguments`` are all others that come before the flags of the gradients, ``optional`` those behind them, which may
     be left out. ``dense`` says that the inputs are contiguous and of one dtype.
@@ -59,24 +59,24 @@ def evaluate(
         refuse_tangents(*inputs)
     for x in inputs:
         if x.requires_grad and torch.is_grad_enabled():
-            wanted = [x.requires_grad for x in inputs]
-            return _Loss.apply((op, (*arguments, *_tail(wanted, optional)), dense), *inputs)
+            needs_grad = [x.requires_grad for x in inputs]
+            return _Loss.apply((op, (*arguments, *_tail(needs_grad, optional)), dense), *inputs)
     tensors = inputs if dense else aligned(*inputs)
     flags_and_optional = (*[False] * len(inputs), *optional) if optional else ()
     return op.on(tensors[0])(*tensors, *arguments, *flags_and_optional)[0]
 
 
-def _tail(wanted: Sequence[bool], optional: tuple[Tensor, ...]) -> Sequence[Any]:
-    """Flags of the gradients and optional tensors, without what PyTorch fills in: see :meth:`Op.tail`."""
+def _tail(needs_grad: Sequence[bool], optional: tuple[Tensor, ...]) -> Sequence[Any]:
+    """Return flags of the gradients and optional tensors, without what PyTorch fills in: see :meth:`Op.tail`."""
     if optional:
-        return *wanted, *optional
-    while wanted and not wanted[-1]:
-        wanted = wanted[:-1]
-    return wanted
+        return *needs_grad, *optional
+    while needs_grad and not needs_grad[-1]:
+        needs_grad = needs_grad[:-1]
+    return needs_grad
 
 
 def refuse_tangents(*inputs: Tensor) -> None:
-    """Forward-mode differentiation would pass an op by and find its derivative to be zero."""
+    """Raise where an input has a tangent: forward mode would pass the op by and find its derivative to be zero."""
     if any(forward_ad.unpack_dual(x).tangent is not None for x in inputs):
         raise RuntimeError("fastadv offers no forward-mode derivatives: jvp and dual tensors cannot be used with it")
 
@@ -85,27 +85,27 @@ def value_and_grad(
     op: Op,
     inputs: tuple[Tensor, ...],
     arguments: tuple[Any, ...],
-    wanted: tuple[bool, ...],
+    needs_grad: tuple[bool, ...],
     optional: tuple[Tensor, ...] = (),
     *,
     scale: float = 1.0,
     dense: bool = False,
 ) -> tuple[Any, ...]:
-    """The loss [N] of each sample and its gradients by ``inputs``, None where one is not wanted; see :func:`evaluate`.
+    """Return the loss [N] and its gradients w.r.t. ``inputs``, None where one is not needed; see :func:`evaluate`.
 
     ``arguments`` are those before scale and reduction.
     """
     tensors = inputs if dense else aligned(*inputs)
-    return op.on(tensors[0])(*tensors, *arguments, scale, False, *_tail(wanted, optional))
+    return op.on(tensors[0])(*tensors, *arguments, scale, False, *_tail(needs_grad, optional))
 
 
 def pair(
     op: Op, inputs: tuple[Tensor, Tensor], arguments: tuple[Any, ...], teacher_grad: bool, *, dense: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """:func:`value_and_grad` of a loss between student and teacher."""
-    wanted = (True, checks.flag("teacher_grad", teacher_grad))
-    value, by_student, by_teacher = value_and_grad(op, inputs, arguments, wanted, dense=dense)
-    return value, by_student, by_teacher
+    needs_grad = (True, checks.flag("teacher_grad", teacher_grad))
+    value, grad_student, grad_teacher = value_and_grad(op, inputs, arguments, needs_grad, dense=dense)
+    return value, grad_student, grad_teacher
 
 
 class _Loss(torch.autograd.Function):
@@ -138,35 +138,37 @@ class _Loss(torch.autograd.Function):
 
 
 def _is_one(x: Tensor) -> bool:
-    """Whether ``x`` is the number that ``loss.backward()`` starts from, as far as that is known without waiting."""
+    """Return whether ``x`` is the 1 that ``loss.backward()`` starts from, where that is known without waiting."""
     plain = type(x) is Tensor and x.dim() == 0 and x.is_cpu
     return plain and not torch.compiler.is_compiling() and x.item() == 1
 
 
 def _graph_is_kept() -> bool:
-    """Whether the running backward pass may be repeated, and must not give away what the graph has stored."""
+    """Return whether the running backward pass may be repeated, and must not give away what the graph has stored."""
     return torch._C._autograd._get_current_graph_task_keep_graph()
 
 
 def finish(loss: Tensor, grads: Sequence[Tensor], scale: float, reduce: bool, *rest: Any) -> tuple[Tensor | None, ...]:
-    """Per-sample ``loss`` [N] and ``grads`` [N, ...] of a reference, as the loss ops return them.
+    """Return a reference's ``loss`` [N] and ``grads`` [N, ...] as the loss ops do: weighted, scaled, reduced.
 
-    ``rest`` is which gradients are wanted, and the weight.
+    ``rest`` is which gradients are needed, and the weight.
     """
-    *wanted, weight = rest
+    *needs_grad, weight = rest
     factor = torch.full_like(loss, scale) if weight is None else scale * weight
     loss = factor * loss
     # The mean of nothing, whose scale is NaN, is NaN.
     return loss.sum() + 0 * scale if reduce else loss, *(
-        per_sample(factor, grad) * grad if want else None for grad, want in zip(grads, wanted, strict=True)
+        per_sample(factor, grad) * grad if needed else None for grad, needed in zip(grads, needs_grad, strict=True)
     )
 
 
-def fake(inputs: tuple[Tensor, ...], reduce: bool, *wanted: Any) -> tuple[Tensor | None, ...]:
+def fake(inputs: tuple[Tensor, ...], reduce: bool, *needs_grad: Any) -> tuple[Tensor | None, ...]:
     """The shapes of :func:`finish`; what follows the flags does not matter."""
-    dtype = torch.float64 if inputs[0].dtype == torch.float64 else torch.float32
+    dtype = accumulation_dtype(inputs[0])
     loss = inputs[0].new_empty([] if reduce else [inputs[0].shape[0]], dtype=dtype)
-    return loss, *(torch.empty_like(x, dtype=dtype) if want else None for x, want in zip(inputs, wanted, strict=False))
+    return loss, *(
+        torch.empty_like(x, dtype=dtype) if needed else None for x, needed in zip(inputs, needs_grad, strict=False)
+    )
 
 
 def _scale_grad_reference(grad: Tensor, grad_output: Tensor, dtype: torch.dtype) -> Tensor:

@@ -45,7 +45,7 @@ def loss_matching(
 def loss_matching_value_and_grad(
     student: Tensor, teacher: Tensor, target: Tensor, *, teacher_grad: bool = False
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """:func:`loss_matching` without autograd: ``(loss [N], gradient by student [N, C], gradient by teacher or None)``.
+    """:func:`loss_matching` without autograd: ``(loss [N], gradient w.r.t. student [N, C], and teacher or None)``.
 
     The gradients are those of the summed loss, float64 for float64 logits, else float32. The teacher's is None unless
     ``teacher_grad``. Raises as :func:`loss_matching`.
@@ -88,8 +88,8 @@ def igdm_loss(
     """
     inputs = (student_plus, student_minus, teacher_plus, teacher_minus)
     dense = checks.logits_alike(_RESPONSES, *inputs)
-    how = loss.reduction_scale(reduction, student_plus)
-    return loss.evaluate(_igdm_loss, inputs, how, loss.weights(weight, inputs), dense=dense)
+    scale_and_reduce = loss.reduction_scale(reduction, student_plus)
+    return loss.evaluate(_igdm_loss, inputs, scale_and_reduce, loss.weights(weight, inputs), dense=dense)
 
 
 def igdm_loss_value_and_grad(
@@ -108,8 +108,8 @@ def igdm_loss_value_and_grad(
     inputs = (student_plus, student_minus, teacher_plus, teacher_minus)
     dense = checks.logits_alike(_RESPONSES, *inputs)
     checks.flag("teacher_grad", teacher_grad)
-    wanted = (True, True, teacher_grad, teacher_grad)
-    value, *grads = loss.value_and_grad(_igdm_loss, inputs, (), wanted, dense=dense)
+    needs_grad = (True, True, teacher_grad, teacher_grad)
+    value, *grads = loss.value_and_grad(_igdm_loss, inputs, (), needs_grad, dense=dense)
     return value, *grads
 
 
@@ -148,7 +148,7 @@ def activation_boundary_loss(
 def activation_boundary_loss_value_and_grad(
     student: Tensor, teacher: Tensor, *, margin: float | Tensor = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """:func:`activation_boundary_loss` without autograd: ``(loss [N], gradient by student [N, ...])``.
+    """:func:`activation_boundary_loss` without autograd: ``(loss [N], gradient w.r.t. student [N, ...])``.
 
     The gradient is that of the summed loss, in the student's layout, float64 for float64 pre-activations, else float32.
     Raises as :func:`activation_boundary_loss`.
@@ -161,7 +161,7 @@ def activation_boundary_loss_value_and_grad(
 def _boundary_arguments(
     student: Tensor, teacher: Tensor, margin: float | Tensor
 ) -> tuple[tuple[Tensor], tuple[Any, ...], tuple[Tensor, ...]]:
-    """What :func:`loss.evaluate` takes: student, teacher and margin, and margins one a sample."""
+    """Return what :func:`loss.evaluate` takes: student, teacher and margin, and margins [N] where given."""
     dense = checks.samples_alike(_NAMES, student, teacher)
     checks.constant("teacher", teacher)
     if not dense:
@@ -170,15 +170,15 @@ def _boundary_arguments(
     return (student,), (teacher, number), () if margins is None else (margins,)
 
 
-def _loss_matching_reference(student, teacher, target, *how):
+def _loss_matching_reference(student, teacher, target, *rest):
     value, *grads = reference.loss_matching_value_and_grad(student, teacher, target)
-    return loss.finish(value, grads, *how)
+    return loss.finish(value, grads, *rest)
 
 
-def _igdm_loss_reference(student_plus, student_minus, teacher_plus, teacher_minus, *how):
+def _igdm_loss_reference(student_plus, student_minus, teacher_plus, teacher_minus, *rest):
     responses = (student_plus, student_minus, teacher_plus, teacher_minus)
     value, *grads = reference.igdm_loss_value_and_grad(*responses)
-    return loss.finish(value, grads, *how)
+    return loss.finish(value, grads, *rest)
 
 
 def _activation_boundary_loss_reference(student, teacher, margin, scale, reduce, student_grad, margin_n, weight):
@@ -190,19 +190,19 @@ def _activation_boundary_loss_reference(student, teacher, margin, scale, reduce,
 _loss_matching = define(
     "loss_matching",
     family="matching",
-    fake=lambda student, teacher, target, scale, *how: loss.fake((student, teacher), *how),
+    fake=lambda student, teacher, target, scale, *rest: loss.fake((student, teacher), *rest),
     reference=_loss_matching_reference,
     check=lambda student, teacher, target, *_: checks.target_values(target, student.shape[1]),
 )
 _igdm_loss = define(
     "igdm_loss",
     family="matching",
-    fake=lambda a, b, c, d, scale, *how: loss.fake((a, b, c, d), *how),
+    fake=lambda a, b, c, d, scale, *rest: loss.fake((a, b, c, d), *rest),
     reference=_igdm_loss_reference,
 )
 _activation_boundary_loss = define(
     "activation_boundary_loss",
     family="matching",
-    fake=lambda student, teacher, margin, scale, *how: loss.fake((student,), *how),
+    fake=lambda student, teacher, margin, scale, *rest: loss.fake((student,), *rest),
     reference=_activation_boundary_loss_reference,
 )

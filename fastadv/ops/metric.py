@@ -76,7 +76,7 @@ def triplet_margin_loss_value_and_grad(
     eps: float = 1e-6,
     swap: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """:func:`triplet_margin_loss` without autograd: ``(loss [N], gradients by anchor, positive and negative)``.
+    """:func:`triplet_margin_loss` without autograd: ``(loss [N], gradients w.r.t. anchor, positive and negative)``.
 
     The gradients are those of the summed loss, in the shapes of the inputs, float64 for float64 features, else float32.
     Raises as :func:`triplet_margin_loss`.
@@ -87,10 +87,10 @@ def triplet_margin_loss_value_and_grad(
     if rows[0] is anchor:
         return value, grads[0], grads[1], grads[2]
     full = [*batch, rows[0].shape[1]]
-    by_anchor, by_positive, by_negative = (
+    grad_anchor, grad_positive, grad_negative = (
         grad.view(full).sum_to_size(x.shape) for grad, x in zip(grads, (anchor, positive, negative), strict=True)
     )
-    return value.view(batch), by_anchor, by_positive, by_negative
+    return value.view(batch), grad_anchor, grad_positive, grad_negative
 
 
 def _rows(anchor: Tensor, positive: Tensor, negative: Tensor, swap: bool) -> tuple[Triplet, tuple[int, ...]]:
@@ -159,17 +159,17 @@ def _margin(margin: float | Tensor, rows: Triplet, batch: tuple[int, ...]) -> tu
 
 
 def _triplet_margin_loss_reference(anchor, positive, negative, margin, p, eps, swap, *rest):
-    *how, margin_n, weight = rest
+    *before, margin_n, weight = rest
     margin = margin if margin_n is None else margin_n
     value, *grads = reference.triplet_margin_loss_value_and_grad(
         anchor, positive, negative, margin=margin, p=p, eps=eps, swap=swap
     )
-    return loss.finish(value, grads, *how, weight)
+    return loss.finish(value, grads, *before, weight)
 
 
 _triplet_margin_loss = define(
     "triplet_margin_loss",
     family="metric",
-    fake=lambda a, p, n, margin, order, eps, swap, scale, *how: loss.fake((a, p, n), *how),
+    fake=lambda a, p, n, margin, order, eps, swap, scale, *rest: loss.fake((a, p, n), *rest),
     reference=_triplet_margin_loss_reference,
 )

@@ -25,7 +25,7 @@ def mix(x: Tensor, lam: float | Tensor, permutation: Tensor) -> Tensor:
             outside [0, N) is an error, on a device its sample is NaN.
 
     Returns:
-        The mixed samples in x's dtype and layout, differentiable by x. float32 results have the bits of the formula.
+        The mixed samples in the dtype and layout of x, differentiable w.r.t. x; in float32 to the bit of the formula.
 
     Raises:
         TypeError: x is not a floating-point tensor, permutation is not int64, lam is no number.

@@ -49,7 +49,7 @@ def rkd_loss(student: Tensor, teacher: Tensor, *, distance_weight: float = 25.0,
 def rkd_loss_value_and_grad(
     student: Tensor, teacher: Tensor, *, distance_weight: float = 25.0, angle_weight: float = 50.0
 ) -> tuple[Tensor, Tensor]:
-    """:func:`rkd_loss` without autograd: ``(loss [], gradient by student [B, D])``.
+    """:func:`rkd_loss` without autograd: ``(loss [], gradient w.r.t. student [B, D])``.
 
     Both are float64 for float64 features, else float32. Raises as :func:`rkd_loss`.
     """
@@ -80,6 +80,6 @@ def _rkd_loss_reference(student, teacher, distance_weight, angle_weight, student
 _rkd_loss = define(
     "rkd_loss",
     family="rkd",
-    fake=lambda student, teacher, distance_weight, angle_weight, *wanted: loss.fake((student,), True, *wanted),
+    fake=lambda student, teacher, distance_weight, angle_weight, *needs_grad: loss.fake((student,), True, *needs_grad),
     reference=_rkd_loss_reference,
 )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastadv.numerics import accumulation_dtype
 from fastadv.ops import checks
 from fastadv.ops.ball import named, rounded
 from fastadv.ops.dispatch import define, like
@@ -240,7 +241,7 @@ def bss_step(
     checks.shape("gap", gap, [x.shape[0]], x)
     checks.boolean("active", active, [x.shape[0]], x)
     tensors = (x, grad) if dense else aligned(x, grad)
-    gap = gap.detach().to(torch.float64 if tensors[0].dtype is torch.float64 else torch.float32).contiguous()
+    gap = gap.detach().to(accumulation_dtype(tensors[0])).contiguous()
     arguments = _bss_arguments(tensors[0], step_size, bounds)
     return rounded(_bss_step.on(x)(*tensors, gap, active.contiguous(), *arguments), x)
 
@@ -255,7 +256,7 @@ def bss_stepper(
     """
     checks.samples("x0", x0)
     arguments = _bss_arguments(x0, step_size, bounds)
-    dtype = torch.float64 if x0.dtype is torch.float64 else torch.float32
+    dtype = accumulation_dtype(x0)
     return lambda x, grad, gap, active: _bss_step.on(x)(*aligned(x, grad), gap.to(dtype), active, *arguments)
 
 

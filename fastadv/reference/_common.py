@@ -1,4 +1,4 @@
-"""What the reference ops share: accumulation precision, per-sample arguments, reductions."""
+"""Common to the reference ops: accumulation precision, per-sample arguments, reductions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def safe_norm(x: Tensor) -> Tensor:
 
 
 def divisor(x: Tensor) -> Tensor:
-    """What to divide each sample of ``x`` by, [N, 1, ...], so that sums over it neither overflow nor underflow."""
+    """Divisor [N, 1, ...] of each sample of ``x`` under which sums over it neither overflow nor underflow."""
     largest = x.abs().amax(sample_dims(x), keepdim=True)
     return torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
 

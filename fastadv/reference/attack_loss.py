@@ -1,4 +1,4 @@
-"""What an attack ascends: one value a sample."""
+"""The loss that an attack ascends, one value a sample."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def attack_loss_value_and_grad(
     reference: Tensor | None = None,
     targeted: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Loss [N] and its gradient by the logits [N, C]."""
+    """Loss [N] and its gradient w.r.t. the logits [N, C]."""
     sign = -1 if targeted else 1
     if kind == "kl":
         assert reference is not None
@@ -105,12 +105,12 @@ def _are_classes(index: Tensor, logits: Tensor) -> Tensor:
 
 def _gap_value_and_grad(gap: _Gap, logits: Tensor) -> tuple[Tensor, Tensor]:
     grad = torch.zeros_like(accumulate(logits))
-    by_gap = torch.ones_like(gap.loss) if gap.spread is None else 1 / gap.spread
-    grad.scatter_add_(1, gap.rival, by_gap[:, None])
-    grad.scatter_add_(1, gap.own, -by_gap[:, None])
+    grad_gap = torch.ones_like(gap.loss) if gap.spread is None else 1 / gap.spread
+    grad.scatter_add_(1, gap.rival, grad_gap[:, None])
+    grad.scatter_add_(1, gap.own, -grad_gap[:, None])
     if gap.spread is not None:
-        by_spread = (-gap.loss / gap.spread)[:, None]
-        grad.scatter_add_(1, gap.top, by_spread)
-        grad.scatter_add_(1, gap.floor, (-by_spread / gap.floor.shape[1]).expand_as(gap.floor))
+        grad_spread = (-gap.loss / gap.spread)[:, None]
+        grad.scatter_add_(1, gap.top, grad_spread)
+        grad.scatter_add_(1, gap.floor, (-grad_spread / gap.floor.shape[1]).expand_as(gap.floor))
     # Of an undefined loss every derivative is undefined.
     return gap.loss, torch.where(gap.loss.isnan()[:, None], torch.nan, grad)

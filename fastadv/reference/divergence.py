@@ -27,7 +27,7 @@ def kl_distill(
 def kl_distill_value_and_grad(
     student: Tensor, teacher: Tensor, *, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [N] and its gradients by the student's and the teacher's logits, both [N, C]."""
+    """Loss [N] and its gradients w.r.t. the student's and the teacher's logits, both [N, C]."""
     log_q, log_p = log_softmax(student, temperature), log_softmax(teacher, temperature)
     p, kl = log_p.exp(), divergence(log_p, log_q)
     surprise = torch.where(p == 0, 0.0, log_p - log_q - kl[:, None])
@@ -52,7 +52,7 @@ def kd_loss(
 def kd_loss_value_and_grad(
     student: Tensor, teacher: Tensor, target: Tensor, *, temperature: float = 4.0, alpha: float = 0.9
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [N] and its gradients by the student's and the teacher's logits, both [N, C]."""
+    """Loss [N] and its gradients w.r.t. the student's and the teacher's logits, both [N, C]."""
     hard, hard_grad = cross_entropy_value_and_grad(student, target)
     soft, soft_grad, teacher_grad = kl_distill_value_and_grad(student, teacher, temperature=temperature)
     return (1 - alpha) * hard + alpha * soft, (1 - alpha) * hard_grad + alpha * soft_grad, alpha * teacher_grad
@@ -76,7 +76,7 @@ def js_distill(
 def js_distill_value_and_grad(
     student: Tensor, teacher: Tensor, *, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [N] and its gradients by the student's and the teacher's logits, both [N, C]."""
+    """Loss [N] and its gradients w.r.t. the student's and the teacher's logits, both [N, C]."""
     log_q, log_p = log_softmax(student, temperature), log_softmax(teacher, temperature)
     log_m = _log_mean(log_p, log_q)
     halves, grads = [], []
@@ -112,7 +112,7 @@ def dkd_loss(
 def dkd_loss_value_and_grad(
     student: Tensor, teacher: Tensor, target: Tensor, *, temperature: float = 4.0, alpha: float = 1.0, beta: float = 8.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [N] and its gradients by the student's and the teacher's logits, both [N, C]."""
+    """Loss [N] and its gradients w.r.t. the student's and the teacher's logits, both [N, C]."""
     valid, index = _classes(student, target)
     student_odds, log_q = _target_and_others(student, index, temperature)
     teacher_odds, log_p = _target_and_others(teacher, index, temperature)
@@ -173,7 +173,7 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def cross_entropy_value_and_grad(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of each row [N] and its gradient by the logits [N, C]; NaN where the target is no class."""
+    """Cross-entropy of each row [N] and its gradient w.r.t. the logits [N, C]; NaN where the target is no class."""
     valid, index = _classes(logits, target)
     grad = log_softmax(logits).exp() - one_hot(index, logits.shape[1])
     return cross_entropy(logits, target), torch.where(valid[:, None], grad, torch.nan)

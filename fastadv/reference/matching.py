@@ -23,7 +23,7 @@ def loss_matching(
 
 
 def loss_matching_value_and_grad(student: Tensor, teacher: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [N] and its gradients by the student's and the teacher's logits, both [N, C]."""
+    """Loss [N] and its gradients w.r.t. the student's and the teacher's logits, both [N, C]."""
     student_loss, student_grad = cross_entropy_value_and_grad(student, target)
     teacher_loss, teacher_grad = cross_entropy_value_and_grad(teacher, target)
     gap = student_loss - teacher_loss
@@ -47,7 +47,7 @@ def igdm_loss(
 def igdm_loss_value_and_grad(
     student_plus: Tensor, student_minus: Tensor, teacher_plus: Tensor, teacher_minus: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Loss [N] and its gradients by each of the four logits, all [N, C]."""
+    """Loss [N] and its gradients w.r.t. each of the four logits, all [N, C]."""
     student, teacher = _responses(student_plus, student_minus, teacher_plus, teacher_minus)
     loss, student_grad, teacher_grad = kl_distill_value_and_grad(student, teacher)
     return loss, student_grad, -student_grad, teacher_grad, -teacher_grad
@@ -64,13 +64,13 @@ def activation_boundary_loss(
 def activation_boundary_loss_value_and_grad(
     student: Tensor, teacher: Tensor, *, margin: float | Tensor = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Loss [N] and its gradient by the student's pre-activations [N, ...]."""
+    """Loss [N] and its gradient w.r.t. the student's pre-activations [N, ...]."""
     shortfall = _shortfall(accumulate(student), teacher, margin)
     return shortfall.square().sum(sample_dims(student)), 2 * shortfall
 
 
 def _shortfall(student: Tensor, teacher: Tensor, margin: float | Tensor) -> Tensor:
-    """How far the student lies on the wrong side of the margin, with its sign; nowhere where the teacher is NaN."""
+    """Distance of the student from the right side of the margin, signed; zero where the teacher is NaN."""
     reach = per_sample(margin, student)
     inactive = torch.where(teacher <= 0, (student + reach).clamp_min(0), 0)
     return torch.where(teacher > 0, (student - reach).clamp_max(0), inactive)

@@ -41,7 +41,7 @@ def triplet_margin_loss_value_and_grad(
     eps: float = 1e-6,
     swap: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Loss [N] and its gradients by anchor, positive and negative, all [N, D]."""
+    """Loss [N] and its gradients w.r.t. anchor, positive and negative, all [N, D]."""
     anchor, positive, negative = accumulate(anchor), accumulate(positive), accumulate(negative)
     near, near_slope = _norm(anchor - positive + eps, p)
     far, far_slope = _norm(anchor - negative + eps, p)
@@ -64,7 +64,7 @@ def triplet_margin_loss_value_and_grad(
 
 
 def _norm(difference: Tensor, p: float) -> tuple[Tensor, Tensor]:
-    """The p-norm of each row [N], and its derivative by the row [N, D]; zero where the norm or a coordinate is."""
+    """The p-norm of each row [N], and its derivative w.r.t. the row [N, D]; zero where the norm or a coordinate is."""
     norm = difference.norm(p, dim=-1)
     if p == 0:
         return norm, torch.zeros_like(difference)

@@ -17,7 +17,7 @@ def mix(x: Tensor, lam: float | Tensor, permutation: Tensor) -> Tensor:
 
 
 def mix_backward(grad: Tensor, lam: float | Tensor, permutation: Tensor) -> Tensor:
-    """The gradient by ``x`` of :func:`mix`, given that by its result."""
+    """Gradient of :func:`mix` w.r.t. ``x``, given that w.r.t. its result."""
     incoming = accumulate(grad)
     own = per_sample(lam, incoming)
     index, valid = _within(permutation, grad)

@@ -33,7 +33,7 @@ def rkd_loss(student: Tensor, teacher: Tensor, *, distance_weight: float = 25.0,
 def rkd_loss_value_and_grad(
     student: Tensor, teacher: Tensor, *, distance_weight: float = 25.0, angle_weight: float = 50.0
 ) -> tuple[Tensor, Tensor]:
-    """Loss [] and its gradient by the student's features [B, D]."""
+    """Loss [] and its gradient w.r.t. the student's features [B, D]."""
     student, teacher = accumulate(student), accumulate(teacher)
     batch = student.shape[0]
     loss, grad = student[:0].sum(), torch.zeros_like(student)
@@ -46,8 +46,8 @@ def rkd_loss_value_and_grad(
     loss = loss + distance_weight * _smooth_l1(gap).mean()
     slope = distance_weight / batch**2 * gap.clamp(-1, 1)
     # Each length counts by itself and through the mean of all.
-    by_length = (slope - (slope * relative).sum() / (batch * (batch - 1))) / mean
-    by_length = torch.where(lengths > SHORTEST, by_length, 0.0)
+    grad_length = (slope - (slope * relative).sum() / (batch * (batch - 1))) / mean
+    grad_length = torch.where(lengths > SHORTEST, grad_length, 0.0)
     for i in range(batch):
         directions, inverse_lengths = _directions(student, i)
         others, _ = _directions(teacher, i)
@@ -57,9 +57,9 @@ def rkd_loss_value_and_grad(
         slope = 2 * angle_weight / batch**3 * angle_gap.clamp(-1, 1)
         # What turns a direction moves its end across it.
         across = slope @ directions - (slope * cosines).sum(1, keepdim=True) * directions
-        by_end = across * inverse_lengths + by_length[i, :, None] * directions
-        grad += by_end
-        grad[i] -= by_end.sum(0)
+        grad_end = across * inverse_lengths + grad_length[i, :, None] * directions
+        grad += grad_end
+        grad[i] -= grad_end.sum(0)
     return loss, grad
 
 

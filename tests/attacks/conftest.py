@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks.loop import seeds
+from fastadv.attacks.loop import noise
 
 
 @pytest.fixture(autouse=True)
 def _seeded(monkeypatch):
     torch.manual_seed(0)
     # Attacks without a seed count their calls: no test depends on which others ran before it.
-    monkeypatch.setattr(seeds, "_calls", itertools.count())
+    monkeypatch.setattr(noise, "_calls", itertools.count())
 
 
 @pytest.fixture

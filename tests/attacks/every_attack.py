@@ -1,5 +1,6 @@
 """Every attack with every option that changes what its loop does, for the promises that all of them keep."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastadv.attacks import APGD, BSS, FGSM, MIFGSM, PGD, SVGD, VAT, apgd, bss, mi_fgsm, pgd, svgd, vat
+from fastadv import attacks
+from fastadv.attacks import APGD, BSS, FGSM, MIFGSM, PGD, SVGD, VAT, Attack, apgd, bss, mi_fgsm, pgd, svgd, vat
 
 
 def own(x: Tensor) -> dict[str, Any]:
@@ -42,11 +44,19 @@ def two_networks(model, x, y=None, **keywords):
     return pgd([model, lambda x: model(1 - x)], x, y, eps=0.1, steps=3, loss=apart, **keywords)
 
 
-# Each is called as attack(model, x, y, seed=..., sample_ids=...).
+def plainest(kind: type[Attack]) -> Callable[..., Tensor]:
+    """An attack with nothing but a radius and few steps, where it takes them."""
+    takes = inspect.signature(kind.function).parameters
+    attack = kind(**{name: value for name, value in {"eps": 0.1, "steps": 3}.items() if name in takes})
+    if "target" in takes:
+        return to_a_class(attack)
+    return attack if "y" in takes else unlabelled(attack)
+
+
+# Each is called as attack(model, x, y, seed=..., sample_ids=...). Every attack of the library is here as it comes.
 ATTACKS: dict[str, Callable[..., Tensor]] = {
-    "fgsm": FGSM(eps=0.1),
+    **{name: plainest(kind) for name, kind in attacks.ATTACKS.items()},
     "fgsm random start": FGSM(eps=0.1, random_start=True, step_size=0.125),
-    "pgd": PGD(eps=0.1, steps=3),
     "pgd clean start": PGD(eps=0.1, steps=3, random_start=False),
     "pgd near start": PGD(eps=0.1, steps=3, start_eps=0.01),
     "pgd sequential": PGD(eps=0.1, steps=3, mode="sequential"),
@@ -61,7 +71,6 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
     "pgd l2 of each": lambda model, x, *y, **keywords: pgd(
         model, x, *y, norm="l2", restarts=2, best=True, **own(x), **keywords
     ),
-    "mi_fgsm": MIFGSM(eps=0.1, steps=3),
     "mi_fgsm l2 restarts": MIFGSM(eps=0.5, steps=3, norm="l2", decay=0.5, random_start=True, restarts=2, best=True),
     "mi_fgsm l1": MIFGSM(eps=5.0, steps=3, norm="l1", l1_fraction=0.2),
     "mi_fgsm of each": lambda model, x, *y, **keywords: mi_fgsm(model, x, *y, random_start=True, **own(x), **keywords),
@@ -77,17 +86,14 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
     "apgd of each": lambda model, x, *y, **keywords: apgd(
         model, x, *y, restarts=2, **own(x) | {"steps": torch.arange(len(x)) * 2}, **keywords
     ),
-    "bss": to_a_class(BSS()),
     "bss without a box": to_a_class(BSS(steps=4, step_size=0.1, bounds=None)),
     "bss of each": to_a_class(
         lambda model, x, y: bss(model, x, y, step_size=own(x)["step_size"], steps=own(x)["steps"])
     ),
-    "svgd": SVGD(eps=0.1, steps=3),
     "svgd l2 raw": SVGD(eps=0.5, steps=2, norm="l2", update="raw", bandwidth=0.5, score_scale=1.0),
     "svgd l1": SVGD(eps=5.0, steps=2, norm="l1"),
     "svgd of each": lambda model, x, *y, **keywords: svgd(model, x, *y, **own(x), **keywords),
     "svgd released": SVGD(eps=0.1, variant="released"),
-    "vat": unlabelled(VAT(eps=0.5)),
     "vat in a box": unlabelled(VAT(eps=0.5, steps=3, bounds=(0.0, 1.0))),
     "vat of each": unlabelled(
         lambda model, x, **keywords: vat(model, x, eps=own(x)["eps"], steps=own(x)["steps"], **keywords)

@@ -9,8 +9,7 @@ from torch.nn.functional import cross_entropy
 
 import fastadv
 from fastadv.attacks import apgd, pgd
-from fastadv.attacks.methods.apgd_checkpoints import checkpoints, sparsity_checkpoints
-from fastadv.attacks.methods.apgd_state import largest
+from fastadv.attacks.methods.apgd_state import checkpoints, largest, sparsity_checkpoints
 
 # p_j of the paper, j = 0, 1, ...
 PUBLISHED = [0.0, 0.22, 0.41, 0.57, 0.70, 0.80, 0.87, 0.93, 0.99]

@@ -7,7 +7,7 @@ import torch
 from torch import distributed
 
 from fastadv.attacks import pgd, svgd
-from fastadv.attacks.loop import seeds
+from fastadv.attacks.loop import noise
 
 
 @pytest.mark.parametrize("attack", [pgd, svgd])
@@ -20,11 +20,11 @@ def test_calls_without_a_seed_differ_and_consume_nothing(attack, network, images
 
 def test_the_seed_of_a_call_follows_from_global_seed_call_and_rank(monkeypatch):
     def resolved(global_seed, call, rank):
-        monkeypatch.setattr(seeds, "_calls", itertools.count(call))
+        monkeypatch.setattr(noise, "_calls", itertools.count(call))
         monkeypatch.setattr(distributed, "is_initialized", lambda: rank is not None)
         monkeypatch.setattr(distributed, "get_rank", lambda: rank)
         torch.manual_seed(global_seed)
-        return seeds.resolve(None)
+        return noise.resolve(None)
 
     cases = [(seed, call, rank) for seed in (0, 1, -1) for call in range(4) for rank in range(4)]
     assert len({resolved(*case) for case in cases}) == len(cases)
@@ -35,5 +35,5 @@ def test_the_seed_of_a_call_follows_from_global_seed_call_and_rank(monkeypatch):
 
 def test_a_seed_that_is_given_is_kept():
     tensor = torch.tensor(7)
-    assert seeds.resolve(7) == 7
-    assert seeds.resolve(tensor) is tensor
+    assert noise.resolve(7) == 7
+    assert noise.resolve(tensor) is tensor

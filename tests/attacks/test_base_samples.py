@@ -1,4 +1,4 @@
-"""Which samples bss starts from and which classes it goes to."""
+"""The samples that bss starts from and the classes it goes to."""
 
 import pytest
 import torch
@@ -82,7 +82,7 @@ def test_the_last_other_class_is_always_drawn():
 
 @pytest.mark.parametrize("end", [0.0, 1.0])
 def test_an_end_of_the_interval_draws_another_class_too(monkeypatch, end):
-    monkeypatch.setattr(base_samples, "random_rows", lambda x, *_, **__: torch.full_like(x, end))
+    monkeypatch.setattr(base_samples.Ball, "random_rows", lambda ball, x, *_: torch.full_like(x, end))
     assert bss_targets(torch.tensor([[5.0, 1.0, 2.0]])) == 2
 
 

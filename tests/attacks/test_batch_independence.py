@@ -1,4 +1,4 @@
-"""What an attack makes of a sample depends on nothing else in the batch."""
+"""Nothing else in the batch changes the result of an attack on a sample."""
 
 import pytest
 import torch

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fastadv.attacks import APGD, BSS, FGSM, MIFGSM, PGD, VAT, CaptureError, bss, capture, captured, freeze, pgd
-from fastadv.attacks.model.networks import InItsMode
+from fastadv.attacks.model.networks import KeepMode
 from tests.attacks.recorded import record_on_the_cpu
 
 
@@ -213,15 +213,15 @@ def test_warming_up_leaves_no_trace_in_a_network_in_its_mode(recorded, network, 
     attack, plain = capture(PGD(eps=0.1, steps=2)), PGD(eps=0.1, steps=2)
     for seed in range(3):
         torch.manual_seed(seed)
-        found = attack(InItsMode(network), images, labels, seed=seed)
+        found = attack(KeepMode(network), images, labels, seed=seed)
         torch.manual_seed(seed)
-        assert torch.equal(found, plain(InItsMode(twin), images, labels, seed=seed))
+        assert torch.equal(found, plain(KeepMode(twin), images, labels, seed=seed))
     assert attack.graphs == 1
     assert network[1].num_batches_tracked == 6
     for name, value in network.state_dict().items():
         assert torch.equal(value, twin.state_dict()[name]), name
     network.eval()
-    attack(InItsMode(network), images, labels, seed=0)
+    attack(KeepMode(network), images, labels, seed=0)
     assert attack.graphs == 2
     attack(network, images, labels, seed=0)
     assert attack.graphs == 3

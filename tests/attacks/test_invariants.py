@@ -1,4 +1,4 @@
-"""What every attack on a batch promises, whatever its options: randomly composed calls."""
+"""Promises of every attack, whatever its options: randomly composed calls."""
 
 import math
 
@@ -68,7 +68,7 @@ class Drawn:
             self.how["targeted"] = True
 
     def value(self, x: Tensor) -> Tensor:
-        """What the attack ascends, at ``x``."""
+        """The value of the attack's objective at ``x``."""
         y = None if self.loss == "kl" else self.y
         how = {"reference": self.reference, "targeted": self.targeted}
         return fastadv.attack_loss(self.network(x).detach(), y, kind=self.loss, **how)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from fastadv.attacks import apgd, fgsm, freeze, mi_fgsm, pgd, svgd, vat
-from fastadv.attacks.loop.objective import Objective
+from fastadv.attacks.loop.objective import Goal, Objective
 from fastadv.attacks.model.networks import Networks
 
 half = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -82,7 +82,7 @@ class Sure(nn.Module):
 
 
 def gradient(network, x, y):
-    return Objective(Networks(network), x, y, loss="ce").value_and_grad(x)[1]
+    return Objective(Networks(network), x, Goal(y)).value_and_grad(x)[1]
 
 
 @half

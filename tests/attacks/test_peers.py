@@ -6,8 +6,7 @@ from torch import nn
 
 import fastadv
 from fastadv.attacks import apgd, fgsm, mi_fgsm, pgd
-from fastadv.attacks.loop import projected_ascent as ascent
-from fastadv.attacks.methods import apgd as auto_gradient
+from fastadv.attacks.loop.ball import Ball
 
 # What makes Auto-PGD comparable: a number of steps for which the peers' rounding of the checkpoints is the paper's, and
 # a rho that no share of steps equals.
@@ -44,14 +43,13 @@ def start_at(monkeypatch):
     """Lets our next attacks begin where a peer's does."""
 
     def at(start):
-        for module in (ascent, auto_gradient):
-            monkeypatch.setattr(module, "random_rows", lambda *args, **keywords: start)
+        monkeypatch.setattr(Ball, "random_rows", lambda *_: start)
 
     return at
 
 
 def first_images(attack, x, y):
-    """What a torchattacks attack shows the network at its first step, and what it returns."""
+    """Return what a torchattacks attack shows the network at its first step, and its result."""
     seen, logits = [], attack.get_logits
     attack.get_logits = lambda images: seen.append(images.detach().clone()) or logits(images)
     found = attack(x, y)
@@ -165,6 +163,6 @@ class TestFoolbox:
 
 
 def images_of(attack, foolbox, model, x, y, eps):
-    """What a foolbox attack finds, whether or not it is misclassified."""
+    """Return the images of a foolbox attack, misclassified or not."""
     raw, _, _ = attack(foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu"), x, y, epsilons=eps)
     return raw

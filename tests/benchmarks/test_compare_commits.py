@@ -8,11 +8,11 @@ import json
 import pytest
 import torch
 
-from benchmarks.suite import compare_commits
+from benchmarks.studies import compare_commits
 
 
 def test_both_sides_measure_the_fastadv_of_their_tree(tmp_path):
-    process = compare_commits.Process(compare_commits.ROOT, tmp_path / "side")
+    process = compare_commits.Process(compare_commits.ROOT, tmp_path / "child")
     with contextlib.closing(process):
         with pytest.raises(compare_commits.Failed, match="KeyError: 'no such case'"):
             process.ask(do="prepare", case="no such case", result=str(tmp_path / "x"))
@@ -28,12 +28,21 @@ def test_both_sides_measure_the_fastadv_of_their_tree(tmp_path):
 
 def test_another_fastadv_than_the_trees_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(compare_commits, "ROOT", tmp_path)
-    (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "benchmarks" / "__init__.py").touch()
+    (tmp_path / "benchmarks" / "studies").mkdir(parents=True)
     said = json.dumps({"answer": "/somewhere/else/fastadv/__init__.py"})
-    (tmp_path / "benchmarks" / "turns.py").write_text(f"input()\nprint({said!r})")
+    (tmp_path / "benchmarks" / "studies" / "worker.py").write_text(f"input()\nprint({said!r})")
     with pytest.raises(SystemExit, match="the fastadv that would be measured is"):
-        compare_commits.Process(tmp_path / "tree", tmp_path / "side")
+        compare_commits.Process(tmp_path / "tree", tmp_path / "child")
+
+
+def test_the_cases_are_this_trees_whatever_benchmarks_is_on_the_path(tmp_path, monkeypatch):
+    other = tmp_path / "other" / "benchmarks"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("raise ImportError('the benchmarks of another commit')")
+    monkeypatch.setenv("PYTHONPATH", str(other.parent))
+    process = compare_commits.Process(compare_commits.ROOT, tmp_path / "child")
+    with contextlib.closing(process):
+        assert process.ask(do="where").startswith(str(compare_commits.ROOT))
 
 
 @pytest.mark.parametrize(

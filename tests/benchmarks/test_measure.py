@@ -8,9 +8,9 @@ import random
 import pytest
 import torch
 
+import fastadv
 from benchmarks.suite.floor import Floor
-from benchmarks.suite.measure import ColdClock, Effort, host_clock, interleaved, warm_up
-from benchmarks.suite.memory import peak_bytes
+from benchmarks.suite.measure import ColdClock, Effort, host_clock, interleaved, network_share, peak_bytes, warm_up
 from benchmarks.suite.spread import ratio
 
 CPU = torch.device("cpu")
@@ -119,3 +119,11 @@ def test_the_peak_counts_what_lives_at_once():
         return second - x
 
     assert peak_bytes(call, CPU) == 2 * x.nbytes
+
+
+def test_the_networks_share_is_the_time_of_pytorchs_own_operators():
+    a, x = torch.rand(512, 512), torch.rand(512, 2048)
+    of_network = network_share(lambda: [a @ a for _ in range(4)], CPU)
+    of_ours = network_share(lambda: [fastadv.project(x, x, eps=0.1, norm="l1") for _ in range(4)], CPU)
+    assert 0.5 < of_network <= 1
+    assert 0 <= of_ours < 0.5

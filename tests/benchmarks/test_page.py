@@ -6,27 +6,34 @@ import pytest
 
 from benchmarks.cases import registry, selected
 from benchmarks.pages import page, plots, reasons, tables
+from benchmarks.pages.families import FAMILIES
 from benchmarks.pages.markers import filled
 from benchmarks.suite import results
 
 
 def test_the_committed_pages_are_up_to_date():
-    for readme, text in page.pages().items():
+    for readme, sections in page.pages().items():
         written = readme.read_text()
-        assert text in written
-        assert filled(written, page.MARKERS, text) == written
+        for name, text in sections.items():
+            assert text in written
+            assert filled(written, name, text) == written
 
 
 @pytest.mark.parametrize("path", results.files(), ids=lambda path: path.stem)
 def test_every_row_that_needs_a_reason_has_one(path):
     measured = results.read(path)
-    assert tables.UNEXPLAINED not in tables.machine_page(path.stem, measured, ())
+    assert tables.UNEXPLAINED not in tables.machine_page(path.stem, measured, {})
 
 
 def test_every_reason_is_one_of_a_case():
     families = {reasons.family(entry.name) for entry in registry()}
     named = {name for reason in (*reasons.FLOOR, *reasons.COMPILED) for name in reason.families}
     assert [name for name in named if not any(family.startswith(name) for family in families)] == []
+
+
+def test_every_case_is_of_one_family():
+    for entry in registry():
+        assert sum(family.has(entry.op) for family in FAMILIES) == 1, entry.name
 
 
 def test_the_front_page_shows_cases_of_the_default_run():
@@ -36,7 +43,7 @@ def test_the_front_page_shows_cases_of_the_default_run():
 @pytest.mark.parametrize("path", results.files(), ids=lambda path: path.stem)
 def test_the_committed_pictures_are_of_the_committed_results(path):
     image = pytest.importorskip("PIL.Image", reason="pillow, which comes with matplotlib, is not installed")
-    shown = [link.partition("(results/")[2].rstrip(")") for link in plots.links(path)]
+    shown = [link.partition("(results/")[2].rstrip(")") for link in plots.links(path).values()]
     assert shown
     for name in shown:
         assert image.open(results.FOLDER / name).text["Description"] == plots.digest(path)
@@ -52,5 +59,5 @@ def test_every_picture_is_drawn_from_what_it_needs(tmp_path):
     path = tmp_path / "machine.json"
     results.write(path, measured | {"rows": rows, "floor": floor})
     drawn = plots.draw(path)
-    assert [file.name for file in drawn] == [f"machine-{name}.png" for name in ("speedup", "roofline", "scaling")]
-    assert len(plots.links(path)) == 3
+    assert [file.name for file in drawn] == [f"machine-{name}.png" for name in ("steps", "roofline", "scaling")]
+    assert list(plots.links(path)) == ["steps", "roofline", "scaling"]

@@ -53,7 +53,12 @@ def test_losses_are_named_and_counted():
 def test_a_missing_opponent_is_a_dash_with_its_reason():
     rows = [row("a", 1e-6, 2e-6), row("b", 1e-6, 2e-6)]
     line = tables.main_table(rows).splitlines()[2]
-    assert line == "| a | 1 | 2 | - | 2.00 (1.80 to 2.20) | - | - | - | - / - | 4.0 |"
+    assert line == "| a | 1 | 2 | 2.00 (1.80 to 2.20) | 4.0 |"
+    compiled = row("c", 1e-6, 2e-6)
+    compiled["seconds"]["compiled"] = {"median": 3e-6}
+    lines = tables.main_table([*rows, compiled]).splitlines()
+    assert lines[0] == "| case | fused, us | eager, us | compiled, us | eager / fused | peak, KiB |"
+    assert lines[2:4] == [f"| {name} | 1 | 2 | - | 2.00 (1.80 to 2.20) | 4.0 |" for name in "ab"]
     assert tables.absent(rows) == "Missing opponents:\n\n- compiled: no compiler (2 cases)"
 
 
@@ -89,7 +94,7 @@ def test_a_reason_holds_for_sizes_too():
 
 def test_what_is_to_be_known_of_both_sides_is_said():
     rows = [row("a", 1e-6, 2e-6) | {"note": "the same code"}, row("b", 1e-6, 2e-6)]
-    assert tables.notes(rows) == "Of what both sides do:\n\n- a: the same code\n\n"
+    assert tables.notes(rows) == "Of what both sides do:\n\n- a: the same code"
     assert tables.notes(rows[1:]) == ""
 
 

@@ -17,7 +17,7 @@ from benchmarks.suite import results, terminal
 from benchmarks.suite.case import Missing
 from benchmarks.suite.floor import Floor
 from benchmarks.suite.measure import Effort, host_clock
-from benchmarks.suite.runner import Conditions, Differs, opponents, run
+from benchmarks.suite.runner import Conditions, Differs, run, variants_of
 
 CPU = torch.device("cpu")
 QUICK = Effort(rounds=4, fewest_rounds=4, round_seconds=0.0, warm_up_seconds=0.0)
@@ -50,13 +50,13 @@ def test_an_opponent_that_is_wrong_or_missing_costs_only_itself(conditions):
         raise ZeroDivisionError("by zero")
 
     right = entry_with().build(CPU).fused
-    rivals = {
+    opponents = {
         "right": lambda: right,
         "wrong": lambda: lambda: right() + 1,
         "missing": missing,
         "broken": lambda: broken,
     }
-    row = run(entry_with(rivals=rivals), conditions)
+    row = run(entry_with(opponents=opponents), conditions)
     assert list(row["seconds"]) == ["fused", "eager", "right"]
     assert row["missing"] == {
         "compiled": "compiled with --all only",
@@ -81,7 +81,7 @@ def test_a_compiled_formula_is_one_graph(name, conditions, monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     (entry,) = (entry for entry in registry() if entry.name == name)
     with torch._dynamo.config.patch(trace_autograd_ops=False):
-        variants, _ = opponents(entry.build(CPU), entry, conditions)
+        variants, _ = variants_of(entry.build(CPU), entry, conditions)
         counters.clear()
         variants["compiled"]()
     assert dict(counters["graph_break"]) == {}

@@ -1,4 +1,4 @@
-"""What README.md says of the trainer's results is what the committed results say."""
+"""What the pages say of the trainer's results is what the committed results say."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def results(tmp_path):
 
 
 def systems(results):
-    return trainer_table.sections(results)["what the systems found"]
+    return trainer_table.pages(results)[trainer_table.RESULTS / "README.md"]["the systems"]
 
 
 def cells(text, label):
@@ -49,18 +49,22 @@ def cells(text, label):
     return [cell.strip() for cell in line.strip("|").split("|")][1:]
 
 
-def test_the_committed_page_is_up_to_date():
-    text = trainer_table.PAGE.read_text()
-    for name, between in trainer_table.sections(trainer_table.RESULTS).items():
-        assert filled(text, name, between) == text
+def test_the_committed_pages_are_up_to_date():
+    for page, sections in trainer_table.pages().items():
+        text = page.read_text()
+        for name, between in sections.items():
+            assert filled(text, name, between) == text
 
 
-def test_the_demos_section_shows_the_numbers_and_their_report(results):
-    text = trainer_table.sections(results)["what the demo found"]
-    for method in read_results(DEMO).methods:
-        mean = 100 * sum(method.values("clean").values()) / len(method.seeds)
-        assert f"| {mean:.2f} ± " in text
-    assert "](benchmarks/results/digits-demo/report.md)" in text
+def test_the_demo_is_shown_with_its_numbers_and_its_report(results):
+    pages = trainer_table.pages(results)
+    front, page = pages[trainer_table.ROOT / "README.md"], pages[trainer_table.RESULTS / "README.md"]
+    for text in (front["what the demo found"], page["the demo"]):
+        for method in read_results(DEMO).methods:
+            mean = 100 * sum(method.values("clean").values()) / len(method.seeds)
+            assert f"| {mean:.2f} ± " in text
+    assert "](benchmarks/results/digits-demo/report.md)" in front["what the demo found"]
+    assert "](digits-demo/report.md)" in page["the demo"]
     assert (DEMO / "report.md").exists()
 
 
@@ -93,7 +97,7 @@ def test_what_all_runs_share_is_said_once_and_the_rest_of_each(results):
     assert text.count("Clean accuracy: all 500 test images, after the last step.") == 1
     assert text.count("PGD: linf, eps 0.1 of pixels") == text.count("PGD: linf, eps 0.2 of pixels") == 1
     first, second = text.partition("- [first]")[2].split("- [second]")
-    assert first.startswith("(benchmarks/results/first/report.md): Teacher: one network, trained on all 1297")
+    assert first.startswith("(first/report.md): Teacher: one network, trained on all 1297")
     assert "Made by `fastadv train --run-dir first` on AMD EPYC, 2 cores." in first
     assert "Teacher: one network, loaded." in second
 

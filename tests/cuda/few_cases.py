@@ -23,7 +23,7 @@ LARGE = {
 def check(case: Case, drawn: Tensors, placed: Tensors) -> None:
     """Assert that the results on the GPU agree with the reference's."""
     exact = in_float64(drawn)
-    doubtful = case.doubtful(exact)
+    doubtful = case.doubtful(ORACLE, exact)
     for result, expected in zip(case.evaluate(FUSED, placed), case.evaluate(ORACLE, exact), strict=True):
         assert_within(case.kind, result.cpu(), expected, doubtful=doubtful)
 

@@ -17,7 +17,7 @@ def assert_agrees(fused, case, dtype, layout, size):
     actual = case.evaluate(fused, tensors)
     guarded.assert_untouched()
     exact = in_float64(tensors)
-    doubtful = case.doubtful(exact)
+    doubtful = case.doubtful(ORACLE, exact)
     for result, expected in zip(actual, case.evaluate(ORACLE, exact), strict=True):
         assert_within(case.kind, result, expected, doubtful=doubtful)
 

@@ -1,4 +1,4 @@
-"""What a network's gradient leaves unexplained, in closed form, and IGDM's warning of it."""
+"""The remainder that a network's gradient leaves unexplained, in closed form, and IGDM's warning of it."""
 
 import copy
 import re
@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+import fastadv
 from fastadv.distill import IGDM, RSLAD, Batch
-from fastadv.distill.local_linearity import remainder
+from fastadv.distill.igdm import remainder, remainder_proportion
 
 
 class Quadratic(nn.Module):
@@ -41,6 +42,15 @@ def test_a_quadratic_network(images):
     torch.testing.assert_close(remainder(Quadratic(c), images, eps=eps), torch.tensor(expected), rtol=1e-4, atol=0)
 
 
+def test_the_papers_proportion_of_a_quadratic_network(images):
+    # Along e the first logit is off by c mean(e)^2, of u' + c u'^2 at u' = u + mean(e).
+    c, eps = 3.0, 0.1
+    noise = fastadv.random_start(images, eps=eps, bounds=None, seed=5) - images
+    step, u = noise.flatten(1).mean(1), images.flatten(1).mean(1)
+    expected = (c * step**2 / (u + step + c * (u + step) ** 2)).mean()
+    torch.testing.assert_close(remainder_proportion(Quadratic(c), images, eps=eps, seed=5), expected, rtol=1e-3, atol=0)
+
+
 def test_it_leaves_no_trace(teacher, batch):
     before = copy.deepcopy(teacher.state_dict())
     value = remainder(teacher, batch[0], eps=0.1)
@@ -67,7 +77,7 @@ def test_igdm_is_silent_with_a_robust_one(images, student, teacher, batch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         IGDM(RSLAD(eps=0.1)).build(student, Quadratic(0.5), images, images=5)
-        IGDM(RSLAD(eps=0.1, steps=1))(student, teacher, Batch(x, y))
+        IGDM(RSLAD(eps=0.1, steps=1))(student, teacher, Batch(x, y, progress=0.0, seed=0))
 
 
 def test_igdm_asks_for_a_teacher(images, student):

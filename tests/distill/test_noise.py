@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from fastadv.attacks.loop.starts import random_rows
+from fastadv.attacks.loop.ball import Ball
+from fastadv.attacks.loop.noise import Noise
 from fastadv.distill.parts import noise
 
 LIKE = torch.zeros(1)
@@ -76,7 +77,7 @@ def test_identities_decide_in_any_order():
 def test_numbers_apart_share_nothing_with_an_attack():
     centre = torch.zeros(20, 50)
     attack, apart = (
-        random_rows(centre, 2, eps=1.0, norm="linf", bounds=None, seed=3, sample_ids=None)[::2],
+        Ball(eps=1.0, bounds=None).random_rows(centre, 2, Noise(seed=3))[::2],
         noise.uniform(20, 50, seed=3, stream=noise.APART, like=LIKE),
     )
     first = noise.uniform(20, 50, seed=3, stream=0, like=LIKE)

@@ -29,7 +29,7 @@ def batch():
 
 
 def both(attack, x, y):
-    """What ``attack`` gives on its own and accelerated, from the same random state."""
+    """Return what ``attack`` gives on its own and accelerated, from the same random state."""
     torch.manual_seed(2)
     expected = attack(x, y)
     state = torch.get_rng_state()

@@ -34,7 +34,7 @@ def require_backend(name: str) -> None:
 
 
 def device_of(name: str) -> str:
-    """Where backend ``name`` computes: Triton on the CPU only where it is interpreted."""
+    """Return the device on which backend ``name`` computes: Triton on the CPU only where it is interpreted."""
     compiled = name == "triton" and os.environ.get("TRITON_INTERPRET") != "1"
     return "cuda" if name == "cuda" or compiled else "cpu"
 

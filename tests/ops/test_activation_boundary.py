@@ -33,11 +33,11 @@ def test_published_formula(margin, backend):
     expected = published(student, teacher, margin)
     loss = fastadv.activation_boundary_loss(student, teacher, margin=margin, reduction="none")
     torch.testing.assert_close(loss, expected)
-    (wanted,) = torch.autograd.grad(expected.sum(), student)
-    torch.testing.assert_close(torch.autograd.grad(loss.sum(), student)[0], wanted)
+    (expected_grad,) = torch.autograd.grad(expected.sum(), student)
+    torch.testing.assert_close(torch.autograd.grad(loss.sum(), student)[0], expected_grad)
     value, grad = fastadv.activation_boundary_loss_value_and_grad(student, teacher, margin=margin)
     torch.testing.assert_close(value, expected.detach())
-    torch.testing.assert_close(grad, wanted)
+    torch.testing.assert_close(grad, expected_grad)
 
 
 def test_reductions_and_repdistillers_factor(backend):

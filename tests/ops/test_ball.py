@@ -288,9 +288,9 @@ def test_l1_starts_are_uniform_in_the_ball(elements, backend):
 def test_a_sample_gets_its_noise_wherever_it_is(norm, backend):
     x0 = Draw(torch.float32, seed=12).pixels((6, 3, 5, 7))
 
-    def start(x: Tensor, ids: list[int] | None, **how) -> Tensor:
+    def start(x: Tensor, ids: list[int] | None, **keywords) -> Tensor:
         sample_ids = None if ids is None else torch.tensor(ids)
-        return fastadv.random_start(x, eps=0.3, norm=norm, seed=77, sample_ids=sample_ids, **how)
+        return fastadv.random_start(x, eps=0.3, norm=norm, seed=77, sample_ids=sample_ids, **keywords)
 
     whole = start(x0, None)
     assert torch.equal(start(x0, [0, 1, 2, 3, 4, 5]), whole)

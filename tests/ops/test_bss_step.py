@@ -84,8 +84,8 @@ def test_step_sizes_and_gaps_of_other_dtypes(backend):
     together = fastadv.bss_step(x, grad, gap.double(), active, step_size=sizes.double())
     for n in range(4):
         one = slice(n, n + 1)
-        how: dict[str, Any] = {"step_size": sizes[n].item()}
-        assert torch.equal(fastadv.bss_step(x[one], grad[one], gap[one], active[one], **how), together[one])
+        keywords: dict[str, Any] = {"step_size": sizes[n].item()}
+        assert torch.equal(fastadv.bss_step(x[one], grad[one], gap[one], active[one], **keywords), together[one])
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (2, 0)])

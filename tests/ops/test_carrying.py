@@ -1,4 +1,4 @@
-"""What stands between tests on the CPU and a GPU's backend, here with the CPU in the place of the GPU."""
+"""The layer between tests on the CPU and a GPU's backend, here with the CPU in the place of the GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the compiled ops refuse of those who call them past the public functions."""
+"""Errors of the compiled ops for those who call them past the public functions."""
 
 from __future__ import annotations
 

@@ -20,60 +20,60 @@ META = torch.rand(2, 3, 4, device="meta")
 LEARNING = torch.rand(2, 3, 4, requires_grad=True)
 
 
-def project(x: Any = X, x0: Any = X0, **how: Any) -> Any:
-    return fastadv.project(x, x0, **({"eps": 0.1} | how))
+def project(x: Any = X, x0: Any = X0, **keywords: Any) -> Any:
+    return fastadv.project(x, x0, **({"eps": 0.1} | keywords))
 
 
-def start(x0: Any = X0, **how: Any) -> Any:
-    return fastadv.random_start(x0, **({"eps": 0.1} | how))
+def start(x0: Any = X0, **keywords: Any) -> Any:
+    return fastadv.random_start(x0, **({"eps": 0.1} | keywords))
 
 
-def step(x: Any = X, grad: Any = G, x0: Any = X0, **how: Any) -> Any:
-    return fastadv.pgd_step(x, grad, x0, **({"eps": 0.1, "step_size": 0.1} | how))
+def step(x: Any = X, grad: Any = G, x0: Any = X0, **keywords: Any) -> Any:
+    return fastadv.pgd_step(x, grad, x0, **({"eps": 0.1, "step_size": 0.1} | keywords))
 
 
-def step_(x: Any, grad: Any = G, x0: Any = X0, **how: Any) -> Any:
-    return fastadv.pgd_step_(x, grad, x0, **({"eps": 0.1, "step_size": 0.1} | how))
+def step_(x: Any, grad: Any = G, x0: Any = X0, **keywords: Any) -> Any:
+    return fastadv.pgd_step_(x, grad, x0, **({"eps": 0.1, "step_size": 0.1} | keywords))
 
 
-def momentum(x: Any = X, grad: Any = G, m: Any = G, x0: Any = X0, **how: Any) -> Any:
-    return fastadv.momentum_step(x, grad, m, x0, **({"eps": 0.1, "step_size": 0.1} | how))
+def momentum(x: Any = X, grad: Any = G, m: Any = G, x0: Any = X0, **keywords: Any) -> Any:
+    return fastadv.momentum_step(x, grad, m, x0, **({"eps": 0.1, "step_size": 0.1} | keywords))
 
 
-def bss(x: Any = X, grad: Any = G, gap: Any = GAP, active: Any = ACTIVE, **how: Any) -> Any:
-    return fastadv.bss_step(x, grad, gap, active, **how)
+def bss(x: Any = X, grad: Any = G, gap: Any = GAP, active: Any = ACTIVE, **keywords: Any) -> Any:
+    return fastadv.bss_step(x, grad, gap, active, **keywords)
 
 
 def mix(x: Any = X, lam: Any = 0.5, permutation: Any = ORDER) -> Any:
     return fastadv.mix(x, lam, permutation)
 
 
-def stein(particles: Any = PARTICLES, score: Any = SCORE, x0: Any = X0, **how: Any) -> Any:
-    return fastadv.svgd_step(particles, score, x0, **({"eps": 0.1, "step_size": 0.1} | how))
+def stein(particles: Any = PARTICLES, score: Any = SCORE, x0: Any = X0, **keywords: Any) -> Any:
+    return fastadv.svgd_step(particles, score, x0, **({"eps": 0.1, "step_size": 0.1} | keywords))
 
 
-def kl(student: Any = S, teacher: Any = T, **how: Any) -> Any:
-    return fastadv.kl_distill(student, teacher, **how)
+def kl(student: Any = S, teacher: Any = T, **keywords: Any) -> Any:
+    return fastadv.kl_distill(student, teacher, **keywords)
 
 
-def kd(student: Any = S, teacher: Any = T, target: Any = Y, **how: Any) -> Any:
-    return fastadv.kd_loss(student, teacher, target, **how)
+def kd(student: Any = S, teacher: Any = T, target: Any = Y, **keywords: Any) -> Any:
+    return fastadv.kd_loss(student, teacher, target, **keywords)
 
 
-def dkd(student: Any = S, teacher: Any = T, target: Any = Y, **how: Any) -> Any:
-    return fastadv.dkd_loss(student, teacher, target, **how)
+def dkd(student: Any = S, teacher: Any = T, target: Any = Y, **keywords: Any) -> Any:
+    return fastadv.dkd_loss(student, teacher, target, **keywords)
 
 
-def matching(student: Any = S, teacher: Any = T, target: Any = Y, **how: Any) -> Any:
-    return fastadv.loss_matching(student, teacher, target, **how)
+def matching(student: Any = S, teacher: Any = T, target: Any = Y, **keywords: Any) -> Any:
+    return fastadv.loss_matching(student, teacher, target, **keywords)
 
 
-def rkd(student: Any = S, teacher: Any = T, **how: Any) -> Any:
-    return fastadv.rkd_loss(student, teacher, **how)
+def rkd(student: Any = S, teacher: Any = T, **keywords: Any) -> Any:
+    return fastadv.rkd_loss(student, teacher, **keywords)
 
 
-def attack(logits: Any = S, target: Any = Y, **how: Any) -> Any:
-    return fastadv.attack_loss(logits, target, **how)
+def attack(logits: Any = S, target: Any = Y, **keywords: Any) -> Any:
+    return fastadv.attack_loss(logits, target, **keywords)
 
 
 def margin(target: Any = Y) -> Any:
@@ -84,8 +84,8 @@ def towards(logits: Any = S, target: Any = Y, reference: Any = Y) -> Any:
     return fastadv.attack_loss(logits, target, kind="dlr", reference=reference, targeted=True)
 
 
-def boundary(student: Any = X, teacher: Any = X0, **how: Any) -> Any:
-    return fastadv.activation_boundary_loss(student, teacher, **how)
+def boundary(student: Any = X, teacher: Any = X0, **keywords: Any) -> Any:
+    return fastadv.activation_boundary_loss(student, teacher, **keywords)
 
 
 Bad = tuple[str, Callable[[], Any], type[Exception], str]
@@ -349,7 +349,7 @@ def test_forms_without_autograd_check_too(function, arguments, backend):
 
 def test_a_refused_step_in_place_has_not_moved_anything(backend):
     x = X.clone()
-    for how in ({"eps": -1.0}, {"norm": "l9"}, {"grad": G[:1]}, {"step_size": NAN}, {"bounds": (1.0, 0.0)}):
+    for keywords in ({"eps": -1.0}, {"norm": "l9"}, {"grad": G[:1]}, {"step_size": NAN}, {"bounds": (1.0, 0.0)}):
         with pytest.raises(ValueError, match="must"):
-            step_(x, **how)
+            step_(x, **keywords)
     assert torch.equal(x, X)

@@ -25,20 +25,22 @@ def pair(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
 
 # Losses between two networks, by their public name.
 BETWEEN = {
-    "kl_distill": lambda s, t, **how: fastadv.kl_distill(s, t, temperature=2.5, **how),
-    "kd_loss": lambda s, t, **how: fastadv.kd_loss(s, t, TARGET, temperature=2.5, alpha=0.6, **how),
-    "js_distill": lambda s, t, **how: fastadv.js_distill(s, t, temperature=2.5, **how),
-    "dkd_loss": lambda s, t, **how: fastadv.dkd_loss(s, t, TARGET, temperature=2.5, alpha=0.6, beta=3.0, **how),
-    "loss_matching": lambda s, t, **how: fastadv.loss_matching(s, t, TARGET, **how),
+    "kl_distill": lambda s, t, **kwargs: fastadv.kl_distill(s, t, temperature=2.5, **kwargs),
+    "kd_loss": lambda s, t, **kwargs: fastadv.kd_loss(s, t, TARGET, temperature=2.5, alpha=0.6, **kwargs),
+    "js_distill": lambda s, t, **kwargs: fastadv.js_distill(s, t, temperature=2.5, **kwargs),
+    "dkd_loss": lambda s, t, **kwargs: fastadv.dkd_loss(s, t, TARGET, temperature=2.5, alpha=0.6, beta=3.0, **kwargs),
+    "loss_matching": lambda s, t, **kwargs: fastadv.loss_matching(s, t, TARGET, **kwargs),
 }
 WITHOUT_AUTOGRAD = {
-    "kl_distill": lambda s, t, **how: fastadv.kl_distill_value_and_grad(s, t, temperature=2.5, **how),
-    "kd_loss": lambda s, t, **how: fastadv.kd_loss_value_and_grad(s, t, TARGET, temperature=2.5, alpha=0.6, **how),
-    "js_distill": lambda s, t, **how: fastadv.js_distill_value_and_grad(s, t, temperature=2.5, **how),
-    "dkd_loss": lambda s, t, **how: fastadv.dkd_loss_value_and_grad(
-        s, t, TARGET, temperature=2.5, alpha=0.6, beta=3.0, **how
+    "kl_distill": lambda s, t, **kwargs: fastadv.kl_distill_value_and_grad(s, t, temperature=2.5, **kwargs),
+    "kd_loss": lambda s, t, **kwargs: fastadv.kd_loss_value_and_grad(
+        s, t, TARGET, temperature=2.5, alpha=0.6, **kwargs
     ),
-    "loss_matching": lambda s, t, **how: fastadv.loss_matching_value_and_grad(s, t, TARGET, **how),
+    "js_distill": lambda s, t, **kwargs: fastadv.js_distill_value_and_grad(s, t, temperature=2.5, **kwargs),
+    "dkd_loss": lambda s, t, **kwargs: fastadv.dkd_loss_value_and_grad(
+        s, t, TARGET, temperature=2.5, alpha=0.6, beta=3.0, **kwargs
+    ),
+    "loss_matching": lambda s, t, **kwargs: fastadv.loss_matching_value_and_grad(s, t, TARGET, **kwargs),
 }
 ATTACKS = {
     "ce": {"target": TARGET},
@@ -77,9 +79,11 @@ def test_gradcheck_of_igdm_loss(reduction, backend):
     assert fastadv.igdm_loss_value_and_grad(*responses)[3:] == (None, None)
 
 
-@pytest.mark.parametrize("how", ATTACKS.values(), ids=ATTACKS)
-def test_gradcheck_of_attack_loss(how, backend):
-    assert torch.autograd.gradcheck(lambda x: fastadv.attack_loss(x, **how), pair()[:1], fast_mode=backend == "triton")
+@pytest.mark.parametrize("keywords", ATTACKS.values(), ids=ATTACKS)
+def test_gradcheck_of_attack_loss(keywords, backend):
+    assert torch.autograd.gradcheck(
+        lambda x: fastadv.attack_loss(x, **keywords), pair()[:1], fast_mode=backend == "triton"
+    )
 
 
 @pytest.mark.parametrize("name", BETWEEN)
@@ -96,22 +100,22 @@ def test_incoming_gradient_multiplies(name, backend):
     torch.testing.assert_close(mean, 7 * unit[0])
 
 
-@pytest.mark.parametrize("teacher_wanted", [False, True])
-@pytest.mark.parametrize("student_wanted", [False, True])
+@pytest.mark.parametrize("teacher_needs", [False, True])
+@pytest.mark.parametrize("student_needs", [False, True])
 @pytest.mark.parametrize("name", BETWEEN)
-def test_only_gradients_that_are_wanted(name, student_wanted, teacher_wanted, backend):
+def test_only_gradients_that_are_needed(name, student_needs, teacher_needs, backend):
     student, teacher = (
-        x.detach().requires_grad_(want) for x, want in zip(pair(), (student_wanted, teacher_wanted), strict=True)
+        x.detach().requires_grad_(needed) for x, needed in zip(pair(), (student_needs, teacher_needs), strict=True)
     )
     loss = BETWEEN[name](student, teacher)
-    assert loss.requires_grad == (student_wanted or teacher_wanted)
+    assert loss.requires_grad == (student_needs or teacher_needs)
     if loss.requires_grad:
         loss.backward()
     both = pair()
     BETWEEN[name](*both).backward()
-    for x, wanted, expected in zip((student, teacher), (student_wanted, teacher_wanted), both, strict=True):
-        assert (x.grad is not None) == wanted
-        if wanted:
+    for x, needed, expected in zip((student, teacher), (student_needs, teacher_needs), both, strict=True):
+        assert (x.grad is not None) == needed
+        if needed:
             torch.testing.assert_close(x.grad, expected.grad)
 
 
@@ -119,22 +123,22 @@ def test_only_gradients_that_are_wanted(name, student_wanted, teacher_wanted, ba
 def test_value_and_grad_is_autograd(name, backend):
     student, teacher = pair()
     loss = BETWEEN[name](student, teacher, reduction="none")
-    by_student, by_teacher = torch.autograd.grad(loss.sum(), (student, teacher))
+    grad_student, grad_teacher = torch.autograd.grad(loss.sum(), (student, teacher))
     value, student_grad, none = WITHOUT_AUTOGRAD[name](student, teacher)
     assert none is None
     *_, teacher_grad = WITHOUT_AUTOGRAD[name](student, teacher, teacher_grad=True)
     assert not value.requires_grad
     assert not student_grad.requires_grad
     torch.testing.assert_close(value, loss.detach(), rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(student_grad, by_student, rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(teacher_grad, by_teacher, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(student_grad, grad_student, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(teacher_grad, grad_teacher, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("how", ATTACKS.values(), ids=ATTACKS)
-def test_attack_loss_value_and_grad_is_autograd(how, backend):
+@pytest.mark.parametrize("keywords", ATTACKS.values(), ids=ATTACKS)
+def test_attack_loss_value_and_grad_is_autograd(keywords, backend):
     logits, _ = pair()
-    loss = fastadv.attack_loss(logits, **how)
-    value, grad = fastadv.attack_loss_value_and_grad(logits, **how)
+    loss = fastadv.attack_loss(logits, **keywords)
+    value, grad = fastadv.attack_loss_value_and_grad(logits, **keywords)
     assert not value.requires_grad
     torch.testing.assert_close(value, loss.detach(), rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(grad, torch.autograd.grad(loss.sum(), logits)[0], rtol=1e-12, atol=1e-14)
@@ -165,8 +169,8 @@ def test_gradients_have_the_dtype_of_their_input(name, backend):
 
 @pytest.mark.parametrize("name", BETWEEN)
 def test_value_and_grad_of_half_is_float32(name, backend):
-    value, by_student, by_teacher = WITHOUT_AUTOGRAD[name](*pair(torch.float16), teacher_grad=True)
-    assert value.dtype is by_student.dtype is by_teacher.dtype is torch.float32
+    value, grad_student, grad_teacher = WITHOUT_AUTOGRAD[name](*pair(torch.float16), teacher_grad=True)
+    assert value.dtype is grad_student.dtype is grad_teacher.dtype is torch.float32
 
 
 @pytest.mark.parametrize("name", BETWEEN)
@@ -245,7 +249,7 @@ def test_backward_runs_on_the_backend_of_its_forward(forward, elsewhere, monkeyp
 
 @pytest.mark.parametrize("name", BETWEEN)
 def test_a_backward_pass_that_is_repeated_gives_the_same(name, backend):
-    """Where the incoming gradient is one, the stored gradient is the result; only the last pass may give it away."""
+    """For an incoming gradient of 1 the stored one is the result; only the last pass may give it away."""
     student, teacher = pair()
     loss = BETWEEN[name](student, teacher)
     first = torch.autograd.grad(loss, (student, teacher), retain_graph=True)

@@ -1,4 +1,4 @@
-"""What the losses mean: against torch.nn.functional, at the edges of their inputs, by reduction and weight."""
+"""The losses against torch.nn.functional, at the edges of their inputs, by reduction and weight."""
 
 from __future__ import annotations
 
@@ -152,19 +152,19 @@ RANKED = {
 
 
 @pytest.mark.parametrize("classes", [4, 5, 11, 40])
-@pytest.mark.parametrize(("formula", "how"), RANKED.values(), ids=RANKED)
-def test_ranked_attack_losses_are_the_published_ones(formula, how, classes, backend):
+@pytest.mark.parametrize(("formula", "keywords"), RANKED.values(), ids=RANKED)
+def test_ranked_attack_losses_are_the_published_ones(formula, keywords, classes, backend):
     s, _, y = logits(classes=classes, samples=50)
     aim = y.roll(1)
-    if "dlr" in how.values() and "targeted" in how:
-        how = how | {"reference": aim}
+    if "dlr" in keywords.values() and "targeted" in keywords:
+        keywords = keywords | {"reference": aim}
     exact = s.double().requires_grad_()
     expected = formula(exact, y, aim)
-    (by_logits,) = torch.autograd.grad(expected.sum(), exact)
-    value, grad = fastadv.attack_loss_value_and_grad(s, y, **how)
-    close(fastadv.attack_loss(s, y, **how), expected.detach())
+    (grad_logits,) = torch.autograd.grad(expected.sum(), exact)
+    value, grad = fastadv.attack_loss_value_and_grad(s, y, **keywords)
+    close(fastadv.attack_loss(s, y, **keywords), expected.detach())
     close(value, expected.detach())
-    close(grad, by_logits)
+    close(grad, grad_logits)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
@@ -191,24 +191,24 @@ def test_of_equal_logits_the_lower_class_ranks_first(dtype, backend):
 
 
 @pytest.mark.parametrize("classes", [4, 64, 124])
-@pytest.mark.parametrize("how", [how for _, how in RANKED.values()], ids=RANKED)
-def test_rows_of_few_levels_are_ranked_as_by_a_stable_sort(how, classes, backend):
+@pytest.mark.parametrize("keywords", [keywords for _, keywords in RANKED.values()], ids=RANKED)
+def test_rows_of_few_levels_are_ranked_as_by_a_stable_sort(keywords, classes, backend):
     draw = Draw(torch.float32, seed=classes)
     y, truth = draw.classes(8, classes), draw.classes(8, classes)
-    if how["kind"] == "dlr" and "targeted" in how:
-        how = how | {"reference": truth}
+    if keywords["kind"] == "dlr" and "targeted" in keywords:
+        keywords = keywords | {"reference": truth}
     for row, levels in enumerate([0, 0.2, 0.5, 1, 2, 3, 5, 9]):
         s = draw.normal((1, classes), levels).round()
-        how = how | ({"reference": truth[row : row + 1]} if "reference" in how else {})
-        exact = attack_reference.attack_loss_value_and_grad(s.double(), y[row : row + 1], **how)
-        actual = fastadv.attack_loss_value_and_grad(s, y[row : row + 1], **how)
+        keywords = keywords | ({"reference": truth[row : row + 1]} if "reference" in keywords else {})
+        exact = attack_reference.attack_loss_value_and_grad(s.double(), y[row : row + 1], **keywords)
+        actual = fastadv.attack_loss_value_and_grad(s, y[row : row + 1], **keywords)
         for a, b in zip(actual, exact, strict=True):
             assert a.isfinite().all()
             torch.testing.assert_close(a.double(), b, rtol=1e-6, atol=1e-6 * max(1.0, b.abs().max().item()))
 
 
-@pytest.mark.parametrize("how", [how for _, how in RANKED.values()], ids=RANKED)
-def test_ranked_attack_losses_at_infinity(how, backend):
+@pytest.mark.parametrize("keywords", [keywords for _, keywords in RANKED.values()], ids=RANKED)
+def test_ranked_attack_losses_at_infinity(keywords, backend):
     """As floating point has it; a row whose loss is NaN has no gradient, whichever class made it so."""
     inf, nan = math.inf, math.nan
     s = torch.tensor(
@@ -226,23 +226,25 @@ def test_ranked_attack_losses_at_infinity(how, backend):
         ]
     )
     y, aim = torch.tensor([0] * 10), torch.tensor([3] * 10)
-    target, how = (aim, how | {"reference": y}) if how == {"kind": "dlr", "targeted": True} else (y, how)
-    value, grad = fastadv.attack_loss_value_and_grad(s, target, **how)
-    expected, by_logits = attack_reference.attack_loss_value_and_grad(s, target, **how)
+    target, keywords = (
+        (aim, keywords | {"reference": y}) if keywords == {"kind": "dlr", "targeted": True} else (y, keywords)
+    )
+    value, grad = fastadv.attack_loss_value_and_grad(s, target, **keywords)
+    expected, grad_logits = attack_reference.attack_loss_value_and_grad(s, target, **keywords)
     torch.testing.assert_close(value, expected, equal_nan=True)
-    torch.testing.assert_close(grad, by_logits, equal_nan=True)
+    torch.testing.assert_close(grad, grad_logits, equal_nan=True)
     assert value[[0, 8]].isfinite().all()
     assert value[4:7].isnan().all()
     assert torch.equal(grad.isnan().all(1), value.isnan())
 
 
 LOSSES = {
-    "kl_distill": lambda s, t, y, **how: fastadv.kl_distill(s, t, **how),
-    "kd_loss": lambda s, t, y, **how: fastadv.kd_loss(s, t, y, **how),
-    "js_distill": lambda s, t, y, **how: fastadv.js_distill(s, t, temperature=2.0, **how),
-    "dkd_loss": lambda s, t, y, **how: fastadv.dkd_loss(s, t, y, **how),
-    "igdm_loss": lambda s, t, y, **how: fastadv.igdm_loss(s, s.flip(1), t, t.flip(1), **how),
-    "loss_matching": lambda s, t, y, **how: fastadv.loss_matching(s, t, y, **how),
+    "kl_distill": lambda s, t, y, **keywords: fastadv.kl_distill(s, t, **keywords),
+    "kd_loss": lambda s, t, y, **keywords: fastadv.kd_loss(s, t, y, **keywords),
+    "js_distill": lambda s, t, y, **keywords: fastadv.js_distill(s, t, temperature=2.0, **keywords),
+    "dkd_loss": lambda s, t, y, **keywords: fastadv.dkd_loss(s, t, y, **keywords),
+    "igdm_loss": lambda s, t, y, **keywords: fastadv.igdm_loss(s, s.flip(1), t, t.flip(1), **keywords),
+    "loss_matching": lambda s, t, y, **keywords: fastadv.loss_matching(s, t, y, **keywords),
 }
 
 
@@ -291,12 +293,12 @@ def test_the_mean_of_nothing_is_nan(name, reduction, backend):
 def test_divergence_from_oneself_is_zero(backend):
     s, _, _ = logits()
     for dtype in (torch.float64, torch.float32, torch.float16):
-        value, by_student, by_teacher = fastadv.kl_distill_value_and_grad(
+        value, grad_student, grad_teacher = fastadv.kl_distill_value_and_grad(
             s.to(dtype), s.to(dtype), temperature=3.0, teacher_grad=True
         )
         assert value.abs().max() < 1e-6
-        assert by_student.abs().max() < 1e-6
-        assert by_teacher.abs().max() < 1e-6
+        assert grad_student.abs().max() < 1e-6
+        assert grad_teacher.abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
@@ -306,11 +308,11 @@ def test_saturated_logits(dtype, backend):
     s = torch.tensor([[high, -high, 0.0], [high, -high, 0.0], [-high, high, -high]], dtype=dtype)
     t = torch.tensor([[high, -high, 0.0], [-high, high, 0.0], [high, high, -high]], dtype=dtype)
     y = torch.tensor([0, 1, 1])
-    kl, by_student, by_teacher = fastadv.kl_distill_value_and_grad(s, t, teacher_grad=True)
+    kl, grad_student, grad_teacher = fastadv.kl_distill_value_and_grad(s, t, teacher_grad=True)
     # The last teacher halves its belief between two classes, of which the student rules one out.
     close(kl, torch.tensor([0.0, 2 * high, high - math.log(2)], dtype=torch.float64))
-    close(by_student, torch.tensor([[0.0, 0, 0], [1, -1, 0], [-0.5, 0.5, 0]]))
-    close(by_teacher, torch.tensor([[0.0, 0, 0], [0, 0, 0], [0.5 * high, -0.5 * high, 0]]))
+    close(grad_student, torch.tensor([[0.0, 0, 0], [1, -1, 0], [-0.5, 0.5, 0]]))
+    close(grad_teacher, torch.tensor([[0.0, 0, 0], [0, 0, 0], [0.5 * high, -0.5 * high, 0]]))
     value, grad = fastadv.attack_loss_value_and_grad(s, y)
     close(value, torch.tensor([0.0, 2 * high, 0]))
     close(grad, torch.tensor([[0.0, 0, 0], [1, -1, 0], [0, 0, 0]]))
@@ -323,24 +325,26 @@ def test_saturated_logits(dtype, backend):
 def test_a_class_the_teacher_excludes(temperature, backend):
     s = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]])
     t = torch.tensor([[0.3, -math.inf, 1.0], [-math.inf, -math.inf, 2.0]])
-    value, by_student, by_teacher = fastadv.kl_distill_value_and_grad(s, t, temperature=temperature, teacher_grad=True)
+    value, grad_student, grad_teacher = fastadv.kl_distill_value_and_grad(
+        s, t, temperature=temperature, teacher_grad=True
+    )
     p, log_q = F.softmax(t.double() / temperature, 1), F.log_softmax(s.double() / temperature, 1)
     expected = temperature**2 * (torch.xlogy(p, p) - p * log_q).sum(1)
     close(value, expected)
-    close(by_student, temperature * (log_q.exp() - p))
-    assert by_teacher.isfinite().all()
-    assert by_teacher[0, 1] == by_teacher[1, 0] == by_teacher[1, 1] == 0
+    close(grad_student, temperature * (log_q.exp() - p))
+    assert grad_teacher.isfinite().all()
+    assert grad_teacher[0, 1] == grad_teacher[1, 0] == grad_teacher[1, 1] == 0
 
 
 def test_a_class_both_exclude_adds_nothing(backend):
     s = torch.tensor([[1.0, -math.inf, 0.5]])
     t = torch.tensor([[0.3, -math.inf, 1.0]])
-    value, by_student, by_teacher = fastadv.kl_distill_value_and_grad(s, t, teacher_grad=True)
+    value, grad_student, grad_teacher = fastadv.kl_distill_value_and_grad(s, t, teacher_grad=True)
     kept = [0, 2]
     smaller = fastadv.kl_distill_value_and_grad(s[:, kept], t[:, kept], teacher_grad=True)
-    for full, part in zip((value, by_student[:, kept], by_teacher[:, kept]), smaller, strict=True):
+    for full, part in zip((value, grad_student[:, kept], grad_teacher[:, kept]), smaller, strict=True):
         close(full, part)
-    assert by_student[0, 1] == by_teacher[0, 1] == 0
+    assert grad_student[0, 1] == grad_teacher[0, 1] == 0
 
 
 def test_a_class_the_student_excludes_costs_infinitely(backend):
@@ -387,8 +391,8 @@ def test_mixed_dtypes_take_the_widest(dtypes, backend):
         value = loss(s, t, y, reduction="none")
         assert value.dtype is (torch.float64 if torch.float64 in dtypes else torch.float32)
         close(value, loss(*wide(s, t), y, reduction="none"))
-        by_student, by_teacher = torch.autograd.grad(value.sum(), (s, t))
-        assert (by_student.dtype, by_teacher.dtype) == dtypes
+        grad_student, grad_teacher = torch.autograd.grad(value.sum(), (s, t))
+        assert (grad_student.dtype, grad_teacher.dtype) == dtypes
 
 
 def test_a_reference_of_higher_precision_counts_fully(backend):

@@ -24,21 +24,21 @@ def triplet(dtype: torch.dtype = torch.float64, shape: tuple[int, ...] = (6, 9))
     return draw.normal(shape), draw.normal(shape), draw.normal(shape)
 
 
-def with_gradients(function: Any, inputs: Triplet, **how: Any) -> list[Tensor]:
-    """The loss, and the gradients by all inputs for an incoming gradient other than one; zero where there is none."""
+def with_gradients(function: Any, inputs: Triplet, **keywords: Any) -> list[Tensor]:
+    """Return the loss, and its gradients w.r.t. all inputs for an incoming one other than 1; zeros for none."""
     leaves = [x.detach().clone().requires_grad_() for x in inputs]
-    loss = function(*leaves, **how)
+    loss = function(*leaves, **keywords)
     if not loss.requires_grad:
         return [loss, *map(torch.zeros_like, leaves)]
     incoming = torch.linspace(0.5, 1.5, loss.numel(), dtype=loss.dtype).view(loss.shape)
     return [loss.detach(), *torch.autograd.grad(loss, leaves, incoming, materialize_grads=True)]
 
 
-def assert_is_pytorchs(inputs: Triplet, **how: Any) -> None:
-    actual = with_gradients(fastadv.triplet_margin_loss, inputs, **how)
-    expected = with_gradients(F.triplet_margin_loss, tuple(x.double() for x in inputs), **how)
+def assert_is_pytorchs(inputs: Triplet, **keywords: Any) -> None:
+    actual = with_gradients(fastadv.triplet_margin_loss, inputs, **keywords)
+    expected = with_gradients(F.triplet_margin_loss, tuple(x.double() for x in inputs), **keywords)
     # What is left of two distances has their rounding error.
-    distance = F.pairwise_distance(inputs[0].double(), inputs[1].double(), how.get("p", 2.0))
+    distance = F.pairwise_distance(inputs[0].double(), inputs[1].double(), keywords.get("p", 2.0))
     accuracy = 1e-13 if inputs[0].dtype is torch.float64 else 1e-5
     for mine, theirs, scale in zip(actual, expected, (distance, *expected[1:]), strict=True):
         largest = max(1.0, *scale.nan_to_num(0, 0, 0).abs().flatten().tolist(), 0.0)
@@ -79,9 +79,9 @@ def test_coincident_points(p, backend):
 
 def test_the_hinge_passes_the_gradient_where_it_is_zero(backend):
     inputs = rows(([0.0, 0.0], [0.0, 0.0], [1.0, 0.0]), ([3.0, 0.0], [0.0, 0.0], [7.0, 0.0]))
-    loss, by_anchor, *_ = with_gradients(fastadv.triplet_margin_loss, inputs, eps=0.0, reduction="none")
+    loss, grad_anchor, *_ = with_gradients(fastadv.triplet_margin_loss, inputs, eps=0.0, reduction="none")
     assert loss.tolist() == [0, 0]
-    assert by_anchor.tolist() == [[0.5, 0], [3, 0]]
+    assert grad_anchor.tolist() == [[0.5, 0], [3, 0]]
     assert_is_pytorchs(inputs, eps=0.0, reduction="none")
 
 
@@ -89,16 +89,16 @@ def test_the_hinge_passes_the_gradient_where_it_is_zero(backend):
 def test_equal_distances_share_the_gradient(p, backend):
     inputs = rows(([0.0, 1.0], [0.0, -1.0], [1.0, 0.0]), ([2.0, 0.0], [-2.0, 0.0], [0.0, 1.0]))
     assert_is_pytorchs(inputs, p=p, eps=0.0, swap=True, reduction="none")
-    _, by_anchor, by_positive, _ = with_gradients(
+    _, grad_anchor, grad_positive, _ = with_gradients(
         fastadv.triplet_margin_loss, inputs, p=p, eps=0.0, swap=True, reduction="none"
     )
-    torch.testing.assert_close(by_anchor[0], by_positive[0] * torch.tensor([1.0, -1.0]).double())
+    torch.testing.assert_close(grad_anchor[0], grad_positive[0] * torch.tensor([1.0, -1.0]).double())
 
 
 def test_the_largest_differences_share_the_gradient(backend):
     inputs = rows(([1.0, 1.0, 3.0], [0.0, 2.0, 3.0], [1.5, 1.0, 3.0]))
-    _, by_anchor, *_ = with_gradients(fastadv.triplet_margin_loss, inputs, p=INF, eps=0.0, reduction="sum")
-    assert by_anchor.tolist() == [[0.75, -0.25, 0]]
+    _, grad_anchor, *_ = with_gradients(fastadv.triplet_margin_loss, inputs, p=INF, eps=0.0, reduction="sum")
+    assert grad_anchor.tolist() == [[0.75, -0.25, 0]]
     assert_is_pytorchs(inputs, p=INF, eps=0.0)
 
 
@@ -186,15 +186,15 @@ def test_gradcheck(p, swap, backend):
     assert torch.autograd.gradcheck(loss, leaves, fast_mode=fast)
 
 
-@pytest.mark.parametrize("wanted", [(True, False, False), (False, True, True), (False, False, True)])
-def test_only_gradients_that_are_wanted(wanted, backend):
-    leaves = [x.requires_grad_(want) for x, want in zip(triplet(), wanted, strict=True)]
+@pytest.mark.parametrize("needs_grad", [(True, False, False), (False, True, True), (False, False, True)])
+def test_only_gradients_that_are_needed(needs_grad, backend):
+    leaves = [x.requires_grad_(needed) for x, needed in zip(triplet(), needs_grad, strict=True)]
     fastadv.triplet_margin_loss(*leaves, swap=True).backward()
     others = [x.detach().requires_grad_() for x in leaves]
     F.triplet_margin_loss(*others, swap=True).backward()
-    for x, other, want in zip(leaves, others, wanted, strict=True):
-        assert (x.grad is not None) == want
-        if want:
+    for x, other, needed in zip(leaves, others, needs_grad, strict=True):
+        assert (x.grad is not None) == needed
+        if needed:
             torch.testing.assert_close(x.grad, other.grad)
 
 
@@ -255,11 +255,13 @@ BAD: list[tuple[str, tuple[Any, Any, Any], dict[str, Any], type[Exception], str]
 ]
 
 
-@pytest.mark.parametrize(("inputs", "how", "error", "message"), [bad[1:] for bad in BAD], ids=[bad[0] for bad in BAD])
-def test_bad_calls(inputs, how, error, message):
+@pytest.mark.parametrize(
+    ("inputs", "keywords", "error", "message"), [bad[1:] for bad in BAD], ids=[bad[0] for bad in BAD]
+)
+def test_bad_calls(inputs, keywords, error, message):
     for function in (fastadv.triplet_margin_loss, fastadv.triplet_margin_loss_value_and_grad):
         with pytest.raises(error, match=message):
-            function(*inputs, **how)
+            function(*inputs, **keywords)
 
 
 def test_unknown_reduction():

@@ -77,7 +77,7 @@ def test_a_generator_learns_through_it(backend):
     torch.testing.assert_close(fused, generator.weight.grad)
 
 
-def test_no_graph_where_none_is_wanted(backend):
+def test_no_graph_where_none_is_needed(backend):
     x = samples().requires_grad_()
     permutation = torch.tensor([1, 0, 3, 2])
     with torch.no_grad():

@@ -48,33 +48,33 @@ def test_mi_fgsm_written_out(backend):
 
 def test_the_iterate_is_that_of_a_step_along_the_momentum(norm, backend):
     x0, grad, momentum = inputs()
-    how: dict[str, Any] = {"eps": 0.3, "step_size": 0.1, "norm": norm}
-    moved, gathered = fastadv.momentum_step(x0, grad, momentum, x0, **how)
-    along = fastadv.pgd_step(x0, gathered, x0, **how)
+    keywords: dict[str, Any] = {"eps": 0.3, "step_size": 0.1, "norm": norm}
+    moved, gathered = fastadv.momentum_step(x0, grad, momentum, x0, **keywords)
+    along = fastadv.pgd_step(x0, gathered, x0, **keywords)
     torch.testing.assert_close(moved, along, rtol=0, atol=0 if norm == "linf" else 1e-6)
 
 
 def test_zero_gradient_adds_nothing(norm, backend):
     x0, grad, momentum = inputs()
     grad[1] = 0
-    how: dict[str, Any] = {"eps": 0.3, "step_size": 0.1, "norm": norm, "decay": 0.5}
-    moved, gathered = fastadv.momentum_step(x0, grad, momentum, x0, **how)
+    keywords: dict[str, Any] = {"eps": 0.3, "step_size": 0.1, "norm": norm, "decay": 0.5}
+    moved, gathered = fastadv.momentum_step(x0, grad, momentum, x0, **keywords)
     assert torch.equal(gathered[1], 0.5 * momentum[1])
     along = fastadv.pgd_step(x0, momentum, x0, eps=0.3, step_size=0.1, norm=norm)
     torch.testing.assert_close(moved[1], along[1], rtol=0, atol=0 if norm == "linf" else 1e-6)
     momentum[1] = 0
-    moved, gathered = fastadv.momentum_step(x0, grad, momentum, x0, **how)
+    moved, gathered = fastadv.momentum_step(x0, grad, momentum, x0, **keywords)
     assert torch.equal(moved[1], x0[1])
     assert not gathered[1].any()
 
 
 def test_nan_in_the_gradient_counts_as_zero(norm, backend):
     x0, grad, momentum = inputs()
-    how: dict[str, Any] = {"eps": 0.3, "step_size": 0.1, "norm": norm}
+    keywords: dict[str, Any] = {"eps": 0.3, "step_size": 0.1, "norm": norm}
     grad[1, 7] = 0
-    expected = fastadv.momentum_step(x0, grad, momentum, x0, **how)
+    expected = fastadv.momentum_step(x0, grad, momentum, x0, **keywords)
     grad[1, 7] = NAN
-    for actual, foreseen in zip(fastadv.momentum_step(x0, grad, momentum, x0, **how), expected, strict=True):
+    for actual, foreseen in zip(fastadv.momentum_step(x0, grad, momentum, x0, **keywords), expected, strict=True):
         assert torch.equal(actual, foreseen)
 
 
@@ -108,15 +108,15 @@ def test_the_ends_of_half_precision(value, backend):
 
 def test_momentum_keeps_its_own_dtype(norm, backend):
     x0, grad, momentum = inputs()
-    how: dict[str, Any] = {"eps": 0.3, "step_size": 0.1, "norm": norm}
+    keywords: dict[str, Any] = {"eps": 0.3, "step_size": 0.1, "norm": norm}
     half = x0.half()
-    moved, gathered = fastadv.momentum_step(half, grad.half(), momentum, half, **how)
+    moved, gathered = fastadv.momentum_step(half, grad.half(), momentum, half, **keywords)
     assert (moved.dtype, gathered.dtype) == (torch.float16, torch.float32)
     wide = [half.float(), grad.half().float(), momentum, half.float()]
-    expected, expected_momentum = fastadv.momentum_step(*wide, **how)
+    expected, expected_momentum = fastadv.momentum_step(*wide, **keywords)
     assert torch.equal(moved, expected.half())
     assert torch.equal(gathered, expected_momentum)
-    assert fastadv.momentum_step(x0, grad, momentum.bfloat16(), x0, **how)[1].dtype is torch.bfloat16
+    assert fastadv.momentum_step(x0, grad, momentum.bfloat16(), x0, **keywords)[1].dtype is torch.bfloat16
 
 
 def test_each_sample_has_its_own_mean(norm, backend):
@@ -126,8 +126,8 @@ def test_each_sample_has_its_own_mean(norm, backend):
     together = fastadv.momentum_step(x0, grad, momentum, x0, eps=eps, step_size=size, norm=norm)
     for i in range(3):
         one = slice(i, i + 1)
-        how: dict[str, Any] = {"eps": eps[i].item(), "step_size": size[i].item(), "norm": norm}
-        alone = fastadv.momentum_step(x0[one], grad[one], momentum[one], x0[one], **how)
+        keywords: dict[str, Any] = {"eps": eps[i].item(), "step_size": size[i].item(), "norm": norm}
+        alone = fastadv.momentum_step(x0[one], grad[one], momentum[one], x0[one], **keywords)
         for part, whole in zip(alone, together, strict=True):
             assert torch.equal(part, whole[one])
 

@@ -1,4 +1,4 @@
-"""What a call may leave out: the schemas' defaults are those of the public functions, and fill in on every backend."""
+"""Arguments that a call may leave out: defaults of schemas and public functions agree, on every backend."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_defaults_are_those_of_the_public_function(op):
 
 
 @pytest.mark.parametrize("op", sorted(set(SCHEMAS) - {*STEPS, "bss_step"}))
-def test_all_other_numbers_that_may_be_left_out_are_gradients_not_wanted(op):
+def test_all_other_numbers_that_may_be_left_out_are_flags_of_gradients(op):
     assert all(name.endswith("grad") and default is False for name, default in numbers(op).items())
 
 
@@ -56,12 +56,14 @@ X = torch.tensor([[0.1, 0.9, 0.4], [0.2, 0.3, 1.0]])
 GRAD = torch.tensor([[1.0, -2.0, 0.0], [3.0, 0.5, -1.0]])
 RADII = torch.tensor([0.3, 0.1])
 CALLS = {
-    "project": lambda **how: fastadv.project(X + GRAD, X, **{"eps": 0.5} | how),
-    "random_start": lambda **how: fastadv.random_start(X, **{"eps": 0.5} | how),
-    "pgd_step": lambda **how: fastadv.pgd_step(X, GRAD, X, **{"eps": 0.5, "step_size": 0.7} | how),
-    "momentum_step": lambda **how: fastadv.momentum_step(X, GRAD, GRAD, X, **{"eps": 0.5, "step_size": 0.7} | how)[0],
-    "svgd_step": lambda **how: fastadv.svgd_step(
-        X[:, None].contiguous(), GRAD[:, None].contiguous(), X, **{"eps": 0.5, "step_size": 0.7} | how
+    "project": lambda **kwargs: fastadv.project(X + GRAD, X, **{"eps": 0.5} | kwargs),
+    "random_start": lambda **kwargs: fastadv.random_start(X, **{"eps": 0.5} | kwargs),
+    "pgd_step": lambda **kwargs: fastadv.pgd_step(X, GRAD, X, **{"eps": 0.5, "step_size": 0.7} | kwargs),
+    "momentum_step": lambda **kwargs: fastadv.momentum_step(
+        X, GRAD, GRAD, X, **{"eps": 0.5, "step_size": 0.7} | kwargs
+    )[0],
+    "svgd_step": lambda **kwargs: fastadv.svgd_step(
+        X[:, None].contiguous(), GRAD[:, None].contiguous(), X, **{"eps": 0.5, "step_size": 0.7} | kwargs
     ),
 }
 # What a call gives, and what of the schema's optional arguments it has to pass.
@@ -73,9 +75,9 @@ GIVEN: tuple[tuple[dict[str, Any], str], ...] = (
 )
 
 
-@pytest.mark.parametrize(("how", "optional"), GIVEN, ids=str)
+@pytest.mark.parametrize(("keywords", "optional"), GIVEN, ids=str)
 @pytest.mark.parametrize("op", CALLS)
-def test_a_call_passes_what_differs_from_the_defaults_alone(op, how, optional, monkeypatch):
+def test_a_call_passes_what_differs_from_the_defaults_alone(op, keywords, optional, monkeypatch):
     passed: list[tuple[Any, ...]] = []
     served = dispatch._ops[op].on(X)
 
@@ -83,27 +85,27 @@ def test_a_call_passes_what_differs_from_the_defaults_alone(op, how, optional, m
         passed.append(arguments)
         return served(*arguments)
 
-    expected = CALLS[op](**how)
+    expected = CALLS[op](**keywords)
     monkeypatch.setattr(dispatch._ops[op], "_default", recorded)
-    assert torch.equal(CALLS[op](**how), expected)
+    assert torch.equal(CALLS[op](**keywords), expected)
     arguments = served._schema.arguments
     required = sum(not argument.has_default_value() for argument in arguments)
     counts = {"none": required, "numbers": required + len(numbers(op)), "all": len(arguments)}
     assert len(passed[0]) == counts[optional]
 
 
-@pytest.mark.parametrize("how", [how for how, _ in GIVEN], ids=str)
+@pytest.mark.parametrize("keywords", [keywords for keywords, _ in GIVEN], ids=str)
 @pytest.mark.parametrize("op", CALLS)
-def test_what_is_left_out_is_filled_in_on_every_backend(op, how, backend):
+def test_what_is_left_out_is_filled_in_on_every_backend(op, keywords, backend):
     with fastadv.use_backend("reference"):
-        expected = CALLS[op](**how)
-    torch.testing.assert_close(CALLS[op](**how), expected)
+        expected = CALLS[op](**keywords)
+    torch.testing.assert_close(CALLS[op](**keywords), expected)
 
 
-def test_a_gradient_that_is_not_wanted_is_none(backend):
+def test_a_gradient_that_is_not_needed_is_none(backend):
     op = dispatch._ops["kl_distill"].on(X)
     assert op(X, GRAD, 2.0, 1.0, False)[1:] == (None, None)
     assert op(X, GRAD, 2.0, 1.0, False, False, True)[1] is None
-    _, by_student, none = op(X, GRAD, 2.0, 1.0, False, True)
+    _, grad_student, none = op(X, GRAD, 2.0, 1.0, False, True)
     assert none is None
-    assert torch.equal(by_student, op(X, GRAD, 2.0, 1.0, False, True, True)[1])
+    assert torch.equal(grad_student, op(X, GRAD, 2.0, 1.0, False, True, True)[1])

@@ -42,17 +42,17 @@ def test_pgd_step(backend, shape, layout, dtype, norm, mode, eps, step_size, bou
     values = {"x": x0 + draw.normal(shape, 0.05), "grad": draw.gradient(shape), "x0": x0}
     guarded = Guarded()
     t = guarded.place(values, layout)
-    how = {"eps": eps, "step_size": step_size, "norm": norm, "mode": mode, "bounds": bounds}
+    keywords = {"eps": eps, "step_size": step_size, "norm": norm, "mode": mode, "bounds": bounds}
     with computing_on(backend):
-        actual = fastadv.pgd_step(t["x"], t["grad"], t["x0"], **how)
+        actual = fastadv.pgd_step(t["x"], t["grad"], t["x0"], **keywords)
     guarded.assert_untouched()
     exact = in_float64(t)
-    expected = ORACLE.pgd_step(exact["x"], exact["grad"], exact["x0"], **how)
+    expected = ORACLE.pgd_step(exact["x"], exact["grad"], exact["x0"], **keywords)
     # What an l1 projection takes away from far outside is known to the rounding of how far that is.
     scale = max(1.0, abs(step_size)) if norm == "l1" else 1.0
     assert_within("l1" if norm == "l1" else "l2", actual / scale, expected / scale)
     if norm == "linf":
-        assert torch.equal(actual, ORACLE.pgd_step(t["x"], t["grad"], t["x0"], **how))
+        assert torch.equal(actual, ORACLE.pgd_step(t["x"], t["grad"], t["x0"], **keywords))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -76,10 +76,10 @@ def test_kl_distill(backend, samples, classes, layout, dtype, temperature, sprea
     t = guarded.place(values, layout)
     exact = in_float64(t)
     with computing_on(backend):
-        how = {"temperature": temperature, "reduction": "none"}
-        actual = fastadv.kl_distill(t["s"], t["t"], **how)
+        keywords = {"temperature": temperature, "reduction": "none"}
+        actual = fastadv.kl_distill(t["s"], t["t"], **keywords)
     guarded.assert_untouched()
-    expected = ORACLE.kl_distill(exact["s"], exact["t"], **how)
+    expected = ORACLE.kl_distill(exact["s"], exact["t"], **keywords)
     # Logits of the size of the spread, divided by T and multiplied by T^2, are rounded to 24 bits.
     scale = max(1.0, temperature**2, temperature * spread)
     assert_within("loss", actual / scale, expected / scale)
@@ -106,13 +106,13 @@ def test_ranked_attack_losses(backend, samples, classes, layout, dtype, kind, ta
     values |= {"y": draw.classes(samples, classes), "truth": draw.classes(samples, classes)}
     guarded = Guarded()
     t = guarded.place(values, layout)
-    how = {"kind": kind, "targeted": targeted}
+    keywords = {"kind": kind, "targeted": targeted}
     if kind == "dlr" and targeted:
-        how["reference"] = t["truth"]
+        keywords["reference"] = t["truth"]
     with computing_on(backend):
-        actual = fastadv.attack_loss_value_and_grad(t["s"], t["y"], **how)
+        actual = fastadv.attack_loss_value_and_grad(t["s"], t["y"], **keywords)
     guarded.assert_untouched()
-    value, grad = attack_loss.attack_loss_value_and_grad(t["s"].double(), t["y"], **how)
+    value, grad = attack_loss.attack_loss_value_and_grad(t["s"].double(), t["y"], **keywords)
     for row in range(samples):
         assert_within("loss", actual[0][row], value[row])
         # The derivatives by numerator and denominator may cancel.
@@ -143,12 +143,12 @@ def test_triplet_margin_loss(backend, samples, features, layout, dtype, p, eps, 
         values["n"] = values["p"].clone()
     guarded = Guarded()
     t = guarded.place(values, layout)
-    how = {"p": p, "eps": eps, "swap": swap, "reduction": "none"}
+    keywords = {"p": p, "eps": eps, "swap": swap, "reduction": "none"}
     with computing_on(backend):
-        actual = fastadv.triplet_margin_loss(t["a"], t["p"], t["n"], **how)
+        actual = fastadv.triplet_margin_loss(t["a"], t["p"], t["n"], **keywords)
     guarded.assert_untouched()
     exact = in_float64(t)
-    assert_within("metric", actual, ORACLE.triplet_margin_loss(exact["a"], exact["p"], exact["n"], **how))
+    assert_within("metric", actual, ORACLE.triplet_margin_loss(exact["a"], exact["p"], exact["n"], **keywords))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

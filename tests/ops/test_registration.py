@@ -1,4 +1,4 @@
-"""How the ops are registered: a case for each, opcheck, tags; which library is loaded; how a backend is forced."""
+"""Registration of the ops: a case for each, opcheck, tags; which library is loaded; how a backend is forced."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ REPORT = """
 import warnings
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    import fastadv, torch
+    import torch, fastadv
 print(fastadv.__file__)
 print(fastadv.backends()["cpu"])
 print([str(w.message) for w in caught if "fastadv" in str(w.message)])

@@ -1,4 +1,4 @@
-"""What rkd_loss means: against the published formula, where points coincide or nearly do, its gradients."""
+"""rkd_loss against the published formula, where points coincide or nearly do, its gradients."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ def test_gradcheck_of_the_reference():
 def test_value_and_grad_is_autograd(backend):
     s, t = features()
     loss, grad = value_and_grad(s, t)
-    value, by_student = fastadv.rkd_loss_value_and_grad(s.requires_grad_(), t)
+    value, grad_student = fastadv.rkd_loss_value_and_grad(s.requires_grad_(), t)
     assert not value.requires_grad
-    assert not by_student.requires_grad
+    assert not grad_student.requires_grad
     assert torch.equal(value, loss)
-    assert torch.equal(by_student, grad)
+    assert torch.equal(grad_student, grad)
     with torch.no_grad():
         assert torch.equal(fastadv.rkd_loss(s, t), loss)
         assert not fastadv.rkd_loss(s, t.requires_grad_()).requires_grad

@@ -180,9 +180,9 @@ def test_agrees_with_the_reference_on_every_combination_of_edges(norm, backend):
         # One edge a sample, else all would be samples with a NaN.
         grad = torch.where(torch.eye(12, 48).bool(), edges[:, None], 0.125)
     for mode in ("exact", "sequential"):
-        how = {"eps": 0.3, "step_size": 0.2, "norm": norm, "mode": mode}
-        expected = oracle.pgd_step(x, grad, x.flip(1), **how)
-        actual = fastadv.pgd_step(x, grad, x.flip(1), **how)
+        keywords = {"eps": 0.3, "step_size": 0.2, "norm": norm, "mode": mode}
+        expected = oracle.pgd_step(x, grad, x.flip(1), **keywords)
+        actual = fastadv.pgd_step(x, grad, x.flip(1), **keywords)
         torch.testing.assert_close(actual, expected, rtol=0, atol=0 if norm == "linf" else 1e-6)
 
 
@@ -192,10 +192,10 @@ def test_in_place_writes_its_argument_and_nothing_else(norm, backend):
     for layout in ("contiguous", "channels_last"):
         guarded = Guarded()
         t = guarded.place(values, layout)
-        how = {"eps": 0.2, "step_size": 0.1, "norm": norm}
-        expected = fastadv.pgd_step(t["x"], t["grad"], t["x0"], **how)
+        keywords = {"eps": 0.2, "step_size": 0.1, "norm": norm}
+        expected = fastadv.pgd_step(t["x"], t["grad"], t["x0"], **keywords)
         copies = {name: tensor.clone() for name, tensor in t.items()}
-        assert fastadv.pgd_step_(t["x"], t["grad"], t["x0"], **how) is t["x"]
+        assert fastadv.pgd_step_(t["x"], t["grad"], t["x0"], **keywords) is t["x"]
         assert torch.equal(t["x"], expected)
         assert not torch.equal(t["x"], copies["x"])
         t["x"].copy_(copies["x"])
@@ -211,10 +211,10 @@ def test_in_place_takes_the_iterate_for_its_own_centre(norm, backend):
 def test_in_place_writes_an_iterate_in_gaps_or_of_a_narrow_dtype(norm, backend):
     draw = Draw(torch.float32)
     x, grad, x0 = draw.pixels((4, 6, 5)), draw.gradient((4, 3, 5)), draw.pixels((4, 3, 5))
-    how = {"eps": 0.2, "step_size": 0.1, "norm": norm}
+    keywords = {"eps": 0.2, "step_size": 0.1, "norm": norm}
     for iterate in (x[:, ::2], x[:, ::2].half()):
-        expected = fastadv.pgd_step(iterate, grad, x0, **how)
-        assert fastadv.pgd_step_(iterate, grad, x0, **how) is iterate
+        expected = fastadv.pgd_step(iterate, grad, x0, **keywords)
+        assert fastadv.pgd_step_(iterate, grad, x0, **keywords) is iterate
         assert torch.equal(iterate, expected)
     untouched = Draw(torch.float32).pixels((4, 6, 5))[:, 1::2]
     assert torch.equal(x[:, 1::2], untouched)

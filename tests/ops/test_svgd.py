@@ -49,8 +49,8 @@ def brute_force(x: Tensor, score: Tensor, bandwidth: float | str, score_scale: f
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
 def test_the_formula(count, bandwidth, score_scale, backend):
     x, score, x0 = particles(count=count)
-    how = {"bandwidth": bandwidth, "score_scale": score_scale}
-    phi = torch.stack([brute_force(x[i], score[i], **how) for i in range(2)])
+    keywords = {"bandwidth": bandwidth, "score_scale": score_scale}
+    phi = torch.stack([brute_force(x[i], score[i], **keywords) for i in range(2)])
     length = phi.norm(dim=2, keepdim=True)
     expected = {
         "raw": 0.1 * phi,
@@ -58,7 +58,7 @@ def test_the_formula(count, bandwidth, score_scale, backend):
         "l2": 0.1 * torch.where(length > 0, phi / length, 0),
     }
     for update, step in expected.items():
-        moved = fastadv.svgd_step(x, score, x0, step_size=0.1, update=update, **FREE, **how)
+        moved = fastadv.svgd_step(x, score, x0, step_size=0.1, update=update, **FREE, **keywords)
         torch.testing.assert_close(moved, x + step, rtol=1e-9, atol=1e-10)
 
 
@@ -66,11 +66,11 @@ def test_the_formula(count, bandwidth, score_scale, backend):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_particles_are_projected_onto_their_image(norm, update, backend):
     x, score, x0 = particles(images=3)
-    how: dict[str, Any] = {"update": update, "score_scale": "rms"}
+    keywords: dict[str, Any] = {"update": update, "score_scale": "rms"}
     eps, size = torch.tensor([0.02, 0.0, 0.3]).double(), torch.tensor([0.1, 0.1, -0.2]).double()
-    free = fastadv.svgd_step(x, score, x0, step_size=size, **FREE, **how)
+    free = fastadv.svgd_step(x, score, x0, step_size=size, **FREE, **keywords)
     expected = torch.stack([fastadv.project(free[:, k], x0, eps=eps, norm=norm) for k in range(4)], 1)
-    moved = fastadv.svgd_step(x, score, x0, eps=eps, step_size=size, norm=norm, **how)
+    moved = fastadv.svgd_step(x, score, x0, eps=eps, step_size=size, norm=norm, **keywords)
     torch.testing.assert_close(moved, expected, rtol=1e-12, atol=1e-12)
     assert (free - expected).abs().max() > 1e-3
 
@@ -111,9 +111,9 @@ def test_the_order_of_particles_does_not_matter(backend):
     x, score, x0 = particles(count=5)
     order = [3, 0, 4, 1, 2]
     for score_scale in (1.0, "rms"):
-        how: dict[str, Any] = {"step_size": 0.01, "update": "raw", "score_scale": score_scale, **FREE}
-        moved = fastadv.svgd_step(x, score, x0, **how)
-        permuted = fastadv.svgd_step(x[:, order], score[:, order], x0, **how)
+        keywords: dict[str, Any] = {"step_size": 0.01, "update": "raw", "score_scale": score_scale, **FREE}
+        moved = fastadv.svgd_step(x, score, x0, **keywords)
+        permuted = fastadv.svgd_step(x[:, order], score[:, order], x0, **keywords)
         torch.testing.assert_close(permuted, moved[:, order], rtol=1e-12, atol=1e-12)
 
 
@@ -121,8 +121,8 @@ def test_one_particle_only_follows_its_score(backend):
     x, score, x0 = particles(count=1)
     for bandwidth in ("median", 0.1):
         for score_scale, factor in ((1.0, 1.0), (0.5, 0.5), ("rms", 1.0)):
-            how: dict[str, Any] = {"bandwidth": bandwidth, "score_scale": score_scale}
-            moved = fastadv.svgd_step(x, score, x0, step_size=0.1, update="raw", **FREE, **how)
+            keywords: dict[str, Any] = {"bandwidth": bandwidth, "score_scale": score_scale}
+            moved = fastadv.svgd_step(x, score, x0, step_size=0.1, update="raw", **FREE, **keywords)
             torch.testing.assert_close(moved, x + 0.1 * factor * score)
 
 
@@ -169,10 +169,10 @@ def test_a_zero_score_leaves_repulsion(score_scale, backend):
 def test_rms_balances_each_image_by_itself(backend):
     """However large the score, both terms weigh the same, so that the step does not depend on it."""
     x, score, x0 = particles()
-    how: dict[str, Any] = {"step_size": 0.1, "update": "raw", "score_scale": "rms", **FREE}
-    moved = fastadv.svgd_step(x, score, x0, **how)
+    keywords: dict[str, Any] = {"step_size": 0.1, "update": "raw", "score_scale": "rms", **FREE}
+    moved = fastadv.svgd_step(x, score, x0, **keywords)
     score[0] *= 1e6
-    torch.testing.assert_close(fastadv.svgd_step(x, score, x0, **how), moved)
+    torch.testing.assert_close(fastadv.svgd_step(x, score, x0, **keywords), moved)
 
 
 @pytest.mark.parametrize("score_scale", [1.0, "rms"])
@@ -180,10 +180,10 @@ def test_rms_balances_each_image_by_itself(backend):
 def test_nan_in_a_score_is_treated_as_the_reference_treats_it(update, score_scale, backend):
     x, score, x0 = particles(dtype=torch.float32)
     score[0, 1, 5] = math.nan
-    how: dict[str, Any] = {"eps": 0.1, "step_size": 0.01, "update": update, "score_scale": score_scale}
-    moved = fastadv.svgd_step(x, score, x0, **how)
+    keywords: dict[str, Any] = {"eps": 0.1, "step_size": 0.01, "update": update, "score_scale": score_scale}
+    moved = fastadv.svgd_step(x, score, x0, **keywords)
     with fastadv.use_backend("reference"):
-        expected = fastadv.svgd_step(x, score, x0, **how)
+        expected = fastadv.svgd_step(x, score, x0, **keywords)
     torch.testing.assert_close(moved, expected, rtol=0, atol=1e-6, equal_nan=True)
     assert moved[1].isfinite().all()
     assert (moved[1] != x[1]).any()
@@ -205,13 +205,13 @@ def test_direct_distances_of_close_particles(backend):
 
 
 def test_a_narrow_kernel_leaves_no_rounding_to_repel(backend):
-    """Where all off-diagonal entries are tiny, "rms" would scale the attraction to whatever rounding remains."""
+    """Off-diagonal entries are tiny, where "rms" would scale the attraction to whatever rounding remains."""
     draw = Draw(torch.float64)
     x0 = draw.pixels((1, 600))
     particles, score = x0[:, None] + draw.normal((1, 5, 600), 0.02), draw.normal((1, 5, 600))
     expected = brute_force(particles[0], score[0], 0.08, "rms")
     # So long a step that it shows against the pixels.
     size = 1 / float(expected.abs().max())
-    how = {"eps": 9.0, "step_size": size, "bounds": None, "bandwidth": 0.08, "update": "raw", "score_scale": "rms"}
-    moved = fastadv.svgd_step(particles, score, x0, **how) - particles
+    keywords = {"eps": 9.0, "step_size": size, "bounds": None, "bandwidth": 0.08, "update": "raw", "score_scale": "rms"}
+    moved = fastadv.svgd_step(particles, score, x0, **keywords) - particles
     torch.testing.assert_close(moved[0], size * expected, rtol=1e-6, atol=1e-9)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastadv.attacks import freeze
-from fastadv.train.networks import models
+from fastadv.train.networks import catalogue
 from fastadv.train.networks.mobilenetv2 import InvertedResidual
 from fastadv.train.networks.resnet import cifar_resnet
 from fastadv.train.networks.shufflenetv1 import ShuffleUnit
@@ -26,6 +26,7 @@ EXACT = {
     ("resnet18", 10): 11_173_962,
     ("resnet34", 10): 21_282_122,
     ("resnet50", 100): 23_705_252,
+    ("mobilenetv2_8x", 10): 2_296_922,
 }
 MILLIONS = {
     # Zagoruyko and Komodakis 2016 and 2017 (attention transfer), CIFAR-10.
@@ -48,7 +49,7 @@ WITHOUT_SHORTCUTS = {"resnet20": "0.27", "resnet32": "0.46", "resnet44": "0.66",
 
 
 def build(name, num_classes=10, in_channels=3):
-    return models.build(name, num_classes=num_classes, image_shape=(in_channels, 32, 32))
+    return catalogue.build(name, num_classes=num_classes, image_shape=(in_channels, 32, 32))
 
 
 def count(name, num_classes):
@@ -106,7 +107,7 @@ def test_shuffle_networks_count_as_their_papers_blocks_do():
     assert count("shufflenetv2", 100) == total
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", catalogue.NETWORKS)
 def test_features_are_of_one_forward_pass(name):
     network = build(name, in_channels=1).eval()
     x = torch.rand(2, 1, 16, 16)
@@ -119,7 +120,7 @@ def test_features_are_of_one_forward_pass(name):
     sizes = [feature.shape[2] for feature in features.maps]
     assert sizes == sorted(sizes, reverse=True)
     for shown, before in zip(features.maps, features.preactivations, strict=True):
-        assert torch.equal(shown, before.relu()) or (name == "mobilenetv2" and shown is before)
+        assert torch.equal(shown, before.relu()) or (name.startswith("mobilenetv2") and shown is before)
 
 
 @pytest.mark.parametrize(
@@ -132,11 +133,12 @@ def test_features_are_of_one_forward_pass(name):
         ("wrn_16_2", [(16, 32), (32, 32), (64, 16), (128, 8)]),
         ("vgg8", [(64, 32), (128, 16), (256, 8), (512, 4), (512, 4)]),
         ("mobilenetv2", [(16, 16), (12, 16), (16, 8), (48, 4), (160, 2)]),
+        ("mobilenetv2_8x", [(32, 32), (24, 32), (32, 16), (96, 8), (320, 4)]),
         ("shufflenetv1", [(24, 32), (240, 16), (480, 8), (960, 4)]),
         ("shufflenetv2", [(24, 32), (116, 16), (232, 8), (464, 4)]),
     ],
 )
-def test_maps_have_the_shapes_that_repdistiller_shows(name, shapes):
+def test_maps_have_their_published_shapes(name, shapes):
     with torch.device("meta"):
         features = build(name).with_features(torch.empty(2, 3, 32, 32))
     assert [tuple(feature.shape[1:]) for feature in features.maps] == [(width, size, size) for width, size in shapes]
@@ -185,7 +187,7 @@ def test_shuffling_lets_every_group_see_every_other():
     assert all(group.any() for group in difference.chunk(3, dim=1))
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", catalogue.NETWORKS)
 def test_freeze_folds_every_batchnorm_that_follows_a_convolution(name):
     network = with_statistics(build(name)).double().eval()
     with warnings.catch_warnings():

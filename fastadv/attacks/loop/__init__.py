@@ -1,1 +1,1 @@
-"""What the attacks share: arguments, starts, objective and the loop itself."""
+"""The loop that attacks run, and what goes into it: arguments, ball and noise, the objective, rows of a batch."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastadv.attacks.loop.copies import repeat
+from fastadv.attacks.loop.rows import repeat_rows
 from fastadv.ops import checks
 
 # The length of all steps together, in radii: enough to cross the ball and come back some way.
@@ -15,18 +15,18 @@ _TRAVEL = 2.5
 
 
 class Schedule(NamedTuple):
-    """How many steps the loop makes, and how many of them each row takes part in: int64 [rows], None for all."""
+    """The number of steps: of the loop, and of each row, int64 [rows]; None where every row makes all of them."""
 
     longest: int
     each: Tensor | None = None
 
     def of_copies(self, copies: int) -> Schedule:
-        """The same for ``copies`` rows a sample."""
-        return Schedule(self.longest, repeat(self.each, copies))
+        """Return the same for ``copies`` rows a sample."""
+        return Schedule(self.longest, repeat_rows(self.each, copies))
 
 
 def count(name: str, value: int, least: int) -> int:
-    """``value``, an int of at least ``least``."""
+    """Return ``value``, an int of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if value < least:
@@ -34,14 +34,14 @@ def count(name: str, value: int, least: int) -> int:
     return value
 
 
-def master(x: Tensor) -> Tensor:
-    """Clean images [N, ...] detached, in float32 (float64 stays): in half precision the ball would not hold."""
+def as_float32(x: Tensor) -> Tensor:
+    """Return clean images [N, ...] detached, in float32 (float64 stays): in half precision the ball would not hold."""
     checks.samples("x", x)
     return x.detach() if x.dtype is torch.float64 else x.detach().float()
 
 
 def step_count(steps: int | Tensor, x: Tensor) -> Schedule:
-    """``steps`` as an int for all samples of ``x`` [N, ...] or int64 [N], one a sample, in the host's memory.
+    """Return the schedule of ``steps``, an int for all samples of ``x`` [N, ...], or int64 [N] in the host's memory.
 
     The host counts the loop and must know its end without waiting for a device.
     """
@@ -59,7 +59,7 @@ def step_count(steps: int | Tensor, x: Tensor) -> Schedule:
 
 
 def step_length(x: Tensor, eps: float | Tensor, step_size: float | Tensor | None, schedule: Schedule) -> float | Tensor:
-    """``step_size``, 2.5 eps / steps where it is None; both it and ``eps`` are a float or [N]."""
+    """Return ``step_size``, 2.5 eps / steps where it is None; both it and ``eps`` are a float or [N]."""
     checks.radius("eps", eps, x)
     if step_size is None:
         steps = max(schedule.longest, 1) if schedule.each is None else schedule.each.clamp(min=1).double()

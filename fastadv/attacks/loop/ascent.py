@@ -10,20 +10,21 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.loop.arguments import Schedule
+from fastadv.attacks.loop.rows import choose
 
 Step = Callable[[Tensor, Tensor], Tensor]
 Watch = Callable[[Tensor, Tensor, Tensor], object]
 
 
-class Ascended(Protocol):
-    """What a loop climbs."""
+class Differentiable(Protocol):
+    """An objective that a loop can climb."""
 
     def value_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The values [rows] at ``x`` [rows, ...] and the gradient of their sum by ``x``, detached."""
+        """Return the values [rows] at ``x`` [rows, ...] and the gradient of their sum w.r.t. x, detached."""
 
 
 def ascend(
-    objective: Ascended,
+    objective: Differentiable,
     x: Tensor,
     step: Step,
     schedule: Schedule,
@@ -31,12 +32,14 @@ def ascend(
     watch: Watch | None = None,
     finished: Callable[[], bool] | None = None,
 ) -> Tensor:
-    """``steps`` times ``x = step(x, gradient)``; ``watch`` sees each (x, values, gradient) before its step.
-
-    ``finished`` is asked there whether to make no more of them.
+    """Repeat ``x = step(x, gradient)`` as often as ``schedule`` says, and return the last ``x`` [rows, ...].
 
     A row that has made all steps of its own stays where it is. ``step`` may be an object that carries state from one
     step to the next; what it keeps of a row that stays is of no account.
+
+    Args:
+        watch: called with each (x, values, gradient), before its step.
+        finished: asked after that; the loop ends where it returns True.
     """
     for made in range(schedule.longest):
         value, grad = objective.value_and_grad(x)
@@ -47,11 +50,6 @@ def ascend(
         moved = step(x, grad)
         x = moved if schedule.each is None else choose(made < schedule.each, moved, x)
     return x
-
-
-def choose(rows: Tensor, x: Tensor, otherwise: Tensor) -> Tensor:
-    """The rows of ``x`` [rows, ...] where the mask ``rows`` [rows] holds, those of ``otherwise`` elsewhere."""
-    return torch.where(rows.view(-1, *[1] * (x.dim() - 1)), x, otherwise)
 
 
 class Best:
@@ -68,7 +66,7 @@ class Best:
         self.value = torch.where(better, value, self.value)
 
     def of_copies(self, copies: int) -> Best:
-        """The best of each sample's ``copies`` rows."""
+        """Return the best of each sample's ``copies`` rows."""
         rows = (self.value.shape[0] // copies, copies)
         x, value = self.x.unflatten(0, rows), self.value.unflatten(0, rows)
         best = Best(x[:, 0])

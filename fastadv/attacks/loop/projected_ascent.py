@@ -1,68 +1,68 @@
-"""Ascent from a start in the ball by one rule of stepping, what pgd and mi_fgsm have in common."""
+"""Ascent from a start in the ball by one rule of stepping: the body of pgd, fgsm and mi_fgsm."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
-from fastadv.attacks.loop.arguments import count, master, step_count, step_length
+from fastadv.attacks.loop.arguments import as_float32, count, step_count, step_length
 from fastadv.attacks.loop.ascent import Best, Step, ascend
-from fastadv.attacks.loop.copies import repeat
-from fastadv.attacks.loop.objective import Loss, Objective
-from fastadv.attacks.loop.starts import check_noise, clean_rows, random_rows, start_radius
+from fastadv.attacks.loop.ball import Ball
+from fastadv.attacks.loop.noise import Noise
+from fastadv.attacks.loop.objective import Goal, Objective
+from fastadv.attacks.loop.rows import repeat_rows
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
 from fastadv.ops import checks
 
+# Called with clean rows [rows, ...], the ball around them and the length of a step, a float or [rows].
+Stepper = Callable[[Tensor, Ball, float | Tensor], Step]
+
+
+class Tries(NamedTuple):
+    """The points that an attack begins at, and which of the iterates it returns; see :func:`fastadv.attacks.pgd`."""
+
+    random_start: bool
+    restarts: int = 1
+    best: bool = False
+    start_eps: float | Tensor | None = None
+
+    def check(self) -> None:
+        count("restarts", self.restarts, 1)
+        checks.flag("random_start", self.random_start)
+        checks.flag("best", self.best)
+
 
 def projected_ascent(
-    stepper: Callable[..., Step],
+    stepper: Stepper,
     model: Network | Sequence[Network],
     x: Tensor,
-    y: Tensor | None,
+    goal: Goal,
+    ball: Ball,
+    noise: Noise,
+    tries: Tries,
     *,
-    eps: float | Tensor,
     step_size: float | Tensor | None,
     steps: int | Tensor,
-    norm: str,
-    loss: Loss,
-    reference: Tensor | None,
-    targeted: bool,
-    random_start: bool,
-    restarts: int,
-    best: bool,
-    bounds: tuple[float, float] | None,
-    seed: int | Tensor | None,
-    sample_ids: Tensor | None,
-    mode: str = "exact",
-    start_eps: float | Tensor | None = None,
 ) -> Tensor:
-    """:func:`fastadv.attacks.pgd` with the step that ``stepper(centre, eps=, step_size=, norm=, bounds=)`` makes.
-
-    ``mode`` is that of the projection of the images where the start is not random.
-    """
+    """Return adversarial images as :func:`fastadv.attacks.pgd` does, by the steps that ``stepper`` makes."""
     networks = Networks(model)
-    x = master(x)
+    x = as_float32(x)
     schedule = step_count(steps, x)
-    step_size = step_length(x, eps, step_size, schedule)
-    count("restarts", restarts, 1)
-    for name, value in (("targeted", targeted), ("random_start", random_start), ("best", best)):
-        checks.flag(name, value)
-    radius = start_radius(x, eps, start_eps)
-    check_noise(x, seed, sample_ids)
-    step = stepper(
-        repeat(x, restarts), eps=repeat(eps, restarts), step_size=repeat(step_size, restarts), norm=norm, bounds=bounds
-    )
+    step_size = step_length(x, ball.eps, step_size, schedule)
+    tries.check()
+    noise.check(x)
+    copies = tries.restarts
+    around_start = ball.around_start(x, tries.start_eps)
+    step = stepper(repeat_rows(x, copies), ball.of_copies(copies), repeat_rows(step_size, copies))
     with no_trace(networks.members):
-        if random_start:
-            start = random_rows(x, restarts, eps=radius, norm=norm, bounds=bounds, seed=seed, sample_ids=sample_ids)
-        else:
-            start = clean_rows(x, restarts, eps=eps, norm=norm, bounds=bounds, mode=mode)
-        objective = Objective(networks, x, y, loss=loss, reference=reference, targeted=targeted, copies=restarts)
+        start = around_start.random_rows(x, copies, noise) if tries.random_start else ball.clean_rows(x, copies)
+        objective = Objective(networks, x, goal, copies)
         found = Best(start)
-        last = ascend(objective, start, step, schedule.of_copies(restarts), watch=found.offer if best else None)
-        if not best and restarts == 1:
+        last = ascend(objective, start, step, schedule.of_copies(copies), watch=found.offer if tries.best else None)
+        if not tries.best and copies == 1:
             return last
         found.offer(last, objective.value(last))
-        return found.of_copies(restarts).x
+        return found.of_copies(copies).x

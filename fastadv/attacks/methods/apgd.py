@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from fastadv.attacks.loop.arguments import count, master, step_count
+from fastadv.attacks.configured import Attack
+from fastadv.attacks.loop.arguments import as_float32, step_count
 from fastadv.attacks.loop.ascent import ascend
-from fastadv.attacks.loop.copies import repeat
-from fastadv.attacks.loop.objective import Loss, Objective
-from fastadv.attacks.loop.starts import check_noise, clean_rows, random_rows
-from fastadv.attacks.methods.apgd_checkpoints import checkpoints, periods, sparsity_checkpoints
-from fastadv.attacks.methods.apgd_state import Climber, Halving, Sparsening
+from fastadv.attacks.loop.ball import Ball
+from fastadv.attacks.loop.noise import Noise
+from fastadv.attacks.loop.objective import Goal, Loss, Objective
+from fastadv.attacks.loop.projected_ascent import Tries
+from fastadv.attacks.loop.rows import repeat_rows
+from fastadv.attacks.methods.apgd_state import (
+    ApgdState,
+    L1Sparsity,
+    StepHalving,
+    checkpoints,
+    periods,
+    sparsity_checkpoints,
+)
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
 from fastadv.ops import checks
@@ -86,7 +95,7 @@ def apgd(
     classifiers", ICML 2021.
     """
     networks = Networks(model)
-    x = master(x)
+    x = as_float32(x)
     schedule = step_count(steps, x)
     checks.radius("eps", eps, x)
     checks.choice("norm", norm, checks.NORMS)
@@ -95,29 +104,29 @@ def apgd(
         step_size = eps if sparse else 2 * eps
     checks.step("step_size", step_size, x)
     checks.fraction("rho", rho)
-    count("restarts", restarts, 1)
-    for name, value in (("targeted", targeted), ("random_start", random_start)):
-        checks.flag(name, value)
-    check_noise(x, seed, sample_ids)
-    ball: dict[str, Any] = {"eps": repeat(eps, restarts), "norm": norm, "bounds": bounds, "mode": mode}
-    centre, sizes = repeat(x, restarts), repeat(_each(step_size, x), restarts)
-    marks = [repeat(period, restarts) for period in periods(sparsity_checkpoints if sparse else checkpoints, steps, x)]
+    tries, noise = Tries(random_start, restarts), Noise(seed, sample_ids)
+    tries.check()
+    noise.check(x)
+    ball = Ball(eps, norm, bounds, mode)
+    centre, sizes = repeat_rows(x, restarts), repeat_rows(_each(step_size, x), restarts)
+    looks_back = periods(sparsity_checkpoints if sparse else checkpoints, steps, x)
     with no_trace(networks.members):
-        if random_start:
-            start = random_rows(x, restarts, eps=eps, norm=norm, bounds=bounds, seed=seed, sample_ids=sample_ids)
-        else:
-            start = clean_rows(x, restarts, eps=eps, norm=norm, bounds=bounds, mode=mode)
-        objective = Objective(networks, x, y, loss=loss, reference=reference, targeted=targeted, copies=restarts)
-        climber: Climber = (
-            Sparsening(start, sizes, marks, centre, ball) if sparse else Halving(start, sizes, marks, centre, rho, ball)
-        )
-        last = ascend(objective, start, climber.step, schedule.of_copies(restarts), watch=climber.watch)
-        climber.best.offer(last, objective.value(last))
-        return climber.best.of_copies(restarts).x
+        start = ball.random_rows(x, restarts, noise) if random_start else ball.clean_rows(x, restarts)
+        objective = Objective(networks, x, Goal(y, loss, reference, targeted), restarts)
+        rule: Callable[..., ApgdState] = L1Sparsity if sparse else partial(StepHalving, rho=rho)
+        marks = [repeat_rows(period, restarts) for period in looks_back]
+        state = rule(start, sizes, marks, centre, ball.of_copies(restarts))
+        last = ascend(objective, start, state.step, schedule.of_copies(restarts), watch=state.watch)
+        state.best.offer(last, objective.value(last))
+        return state.best.of_copies(restarts).x
+
+
+class APGD(Attack, function=apgd, own_checks={"rho": checks.fraction}):
+    """:func:`fastadv.attacks.apgd`, configured once: ``APGD(eps=8 / 255, loss="dlr", steps=100)(model, x, y)``."""
 
 
 def _each(step_size: float | Tensor, x: Tensor) -> Tensor:
-    """``step_size`` as [N], one for each sample of ``x``."""
+    """Return ``step_size`` as [N], one for each sample of ``x``."""
     if isinstance(step_size, Tensor):
         return step_size.detach().to(x.dtype).contiguous()
     return torch.full([x.shape[0]], step_size, dtype=x.dtype, device=x.device)

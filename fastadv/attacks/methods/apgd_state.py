@@ -1,15 +1,17 @@
-"""What the rows of Auto-PGD remember from one step to the next, for linf and l2, and for l1."""
+"""Auto-PGD's checkpoints, and what it keeps of each row between steps: ApgdState, StepHalving and L1Sparsity."""
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Any
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from fastadv.attacks.loop.ascent import Best, choose
+from fastadv.attacks.loop.ascent import Best
+from fastadv.attacks.loop.ball import Ball
+from fastadv.attacks.loop.rows import choose
 from fastadv.ops.ball import projector
 from fastadv.ops.step import pgd_stepper
 
@@ -21,13 +23,46 @@ _SPARSER = 0.95
 _SMALLEST_STEP = 0.1
 
 
-class Climber(abc.ABC):
+def checkpoints(steps: int) -> list[int]:
+    """Return the iterations w_j below ``steps`` at which the step size may halve, ascending, without w_0 = 0."""
+    # In hundredths, in which the recursion is exact.
+    found, p, gap = {0}, 22, 22
+    while p < 100:
+        found.add(-(-p * steps // 100))
+        gap = max(gap - 3, 6)
+        p += gap
+    return sorted(found - {0, steps})
+
+
+def sparsity_checkpoints(steps: int) -> list[int]:
+    """Return the same for l1: every 4 % of ``steps``, rounded down, at least 1."""
+    every = max(4 * steps // 100, 1)
+    return list(range(every, steps, every))
+
+
+def periods(marks: Callable[[int], list[int]], steps: int | Tensor, x: Tensor) -> list[Tensor | None]:
+    """Return for each iteration the steps [N] since the last of ``marks``, known without asking a device.
+
+    0 stands for a sample without a checkpoint here, None for an iteration where no sample has one.
+    """
+    if isinstance(steps, int):
+        ends = {end: end - start for start, end in pairwise([0, *marks(steps)])}
+        return [torch.full([x.shape[0]], ends[k], device=x.device) if k in ends else None for k in range(steps)]
+    table = torch.zeros(max(steps.tolist(), default=0), x.shape[0], dtype=torch.int64)
+    for sample, own in enumerate(steps.tolist()):
+        for start, end in pairwise([0, *marks(own)]):
+            table[end, sample] = end - start
+    used = [any(row) for row in table.tolist()]
+    return [row if some else None for row, some in zip(table.to(x.device, non_blocking=True), used, strict=True)]
+
+
+class ApgdState(abc.ABC):
     """Steps of its own size for each row, the best point so far, and at checkpoints a return of some rows to it.
 
     Args:
         start: the first iterates [rows, ...].
         sizes: the first step sizes [rows].
-        periods: for each iteration, see :func:`fastadv.attacks.methods.apgd_checkpoints.periods`.
+        periods: for each iteration the steps since the last checkpoint, see :func:`periods`.
     """
 
     def __init__(self, start: Tensor, sizes: Tensor, periods: list[Tensor | None]) -> None:
@@ -43,7 +78,7 @@ class Climber(abc.ABC):
         self.best.offer(x, value)
 
     def step(self, x: Tensor, grad: Tensor) -> Tensor:
-        """The next iterates."""
+        """Return the next iterates."""
         period = self._periods[self._made]
         if period is not None:
             returns = self._check(period)
@@ -53,21 +88,21 @@ class Climber(abc.ABC):
 
     @abc.abstractmethod
     def _check(self, period: Tensor) -> Tensor:
-        """Change the step sizes as the rule at a checkpoint says; the rows that return to their best point."""
+        """Change the step sizes by the rule; return the mask [rows] of those that go back to their best point."""
 
     @abc.abstractmethod
     def _moved(self, x: Tensor, grad: Tensor) -> Tensor:
-        """The step itself."""
+        """Make the step itself."""
 
 
-class Halving(Climber):
+class StepHalving(ApgdState):
     """Momentum, and step sizes that halve, as :func:`fastadv.attacks.apgd` has it for linf and l2.
 
     Args:
-        start, sizes, periods: see :class:`Climber`.
+        start, sizes, periods: see :class:`ApgdState`.
         centre: clean images [rows, ...].
+        ball: the ball around them.
         rho: the share of rising steps that keeps the step size.
-        ball: keywords of :func:`fastadv.project`.
     """
 
     def __init__(
@@ -76,13 +111,13 @@ class Halving(Climber):
         sizes: Tensor,
         periods: list[Tensor | None],
         centre: Tensor,
+        ball: Ball,
         rho: float,
-        ball: dict[str, Any],
     ) -> None:
         super().__init__(start, sizes, periods)
         self._rho = rho
-        self._step = pgd_stepper(centre, step_size=0.0, **ball)
-        self._project = projector(centre, **ball)
+        self._step = pgd_stepper(centre, step_size=0.0, **ball._asdict())
+        self._project = projector(centre, **ball._asdict())
         self._before: Tensor | None = None  # x_{k-1}
         self._value: Tensor | None = None  # f(x_{k-1})
         self._rises = torch.zeros(start.shape[0], dtype=torch.int64, device=start.device)
@@ -117,20 +152,18 @@ class Halving(Climber):
         return moved
 
 
-class Sparsening(Climber):
+class L1Sparsity(ApgdState):
     """Steps in the largest coordinates of the gradient, as many as the best point suggests: for l1.
 
     Args:
-        start, sizes, periods, centre, ball: see :class:`Halving`.
+        start, sizes, periods, centre, ball: see :class:`StepHalving`.
     """
 
-    def __init__(
-        self, start: Tensor, sizes: Tensor, periods: list[Tensor | None], centre: Tensor, ball: dict[str, Any]
-    ) -> None:
+    def __init__(self, start: Tensor, sizes: Tensor, periods: list[Tensor | None], centre: Tensor, ball: Ball) -> None:
         super().__init__(start, sizes, periods)
         self._centre = centre
         self._first_sizes = sizes
-        self._step: Callable[..., Tensor] = pgd_stepper(centre, step_size=0.0, l1_fraction=1.0, **ball)
+        self._step: Callable[..., Tensor] = pgd_stepper(centre, step_size=0.0, l1_fraction=1.0, **ball._asdict())
         elements = start[0:1].numel()
         # How many coordinates the best point had moved at the last checkpoint, and how many a step moves.
         self._support = torch.full([start.shape[0]], elements, device=start.device)
@@ -151,7 +184,7 @@ class Sparsening(Climber):
 
 
 def largest(grad: Tensor, count: Tensor) -> Tensor:
-    """``grad`` [rows, ...] with zeros wherever it is smaller than the ``count``-th largest magnitude [rows] of its row.
+    """Return ``grad`` [rows, ...] with zeros where it is below the ``count``-th [rows] largest magnitude of its row.
 
     A NaN counts as zero.
     """

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastadv.attacks.loop.arguments import master, step_count
+from fastadv.attacks.configured import Attack
+from fastadv.attacks.loop.arguments import as_float32, step_count
 from fastadv.attacks.loop.ascent import ascend
-from fastadv.attacks.loop.objective import through
+from fastadv.attacks.loop.objective import backprop_to_input
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
 from fastadv.ops import checks
@@ -64,7 +65,7 @@ def bss(
     networks = Networks(model)
     if networks.together:
         raise ValueError("model must be one network, got a sequence")
-    x = master(x)
+    x = as_float32(x)
     schedule = step_count(steps, x)
     move = bss_stepper(x, step_size=step_size, bounds=bounds)
     checks.int64("target", target, [x.shape[0]], x)
@@ -77,6 +78,10 @@ def bss(
             schedule,
             finished=lambda: gap.closed,
         )
+
+
+class BSS(Attack, function=bss, own_checks={"stop_early": checks.flag}):
+    """:func:`fastadv.attacks.bss`, configured once: ``BSS(steps=5)(model, x, target)``."""
 
 
 class _Gap:
@@ -102,7 +107,7 @@ class _Gap:
         x = x.detach().requires_grad_()
         logits = self._networks.logits(x)
         # As long as the base class is predicted, it is the class of the largest logit beside the target's.
-        value, by_logits = attack_loss_value_and_grad(logits, self._target, kind="cw", targeted=True)
+        value, grad_logits = attack_loss_value_and_grad(logits, self._target, kind="cw", targeted=True)
         predicted = logits.detach().argmax(1)
         if self._base is None:
             self._base = predicted
@@ -110,4 +115,4 @@ class _Gap:
         self.active = self.active & (predicted == self._base)
         self.width = -value
         self.closed = self._stop_early and not self.active.any()
-        return value, torch.zeros_like(x) if self.closed else through(logits, x, by_logits)
+        return value, torch.zeros_like(x) if self.closed else backprop_to_input(logits, x, grad_logits)

@@ -1,4 +1,4 @@
-"""Which samples bss starts from, and which classes it goes to: bss_candidates and bss_targets."""
+"""The samples that bss starts from and the classes it moves them to: bss_candidates and bss_targets."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.loop.arguments import count
-from fastadv.attacks.loop.starts import random_rows
+from fastadv.attacks.loop.ball import Ball
+from fastadv.attacks.loop.noise import Noise
+from fastadv.numerics import accumulate
 from fastadv.ops import checks
-from fastadv.reference._common import accumulate
 
 
 def bss_candidates(teacher: Tensor, student: Tensor, target: Tensor, *, size: int = 64) -> tuple[Tensor, Tensor]:
-    """The samples of a batch that are worth a boundary supporting sample, ``size`` at most.
+    """Choose the samples of a batch that are worth a boundary supporting sample, ``size`` at most.
 
     Worth it are those that teacher and student both classify as ``target``; of more than ``size`` those on which they
     differ most, by ``sum_{c != target} (p_T(c) - p_S(c))^2`` with the probabilities p. The shapes of the results are
@@ -52,7 +53,7 @@ def bss_candidates(teacher: Tensor, student: Tensor, target: Tensor, *, size: in
 
 
 def bss_targets(logits: Tensor, *, seed: int | Tensor | None = None, sample_ids: Tensor | None = None) -> Tensor:
-    """The class that :func:`bss` moves each sample to: k with probability ``p(k) / (1 - max p)``, never the predicted.
+    """Draw the class that :func:`bss` moves a sample to: k, not the predicted, with probability ``p(k) / (1 - max p)``.
 
     p are the probabilities of the logits. Drawn as the largest of ``z_k + G_k`` over the other classes, with G from
     the standard Gumbel distribution, so that also where max p rounds to one the others keep their proportions.
@@ -78,7 +79,7 @@ def bss_targets(logits: Tensor, *, seed: int | Tensor | None = None, sample_ids:
     with torch.no_grad():
         z = accumulate(logits)
         half = torch.full_like(z, 0.5)
-        uniform = random_rows(half, 1, eps=0.5, norm="linf", bounds=None, seed=seed, sample_ids=sample_ids)
+        uniform = Ball(eps=0.5, bounds=None).random_rows(half, 1, Noise(seed, sample_ids))
         # The noise has 24 bits; an end of the interval would be an infinite deviate.
         uniform = uniform.clamp(2.0**-25, 1 - 2.0**-24)
         drawn = z - (-uniform.log()).log()

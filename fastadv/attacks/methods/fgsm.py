@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor
 
-from fastadv.attacks.loop.objective import Loss
-from fastadv.attacks.methods.pgd import pgd
+from fastadv.attacks.configured import Attack
+from fastadv.attacks.loop.ball import Ball
+from fastadv.attacks.loop.noise import Noise
+from fastadv.attacks.loop.objective import Goal, Loss
+from fastadv.attacks.loop.projected_ascent import Tries, projected_ascent
+from fastadv.attacks.methods.pgd import steepest_step
 from fastadv.attacks.model.networks import Network
 
 
@@ -44,23 +49,18 @@ def fgsm(
 
     Source: Goodfellow, Shlens, Szegedy, "Explaining and harnessing adversarial examples", ICLR 2015.
     """
-    return pgd(
+    return projected_ascent(
+        partial(steepest_step, l1_fraction),
         model,
         x,
-        y,
-        eps=eps,
+        Goal(y, loss, reference, targeted),
+        Ball(eps, norm, bounds, mode),
+        Noise(seed, sample_ids),
+        Tries(random_start, restarts, best),
         step_size=eps if step_size is None else step_size,
         steps=1,
-        norm=norm,
-        loss=loss,
-        reference=reference,
-        targeted=targeted,
-        random_start=random_start,
-        restarts=restarts,
-        best=best,
-        bounds=bounds,
-        mode=mode,
-        seed=seed,
-        sample_ids=sample_ids,
-        l1_fraction=l1_fraction,
     )
+
+
+class FGSM(Attack, function=fgsm):
+    """:func:`fastadv.attacks.fgsm`, configured once: ``FGSM(eps=8 / 255)(model, x, y)``."""

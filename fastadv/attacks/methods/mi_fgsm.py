@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from torch import Tensor
 
-from fastadv.attacks.loop.objective import Loss
-from fastadv.attacks.loop.projected_ascent import projected_ascent
+from fastadv.attacks.configured import Attack
+from fastadv.attacks.loop.ascent import Step
+from fastadv.attacks.loop.ball import Ball
+from fastadv.attacks.loop.noise import Noise
+from fastadv.attacks.loop.objective import Goal, Loss
+from fastadv.attacks.loop.projected_ascent import Tries, projected_ascent
 from fastadv.attacks.model.networks import Network
+from fastadv.ops import checks
 from fastadv.ops.step import momentum_stepper
 
 
@@ -52,22 +56,25 @@ def mi_fgsm(
 
     Source: Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018.
     """
+
+    def along_momentum(centre: Tensor, ball: Ball, step_size: float | Tensor) -> Step:
+        eps, norm, bounds, _ = ball
+        return momentum_stepper(
+            centre, eps=eps, step_size=step_size, decay=decay, norm=norm, bounds=bounds, l1_fraction=l1_fraction
+        )
+
     return projected_ascent(
-        partial(momentum_stepper, decay=decay, l1_fraction=l1_fraction),
+        along_momentum,
         model,
         x,
-        y,
-        eps=eps,
+        Goal(y, loss, reference, targeted),
+        Ball(eps, norm, bounds),
+        Noise(seed, sample_ids),
+        Tries(random_start, restarts, best),
         step_size=step_size,
         steps=steps,
-        norm=norm,
-        loss=loss,
-        reference=reference,
-        targeted=targeted,
-        random_start=random_start,
-        restarts=restarts,
-        best=best,
-        bounds=bounds,
-        seed=seed,
-        sample_ids=sample_ids,
     )
+
+
+class MIFGSM(Attack, function=mi_fgsm, own_checks={"decay": checks.number}):
+    """:func:`fastadv.attacks.mi_fgsm`, configured once: ``MIFGSM(eps=8 / 255, decay=0.9)(model, x, y)``."""

@@ -7,8 +7,12 @@ from functools import partial
 
 from torch import Tensor
 
-from fastadv.attacks.loop.objective import Loss
-from fastadv.attacks.loop.projected_ascent import projected_ascent
+from fastadv.attacks.configured import Attack
+from fastadv.attacks.loop.ascent import Step
+from fastadv.attacks.loop.ball import Ball
+from fastadv.attacks.loop.noise import Noise
+from fastadv.attacks.loop.objective import Goal, Loss
+from fastadv.attacks.loop.projected_ascent import Tries, projected_ascent
 from fastadv.attacks.model.networks import Network
 from fastadv.ops.step import pgd_stepper
 
@@ -88,23 +92,22 @@ def pgd(
     Source: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
     """
     return projected_ascent(
-        partial(pgd_stepper, mode=mode, l1_fraction=l1_fraction),
+        partial(steepest_step, l1_fraction),
         model,
         x,
-        y,
-        eps=eps,
+        Goal(y, loss, reference, targeted),
+        Ball(eps, norm, bounds, mode),
+        Noise(seed, sample_ids),
+        Tries(random_start, restarts, best, start_eps),
         step_size=step_size,
         steps=steps,
-        norm=norm,
-        loss=loss,
-        reference=reference,
-        targeted=targeted,
-        random_start=random_start,
-        restarts=restarts,
-        best=best,
-        bounds=bounds,
-        mode=mode,
-        seed=seed,
-        sample_ids=sample_ids,
-        start_eps=start_eps,
     )
+
+
+class PGD(Attack, function=pgd):
+    """:func:`fastadv.attacks.pgd`, configured once: ``PGD(eps=8 / 255, steps=20)(model, x, y)``."""
+
+
+def steepest_step(l1_fraction: float, centre: Tensor, ball: Ball, step_size: float | Tensor) -> Step:
+    """Return steps of :func:`fastadv.pgd_step` in ``ball`` around ``centre`` [rows, ...]."""
+    return pgd_stepper(centre, step_size=step_size, l1_fraction=l1_fraction, **ball._asdict())

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastadv.attacks.loop.arguments import count, master, step_count, step_length
-from fastadv.attacks.loop.ascent import Watch, ascend
-from fastadv.attacks.loop.objective import Loss, Objective
-from fastadv.attacks.loop.starts import random_rows
+from fastadv.attacks.configured import Attack, among
+from fastadv.attacks.loop.arguments import as_float32, count, step_count, step_length
+from fastadv.attacks.loop.ascent import Step, Watch, ascend
+from fastadv.attacks.loop.ball import Ball
+from fastadv.attacks.loop.noise import Noise
+from fastadv.attacks.loop.objective import Goal, Loss, Objective
 from fastadv.attacks.methods.tald_released import released_particles
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
+from fastadv.numerics import accumulate
 from fastadv.ops import checks
-from fastadv.ops.svgd import svgd_stepper
-from fastadv.reference.svgd import stein_terms
+from fastadv.ops.svgd import UPDATES, svgd_stepper
 
 VARIANTS = {name: name for name in ("projected", "released")}
 
@@ -87,90 +91,79 @@ def svgd(
     return projected_particles(
         model,
         x,
-        y,
-        eps=eps,
+        Goal(y, loss, reference),
+        Ball(eps, norm, bounds),
+        Noise(seed, sample_ids),
+        Stein(bandwidth, update, score_scale),
+        particles=particles,
         step_size=step_size,
         steps=steps,
-        particles=particles,
-        norm=norm,
-        loss=loss,
-        reference=reference,
-        bandwidth=bandwidth,
-        update=update,
-        score_scale=score_scale,
-        bounds=bounds,
-        seed=seed,
-        sample_ids=sample_ids,
     )
+
+
+class SVGD(
+    Attack,
+    function=svgd,
+    own_checks={
+        "particles": lambda name, value: count(name, value, 1),
+        "bandwidth": lambda name, value: checks.number_or(name, value, "median"),
+        "update": among(UPDATES),
+        "score_scale": lambda name, value: checks.number_or(name, value, "rms"),
+        "variant": among(VARIANTS),
+    },
+):
+    """:func:`fastadv.attacks.svgd`, configured once: ``SVGD(eps=8 / 255, particles=8)(model, x, y)``."""
+
+
+class Stein(NamedTuple):
+    """Kernel, direction and weight of the score: the keywords of :func:`fastadv.svgd_step` beside those of the ball."""
+
+    bandwidth: float | str = "median"
+    update: str = "sign"
+    score_scale: float | str = "rms"
+
+
+def particle_stepper(x: Tensor, ball: Ball, stein: Stein, step_size: float | Tensor) -> Step:
+    """Return :func:`fastadv.svgd_step` in ``ball`` around images ``x`` [N, ...], for particles [N, n, ...]."""
+    eps, norm, bounds, _ = ball
+    return svgd_stepper(x, eps=eps, step_size=step_size, norm=norm, bounds=bounds, **stein._asdict())
 
 
 def projected_particles(
     model: Network | Sequence[Network],
     x: Tensor,
-    y: Tensor | None,
+    goal: Goal,
+    ball: Ball,
+    noise: Noise,
+    stein: Stein,
     *,
-    eps: float | Tensor,
+    particles: int,
     step_size: float | Tensor | None,
     steps: int | Tensor,
-    particles: int,
-    norm: str,
-    bandwidth: float | str,
-    update: str,
-    score_scale: float | str,
-    bounds: tuple[float, float] | None,
-    seed: int | Tensor | None,
-    sample_ids: Tensor | None = None,
-    loss: Loss = "ce",
-    reference: Tensor | None = None,
     watch: Watch | None = None,
 ) -> Tensor:
-    """:func:`svgd` with ``variant="projected"``; ``watch`` sees each (rows, values, score) before its step."""
+    """Return what :func:`svgd` does with ``variant="projected"``: [N, particles, ...].
+
+    watch: called with each (rows, values, score), [N * particles, ...], before its step.
+    """
     networks = Networks(model)
-    x = master(x).contiguous()  # svgd_step works on contiguous particles, whatever comes in
+    x = as_float32(x).contiguous()  # svgd_step works on contiguous particles, whatever comes in
     schedule = step_count(steps, x)
-    step_size = step_length(x, eps, step_size, schedule)
     shape = (x.shape[0], count("particles", particles, 1))
-    move = svgd_stepper(
-        x,
-        eps=eps,
-        step_size=step_size,
-        norm=norm,
-        bounds=bounds,
-        bandwidth=bandwidth,
-        update=update,
-        score_scale=score_scale,
-    )
+    move = particle_stepper(x, ball, stein, step_length(x, ball.eps, step_size, schedule))
 
     def step(rows: Tensor, score: Tensor) -> Tensor:
         return move(rows.unflatten(0, shape), score.unflatten(0, shape)).flatten(0, 1)
 
     with no_trace(networks.members):
-        start = random_particles(
-            x, eps=eps, particles=particles, norm=norm, bounds=bounds, seed=seed, sample_ids=sample_ids
-        )
-        objective = Objective(networks, x, y, loss=loss, reference=reference, copies=particles)
-        rows = ascend(objective, start.flatten(0, 1), step, schedule.of_copies(particles), watch=watch)
+        start = ball.random_rows(x, particles, noise)
+        objective = Objective(networks, x, goal, particles)
+        rows = ascend(objective, start, step, schedule.of_copies(particles), watch=watch)
         return rows.unflatten(0, shape)
 
 
-def random_particles(
-    x: Tensor,
-    *,
-    eps: float | Tensor,
-    particles: int,
-    norm: str,
-    bounds: tuple[float, float] | None,
-    seed: int | Tensor | None,
-    sample_ids: Tensor | None = None,
-) -> Tensor:
-    """Where the particles start: [N, particles, ...], uniform in the ball around each image of ``x`` [N, ...]."""
-    checks.radius("eps", eps, x)
-    start = random_rows(x, particles, eps=eps, norm=norm, bounds=bounds, seed=seed, sample_ids=sample_ids)
-    return start.unflatten(0, (x.shape[0], particles))
-
-
 def repulsion_ratio(particles: Tensor, score: Tensor, *, bandwidth: float | str = "median") -> Tensor:
-    """How many times stronger the particles of an image repel than the score attracts them, at score scale 1: [N].
+    """Return how many times stronger an image's particles repel than the score attracts them, at score scale 1: [N].
 
     ``rms(1/n sum_j k_ij (x_i - x_j) / sigma^2) / rms(1/n sum_j k_ij score_j)``, both over particles and elements.
     Zero where nothing repels, infinite where only the score is zero.
@@ -188,8 +181,28 @@ def repulsion_ratio(particles: Tensor, score: Tensor, *, bandwidth: float | str 
     checks.floating("score", score)
     checks.same("score", score, "particles", particles)
     checks.number_or("bandwidth", bandwidth, "median")
-    # Only differences count; taken from one of the particles they are small numbers, which keep their digits.
-    offsets = (particles - particles[:, :1]).flatten(2)
-    attraction, repulsion = stein_terms(offsets, score.flatten(2), bandwidth)
+    attraction, repulsion = _stein_terms(particles.detach().flatten(2), score.detach().flatten(2), bandwidth)
     pull, push = (term.square().mean((1, 2)) for term in (attraction, repulsion))
     return torch.where(push == 0, push, push / pull).sqrt()
+
+
+def _stein_terms(particles: Tensor, score: Tensor, bandwidth: float | str) -> tuple[Tensor, Tensor]:
+    """Return ``1/n sum_j k_ij score_j`` and ``1/n sum_j k_ij (x_i - x_j) / sigma^2``, both [N, n, D].
+
+    A flat kernel, where the median distance is zero, attracts and does not repel.
+    """
+    x, score = accumulate(particles), accumulate(score)
+    count = x.shape[1]
+    # One particle against all at a time: differences keep their digits, and nothing has n x n x D elements.
+    squared = torch.stack([(x - x[:, j, None]).square().sum(2) for j in range(count)], dim=2)
+    if isinstance(bandwidth, str):
+        rows, columns = torch.triu_indices(count, count, 1, device=x.device)
+        pairs = squared[:, rows, columns]
+        median = pairs.median(1).values if count > 1 else squared[:, 0, 0]
+        precision = torch.where(median > 0, 2 * math.log(count + 1) / median, 0.0)[:, None, None]
+    else:
+        precision = torch.full_like(squared[:, :1, :1], bandwidth**-2)
+    kernel = (squared * precision / -2).exp()
+    weights = kernel * precision
+    repulsion = torch.stack([(weights[:, i, :, None] * (x[:, i, None] - x)).sum(1) for i in range(count)], dim=1)
+    return kernel @ score / count, repulsion / count

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastadv.attacks.loop import seeds
-from fastadv.attacks.loop.arguments import count, master
-from fastadv.attacks.loop.copies import copy_ids, repeat
+from fastadv.attacks.loop.arguments import as_float32, count
+from fastadv.attacks.loop.ball import Ball
+from fastadv.attacks.loop.noise import Noise
 from fastadv.attacks.loop.objective import gradient
+from fastadv.attacks.loop.rows import repeat_rows
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
-from fastadv.ops import ball, checks
-from fastadv.reference._common import per_sample, sample_dims
+from fastadv.numerics import per_sample, sample_dims
+from fastadv.ops import checks
 
 # The finite-difference radius of the published code.
 XI = 10.0
@@ -32,7 +33,7 @@ def released_particles(
     sample_ids: Tensor | None = None,
     xi: float = XI,
 ) -> Tensor:
-    """Particles [N, n, ...] as the published TALD code computes them, ``clamp(x + r)`` with ``|r|_2 = eps``.
+    """Return particles [N, n, ...] as the published TALD code computes them, ``clamp(x + r)`` with ``|r|_2 = eps``.
 
     For the M = N n rows of the batch, with random directions d_i, ``|d_i|_2 = 1``:
 
@@ -65,7 +66,7 @@ def released_particles(
     networks = Networks(model)
     if networks.together:
         raise ValueError("model must be one network for variant 'released', got a sequence")
-    x = master(x).contiguous()
+    x = as_float32(x).contiguous()
     checks.radius("eps", eps, x)
     low, high = checks.box(bounds)
     sigma = checks.number_or("bandwidth", bandwidth, "median")
@@ -73,33 +74,29 @@ def released_particles(
     with no_trace(networks.members):
         with torch.no_grad():
             clean = _probabilities(networks, x)
-        rows, target = repeat(x, particles), repeat(clean, particles)
-        directions = random_directions(x, particles, seed, sample_ids).requires_grad_()
+        rows, target = repeat_rows(x, particles), repeat_rows(clean, particles)
+        directions = random_directions(x, particles, Noise(seed, sample_ids)).requires_grad_()
         gap = (_probabilities(networks, rows + xi * directions) - target).square().mean()
         score = gradient(gap, directions, torch.ones_like(gap))
         phi = stein_direction(directions.detach().flatten(1), score.flatten(1), sigma).view_as(rows)
-    moved = rows + per_sample(repeat(eps, particles), rows) * unit(phi)
+    moved = rows + per_sample(repeat_rows(eps, particles), rows) * unit(phi)
     return moved.clamp(low, high).unflatten(0, (x.shape[0], particles))
 
 
-def random_directions(x: Tensor, particles: int, seed: int | Tensor | None, sample_ids: Tensor | None) -> Tensor:
-    """Unit vectors [N * particles, ...] from uniform noise, as the published code draws them."""
-    centre = torch.zeros_like(repeat(x, particles))
-    noise = ball.random_start(
-        centre, eps=0.5, bounds=None, seed=seeds.resolve(seed), sample_ids=copy_ids(x, particles, sample_ids)
-    )
-    return unit(noise)
+def random_directions(x: Tensor, particles: int, noise: Noise) -> Tensor:
+    """Draw unit vectors [N * particles, ...] from uniform noise, as the published code does."""
+    return unit(Ball(eps=0.5, bounds=None).random_rows(torch.zeros_like(x), particles, noise))
 
 
 def unit(x: Tensor) -> Tensor:
-    """Each row of ``x`` [M, ...] at l2 length 1, by way of its largest magnitude, with the published code's guards."""
+    """Scale each row of ``x`` [M, ...] to l2 length 1 by way of its largest magnitude, with the published guards."""
     dims = sample_dims(x)
     x = x / (1e-12 + x.abs().amax(dims, keepdim=True))
     return x / (1e-6 + x.square().sum(dims, keepdim=True)).sqrt()
 
 
 def stein_direction(directions: Tensor, score: Tensor, sigma: float) -> Tensor:
-    """phi [M, D] for ``directions`` and ``score`` [M, D]: the kernel joins every row with every other."""
+    """Return phi [M, D] for ``directions`` and ``score`` [M, D]: the kernel joins every row with every other."""
     h = 1e-8 + 2 * sigma**2
     # Taken directly: the Gram matrix's rounding is far larger than sigma.
     distance = torch.cdist(directions, directions, compute_mode="donot_use_mm_for_euclid_dist")

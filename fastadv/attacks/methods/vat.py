@@ -7,15 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastadv.attacks.loop import seeds
-from fastadv.attacks.loop.arguments import master, step_count
-from fastadv.attacks.loop.ascent import ascend, choose
-from fastadv.attacks.loop.copies import copy_ids
+from fastadv.attacks.configured import Attack
+from fastadv.attacks.loop.arguments import as_float32, step_count
+from fastadv.attacks.loop.ascent import ascend
+from fastadv.attacks.loop.ball import Ball
+from fastadv.attacks.loop.noise import Noise
 from fastadv.attacks.loop.objective import gradient
+from fastadv.attacks.loop.rows import choose
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
+from fastadv.numerics import accumulate, per_sample, safe_norm
 from fastadv.ops import ball, checks
-from fastadv.reference._common import accumulate, per_sample, safe_norm
 
 
 def vat(
@@ -64,15 +66,18 @@ def vat(
     networks = Networks(model)
     if networks.together:
         raise ValueError("model must be one network, got a sequence")
-    x = master(x)
+    x = as_float32(x)
     schedule = step_count(steps, x)
     checks.radius("eps", eps, x)
     checks.positive("xi", xi)
     with no_trace(networks.members):
-        ids, number = copy_ids(x, 1, sample_ids), seeds.resolve(seed)
-        noise = ball.random_start(torch.zeros_like(x), eps=1.0, norm="l2", bounds=None, seed=number, sample_ids=ids)
-        direction = ascend(_Divergence(networks, x, xi), _unit(noise, noise), _unit_or_stay, schedule)
+        drawn = Ball(eps=1.0, norm="l2", bounds=None).random_rows(torch.zeros_like(x), 1, Noise(seed, sample_ids))
+        direction = ascend(_Divergence(networks, x, xi), _unit(drawn, drawn), _unit_or_stay, schedule)
         return ball.project(x + per_sample(eps, x) * direction, x, eps=eps, norm="l2", bounds=bounds)
+
+
+class VAT(Attack, function=vat, own_checks={"xi": checks.positive}):
+    """:func:`fastadv.attacks.vat`, configured once: ``VAT(eps=1.0)(model, x)``."""
 
 
 class _Divergence:
@@ -88,7 +93,7 @@ class _Divergence:
         self._xi = (safe_norm(x) * torch.finfo(clean.dtype).eps ** 0.5).clamp(min=xi)
 
     def value_and_grad(self, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """The divergence [N] at ``direction``, and a positive multiple of its gradient a row."""
+        """Return the divergence [N] at ``direction``, and a positive multiple of its gradient a row."""
         x = (self._x + self._xi * direction).requires_grad_()
         logits = self._networks.logits(x)
         # With u = expm1(change of the logits) the new probabilities are p (1 + u) / (1 + <p, u>), whatever the logits
@@ -98,17 +103,17 @@ class _Divergence:
         growth = torch.expm1(change)
         mean = (self._probabilities * growth).sum(1, keepdim=True)
         value = torch.log1p(mean).squeeze(1) - (self._probabilities * change).sum(1)
-        by_logits = self._probabilities * (growth - mean)
+        grad_logits = self._probabilities * (growth - mean)
         # The direction is all that counts; at length one it survives half precision.
-        return value, gradient(logits, x, _unit(by_logits, by_logits).to(logits.dtype))
+        return value, gradient(logits, x, _unit(grad_logits, grad_logits).to(logits.dtype))
 
 
 def _unit_or_stay(direction: Tensor, grad: Tensor) -> Tensor:
-    """The next direction of the power iteration; the old one where the gradient is zero or not a number."""
+    """Return the next direction of the power iteration; the old one where the gradient is zero or not a number."""
     return _unit(grad, direction)
 
 
 def _unit(x: Tensor, otherwise: Tensor) -> Tensor:
-    """Each row of ``x`` [N, ...] at l2 length 1, that of ``otherwise`` where it has no direction."""
+    """Scale each row of ``x`` [N, ...] to l2 length 1; take that of ``otherwise`` where it has no direction."""
     length = safe_norm(x)
     return choose(((length > 0) & length.isfinite()).flatten(), x / length, otherwise)

@@ -1,1 +1,1 @@
-"""What is attacked: networks left as they were found, and copies made to be attacked."""
+"""Networks under attack: called and left as they were found, or copied to be attacked sooner."""

@@ -1,4 +1,4 @@
-"""Finds what can be folded in a network, and the layer through which images enter, without running it."""
+"""Find the BatchNorms of a network that can be folded, and the layer through which images enter, by tracing it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from fastadv.reference._common import accumulate
+from fastadv.numerics import accumulate
 
 # Exact types: what inherits from them, parametrised layers among others, may compute something else.
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -27,7 +27,7 @@ class Pair(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """What :func:`survey` finds, by path.
+    """The findings of :func:`survey`, by path.
 
     ``pairs`` can be folded; every other BatchNorm is ``kept`` for a reason, and ``untraced`` modules have one too.
     ``entry`` is the one layer through which images enter, after operations on them with the tensors ``before`` it.
@@ -41,7 +41,7 @@ class Survey(NamedTuple):
 
 
 def survey(network: nn.Module) -> Survey:
-    """What can be folded in ``network``, which is left as it is.
+    """Find what can be folded in ``network``, which is left as it is.
 
     Where symbolic tracing cannot follow a module (a branch on a value, say), its parts are traced one by one, and the
     network around it as if the module were a single layer.
@@ -64,7 +64,7 @@ def survey(network: nn.Module) -> Survey:
 
 
 def folded(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
-    """Weight and bias of ``layer`` followed by ``norm`` in eval mode, in float32 or float64."""
+    """Return weight and bias of ``layer`` followed by ``norm`` in eval mode, in float32 or float64."""
     tensors = (layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
     weight, bias, mean, variance, gain, shift = (None if x is None else accumulate(x.detach()) for x in tensors)
     assert weight is not None
@@ -75,7 +75,7 @@ def folded(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
 
 
 def _entry(network: nn.Module, graph: fx.Graph | None) -> tuple[str | None, frozenset[str]]:
-    """The path of the entry and the names of the tensors before it; no path where there is no one such layer."""
+    """Return the path of the entry and the names of the tensors before it; no path where there is no one such layer."""
     nowhere: tuple[None, frozenset[str]] = (None, frozenset())
     if graph is None:
         return nowhere
@@ -133,7 +133,7 @@ def _entangled(path: str, network: nn.Module) -> str | None:
 
 
 class _Calls:
-    """Which layer feeds which in a set of graphs, each of the module at a path.
+    """The calls of layers in a set of graphs, each of the module at a path.
 
     ``untraced``: why modules around them have no graph, by path.
     """
@@ -153,7 +153,7 @@ class _Calls:
                     self._read.add(path.rpartition(".")[0])
 
     def layer_before(self, norm: str) -> tuple[str, str | None]:
-        """The path of the module whose output ``norm`` takes, or why there is no such module of its own."""
+        """Return the path of the module whose output only ``norm`` takes, or the reason why there is none."""
         if norm not in self._of:
             return "", f"nothing that can be traced calls it{self._why_not(norm)}"
         inputs = [source for node in self._of[norm] for source in node.all_input_nodes]
@@ -169,7 +169,7 @@ class _Calls:
         return layer, None
 
     def _why_not(self, path: str) -> str:
-        """Why the innermost module around ``path`` that could not be traced could not; nothing where there is none."""
+        """Return why the innermost untraced module around ``path`` is untraced, empty where there is none."""
         around = [module for module in self._untraced if path.startswith(_join(module, ""))]
         if not around:
             return ""
@@ -187,7 +187,7 @@ class _Tracer(fx.Tracer):
 
 
 def _graphs(network: nn.Module) -> tuple[list[tuple[str, fx.Graph]], dict[str, str]]:
-    """Graphs, as few as can be, of ``network`` or of its parts, with their paths; why other modules have none."""
+    """Trace ``network``, or else its largest parts that can be: graphs by path, and why other modules have none."""
     opaque: dict[nn.Module, str] = {}
     tracer = _Tracer(opaque)
 
@@ -214,7 +214,7 @@ def _failure(tracer: _Tracer, module: nn.Module) -> str | None:
 
 
 def _parts(module: nn.Module) -> Iterator[nn.Module]:
-    """The modules of its own that the forward of ``module`` may call and that have parts themselves."""
+    """Yield the modules that the forward of ``module`` may call and that have parts themselves."""
     for child in module.children():
         if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
             yield from _parts(child)

@@ -1,4 +1,4 @@
-"""Leaves no trace of an attack on the caller's networks and modes."""
+"""Contexts in which an attack leaves no trace on the caller's networks and modes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastadv.attacks.model.networks import module_behind
 
 @contextlib.contextmanager
 def evaluating(models: Iterable[Any]) -> Iterator[None]:
-    """Every module in eval mode inside; afterwards each submodule has its own flag again.
+    """Put every module in eval mode inside; afterwards each submodule has its own flag again.
 
     In eval mode neither the buffers of BatchNorm nor the global random state of Dropout change. Callables that are no
     modules or methods of one are left alone.
@@ -33,7 +33,7 @@ def evaluating(models: Iterable[Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_trace(models: Iterable[Any]) -> Iterator[None]:
-    """:func:`evaluating`, with gradients recorded whatever the caller's grad mode; autocast stays as it is."""
+    """Enter :func:`evaluating` and record gradients, whatever the caller's grad mode; autocast stays as it is."""
     try:
         with evaluating(models), _normal_mode(), torch.enable_grad():
             yield

@@ -39,15 +39,16 @@ class Networks:
         )
 
     def logits(self, x: Tensor) -> Tensor:
-        """What the only network gives for ``x`` [N, ...]; TypeError or ValueError where that is no logits [N, C]."""
-        (logits,) = self(x)
+        """Return the logits [N, C] of the only network for ``x`` [N, ...]; TypeError or ValueError for other output."""
+        (member,), (dtype,) = self.members, self._dtypes
+        logits = member(x if dtype is None else x.to(dtype))
         checks.logits("the output of model", logits)
         if logits.shape[0] != x.shape[0]:
             raise ValueError(f"the output of model must have shape [{x.shape[0]}, C], got {list(logits.shape)}")
         return logits
 
 
-class InItsMode:
+class KeepMode:
     """A network that attacks leave in the mode it is in, instead of putting it in eval mode.
 
     In train mode it takes the statistics of the attacked batch, and each step moves BatchNorm's buffers.
@@ -65,13 +66,13 @@ class InItsMode:
 
 
 def unwrapped(member: Any) -> Any:
-    """The network itself, which a DistributedDataParallel holds."""
+    """Return the network that a DistributedDataParallel holds, any other as it is."""
     # At each forward the wrapper synchronises the buffers of all ranks, which then would have to attack in step.
     return member.module if isinstance(member, DistributedDataParallel) else member
 
 
 def module_behind(member: Any) -> nn.Module | None:
-    """``member`` where it is a module, the module that it is a method of, or None."""
+    """Return ``member`` where it is a module, the module that it is a method of, or None."""
     owner = member.__self__ if isinstance(member, MethodType) else member
     return owner if isinstance(owner, nn.Module) else None
 

@@ -1,4 +1,4 @@
-"""What methods with modules of their own need before and while they build them."""
+"""Modules of a method that depend on the networks: a stand-in until they are built, an example for their shapes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastadv.distill.parts.teacher import required
 
 
 class Unbuilt(nn.Module):
-    """Stands for a module of ``method`` that its ``build`` makes. Raises RuntimeError where it is called or loaded."""
+    """A stand-in for a module of ``method`` that its ``build`` makes. Raises RuntimeError when called or loaded."""
 
     def __init__(self, method: str) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Unbuilt(nn.Module):
 def example_features(
     method: Method, student: nn.Module, teacher: nn.Module | None, x: Tensor
 ) -> tuple[Features, Features]:
-    """What student and teacher show of the first image of ``x``, for its shapes. It leaves both as they were.
+    """Return the features of the first image of ``x`` in student and teacher, for their shapes; both stay as they were.
 
     Raises TypeError where one of them shows nothing.
     """

@@ -1,4 +1,4 @@
-"""What brings a student's feature map to the shape of a teacher's."""
+"""Layers that bring a student's feature map to the shape of a teacher's."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from torch import Tensor, nn
 
 
 def connector(student: Tensor, teacher: Tensor) -> nn.Module:
-    """:func:`regressor`, or the identity where both maps have the same shape."""
+    """Return :func:`regressor`, or the identity where both maps have the same shape."""
     return nn.Identity() if student.shape[1:] == teacher.shape[1:] else regressor(student, teacher)
 
 
 def regressor(student: Tensor, teacher: Tensor) -> nn.Module:
-    """From maps of the shape of ``student`` [N, C, H, W] to that of ``teacher``: a convolution and BatchNorm.
+    """Return a convolution and BatchNorm from maps of the shape of ``student`` [N, C, H, W] to that of ``teacher``.
 
     The convolution is 3x3 of stride 2 where the student's map is twice as large, transposed 4x4 of stride 2 where it is
     half as large, otherwise unpadded, of the size that leaves the teacher's.

@@ -1,15 +1,16 @@
-"""What a network shows of its inside, for losses that compare more than logits."""
+"""Features of a network, for losses that compare more than logits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 class Features(NamedTuple):
-    """One forward pass.
+    """The results of one forward pass.
 
     maps: the stem's and each stage's output after its ReLU, [N, C, H, W], from the largest to the smallest.
     preactivations: the same before that ReLU; where a stage ends without one (MobileNetV2's), its map again.
@@ -23,7 +24,7 @@ class Features(NamedTuple):
     logits: Tensor
 
     def of_rows(self, rows: slice) -> Features:
-        """The same of some of the samples."""
+        """Return the same of some of the samples."""
         maps = tuple(x[rows] for x in self.maps)
         preactivations = tuple(x[rows] for x in self.preactivations)
         return Features(maps, preactivations, self.embedding[rows], self.logits[rows])
@@ -39,15 +40,53 @@ class Featured(Protocol):
 
 
 def features_of(name: str, network: object, x: Tensor) -> Features:
-    """``network.with_features(x)``. Raises TypeError naming ``name`` where the network offers none."""
+    """Return ``network.with_features(x)``, of what torch.compile or DistributedDataParallel wraps that of the inside.
+
+    Under DistributedDataParallel the call goes through its forward, so that gradients are synchronised.
+
+    Raises TypeError naming ``name`` where the network offers none.
+    """
+    network = getattr(network, "_orig_mod", network)  # of a module that torch.compile made
+    if isinstance(network, DistributedDataParallel):
+        return _through_wrapper(name, network, x)
     if not isinstance(network, Featured):
-        raise TypeError(f"{name} must have with_features(x), which gives its maps; got {type(network).__name__}")
+        raise TypeError(
+            f"{name} must have with_features(x), which gives its maps; got {type(network).__name__}. "
+            "fastadv.distill.Hooked(network, layers=[...]) takes them from any module"
+        )
     return network.with_features(x)
 
 
 def observe(name: str, network: Callable[[Tensor], Tensor], x: Tensor, *, deep: bool) -> Features:
-    """What ``network`` shows of ``x``; with ``deep=False`` its logits alone, which are all that any network has."""
+    """Return the features of ``x``; with ``deep=False`` the logits alone, which are all that any network has."""
     if deep:
         return features_of(name, network, x)
     logits = network(x)
     return Features((), (), logits[:, :0], logits)
+
+
+def logits_of(output: object) -> Tensor:
+    """Return ``output`` or, of an output that holds ``logits`` beside others, these. TypeError where there are none."""
+    if isinstance(output, Tensor):
+        return output
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"a network must give logits [N, C], or an output that has .logits; got {type(output).__name__}"
+        )
+    return logits
+
+
+def _through_wrapper(name: str, wrapper: DistributedDataParallel, x: Tensor) -> Features:
+    inside: nn.Module = wrapper.module
+
+    def features_instead(images: Tensor) -> Features:
+        del inside.forward
+        return features_of(name, inside, images)
+
+    # Hides the forward of its class from this one call.
+    inside.forward = features_instead
+    try:
+        return wrapper(x)
+    finally:
+        inside.__dict__.pop("forward", None)

@@ -11,7 +11,7 @@ from torch import nn
 
 @contextlib.contextmanager
 def constant_parameters(networks: Iterable[Any]) -> Iterator[None]:
-    """What is computed inside gives the networks' parameters no gradient, though it flows through them to their inputs.
+    """Keep gradients of what is computed inside from the networks' parameters; they reach the networks' inputs.
 
     Afterwards each parameter requires grad as before. Callables that are no modules are left alone.
     """

@@ -1,4 +1,4 @@
-"""Which maps of two networks are compared, and maps of different shape brought together."""
+"""Pairs of feature maps of two networks: chosen by layer, and brought to one size."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from fastadv.distill.parts.features import Features
-from fastadv.reference._common import accumulate
+from fastadv.numerics import accumulate
 
 Pair = tuple[Tensor, Tensor]
 
 
 def layer_index(name: str, layer: int) -> int:
-    """``layer``, an int that indexes ``Features.maps``, from their end where it is negative."""
+    """Return ``layer``, an int that indexes ``Features.maps``, from their end where it is negative."""
     if isinstance(layer, bool) or not isinstance(layer, int):
         raise TypeError(f"{name} must be an int, got {type(layer).__name__}")
     return layer
 
 
 def layer_indices(name: str, layers: Sequence[int] | None) -> tuple[int, ...] | None:
-    """``layers``, at least one, as a tuple; None stands for every map but the stem's."""
+    """Return ``layers``, at least one, as a tuple; None stands for every map but the stem's."""
     if layers is None:
         return None
     if isinstance(layers, str) or not isinstance(layers, Sequence):
@@ -32,7 +32,7 @@ def layer_indices(name: str, layers: Sequence[int] | None) -> tuple[int, ...] | 
 
 
 def map_pair(student: Features, teacher: Features, layer: int, name: str = "layer") -> Pair:
-    """The student's and the teacher's map ``layer``, in the precision that sums are taken in."""
+    """Return map ``layer`` of student and teacher, in the precision that sums are taken in."""
     for owner, maps in (("student", student.maps), ("teacher", teacher.maps)):
         if not -len(maps) <= layer < len(maps):
             raise ValueError(f"{name} must index the {len(maps)} maps of the {owner}, got {layer}")
@@ -40,7 +40,7 @@ def map_pair(student: Features, teacher: Features, layer: int, name: str = "laye
 
 
 def map_pairs(student: Features, teacher: Features, layers: tuple[int, ...] | None) -> list[Pair]:
-    """:func:`map_pair` of each of ``layers``."""
+    """Return :func:`map_pair` of each of ``layers``."""
     if layers is None:
         counts = len(student.maps), len(teacher.maps)
         if counts[0] != counts[1]:
@@ -53,7 +53,7 @@ def map_pairs(student: Features, teacher: Features, layers: tuple[int, ...] | No
 
 
 def at_one_size(student: Tensor, teacher: Tensor) -> Pair:
-    """Two maps, the larger averaged down to the size of the smaller."""
+    """Return two maps, the larger averaged down to the size of the smaller."""
     height, width = (min(sizes) for sizes in zip(student.shape[2:], teacher.shape[2:], strict=True))
     return _shrunk(student, height, width), _shrunk(teacher, height, width)
 

@@ -1,4 +1,4 @@
-"""A memory of an embedding of each training image, to contrast with: what CRD keeps of each network."""
+"""A memory of an embedding of each training image, to contrast with; CRD keeps one of each network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from fastadv.distill.parts.precision import without_autocast
-from fastadv.reference._common import accumulate
+from fastadv.numerics import accumulate
 
 # The published guard of the quotients.
 _GUARD = 1e-7
@@ -38,7 +38,7 @@ class Memory(nn.Module):
         return normalize(accumulate(self.linear(accumulate(features))))
 
     def tell(self, anchors: Tensor, places: Tensor) -> Tensor:
-        """How badly anchors [N, width] tell the row at the first of their ``places`` [N, 1 + K] from the others.
+        """Return the loss of anchors [N, width] telling the row at the first of ``places`` [N, 1 + K] from the others.
 
         The mean over the anchors of l, see :class:`CRD`.
         """

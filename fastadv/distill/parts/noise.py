@@ -7,15 +7,15 @@ import math
 import torch
 from torch import Tensor
 
+from fastadv.numerics import accumulate
 from fastadv.ops.ball import random_start
-from fastadv.reference._common import accumulate
 
 # A stream that shares nothing with the particles of attacks, which take the first streams of their seed.
 APART = 1 << 30
 
 
 def uniform(rows: int | Tensor, columns: int, *, seed: int | Tensor, stream: int, like: Tensor) -> Tensor:
-    """[rows, columns] uniform in (-1, 1), never 0, on the device of ``like``; float64 where it is, else float32.
+    """Draw [rows, columns] uniform in (-1, 1), never 0, on the device of ``like``; float64 where it is, else float32.
 
     rows: how many, or an identity below 2^32 for each, int64, which with the seed and the stream decides its numbers.
 
@@ -28,12 +28,12 @@ def uniform(rows: int | Tensor, columns: int, *, seed: int | Tensor, stream: int
 
 
 def normal(rows: int, columns: int, *, seed: int | Tensor, stream: int, like: Tensor) -> Tensor:
-    """[rows, columns] standard normal, as :func:`uniform`."""
+    """Draw [rows, columns] standard normal, as :func:`uniform`."""
     return math.sqrt(2) * torch.erfinv(uniform(rows, columns, seed=seed, stream=stream, like=like))
 
 
 def symmetric_beta(rows: int, alpha: float, *, seed: int | Tensor, stream: int, like: Tensor) -> Tensor:
-    """[rows] drawn from Beta(alpha, alpha), alpha > 0, as :func:`uniform`: uniform in (0, 1) for alpha 1.
+    """Draw [rows] from Beta(alpha, alpha), alpha > 0, as :func:`uniform`: uniform in (0, 1) for alpha 1.
 
     With u and v uniform in (0, 1), ``w = sqrt(u^(-1 / alpha) - 1) cos(2 pi v)`` is a Student t deviate of 2 alpha
     degrees of freedom over ``sqrt(2 alpha)``, and ``(1 + w / sqrt(1 + w^2)) / 2`` the deviate wanted.

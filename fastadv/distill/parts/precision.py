@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def without_autocast(x: Tensor) -> contextlib.AbstractContextManager[Any]:
-    """Matrix products on the device of ``x`` in the dtype of their inputs, whatever the caller's autocast says."""
+    """Compute matrix products on the device of ``x`` in the dtype of their inputs, whatever autocast says."""
     kind = x.device.type
     # Disabling what is off would do, but some devices, such as meta, know no autocast at all.
     enabled = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)

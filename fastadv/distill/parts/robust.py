@@ -1,4 +1,4 @@
-"""What the methods of robust distillation share: an inner maximisation, and losses of what the networks say of it."""
+"""Robust distillation: an inner maximisation, and a loss of the networks' logits on what it finds: RobustMethod."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import abc
 from collections.abc import Callable
 from functools import cached_property
 
+import torch
 from torch import Tensor, nn
 
-from fastadv.attacks.configured import PGD
-from fastadv.attacks.loop.arguments import master
-from fastadv.attacks.model.frozen import Frozen, freeze
+from fastadv.attacks.loop.arguments import as_float32
+from fastadv.attacks.methods.pgd import PGD
+from fastadv.attacks.model.freeze import Frozen, freeze
 from fastadv.attacks.model.guard import evaluating
-from fastadv.attacks.model.networks import InItsMode
+from fastadv.attacks.model.networks import KeepMode
 from fastadv.distill.method import Batch, Method, Network, Terms
 from fastadv.distill.parts.teacher import teacher_logits
 from fastadv.ops import checks
@@ -33,7 +34,7 @@ class Views:
     Attributes:
         student, teacher: the networks.
         x: the clean images [N, ...], in float32 or float64; y: their classes [N].
-        adversarial: what the attack found, as x.
+        adversarial: the images that the attack found, as x.
         progress, seed, index: as in :class:`Batch`; noise belongs to the index, whatever batch an image lands in.
     """
 
@@ -42,35 +43,43 @@ class Views:
     def __init__(self, method: Method, student: Network, teacher: Network | None, batch: Batch) -> None:
         self._method, self._batch = method, batch
         self.student, self.teacher = student, teacher
-        self.x, self.y = master(batch.x), batch.y
-        self.progress, self.seed, self.index = batch.progress, batch.seed, batch.index
+        self.x, self.y = as_float32(batch.x), batch.y
+        self.index = batch.index
 
-    def ask_student(self, images: Tensor) -> Tensor:
-        """The student's logits on ``images``."""
-        return self.student(self.fed(images))
+    def student_logits(self, images: Tensor) -> Tensor:
+        """Return the student's logits on ``images``."""
+        return self.student(self.as_input(images))
 
-    def ask_teacher(self, images: Tensor) -> Tensor:
-        """The teacher's logits on ``images`` in eval mode, without gradient. TypeError where there is no teacher."""
-        return teacher_logits(self._method, self.teacher, self.fed(images))
+    def teacher_logits(self, images: Tensor) -> Tensor:
+        """Return the teacher's logits on ``images`` in eval mode, without gradient; TypeError without a teacher."""
+        return teacher_logits(self._method, self.teacher, self.as_input(images))
+
+    @property
+    def progress(self) -> float:
+        return self._batch.progress_for(self._method)
+
+    @property
+    def seed(self) -> int | Tensor:
+        return self._batch.seed_for(self._method)
 
     @cached_property
     def student_clean(self) -> Tensor:
-        return self.ask_student(self.x)
+        return self.student_logits(self.x)
 
     @cached_property
     def student_adversarial(self) -> Tensor:
-        return self.ask_student(self.adversarial)
+        return self.student_logits(self.adversarial)
 
     @cached_property
     def teacher_clean(self) -> Tensor:
-        return self.ask_teacher(self.x)
+        return self.teacher_logits(self.x)
 
     @cached_property
     def teacher_adversarial(self) -> Tensor:
-        return self.ask_teacher(self.adversarial)
+        return self.teacher_logits(self.adversarial)
 
-    def fed(self, images: Tensor) -> Tensor:
-        """``images`` as networks are given them: in the dtype and layout of the batch."""
+    def as_input(self, images: Tensor) -> Tensor:
+        """Return ``images`` in the dtype and layout of the batch, as the networks see them."""
         return aligned(self._batch.x, images.to(self._batch.x.dtype))[1]
 
 
@@ -85,22 +94,28 @@ class RobustMethod(Method):
             mode, made by :func:`fastadv.attacks.freeze` in ``build`` and refreshed before each attack: the same to
             rounding and sooner, in the student's own dtype whatever it trains in under autocast; "train" in the mode it
             is trained in, with the statistics of the attacked batch and moving BatchNorm's buffers at each step.
+        clean_forward: run the clean images through the student at each step even where no term reads them, as the
+            released code of IGDM does, so that BatchNorm's running statistics have their share of them.
 
     Raises:
         TypeError: an argument is of the wrong type.
         ValueError: an argument is out of range or an unknown name; at a call, "frozen" before ``build``.
     """
 
+    attacks = True
     ascent: Callable[..., Tensor]
     # Radius of the ball that the attack starts in; None is eps.
     start_eps: float | None = None
 
-    def __init__(self, *, eps: float, step_size: float, steps: int, attack_mode: str) -> None:
+    def __init__(
+        self, *, eps: float, step_size: float, steps: int, attack_mode: str, clean_forward: bool = False
+    ) -> None:
         super().__init__()
         self.eps = checks.not_negative("eps", eps)
         start = None if self.start_eps is None else min(self.start_eps, self.eps)
         self.ascent = PGD(eps=eps, step_size=step_size, steps=steps, start_eps=start)
         self.attack_mode = checks.choice("attack_mode", attack_mode, _ATTACK_MODES)
+        self.clean_forward = checks.flag("clean_forward", clean_forward)
         self._copies: tuple[Frozen, ...] = ()  # in a tuple, so as to be no part of the state
 
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
@@ -109,27 +124,35 @@ class RobustMethod(Method):
                 self._copies = (freeze(student),)
 
     def attack(self, views: Views) -> Tensor:
-        """The adversarial images [N, ...] of ``views``: here those of the student's cross-entropy."""
+        """Return adversarial images [N, ...] of ``views``: here those of the student's cross-entropy."""
         return self.ascent(self.attacked(views.student), views.x, views.y, seed=views.seed, sample_ids=views.index)
 
     @abc.abstractmethod
     def terms_on(self, views: Views) -> Terms:
-        """As :meth:`forward`, given clean and adversarial images."""
+        """Return the terms of :meth:`forward`, given clean and adversarial images."""
 
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
-        return self.terms_on(self.views(student, teacher, batch))
+        return self.terms(self.views(student, teacher, batch))
+
+    def terms(self, views: Views) -> Terms:
+        """Return :meth:`terms_on` the views, after which BatchNorm has seen what the method shows it."""
+        terms = self.terms_on(views)
+        if self.clean_forward:
+            with torch.no_grad():
+                _ = views.student_clean
+        return terms
 
     def views(self, student: Network, teacher: Network | None, batch: Batch) -> Views:
-        """The images of the batch and what the attack makes of them."""
+        """Attack the batch; return its clean and adversarial images."""
         views = Views(self, student, teacher, batch)
         views.adversarial = self.attack(views)
         return views
 
     def attacked(self, student: Network) -> Network:
-        """The student as the attack is to see it."""
+        """Return the student as the attack is to see it."""
         if self.attack_mode == "frozen":
             return self._refreshed_copy()
-        return student if self.attack_mode == "eval" else InItsMode(student)
+        return student if self.attack_mode == "eval" else KeepMode(student)
 
     def _refreshed_copy(self) -> Network:
         if not self._copies:

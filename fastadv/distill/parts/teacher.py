@@ -11,21 +11,21 @@ from fastadv.distill.parts.features import Features, observe
 
 
 def teacher_logits(method: Method, teacher: Network | None, x: Tensor) -> Tensor:
-    """``teacher(x)`` in eval mode and without gradient; TypeError where ``method`` has none to ask."""
+    """Return ``teacher(x)`` in eval mode and without gradient; TypeError where ``method`` has no teacher."""
     network = required(method, teacher)
     with evaluating([network]), torch.no_grad():
         return network(x)
 
 
 def teacher_features(method: Method, teacher: Network | None, x: Tensor, *, deep: bool) -> Features:
-    """What the teacher shows of ``x``, see :func:`observe`; modes, gradient and error as for :func:`teacher_logits`."""
+    """Return the teacher's features of ``x``, see :func:`observe`; otherwise as :func:`teacher_logits`."""
     network = required(method, teacher)
     with evaluating([network]), torch.no_grad():
         return observe("teacher", network, x, deep=deep)
 
 
 def required(method: Method, teacher: Network | None) -> Network:
-    """``teacher``; TypeError where it is None."""
+    """Return ``teacher``; TypeError where it is None."""
     if teacher is None:
         raise TypeError(f"teacher must be a network for {type(method).__name__}, got None")
     return teacher

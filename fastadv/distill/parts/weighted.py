@@ -6,8 +6,8 @@ import abc
 
 from torch import Tensor
 
-from fastadv.distill.base import BaseLoss
 from fastadv.distill.method import Batch
+from fastadv.distill.parts.base_loss import BaseLoss
 from fastadv.distill.parts.features import Features
 from fastadv.ops import checks
 from fastadv.ops.divergence import kd_loss
@@ -42,7 +42,7 @@ class WeightedLoss(BaseLoss):
 
     @abc.abstractmethod
     def distance(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
-        """D, a scalar, of what the networks show of ``batch.x``."""
+        """Return D, a scalar, of the networks' features of ``batch.x``."""
 
     def on_features(self, student: Features, teacher: Features | None, batch: Batch) -> Tensor:
         assert teacher is not None

@@ -1,17 +1,21 @@
-"""MobileNetV2 (Sandler et al. 2018) for 32x32 images as distillation compares it (Tian et al. 2020): half its width.
+"""MobileNetV2 (Sandler et al. 2018) for 32x32 images, in the two forms of the literature; neither cuts ReLU at 6.
 
-The stem halves the resolution, there is no max pooling, and ReLU is not cut at 6. A stage ends in a linear convolution:
-map and preactivation are the same. Parameter names are those of HobbitLong/RepDistiller.
+``mobilenetv2``, of distillation (Tian et al. 2020): half the width, a stem that halves the resolution. Parameter names
+are those of HobbitLong/RepDistiller.
+
+``mobilenetv2_8x``, of robust distillation (IGDM, RSLAD): the full width, the image's resolution in the stem and an
+eighth of it in the last map, and a projected shortcut where a block changes the channels but not the resolution.
+
+A group ends in a linear convolution: map and preactivation are the same.
 """
 
-from collections.abc import Callable
 from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastadv.distill import Features
-from fastadv.train.networks.stages import initialise_convolutions
+from fastadv.train.networks.blocks import initialise_convolutions
 
 EXPANSION = 6
 # Expansion, channels at full width, blocks and stride of each group.
@@ -30,9 +34,12 @@ EMBEDDING = 1280
 
 
 class InvertedResidual(nn.Module):
-    """y = F(x), or x + F(x) where shapes agree; F = 1x1 expansion, 3x3 depthwise, 1x1 linear, with BatchNorm each."""
+    """y = F(x), or x + F(x) where shapes agree; F = 1x1 expansion, 3x3 depthwise, 1x1 linear, with BatchNorm each.
 
-    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+    projected: at stride 1 also where only the channels differ, y = P(x) + F(x), P = 1x1 convolution and BatchNorm.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int, *, projected: bool = False) -> None:
         super().__init__()
         inner = inputs * expansion
         self.conv = nn.Sequential(
@@ -45,24 +52,40 @@ class InvertedResidual(nn.Module):
             nn.Conv2d(inner, outputs, 1, bias=False),
             nn.BatchNorm2d(outputs),
         )
-        self._residual = stride == 1 and inputs == outputs
+        self._residual = stride == 1 and (projected or inputs == outputs)
+        if self._residual and inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+        else:
+            self.shortcut = nn.Sequential()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x) if self._residual else self.conv(x)
+        return self.shortcut(x) + self.conv(x) if self._residual else self.conv(x)
 
 
 class MobileNetV2(nn.Module):
-    """x [N, C, H, W] to logits [N, num_classes]. width: what the channels of the paper are multiplied by."""
+    """x [N, C, H, W] to logits [N, num_classes].
 
-    def __init__(self, width: float = 0.5, *, num_classes: int, in_channels: int = 3) -> None:
+    width: what the channels of the paper are multiplied by. stem_stride: of the first convolution. projected: see
+    :class:`InvertedResidual`.
+    """
+
+    def __init__(
+        self,
+        width: float = 0.5,
+        *,
+        stem_stride: int = 2,
+        projected: bool = False,
+        num_classes: int,
+        in_channels: int = 3,
+    ) -> None:
         super().__init__()
         widths = [int(32 * width), *(int(channels * width) for _, channels, _, _ in GROUPS)]
         self.conv1 = nn.Sequential(
-            nn.Conv2d(in_channels, widths[0], 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(widths[0])
+            nn.Conv2d(in_channels, widths[0], 3, stride=stem_stride, padding=1, bias=False), nn.BatchNorm2d(widths[0])
         )
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                InvertedResidual(inputs, outputs, stride, expansion),
+                InvertedResidual(inputs, outputs, stride, expansion, projected=projected),
                 *(InvertedResidual(outputs, outputs, 1, expansion) for _ in range(count - 1)),
             )
             for (inputs, outputs), (expansion, _, count, stride) in zip(pairwise(widths), GROUPS, strict=True)
@@ -88,6 +111,3 @@ class MobileNetV2(nn.Module):
                 preactivations.append(x)
         embedding = F.relu(self.conv2(x)).mean(dim=(2, 3))
         return Features(tuple(maps), tuple(preactivations), embedding, self.classifier(embedding))
-
-
-BUILDERS: dict[str, Callable[..., nn.Module]] = {"mobilenetv2": MobileNetV2}

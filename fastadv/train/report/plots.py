@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.distill import TALD
-from fastadv.train.data.datasets import Dataset, to_pixels
+from fastadv.train.data.splits import Dataset, to_pixels
 from fastadv.train.report.results import ACCURACIES, MethodResults
 from fastadv.train.runtime.extras import require
 
@@ -25,7 +25,8 @@ PARTICLE_SEED = 0
 def draw_curves(metrics: dict[str, dict[str, list[Rows]]], path: Path) -> None:
     """Test accuracy and training loss over the steps, and how particles repel where a method reports it.
 
-    One thin line a seed, one thick line for their mean. metrics: by method, then "train" or "test", rows for each seed.
+    One thin line a seed, one thick line for their mean; what was measured once a run is no line, but a row a method,
+    with a dot a seed and a diamond for their mean. metrics: by method, then "train" or "test", rows for each seed.
     """
     panels = [
         ("test", "accuracy", 100, {"ylabel": "test accuracy, %", "title": "Accuracy on clean test images"}),
@@ -37,8 +38,12 @@ def draw_curves(metrics: dict[str, dict[str, list[Rows]]], path: Path) -> None:
         figsize=(5.5 * len(panels), 4), layout="constrained"
     )
     for axes, (kind, key, scale, texts) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        shown = {label: kinds[kind] for label, kinds in metrics.items() if _has(kinds[kind], key)}
+        if all(len(rows) == 1 for seeds in shown.values() for rows in seeds):
+            _draw_ends(axes, shown, key, scale, texts)
+            continue
         for (label, kinds), look in zip(metrics.items(), _looks(), strict=False):
-            if _has(kinds[kind], key):
+            if label in shown:
                 _draw_seeds(axes, kinds[kind], key, scale, label, look)
         # Some methods minimise what may be negative.
         if kind == "train" and axes.dataLim.y0 > 0:
@@ -62,13 +67,28 @@ def _looks() -> Iterator[dict[str, str]]:
 
 def _draw_seeds(axes: Any, seeds: list[Rows], key: str, scale: float, label: str, look: dict[str, str]) -> None:
     steps = [row["step"] for row in seeds[0]]
-    marker = "." if len(steps) == 1 else ""
-    # What was not finite is null in the metrics, and a gap in a line.
-    values = [[math.nan if row[key] is None else scale * row[key] for row in rows] for rows in seeds]
+    values = [[_value(row, key, scale) for row in rows] for rows in seeds]
     for line in values:
-        axes.plot(steps, line, linewidth=0.6, alpha=0.5, marker=marker, **look)
+        axes.plot(steps, line, linewidth=0.6, alpha=0.5, **look)
     mean = [sum(column) / len(column) for column in zip(*values, strict=True)]
-    axes.plot(steps, mean, linewidth=2, label=label, marker=marker, **look)
+    axes.plot(steps, mean, linewidth=2, label=label, **look)
+
+
+def _draw_ends(axes: Any, methods: dict[str, list[Rows]], key: str, scale: float, texts: dict[str, str]) -> None:
+    """What was measured once a run: a row a method."""
+    for place, (seeds, look) in enumerate(zip(methods.values(), _looks(), strict=False)):
+        values = [_value(rows[0], key, scale) for rows in seeds]
+        axes.plot(values, [place] * len(values), ".", color=look["color"], alpha=0.5)
+        axes.plot(sum(values) / len(values), place, "D", color=look["color"])
+    axes.set_yticks(range(len(methods)), methods, fontsize="small")
+    axes.invert_yaxis()
+    axes.set(xlabel=texts["ylabel"], title=f"{texts['title']}, after the last step")
+    axes.grid(alpha=0.3)
+
+
+def _value(row: dict[str, Any], key: str, scale: float) -> float:
+    """What was not finite is null in the metrics, and a gap in a line."""
+    return math.nan if row[key] is None else scale * row[key]
 
 
 def draw_comparison(methods: Sequence[MethodResults], path: Path) -> None:
@@ -93,10 +113,11 @@ def draw_comparison(methods: Sequence[MethodResults], path: Path) -> None:
 
 
 def draw_particles(method: TALD, teacher: nn.Module, dataset: Dataset, path: Path) -> None:
-    """A row per test image: the image, its particles as the teacher sees them, and the differences amplified.
+    """A row per test image: the image, its particles as the teacher sees them, and the differences.
 
-    The images are the first of each of the first classes that the test split has.
-    The amplification brings the largest difference of the picture to full contrast and is written above it.
+    The images are the first of each of the first classes that the test split has. Differences are shown from blue,
+    darker than the clean image, over white to red, brighter, up to the largest of the picture, which is written above;
+    of colours their mean.
     """
     shown = dataset.test.labels.unique()[:PICTURED_IMAGES]
     chosen = [int((dataset.test.labels == label).nonzero()[0]) for label in shown]
@@ -106,10 +127,8 @@ def draw_particles(method: TALD, teacher: nn.Module, dataset: Dataset, path: Pat
     with torch.no_grad():
         clean_classes = teacher(x).argmax(dim=1)
         classes = teacher(particles.flatten(0, 1)).argmax(dim=1).view(particles.shape[:2])
-    difference = particles - x[:, None]
+    difference = (particles - x[:, None]).mean(dim=2)
     largest = difference.abs().max().item()
-    amplification = float(f"{0.5 / largest:.2g}") if largest else 1.0
-    amplified = (0.5 + amplification * difference).clamp(0, 1)
 
     n = particles.shape[1]
     figure = require("matplotlib.figure", "the report's pictures").Figure(
@@ -121,7 +140,8 @@ def draw_particles(method: TALD, teacher: nn.Module, dataset: Dataset, path: Pat
         _show(axes[0], x[row], f"clean: {names[clean_classes[row]]}")
         for i in range(n):
             _show(axes[1 + i], particles[row, i], f"particle {i + 1}: {names[classes[row, i]]}")
-            _show(axes[1 + n + i], amplified[row, i], f"difference x {amplification:g}")
+            shades = _show_difference(axes[1 + n + i], difference[row, i], largest, f"particle {i + 1} - clean")
+    figure.colorbar(shades, ax=grid[:, -1], label=f"difference{' (mean of colours)' if x.shape[1] > 1 else ''}")
     figure.suptitle(f"Clean images, their particles with the teacher's class, differences (largest {largest:.3g} of 1)")
     figure.savefig(path, dpi=110)
 
@@ -135,3 +155,12 @@ def _show(axes: Any, image: Tensor, title: str) -> None:
         axes.imshow(picture)
     axes.set_title(title, fontsize=7)
     axes.set_axis_off()
+
+
+def _show_difference(axes: Any, difference: Tensor, largest: float, title: str) -> Any:
+    """Show [H, W] in colours that diverge from white at zero; the mapping of colours."""
+    limit = largest or 1.0
+    shades = axes.imshow(difference.cpu().numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
+    axes.set_title(title, fontsize=7)
+    axes.set_axis_off()
+    return shades
