@@ -20,7 +20,7 @@
 #include <cmath>
 #include <limits>
 
-#include "../common/ops/loss.h"
+#include "../common/loss.h"
 #include "block.h"
 #include "memory.h"
 
@@ -511,7 +511,13 @@ void add_up(const Device& device, const Tensor& like, const A* values /* [result
 }
 
 template <class Loss>
-constexpr bool kSplits = requires { Loss::kSplits; };
+constexpr bool splits() {
+  if constexpr (requires { Loss::kSplits; }) {
+    return Loss::kSplits;
+  } else {
+    return false;
+  }
+}
 
 namespace {
 
@@ -552,9 +558,9 @@ void compute_rows(const Loss& loss, const Batch<K, T, A>& whole, const Tensor& l
     launch_warps(std::type_identity<Held>());
   } else if (!vectors) {
     launch_blocks(std::type_identity<StreamedRow<1, Extent::kWhole, K, T, A>>());
-  } else if (parts < 2 || !kSplits<Loss>) {
+  } else if (parts < 2 || !splits<Loss>()) {
     launch_blocks(std::type_identity<StreamedRow<kVector<T>, Extent::kWhole, K, T, A>>());
-  } else if constexpr (kSplits<Loss>) {
+  } else if constexpr (splits<Loss>()) {
     using Part = StreamedRow<kVector<T>, Extent::kPart, K, T, A>;
     using Merged = StreamedRow<kVector<T>, Extent::kMerged, K, T, A>;
     const int64_t blocks = samples * parts;

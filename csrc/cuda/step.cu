@@ -4,6 +4,8 @@
 //   cache, for the step. The momentum is read and written once where the sample stays in registers or the norm is linf,
 //   once more in every pass over the sample where not.
 // boundary_samples: a block a sample, which stays in registers where it fits.
+#include "../common/ops/step.h"
+
 #include "step.h"
 
 namespace fastadv {

@@ -17,7 +17,7 @@
 #include <cmath>
 
 #include "../common/l1.h"
-#include "../common/ops/step.h"
+#include "../common/step_arguments.h"
 #include "block.h"
 #include "memory.h"
 
@@ -125,14 +125,9 @@ constexpr int64_t kHeldSample = int64_t{kMaxThreads} * kHeld<A>;
 template <int kWidth, class T, class A, class Rule, class Direction>
 class HeldSample {
  public:
-  DEVICE HeldSample(const T* x, const Direction& direction, const T* x0, int64_t size) : size_(size) {
-    // All of it is on its way before the first reduction waits for any.
-#pragma unroll
-    for (int run = 0; run < kRuns; ++run) {
-      if (first(run) >= size_) continue;
-      load(x + first(run), point_[run]);
-      load(x0 + first(run), centre_[run]);
-    }
+  DEVICE HeldSample(const T* x, const Direction& direction, const T* x0, int64_t size) : x_(x), x0_(x0), size_(size) {
+    // All of it is on its way before the first reduction waits for any; but a search takes registers of its own.
+    if constexpr (!kSearches) load_points();
 #pragma unroll
     for (int run = 0; run < kRuns; ++run) {
       if (Rule::kDirected && first(run) < size_) direction.read(first(run), direction_[run]);
@@ -148,6 +143,7 @@ class HeldSample {
   }
 
   DEVICE void move(const Rule& rule) {
+    if constexpr (kSearches) load_points();
 #pragma unroll
     for (int run = 0; run < kRuns; ++run) {
 #pragma unroll
@@ -168,8 +164,21 @@ class HeldSample {
  private:
   static constexpr int kRuns = kHeld<A> / kWidth;
 
+  static constexpr bool kSearches = requires(const Rule& rule) { rule.selects(); };
+
   DEVICE int first(int run) const { return (run * blockDim.x + threadIdx.x) * kWidth; }
 
+  DEVICE void load_points() {
+#pragma unroll
+    for (int run = 0; run < kRuns; ++run) {
+      if (first(run) >= size_) continue;
+      load(x_ + first(run), point_[run]);
+      load(x0_ + first(run), centre_[run]);
+    }
+  }
+
+  const T* x_;
+  const T* x0_;
   int64_t size_;
   A point_[kRuns][kWidth];
   A centre_[kRuns][kWidth];

@@ -1,9 +1,9 @@
 """Derives what each kernel should take on an H100 from the compiled code; ``--write`` keeps csrc/cuda/PERFORMANCE.md.
 
-Nothing is run on a GPU. The sources are compiled for sm_90 and their kernels in float32 looked at; registers, shared memory and the width and
-number of the loads are read from the machine code, by cuobjdump, which comes with CUDA and with Triton. Grids, passes
-and bytes are what the launchers in csrc/cuda ask for, restated here with the constants read from there. From these
-follow occupancy, waves and an expected time, by the model that the page states.
+Nothing is run on a GPU. The sources are compiled for sm_90; registers, shared memory and the width and number of the
+loads of the float32 kernels are read from the machine code, by cuobjdump, which comes with CUDA and with Triton. Grids,
+passes and bytes are what the launchers in csrc/cuda ask for, restated here with the constants read from there. From
+these follow occupancy, waves and an expected time, by the model that the page states.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Launch:
     """One kernel launch.
 
     Attributes:
-        kernel: how the name of the compiled kernel begins.
+        kernel: a regular expression for the beginning of the compiled kernel's name.
         memory: bytes read from and written to device memory.
         cached: bytes read again, from the L2 cache.
         trips: how often a thread waits for memory or a barrier, one after the other.
@@ -135,36 +135,33 @@ def rows(loss: str, name: str, samples: int, classes: int, inputs: int, grads: i
     """A loss over rows, with value and gradients; the reading that a mean takes is a launch of its own."""
     read, written = inputs * samples * classes * FLOAT, (grads * samples * classes + samples) * FLOAT
     each = 32 if inputs <= 2 else 16
-    launches: list[Launch]
+    of = rf"\d, float, float>, {loss},"
     if classes <= 32 * each:
         runs = 4 if classes <= 128 else each
         blocks = math.ceil(samples / constant("rows.h", "kRowsABlock"))
-        launches = [Launch(f"warp_rows<HeldRow<{runs},", blocks, 128, read + written, trips=3)]
+        launches = [Launch(f"warp_rows<HeldRow<{runs}, {of}", blocks, 128, read + written, trips=3)]
     else:
         width = 4 if classes % 4 == 0 else 1
         parts = min(classes // constant("rows.h", "kLeastPart"), -(-constant("rows.h", "kEnoughBlocks") // samples))
         if samples >= constant("rows.h", "kFewRows") or width == 1:
             parts = 1
-        threads = block_threads(classes // max(parts, 1) / width / 4)
-        trips = math.ceil(classes / max(parts, 1) / width / threads / 4)
+        threads = block_threads(classes // parts / width / 4)
+        trips = math.ceil(classes / parts / width / threads / 4)
         if parts > 1:
-            row = f"StreamedRow<{width}, "
             memory, again = cached(read, read)
+            blocks = samples * parts
             launches = [
-                Launch(f"part_sums<{row}1", samples * parts, threads, read, trips=trips + 2),
-                Launch(f"part_rows<{row}2", samples * parts, threads, memory + written, again, trips + 2),
+                Launch(f"part_sums<StreamedRow<{width}, 1, {of}", blocks, threads, read, trips=trips + 2),
+                Launch(f"part_rows<StreamedRow<{width}, 2, {of}", blocks, threads, memory + written, again, trips + 2),
             ]
         else:
             resident = min(samples, MULTIPROCESSORS * (1 if threads == 512 else 2))
             memory, again = cached(read, inputs * resident * classes * FLOAT)
-            row = f"block_rows<StreamedRow<{width}, 0"
+            row = f"block_rows<StreamedRow<{width}, 0, {of}"
             launches = [Launch(row, samples, threads, read + memory + written, again, 2 * trips + 2)]
     if mean:
         launches.append(Launch("sum_values<float>", 1, block_threads(samples), samples * FLOAT, trips=3))
-    kernels = tuple(
-        Launch(f"{one.kernel}|{loss}", one.blocks, one.threads, one.memory, one.cached, one.trips) for one in launches
-    )
-    return Case(name, source, read + written, kernels)
+    return Case(name, source, read + written, tuple(launches))
 
 
 def svgd(images: int, n: int, size: int) -> Case:
@@ -178,7 +175,10 @@ def svgd(images: int, n: int, size: int) -> Case:
         memory, again = cached(2 * one, 2 * min(images, 2 * MULTIPROCESSORS) * n * size * FLOAT)
         trips = 2 * math.ceil(size / 4 / threads) + 6
         return Case(
-            name, "svgd.cu", floor, (Launch("alone_on_image<true,", images, threads, floor + memory, again, trips),)
+            name,
+            "svgd.cu",
+            floor,
+            (Launch("alone_on_image<true, false, 4, float, float>", images, threads, floor + memory, again, trips),),
         )
     least, most = constant("svgd.cu", "kLeastShare"), constant("svgd.cu", "kMostShare")
     wanted = math.ceil(size / math.ceil(constant("svgd.cu", "kEnoughBlocks") / images))
@@ -193,9 +193,20 @@ def svgd(images: int, n: int, size: int) -> Case:
         "svgd.cu",
         floor,
         (
-            Launch("pair_sums<4,", images * shares, threads, 2 * one + parts, trips=2 + math.ceil(tasks * share / 128)),
             Launch(
-                "move_shares<4,", images * shares, threads, floor - 2 * one + memory, again + shares * parts, 8 + n // 4
+                "pair_sums<4, float, float>",
+                images * shares,
+                threads,
+                2 * one + parts,
+                trips=2 + math.ceil(tasks * share / 128),
+            ),
+            Launch(
+                "move_shares<4, float, float>",
+                images * shares,
+                threads,
+                floor - 2 * one + memory,
+                again + shares * parts,
+                8 + n // 4,
             ),
         ),
     )
@@ -206,26 +217,58 @@ def cases() -> list[Case]:
     both = (4096 * cifar, 128 * cifar)
     return [
         *(
-            elements("move_elements<4,|MoveBySign", "step.cu", f"pgd_step linf {n // cifar}x3x32x32", 4, n)
+            elements(
+                "move_elements<4, float, float, MoveBySign", "step.cu", f"pgd_step linf {n // cifar}x3x32x32", 4, n
+            )
             for n in both
         ),
         *(
-            held_sample("move_samples<1, true, 4,|MoveByUnit", f"pgd_step l2 {n}x3x32x32", n, cifar, 4, 6, "step.cu")
+            held_sample(
+                "move_samples<1, true, 4, float, float, MoveByUnit",
+                f"pgd_step l2 {n}x3x32x32",
+                n,
+                cifar,
+                4,
+                6,
+                "step.cu",
+            )
             for n in (4096, 128)
         ),
-        held_sample("move_samples<2, true, 4,|MoveLargest", "pgd_step l1 4096x3x32x32", 4096, cifar, 4, 24, "step.cu"),
         held_sample(
-            "momentum_samples<0, true, 4,|MoveBySign", "momentum_step linf 4096x3x32x32", 4096, cifar, 6, 4, "step.cu"
+            "move_samples<2, true, 4, float, float, MoveLargest",
+            "pgd_step l1 4096x3x32x32",
+            4096,
+            cifar,
+            4,
+            24,
+            "step.cu",
         ),
-        held_sample("boundary_samples<true, 4,", "bss_step 4096x3x32x32", 4096, cifar, 3, 3, "step.cu"),
+        held_sample(
+            "momentum_samples<0, true, 4, float, float, MoveBySign",
+            "momentum_step linf 4096x3x32x32",
+            4096,
+            cifar,
+            6,
+            4,
+            "step.cu",
+        ),
+        held_sample("boundary_samples<true, 4, float, float>", "bss_step 4096x3x32x32", 4096, cifar, 3, 3, "step.cu"),
         # Two passes for the norm and the distance, three of Newton's method, one to write.
         streamed_sample(
-            "move_samples<1, false, 4,|MoveByUnit", "pgd_step l2 16x3x224x224", 16, imagenet, (1, 3, 3, 3, 3, 3)
+            "move_samples<1, false, 4, float, float, MoveByUnit",
+            "pgd_step l2 16x3x224x224",
+            16,
+            imagenet,
+            (1, 3, 3, 3, 3, 3),
         ),
         streamed_sample(
-            "move_samples<1, false, 4,|MoveByUnit", "pgd_step l2 512x3x224x224", 512, imagenet, (1, 3, 3, 3, 3, 3)
+            "move_samples<1, false, 4, float, float, MoveByUnit",
+            "pgd_step l2 512x3x224x224",
+            512,
+            imagenet,
+            (1, 3, 3, 3, 3, 3),
         ),
-        elements("mix_elements<4,", "mix.cu", "mix 4096x3x32x32", 3, 4096 * cifar),
+        elements("mix_elements<4, float, float>", "mix.cu", "mix 4096x3x32x32", 3, 4096 * cifar),
         rows("KlDistill", "kl_distill 16384x1000", 16384, 1000, 2, 1, "divergence.cu"),
         rows("KlDistill", "kl_distill 16384x1000, mean", 16384, 1000, 2, 1, "divergence.cu", mean=True),
         rows("KlDistill", "kl_distill 64x100", 64, 100, 2, 1, "divergence.cu"),
@@ -243,7 +286,7 @@ def cases() -> list[Case]:
 
 
 def compiled(compiler: str, source: str, folder: Path) -> dict[str, Code]:
-    """Return, by name, the kernels of a source compiled for sm_90 in float32."""
+    """Return, by name, the kernels of a source compiled for sm_90."""
     target = folder / f"{source}.o"
     options = nvcc.architecture_options("9.0")
     nvcc.compile_object(compiler, CUDA / source, target, *options)
@@ -276,9 +319,8 @@ def _cuobjdump(option: str, target: Path) -> str:
 
 
 def kernel_of(launch: Launch, codes: Mapping[str, Code]) -> tuple[str, Code]:
-    """Return the only compiled kernel that a launch names: how it begins and, after a bar, what it contains."""
-    begins, _, contains = launch.kernel.partition("|")
-    found = [(name, code) for name, code in codes.items() if name.startswith(begins) and contains in name]
+    """Return the only compiled kernel that a launch names."""
+    found = [(name, code) for name, code in codes.items() if re.match(launch.kernel, name)]
     if len(found) != 1:
         raise SystemExit(f"{launch.kernel}: {len(found)} kernels of that name: {[name for name, _ in found]}")
     return found[0]
@@ -344,10 +386,9 @@ HEAD = f"""# What the CUDA kernels should take on an H100
 The model: {MULTIPROCESSORS} multiprocessors of {REGISTERS:,} registers; {MEMORY / 1e12:.1f} TB/s of device memory,
 {CACHE / 1e12:.1f} TB/s of the L2 cache, of which {CACHE_BYTES / 1e6:.0f} MB hold what is read again;
 {LAUNCH * 1e6:.1f} us a kernel of a CUDA graph; {TRIP * 1e6:.1f} us a trip to memory. A launch takes the longer of
-moving its bytes and of its
-dependent trips, which two blocks of a multiprocessor overlap. Bandwidth is had in full only where the loads of all
-resident threads add up to what is on its way in one trip. The floor is one launch, every input read once and every
-output written once.
+moving its bytes and of its dependent trips, which two blocks of a multiprocessor overlap. Bandwidth is had in full only
+where the loads of all resident threads add up to what is on its way in one trip. The floor is one launch, every input
+read once and every output written once.
 """
 DETAILS = """Loads and stores: instructions in the machine code by width in bits; those of a loop are counted once.
 Waves: blocks over the blocks that fit at a time.

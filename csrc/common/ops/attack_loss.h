@@ -2,7 +2,7 @@
 // CrossEntropy, Divergence and the template Gap<kRanks>.
 #pragma once
 
-#include "loss.h"
+#include "../loss.h"
 
 namespace fastadv {
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../philox.h"
-#include "step.h"
+#include "../step_arguments.h"
 
 namespace fastadv {
 
