@@ -6,7 +6,7 @@
 // boundary_samples: a block a sample, which stays in registers where it fits.
 #include "../common/ops/step.h"
 
-#include "step.h"
+#include "shared_samples.h"
 
 namespace fastadv {
 namespace {
@@ -78,7 +78,7 @@ KERNEL boundary_samples(BoundaryStep<T, A> step) {
 
 template <class T, class A>
 void move(const AlongGradient<T>& along, const Step<T, A>& step, const Tensor& like) {
-  move_along(Steepest{step.largest}, step, along.grad, Device(like));
+  move_batch(Steepest{step.largest}, step, along.grad, like);
 }
 
 template <class T, class A>

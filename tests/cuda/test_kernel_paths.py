@@ -49,7 +49,7 @@ def test_step(norm, dtype, elements, mode, fused):
     assert_within(norm, step(fused, tensors, norm=norm, mode=mode), expected)
 
 
-@pytest.mark.parametrize("elements", SAMPLES)
+@pytest.mark.parametrize("elements", [*SAMPLES, 40000])
 @pytest.mark.parametrize(("norm", "order"), [("l2", 2), ("l1", 1)])
 def test_the_ball_holds(norm, order, elements, fused):
     tensors = drawn(torch.float32, 3, elements)
@@ -68,6 +68,23 @@ def test_linf_step_is_exact(dtype, elements, fused):
     keywords = {"eps": 0.1, "step_size": 0.01}
     arguments = (tensors["x"], tensors["grad"], tensors["x0"])
     assert torch.equal(fused.pgd_step(*arguments, **keywords), ORACLE.pgd_step(*arguments, **keywords))
+
+
+# Few samples that are shared out over several blocks, 16 bytes at a time and one by one.
+@pytest.mark.parametrize("mode", ["exact", "sequential"])
+@pytest.mark.parametrize("elements", [32768, 40000, 40001])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_large_samples(dtype, elements, mode, fused):
+    tensors = drawn(dtype, 3, elements)
+    exact = doubles(tensors)
+    for scale in (1.0, 1e-24, 1e22) if dtype == torch.float32 else (1.0,):
+        scaled = tensors | {"grad": scale * tensors["grad"]}
+        assert_within("l2", step(fused, scaled, norm="l2", mode=mode), step(ORACLE, exact, norm="l2", mode=mode))
+    far = tensors["x0"] + tensors["grad"]
+    far[1] = tensors["x0"][1]
+    for eps in (0.0, 3.0, math.inf):
+        expected = ORACLE.project(far.double(), exact["x0"], eps=eps, norm="l2", mode=mode)
+        assert_within("l2", fused.project(far, tensors["x0"], eps=eps, norm="l2", mode=mode), expected)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -521,6 +538,8 @@ LAUNCHES = [
         for n in ("linf", "l2", "l1")
         for d in SAMPLES
     ),
+    (13, lambda: step(FUSED, drawn(torch.float32, 2, 32768), norm="l2")),
+    (12, lambda: FUSED.project(torch.ones(2, 32768), torch.zeros(2, 32768), eps=1.0, norm="l2")),
     *((1, lambda n=n, d=d: momentum_step(n, d)) for n in ("linf", "l2", "l1") for d in SAMPLES),
     (1, lambda: FUSED.bss_step(torch.ones(2, 64), torch.ones(2, 64), torch.ones(2), torch.ones(2) > 0)),
     (1, lambda: FUSED.mix(torch.ones(2, 64), 0.5, torch.tensor([1, 0]))),
