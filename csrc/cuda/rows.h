@@ -122,16 +122,18 @@ struct Softmax {
   DEVICE A exponential(A x) const { return std::exp(scaled(x)); }
   DEVICE A probability(A x) const { return exponential(x) * inverse_total; }
 
+  // Of logits that are all -inf the largest is taken to be 0, and the total is 0.
   template <class Row, class Logit>
   DEVICE static Softmax of(const Row& row, A inverse_temperature, const Logit& logit) {
     constexpr A kLowest = -std::numeric_limits<A>::infinity();
+    const auto shift = [](A largest) { return largest == kLowest ? A(0) : largest; };
     const typename Row::Team team;
     A own = kLowest, sum = 0;
     if constexpr (Row::kHeld) {
       row.each([&](int64_t first, const auto& x) {
         for (int e = 0; e < Row::kWidth; ++e) own = Larger()(own, logit(first + e, x, e));
       });
-      const A largest = combined<Larger>(team, own);
+      const A largest = shift(combined<Larger>(team, own));
       row.each([&](int64_t first, const auto& x) {
         for (int e = 0; e < Row::kWidth; ++e) {
           sum += std::exp((logit(first + e, x, e) - largest) * inverse_temperature);
@@ -151,7 +153,7 @@ struct Softmax {
           }
         }
       });
-      const A largest = combined<Larger>(team, own);
+      const A largest = shift(combined<Larger>(team, own));
       sum *= std::exp((own - largest) * inverse_temperature);
       return {largest, combined<Sum>(team, sum), inverse_temperature};
     }
