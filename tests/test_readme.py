@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fastadv
-from fastadv.train.networks import models
+from fastadv.train.networks import catalogue
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -25,7 +25,7 @@ def given() -> dict[str, object]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         student, teacher, network = (
-            models.build(name, num_classes=10, image_shape=(3, 32, 32)) for name in ("resnet8", "resnet14", "resnet8")
+            catalogue.build(name, num_classes=10, image_shape=(3, 32, 32)) for name in ("resnet8", "resnet14", "resnet8")
         )
     s, t = torch.randn(4, 10, generator=generator), torch.randn(4, 10, generator=generator)
     step = {"grad": torch.randn(x.shape, generator=generator), "x0": x.clone(), "eps": 8 / 255, "step": 2 / 255}
@@ -42,6 +42,17 @@ def named(word: str) -> str:
 
 def test_the_page_is_read_in_one_sitting():
     assert len(README.splitlines()) <= 200
+
+
+@pytest.mark.parametrize("method", ["IGDM()", "AMKD()", "AIKD()", "DataFree()"])
+@pytest.mark.filterwarnings("ignore:IGDM")
+def test_one_line_makes_the_loop_another_methods(method):
+    names, block = given(), named("Distiller(")
+    (own,) = [line for line in block.splitlines() if line.startswith("method = ")]
+    assert f"# method = {method}" in block
+    exec(block.replace(own, f"method = {method}"), names)
+    assert names["distiller"].finished
+    assert torch.isfinite(names["loss"])
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))

@@ -16,7 +16,8 @@ from benchmarks.cases.inputs import CIFAR, EPS, STEP, generator, size, uniform
 from benchmarks.opponents import loops, peers
 from benchmarks.suite.case import Call, Case, Entry, Missing
 from fastadv import attacks
-from fastadv.train.networks import models
+from fastadv.train.networks import catalogue
+from fastadv.train.networks.classifier import Classifier, Normalize, load_weights
 
 STEPS, PARTICLES, L2, L2_STEP = 10, 4, 0.5, 0.125
 Victim = Callable[[torch.device], nn.Module]
@@ -48,10 +49,10 @@ def small_network(device: torch.device) -> nn.Module:
 
 def public_resnet56(weights: Path, device: torch.device) -> nn.Module:
     """The CIFAR-100 network of chenyaofo/pytorch-cifar-models, behind its normalisation."""
-    network = models.build("resnet56", num_classes=100, image_shape=CIFAR)
-    models.load_weights(network, weights)
-    normalize = models.Normalize((0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761))
-    return models.Classifier(normalize, network).to(device).eval().requires_grad_(False)
+    network = catalogue.build("resnet56", num_classes=100, image_shape=CIFAR)
+    load_weights(network, weights)
+    normalize = Normalize((0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761))
+    return Classifier(normalize, network).to(device).eval().requires_grad_(False)
 
 
 def _entry(attack: str, on: str, victim: Victim, batch: int, *, chosen: bool = False) -> Entry:

@@ -18,7 +18,7 @@ from fastadv.attacks.loop.noise import Noise
 from fastadv.distill import CRD, IADII, Batch
 from fastadv.distill.parts.memory import Memory
 from fastadv.train.config.methods import METHODS
-from fastadv.train.networks import models
+from fastadv.train.networks import catalogue
 
 CLASSES = 100
 # Of the training set, whose every image CRD remembers.
@@ -63,7 +63,7 @@ def build_setup(name: str, images: int, device: torch.device) -> Setup:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         teacher, standard, student = (
-            models.build(network, num_classes=CLASSES, image_shape=CIFAR).to(device)
+            catalogue.build(network, num_classes=CLASSES, image_shape=CIFAR).to(device)
             for network in (TEACHER, TEACHER, STUDENT)
         )
         source = generator(device)
@@ -88,7 +88,7 @@ def build_setup(name: str, images: int, device: torch.device) -> Setup:
     for module in (student, method):
         _make_repeatable(module)
     shown = x if method.needs_images else x.new_empty(images, 0)
-    return Setup(method, student, teacher, standard, Batch(shown, y, 0.5, index=index))
+    return Setup(method, student, teacher, standard, Batch(shown, y, 0.5, index=index, seed=0))
 
 
 @torch.no_grad()

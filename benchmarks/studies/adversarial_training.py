@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from fastadv.attacks import FGSM
 from fastadv.distill.method import Batch, Method, Network, Terms
-from fastadv.train.config.run_config import Config
+from fastadv.train.config.train_config import Config
 from fastadv.train.data import datasets
 from fastadv.train.loop.experiment import build_classifier
 from fastadv.train.loop.trainer import Trainer

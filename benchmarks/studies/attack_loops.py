@@ -34,9 +34,9 @@ from fastadv.attacks import freeze, pgd
 from fastadv.ops.attack_loss import attack_loss_value_and_grad
 from fastadv.ops.step import pgd_stepper
 from fastadv.train.data import datasets
-from fastadv.train.data.datasets import to_pixels
-from fastadv.train.networks import models
-from fastadv.train.networks.models import Classifier, Normalize
+from fastadv.train.data.splits import to_pixels
+from fastadv.train.networks import catalogue
+from fastadv.train.networks.classifier import Classifier, Normalize, load_weights
 from fastadv.train.robustness.timing import TimedNetwork
 from fastadv.train.runtime.errors import TrainError
 from fastadv.train.runtime.machine import cpu_threads
@@ -79,8 +79,8 @@ def main() -> None:
     options = parser.parse_args()
     try:
         data = datasets.load("cifar100", data_dir=options.data_dir)
-        network = models.build(options.model, num_classes=len(data.class_names), image_shape=data.image_shape)
-        models.load_weights(network, options.checkpoint)
+        network = catalogue.build(options.model, num_classes=len(data.class_names), image_shape=data.image_shape)
+        load_weights(network, options.checkpoint)
     except TrainError as error:
         parser.error(str(error))
     model = Classifier(Normalize(data.mean, data.std), network).eval()

@@ -20,7 +20,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,15 @@ from fastadv.attacks import freeze
 from fastadv.attacks.loop.ball import Ball
 from fastadv.attacks.loop.noise import Noise
 from fastadv.distill import IGDM, TALD, AdaAD, Batch, Method
-from fastadv.train.config.run_config import Config
-from fastadv.train.data.datasets import Split, to_pixels
+from fastadv.distill.parts.float32_output import DTYPES, Float32Output
+from fastadv.distill.parts.seeding import derive_seed
+from fastadv.train.config.train_config import Config, Precision
+from fastadv.train.data.splits import Split, to_pixels
 from fastadv.train.loop.trainer import Trainer
-from fastadv.train.networks import models
-from fastadv.train.networks.float32_output import DTYPES, Precision, Shown
-from fastadv.train.networks.models import Classifier, Normalize
+from fastadv.train.networks import catalogue
+from fastadv.train.networks.classifier import Classifier, Normalize, load_weights
 from fastadv.train.runtime.errors import CheckpointError
 from fastadv.train.runtime.machine import cpu_threads
-from fastadv.train.runtime.seeding import derive_seed
 
 # Perturbations are made of signs: where a gradient is zero to rounding, another order of additions turns one, and
 # between ten steps on networks that are not robust it grows.
@@ -159,8 +159,8 @@ class Bench:
         for fewer than LEAST_EQUAL_PIXELS, and for losses in float32 further apart than TOLERANCE, relatively.
         """
         seed = derive_seed(0, "first")
-        (piece,) = self.trainer.batches.pieces(self.plan, 0, progress=PROGRESS, seed=seed)
-        batch = replace(piece.batch, index=None)
+        (part,) = self.trainer.batches.micro_batches(self.plan, 0)
+        batch = Batch(part.x, part.y, progress=PROGRESS, seed=seed)
         x, y = batch.x.contiguous(), batch.y
         start = Ball(self.row.start_eps).random_rows(x, self.row.copies, Noise(seed))
         plain, model, teacher = copy.deepcopy(self.plain), self._model(), self._frozen("float32")
@@ -172,7 +172,7 @@ class Bench:
         expected, found = plain.loss(x, y, found_by_plain).item(), self._loss(model, teacher, batch)
         if not abs(found - expected) <= TOLERANCE * abs(expected):
             raise Differs(f"{self.row.name}: the first losses are {found:.6g} and {expected:.6g}")
-        as_run = self._loss(self._model(), self.trainer.teacher, batch)
+        as_run = self._loss(self._model(), self.trainer.distiller.teacher, batch)
         return {"equal_pixels": equal, "plain": expected, "float32": found, "as_run": as_run}
 
     def fused_step(self) -> None:
@@ -183,8 +183,8 @@ class Bench:
         chosen = torch.randint(len(self.images), (self.scale.batch,), generator=self.draws).to(self.scale.device)
         loop.step(to_pixels(self.images.images[chosen]), self.images.labels[chosen])
 
-    def _frozen(self, precision: Precision) -> Shown:
-        return Shown(freeze(self.teacher, dtype=DTYPES[precision]))
+    def _frozen(self, precision: Precision) -> Float32Output:
+        return Float32Output(freeze(self.teacher, dtype=DTYPES[precision]))
 
     def _model(self) -> Classifier:
         return copy.deepcopy(self.trainer.model).train()
@@ -287,17 +287,17 @@ def _kind(event: Any) -> str:
 
 @contextmanager
 def _data_marked(trainer: Trainer) -> Iterator[None]:
-    pieces = trainer.batches.pieces
+    micro_batches = trainer.batches.micro_batches
 
     def marked(*arguments: Any, **keywords: Any) -> Any:
         with record_function("data"):
-            return pieces(*arguments, **keywords)
+            return micro_batches(*arguments, **keywords)
 
-    trainer.batches.pieces = marked  # type: ignore[method-assign]
+    trainer.batches.micro_batches = marked  # type: ignore[method-assign]
     try:
         yield
     finally:
-        del trainer.batches.pieces
+        del trainer.batches.micro_batches
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -355,9 +355,9 @@ def _wait(device: str) -> None:
 def _network(name: str, scale: Scale, *, seed: int) -> Classifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = models.build(name, num_classes=CLASSES, image_shape=(3, SIZE, SIZE))
+        network = catalogue.build(name, num_classes=CLASSES, image_shape=(3, SIZE, SIZE))
     if scale.checkpoints is not None:
-        models.load_weights(network, scale.checkpoints / f"cifar100_{name}.pth")
+        load_weights(network, scale.checkpoints / f"cifar100_{name}.pth")
     return Classifier(Normalize((0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)), network).to(scale.device)
 
 

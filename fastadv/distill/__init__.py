@@ -10,9 +10,11 @@ from fastadv.distill.bss import BSS
 from fastadv.distill.crd import CRD
 from fastadv.distill.cross_entropy import CrossEntropy
 from fastadv.distill.data_free import DataFree
+from fastadv.distill.distiller import Distiller
 from fastadv.distill.dkd import DKD
 from fastadv.distill.fitnet import FitNet
 from fastadv.distill.ft import FT
+from fastadv.distill.hooked import Hooked
 from fastadv.distill.iad import IAD, IADII, AdaIAD
 from fastadv.distill.igdm import IGDM
 from fastadv.distill.kd import KD
@@ -57,9 +59,11 @@ __all__ = [
     "Batch",
     "CrossEntropy",
     "DataFree",
+    "Distiller",
     "Featured",
     "Features",
     "FitNet",
+    "Hooked",
     "Method",
     "RobustMethod",
     "TripletKD",

@@ -79,6 +79,7 @@ class AIKD(AdversarialMethod):
     """
 
     needs_teacher = True
+    needs_epochs = True
 
     def __init__(
         self,
@@ -143,7 +144,7 @@ class AIKD(AdversarialMethod):
             else:
                 of_previous = teacher_logits(self, self.previous, x)
             progressive = self._soft_targets(of_student, of_previous)
-            loss = loss + self.beta * batch.progress * progressive
+            loss = loss + self.beta * batch.progress_for(self) * progressive
             terms["progressive"] = progressive.detach()
         if self.omega:
             with constant_parameters([self.adversary]):

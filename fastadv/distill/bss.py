@@ -80,6 +80,7 @@ class BSS(Method):
     """
 
     needs_teacher = True
+    attacks = True
     ascent: Callable[..., Tensor]
     # Whether it reads more than logits: only then the networks must have ``with_features``.
     needs_features: bool = False
@@ -116,8 +117,8 @@ class BSS(Method):
         clean, taught = self._observe(student, teacher, batch.x)
         ce = cross_entropy(accumulate(clean.logits), batch.y)
         kd = self._apart(clean, taught).mean()
-        loss = ce + (self.kd_start + (self.kd_end - self.kd_start) * batch.progress) * kd
-        weight = self.bss_weight * max(1 - batch.progress / self.bss_end, 0.0)
+        loss = ce + (self.kd_start + (self.kd_end - self.kd_start) * batch.progress_for(self)) * kd
+        weight = self.bss_weight * max(1 - batch.progress_for(self) / self.bss_end, 0.0)
         boundary, matching = None, torch.zeros_like(ce)
         if weight > 0:
             boundary = self._draw(student, teacher, clean.logits, taught.logits, batch)
@@ -138,7 +139,7 @@ class BSS(Method):
         places, chosen = bss_candidates(of_teacher, of_student.detach(), batch.y, size=self.attack_size)
         known = of_teacher[places]
         # What is not worth it stays where it is: its target is the class it already has.
-        target = torch.where(chosen, bss_targets(known, seed=batch.seed, sample_ids=places), known.argmax(1))
+        target = torch.where(chosen, bss_targets(known, seed=batch.seed_for(self), sample_ids=places), known.argmax(1))
         moved = self.ascent(teacher, batch.x[places], target)
         moved = aligned(batch.x, moved.to(batch.x.dtype))[1]
         return Boundary(places, chosen, target, *self._observe(student, teacher, moved))

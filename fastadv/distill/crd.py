@@ -84,7 +84,7 @@ class CRD(WeightedLoss):
     def distance(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         if batch.index is None:
             raise TypeError("batch.index must be the positions of the images in the training set for CRD, got None")
-        return self.contrast(student.embedding, teacher.embedding, batch.y, batch.index, batch.seed)
+        return self.contrast(student.embedding, teacher.embedding, batch.y, batch.index, batch.seed_for(self))
 
 
 class _Contrast(nn.Module):

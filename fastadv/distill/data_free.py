@@ -147,10 +147,13 @@ class DataFree(AdversarialMethod):
 
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
         images = len(batch.x)
-        x = self.draw(images, seed=batch.seed)
+        seed = batch.seed_for(self)
+        x = self.draw(images, seed=seed)
         rows = x
         if self.interpolation_weight:
-            share = noise.symmetric_beta(images, self.interpolation_alpha, seed=batch.seed, stream=_SHARES, like=x)
+            share = noise.symmetric_beta(
+                images, self.interpolation_alpha, seed=batch.seed_for(self), stream=_SHARES, like=x
+            )
             # The images are drawn independently: a neighbour is as good as a random partner.
             partner = torch.arange(images, device=x.device).roll(1)
             rows = torch.cat((x, mix(x, share, partner)))
@@ -169,7 +172,7 @@ class DataFree(AdversarialMethod):
             terms["interpolation"] = interpolation.detach()
         if self.activation_weight:
             activation = self._activation(*on_generated)
-            loss = loss + self.activation_weight * (1 - batch.progress) * activation
+            loss = loss + self.activation_weight * (1 - batch.progress_for(self)) * activation
             terms["activation"] = activation.detach()
         return {"loss": loss, **terms}
 
@@ -178,14 +181,14 @@ class DataFree(AdversarialMethod):
 
     def adversary_terms(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
         teacher = required(self, teacher)
-        x = self._generated(len(batch.x), batch.seed, _GENERATOR)
+        x = self._generated(len(batch.x), batch.seed_for(self), _GENERATOR)
         with evaluating([teacher]), constant_parameters([student, teacher, self.connectors]):
             deep = self.activation_weight > 0 and self.activation_in_generator
             responses = observe("student", student, x, deep=deep), observe("teacher", teacher, x, deep=deep)
             discrepancy = _discrepancy(*responses)
             loss = -discrepancy.log1p() if self.generator_loss == "log" else -discrepancy
             if deep:
-                loss = loss - self.activation_weight * (1 - batch.progress) * self._activation(*responses)
+                loss = loss - self.activation_weight * (1 - batch.progress_for(self)) * self._activation(*responses)
         return {"loss": loss, "discrepancy": discrepancy.detach()}
 
     def _generated(self, images: int, seed: int | Tensor, stream: int) -> Tensor:
@@ -213,6 +216,12 @@ def _discrepancy(student: Features, teacher: Features) -> Tensor:
 
 
 def _distance(one: Tensor, other: Tensor) -> Tensor:
+    if one.shape != other.shape:
+        # l1_loss would broadcast them.
+        raise ValueError(
+            "DataFree: student and teacher must have the same number of classes, "
+            f"got {one.shape[-1]} and {other.shape[-1]}"
+        )
     return l1_loss(accumulate(one), accumulate(other))
 
 

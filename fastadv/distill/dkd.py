@@ -60,7 +60,7 @@ class DKD(BaseLoss):
             alpha=self.alpha,
             beta=self.beta,
         )
-        risen = min(batch.progress / self.ramp, 1.0) if self.ramp else 1.0
+        risen = min(batch.progress_for(self) / self.ramp, 1.0) if self.ramp else 1.0
         return self.gamma * cross_entropy(accumulate(student.logits), batch.y) + risen * decoupled
 
     def extra_repr(self) -> str:

@@ -62,6 +62,8 @@ class IGDM(Method):
     """
 
     needs_teacher = True
+    attacks = True
+    default_base = AdaAD
 
     def __init__(
         self,
@@ -75,7 +77,7 @@ class IGDM(Method):
         super().__init__()
         if base is not None and not isinstance(base, RobustMethod):
             raise TypeError(f"base must be a robust method such as AdaAD, got {type(base).__name__}")
-        self.base = AdaAD() if base is None else base
+        self.base = self.default_base() if base is None else base
         self.alpha = checks.number("alpha", alpha)
         self.ramp = checks.choice("ramp", ramp, _RAMPS)
         self.beta = checks.number("beta", beta)
@@ -109,7 +111,7 @@ class IGDM(Method):
             ahead_of_student, ahead_of_teacher = views.student_logits(ahead), views.teacher_logits(ahead)
         behind_of_student, behind_of_teacher = views.student_logits(behind), views.teacher_logits(behind)
         matching = igdm_loss(ahead_of_student, behind_of_student, ahead_of_teacher, behind_of_teacher)
-        weight = self.alpha * (batch.progress if self.ramp == "linear" else 1.0)
+        weight = self.alpha * (batch.progress_for(self) if self.ramp == "linear" else 1.0)
         loss = terms["loss"] + weight * matching
         return {**terms, "loss": loss, "base": terms["loss"].detach(), "igdm": matching.detach()}
 

@@ -16,23 +16,40 @@ from fastadv.attacks import captured
 Network = Callable[[Tensor], Tensor]
 Terms = dict[str, Tensor]
 
+_COUNTED = "; fastadv.distill.Distiller counts steps for you"
+
 
 @dataclass(frozen=True)
 class Batch:
     """The data of one step of training.
 
     x: images [N, ...]; y: their classes [N], int64.
-    progress: share of training that is done, in [0, 1), for schedules.
-    seed: of the method's random numbers, an int or an int64 tensor without dimensions on the device of x.
+    progress: share of training that is done, in [0, 1), for schedules; None where no method asks for it.
+    seed: of the method's random numbers, an int or an int64 tensor without dimensions on the device of x; None where no
+        method draws any.
     index: positions [N] of the images in the training set, int64, for methods that remember something of each image;
         None where the caller does not count them.
     """
 
     x: Tensor
     y: Tensor
-    progress: float = 0.0
-    seed: int | Tensor = 0
+    progress: float | None = None
+    seed: int | Tensor | None = None
     index: Tensor | None = None
+
+    def progress_for(self, method: Method) -> float:
+        """Return ``progress``. Raises ValueError naming ``method``, which needs it, where it is None."""
+        if self.progress is None:
+            raise ValueError(
+                f"{type(method).__name__} needs Batch(progress=...), the share of training that is done{_COUNTED}"
+            )
+        return self.progress
+
+    def seed_for(self, method: Method) -> int | Tensor:
+        """Return ``seed``. Raises ValueError naming ``method``, which draws by it, where it is None."""
+        if self.seed is None:
+            raise ValueError(f"{type(method).__name__} needs Batch(seed=...), another one at each step{_COUNTED}")
+        return self.seed
 
 
 class Method(nn.Module, abc.ABC):
@@ -46,6 +63,13 @@ class Method(nn.Module, abc.ABC):
     needs_teacher: bool
     # Whether it looks at training images; where it does not, batch.x is empty but for its first dimension.
     needs_images: bool = True
+
+    # Whether it looks at the number of the epoch: then ``start_epoch`` must be called.
+    needs_epochs: bool = False
+    # Whether it makes adversarial images, in some or all of its settings.
+    attacks: bool = False
+    # What it is built on where its argument ``base`` is None; None where it has no such argument.
+    default_base: type[Method] | None = None
 
     # The loop that makes its adversarial images, called with (networks, x, ...); None where there is none.
     ascent: Callable[..., Any] | None = None

@@ -81,6 +81,8 @@ class TALD(Method):
     """
 
     needs_teacher = True
+    attacks = True
+    default_base = KD
 
     def __init__(
         self,
@@ -105,7 +107,7 @@ class TALD(Method):
         super().__init__()
         if base is not None and not isinstance(base, BaseLoss):
             raise TypeError(f"base must be a base loss such as KD, got {type(base).__name__}")
-        self.base = KD() if base is None else base
+        self.base = self.default_base() if base is None else base
         self.warm_up_epochs = self.base.warm_up_epochs
         self.weight = checks.number("weight", weight)
         self.particles = count("particles", particles, 1)
@@ -129,8 +131,9 @@ class TALD(Method):
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
         x, y = batch.x, batch.y
         attacked, labels = x[: self.images], y[: self.images]
+        seed = 0 if self.samples == "none" else batch.seed_for(self)
         ids = None if batch.index is None else batch.index[: self.images]
-        particles, repulsion = self._sample(required(self, teacher), attacked, labels, batch.seed, ids)
+        particles, repulsion = self._sample(required(self, teacher), attacked, labels, seed, ids)
         moved = aligned(x, particles.flatten(0, 1).to(x.dtype))[1]
         images = aligned(x, torch.cat((moved, x)))[1]
         classes = torch.cat((repeat_rows(labels, self.particles), y))

@@ -52,7 +52,9 @@ class TripletKD(WeightedLoss):
         of_student = student.logits
         different = batch.y[:, None] != batch.y
         # The largest of independent numbers is any of the others with the same probability.
-        drawn = noise.uniform(len(batch.y), len(batch.y), seed=batch.seed, stream=noise.APART, like=of_student)
+        drawn = noise.uniform(
+            len(batch.y), len(batch.y), seed=batch.seed_for(self), stream=noise.APART, like=of_student
+        )
         chosen = drawn.masked_fill(~different, -math.inf).argmax(1)
         losses = triplet_margin_loss(
             teacher.logits, of_student, of_student[chosen], margin=self.margin, reduction="none"

@@ -1,46 +1,30 @@
-"""The command line: fastadv train, attack, compare, data, methods, doctor."""
+"""The command line: fastadv train, attack, compare, data, methods, doctor.
+
+What loads torch is imported by the command that needs it: help, and what is wrong with a flag, are answered at once.
+"""
 
 import argparse
-import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from fastadv.train.config.fields import Fields
-from fastadv.train.config.method_help import explain_method, list_methods
-from fastadv.train.config.run_config import Config, packaged_recipes, resolve
-from fastadv.train.config.settings import shown
-from fastadv.train.config.values import describe_type, is_table
-from fastadv.train.data.command import add_command as add_data_command
-from fastadv.train.robustness.attack_config import AttackConfig
+import fastadv
+from fastadv.train.config.attack_config import AttackConfig
+from fastadv.train.config.model import ConfigModel, describe, is_table, shown
+from fastadv.train.config.train_config import Config, packaged_recipes, resolve
+from fastadv.train.data.download import ARCHIVES
 from fastadv.train.runtime.errors import TrainError
-from fastadv.train.runtime.machine import cpu_threads
-from fastadv.train.runtime.processes import joined
-from fastadv.train.runtime.run_folder import (
-    check_facts,
-    continued_config,
-    extend_run,
-    find_run,
-    named_by_time,
-    start_run,
-    stored_attack,
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status: 0, 2 for an error of the user's, 130 when interrupted."""
     parser = argparse.ArgumentParser(prog="fastadv", description="Fused adversarial sampling and distillation.")
+    parser.add_argument("--version", action="version", version=f"fastadv {fastadv.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_train(commands)
-    _add_attack(commands)
-    _add_compare(commands)
-    methods = commands.add_parser("methods", help="list the methods of training with their options")
-    methods.add_argument("method", nargs="?", help="say all about this one")
-    methods.set_defaults(run=_methods)
-    add_data_command(commands)
-    doctor = commands.add_parser("doctor", help="say what serves each op here, and why the others do not")
-    doctor.set_defaults(run=_doctor)
+    for add in (_add_train, _add_attack, _add_compare, _add_methods, _add_data, _add_doctor):
+        add(commands)
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(arguments, argparse.Namespace(typed=shlex.join(["fastadv", *arguments])))
     try:
@@ -49,11 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fastadv: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("fastadv: interrupted; --resume with the same folder continues", file=sys.stderr)
+        again = "the same command" if options.command == "data" else "--resume with the same folder"
+        print(f"fastadv: interrupted; {again} continues", file=sys.stderr)
         return 130
 
 
-def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_train(commands: Any) -> None:
     train = commands.add_parser(
         "train",
         help="train a teacher and its students, and report",
@@ -77,7 +62,7 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     train.set_defaults(run=_train)
 
 
-def _add_attack(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_attack(commands: Any) -> None:
     attack = commands.add_parser(
         "attack",
         help="accuracy of a network, clean and under attack",
@@ -92,7 +77,7 @@ def _add_attack(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     attack.set_defaults(run=_attack)
 
 
-def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_compare(commands: Any) -> None:
     compare = commands.add_parser(
         "compare",
         help="put several runs into one table and one plot",
@@ -106,25 +91,48 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     compare.set_defaults(run=_compare)
 
 
-def _add_fields(group: "argparse._ArgumentGroup", kind: type[Fields]) -> None:
+def _add_methods(commands: Any) -> None:
+    methods = commands.add_parser("methods", help="list the methods of training with their options")
+    methods.add_argument("method", nargs="?", help="say all about this one")
+    methods.set_defaults(run=_methods)
+
+
+def _add_data(commands: Any) -> None:
+    data = commands.add_parser(
+        "data",
+        help="download a dataset",
+        description="Download a dataset from its official address, check its md5 and unpack it. What is there already"
+        " is not fetched again, and a download that was cut off is continued.",
+    )
+    data.add_argument("name", choices=sorted(ARCHIVES), help="the dataset")
+    data.add_argument("--dest", type=Path, required=True, metavar="DIR", help="folder for it, later the --data-dir")
+    data.add_argument("--url", help="another address of the same file")
+    data.set_defaults(run=_data)
+
+
+def _add_doctor(commands: Any) -> None:
+    doctor = commands.add_parser("doctor", help="say what serves each op here, and why the others do not")
+    doctor.set_defaults(run=_doctor)
+
+
+def _add_fields(group: "argparse._ArgumentGroup", kind: type[ConfigModel]) -> None:
     """A flag for every field."""
-    about, types = kind.about(), kind.types()
-    for field in dataclasses.fields(kind):
-        flag = "--" + field.name.replace("_", "-")
-        text = f"{about[field.name].help} (default: {_shown(field.default)})".replace("%", "%%")
-        if types[field.name] is bool:
+    for name, field in kind.model_fields.items():
+        flag = "--" + name.replace("_", "-")
+        text = f"{field.description} (default: {_shown(field.default)})".replace("%", "%%")
+        if field.annotation is bool:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
-        elif is_table(types[field.name]):
+        elif is_table(field.annotation):
             # Given entry by entry: --option for the field options.
-            flag, text = flag.removesuffix("s"), about[field.name].help
-            group.add_argument(flag, dest=field.name, action="append", metavar="NAME.KEY=VALUE", help=text)
+            flag = flag.removesuffix("s")
+            group.add_argument(flag, dest=name, action="append", metavar="NAME.KEY=VALUE", help=field.description)
         else:
-            group.add_argument(flag, metavar=describe_type(types[field.name]), help=text)
+            group.add_argument(flag, metavar=describe(field.annotation), help=text)
 
 
-def _typed(options: argparse.Namespace, kind: type[Fields]) -> dict[str, object]:
+def _typed(options: argparse.Namespace, kind: type[ConfigModel]) -> dict[str, object]:
     """The fields that were given as flags."""
-    return {name: value for name, value in vars(options).items() if name in kind.types()}
+    return {name: value for name, value in vars(options).items() if name in kind.model_fields}
 
 
 def _shown(default: object) -> str:
@@ -133,19 +141,24 @@ def _shown(default: object) -> str:
 
 
 def _train(options: argparse.Namespace) -> int:
-    # Imported here: it loads torch's compiled ops, which `fastadv --help` need not wait for.
-    from fastadv.train.loop.experiment import run_experiment
-
     flags = _typed(options, Config)
-    folder = find_run(options.run_dir, Config) if options.resume else None
+    config = None if options.resume else resolve(recipe=options.recipe, flags=flags)
+
+    from fastadv.train.config.resume import continued_config, extend_run
+    from fastadv.train.loop.experiment import run_experiment
+    from fastadv.train.report.training_report import require_libraries, write_report
+    from fastadv.train.runtime.machine import cpu_threads
+    from fastadv.train.runtime.processes import joined
+    from fastadv.train.runtime.run_folder import find_run, start_run
+
+    folder = find_run(options.run_dir, Config.FILE) if options.resume else None
     if folder is not None:
         config = continued_config(folder, recipe=options.recipe, flags=flags)
-    else:
-        if options.resume:
-            print("nothing to resume: starting a new run", flush=True)
+    elif config is None:
+        print("nothing to resume: starting a new run", flush=True)
         config = resolve(recipe=options.recipe, flags=flags)
     config.check_used()
-    with joined(config.device) as processes:
+    with joined(config.device) as processes, cpu_threads(config.threads):
         facts = {"Processes": str(processes.count)} if processes.count > 1 else {}
 
         def prepare() -> Path:
@@ -154,22 +167,31 @@ def _train(options: argparse.Namespace) -> int:
             extend_run(folder, config, command=options.typed)
             return folder
 
-        folder = processes.from_first(prepare)
-        print(f"run folder: {folder}", flush=True)
-        table = run_experiment(config, folder)
-        print(f"\n{table}\nreport, pictures, metrics and weights: {folder}")
+        run = processes.broadcast_from_rank0(prepare)
+        print(f"run folder: {run}", flush=True)
+        require_libraries()
+        trained = run_experiment(config, run)
+        table = processes.broadcast_from_rank0(lambda: write_report(config, trained.dataset, trained.teacher, run))
+        print(f"\n{table}\nreport, pictures, metrics and weights: {run}")
     return 0
 
 
 def _attack(options: argparse.Namespace) -> int:
-    from fastadv.train.robustness.attack_report import write_result
-    from fastadv.train.robustness.run import attack_missing, fingerprint, prepare
-
     flags = _typed(options, AttackConfig)
-    folder = find_run(options.out, AttackConfig) if options.resume else None
-    if options.resume and folder is None:
+    config = None if options.resume else AttackConfig(**AttackConfig.read_flags(flags))
+
+    from fastadv.train.config.resume import stored_attack
+    from fastadv.train.robustness.attack_report import write_result
+    from fastadv.train.robustness.attack_split import attack_missing, fingerprint, prepare
+    from fastadv.train.runtime.machine import cpu_threads
+    from fastadv.train.runtime.run_folder import check_facts, find_run, start_run
+
+    folder = find_run(options.out, AttackConfig.FILE) if options.resume else None
+    if folder is not None:
+        config = stored_attack(folder, flags=flags)
+    elif config is None:
         print("nothing to resume: starting a new evaluation", flush=True)
-    config = AttackConfig(**AttackConfig.read(flags)) if folder is None else stored_attack(folder, flags=flags)
+        config = AttackConfig(**AttackConfig.read_flags(flags))
     with cpu_threads(config.threads):
         subject = prepare(config)
         facts = {"Checkpoint SHA-256": fingerprint(config)}
@@ -185,6 +207,7 @@ def _attack(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from fastadv.train.report.compare import compare_runs
+    from fastadv.train.runtime.run_folder import named_by_time
 
     out = options.out or named_by_time("compare")
     print(compare_runs(options.runs, options.baseline, out))
@@ -193,7 +216,16 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _methods(options: argparse.Namespace) -> int:
+    from fastadv.train.config.method_help import explain_method, list_methods
+
     print(list_methods() if options.method is None else explain_method(options.method))
+    return 0
+
+
+def _data(options: argparse.Namespace) -> int:
+    from fastadv.train.data.download import fetch
+
+    fetch(options.name, options.dest, url=options.url)
     return 0
 
 

@@ -10,7 +10,8 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from fastadv.attacks import freeze, pgd
 from fastadv.attacks.model import folding
-from fastadv.train.networks.models import Classifier, Normalize, build
+from fastadv.train.networks.catalogue import build
+from fastadv.train.networks.classifier import Classifier, Normalize
 from tests.attacks.host_reads import HostReads
 
 pytestmark = pytest.mark.filterwarnings("error:freeze")

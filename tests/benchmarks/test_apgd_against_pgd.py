@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from benchmarks.studies import apgd_against_pgd
-from fastadv.train.networks.models import build
-from fastadv.train.robustness.interval import wilson
+from fastadv.train.networks.catalogue import build
+from fastadv.train.report.intervals import wilson
 
 
 def share(correct):

@@ -11,7 +11,7 @@ from benchmarks.studies import attack_loops
 from benchmarks.studies.attack_loops import BASELINE, EXACT, HALF
 from benchmarks.suite.runner import Differs
 from fastadv.attacks import freeze
-from fastadv.train.networks.models import build
+from fastadv.train.networks.catalogue import build
 
 STEPS = 2
 

@@ -23,7 +23,7 @@ def built(student, teacher, batch, *, epochs=0, **options):
 
 
 def run(method, student, teacher, batch, progress=0.5):
-    return method(student, teacher, Batch(*batch, progress=progress))
+    return method(student, teacher, Batch(*batch, progress=progress, seed=0))
 
 
 def soft(student, teacher, temperature):
@@ -87,7 +87,7 @@ def test_loss_of_the_student_by_hand(student, teacher, batch, options):
 @pytest.mark.parametrize("adversarial_loss", ["bce", "wgan"])
 def test_loss_of_the_discriminator_by_hand(student, teacher, batch, adversarial_loss):
     method = built(student, teacher, batch, adversarial_loss=adversarial_loss)
-    step = Batch(*batch)
+    step = Batch(*batch, progress=0.0, seed=0)
     expected_student = copy.deepcopy(student)(batch[0])
     method(student, teacher, step)
     terms = method.adversary_terms(student, teacher, step)
@@ -103,7 +103,7 @@ def test_loss_of_the_discriminator_by_hand(student, teacher, batch, adversarial_
 
 def test_the_discriminator_learns_and_the_student_answers(student, teacher, batch):
     method = built(student, teacher, batch, alpha=0.0, beta=0.0, omega=1.0, adversary_lr=1e-2)
-    optimizer, step = method.adversary_optimizer(), Batch(*batch)
+    optimizer, step = method.adversary_optimizer(), Batch(*batch, progress=0.0, seed=0)
     student.eval()
     losses = []
     for _ in range(20):
@@ -124,7 +124,7 @@ def test_the_discriminator_learns_and_the_student_answers(student, teacher, batc
 def test_gradients_reach_whom_they_are_for(student, teacher, batch):
     method = built(student, teacher, batch, epochs=2)
     assert list(method.own_parameters()) == []
-    step = Batch(*batch, progress=0.5)
+    step = Batch(*batch, progress=0.5, seed=0)
     method(student, teacher, step)["loss"].backward()
     discriminator, others = list(method.adversary.parameters()), [*teacher.parameters(), *method.previous.parameters()]
     assert all(parameter.grad is not None for parameter in student.parameters())
@@ -132,7 +132,7 @@ def test_gradients_reach_whom_they_are_for(student, teacher, batch):
     assert all(parameter.requires_grad for parameter in discriminator)
 
     student.zero_grad()
-    for rival in (step, Batch(batch[0].clone(), batch[1])):
+    for rival in (step, Batch(batch[0].clone(), batch[1], progress=0.0, seed=0)):
         method.adversary.zero_grad()
         method.adversary_terms(student, teacher, rival)["loss"].backward()
         assert all(parameter.grad is not None for parameter in discriminator)
@@ -185,7 +185,7 @@ def test_the_weight_of_the_previous_epoch_grows(student, teacher, batch):
 def test_forward_passes_of_a_step(student, teacher, batch, options, teacher_runs, previous_runs):
     method = built(student, teacher, batch, epochs=2, **options)
     assert method.adversary_every == 1 if options.get("omega", 1) else method.adversary_every > 2**31
-    step = Batch(*batch)
+    step = Batch(*batch, progress=0.0, seed=0)
     method(student, teacher, step)
     if method.omega:
         method.adversary_terms(student, teacher, step)
@@ -205,7 +205,7 @@ def test_forward_passes_in_the_first_epoch(student, teacher, batch, options, run
 
 def test_the_discriminator_asks_again_about_other_images(student, teacher, batch):
     method = built(student, teacher, batch)
-    step, other = Batch(*batch), Batch(batch[0].flip(0), batch[1])
+    step, other = Batch(*batch, progress=0.0, seed=0), Batch(batch[0].flip(0), batch[1], progress=0.0, seed=0)
     method(student, teacher, step)
     teacher.rows.clear()
     student.rows.clear()
@@ -223,7 +223,7 @@ def test_networks_keep_their_modes_and_statistics(student, teacher, batch):
     flags = [[module.training for module in network.modules()] for network in frozen]
     before = copy.deepcopy([network.state_dict() for network in frozen])
     state = torch.get_rng_state()
-    step = Batch(*batch)
+    step = Batch(*batch, progress=0.0, seed=0)
     method(student, teacher, step)
     method.adversary_terms(student, teacher, step)
     assert [[module.training for module in network.modules()] for network in frozen] == flags
@@ -237,7 +237,7 @@ def test_wgan_clips_the_discriminator(student, teacher, batch):
     optimizer = method.adversary_optimizer()
     for _ in range(2):
         assert all(parameter.abs().max() <= 0.02 for parameter in method.adversary.parameters())
-        method.adversary_terms(student, teacher, Batch(*batch))["loss"].backward()
+        method.adversary_terms(student, teacher, Batch(*batch, progress=0.0, seed=0))["loss"].backward()
         optimizer.step()
     assert any((parameter.abs() == torch.tensor(0.02)).any() for parameter in method.adversary.parameters())
     free = built(student, teacher, batch)
@@ -253,7 +253,7 @@ def test_another_method_loaded_with_the_state_goes_on(student, teacher, batch):
     other.load_state_dict(method.state_dict())
     terms = [run(each, student, teacher, batch) for each in (method, other)]
     torch.testing.assert_close(*terms, atol=0, rtol=0)
-    step = Batch(*batch)
+    step = Batch(*batch, progress=0.0, seed=0)
     rivals = [each.adversary_terms(student, teacher, step)["loss"] for each in (method, other)]
     assert rivals[0] == rivals[1]
     assert run(built(student, teacher, batch), student, teacher, batch)["loss"] != terms[0]["loss"]
@@ -264,7 +264,7 @@ def test_no_value_is_read_back(student, teacher, batch, options):
     """On the meta device there is no value to read; the probe sees what copies from it."""
     student, teacher, batch = student.to("meta"), teacher.to("meta"), tuple(tensor.to("meta") for tensor in batch)
     method = built(student, teacher, batch, epochs=2, **options)
-    step = Batch(*batch, progress=0.5)
+    step = Batch(*batch, progress=0.5, seed=0)
     with HostReads() as probe:
         assert method(student, teacher, step)["loss"].is_meta
         assert method.adversary_terms(student, teacher, step)["loss"].is_meta
@@ -275,7 +275,7 @@ def test_no_value_is_read_back(student, teacher, batch, options):
 @pytest.mark.skipif(fastadv.backends()["cpu"] != "available", reason="the reference looks at its arguments")
 def test_a_step_has_nothing_for_the_host_to_read(student, teacher, batch):
     method = built(student, teacher, batch, epochs=2)
-    step = Batch(*batch, progress=0.5)
+    step = Batch(*batch, progress=0.5, seed=0)
     with HostReads() as probe:
         method(student, teacher, step)
         method.adversary_terms(student, teacher, step)
@@ -284,7 +284,7 @@ def test_a_step_has_nothing_for_the_host_to_read(student, teacher, batch):
 
 def test_half_precision(student, teacher, batch):
     method = built(student, teacher, batch, epochs=2)
-    step = Batch(*batch, progress=0.5)
+    step = Batch(*batch, progress=0.5, seed=0)
     with torch.autocast("cpu", torch.bfloat16):
         terms = method(student, teacher, step)
         rival = method.adversary_terms(student, teacher, step)

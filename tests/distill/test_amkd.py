@@ -100,7 +100,7 @@ def test_the_negative_where_the_batch_has_none_of_the_target(student, teacher):
     x = torch.rand(12, 1, 8, 8, dtype=torch.float64)
     y = teacher(x).argmax(1)
     y[:] = y[0]
-    batch = Batch(x, y, seed=SEED)
+    batch = Batch(x, y, seed=SEED, progress=0.0)
     lonely = AMKD(triplet="clean", step_size=0.4)(student, teacher, batch)
     assert lonely["bss"] > 0
     assert lonely["triplet"] == 0  # nobody is of another class
@@ -113,7 +113,7 @@ def test_the_negative_where_the_batch_has_none_of_the_target(student, teacher):
 
 
 def test_there_are_no_triplets_without_boundary_samples(student, teacher, batch):
-    late = Batch(batch.x, batch.y, progress=0.8)
+    late = Batch(batch.x, batch.y, progress=0.8, seed=0)
     terms = AMKD()(student, teacher, late)
     assert terms["triplet"] == 0
     torch.testing.assert_close(terms["loss"], BSS()(student, teacher, late)["loss"])
@@ -127,7 +127,7 @@ def test_features_of_different_length_are_joined_by_a_layer(teacher, batch):
     weight, bias = method.own_parameters()
     assert weight.shape == (16, 24)
     # An untrained student is seldom right: the classes are its own where the teacher agrees.
-    agreed = Batch(batch.x, student(batch.x).argmax(1), seed=SEED)
+    agreed = Batch(batch.x, student(batch.x).argmax(1), seed=SEED, progress=0.0)
     terms = method(student, teacher, agreed)
     terms["loss"].backward()
     assert terms["triplet"] > 0
@@ -177,7 +177,10 @@ def test_building_leaves_no_trace(batch):
 
 def test_the_seed_decides(student, teacher, batch):
     method = AMKD(step_size=0.4)
-    losses = [method(student, teacher, Batch(batch.x, batch.y, seed=seed))["loss"] for seed in (1, torch.tensor(1), 2)]
+    losses = [
+        method(student, teacher, Batch(batch.x, batch.y, seed=seed, progress=0.0))["loss"]
+        for seed in (1, torch.tensor(1), 2)
+    ]
     assert losses[0] == losses[1]
     assert losses[0] != losses[2]
 
@@ -185,7 +188,7 @@ def test_the_seed_decides(student, teacher, batch):
 def test_half_precision(student, teacher, batch):
     x = batch.x.float()
     with torch.autocast("cpu", torch.bfloat16):
-        terms = AMKD()(student.float(), teacher.float(), Batch(x, batch.y))
+        terms = AMKD()(student.float(), teacher.float(), Batch(x, batch.y, progress=0.0, seed=0))
     terms["loss"].backward()
     assert terms["triplet"].dtype == torch.float32
     assert all(parameter.grad.isfinite().all() for parameter in student.parameters())
@@ -195,7 +198,7 @@ def test_half_precision(student, teacher, batch):
 @pytest.mark.parametrize("triplet", ["teacher", "clean", "same-class"])
 def test_no_value_is_read_back(embedding, triplet, student, teacher, batch):
     """On the meta device there is no value to read: an item(), a branch on a tensor or a boolean index raises."""
-    on_device = Batch(batch.x.float().to("meta"), batch.y.to("meta"))
+    on_device = Batch(batch.x.float().to("meta"), batch.y.to("meta"), progress=0.0, seed=0)
     with HostReads() as probe:
         terms = AMKD(embedding, triplet)(student.float().to("meta"), teacher.float().to("meta"), on_device)
         terms["loss"].backward()

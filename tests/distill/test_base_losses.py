@@ -9,7 +9,7 @@ from fastadv.distill import KD, Batch, CrossEntropy, Method
 
 def test_cross_entropy(student, batch):
     x, y = batch
-    terms = CrossEntropy()(student.eval(), None, Batch(x, y))
+    terms = CrossEntropy()(student.eval(), None, Batch(x, y, progress=0.0, seed=0))
     assert list(terms) == ["loss"]
     torch.testing.assert_close(terms["loss"], cross_entropy(student(x), y))
 
@@ -18,7 +18,7 @@ def test_kd(student, teacher, batch):
     x, y = batch
     teacher.layers[1].train()
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    terms = KD(temperature=3.0, alpha=0.7)(student, teacher, Batch(x, y))
+    terms = KD(temperature=3.0, alpha=0.7)(student, teacher, Batch(x, y, progress=0.0, seed=0))
     terms["loss"].backward()
     assert (student.rows, teacher.rows) == ([5], [5])
     assert all(parameter.grad is not None for parameter in student.parameters())
@@ -37,7 +37,7 @@ def test_methods_say_whether_they_need_a_teacher(student, batch):
     assert KD().needs_teacher
     assert isinstance(KD(), Method)
     with pytest.raises(TypeError, match="teacher must be a network for KD, got None"):
-        KD()(student, None, Batch(*batch))
+        KD()(student, None, Batch(*batch, progress=0.0, seed=0))
 
 
 @pytest.mark.parametrize(
@@ -56,5 +56,5 @@ def test_bad_arguments_are_named(arguments, error, message):
 def test_half_precision_logits_give_a_float32_loss(student, teacher, batch):
     x, y = batch
     with torch.autocast("cpu", torch.bfloat16):
-        terms = KD()(student, teacher, Batch(x, y))
+        terms = KD()(student, teacher, Batch(x, y, progress=0.0, seed=0))
     assert terms["loss"].dtype == torch.float32

@@ -93,7 +93,7 @@ def test_loss_and_gradient_by_hand(size, close, teacher, known):
 def test_the_gradient_is_that_of_the_published_cross_entropy(close, teacher, known):
     x, y = known
     close, teacher = close.double().eval(), teacher.double().eval()
-    terms = BSS(bss_weight=0.0)(close, teacher, Batch(x.double(), y))
+    terms = BSS(bss_weight=0.0)(close, teacher, Batch(x.double(), y, progress=0.0, seed=0))
     found = torch.autograd.grad(terms["loss"], list(close.parameters()))
     logits = close(x.double())
     soft = -(softmax(teacher(x.double()).detach() / 3, 1) * log_softmax(logits / 3, 1)).sum(1).mean()
@@ -118,7 +118,7 @@ def test_what_is_not_worth_it_neither_moves_nor_weighs(close, teacher, known):
     x = known[0]
     close.eval()
     wrong = (teacher.eval()(x).argmax(1) + 1) % 4
-    _, boundary, terms = BSS(attack_size=5).distil(close, teacher, Batch(x, wrong, seed=SEED))
+    _, boundary, terms = BSS(attack_size=5).distil(close, teacher, Batch(x, wrong, seed=SEED, progress=0.0))
     assert not boundary.chosen.any()
     assert terms["bss"] == 0
     assert len(boundary.places) == close.rows[-1] == 5
@@ -129,7 +129,9 @@ def test_what_is_not_worth_it_neither_moves_nor_weighs(close, teacher, known):
 
 def test_the_seed_decides(close, teacher, known):
     close.eval()
-    terms = [BSS(step_size=0.5)(close, teacher, Batch(*known, seed=seed)) for seed in (1, torch.tensor(1), 2)]
+    terms = [
+        BSS(step_size=0.5)(close, teacher, Batch(*known, seed=seed, progress=0.0)) for seed in (1, torch.tensor(1), 2)
+    ]
     assert terms[0]["loss"] == terms[1]["loss"]
     assert terms[0]["loss"] != terms[2]["loss"]
 
@@ -139,7 +141,7 @@ def test_networks_keep_their_modes_and_the_teacher_its_statistics(close, teacher
     flags = [module.training for module in teacher.modules()]
     before, random_state = copy.deepcopy(teacher.state_dict()), torch.get_rng_state()
     seen = close.layers[1].num_batches_tracked.clone()
-    BSS()(close, teacher, Batch(*known))
+    BSS()(close, teacher, Batch(*known, progress=0.0, seed=0))
     assert [module.training for module in teacher.modules()] == flags
     torch.testing.assert_close(teacher.state_dict(), before, atol=0, rtol=0)
     assert all(module.training for module in close.modules())
@@ -150,11 +152,11 @@ def test_networks_keep_their_modes_and_the_teacher_its_statistics(close, teacher
 def test_half_precision(close, teacher, known):
     x, y = known
     with torch.autocast("cpu", torch.bfloat16):
-        terms = BSS()(close, teacher, Batch(x, y))
+        terms = BSS()(close, teacher, Batch(x, y, progress=0.0, seed=0))
     terms["loss"].backward()
     assert terms["bss"].dtype == torch.float32
     assert all(parameter.grad.isfinite().all() for parameter in close.parameters())
-    loss = BSS()(close.bfloat16(), teacher.bfloat16(), Batch(x.bfloat16(), y))["loss"]
+    loss = BSS()(close.bfloat16(), teacher.bfloat16(), Batch(x.bfloat16(), y, progress=0.0, seed=0))["loss"]
     assert loss.isfinite()
     assert loss.dtype == torch.float32
 
@@ -163,7 +165,7 @@ def test_no_value_is_read_back(student, teacher, batch):
     """On the meta device there is no value to read: an item(), a branch on a tensor or a boolean index raises."""
     x, y = (tensor.to("meta") for tensor in batch)
     with HostReads() as probe:
-        terms = BSS()(student.to("meta"), teacher.to("meta"), Batch(x, y))
+        terms = BSS()(student.to("meta"), teacher.to("meta"), Batch(x, y, progress=0.0, seed=0))
         terms["loss"].backward()
     assert terms["loss"].is_meta
     assert probe.found == []
@@ -171,7 +173,7 @@ def test_no_value_is_read_back(student, teacher, batch):
 
 def test_a_teacher_is_needed(student, batch):
     with pytest.raises(TypeError, match="teacher must be a network for BSS, got None"):
-        BSS()(student, None, Batch(*batch))
+        BSS()(student, None, Batch(*batch, progress=0.0, seed=0))
 
 
 @pytest.mark.parametrize(
@@ -193,4 +195,4 @@ def test_bad_arguments_are_named(options, error, message):
 
 def test_a_module_of_a_linear_layer_is_enough(known):
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
-    assert BSS()(network, copy.deepcopy(network), Batch(*known))["kd"] == 0
+    assert BSS()(network, copy.deepcopy(network), Batch(*known, progress=0.0, seed=0))["kd"] == 0

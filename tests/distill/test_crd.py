@@ -33,7 +33,7 @@ def built(networks, pixels, **options):
 
 def some(pixels, *index, seed=3):
     places = torch.tensor(index)
-    return Batch(pixels[places], CLASSES[places], seed=seed, index=places)
+    return Batch(pixels[places], CLASSES[places], seed=seed, index=places, progress=0.0)
 
 
 def embedded(memory, features):
@@ -179,7 +179,7 @@ def test_bad_arguments_are_named(options, error, message):
 def test_images_must_be_counted(networks, pixels):
     method = built(networks, pixels)
     with pytest.raises(TypeError, match=r"batch.index must be the positions .* for CRD, got None"):
-        method(*networks, Batch(pixels, CLASSES))
+        method(*networks, Batch(pixels, CLASSES, progress=0.0, seed=0))
 
 
 def test_similarities_keep_their_precision_under_autocast():

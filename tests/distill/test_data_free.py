@@ -250,7 +250,7 @@ def test_no_training_image_is_read(networks, options):
     assert not method.needs_images
     method.build(*networks, x, images=IMAGES)
     for terms in (method, method.adversary_terms):
-        assert terms(*networks, Batch(x, y))["loss"].isfinite()
+        assert terms(*networks, Batch(x, y, progress=0.0, seed=0))["loss"].isfinite()
 
 
 def test_another_method_loaded_with_the_state_goes_on(networks):

@@ -72,7 +72,7 @@ def test_fitnet_leads_to_the_teachers_shape(student, teacher, batch):
     method = FitNet(layer=-1)
     method.build(student, teacher, x, images=len(x))
     assert method.regressor(student.with_features(x).maps[-1]).shape == teacher.with_features(x).maps[-1].shape
-    assert method(student, teacher, Batch(x, y))["loss"].isfinite()
+    assert method(student, teacher, Batch(x, y, progress=0.0, seed=0))["loss"].isfinite()
 
 
 def test_fitnet_finds_no_way_to_a_map_four_times_as_large(batch):

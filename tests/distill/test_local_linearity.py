@@ -77,7 +77,7 @@ def test_igdm_is_silent_with_a_robust_one(images, student, teacher, batch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         IGDM(RSLAD(eps=0.1)).build(student, Quadratic(0.5), images, images=5)
-        IGDM(RSLAD(eps=0.1, steps=1))(student, teacher, Batch(x, y))
+        IGDM(RSLAD(eps=0.1, steps=1))(student, teacher, Batch(x, y, progress=0.0, seed=0))
 
 
 def test_igdm_asks_for_a_teacher(images, student):

@@ -243,7 +243,7 @@ def test_iad_ii_gives_no_weight_to_a_teacher_that_is_not_there(student, teacher,
     with pytest.raises(ValueError, match=r"standard_weight must be 0 without a standard_teacher, got 0.1"):
         method.build(student, teacher, x, images=len(x))
     with pytest.raises(ValueError, match="without a standard_teacher"):
-        method(student, teacher, Batch(x, y, seed=SEED))
+        method(student, teacher, Batch(x, y, seed=SEED, progress=0.0))
 
 
 @pytest.mark.parametrize(("method", "begin"), [(IAD(**ATTACK), 0.3), (IADII(**ATTACK), 0.2), (AdaIAD(**ATTACK), 0.3)])
@@ -266,7 +266,8 @@ def test_the_ramp_of_igdm(student, teacher, batch):
             torch.testing.assert_close(terms["loss"], terms["base"] + weight * terms["igdm"])
             assert terms["igdm"] > 0
             torch.testing.assert_close(
-                terms["base"], RSLAD(**ATTACK)(student, teacher, Batch(*batch, seed=SEED))["loss"].detach()
+                terms["base"],
+                RSLAD(**ATTACK)(student, teacher, Batch(*batch, seed=SEED, progress=0.0))["loss"].detach(),
             )
 
 
@@ -283,7 +284,7 @@ def test_the_ramp_of_igdm(student, teacher, batch):
     ],
 )
 def test_forward_passes(name, student_forwards, teacher_forwards, student, teacher, batch):
-    CASES[name][0](student, teacher, Batch(*batch, progress=0.5))
+    CASES[name][0](student, teacher, Batch(*batch, progress=0.5, seed=0))
     assert student.rows == [5] * (STEPS + student_forwards)
     assert teacher.rows == [5] * teacher_forwards
 
@@ -294,7 +295,7 @@ def test_networks_keep_their_modes_and_what_the_attack_must_not_touch(name, stud
     flags = [[module.training for module in network.modules()] for network in (student, teacher)]
     before = copy.deepcopy(teacher.state_dict())
     random_state = torch.get_rng_state()
-    CASES[name][0](student, teacher, Batch(*batch, progress=0.5))
+    CASES[name][0](student, teacher, Batch(*batch, progress=0.5, seed=0))
     assert [[module.training for module in network.modules()] for network in (student, teacher)] == flags
     assert all(parameter.grad is None for parameter in (*student.parameters(), *teacher.parameters()))
     torch.testing.assert_close(teacher.state_dict(), before, atol=0, rtol=0)
@@ -307,7 +308,9 @@ def test_networks_keep_their_modes_and_what_the_attack_must_not_touch(name, stud
 @every_method()
 def test_the_seed_decides(name, student, teacher, batch):
     student.eval()
-    terms = [CASES[name][0](student, teacher, Batch(*batch, seed=seed)) for seed in (1, torch.tensor(1), 2)]
+    terms = [
+        CASES[name][0](student, teacher, Batch(*batch, seed=seed, progress=0.0)) for seed in (1, torch.tensor(1), 2)
+    ]
     assert terms[0]["loss"] == terms[1]["loss"]
     assert terms[0]["loss"] != terms[2]["loss"]
 
@@ -317,7 +320,7 @@ def test_no_value_is_read_back(name, student, teacher, batch):
     """On the meta device there is no value to read: an item(), a branch on a tensor or a boolean index raises."""
     x, y = (tensor.to("meta") for tensor in batch)
     with HostReads() as probe:
-        terms = CASES[name][0](student.to("meta"), teacher.to("meta"), Batch(x, y, progress=0.5))
+        terms = CASES[name][0](student.to("meta"), teacher.to("meta"), Batch(x, y, progress=0.5, seed=0))
         terms["loss"].backward()
     assert terms["loss"].is_meta
     assert probe.found == []
@@ -327,11 +330,11 @@ def test_no_value_is_read_back(name, student, teacher, batch):
 def test_half_precision(name, student, teacher, batch):
     x, y = batch
     with torch.autocast("cpu", torch.bfloat16):
-        terms = CASES[name][0](student, teacher, Batch(x, y, progress=0.5))
+        terms = CASES[name][0](student, teacher, Batch(x, y, progress=0.5, seed=0))
     terms["loss"].backward()
     assert terms["loss"].dtype == torch.float32
     assert all(parameter.grad.isfinite().all() for parameter in student.parameters())
-    half = Batch(x.bfloat16(), y, progress=0.5)
+    half = Batch(x.bfloat16(), y, progress=0.5, seed=0)
     loss = CASES[name][0](student.bfloat16(), teacher.bfloat16(), half)["loss"]
     assert loss.isfinite()
     assert loss.dtype == torch.float32
@@ -346,7 +349,7 @@ def test_channels_last_reaches_the_networks(student, teacher, batch):
         layouts.append(x.is_contiguous(memory_format=torch.channels_last))
         return student(squeeze(x))
 
-    IGDM(RSLAD(**ATTACK))(watching, lambda x: teacher(squeeze(x)), Batch(x, y))
+    IGDM(RSLAD(**ATTACK))(watching, lambda x: teacher(squeeze(x)), Batch(x, y, progress=0.0, seed=0))
     assert layouts == [True] * (STEPS + 3)
 
 
@@ -354,12 +357,12 @@ def test_channels_last_reaches_the_networks(student, teacher, batch):
 def test_a_teacher_is_needed(name, student, batch):
     method = CASES[name][0]
     with pytest.raises(TypeError, match=f"teacher must be a network for {type(method).__name__}, got None"):
-        method(student, None, Batch(*batch))
+        method(student, None, Batch(*batch, progress=0.0, seed=0))
 
 
 @every_method(teacher=False)
 def test_no_teacher_is_needed(name, student, batch):
-    assert CASES[name][0](student, None, Batch(*batch))["loss"] > 0
+    assert CASES[name][0](student, None, Batch(*batch, progress=0.0, seed=0))["loss"] > 0
 
 
 @pytest.mark.parametrize("method", [ARD, RSLAD, AdaAD, IAD, IADII, AdaIAD, PGDAT, TRADES])
@@ -373,7 +376,10 @@ def test_the_frozen_copy_is_attacked_as_the_student_is_at_each_step(method, stud
     assert list(frozen.parameters()) == []
     found = []
     for step in range(2):
-        moved = [each.views(student, teacher, Batch(x.double(), y, seed=step)).adversarial for each in (plain, frozen)]
+        moved = [
+            each.views(student, teacher, Batch(x.double(), y, seed=step, progress=0.0)).adversarial
+            for each in (plain, frozen)
+        ]
         torch.testing.assert_close(*moved)
         found.append(moved[1])
         with torch.no_grad():
@@ -381,19 +387,21 @@ def test_the_frozen_copy_is_attacked_as_the_student_is_at_each_step(method, stud
                 parameter.mul_(-1.5)
         student(x.double() + 1)  # which moves BatchNorm's statistics
     rows = len(student.rows)
-    frozen.views(student, teacher, Batch(x.double(), y, seed=0))
+    frozen.views(student, teacher, Batch(x.double(), y, seed=0, progress=0.0))
     assert len(student.rows) - rows == 0
-    assert not torch.equal(frozen.views(student, teacher, Batch(x.double(), y, seed=0)).adversarial, found[0])
+    assert not torch.equal(
+        frozen.views(student, teacher, Batch(x.double(), y, seed=0, progress=0.0)).adversarial, found[0]
+    )
 
 
 def test_there_is_no_frozen_copy_before_build(student, teacher, batch):
     with pytest.raises(ValueError, match="attack_mode='frozen' needs the copy that build"):
-        AdaAD(attack_mode="frozen", **ATTACK)(student, teacher, Batch(*batch))
+        AdaAD(attack_mode="frozen", **ATTACK)(student, teacher, Batch(*batch, progress=0.0, seed=0))
 
 
 def test_a_start_is_never_outside_of_a_small_ball(student, teacher, batch):
     method = RSLAD(eps=1e-4, step_size=1e-4, steps=1)
-    views = method.views(student, teacher, Batch(*batch))
+    views = method.views(student, teacher, Batch(*batch, progress=0.0, seed=0))
     assert (views.adversarial - views.x).abs().max() <= 1e-4 * (1 + 1e-3)
 
 

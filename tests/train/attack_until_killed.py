@@ -10,7 +10,7 @@ import sys
 
 from fastadv.train.cli import main
 from fastadv.train.robustness.shards import Shard, Shards
-from fastadv.train.runtime import checkpoint
+from fastadv.train.runtime import files
 
 
 def kill_myself() -> None:
@@ -22,7 +22,7 @@ def kill_at(moment: str, number: int) -> None:
 
     def save_and_die(self: Shards, saved: int, shard: Shard) -> None:
         if saved == number and moment == "inside":
-            checkpoint.os.replace = lambda *paths: kill_myself()  # type: ignore[attr-defined]
+            files.os.replace = lambda *paths: kill_myself()  # type: ignore[attr-defined]
         save(self, saved, shard)
         if saved == number:
             kill_myself()

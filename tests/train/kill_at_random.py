@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 
 from fastadv.distill import TALD
-from fastadv.train.config.run_config import resolve
+from fastadv.train.config.train_config import resolve
 from fastadv.train.data import datasets
+from fastadv.train.data.splits import Dataset, subset
 from fastadv.train.loop.experiment import build_classifier
 from fastadv.train.loop.trainer import Trainer
 
@@ -27,13 +28,13 @@ FLAGS = {"epochs": "8", "batch_size": "20", "tensorboard": False, "log_steps": "
 FLAGS.update(eval_epochs="4", checkpoint_epochs="8", eval_steps="1", eval_samples="20", ema="0.9")
 
 
-def train(digits: datasets.Dataset, folder: Path) -> None:
+def train(digits: Dataset, folder: Path) -> None:
     config = resolve(flags=FLAGS)
     Trainer(
         model=build_classifier(config.student, config, digits, seed=0),
         method=TALD(steps=1, particles=2, eps=0.1),
         teacher=build_classifier(config.teacher, config, digits, seed=1).eval().requires_grad_(False),
-        train=datasets.subset(digits.train, 70, seed=0),
+        train=subset(digits.train, 70, seed=0),
         test=digits.test,
         config=config,
         seed=0,
@@ -42,7 +43,7 @@ def train(digits: datasets.Dataset, folder: Path) -> None:
     ).fit()
 
 
-def forked(digits: datasets.Dataset, folder: Path, seconds: float | None) -> int:
+def forked(digits: Dataset, folder: Path, seconds: float | None) -> int:
     """The wait status of a training in `folder`, killed after so many seconds."""
     child = os.fork()
     if not child:

@@ -13,12 +13,13 @@ from torch import nn
 
 from fastadv.distill import KD, TALD, AdversarialMethod, CrossEntropy
 from fastadv.train import cli
-from fastadv.train.config.run_config import resolve
+from fastadv.train.config.train_config import resolve
 from fastadv.train.data import datasets
+from fastadv.train.data.splits import subset
 from fastadv.train.loop.evaluation import evaluate
 from fastadv.train.loop.experiment import build_classifier
 from fastadv.train.loop.trainer import Trainer
-from fastadv.train.networks.models import Classifier, Normalize
+from fastadv.train.networks.classifier import Classifier, Normalize
 from fastadv.train.runtime.errors import ConfigError, TrainError
 from fastadv.train.runtime.processes import Processes, joined
 
@@ -84,7 +85,7 @@ def trainer(digits, folder, method, *, norm, **flags):
         model=build_classifier(config.student, config, digits, seed=0) if norm else without_batch_statistics(0),
         method=method,
         teacher=without_batch_statistics(1).eval().requires_grad_(False),
-        train=datasets.subset(digits.train, 150, seed=0),
+        train=subset(digits.train, 150, seed=0),
         test=digits.test,
         config=config,
         seed=0,
@@ -114,8 +115,8 @@ def train_jobs(folder: Path) -> None:
     facts = {
         "accuracy": evaluate(trained.model, digits.test, trained.config),
         "remembers": message_of(trainer(digits, folder / "remembers", Remembers(), norm=True).fit),
-        "raised": message_of(lambda: processes.from_first(fail)),
-        "told": processes.from_first(lambda: Processes().rank),
+        "raised": message_of(lambda: processes.broadcast_from_rank0(fail)),
+        "told": processes.broadcast_from_rank0(lambda: Processes().rank),
     }
     (folder / f"facts-{processes.rank}.json").write_text(json.dumps(facts))
     print(f"rank {processes.rank} of {processes.count} speaks")

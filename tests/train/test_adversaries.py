@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from fastadv.distill import AIKD, DataFree
-from fastadv.train.config.run_config import resolve
+from fastadv.train.config.train_config import resolve
 from fastadv.train.data import datasets
+from fastadv.train.data.splits import subset
 from fastadv.train.loop.experiment import build_classifier
 from fastadv.train.loop.trainer import Trainer
 from fastadv.train.runtime.metrics import read_metrics
@@ -37,7 +38,7 @@ def make_trainer(digits, folder, method, *, train=None, **flags):
         model=build_classifier("digits_small", config, digits, seed=0),
         method=method,
         teacher=build_classifier("digits_cnn", config, digits, seed=1).eval().requires_grad_(False),
-        train=datasets.subset(digits.train, 120, seed=0) if train is None else train,
+        train=subset(digits.train, 120, seed=0) if train is None else train,
         test=digits.test,
         config=config,
         seed=0,

@@ -12,10 +12,12 @@ import torch
 
 from fastadv.attacks import pgd, svgd
 from fastadv.train.cli import main
+from fastadv.train.config.attacks import ATTACKS
 from fastadv.train.data import datasets
-from fastadv.train.networks import models
-from fastadv.train.robustness.catalogue import ATTACKS
-from fastadv.train.robustness.interval import wilson
+from fastadv.train.data.splits import to_pixels
+from fastadv.train.networks import catalogue
+from fastadv.train.networks.classifier import Classifier, Normalize, load_weights
+from fastadv.train.report.intervals import wilson
 from fastadv.train.robustness.timing import TimedNetwork
 
 EPS = 0.06
@@ -44,10 +46,10 @@ def share(result, kind, judge="float32"):
 def student(small_run):
     """The network as a plain module, the test pixels and labels."""
     data = datasets.load("digits")
-    network = models.build("digits_small", num_classes=10, image_shape=data.image_shape)
-    models.load_weights(network, small_run / "weights.pt")
-    model = models.Classifier(models.Normalize(data.mean, data.std), network).eval()
-    return model, datasets.to_pixels(data.test.images), data.test.labels
+    network = catalogue.build("digits_small", num_classes=10, image_shape=data.image_shape)
+    load_weights(network, small_run / "weights.pt")
+    model = Classifier(Normalize(data.mean, data.std), network).eval()
+    return model, to_pixels(data.test.images), data.test.labels
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ import torch
 from fastadv.attacks import captured
 from fastadv.distill import ARD, BSS, IGDM, PGDAT, RSLAD, TALD, TRADES, CrossEntropy
 from fastadv.train.cli import main
-from fastadv.train.config.run_config import resolve
+from fastadv.train.config.train_config import resolve
 from fastadv.train.data import datasets
+from fastadv.train.data.splits import subset
 from fastadv.train.loop.experiment import build_classifier
 from fastadv.train.loop.trainer import Trainer
 from fastadv.train.runtime.errors import ConfigError
@@ -41,7 +42,7 @@ def make_trainer(digits, folder, method, **flags):
         model=build_classifier("digits_small", config, digits, seed=0),
         method=method,
         teacher=build_classifier("digits_cnn", config, digits, seed=1).eval().requires_grad_(False),
-        train=datasets.subset(digits.train, 100, seed=0),
+        train=subset(digits.train, 100, seed=0),
         test=digits.test,
         config=config,
         seed=0,

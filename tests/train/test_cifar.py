@@ -58,7 +58,7 @@ def assert_same(found, expected):
 def test_python_layout(tmp_path, kind, key, inside):
     splits = make_splits(kind)
     write_python(kind, tmp_path / kind.python_folder, splits, key=key)
-    found, names = cifar.read(kind, tmp_path if inside else tmp_path / kind.python_folder, ROWS)
+    found, names, *_ = cifar.read(kind, tmp_path if inside else tmp_path / kind.python_folder, ROWS)
     assert_same(found, splits)
     assert names[7] == "name 7"
 
@@ -68,7 +68,7 @@ def test_python_layout(tmp_path, kind, key, inside):
 def test_binary_layout_holds_the_same_images(tmp_path, kind, inside):
     splits = make_splits(kind)
     write_binary(kind, tmp_path / kind.binary_folder, splits)
-    found, names = cifar.read(kind, tmp_path if inside else tmp_path / kind.binary_folder, ROWS)
+    found, names, *_ = cifar.read(kind, tmp_path if inside else tmp_path / kind.binary_folder, ROWS)
     assert_same(found, splits)
     assert names[7] == "7"
 

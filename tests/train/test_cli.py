@@ -4,9 +4,8 @@ import sys
 import pytest
 
 from fastadv.train.cli import main
-from fastadv.train.config.methods import METHODS
-from fastadv.train.config.options import options_of
-from fastadv.train.config.run_config import Config, packaged_recipes
+from fastadv.train.config.methods import METHODS, options_of
+from fastadv.train.config.train_config import Config, packaged_recipes
 
 
 def fails(capsys, *arguments: str) -> str:
@@ -22,7 +21,7 @@ def test_every_field_is_a_flag(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     text = capsys.readouterr().out
-    flags = {"--" + name.replace("_", "-") for name in Config.types()} - {"--options"} | {"--option"}
+    flags = {"--" + name.replace("_", "-") for name in Config.model_fields} - {"--options"} | {"--option"}
     assert all(f"{flag} " in text or f"{flag}, " in text for flag in flags)
     # Argparse breaks lines at hyphens too.
     joined = "".join(text.split())

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 import fastadv
-from fastadv.train.config.run_config import Config, resolve
+from fastadv.train.config.train_config import Config, resolve
 from fastadv.train.runtime.errors import ConfigError
 
 RECIPES = Path(fastadv.__file__).parent / "train" / "recipes"
@@ -24,7 +24,7 @@ def test_no_argument_is_the_digits_job():
 def test_the_data_chooses_the_recipe():
     config = resolve(flags={"data": "cifar100", "data_dir": "somewhere", "student": "resnet8"})
     assert config.milestones == (150, 180, 210)
-    tald = config.setting("tald").build()
+    tald = config.spec("tald").build()
     assert (tald.variant, tald.weight, tald.images, tald.bounds) == ("released", 0.01, 10, None)
     assert config.student == "resnet8"
 
@@ -129,7 +129,7 @@ def test_a_stored_configuration_gives_itself_back(tmp_path):
     assert config.options["mild"] == {"method": "tald", "eps": 1 / 255, "base": "kd"}
     assert resolve(recipe=write_recipe(tmp_path, config.to_toml())) == config
     keys = config.to_toml().partition("\n[")[0].splitlines()
-    assert {line.split(" = ")[0] for line in keys} == set(Config.types()) - {"options"}
+    assert {line.split(" = ")[0] for line in keys} == set(Config.model_fields) - {"options"}
 
 
 def test_an_option_overrides_the_recipes_and_leaves_its_others():

@@ -14,9 +14,8 @@ import pytest
 
 from fastadv.train.cli import main
 from fastadv.train.data import cifar, download
-from fastadv.train.data.archives import ARCHIVES, Archive
 from fastadv.train.data.cifar import CIFAR100
-from fastadv.train.data.unpack import unpack
+from fastadv.train.data.download import ARCHIVES, Archive, unpack
 from fastadv.train.runtime.errors import DataError
 
 ROWS = {"train": 4, "test": 2}

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fastadv.train.data import datasets
+from fastadv.train.data.splits import subset, to_pixels
 from fastadv.train.runtime.errors import ConfigError, MissingExtraError
 
 
@@ -27,19 +28,19 @@ def test_no_digit_is_in_both_splits():
 
 def test_pixels_lie_in_the_unit_interval_and_keep_the_layout_asked_for():
     images = torch.arange(256, dtype=torch.uint8).view(1, 4, 8, 8)
-    pixels = datasets.to_pixels(images, channels_last=True)
+    pixels = to_pixels(images, channels_last=True)
     assert pixels.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(pixels.flatten(), torch.arange(256) / 255, rtol=0, atol=0)
 
 
 def test_a_subset_is_stratified_and_depends_on_the_seed():
     train = datasets.load("digits").train
-    small = datasets.subset(train, 200, seed=0)
+    small = subset(train, 200, seed=0)
     assert torch.bincount(small.labels).tolist() == [20] * 10
-    assert torch.equal(small.images, datasets.subset(train, 200, seed=0).images)
-    assert not torch.equal(small.images, datasets.subset(train, 200, seed=1).images)
+    assert torch.equal(small.images, subset(train, 200, seed=0).images)
+    assert not torch.equal(small.images, subset(train, 200, seed=1).images)
     with pytest.raises(ConfigError, match=r"student_samples: 1298, expected 1\.\.1297"):
-        datasets.subset(train, 1298, seed=0)
+        subset(train, 1298, seed=0)
 
 
 def test_unknown_data_is_named():

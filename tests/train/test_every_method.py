@@ -6,9 +6,7 @@ import math
 import pytest
 
 from fastadv.train.cli import main
-from fastadv.train.config.methods import METHODS
-from fastadv.train.config.options import options_of
-from fastadv.train.config.settings import label_settings, read_setting
+from fastadv.train.config.methods import METHODS, label_specs, options_of, read_spec
 from fastadv.train.runtime.metrics import read_metrics
 
 ARGUMENTS = [
@@ -36,18 +34,20 @@ def test_it_trains(run, name):
 
 def test_the_report_has_a_row_for_each(run):
     report = (run / "report.md").read_text()
-    labels = label_settings([read_setting(name, {}, where="methods") for name in METHODS])
+    labels = label_specs([read_spec(name, {}, where="methods") for name in METHODS])
     assert len(set(labels.values())) == len(METHODS)
     assert all(f"| {label} " in report for label in labels.values())
     assert "on 40 of 1297 training images, drawn by class, anew for each seed, but data-free on none." in report
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_what_it_builds_on_bears_the_name_of_the_option(name):
-    """Labels are made from it."""
-    method = read_setting(name, {}, where="methods").build()
+def test_its_class_says_what_it_builds_on_and_whether_it_attacks(name):
+    """Labels and checks are made from the class alone, before anything is built."""
+    method = read_spec(name, {}, where="methods").build()
     bases = [getattr(method, option.name) for option in options_of(type(method)).values() if option.is_method]
-    assert {type(base) for base in bases} <= {known.kind for known in METHODS.values()}
+    assert [type(base) for base in bases] == [method.default_base] * len(bases)
+    assert set(map(type, bases)) <= {entry.kind for entry in METHODS.values()}
+    assert type(method).attacks == any(part.ascent is not None for part in method.parts())
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from fastadv.train.cli import main
-from fastadv.train.config.run_config import resolve
+from fastadv.train.config.train_config import resolve
 from fastadv.train.data import datasets
+from fastadv.train.data.splits import to_pixels
 from fastadv.train.loop.evaluation import clean_accuracy, evaluate
 from fastadv.train.loop.experiment import build_classifier
-from fastadv.train.networks import models
+from fastadv.train.networks import catalogue
+from fastadv.train.networks.classifier import load_weights
 from fastadv.train.report.results import read_results
 from fastadv.train.report.tables import mean_and_spread, render_table
 from fastadv.train.runtime.metrics import read_metrics
@@ -130,7 +132,7 @@ def test_weights_give_the_accuracies_of_the_result(run):
     config = resolve(recipe=str(folder / "config.toml"))
     dataset = datasets.load("digits")
     student = build_classifier(config.student, config, dataset, seed=5)
-    models.load_weights(student.network, folder / "kd-seed1" / "weights.pt")
+    load_weights(student.network, folder / "kd-seed1" / "weights.pt")
     (result,) = results(folder, "kd-seed1")
     assert evaluate(student, dataset.test, config) == {"clean": result["clean"], "pgd": result["pgd"]}
     assert result["clean"] == read_metrics(folder / "kd-seed1", "test")[-1]["accuracy"]
@@ -157,7 +159,7 @@ def test_evaluation_restores_the_mode_and_counts_a_smaller_last_batch():
     found = clean_accuracy(model, dataset.test, config)
     assert model.training
     with torch.no_grad():
-        predicted = model.eval()(datasets.to_pixels(dataset.test.images)).argmax(dim=1)
+        predicted = model.eval()(to_pixels(dataset.test.images)).argmax(dim=1)
     assert found == (predicted == dataset.test.labels).sum().item() / 500
 
 
@@ -209,7 +211,7 @@ class TwoHeaded(Picky):
     ],
 )
 def test_a_network_that_does_not_fit_the_images_is_named(tmp_path, capsys, monkeypatch, network, message):
-    monkeypatch.setitem(models._BUILDERS, "odd", network)
+    monkeypatch.setitem(catalogue.NETWORKS, "odd", network)
     assert main(["train", "--run-dir", str(tmp_path / "run"), "--student=odd"]) == 2
     assert message in capsys.readouterr().err
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastadv.train.cli import main
-from fastadv.train.config.run_config import resolve
+from fastadv.train.config.train_config import resolve
 from fastadv.train.loop.trainer import Trainer
 
 COMMON = ["--teacher-epochs=1", "--student-samples=60", "--batch-size=30", "--epochs=2", "--eval-steps=1"]

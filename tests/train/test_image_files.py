@@ -37,7 +37,7 @@ def folder(tmp_path):
 
 
 def test_a_folder_is_read_by_class_and_name(folder):
-    splits, names = image_folder.read(folder, None)
+    splits, names, *_ = image_folder.read(folder, None)
     assert names == ("ant", "cat")
     images, labels = splits["train"]
     assert labels.tolist() == [0, 0, 1, 1, 1]
@@ -147,7 +147,7 @@ SMALL = {"classes": 2, "rows": {"train": 6, "test": 2}}
 
 @pytest.mark.parametrize("inside", [True, False])
 def test_tiny_imagenet_is_read_in_the_order_of_its_wnids(tiny, inside):
-    splits, names = tiny_imagenet.read(tiny if inside else tiny / "tiny-imagenet-200", **SMALL)
+    splits, names, *_ = tiny_imagenet.read(tiny if inside else tiny / "tiny-imagenet-200", **SMALL)
     assert names == ("goldfish", "n02")
     images, labels = splits["train"]
     assert (images.shape, labels.tolist()) == ((6, 3, 64, 64), [0, 0, 0, 1, 1, 1])

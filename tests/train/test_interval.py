@@ -1,6 +1,6 @@
 import pytest
 
-from fastadv.train.robustness.interval import wilson
+from fastadv.train.report.intervals import wilson
 
 
 # Table I of Newcombe, "Two-sided confidence intervals for the single proportion", Statistics in Medicine 1998.

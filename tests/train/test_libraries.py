@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from fastadv.attacks import pgd
-from fastadv.train.config.run_config import Config
-from fastadv.train.networks import models
-from fastadv.train.networks.models import Classifier, Normalize
+from fastadv.train.config.train_config import Config
+from fastadv.train.networks import catalogue
+from fastadv.train.networks.classifier import Classifier, Normalize
 from fastadv.train.runtime.errors import ConfigError, MissingExtraError
 
 
 @pytest.mark.parametrize("library", ["timm", "torchvision"])
 def test_a_network_of_an_installed_library_is_attacked_like_our_own(library):
     pytest.importorskip(library, exc_type=(ImportError, RuntimeError))
-    network = models.build(f"{library}:resnet18", num_classes=7, image_shape=(3, 32, 32))
+    network = catalogue.build(f"{library}:resnet18", num_classes=7, image_shape=(3, 32, 32))
     classifier = Classifier(Normalize((0.5,) * 3, (0.25,) * 3), network).eval()
     x = torch.rand(2, 3, 32, 32)
     assert classifier(x).shape == (2, 7)
@@ -44,10 +44,10 @@ def test_timm_is_asked_for_the_number_of_classes_and_channels(monkeypatch):
         __version__="0",
     )
     monkeypatch.setitem(sys.modules, "timm", timm)
-    assert isinstance(models.build("timm:tiny", num_classes=7, image_shape=(1, 8, 8)), torch.nn.Flatten)
+    assert isinstance(catalogue.build("timm:tiny", num_classes=7, image_shape=(1, 8, 8)), torch.nn.Flatten)
     assert asked == {"name": "tiny", "pretrained": False, "num_classes": 7, "in_chans": 1}
     with pytest.raises(ConfigError, match="network: 'timm:huge', but timm 0 has no classifier 'huge'"):
-        models.build("timm:huge", num_classes=7, image_shape=(1, 8, 8))
+        catalogue.build("timm:huge", num_classes=7, image_shape=(1, 8, 8))
 
 
 def test_torchvision_takes_colour_images_only(monkeypatch):
@@ -56,6 +56,6 @@ def test_torchvision_takes_colour_images_only(monkeypatch):
         get_model=lambda name, *, weights, num_classes: torch.nn.Linear(1, num_classes),
     )
     monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace(models=known, __version__="0"))
-    assert models.build("torchvision:tiny", num_classes=7, image_shape=(3, 8, 8)).out_features == 7
+    assert catalogue.build("torchvision:tiny", num_classes=7, image_shape=(3, 8, 8)).out_features == 7
     with pytest.raises(ConfigError, match="takes images of 3 channels, the data have 1"):
-        models.build("torchvision:tiny", num_classes=7, image_shape=(1, 8, 8))
+        catalogue.build("torchvision:tiny", num_classes=7, image_shape=(1, 8, 8))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastadv.attacks import freeze
-from fastadv.train.networks import models
+from fastadv.train.networks import catalogue
 from fastadv.train.networks.mobilenetv2 import InvertedResidual
 from fastadv.train.networks.resnet import cifar_resnet
 from fastadv.train.networks.shufflenetv1 import ShuffleUnit
@@ -49,7 +49,7 @@ WITHOUT_SHORTCUTS = {"resnet20": "0.27", "resnet32": "0.46", "resnet44": "0.66",
 
 
 def build(name, num_classes=10, in_channels=3):
-    return models.build(name, num_classes=num_classes, image_shape=(in_channels, 32, 32))
+    return catalogue.build(name, num_classes=num_classes, image_shape=(in_channels, 32, 32))
 
 
 def count(name, num_classes):
@@ -107,7 +107,7 @@ def test_shuffle_networks_count_as_their_papers_blocks_do():
     assert count("shufflenetv2", 100) == total
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", catalogue.NETWORKS)
 def test_features_are_of_one_forward_pass(name):
     network = build(name, in_channels=1).eval()
     x = torch.rand(2, 1, 16, 16)
@@ -187,7 +187,7 @@ def test_shuffling_lets_every_group_see_every_other():
     assert all(group.any() for group in difference.chunk(3, dim=1))
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", catalogue.NETWORKS)
 def test_freeze_folds_every_batchnorm_that_follows_a_convolution(name):
     network = with_statistics(build(name)).double().eval()
     with warnings.catch_warnings():

@@ -3,7 +3,7 @@
 import pytest
 from scipy import stats
 
-from fastadv.train.report.paired import paired_difference
+from fastadv.train.report.intervals import paired_difference
 
 
 def test_by_hand():

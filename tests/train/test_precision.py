@@ -9,12 +9,13 @@ from torch.utils._pytree import tree_leaves
 
 from fastadv.attacks import freeze, pgd
 from fastadv.distill import KD, TALD, Batch, CrossEntropy
+from fastadv.distill.parts.float32_output import CompileError, Float32Output
 from fastadv.train.cli import main
-from fastadv.train.config.run_config import resolve
+from fastadv.train.config.train_config import resolve
 from fastadv.train.data import datasets
+from fastadv.train.data.splits import subset, to_pixels
 from fastadv.train.loop.experiment import build_classifier
 from fastadv.train.loop.trainer import Trainer
-from fastadv.train.networks.float32_output import CompileError, Shown
 from fastadv.train.runtime.errors import ConfigError
 
 
@@ -31,13 +32,13 @@ def classifier(digits):
 
 @pytest.fixture
 def pixels(digits):
-    return datasets.to_pixels(digits.test.images[:8])
+    return to_pixels(digits.test.images[:8])
 
 
 def test_the_network_computes_in_its_precision_and_shows_float32(classifier, pixels):
     seen = []
     classifier.network.stages[1][0].register_forward_hook(lambda module, args, output: seen.append(output.dtype))
-    shown = Shown(classifier, autocast=torch.bfloat16)
+    shown = Float32Output(classifier, autocast=torch.bfloat16)
     features = shown.with_features(pixels)
     assert seen == [torch.bfloat16]
     assert {each.dtype for each in tree_leaves(features)} == {torch.float32}
@@ -52,7 +53,7 @@ def test_the_network_computes_in_its_precision_and_shows_float32(classifier, pix
 def test_an_attack_leaves_no_trace_behind_the_view(classifier, pixels):
     classifier.train()
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
-    attacked = pgd(Shown(classifier, autocast=torch.bfloat16), pixels, eps=0.1, steps=2, seed=0)
+    attacked = pgd(Float32Output(classifier, autocast=torch.bfloat16), pixels, eps=0.1, steps=2, seed=0)
     assert attacked.dtype is torch.float32
     assert all(module.training for module in classifier.modules())
     assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
@@ -64,7 +65,7 @@ def test_a_frozen_teacher_shows_the_features_of_the_teacher(classifier, pixels, 
     expected = classifier.with_features(pixels)
     frozen = freeze(classifier, dtype=dtype)
     assert len(frozen.folded) == 3
-    pairs = zip(tree_leaves(Shown(frozen).with_features(pixels)), tree_leaves(expected), strict=True)
+    pairs = zip(tree_leaves(Float32Output(frozen).with_features(pixels)), tree_leaves(expected), strict=True)
     for mine, theirs in pairs:
         assert mine.dtype is torch.float32
         torch.testing.assert_close(mine, theirs, atol=tolerance, rtol=0)
@@ -72,7 +73,7 @@ def test_a_frozen_teacher_shows_the_features_of_the_teacher(classifier, pixels, 
 
 def test_a_frozen_network_without_features_says_so(pixels):
     with pytest.raises(AttributeError, match="with_features"):
-        Shown(freeze(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))).with_features(pixels)
+        Float32Output(freeze(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))).with_features(pixels)
 
 
 def train(digits, folder, method, **flags):
@@ -82,7 +83,7 @@ def train(digits, folder, method, **flags):
         model=build_classifier(config.student, config, digits, seed=0),
         method=method,
         teacher=None,
-        train=datasets.subset(digits.train, 500, seed=0),
+        train=subset(digits.train, 500, seed=0),
         test=digits.test,
         config=config,
         seed=0,
@@ -133,7 +134,7 @@ class Branching(nn.Module):
 
 def test_a_network_that_cannot_be_compiled_is_named(classifier, pixels):
     with pytest.raises(CompileError, match=r"compile: True, but torch\.compile fails on the student: "):
-        Shown(Branching(classifier), compiled=True)(pixels)
+        Float32Output(Branching(classifier), compiled=True)(pixels)
 
 
 def test_a_compiled_student_computes_what_the_eager_one_does(classifier, pixels, monkeypatch):
@@ -145,8 +146,8 @@ def test_a_compiled_student_computes_what_the_eager_one_does(classifier, pixels,
         return graph
 
     monkeypatch.setattr(torch, "compile", lambda function, **options: compile_(function, backend=backend, **options))
-    shown = Shown(classifier.eval(), compiled=True)
-    batch = Batch(pixels, torch.arange(8), seed=1)
+    shown = Float32Output(classifier.eval(), compiled=True)
+    batch = Batch(pixels, torch.arange(8), seed=1, progress=0.0)
     for method in (KD(), TALD(steps=1, eps=0.1)):
         teacher = classifier.requires_grad_(False)
         torch.testing.assert_close(method(shown, teacher, batch)["loss"], method(classifier, teacher, batch)["loss"])

@@ -14,6 +14,7 @@ from torch import nn
 
 from fastadv.train.data import datasets
 from fastadv.train.data.augment import EpochPlan
+from fastadv.train.data.splits import subset, to_pixels
 from fastadv.train.loop.experiment import build_classifier
 from fastadv.train.runtime.metrics import read_metrics
 from tests.train import processes_train
@@ -66,7 +67,7 @@ def test_without_batch_statistics_the_losses_are_those_of_one_process(job, toget
 def test_batch_statistics_are_those_of_each_half(digits, together):
     """Against a plain loop that sends the halves through the network one after the other."""
     config = processes_train.resolve(flags=processes_train.FLAGS)
-    train = datasets.subset(digits.train, 150, seed=0)
+    train = subset(digits.train, 150, seed=0)
     model = build_classifier(config.student, config, digits, seed=0).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=config.lr, momentum=0.9, weight_decay=config.weight_decay)
     losses = []
@@ -82,7 +83,7 @@ def test_batch_statistics_are_those_of_each_half(digits, together):
             for name, value in model.named_buffers():
                 value.copy_(before[name])
             share = len(half) / len(chosen)
-            loss = nn.functional.cross_entropy(model(datasets.to_pixels(train.images[half])), train.labels[half])
+            loss = nn.functional.cross_entropy(model(to_pixels(train.images[half])), train.labels[half])
             (loss * share).backward()
             loss_of_batch += share * loss.item()
             for name, value in model.named_buffers():

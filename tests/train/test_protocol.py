@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from fastadv.distill import AdversarialMethod, CrossEntropy, Method
-from fastadv.train.config.run_config import resolve
+from fastadv.train.config.train_config import resolve
 from fastadv.train.data import datasets
-from fastadv.train.data.datasets import Split
+from fastadv.train.data.splits import Split, subset, to_pixels
 from fastadv.train.loop.experiment import build_classifier
 from fastadv.train.loop.trainer import Trainer
 from fastadv.train.runtime.errors import ConfigError
@@ -27,7 +27,7 @@ def make_trainer(digits, folder, method, *, train=None, teacher=None, **flags):
         model=build_classifier(config.student, config, digits, seed=0),
         method=method,
         teacher=teacher,
-        train=datasets.subset(digits.train, 150, seed=0) if train is None else train,
+        train=subset(digits.train, 150, seed=0) if train is None else train,
         test=digits.test,
         config=config,
         seed=0,
@@ -112,7 +112,7 @@ def test_the_parts_come_in_order_with_what_they_need(digits, tmp_path):
     assert warm_up[1]["loss"] < warm_up[0]["loss"]
     rows = read_metrics(tmp_path, "train")
     assert all("adversary_loss" in row for row in rows)
-    assert trainer.adversary.rate == pytest.approx(0.25 * 0.1**2)
+    assert trainer.distiller._steps["adversary"].rate == pytest.approx(0.25 * 0.1**2)
 
 
 def test_positions_are_those_of_the_images(digits, tmp_path):
@@ -120,11 +120,11 @@ def test_positions_are_those_of_the_images(digits, tmp_path):
         needs_teacher = False
 
         def forward(self, student, teacher, batch):
-            assert torch.equal(batch.x, datasets.to_pixels(train.images[batch.index]))
+            assert torch.equal(batch.x, to_pixels(train.images[batch.index]))
             assert torch.equal(batch.y, train.labels[batch.index])
             return {"loss": cross_entropy(student, batch)}
 
-    train = datasets.subset(digits.train, 150, seed=0)
+    train = subset(digits.train, 150, seed=0)
     make_trainer(digits, tmp_path, Checks(), train=train, augmentation="none").fit()
 
 
@@ -147,11 +147,15 @@ def test_each_step_trains_its_own_parameters_alone(digits, tmp_path):
     trainer = make_trainer(digits, tmp_path, method, max_steps="2")
     before = copy.deepcopy(dict(method.named_parameters()))
     plan = trainer.batches.plan(seed=0, epoch=0)
-    trainer._warm_up_step(plan, 0)
+    trainer._train_step(plan, 0, 0)
     changed = {name for name, value in method.named_parameters() if not torch.equal(value, before[name])}
     assert changed == {"factor.weight", "factor.bias"}
     student = copy.deepcopy(trainer.model.state_dict())
-    trainer._adversary_step(method, trainer.batches.pieces(plan, 0, progress=0.0, seed=0), 0)
+    distiller = trainer.distiller
+    distiller.warm_up.done, distiller.training.done = distiller.warm_up.total, 1
+    stage, batches = distiller._begin(trainer.batches.micro_batches(plan, 0))
+    assert stage is distiller.training
+    distiller._step_adversary(batches)
     changed = {name for name, value in method.named_parameters() if not torch.equal(value, before[name])}
     assert changed == {"factor.weight", "factor.bias", "adversary.weight", "adversary.bias"}
     for name, value in trainer.model.named_parameters():

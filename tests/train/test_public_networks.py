@@ -11,10 +11,12 @@ import torch
 
 from fastadv.attacks import pgd
 from fastadv.train.cli import main
-from fastadv.train.config.run_config import Config
+from fastadv.train.config.train_config import Config
 from fastadv.train.data import datasets
+from fastadv.train.data.splits import to_pixels
 from fastadv.train.loop.evaluation import clean_accuracy
-from fastadv.train.networks import models
+from fastadv.train.networks import catalogue
+from fastadv.train.networks.classifier import Classifier, Normalize, load_weights
 
 DATA = Path(os.environ.get("FASTADV_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 
@@ -33,9 +35,9 @@ def cifar100_folder(tmp_path_factory):
 
 @pytest.mark.parametrize("depth", [20, 32, 44, 56])
 def test_public_checkpoints_fit(depth):
-    network = models.build(f"resnet{depth}", num_classes=100, image_shape=(3, 32, 32))
+    network = catalogue.build(f"resnet{depth}", num_classes=100, image_shape=(3, 32, 32))
     path = DATA / "checkpoints" / f"cifar100_resnet{depth}.pth"
-    models.load_weights(network, path)
+    load_weights(network, path)
     weights = torch.load(path, weights_only=True)
     assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
 
@@ -52,9 +54,9 @@ def test_both_layouts_hold_the_same_images(cifar100_folder):
 
 def test_resnet56_scores_what_was_published(cifar100_folder):
     data = datasets.load("cifar100", data_dir=cifar100_folder)
-    network = models.build("resnet56", num_classes=100, image_shape=data.image_shape)
-    models.load_weights(network, DATA / "checkpoints" / "cifar100_resnet56.pth")
-    model = models.Classifier(models.Normalize(data.mean, data.std), network).to(memory_format=torch.channels_last)
+    network = catalogue.build("resnet56", num_classes=100, image_shape=data.image_shape)
+    load_weights(network, DATA / "checkpoints" / "cifar100_resnet56.pth")
+    model = Classifier(Normalize(data.mean, data.std), network).to(memory_format=torch.channels_last)
     config = Config(eval_batch_size=500, channels_last=True)
     assert clean_accuracy(model, data.test, config) == pytest.approx(0.7263, abs=2e-4)
 
@@ -67,10 +69,10 @@ def test_the_attack_command_on_resnet20(cifar100_folder, tmp_path):
     result = json.loads((tmp_path / "result.json").read_text())
 
     data = datasets.load("cifar100", data_dir=cifar100_folder)
-    network = models.build("resnet20", num_classes=100, image_shape=data.image_shape)
-    models.load_weights(network, checkpoint)
-    model = models.Classifier(models.Normalize(data.mean, data.std), network).eval()
-    x, y = datasets.to_pixels(data.test.images[:60]), data.test.labels[:60]
+    network = catalogue.build("resnet20", num_classes=100, image_shape=data.image_shape)
+    load_weights(network, checkpoint)
+    model = Classifier(Normalize(data.mean, data.std), network).eval()
+    x, y = to_pixels(data.test.images[:60]), data.test.labels[:60]
     found = pgd(model, x, y, eps=0.3 / 255, steps=3, seed=0)
     with torch.no_grad():
         clean, attacked = ((model(images).argmax(1) == y) for images in (x, found))

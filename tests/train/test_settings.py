@@ -6,10 +6,8 @@ import pytest
 import torch
 
 from fastadv.distill import KD, TALD, CrossEntropy, Method
-from fastadv.train.config.methods import METHODS, Known
-from fastadv.train.config.options import options_of
-from fastadv.train.config.settings import check_tables, label_settings, read_setting
-from fastadv.train.config.values import parse_entries
+from fastadv.train.config.methods import METHODS, MethodEntry, check_tables, label_specs, options_of, read_spec
+from fastadv.train.config.model import parse_entries
 from fastadv.train.runtime.errors import ConfigError
 
 
@@ -34,11 +32,11 @@ class Stack(Method):
 
 @pytest.fixture(autouse=True)
 def stack(monkeypatch):
-    monkeypatch.setitem(METHODS, "stack", Known(Stack, "Stack"))
+    monkeypatch.setitem(METHODS, "stack", MethodEntry(Stack, "Stack"))
 
 
 def read(name, *entries):
-    return read_setting(name, parse_entries(entries), where="methods")
+    return read_spec(name, parse_entries(entries), where="methods")
 
 
 def test_options_reach_the_constructor_in_their_types():
@@ -154,7 +152,7 @@ def test_an_entry_of_another_form_is_refused(entry):
 def test_labels_say_the_base_and_the_name_of_a_further_setting():
     entries = ["none.method=tald", "none.samples=none", "plain.method=tald", "plain.base=ce", "tald.eps=0.5"]
     settings = [read(name, *entries) for name in ("ce", "kd", "tald", "none", "plain")]
-    assert label_settings(settings) == {
+    assert label_specs(settings) == {
         "ce": "plain (CE)",
         "kd": "KD",
         "tald": "TALD + KD",
@@ -165,9 +163,9 @@ def test_labels_say_the_base_and_the_name_of_a_further_setting():
 
 def test_further_settings_of_a_method_bear_their_names():
     settings = [read(name, "twin.method=kd") for name in ("kd", "twin")]
-    assert label_settings(settings) == {"kd": "KD", "twin": "KD (twin)"}
+    assert label_specs(settings) == {"kd": "KD", "twin": "KD (twin)"}
 
 
 def test_a_name_that_is_no_folders_is_refused():
     with pytest.raises(ConfigError, match=r"^options: '\.\./up', expected a name of letters, digits, - and _"):
-        read_setting("../up", {"../up": {"method": "kd"}}, where="methods")
+        read_spec("../up", {"../up": {"method": "kd"}}, where="methods")

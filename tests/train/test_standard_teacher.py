@@ -3,7 +3,7 @@
 import torch
 
 from fastadv.train.cli import main
-from fastadv.train.networks import models
+from fastadv.train.networks import catalogue
 from fastadv.train.runtime.metrics import read_metrics
 
 ARGUMENTS = [
@@ -15,7 +15,7 @@ ARGUMENTS = [
 
 def test_it_is_loaded_and_listened_to(tmp_path):
     file = tmp_path / "standard.pt"
-    torch.save(models.build("digits_cnn", num_classes=10, image_shape=(1, 8, 8)).state_dict(), file)
+    torch.save(catalogue.build("digits_cnn", num_classes=10, image_shape=(1, 8, 8)).state_dict(), file)
     run = tmp_path / "run"
     assert main([*ARGUMENTS, "--run-dir", str(run), "--standard-teacher-checkpoint", str(file)]) == 0
     assert all(row["standard"] > 0 for row in read_metrics(run / "iad-ii-seed0", "train"))

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from fastadv.distill import CrossEntropy, Method
-from fastadv.train.config.run_config import resolve
+from fastadv.train.config.train_config import resolve
 from fastadv.train.data import datasets
+from fastadv.train.data.splits import subset
 from fastadv.train.loop.experiment import build_classifier
 from fastadv.train.loop.trainer import Trainer
 from fastadv.train.runtime.errors import CheckpointError, DivergenceError
@@ -21,7 +22,7 @@ def make_trainer(digits, folder, method, **flags):
         model=build_classifier(config.student, config, digits, seed=0),
         method=method,
         teacher=None,
-        train=datasets.subset(digits.train, 150, seed=0),
+        train=subset(digits.train, 150, seed=0),
         test=digits.test,
         config=config,
         seed=0,
@@ -88,9 +89,9 @@ def test_a_checkpoint_of_another_layout_is_refused(digits, tmp_path):
     make_trainer(digits, tmp_path, CrossEntropy(), max_steps="1").fit()
     trainer = make_trainer(digits, tmp_path, CrossEntropy())
     content = trainer.checkpoints.load_newest(device="cpu", warn=pytest.fail)
-    del content["train descent"]
+    del content["distiller"]
     trainer.checkpoints.save(2, content)
-    with pytest.raises(CheckpointError, match="no train descent in the newest checkpoint, which another version"):
+    with pytest.raises(CheckpointError, match="no distiller in the newest checkpoint, which another version"):
         trainer.fit()
 
 

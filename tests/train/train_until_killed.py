@@ -12,7 +12,7 @@ from typing import Any
 
 from fastadv.train.cli import main
 from fastadv.train.loop.trainer import Trainer
-from fastadv.train.runtime import checkpoint
+from fastadv.train.runtime import files
 
 
 def kill_myself() -> None:
@@ -35,7 +35,7 @@ def kill_inside_checkpoint(label: str, step: int) -> None:
 
     def save_and_die(self: Trainer, *arguments: Any) -> None:
         if self.label == label and self.step == step:
-            checkpoint.os.replace = lambda *paths: kill_myself()  # type: ignore[attr-defined]
+            files.os.replace = lambda *paths: kill_myself()  # type: ignore[attr-defined]
         save(self, *arguments)
 
     Trainer._save = save_and_die  # type: ignore[method-assign]

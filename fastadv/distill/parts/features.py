@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 class Features(NamedTuple):
@@ -39,9 +40,20 @@ class Featured(Protocol):
 
 
 def features_of(name: str, network: object, x: Tensor) -> Features:
-    """Return ``network.with_features(x)``. Raises TypeError naming ``name`` where the network offers none."""
+    """Return ``network.with_features(x)``, of what torch.compile or DistributedDataParallel wraps that of the inside.
+
+    Under DistributedDataParallel the call goes through its forward, so that gradients are synchronised.
+
+    Raises TypeError naming ``name`` where the network offers none.
+    """
+    network = getattr(network, "_orig_mod", network)  # of a module that torch.compile made
+    if isinstance(network, DistributedDataParallel):
+        return _through_wrapper(name, network, x)
     if not isinstance(network, Featured):
-        raise TypeError(f"{name} must have with_features(x), which gives its maps; got {type(network).__name__}")
+        raise TypeError(
+            f"{name} must have with_features(x), which gives its maps; got {type(network).__name__}. "
+            "fastadv.distill.Hooked(network, layers=[...]) takes them from any module"
+        )
     return network.with_features(x)
 
 
@@ -51,3 +63,30 @@ def observe(name: str, network: Callable[[Tensor], Tensor], x: Tensor, *, deep: 
         return features_of(name, network, x)
     logits = network(x)
     return Features((), (), logits[:, :0], logits)
+
+
+def logits_of(output: object) -> Tensor:
+    """Return ``output`` or, of an output that holds ``logits`` beside others, these. TypeError where there are none."""
+    if isinstance(output, Tensor):
+        return output
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"a network must give logits [N, C], or an output that has .logits; got {type(output).__name__}"
+        )
+    return logits
+
+
+def _through_wrapper(name: str, wrapper: DistributedDataParallel, x: Tensor) -> Features:
+    inside: nn.Module = wrapper.module
+
+    def features_instead(images: Tensor) -> Features:
+        del inside.forward
+        return features_of(name, inside, images)
+
+    # Hides the forward of its class from this one call.
+    inside.forward = features_instead
+    try:
+        return wrapper(x)
+    finally:
+        inside.__dict__.pop("forward", None)

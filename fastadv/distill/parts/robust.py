@@ -44,7 +44,7 @@ class Views:
         self._method, self._batch = method, batch
         self.student, self.teacher = student, teacher
         self.x, self.y = as_float32(batch.x), batch.y
-        self.progress, self.seed, self.index = batch.progress, batch.seed, batch.index
+        self.index = batch.index
 
     def student_logits(self, images: Tensor) -> Tensor:
         """Return the student's logits on ``images``."""
@@ -53,6 +53,14 @@ class Views:
     def teacher_logits(self, images: Tensor) -> Tensor:
         """Return the teacher's logits on ``images`` in eval mode, without gradient; TypeError without a teacher."""
         return teacher_logits(self._method, self.teacher, self.as_input(images))
+
+    @property
+    def progress(self) -> float:
+        return self._batch.progress_for(self._method)
+
+    @property
+    def seed(self) -> int | Tensor:
+        return self._batch.seed_for(self._method)
 
     @cached_property
     def student_clean(self) -> Tensor:
@@ -94,6 +102,7 @@ class RobustMethod(Method):
         ValueError: an argument is out of range or an unknown name; at a call, "frozen" before ``build``.
     """
 
+    attacks = True
     ascent: Callable[..., Tensor]
     # Radius of the ball that the attack starts in; None is eps.
     start_eps: float | None = None

@@ -1,34 +1,36 @@
-"""What `fastadv methods` prints: the methods, their options and what they compute, from the classes themselves."""
+"""The text of `fastadv methods`: the methods, their options and what they compute, from the classes themselves."""
 
 import inspect
 import re
 import textwrap
+from typing import TYPE_CHECKING
 
-from fastadv.distill import Method
-from fastadv.train.config.methods import METHODS
-from fastadv.train.config.options import REQUIRED, Option, options_of
-from fastadv.train.config.settings import shown
-from fastadv.train.runtime.errors import ConfigError
+from fastadv.train.config.methods import METHODS, REQUIRED, Option, options_of
+from fastadv.train.config.model import shown
+from fastadv.train.runtime.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from fastadv.distill import Method
 
 COLUMNS = 120
 
 
 def list_methods() -> str:
-    """Every method: its name, the first line of its docstring, its options with their defaults."""
+    """Return every method: its name, the first line of its docstring, its options with their defaults."""
     width = max(map(len, METHODS))
     blocks = []
-    for name, known in METHODS.items():
-        blocks.append(f"{name:<{width}}  {_docstring(known.kind).splitlines()[0]}")
-        options = " ".join(f"{option.name}={_default(option)}" for option in options_of(known.kind).values())
+    for name, entry in METHODS.items():
+        blocks.append(f"{name:<{width}}  {_docstring(entry.kind).splitlines()[0]}")
+        options = " ".join(f"{option.name}={_default(option)}" for option in options_of(entry.kind).values())
         margin = " " * (width + 2)
         blocks += textwrap.wrap(options, COLUMNS, initial_indent=margin, subsequent_indent=margin)
     return "\n".join(blocks)
 
 
 def explain_method(name: str) -> str:
-    """One method in full. Raises ConfigError for a name that is none."""
+    """Return one method in full. Raises ConfigError for a name that is none."""
     if name not in METHODS:
-        raise ConfigError(f"methods: {name!r}, expected one of {', '.join(METHODS)}")
+        raise ConfigError(f"methods: {name!r}{did_you_mean(name, METHODS) or ','} expected one of {', '.join(METHODS)}")
     kind = METHODS[name].kind
     options = options_of(kind).values()
     rows = [(f"--option {name}.{option.name}=", option.describe(), _default(option)) for option in options]
@@ -37,8 +39,8 @@ def explain_method(name: str) -> str:
     return "\n".join([f"{name}: {METHODS[name].label}", "", _docstring(kind), "", *(table or ["No options."])])
 
 
-def _docstring(kind: type[Method]) -> str:
-    """The docstring of a class as plain text: without the marks of references and literals."""
+def _docstring(kind: "type[Method]") -> str:
+    """Return the docstring of a class as plain text: without the marks of references and literals."""
     return re.sub(r":\w+:`([^`]*)`|``(.*?)``", r"\1\2", inspect.getdoc(kind) or "", flags=re.DOTALL)
 
 

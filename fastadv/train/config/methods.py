@@ -1,43 +1,227 @@
-"""The methods by the names of recipes and the command line. A new one is a line of METHODS."""
+"""The methods by the names of recipes and the command line, with the options of a run."""
 
-from typing import NamedTuple
+import inspect
+import re
+import typing
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastadv import distill
-from fastadv.distill import Method
+from fastadv.train.config.model import checked, describe, expressible
+from fastadv.train.runtime.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from fastadv.distill import Method
+    from fastadv.distill.method import Network
+
+REQUIRED = inspect.Parameter.empty
+
+# Of a recipe. A table is called as a method and holds options of it; or it has another name, says which "method" it is
+# another setting of, and holds what differs from the table of that method.
+Tables = Mapping[str, Mapping[str, Any]]
 
 
-class Known(NamedTuple):
-    """A method's class, whose constructor's arguments are its options, and what tables call it."""
+class MethodEntry(NamedTuple):
+    """A class, by its name in fastadv.distill, whose constructor's arguments are the options; its name in tables."""
 
-    kind: type[Method]
+    target: "str | type[Method]"
     label: str
 
+    @property
+    def kind(self) -> "type[Method]":
+        """The class. Imports torch."""
+        from fastadv import distill
 
-METHODS: dict[str, Known] = {
-    "ce": Known(distill.CrossEntropy, "plain (CE)"),
-    "kd": Known(distill.KD, "KD"),
-    "fitnet": Known(distill.FitNet, "FitNet"),
-    "at": Known(distill.AT, "AT"),
-    "sp": Known(distill.SP, "SP"),
-    "vid": Known(distill.VID, "VID"),
-    "ft": Known(distill.FT, "FT"),
-    "crd": Known(distill.CRD, "CRD"),
-    "rkd": Known(distill.RKD, "RKD"),
-    "dkd": Known(distill.DKD, "DKD"),
-    "triplet": Known(distill.TripletKD, "triplet KD"),
-    "tald": Known(distill.TALD, "TALD"),
-    "bss": Known(distill.BSS, "BSS"),
-    "amkd": Known(distill.AMKD, "AMKD"),
-    "pgd-at": Known(distill.PGDAT, "PGD-AT"),
-    "trades": Known(distill.TRADES, "TRADES"),
-    "ard": Known(distill.ARD, "ARD"),
-    "rslad": Known(distill.RSLAD, "RSLAD"),
-    "adaad": Known(distill.AdaAD, "AdaAD"),
-    "iad": Known(distill.IAD, "IAD-I"),
-    "iad-ii": Known(distill.IADII, "IAD-II"),
-    "ada-iad": Known(distill.AdaIAD, "AdaIAD"),
-    "igdm": Known(distill.IGDM, "IGDM"),
-    "saad": Known(distill.SAAD, "SAAD"),
-    "data-free": Known(distill.DataFree, "data-free"),
-    "ai-kd": Known(distill.AIKD, "AI-KD"),
+        return getattr(distill, self.target) if isinstance(self.target, str) else self.target
+
+
+# A new method is a line here.
+METHODS: dict[str, MethodEntry] = {
+    "ce": MethodEntry("CrossEntropy", "plain (CE)"),
+    "kd": MethodEntry("KD", "KD"),
+    "fitnet": MethodEntry("FitNet", "FitNet"),
+    "at": MethodEntry("AT", "AT"),
+    "sp": MethodEntry("SP", "SP"),
+    "vid": MethodEntry("VID", "VID"),
+    "ft": MethodEntry("FT", "FT"),
+    "crd": MethodEntry("CRD", "CRD"),
+    "rkd": MethodEntry("RKD", "RKD"),
+    "dkd": MethodEntry("DKD", "DKD"),
+    "triplet": MethodEntry("TripletKD", "triplet KD"),
+    "tald": MethodEntry("TALD", "TALD"),
+    "bss": MethodEntry("BSS", "BSS"),
+    "amkd": MethodEntry("AMKD", "AMKD"),
+    "pgd-at": MethodEntry("PGDAT", "PGD-AT"),
+    "trades": MethodEntry("TRADES", "TRADES"),
+    "ard": MethodEntry("ARD", "ARD"),
+    "rslad": MethodEntry("RSLAD", "RSLAD"),
+    "adaad": MethodEntry("AdaAD", "AdaAD"),
+    "iad": MethodEntry("IAD", "IAD-I"),
+    "iad-ii": MethodEntry("IADII", "IAD-II"),
+    "ada-iad": MethodEntry("AdaIAD", "AdaIAD"),
+    "igdm": MethodEntry("IGDM", "IGDM"),
+    "saad": MethodEntry("SAAD", "SAAD"),
+    "data-free": MethodEntry("DataFree", "data-free"),
+    "ai-kd": MethodEntry("AIKD", "AI-KD"),
 }
+
+
+class Option(NamedTuple):
+    """An argument of a constructor: its type, its default (or REQUIRED), and whether it is a method itself."""
+
+    name: str
+    hint: Any
+    default: Any
+    is_method: bool
+
+    def describe(self) -> str:
+        """Return what may be given for it, in a word."""
+        return "METHOD" if self.is_method else describe(self.hint)
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method of METHODS with the options that were given; an option that is a method is a spec too."""
+
+    name: str
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> "type[Method]":
+        return METHODS[self.method].kind
+
+    def build(self, **networks: "Network | None") -> "Method":
+        """Build the method. Raises ConfigError naming it for values that its constructor refuses.
+
+        networks: arguments that no recipe can hold, for the constructors that have one of that name.
+        """
+        arguments = {
+            name: value.build(**networks) if isinstance(value, MethodSpec) else value
+            for name, value in self.options.items()
+        }
+        taken = {name: networks[name] for name in inspect.signature(self.kind).parameters if name in networks}
+        try:
+            return self.kind(**arguments, **taken)
+        except (TypeError, ValueError) as error:
+            method = "" if self.name == self.method else f" ({self.method})"
+            raise ConfigError(f"options.{self.name}{method}: {error}") from None
+
+    def takes(self, network: str) -> bool:
+        """Return whether the constructor, or that of a method it is built on, has an argument ``network``."""
+        return any(network in inspect.signature(kind).parameters for kind in self._kinds())
+
+    def names(self) -> set[str]:
+        """Return the names of the tables the spec depends on: its own, its method's, those of what it is built on."""
+        return {self.name, self.method}.union(*(base.names() for base in self._bases()))
+
+    def value(self, option: str) -> Any:
+        """Return the value of ``option``, given or not."""
+        return self.options.get(option, options_of(self.kind)[option].default)
+
+    @property
+    def label(self) -> str:
+        """The method's name in tables and, joined by +, those of what it is built on."""
+        label_of = {entry.kind: entry.label for entry in METHODS.values()}
+        return " + ".join(label_of[kind] for kind in self._kinds())
+
+    def _bases(self) -> "Iterator[MethodSpec]":
+        return (value for value in self.options.values() if isinstance(value, MethodSpec))
+
+    def _kinds(self) -> "Iterator[type[Method]]":
+        """The class, then those of what the method is built on, given or not."""
+        yield self.kind
+        bases = list(self._bases())
+        for base in bases:
+            yield from base._kinds()
+        if not bases and self.kind.default_base is not None:
+            yield self.kind.default_base
+
+
+def options_of(kind: "type[Method]") -> dict[str, Option]:
+    """Return the options of a class by name: those arguments of its constructor that a recipe can hold."""
+    hints = typing.get_type_hints(kind.__init__)
+    options = {}
+    for name, parameter in inspect.signature(kind).parameters.items():
+        is_method = _is_method(hints.get(name))
+        hint = str | None if is_method else expressible(hints.get(name))
+        if hint is not None:
+            options[name] = Option(name, hint, parameter.default, is_method)
+    return options
+
+
+def check_tables(tables: Tables) -> dict[str, dict[str, Any]]:
+    """Return the tables with every value in the type of its option. Raises ConfigError for what is impossible."""
+    result = {}
+    for name, table in tables.items():
+        spec = read_spec(name, tables, where="options")
+        spec.build()
+        values = {"method": spec.method, **spec.options}
+        result[name] = {key: value.name if isinstance(value := values[key], MethodSpec) else value for key in table}
+    return result
+
+
+def read_spec(name: str, tables: Tables, *, where: str) -> MethodSpec:
+    """Read the spec ``name``, of the method of that name or the one its table says.
+
+    where: the field that names it. Raises ConfigError for a name, an option or a value that is impossible.
+    """
+    return _read(name, tables, where, above=())
+
+
+def label_specs(specs: Sequence[MethodSpec]) -> dict[str, str]:
+    """Return the name of each spec in tables: its label, with its own name where two have the same."""
+    shared = Counter(spec.label for spec in specs)
+    return {
+        spec.name: f"{spec.label} ({spec.name})" if shared[spec.label] > 1 and spec.name != spec.method else spec.label
+        for spec in specs
+    }
+
+
+def check_name(name: str, tables: Tables, *, where: str) -> str:
+    """Return the method that the spec ``name`` is of. Raises ConfigError naming ``where`` for a name that is none."""
+    methods = ", ".join(METHODS)
+    method = tables.get(name, {}).get("method")
+    if name in METHODS:
+        if method not in (None, name):
+            raise ConfigError(f"options.{name}.method: {method!r}, but {name} is a method itself")
+        return name
+    if name not in tables:
+        near = did_you_mean(name, [*METHODS, *tables])
+        raise ConfigError(
+            f"{where}: {name!r}{near or ','} expected one of {methods}, or a name with options.{name}.method"
+        )
+    if re.fullmatch(r"[\w-]+", name, re.ASCII) is None:
+        raise ConfigError(f"options: {name!r}, expected a name of letters, digits, - and _")
+    if not isinstance(method, str) or method not in METHODS:
+        raise ConfigError(f"options.{name}.method: {method!r}, expected one of {methods}")
+    return method
+
+
+def _read(name: str, tables: Tables, where: str, above: tuple[str, ...]) -> MethodSpec:
+    if name in above:
+        raise ConfigError(f"{where}: {name!r} would be built on itself")
+    method = check_name(name, tables, where=where)
+    known = options_of(METHODS[method].kind)
+    # Of a spec with a name of its own, the table comes after the method's and overrides it.
+    given = {key: (table, value) for table in (method, name) for key, value in tables.get(table, {}).items()}
+    given.pop("method", None)
+    options: dict[str, Any] = {}
+    for key, (table, value) in given.items():
+        if key not in known:
+            there_are = f"the options are {', '.join(known)}" if known else "it has no options"
+            raise ConfigError(f"options.{table}.{key}: no such option{did_you_mean(key, known)}; {there_are}")
+        options[key] = checked(f"options.{table}.{key}", known[key].hint, value)
+        if known[key].is_method and options[key] is not None:
+            options[key] = _read(options[key], tables, f"options.{table}.{key}", (*above, name))
+    for option in known.values():
+        if option.default is REQUIRED and option.name not in options:
+            raise ConfigError(f"options.{name}.{option.name}: not given, expected {option.describe()}")
+    return MethodSpec(name, method, options)
+
+
+def _is_method(hint: Any) -> bool:
+    from fastadv.distill import Method
+
+    return any(inspect.isclass(kind) and issubclass(kind, Method) for kind in (typing.get_args(hint) or (hint,)))

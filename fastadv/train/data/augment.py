@@ -1,15 +1,13 @@
 """Random crop and flip of a whole batch at once, and the epoch's plan of draws."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastadv.train.runtime.seeding import generator
-
-Augmentation = Literal["none", "shift1", "crop4_flip"]
+from fastadv.distill.parts.seeding import generator
+from fastadv.train.data.datasets import Augmentation
 
 
 def crop_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, *, pad: int) -> Tensor:
@@ -31,7 +29,7 @@ def crop_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, *, pad: i
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """All draws of one epoch, on the device: the order of the images [N], and each one's window and flip [N].
+    """The draws of one epoch, on the device: the order of the images [N], and each one's window and flip [N].
 
     Drawn on the CPU from (seed, epoch): the same on every device, and nothing is copied inside the epoch.
     """
@@ -55,7 +53,7 @@ class EpochPlan:
         return cls(order.to(device), top.to(device), left.to(device), flip.to(device), pad)
 
     def batch(self, images: Tensor, labels: Tensor, start: int, size: int) -> tuple[Tensor, Tensor]:
-        """Images and labels of positions start .. start + size of the epoch, augmented, still uint8."""
+        """Return images and labels of positions start .. start + size of the epoch, augmented, still uint8."""
         part = slice(start, start + size)
         chosen = self.order[part]
         picked = images[chosen]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastadv.train.data import restricted_pickle
-from fastadv.train.data.stored import Arrays, Stored
+from fastadv.train.data.splits import Arrays, Stored
 from fastadv.train.runtime.errors import DataError
 
 PIXELS = 3 * 32 * 32
@@ -21,7 +21,7 @@ ROWS = {"train": 50_000, "test": 10_000}
 
 @dataclass(frozen=True)
 class Cifar:
-    """What the two datasets call things. files: of each split."""
+    """Names in one of the two datasets' layouts. files: of each split. mean, std: those of public checkpoints."""
 
     name: str
     classes: int
@@ -33,6 +33,8 @@ class Cifar:
     binary_files: dict[str, tuple[str, ...]]
     label_bytes: int
     binary_names: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
 
 
 CIFAR10 = Cifar(
@@ -46,6 +48,8 @@ CIFAR10 = Cifar(
     binary_files={"train": tuple(f"data_batch_{batch}.bin" for batch in range(1, 6)), "test": ("test_batch.bin",)},
     label_bytes=1,
     binary_names="batches.meta.txt",
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
 )
 CIFAR100 = Cifar(
     name="CIFAR-100",
@@ -58,11 +62,23 @@ CIFAR100 = Cifar(
     binary_files={"train": ("train.bin",), "test": ("test.bin",)},
     label_bytes=2,
     binary_names="fine_label_names.txt",
+    mean=(0.5070, 0.4865, 0.4409),
+    std=(0.2673, 0.2564, 0.2761),
 )
 
 
+def read_cifar10(folder: Path, image_size: None = None) -> Stored:
+    """Read CIFAR-10, see :func:`read`."""
+    return read(CIFAR10, folder)
+
+
+def read_cifar100(folder: Path, image_size: None = None) -> Stored:
+    """Read CIFAR-100, see :func:`read`."""
+    return read(CIFAR100, folder)
+
+
 def read(cifar: Cifar, folder: Path, rows: dict[str, int] = ROWS) -> Stored:
-    """Both splits from whichever layout lies in `folder` (or is `folder`); the Python layout where both do.
+    """Read both splits from whichever layout lies in `folder` (or is `folder`); the Python layout where both do.
 
     Class names are numbers where the layout has no names. `rows` is the number of images each split must have.
     Raises DataError naming the file when something is missing, damaged or of the wrong size.
@@ -95,11 +111,11 @@ def read(cifar: Cifar, folder: Path, rows: dict[str, int] = ROWS) -> Stored:
             raise DataError(
                 f"{place}: {split} has labels {labels.min()}..{labels.max()}, expected 0..{cifar.classes - 1}"
             )
-    return Stored(splits, names)
+    return Stored(splits, names, cifar.mean, cifar.std)
 
 
 def _find(folder: Path, name: str, files: dict[str, tuple[str, ...]]) -> Path | None:
-    """`name` in `folder`, or `folder` itself, whichever holds a first file of the training split."""
+    """Return `name` in `folder`, or `folder` itself, whichever holds a first file of the training split."""
     return next((place for place in (folder / name, folder) if (place / files["train"][0]).is_file()), None)
 
 
@@ -109,7 +125,7 @@ def _join(parts: Iterable[Arrays]) -> Arrays:
 
 
 def _entry(rows: Any, key: str, path: Path) -> Any:
-    """An entry under its bytes key (written by Python 2) or its str key."""
+    """Return an entry under its bytes key (written by Python 2) or its str key."""
     if not isinstance(rows, dict):
         raise DataError(f"{path}: holds a {type(rows).__name__}, expected a dict")
     for spelling in (key.encode(), key):

@@ -1,16 +1,17 @@
 """Image files as one array."""
 
 import hashlib
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastadv.train.data.cache import cached
 from fastadv.train.runtime.errors import DataError
 from fastadv.train.runtime.extras import require
+from fastadv.train.runtime.files import write_atomically
 from fastadv.train.runtime.progress import Progress
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -20,12 +21,12 @@ BATCH = 256
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The image files in `folder`, known by their suffix, in the order of their names."""
+    """Return the image files in `folder`, known by their suffix, in the order of their names."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
 def read_images(paths: Sequence[Path], size: int | None, *, root: Path, split: str) -> np.ndarray:
-    """The images of a split in RGB, uint8 [N, 3, H, W].
+    """Return the images of a split in RGB, uint8 [N, 3, H, W].
 
     size: each is scaled to fill a square of that many pixels and cut to it around its centre (Pillow's ImageOps.fit,
     bicubic); None takes them as they are.
@@ -34,7 +35,29 @@ def read_images(paths: Sequence[Path], size: int | None, *, root: Path, split: s
     MissingExtraError without Pillow.
     """
     path = root / CACHE / f"{split}-{size or 'own-size'}.npz"
-    return cached(path, _fingerprint(paths, root), lambda: _decode_all(paths, size, label=f"reading {split}"))
+    return _cached(path, _fingerprint(paths, root), lambda: _decode_all(paths, size, label=f"reading {split}"))
+
+
+def _cached(path: Path, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return the array in `path` where it was made for `key`; else a new one, kept there where that can be written.
+
+    A fault of the file, or in writing it, is printed and stops nothing.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if stored["key"].item() == key:
+                return stored["array"]
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        print(f"{path} is damaged and made anew ({error})", flush=True)
+    array = make()
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, lambda file: np.savez(file, key=np.array(key), array=array))
+    except OSError as error:
+        print(f"not kept for the next run: {error}", flush=True)
+    return array
 
 
 def _fingerprint(paths: Sequence[Path], root: Path) -> str:
@@ -49,7 +72,7 @@ def _fingerprint(paths: Sequence[Path], root: Path) -> str:
 
 
 def _decode_all(paths: Sequence[Path], size: int | None, *, label: str) -> np.ndarray:
-    """By as many threads as there are processors: Pillow decodes outside the interpreter's lock."""
+    """Decode with as many threads as there are processors: Pillow does so outside the interpreter's lock."""
     pillow = require("PIL.Image", "reading image files"), require("PIL.ImageOps", "reading image files")
     shape = _decode(pillow, paths[0], size).shape
     images = np.empty((len(paths), *shape), dtype=np.uint8)

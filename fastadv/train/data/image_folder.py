@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from fastadv.train.data.image_files import images_in, read_images
-from fastadv.train.data.stored import Arrays, Stored
+from fastadv.train.data.splits import Arrays, Stored
 from fastadv.train.runtime.errors import DataError
 
 
 def read(folder: Path, size: int | None) -> Stored:
-    """Both splits; the classes are the folders in train/ in the order of their names.
+    """Read both splits; the classes are the folders in train/ in the order of their names.
 
     size: see :func:`fastadv.train.data.image_files.read_images`.
     Raises DataError where a split, or a class or its images, is missing, or an image cannot be read.

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fastadv.train.data.image_files import images_in, read_images
-from fastadv.train.data.stored import Stored
+from fastadv.train.data.splits import Stored
 from fastadv.train.runtime.errors import DataError
 
 FOLDER = "tiny-imagenet-200"
@@ -18,7 +18,7 @@ ROWS = {"train": 500 * CLASSES, "test": 50 * CLASSES}
 
 
 def read(folder: Path, size: int | None = None, *, classes: int = CLASSES, rows: dict[str, int] = ROWS) -> Stored:
-    """Both splits from tiny-imagenet-200 in `folder` (or `folder` itself); labels in the order of the WNIDs.
+    """Read both splits from tiny-imagenet-200 in `folder` (or `folder` itself); labels in the order of the WNIDs.
 
     size: see :func:`fastadv.train.data.image_files.read_images`. `classes` and `rows` are what must be there.
     Raises DataError naming the file or folder when something is missing, damaged or of the wrong size.
@@ -66,7 +66,7 @@ def _validation_files(folder: Path, label_of: dict[str, int]) -> list[tuple[Path
 
 
 def _names(path: Path, wnids: list[str]) -> tuple[str, ...]:
-    """The first name of each WNID; the WNID where there is none."""
+    """Return the first name of each WNID; the WNID where there is none."""
     lines = path.read_text().splitlines() if path.is_file() else []
     names = dict(line.split("\t", 1) for line in lines if "\t" in line)
     return tuple(names.get(wnid, wnid).partition(",")[0] for wnid in wnids)

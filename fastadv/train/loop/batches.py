@@ -1,33 +1,24 @@
-"""The batches of an epoch, each in the pieces that this process computes one after the other."""
+"""The batches of an epoch, each in the micro-batches that this process computes one after the other."""
 
 import math
-from typing import NamedTuple
 
 import torch
 
-from fastadv.distill import Batch
-from fastadv.train.config.run_config import Config
+from fastadv.distill.distiller import MicroBatch
+from fastadv.train.config.train_config import Config
 from fastadv.train.data.augment import EpochPlan
-from fastadv.train.data.datasets import Split, to_pixels
+from fastadv.train.data.splits import Split, to_pixels
 from fastadv.train.runtime.errors import ConfigError
 from fastadv.train.runtime.processes import Processes
-from fastadv.train.runtime.seeding import derive_seed
-
-
-class Piece(NamedTuple):
-    """A part of a batch, and its share of the batch's images, by which its loss counts."""
-
-    batch: Batch
-    share: float
 
 
 class Batches:
-    """Batches of config.batch_size, cut into config.accumulate pieces for each process.
+    """Batches of config.batch_size, cut into config.accumulate micro-batches for each process.
 
-    images: whether a method looks at them. Where it does not, nothing of `train` is read but its length; a piece then
-    has x [n, 0], y -1 and a seed of its own. Otherwise all pieces share the seed: noise belongs to `Batch.index`.
+    images: whether a method looks at them. Where it does not, nothing of `train` is read but its length; a
+    micro-batch then has x [n, 0] and y -1.
 
-    Raises ConfigError where the smallest batch has fewer images than pieces.
+    Raises ConfigError where the smallest batch has fewer images than micro-batches.
     """
 
     def __init__(
@@ -36,7 +27,7 @@ class Batches:
         self._train, self._config, self._processes = train, config, processes
         self._images, self._device = images, device
         self.steps_per_epoch = config.steps_per_epoch or math.ceil(len(train) / config.batch_size)
-        self._pieces = config.accumulate * processes.count
+        self._parts = config.accumulate * processes.count
         smallest = config.batch_size
         if images:
             most = math.ceil(len(train) / config.batch_size)
@@ -45,50 +36,46 @@ class Batches:
                     f"steps_per_epoch: {self.steps_per_epoch}, expected at most {most}: {len(train)} training images"
                 )
             smallest = min(self.size(index) for index in range(self.steps_per_epoch))
-        if smallest < self._pieces:
+        if smallest < self._parts:
             raise ConfigError(
                 f"batch_size: the smallest batch of an epoch has {smallest} images, expected at least "
-                f"{self._pieces}: accumulate {config.accumulate} for each of {processes.count} processes"
+                f"{self._parts}: accumulate {config.accumulate} for each of {processes.count} processes"
             )
 
     def plan(self, *, seed: int, epoch: int) -> EpochPlan | None:
-        """The draws of an epoch; None where no image is looked at."""
+        """Return the draws of an epoch; None where no image is looked at."""
         if not self._images:
             return None
         augmentation = self._config.augmentation
         return EpochPlan.draw(len(self._train), augmentation=augmentation, seed=seed, epoch=epoch, device=self._device)
 
-    def pieces(self, plan: EpochPlan | None, index: int, *, progress: float, seed: int) -> list[Piece]:
-        """What this process computes of batch `index` of the epoch. Reads nothing back from the device."""
+    def micro_batches(self, plan: EpochPlan | None, index: int) -> list[MicroBatch]:
+        """Return this process's micro-batches of batch `index` of the epoch. Reads nothing back from the device."""
         size, mine = self.size(index), self._config.accumulate
         first = self._processes.rank * mine
-        pieces = []
+        found = []
         for number in range(first, first + mine):
-            # As torch.tensor_split: the first pieces are one longer where the size is no multiple of their number.
-            start, stop = (min(at, size % self._pieces) + at * (size // self._pieces) for at in (number, number + 1))
+            # As torch.tensor_split: the first are one longer where the size is no multiple of their number.
+            start, stop = (min(at, size % self._parts) + at * (size // self._parts) for at in (number, number + 1))
+            share = (stop - start) / size
             if plan is None:
-                batch = self._without_images(stop - start, progress, derive_seed(seed, "piece", number))
+                x = torch.empty(stop - start, 0, device=self._device)
+                labels = torch.full((stop - start,), -1, device=self._device)
+                found.append(MicroBatch(x, labels, None, share, number))
             else:
-                batch = self._with_images(plan, index * self._config.batch_size + start, stop - start, progress, seed)
-            pieces.append(Piece(batch, (stop - start) / size))
-        return pieces
+                at = index * self._config.batch_size + start
+                images, labels = plan.batch(self._train.images, self._train.labels, at, stop - start)
+                x = to_pixels(images, channels_last=self._config.channels_last)
+                found.append(MicroBatch(x, labels, plan.order[at : at + stop - start], share, number))
+        return found
 
     def example(self, shape: torch.Size) -> torch.Tensor:
-        """A batch of pixels [N, *shape] as a method's `build` looks at: the set's first, or zeros."""
+        """Return a batch of pixels [N, *shape] as a method's `build` looks at: the set's first, or zeros."""
         if not self._images:
             return torch.zeros(2, *shape, device=self._device)
         return to_pixels(self._train.images[: self._config.batch_size], channels_last=self._config.channels_last)
 
     def size(self, index: int) -> int:
-        """Images in batch `index` of an epoch, over all processes."""
+        """Return the number of images in batch `index` of an epoch, over all processes."""
         size = self._config.batch_size
         return min(size, len(self._train) - index * size) if self._images else size
-
-    def _with_images(self, plan: EpochPlan, start: int, size: int, progress: float, seed: int) -> Batch:
-        images, labels = plan.batch(self._train.images, self._train.labels, start, size)
-        x = to_pixels(images, channels_last=self._config.channels_last)
-        return Batch(x, labels, progress=progress, seed=seed, index=plan.order[start : start + size])
-
-    def _without_images(self, size: int, progress: float, seed: int) -> Batch:
-        x = torch.empty(size, 0, device=self._device)
-        return Batch(x, torch.full((size,), -1, device=self._device), progress=progress, seed=seed)

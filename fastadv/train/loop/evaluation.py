@@ -6,28 +6,28 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import pgd
-from fastadv.train.config.run_config import Config
-from fastadv.train.data.datasets import Split, to_pixels
+from fastadv.distill.parts.seeding import derive_seed
+from fastadv.train.config.train_config import Config
+from fastadv.train.data.splits import Split, to_pixels
 from fastadv.train.runtime.processes import Processes
-from fastadv.train.runtime.seeding import derive_seed
 
 # One set of random starts for every network, so that all face the same attack.
 ATTACK_SEED = 0
 
 
 def evaluate(model: nn.Module, split: Split, config: Config) -> dict[str, float]:
-    """{"clean": accuracy on `split`, "pgd": accuracy under attack on its first config.eval_samples images}."""
+    """Return {"clean": accuracy on `split`, "pgd": accuracy under attack on its first config.eval_samples images}."""
     attacked = Split(split.images[: config.eval_samples], split.labels[: config.eval_samples])
     return {"clean": clean_accuracy(model, split, config), "pgd": pgd_accuracy(model, attacked, config)}
 
 
 def clean_accuracy(model: nn.Module, split: Split, config: Config) -> float:
-    """Share of `split` that `model` classifies correctly, in [0, 1]."""
+    """Return the share of `split` that `model` classifies correctly, in [0, 1]."""
     return _accuracy(model, split, config, lambda x, y, start: x)
 
 
 def pgd_accuracy(model: nn.Module, split: Split, config: Config) -> float:
-    """Share of `split` still classified correctly after linf PGD on the cross-entropy, one random start, in [0, 1]."""
+    """Return the share of `split`, in [0, 1], that is correct after linf PGD on the cross-entropy, one random start."""
 
     def attack(x: Tensor, y: Tensor, start: int) -> Tensor:
         seed = derive_seed(ATTACK_SEED, "pgd", start)
@@ -51,5 +51,5 @@ def _accuracy(
         with torch.no_grad():
             correct += (model(x).argmax(dim=1) == labels).sum()
     model.train(training)
-    processes.add_up([correct])
+    processes.all_reduce([correct])
     return correct.item() / len(split)

@@ -1,10 +1,9 @@
-"""The whole job: a teacher, one student per seed and method, the report. What is finished is not done again."""
+"""The networks of a run: a teacher, one student per seed and method. What is finished is not done again."""
 
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,55 +12,54 @@ from torch import Tensor, nn
 
 from fastadv.attacks import CaptureError, freeze
 from fastadv.attacks.captured import why_eager
-from fastadv.train.config.run_config import Config
-from fastadv.train.config.settings import Setting, label_settings
+from fastadv.distill.parts.float32_output import DTYPES, CompileError, Float32Output
+from fastadv.distill.parts.seeding import derive_seed
+from fastadv.train.config.methods import MethodSpec, label_specs
+from fastadv.train.config.train_config import Config
 from fastadv.train.data import datasets
-from fastadv.train.data.datasets import Dataset, Split, to_pixels
+from fastadv.train.data.splits import Dataset, Split, subset, to_pixels
 from fastadv.train.loop.batches import Batches
 from fastadv.train.loop.evaluation import evaluate
 from fastadv.train.loop.trainer import Trainer
-from fastadv.train.networks import models
-from fastadv.train.networks.float32_output import DTYPES, Shown
-from fastadv.train.networks.models import Classifier, Normalize
-from fastadv.train.report.results import student_folder
-from fastadv.train.report.training_report import write_report
-from fastadv.train.runtime.checkpoint import write_atomically
+from fastadv.train.networks import catalogue
+from fastadv.train.networks.classifier import Classifier, Normalize, load_weights
 from fastadv.train.runtime.errors import ConfigError, TrainError
-from fastadv.train.runtime.extras import require
-from fastadv.train.runtime.machine import cpu_threads
+from fastadv.train.runtime.files import write_atomically
 from fastadv.train.runtime.metrics import tensorboard_installed
 from fastadv.train.runtime.processes import Processes
-from fastadv.train.runtime.run_folder import add_fact
-from fastadv.train.runtime.seeding import derive_seed
+from fastadv.train.runtime.run_folder import add_fact, student_folder
 
 TEACHER_SEED = 0
 
 
 class _Teachers(NamedTuple):
-    """What students learn from: the teacher as methods see it and the second one; None where there is none."""
+    """The teacher as methods see it and the second one; None where there is none."""
 
     main: nn.Module | None
     standard: nn.Module | None
 
 
-def run_experiment(config: Config, folder: Path) -> str:
-    """Do what is left of the job in `folder`, together with this run's other processes; the result table as text."""
-    require("matplotlib.figure", "the report's pictures")
-    require("scipy.stats", "the report's paired comparison")
-    with cpu_threads(config.threads):
-        return _run(config, folder)
+class Trained(NamedTuple):
+    """A finished run: its data, and the teacher where there is one."""
+
+    dataset: Dataset
+    teacher: nn.Module | None
 
 
-def _run(config: Config, folder: Path) -> str:
+def run_experiment(config: Config, folder: Path) -> Trained:
+    """Train what is left to train in `folder`, together with this run's other processes.
+
+    Raises ConfigError, DataError, CheckpointError and what :meth:`Trainer.fit` raises.
+    """
     if config.tensorboard and not tensorboard_installed():
         print("TensorBoard is not installed: the metrics go to metrics.jsonl alone", flush=True)
-        config = replace(config, tensorboard=False)
+        config = config.replaced(tensorboard=False)
     dataset = datasets.load(config.data, data_dir=config.data_dir, image_size=config.image_size, device=config.device)
-    settings = [config.setting(name) for name in config.methods]
-    labels = label_settings(settings)
-    _check_students(config, dataset, settings, labels)
+    specs = config.specs
+    labels = label_specs(specs)
+    attacking = _check_students(config, dataset, specs, labels)
     if config.capture:
-        _say_what_is_captured(config, folder)
+        _say_what_is_captured(config, attacking, folder)
     standard = _obtain_standard_teacher(config, dataset)
     teacher = None
     if config.needs_teacher:
@@ -71,44 +69,52 @@ def _run(config: Config, folder: Path) -> str:
         shown = _frozen(teacher, config, dataset, folder)
     teachers = _Teachers(shown, standard)
     for seed in config.seeds:
-        for setting in settings:
-            _train_student(config, dataset, setting, labels[setting.name], seed, teachers, folder)
-    return Processes().from_first(lambda: write_report(config, dataset, teacher, folder))
+        for spec in specs:
+            _train_student(config, dataset, spec, labels[spec.name], seed, teachers, folder)
+    return Trained(dataset, teacher)
 
 
 def build_classifier(name: str, config: Config, dataset: Dataset, *, seed: int) -> Classifier:
     """The network `name` behind the dataset's normalisation, initialised from `seed`, on the configured device."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "weights", name))
-        network = models.build(name, num_classes=len(dataset.class_names), image_shape=dataset.image_shape)
+        network = catalogue.build(name, num_classes=len(dataset.class_names), image_shape=dataset.image_shape)
     classifier = Classifier(Normalize(dataset.mean, dataset.std), network).to(config.device)
     if config.channels_last:
         torch.nn.utils.convert_conv2d_weight_memory_format(classifier, torch.channels_last)
     return classifier
 
 
-def _check_students(config: Config, dataset: Dataset, settings: Sequence[Setting], labels: Mapping[str, str]) -> None:
+def _check_students(
+    config: Config, dataset: Dataset, specs: Sequence[MethodSpec], labels: Mapping[str, str]
+) -> list[str]:
     """Run both networks and build every method once, on untrained networks, and what it reads batches from.
+
+    Returns the names of the specs whose methods attack a network.
 
     Raises ConfigError for the first that is refused: here, and not when the teacher and all before it are trained.
     """
     train = _training_split(config, dataset, seed=0)
     x = torch.zeros(2, *dataset.image_shape, device=config.device)
+    attacking: list[str] = []
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # What a method finds in a teacher that is not trained yet is no news.
         warnings.simplefilter("ignore")
         student = _fitting("student", config.student, config, dataset, x)
         teacher = _fitting("teacher", config.teacher, config, dataset, x) if config.needs_teacher else None
         standard = None if config.standard_teacher_checkpoint is None else teacher
-        for setting in settings:
-            with _blamed_on_options(labels[setting.name]):
-                method = setting.build(standard_teacher=standard).to(config.device)
+        for spec in specs:
+            with _blamed_on_options(labels[spec.name]):
+                method = spec.build(standard_teacher=standard).to(config.device)
                 method.build(student, teacher, x, images=len(x))
             Batches(train, config, Processes(), images=method.needs_images, device=x.device)
+            if any(part.ascent is not None for part in method.parts()):
+                attacking.append(spec.name)
+    return attacking
 
 
 def _fitting(field: str, name: str, config: Config, dataset: Dataset, x: Tensor) -> Classifier:
-    """The untrained network `name`. Raises ConfigError naming `field` where it does not make logits of `x`."""
+    """Build the untrained network `name`. Raises ConfigError naming `field` where it does not make logits of `x`."""
     classifier = build_classifier(name, config, dataset, seed=0)
     try:
         with torch.no_grad():
@@ -122,36 +128,36 @@ def _fitting(field: str, name: str, config: Config, dataset: Dataset, x: Tensor)
 
 
 def _training_split(config: Config, dataset: Dataset, *, seed: int) -> Split:
-    """What the students of a seed are trained on."""
+    """Return the training images of the students of a seed."""
     if config.student_samples is None:
         return dataset.train
-    return datasets.subset(dataset.train, config.student_samples, seed=seed)
+    return subset(dataset.train, config.student_samples, seed=seed)
 
 
 def _obtain_teacher(config: Config, dataset: Dataset, folder: Path) -> nn.Module:
-    """The trained teacher, in evaluation mode, without parameter gradients."""
+    """Return the trained teacher, in evaluation mode, without parameter gradients."""
     teacher = build_classifier(config.teacher, config, dataset, seed=TEACHER_SEED)
     processes = Processes()
-    finished = processes.from_first((folder / "result.json").is_file)
+    finished = processes.broadcast_from_rank0((folder / "result.json").is_file)
     if config.teacher_checkpoint is not None:
-        models.load_weights(teacher.network, config.teacher_checkpoint)
+        load_weights(teacher.network, config.teacher_checkpoint)
         if not finished:
             result = json.dumps(evaluate(teacher, dataset.test, config))
             if processes.first:
                 folder.mkdir(exist_ok=True)
                 write_atomically(folder / "result.json", lambda file: file.write(result.encode()))
     elif finished:
-        models.load_weights(teacher.network, folder / "weights.pt")
+        load_weights(teacher.network, folder / "weights.pt")
     else:
         label = f"teacher {config.teacher}"
         with _blamed_on_options(label):
             trainer = Trainer(
                 model=teacher,
-                method=config.setting(config.teacher_method).build().to(config.device),
+                method=config.spec(config.teacher_method).build().to(config.device),
                 teacher=None,
                 train=dataset.train,
                 test=dataset.test,
-                config=replace(config, epochs=config.teacher_epochs, steps_per_epoch=None, max_steps=None),
+                config=config.replaced(epochs=config.teacher_epochs, steps_per_epoch=None, max_steps=None),
                 seed=TEACHER_SEED,
                 folder=folder,
                 label=label,
@@ -163,16 +169,16 @@ def _obtain_teacher(config: Config, dataset: Dataset, folder: Path) -> nn.Module
 
 
 def _obtain_standard_teacher(config: Config, dataset: Dataset) -> nn.Module | None:
-    """The second teacher, as the first; None where the configuration has none."""
+    """Return the second teacher, as the first; None where the configuration has none."""
     if config.standard_teacher_checkpoint is None:
         return None
     teacher = build_classifier(config.teacher, config, dataset, seed=TEACHER_SEED)
-    models.load_weights(teacher.network, config.standard_teacher_checkpoint)
+    load_weights(teacher.network, config.standard_teacher_checkpoint)
     return teacher.eval().requires_grad_(False)
 
 
 def _frozen(teacher: nn.Module, config: Config, dataset: Dataset, folder: Path) -> nn.Module:
-    """A copy of the teacher made to be attacked; how far its logits are from the teacher's goes to origin.json."""
+    """Copy the teacher to be attacked; the distance of its logits from the teacher's goes to origin.json."""
     frozen = freeze(teacher, dtype=DTYPES[config.teacher_precision])
     x = to_pixels(dataset.test.images[: config.eval_batch_size], channels_last=config.channels_last)
     fact = (
@@ -182,29 +188,31 @@ def _frozen(teacher: nn.Module, config: Config, dataset: Dataset, folder: Path) 
     print(f"frozen teacher: {fact}", flush=True)
     if Processes().first:
         add_fact(folder, "Frozen teacher", fact)
-    return Shown(frozen)
+    return Float32Output(frozen)
 
 
-def _say_what_is_captured(config: Config, folder: Path) -> None:
+def _say_what_is_captured(config: Config, attacking: list[str], folder: Path) -> None:
     """Print which attacks are CUDA graphs, or why none is, and add it to origin.json."""
-    attacking = ", ".join(dict.fromkeys(setting.name for setting in config.trained_settings() if setting.attacks))
+    if config.teacher_checkpoint is None and config.needs_teacher and config.spec(config.teacher_method).kind.attacks:
+        attacking = [config.teacher_method, *attacking]
     eager = why_eager(torch.device(config.device))
-    fact = f"the attacks of {attacking} " + ("are CUDA graphs" if eager is None else f"run eagerly: {eager}")
+    names = ", ".join(dict.fromkeys(attacking))
+    fact = f"the attacks of {names} " + ("are CUDA graphs" if eager is None else f"run eagerly: {eager}")
     print(f"capture: {fact}", flush=True)
     if Processes().first:
         add_fact(folder, "Capture", fact)
 
 
 def _train_student(
-    config: Config, dataset: Dataset, setting: Setting, label: str, seed: int, teachers: _Teachers, folder: Path
+    config: Config, dataset: Dataset, spec: MethodSpec, label: str, seed: int, teachers: _Teachers, folder: Path
 ) -> None:
     """Train one student, unless it is finished. The methods share a seed's initial weights, images and order."""
-    own_folder = student_folder(folder, setting.name, seed)
-    if Processes().from_first((own_folder / "result.json").is_file):
+    own_folder = student_folder(folder, spec.name, seed)
+    if Processes().broadcast_from_rank0((own_folder / "result.json").is_file):
         return
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "method", setting.name))
-        method = setting.build(standard_teacher=teachers.standard).to(config.device)
+        torch.manual_seed(derive_seed(seed, "method", spec.name))
+        method = spec.build(standard_teacher=teachers.standard).to(config.device)
     label = f"{label}, seed {seed}"
     with _blamed_on_options(label):
         result = Trainer(
@@ -223,10 +231,10 @@ def _train_student(
 
 @contextmanager
 def _blamed_on_options(label: str) -> Iterator[None]:
-    """What a method refuses, of its options or of the networks it is given, only once it runs is a ConfigError too."""
+    """Turn what a method refuses only once it runs, of its options or networks, into a ConfigError."""
     try:
         yield
     except TrainError:
         raise
-    except (TypeError, ValueError, CaptureError) as error:
+    except (TypeError, ValueError, CaptureError, CompileError) as error:
         raise ConfigError(f"{label}: {error}") from error

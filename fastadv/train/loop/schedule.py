@@ -1,15 +1,24 @@
-"""The learning rate as a function of the step: nothing to save, nothing to restore."""
+"""The learning rate of a step, from its number alone: nothing to save, nothing to restore."""
 
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
 
+from fastadv.train.config.train_config import Config
+
 
 def step_lr(epoch: int, *, lr: float, milestones: Sequence[int], decay: float) -> float:
-    """lr decay^(number of milestones at or before `epoch`), epochs counted from 0."""
+    """Return lr decay^(number of milestones at or before `epoch`), epochs counted from 0."""
     return lr * decay ** bisect_right(milestones, epoch)
 
 
 def cosine_lr(progress: float, *, lr: float) -> float:
-    """lr (1 + cos(pi progress)) / 2, progress in [0, 1)."""
+    """Return lr (1 + cos(pi progress)) / 2, progress in [0, 1)."""
     return lr * (1 + math.cos(math.pi * progress)) / 2
+
+
+def learning_rate(peak: float, config: Config, *, epoch: int, progress: float) -> float:
+    """Return the rate of a step by config.schedule. peak: the first rate. progress: share of the steps done."""
+    if config.schedule == "cosine":
+        return cosine_lr(progress, lr=peak)
+    return step_lr(epoch, lr=peak, milestones=config.milestones, decay=config.lr_decay)

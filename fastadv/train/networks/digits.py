@@ -1,8 +1,5 @@
 """Two networks for 8x8 digits: a teacher, and a student small enough to need one."""
 
-from collections.abc import Callable
-from functools import partial
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -34,11 +31,3 @@ class DigitsNet(nn.Module):
             maps.append(F.relu(preactivations[-1]))
         embedding = F.adaptive_avg_pool2d(maps[-1], 2).flatten(1)
         return Features(tuple(maps[1:]), tuple(preactivations), embedding, self.fc(embedding))
-
-
-BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    # The teacher: the last stage at half the resolution.
-    "digits_cnn": partial(DigitsNet, (16, 1), (32, 1), (64, 2)),
-    # The student: half the resolution in each stage.
-    "digits_small": partial(DigitsNet, (8, 2), (16, 2)),
-}

@@ -3,23 +3,24 @@
 They are built without pretrained weights and have no ``with_features``.
 """
 
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from fastadv.train.runtime.errors import ConfigError
 from fastadv.train.runtime.extras import require
+
+if TYPE_CHECKING:
+    from torch import nn
 
 LIBRARIES = ("timm", "torchvision")
 
 
 def is_from_library(name: str) -> bool:
-    """Whether ``name`` is LIBRARY:NAME."""
+    """Return whether ``name`` is LIBRARY:NAME."""
     return name.partition(":")[0] in LIBRARIES and ":" in name
 
 
 def check(field: str, name: str) -> None:
-    """Raises MissingExtraError where the library of LIBRARY:NAME is not installed, ConfigError where it has no NAME.
+    """Raise MissingExtraError where the library of LIBRARY:NAME is not installed, ConfigError where it has no NAME.
 
     field: what the errors call the name.
     """
@@ -30,7 +31,7 @@ def check(field: str, name: str) -> None:
         raise ConfigError(f"{field}: {name!r}, but {library} {module.__version__} has no classifier {model!r}")
 
 
-def build(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
+def build(name: str, *, num_classes: int, in_channels: int) -> "nn.Module":
     """The network LIBRARY:NAME. Raises MissingExtraError, or ConfigError where its stem cannot have in_channels."""
     library, _, model = name.partition(":")
     module = _library("network", name)

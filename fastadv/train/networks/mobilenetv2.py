@@ -9,15 +9,13 @@ eighth of it in the last map, and a projected shortcut where a block changes the
 A group ends in a linear convolution: map and preactivation are the same.
 """
 
-from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastadv.distill import Features
-from fastadv.train.networks.stages import initialise_convolutions
+from fastadv.train.networks.blocks import initialise_convolutions
 
 EXPANSION = 6
 # Expansion, channels at full width, blocks and stride of each group.
@@ -113,9 +111,3 @@ class MobileNetV2(nn.Module):
                 preactivations.append(x)
         embedding = F.relu(self.conv2(x)).mean(dim=(2, 3))
         return Features(tuple(maps), tuple(preactivations), embedding, self.classifier(embedding))
-
-
-BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    "mobilenetv2": MobileNetV2,
-    "mobilenetv2_8x": partial(MobileNetV2, 1.0, stem_stride=1, projected=True),
-}

@@ -12,14 +12,13 @@ checkpoints of chenyaofo/pytorch-cifar-models; those of kuangliu/pytorch-cifar a
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastadv.distill import Features
-from fastadv.train.networks.stages import ReluBlock, Stage, initialise_convolutions, run
+from fastadv.train.networks.blocks import ReluBlock, Stage, initialise_convolutions, run
 
 
 def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
@@ -49,7 +48,7 @@ class BasicBlock(ReluBlock):
 
 
 class Bottleneck(ReluBlock):
-    """The same with F = 1x1, 3x3 (strided), 1x1 convolution, a quarter of the channels inside."""
+    """y = relu(F(x) + shortcut(x)), F = 1x1, 3x3 (strided), 1x1 convolution, a quarter of the channels inside."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -124,10 +123,11 @@ def cifar_resnet(
     return ResNet(BasicBlock, 3 * [(depth - 2) // 6], widths, num_classes=num_classes, in_channels=in_channels)
 
 
-BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    **{f"resnet{depth}": partial(cifar_resnet, depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
-    **{f"resnet{depth}x4": partial(cifar_resnet, depth, widths=(32, 64, 128, 256)) for depth in (8, 32)},
-    "resnet18": partial(ResNet, BasicBlock, (2, 2, 2, 2), (64, 64, 128, 256, 512)),
-    "resnet34": partial(ResNet, BasicBlock, (3, 4, 6, 3), (64, 64, 128, 256, 512)),
-    "resnet50": partial(ResNet, Bottleneck, (3, 4, 6, 3), (64, 256, 512, 1024, 2048)),
-}
+def imagenet_resnet(
+    blocks: Sequence[int], *, bottleneck: bool = False, num_classes: int, in_channels: int = 3
+) -> ResNet:
+    """Four stages of basic blocks or bottlenecks behind a 3x3 stem of 64 channels. blocks: in each stage."""
+    wide = 4 if bottleneck else 1
+    widths = (64, *(wide * width for width in (64, 128, 256, 512)))
+    block = Bottleneck if bottleneck else BasicBlock
+    return ResNet(block, blocks, widths, num_classes=num_classes, in_channels=in_channels)

@@ -4,14 +4,12 @@ The stem is a 1x1 convolution without pooling, and a ReLU follows the depthwise 
 those of HobbitLong/RepDistiller.
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastadv.distill import Features
-from fastadv.train.networks.stages import ReluBlock, Stage, run
+from fastadv.train.networks.blocks import ReluBlock, Stage, run
 
 GROUPS = 3
 STEM = 24
@@ -68,6 +66,3 @@ class ShuffleNetV1(nn.Module):
         maps, preactivations = run(self.bn1(self.conv1(x)), (self.layer1, self.layer2, self.layer3))
         embedding = maps[-1].mean(dim=(2, 3))
         return Features(maps, preactivations, embedding, self.linear(embedding))
-
-
-BUILDERS: dict[str, Callable[..., nn.Module]] = {"shufflenetv1": ShuffleNetV1}

@@ -3,14 +3,12 @@
 The stem is a 1x1 convolution without pooling. Parameter names are those of HobbitLong/RepDistiller.
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastadv.distill import Features
-from fastadv.train.networks.stages import ReluBlock, Stage, run
+from fastadv.train.networks.blocks import ReluBlock, Stage, run
 
 STEM = 24
 WIDTHS = (116, 232, 464)
@@ -91,6 +89,3 @@ class ShuffleNetV2(nn.Module):
         maps, preactivations = run(self.bn1(self.conv1(x)), (self.layer1, self.layer2, self.layer3))
         embedding = F.relu(self.bn2(self.conv2(maps[-1]))).mean(dim=(2, 3))
         return Features(maps, preactivations, embedding, self.linear(embedding))
-
-
-BUILDERS: dict[str, Callable[..., nn.Module]] = {"shufflenetv2": ShuffleNetV2}

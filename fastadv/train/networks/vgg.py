@@ -4,14 +4,13 @@ Five stages with BatchNorm; max pooling after the first three, global average po
 Parameter names are those of HobbitLong/RepDistiller.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastadv.distill import Features
-from fastadv.train.networks.stages import initialise_convolutions
+from fastadv.train.networks.blocks import initialise_convolutions
 
 WIDTHS = (64, 128, 256, 512, 512)
 POOLED = 3
@@ -52,9 +51,3 @@ def _stage(inputs: int, outputs: int, count: int) -> nn.Sequential:
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
         inputs = outputs
     return nn.Sequential(*layers[:-1])
-
-
-BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    "vgg8": partial(Vgg, (1, 1, 1, 1, 1)),
-    "vgg13": partial(Vgg, (2, 2, 2, 2, 2)),
-}

@@ -5,15 +5,13 @@ BatchNorm after it gives, its map that after the ReLU. A BatchNorm that reads a 
 Parameter names are those of HobbitLong/RepDistiller.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastadv.distill import Features
-from fastadv.train.networks.stages import initialise_convolutions
+from fastadv.train.networks.blocks import initialise_convolutions
 
 
 class PreActivationBlock(nn.Module):
@@ -90,8 +88,3 @@ class WideResNet(nn.Module):
         maps.append(F.relu(preactivations[-1]))
         embedding = maps[-1].mean(dim=(2, 3))
         return Features(tuple(maps), tuple(preactivations), embedding, self.fc(embedding))
-
-
-BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    f"wrn_{depth}_{width}": partial(WideResNet, depth, width) for depth in (16, 40) for width in (1, 2)
-}

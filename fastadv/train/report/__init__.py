@@ -1,1 +1,1 @@
-"""What a run found: results, tables, plots, reports."""
+"""Results of a run: numbers, tables, plots, pages."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fastadv.train.config.model import flattened
 from fastadv.train.report.plots import draw_comparison
 from fastadv.train.report.results import MethodResults, RunResults, read_results
 from fastadv.train.report.tables import (
@@ -16,15 +17,15 @@ from fastadv.train.report.tables import (
     result_cells,
     teacher_label,
 )
-from fastadv.train.runtime.checkpoint import write_atomically
 from fastadv.train.runtime.errors import ConfigError
+from fastadv.train.runtime.files import write_atomically
 
 # What students must share for a seed to give them the same first weights, images and order.
 PAIRED_BY = ("data", "image_size", "student", "student_samples")
 
 
 def compare_runs(folders: Sequence[Path], baseline: str | None, out: Path) -> str:
-    """Write compare.md and compare.png into `out`; the table with its notes as text.
+    """Write compare.md and compare.png into `out`; return the table with its notes as text.
 
     baseline: a setting: NAME, of the first run that has it, or RUN/NAME; None is the first run's KD or, where it has
     none, its plain training. Runs whose seeds mean other weights or images than its run's have no differences to it.
@@ -94,11 +95,11 @@ def _paired_runs(runs: Mapping[str, RunResults], baseline: MethodResults) -> set
 
 
 def _disagreement(runs: Mapping[str, RunResults]) -> list[str]:
-    """What the runs' configurations have different, but methods and seeds, where there is anything.
+    """Return the differences of the runs' configurations, but methods and seeds, where there are any.
 
     The options of what some runs train count in those alone; those of what none trains may be a part of something.
     """
-    flat = {name: _flat({**run.config, "methods": "", "seeds": ""}) for name, run in runs.items()}
+    flat = {name: flattened({**run.config, "methods": "", "seeds": ""}) for name, run in runs.items()}
     keys = dict.fromkeys(key for config in flat.values() for key in config)
     lines = []
     for key in keys:
@@ -109,11 +110,3 @@ def _disagreement(runs: Mapping[str, RunResults]) -> list[str]:
         if len(set(map(str, values.values()))) > 1:
             lines.append(f"- {key}: {', '.join(f'{value} ({name})' for name, value in values.items())}")
     return ["The runs differ in more than methods and seeds:", "\n".join(lines)] if lines else []
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of a table and of those in it, by their names joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
-    return flat

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.distill import TALD
-from fastadv.train.data.datasets import Dataset, to_pixels
+from fastadv.train.data.splits import Dataset, to_pixels
 from fastadv.train.report.results import ACCURACIES, MethodResults
 from fastadv.train.runtime.extras import require
 

@@ -1,4 +1,4 @@
-"""What a run found, in numbers: results.json, from which reports, comparisons and the README's table are made."""
+"""The results of a run in numbers: results.json, from which reports, comparisons and the README's table are made."""
 
 import json
 import tomllib
@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fastadv.train.config.methods import METHODS
-from fastadv.train.config.run_config import Config
-from fastadv.train.config.settings import label_settings
-from fastadv.train.runtime.checkpoint import write_atomically
+from fastadv.train.config.methods import METHODS, label_specs
+from fastadv.train.config.train_config import Config
 from fastadv.train.runtime.errors import ConfigError
-from fastadv.train.runtime.run_folder import read_origin
+from fastadv.train.runtime.files import write_atomically
+from fastadv.train.runtime.run_folder import read_origin, student_folder
 
 FILE = "results.json"
 
@@ -33,7 +32,7 @@ class MethodResults:
     seeds: Sequence[Mapping[str, Any]]
 
     def notes(self) -> dict[str, list[int]]:
-        """What the method found that a reader should know, and for which seeds."""
+        """Return the method's notes for a reader of the results, and the seeds of each."""
         found: dict[str, list[int]] = {}
         for result in self.seeds:
             for note in result.get("notes", ()):
@@ -41,7 +40,7 @@ class MethodResults:
         return found
 
     def values(self, key: str) -> dict[int, float]:
-        """One quantity by seed."""
+        """Return one quantity by seed."""
         return {int(result["seed"]): result[key] for result in self.seeds}
 
 
@@ -72,19 +71,14 @@ class RunResults:
 
     @property
     def baseline(self) -> MethodResults | None:
-        """What the others are compared with: the first setting of KD or, where there is none, of plain training."""
+        """The first setting of KD or, where there is none, of plain training: the others are compared with it."""
         return next((found for kind in ("kd", "ce") for found in self.methods if found.method == kind), None)
 
 
-def student_folder(folder: Path, name: str, seed: int) -> Path:
-    """Where a run keeps the student of one method or setting and seed."""
-    return folder / f"{name}-seed{seed}"
-
-
 def write_results(config: Config, folder: Path, *, train_images: int, test_images: int) -> RunResults:
-    """Gather what the finished run in `folder` found, and write it into results.json."""
-    settings = [config.setting(name) for name in config.methods]
-    labels = label_settings(settings)
+    """Gather the results of the finished run in `folder` and write them into results.json."""
+    specs = config.specs
+    labels = label_specs(specs)
     run = RunResults(
         config=tomllib.loads(config.to_toml()),
         origin=read_origin(folder),
@@ -93,12 +87,12 @@ def write_results(config: Config, folder: Path, *, train_images: int, test_image
         teacher=_result(folder / "teacher") if config.needs_teacher else None,
         methods=[
             MethodResults(
-                name=setting.name,
-                label=labels[setting.name],
-                method=setting.method,
-                seeds=[{"seed": seed, **_result(student_folder(folder, setting.name, seed))} for seed in config.seeds],
+                name=spec.name,
+                label=labels[spec.name],
+                method=spec.method,
+                seeds=[{"seed": seed, **_result(student_folder(folder, spec.name, seed))} for seed in config.seeds],
             )
-            for setting in settings
+            for spec in specs
         ],
     )
     text = json.dumps(asdict(run), indent=1) + "\n"
@@ -107,7 +101,7 @@ def write_results(config: Config, folder: Path, *, train_images: int, test_image
 
 
 def read_results(folder: Path) -> RunResults:
-    """What write_results wrote. Raises ConfigError where `folder` holds none."""
+    """Read what write_results wrote. Raises ConfigError where `folder` holds none."""
     try:
         content = json.loads((folder / FILE).read_text())
         return RunResults(**{**content, "methods": [MethodResults(**method) for method in content["methods"]]})

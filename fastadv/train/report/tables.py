@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-from fastadv.train.report.paired import paired_difference
+from fastadv.train.report.intervals import paired_difference
 from fastadv.train.report.results import ACCURACIES, MethodResults, RunResults
 
 PAIRING = (
@@ -14,7 +14,7 @@ RESULT_HEADS = ["method", "n", *(f"{name}, %" for name in ACCURACIES.values())]
 
 
 def render_table(rows: Sequence[Sequence[str]]) -> str:
-    """The rows with padded columns; the first is the header."""
+    """Return the rows with padded columns; the first is the header."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
@@ -22,7 +22,7 @@ def render_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def mean_and_spread(values: Sequence[float], digits: int) -> str:
-    """The mean ± the sample standard deviation; one value stands alone."""
+    """Return the mean ± the sample standard deviation; one value stands alone."""
     mean = f"{statistics.mean(values):,.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):,.{digits}f}"
 

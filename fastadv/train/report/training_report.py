@@ -10,10 +10,10 @@ from torch import nn
 from fastadv.distill import TALD
 from fastadv.ops import dispatch
 from fastadv.train.config.methods import METHODS
-from fastadv.train.config.run_config import Config
-from fastadv.train.data.datasets import Dataset
+from fastadv.train.config.train_config import Config
+from fastadv.train.data.splits import Dataset
 from fastadv.train.report.plots import draw_curves, draw_particles
-from fastadv.train.report.results import RunResults, student_folder, write_results
+from fastadv.train.report.results import RunResults, write_results
 from fastadv.train.report.tables import (
     PAIRING,
     RESULT_HEADS,
@@ -24,8 +24,16 @@ from fastadv.train.report.tables import (
     result_cells,
     teacher_label,
 )
-from fastadv.train.runtime.checkpoint import write_atomically
+from fastadv.train.runtime.extras import require
+from fastadv.train.runtime.files import write_atomically
 from fastadv.train.runtime.metrics import read_metrics
+from fastadv.train.runtime.run_folder import student_folder
+
+
+def require_libraries() -> None:
+    """Raise MissingExtraError where a library is missing without which no report can be made."""
+    require("matplotlib.figure", "the report's pictures")
+    require("scipy.stats", "the report's paired comparison")
 
 
 def write_report(config: Config, dataset: Dataset, teacher: nn.Module | None, folder: Path) -> str:
@@ -77,7 +85,7 @@ def result_table(run: RunResults) -> str:
 
 
 def protocol(run: RunResults) -> list[str]:
-    """What the numbers of the table are."""
+    """Return the lines that define the numbers of the table."""
     config = run.config
     lines = [f"{_spread_note(run)}, each student trained for {_duration(config)} on {_training_images(run)}."]
     if run.teacher is not None:
@@ -93,7 +101,7 @@ def protocol(run: RunResults) -> list[str]:
 
 
 def _duration(config: Mapping[str, Any]) -> str:
-    """How long a student is trained, in words."""
+    """Return the length of a student's training, in words."""
     epochs = f"{config['epochs']} epochs"
     if config["steps_per_epoch"] != "none":
         epochs += f" of {config['steps_per_epoch']} steps"
@@ -101,7 +109,7 @@ def _duration(config: Mapping[str, Any]) -> str:
 
 
 def _training_images(run: RunResults) -> str:
-    """What the students are trained on, in words."""
+    """Name the students' training images, in words."""
     unseeing = [method.label for method in run.methods if not METHODS[method.method].kind.needs_images]
     if len(unseeing) == len(run.methods):
         return "no image"
@@ -134,7 +142,7 @@ def _comparison(run: RunResults) -> list[str]:
 
 
 def _notes(run: RunResults) -> list[str]:
-    """The section on what methods found that a reader should know, where they did."""
+    """Return the section of the methods' notes for a reader of the results, where there are any."""
     lines = [
         f"- {method.label}, seed{'s'[: len(seeds) > 1]} {', '.join(map(str, seeds))}: {note}."
         for method in run.methods
@@ -168,10 +176,11 @@ def _repulsion(metrics: dict[str, list[list[dict[str, Any]]]]) -> list[str]:
 
 
 def _draw_particles(config: Config, dataset: Dataset, teacher: nn.Module | None, folder: Path) -> list[str]:
-    """Draw particles.png where TALD ran; the link to it."""
-    methods = (config.setting(name).build() for name in config.methods)
-    tald = next((method for method in methods if isinstance(method, TALD)), None)
+    """Draw particles.png where TALD ran; return the link to it."""
+    tald = next((spec for spec in config.specs if issubclass(spec.kind, TALD)), None)
     if teacher is None or tald is None:
         return []
-    draw_particles(tald, teacher, dataset, folder / "particles.png")
+    method = tald.build()
+    assert isinstance(method, TALD)
+    draw_particles(method, teacher, dataset, folder / "particles.png")
     return ["![Clean images, their particles, and the difference amplified](particles.png)"]

@@ -1,1 +1,1 @@
-"""How many images of a test split a network still classifies under attack: `fastadv attack`."""
+"""Accuracy of a network under attack: `fastadv attack`."""

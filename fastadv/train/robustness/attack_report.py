@@ -8,18 +8,18 @@ from typing import Any
 from torch import Tensor
 
 from fastadv.ops import dispatch
+from fastadv.train.config.attack_config import AttackConfig
+from fastadv.train.config.attacks import keywords
+from fastadv.train.report.intervals import wilson
 from fastadv.train.report.tables import render_table
-from fastadv.train.robustness.attack_config import AttackConfig
-from fastadv.train.robustness.catalogue import build_attack, keywords
-from fastadv.train.robustness.interval import wilson
-from fastadv.train.robustness.run import JUDGE, Subject
+from fastadv.train.robustness.attack_split import JUDGE, Subject
 from fastadv.train.robustness.shards import Shard, Verdict
-from fastadv.train.runtime.checkpoint import write_atomically
+from fastadv.train.runtime.files import write_atomically
 from fastadv.train.runtime.run_folder import read_origin
 
 
 def write_result(config: AttackConfig, subject: Subject, shards: Sequence[Shard], folder: Path) -> str:
-    """Write result.json and report.md into `folder`; the summary as text."""
+    """Write result.json and report.md into `folder`; return the summary as text."""
     origin = read_origin(folder)
     result = summarise(config, subject, shards, origin)
     summary = _summary(config, result)
@@ -40,9 +40,9 @@ def write_result(config: AttackConfig, subject: Subject, shards: Sequence[Shard]
 def summarise(
     config: AttackConfig, subject: Subject, shards: Sequence[Shard], origin: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The content of result.json. Accuracies are shares in [0, 1], intervals Wilson's of 95 %."""
+    """Return the content of result.json. Accuracies are shares in [0, 1], intervals Wilson's of 95 %."""
     verdicts = {judge: _joined([shard.verdicts[judge] for shard in shards]) for judge in shards[0].verdicts}
-    attack = build_attack(config)
+    attack = config.build_attack()
     labels = subject.dataset.test.labels[: subject.images]
     seconds, in_model = (sum(getattr(shard, name) for shard in shards) for name in ("seconds", "model_seconds"))
     return {
@@ -78,7 +78,7 @@ def _share(correct: Sequence[bool]) -> dict[str, Any]:
 
 
 def _classes(names: Sequence[str], labels: Tensor, verdict: Verdict) -> list[dict[str, Any]]:
-    """What became of each class; the classes without an image among those attacked have zeros."""
+    """Return the counts of each class; a class without an image among those attacked has zeros."""
     rows = [{"name": name, "images": 0, "clean": 0, "robust": 0} for name in names]
     for label, clean, robust in zip(labels.tolist(), verdict.clean, verdict.robust, strict=True):
         row = rows[label]
@@ -112,7 +112,7 @@ def _summary(config: AttackConfig, result: Mapping[str, Any]) -> str:
 
 
 def _pixels(length: float) -> str:
-    """A length in pixels of [0, 1], and in units of 1/255."""
+    """Return a length in pixels of [0, 1], and in units of 1/255."""
     return f"{length:.7g} = {255 * length:.6g}/255"
 
 

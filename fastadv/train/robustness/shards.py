@@ -1,17 +1,17 @@
-"""What is known of each batch of test images, one file a batch: a killed evaluation goes on after the last."""
+"""The verdicts on each batch of test images, one file a batch: a killed evaluation goes on after the last."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fastadv.train.runtime.checkpoint import write_atomically
 from fastadv.train.runtime.errors import CheckpointError
+from fastadv.train.runtime.files import write_atomically
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether one judge classified each image correctly: as it is (clean), and that and after the attack (robust)."""
+    """One judge's answers: each image correct as it is (clean); that, and correct after the attack too (robust)."""
 
     clean: list[bool]
     robust: list[bool]
@@ -34,7 +34,7 @@ class Shards:
         self._folder = folder
 
     def missing(self, count: int) -> list[int]:
-        """Which of `count` batches are not there yet."""
+        """Return which of `count` batches are not there yet."""
         return [number for number in range(count) if not self._path(number).exists()]
 
     def save(self, number: int, shard: Shard) -> None:
@@ -42,7 +42,7 @@ class Shards:
         write_atomically(self._path(number), lambda file: file.write(json.dumps(asdict(shard)).encode()))
 
     def load(self, count: int) -> Iterator[Shard]:
-        """All `count` of them, in order. Raises CheckpointError naming one that is damaged."""
+        """Read all `count` of them, in order. Raises CheckpointError naming one that is damaged."""
         for number in range(count):
             path = self._path(number)
             try:

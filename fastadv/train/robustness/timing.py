@@ -30,7 +30,7 @@ class TimedNetwork(nn.Module):
         return logits
 
     def time(self, run: Callable[[], Tensor]) -> tuple[Tensor, float, float]:
-        """What `run` returns, the seconds it takes, and those of them in the network. Waits for the device."""
+        """Return what `run` returns, the seconds it takes, and those of them in the network. Waits for the device."""
         self._marks = []
         self._mark()
         result = run()

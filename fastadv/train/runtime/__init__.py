@@ -1,1 +1,1 @@
-"""What the trainer stands on: files, processes, seeds, time."""
+"""The ground of the trainer: files, processes, seeds, time."""

@@ -1,33 +1,18 @@
-"""Checkpoints that survive a kill at any moment: written beside, flushed to the disk, renamed into place."""
+"""The newest checkpoints of a network, of which one that is damaged is passed over."""
 
-import os
 import pickle
 import textwrap
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
 from fastadv.train.runtime.errors import CheckpointError
+from fastadv.train.runtime.files import write_atomically
 
 KEPT = 2
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Call write(file) so that `path` holds either all of it or what it held before, even after a power cut."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 class Checkpoints:
@@ -81,7 +66,7 @@ def read(path: Path, *, device: torch.device | str) -> dict[str, Any]:
 
 
 def why_refused(error: Exception) -> str:
-    """In a line, what keeps a file from being loaded. Torch's own words for a pickle advise to run what is in it."""
+    """Say in a line why a file was not loaded. Torch's own words for a pickle advise to run what is in it."""
     if isinstance(error, pickle.UnpicklingError):
         return "damaged, or with code in it, which is not run"
     first, *others = str(error).strip().splitlines() or [""]

@@ -1,5 +1,8 @@
 """Errors a user can cause and mend. The command line prints their message without a traceback."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class TrainError(Exception):
     """Base of the trainer's own errors."""
@@ -23,3 +26,9 @@ class DivergenceError(TrainError, ArithmeticError):
 
 class MissingExtraError(TrainError, ImportError):
     """An optional dependency is needed and not installed."""
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """A clause for the message of an unknown ``name``: the nearest of ``names``; empty where none is near."""
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.7)
+    return f", did you mean {near[0]}?" if near else ""

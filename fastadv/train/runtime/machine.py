@@ -23,12 +23,12 @@ def cpu_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def describe(*, command: str, device: torch.device | str, threads: int) -> dict[str, str]:
-    """What a reader needs to judge or repeat a run, by label. threads: of the CPU, as the run uses them."""
+def describe(*, command: str, device: torch.device | str, threads: int | None) -> dict[str, str]:
+    """Return the facts by which to judge or repeat a run, by label. threads: of the CPU; None is torch's choice."""
     facts = {
         "CPU": f"{_cpu_model()}, {os.cpu_count()} cores",
         "Software": f"Python {platform.python_version()}, torch {torch.__version__}",
-        "CPU threads": str(threads),
+        "CPU threads": str(threads or torch.get_num_threads()),
         "Command": command,
     }
     if torch.device(device).type == "cuda":

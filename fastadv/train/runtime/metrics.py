@@ -1,4 +1,4 @@
-"""What a run measures: means accumulated on the device, JSON lines, TensorBoard events."""
+"""The measurements of a run: means accumulated on the device, JSON lines, TensorBoard events."""
 
 import json
 import math
@@ -27,7 +27,7 @@ class MeanTerms:
         self._steps += 1
 
     def read(self) -> dict[str, float]:
-        """The means; waits for the device. Starts the next interval."""
+        """Return the means and start the next interval. Waits for the device."""
         means = {} if self._sums is None else dict(zip(self._names, (self._sums / self._steps).tolist(), strict=True))
         self._sums, self._steps = None, 0
         return means
@@ -69,7 +69,7 @@ class MetricsLog:
                 self._events.add_scalar(f"{kind}/{name}", value, step)
 
     def sync(self) -> int:
-        """Bring everything to the disk; the position a checkpoint has to hold."""
+        """Bring everything to the disk; return the position, which a checkpoint has to hold."""
         os.fsync(self._file.fileno())
         return self._file.tell()
 
@@ -80,7 +80,7 @@ class MetricsLog:
 
 
 def tensorboard_installed() -> bool:
-    """Whether MetricsLog can write TensorBoard events here."""
+    """Return whether MetricsLog can write TensorBoard events here."""
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError:
@@ -89,6 +89,6 @@ def tensorboard_installed() -> bool:
 
 
 def read_metrics(folder: Path, kind: str) -> list[dict[str, Any]]:
-    """The lines of `kind` that a MetricsLog wrote to `folder`."""
+    """Return the lines of `kind` that a MetricsLog wrote to `folder`."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [row for row in map(json.loads, lines) if row["kind"] == kind]

@@ -3,49 +3,28 @@
 import contextlib
 import importlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
+from fastadv.distill.parts import processes as distill_processes
 from fastadv.train.runtime.errors import TrainError
 
 T = TypeVar("T")
 
 
-class Processes:
-    """This process among those of the run.
-
-    Gradients are added with one `all_reduce` of a flat tensor after the backward pass rather than by
-    DistributedDataParallel: methods call the student several times a step, in several modes and for its features, and
-    train networks of their own in turn, while DDP synchronises at each `forward` of the module it wraps.
-
-    rank, count: from torch.distributed where it is initialised, else 0 of 1.
-    """
-
-    def __init__(self) -> None:
-        together = distributed.is_available() and distributed.is_initialized()
-        self.rank = distributed.get_rank() if together else 0
-        self.count = distributed.get_world_size() if together else 1
+class Processes(distill_processes.Processes):
+    """This process among those of the run."""
 
     @property
     def first(self) -> bool:
-        """Whether it is this process that writes files."""
+        """True in the process that writes files."""
         return self.rank == 0
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over the processes, in place; all of them pass the same shapes."""
-        if self.count == 1 or not tensors:
-            return
-        flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
-        distributed.all_reduce(flat)
-        parts = flat.split([tensor.numel() for tensor in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            tensor.detach().copy_(part.view(tensor.shape))
-
-    def from_first(self, make: Callable[[], T]) -> T:
-        """What `make` gives in the first process, which alone calls it; a TrainError there is raised in all."""
+    def broadcast_from_rank0(self, make: Callable[[], T]) -> T:
+        """Return what `make` gives in the first process, which alone calls it; a TrainError there is raised in all."""
         if self.count == 1:
             return make()
         box: list[Any] = [None, None]
@@ -60,7 +39,7 @@ class Processes:
         return box[0]
 
     def differing(self, tensors: dict[str, Tensor]) -> list[str]:
-        """The names of the tensors that are not the same in every process. Waits for the device."""
+        """Return the names of the tensors that are not the same in every process. Waits for the device."""
         if self.count == 1:
             return []
         names = []
@@ -76,7 +55,7 @@ class Processes:
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[Processes]:
-    """Joins the processes that torchrun started, unless this one has; of these only the first prints.
+    """Join the processes that torchrun started, unless this one has; of these only the first prints.
 
     device: "cpu" (gloo), or "cuda" (nccl, one GPU a process of this machine).
     """

@@ -1,4 +1,4 @@
-"""How far a long loop is: a live bar on a terminal, a plain line now and then elsewhere or without tqdm."""
+"""Progress of a long loop: a live bar on a terminal, a plain line now and then elsewhere or without tqdm."""
 
 import shutil
 import sys
@@ -13,7 +13,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:
-    """Shows steps done, images/s, time left and the newest note, such as the loss. Use as a context manager.
+    """Steps done, images/s, time left and the newest note, such as the loss; a context manager.
 
     shown: False for all but one of the processes that share a loop.
     """
@@ -50,7 +50,7 @@ class Progress:
         )
 
     def step(self) -> None:
-        """One more step is done."""
+        """Count one more step."""
         self._done += 1
         if self._bar is not None:
             self._bar.update(self._images_per_step)
@@ -58,11 +58,11 @@ class Progress:
             self._print()
 
     def loss(self, value: float) -> None:
-        """The mean loss of the last interval."""
+        """Show the mean loss of the last interval."""
         self.note(f"loss {value:.4f}")
 
     def note(self, text: str) -> None:
-        """What to show beside the rate from now on."""
+        """Show this beside the rate from now on."""
         self._note = text
         if self._bar is not None:
             self._bar.set_postfix_str(text)

@@ -1,0 +1,78 @@
+"""A network that computes in a precision of its own and gives float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastadv.distill.parts.features import Features, features_of, logits_of
+
+# By the names that configurations use.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class CompileError(RuntimeError):
+    """torch.compile cannot take the network."""
+
+
+class Float32Output(nn.Module):
+    """``network`` as a method sees it: its output is float32, so that losses and connectors are computed in it.
+
+    Where the gradient by the images is asked for, logits come in the network's own dtype: attacks scale what float16
+    cannot hold. Of an output with ``logits``, such as those of transformers, it gives these.
+
+    autocast: the dtype in which the network runs under autocast; None leaves it to its weights.
+    compiled: run it through torch.compile, as one graph.
+
+    Raises CompileError at a call where the compiler fails.
+    """
+
+    def __init__(self, network: nn.Module, *, autocast: torch.dtype | None = None, compiled: bool = False) -> None:
+        super().__init__()
+        self.network = network
+        self._autocast = autocast
+        self._logits: Callable[[Tensor], Tensor] = self._network_logits
+        self._features: Callable[[Tensor], Features] = self._network_features
+        if compiled:
+            self._logits, self._features = _compiled(self._logits), _compiled(self._features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self._context(x):
+            logits = self._logits(x)
+        return logits if x.requires_grad else logits.float()
+
+    def with_features(self, x: Tensor) -> Features:
+        """Return the network's; TypeError where it has none."""
+        with self._context(x):
+            maps, preactivations, embedding, logits = self._features(x)
+        return Features(
+            tuple(each.float() for each in maps),
+            tuple(each.float() for each in preactivations),
+            embedding.float(),
+            logits if x.requires_grad else logits.float(),
+        )
+
+    def _network_logits(self, x: Tensor) -> Tensor:
+        return logits_of(self.network(x))
+
+    def _network_features(self, x: Tensor) -> Features:
+        return features_of("network", self.network, x)
+
+    def _context(self, x: Tensor) -> torch.autocast:
+        return torch.autocast(x.device.type, dtype=self._autocast, enabled=self._autocast is not None)
+
+
+def _compiled(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    compiled = torch.compile(function, fullgraph=True)
+
+    def call(x: Tensor) -> Any:
+        try:
+            return compiled(x)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CompileError(f"compile: True, but torch.compile fails on the student: {reason}") from error
+
+    return call

@@ -1,0 +1,75 @@
+"""The configuration of an evaluation under attack."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from fastadv.train.config.attacks import ATTACKS, OPTIONAL, build_attack
+from fastadv.train.config.model import ConfigModel
+from fastadv.train.config.train_config import Precision, check_device
+from fastadv.train.data import datasets
+from fastadv.train.networks import catalogue
+from fastadv.train.runtime.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from fastadv.attacks import Attack
+
+
+class AttackConfig(ConfigModel):
+    """Every field is a flag of `fastadv attack`. eps and step sizes are in pixels of [0, 1]."""
+
+    FILE: ClassVar[str] = "attack.toml"
+
+    model: str = Field("digits_cnn", description="network")
+    checkpoint: Path | None = Field(
+        None, description="state_dict of the network, or a checkpoint of `fastadv train`; always needed"
+    )
+    data: str = Field(
+        "digits", description=f"dataset, of which the test split is attacked: {', '.join(datasets.DATASETS)}"
+    )
+    data_dir: Path | None = Field(None, description=datasets.DATA_DIR)
+    image_size: int | None = Field(None, ge=1, description=datasets.IMAGE_SIZE)
+    n: int | None = Field(None, ge=1, description="attack only the first n test images; none is all")
+
+    attack: str = Field(
+        "pgd", description=f"attack: {', '.join(ATTACKS)}; svgd is judged by each image's worst particle"
+    )
+    eps: float = Field(8 / 255, ge=0, description="radius of the ball")
+    norm: str | None = Field(None, description="linf, l2 or l1; none is the attack's own")
+    steps: int | None = Field(None, ge=0, description="steps; none is the attack's own number")
+    step_size: float | None = Field(None, gt=0, description="length of a step in the norm; none is the attack's own")
+    loss: str | None = Field(None, description="ce, kl, dlr or cw; none is the attack's own")
+    restarts: int | None = Field(None, ge=1, description="attacks an image, several at random starts; the worst counts")
+    particles: int | None = Field(None, ge=1, description="particles an image of svgd; none is its own number")
+    seed: int = Field(0, ge=0, description="of the random starts, which do not depend on the batch size")
+
+    dtype: Precision = Field("float32", description="of the frozen copy that is attacked; float32 judges")
+    batch_size: int = Field(100, ge=1, description="images attacked at once, and saved at once")
+    device: str = Field("cpu", description="torch device")
+    threads: int | None = Field(None, ge=1, description="CPU threads; none is torch's own choice")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        catalogue.check_name("model", self.model)
+        if self.attack not in ATTACKS:
+            near = did_you_mean(self.attack, ATTACKS)
+            raise ConfigError(f"attack: {self.attack!r}{near or ','} expected one of {', '.join(ATTACKS)}")
+        if self.checkpoint is None:
+            raise ConfigError("checkpoint: None, expected the file with the network's weights")
+        datasets.check_source(self.data, self.data_dir, self.image_size)
+        check_device(self.device)
+        if self.device == "meta":
+            raise ConfigError("device: 'meta', but there are no values on it")
+        self.build_attack()
+        return self
+
+    def build_attack(self) -> "Attack":
+        """Build the attack. Raises ConfigError for a field that the attack does not take or a value it refuses."""
+        optional = {name: getattr(self, name) for name in OPTIONAL}
+        return build_attack(self.attack, eps=self.eps, seed=self.seed, **optional)
+
+    @property
+    def run_name(self) -> str:
+        """The folder's name where none is given."""
+        return f"{self.attack}-{self.model}-{self.data}"

@@ -1,0 +1,47 @@
+"""The attacks of `fastadv attack`, by name."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fastadv.train.runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fastadv.attacks import Attack
+
+# Those of fastadv.attacks.ATTACKS that take labels, eps, seed and sample_ids, by name, so that help needs no torch. One
+# that returns several images for each is judged by its worst.
+ATTACKS = ("apgd", "fgsm", "mi_fgsm", "pgd", "svgd")
+
+# Fields of the configuration that not every attack takes; None leaves the attack's own default.
+OPTIONAL = ("steps", "step_size", "norm", "loss", "restarts", "particles")
+
+# Keywords that hold something for each image of a batch.
+_PER_IMAGE = ("reference", "sample_ids")
+
+
+def build_attack(name: str, *, eps: float, seed: int, **optional: Any) -> "Attack":
+    """Build the attack ``name``; an option that is None is the attack's own.
+
+    Raises ConfigError for an option it does not take or a value it refuses.
+    """
+    from fastadv import attacks
+
+    kind = attacks.ATTACKS[name]
+    known = kind.__signature__.parameters
+    given = {option: value for option, value in optional.items() if value is not None}
+    for option, value in given.items():
+        if option not in known:
+            takes = ", ".join(each for each in OPTIONAL if each in known)
+            raise ConfigError(f"{option}: {value!r}, but {name} has no {option}; it takes {takes}")
+    if given.get("restarts", 1) > 1:
+        given["random_start"] = True  # without, fgsm and mi_fgsm would do the same so many times
+    try:
+        return kind(eps=eps, seed=seed, **given)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name}: {error}") from None
+
+
+def keywords(attack: "Attack") -> Mapping[str, Any]:
+    """Return every keyword of ``attack`` that holds for all images, its defaults included."""
+    defaults = {name: parameter.default for name, parameter in attack.__signature__.parameters.items()}
+    return {name: attack.keywords.get(name, defaults[name]) for name in defaults if name not in _PER_IMAGE}

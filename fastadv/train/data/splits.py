@@ -1,0 +1,105 @@
+"""A dataset: its files as arrays, and its splits on the device as uint8."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastadv.distill.parts.seeding import generator
+from fastadv.train.runtime.errors import ConfigError
+
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+class Stored(NamedTuple):
+    """A dataset as its files hold it.
+
+    splits: {"train": (images uint8 [N, C, H, W], labels int64 [N]), "test": ...}. class_names: by label.
+    mean, std: per channel, of pixels in [0, 1]; None leaves them to be computed from the training split.
+    """
+
+    splits: dict[str, Arrays]
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images uint8 [N, C, H, W] and labels int64 [N], on one device."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> "Split":
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training and a test split, their classes and the statistics of their pixels.
+
+    mean, std: per channel, of pixels in [0, 1].
+    """
+
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+
+def to_pixels(images: Tensor, *, channels_last: bool = False) -> Tensor:
+    """Return uint8 images [N, C, H, W] as float32 pixels in [0, 1]."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return images.to(torch.float32, memory_format=layout).div_(255)
+
+
+def stratified_order(labels: Tensor, *, seed: int) -> Tensor:
+    """Return indices [N] in a random order in which every prefix holds all classes as equally as it can."""
+    shuffled = torch.randperm(len(labels), generator=generator(seed, "stratified"))
+    grouped = shuffled[torch.argsort(labels.cpu()[shuffled], stable=True)]
+    counts = torch.bincount(labels.cpu())
+    rank_in_class = torch.cat([torch.arange(int(count)) for count in counts])
+    return grouped[torch.argsort(rank_in_class, stable=True)]
+
+
+def subset(split: Split, size: int, *, seed: int) -> Split:
+    """Draw `size` images of `split` by class. Raises ConfigError when there are fewer."""
+    if not 0 < size <= len(split):
+        raise ConfigError(f"student_samples: {size}, expected 1..{len(split)}")
+    chosen = stratified_order(split.labels, seed=seed)[:size].to(split.labels.device)
+    return Split(split.images[chosen], split.labels[chosen])
+
+
+def from_stored(stored: Stored, device: torch.device | str = "cpu") -> Dataset:
+    """Make the dataset of these arrays, on ``device``."""
+    train, test = (Split(*map(torch.from_numpy, stored.splits[name])).to(device) for name in ("train", "test"))
+    if stored.mean is None or stored.std is None:
+        mean, std = _statistics(stored.splits["train"][0])
+    else:
+        mean, std = stored.mean, stored.std
+    return Dataset(train, test, stored.class_names, mean, std)
+
+
+def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel of the pixels of ``images`` [N, C, H, W], uint8."""
+    channels = torch.from_numpy(images).unbind(1)
+    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in channels])
+    share = counts / counts.sum(dim=1, keepdim=True, dtype=torch.float64)
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    mean = share @ levels
+    variance = (share * (levels - mean[:, None]).square()).sum(dim=1)
+    # A channel that never changes has to be divided by something.
+    std = variance.sqrt().clamp(min=1 / 255)
+    return tuple(mean.tolist()), tuple(std.tolist())

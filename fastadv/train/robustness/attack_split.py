@@ -1,0 +1,121 @@
+"""Attack a test split batch by batch. A batch that is saved is not attacked again."""
+
+import hashlib
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks import Frozen, freeze
+from fastadv.train.config.attack_config import AttackConfig
+from fastadv.train.config.attacks import keywords
+from fastadv.train.data import datasets
+from fastadv.train.data.splits import Dataset, to_pixels
+from fastadv.train.networks import catalogue
+from fastadv.train.networks.classifier import Classifier, Normalize, load_weights
+from fastadv.train.robustness.shards import Shard, Shards, Verdict
+from fastadv.train.robustness.timing import TimedNetwork
+from fastadv.train.runtime.errors import ConfigError
+from fastadv.train.runtime.progress import Progress
+
+# The judge that counts is the network as it was loaded.
+JUDGE = "float32"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The network as loaded, its frozen copy that the attack sees, and the images."""
+
+    network: nn.Module
+    copy: Frozen
+    dataset: Dataset
+    images: int
+
+
+def prepare(config: AttackConfig) -> Subject:
+    """Load data and network. Raises DataError, CheckpointError or ConfigError."""
+    assert config.checkpoint is not None
+    dataset = datasets.load(config.data, data_dir=config.data_dir, image_size=config.image_size, device=config.device)
+    images = len(dataset.test) if config.n is None else config.n
+    if images > len(dataset.test):
+        raise ConfigError(f"n: {images}, expected at most {len(dataset.test)}, the test images of {config.data}")
+    network = catalogue.build(config.model, num_classes=len(dataset.class_names), image_shape=dataset.image_shape)
+    load_weights(network, config.checkpoint)
+    classifier = Classifier(Normalize(dataset.mean, dataset.std), network).eval().requires_grad_(False)
+    torch.nn.utils.convert_conv2d_weight_memory_format(classifier.to(config.device), torch.channels_last)
+    copy = freeze(classifier, dtype=getattr(torch, config.dtype))
+    return Subject(classifier, copy, dataset, images)
+
+
+def fingerprint(config: AttackConfig) -> str:
+    """Return the SHA-256 of the checkpoint."""
+    assert config.checkpoint is not None
+    return hashlib.sha256(config.checkpoint.read_bytes()).hexdigest()
+
+
+def attack_missing(config: AttackConfig, subject: Subject, folder: Path) -> list[Shard]:
+    """Attack every batch that has no shard in `folder` yet; return the shards of all batches."""
+    shards = Shards(folder / "batches")
+    batches = math.ceil(subject.images / config.batch_size)
+    missing = shards.missing(batches)
+    done = batches - len(missing)
+    if done:
+        print(f"continuing: {done} of {batches} batches are there", flush=True)
+    if missing:
+        # What torch loads and chooses in its first steps is no part of the time that an attack takes.
+        _attack_rows(config, subject, slice(0, 1))
+    label = f"{config.attack} on {config.model}"
+    with Progress(label, done=done, total=batches, images_per_step=min(config.batch_size, subject.images)) as progress:
+        for number in missing:
+            shard = _attack_batch(config, subject, number)
+            shards.save(number, shard)
+            progress.note(f"{statistics.mean(shard.verdicts[JUDGE].robust):.0%} of the last batch stand")
+            progress.step()
+    return list(shards.load(batches))
+
+
+def _attack_batch(config: AttackConfig, subject: Subject, number: int) -> Shard:
+    rows = slice(number * config.batch_size, min((number + 1) * config.batch_size, subject.images))
+    x, labels, found, seconds, model_seconds = _attack_rows(config, subject, rows)
+    # One axis more than the images: several candidates for each, of which the worst counts. So does the image itself.
+    candidates = found if found.dim() > x.dim() else found.unsqueeze(1)
+    with_clean = torch.cat((x.unsqueeze(1), candidates), dim=1)
+    judges = {config.dtype: subject.copy, JUDGE: subject.network}
+    return Shard(
+        verdicts={
+            dtype: Verdict(_correct(judge, with_clean[:, :1], labels), _correct(judge, with_clean, labels))
+            for dtype, judge in judges.items()
+        },
+        distance=_distance(candidates, x, str(keywords(config.build_attack()).get("norm", "l2"))),
+        seconds=seconds,
+        model_seconds=model_seconds,
+    )
+
+
+def _attack_rows(config: AttackConfig, subject: Subject, rows: slice) -> tuple[Tensor, Tensor, Tensor, float, float]:
+    """Attack these test images: images, labels, what the attack finds, its seconds and those of them in the network."""
+    labels = subject.dataset.test.labels[rows]
+    x = to_pixels(subject.dataset.test.images[rows], channels_last=True)
+    ids = torch.arange(rows.start, rows.stop, device=x.device)
+    attack, timed = config.build_attack(), TimedNetwork(subject.copy, x.device)
+    try:
+        return x, labels, *timed.time(lambda: attack(timed, x, labels, sample_ids=ids))
+    except ValueError as error:
+        raise ConfigError(f"{config.attack}: {error}") from error
+
+
+@torch.no_grad()
+def _correct(judge: nn.Module, candidates: Tensor, labels: Tensor) -> list[bool]:
+    """Return whether all candidates [N, n, ...] of each image are classified as its label."""
+    classes = torch.stack([judge(candidate).argmax(dim=1) for candidate in candidates.unbind(1)])
+    return (classes == labels).all(dim=0).tolist()
+
+
+def _distance(candidates: Tensor, x: Tensor, norm: str) -> float:
+    """Return the largest distance of a candidate from its image in the norm, computed in float64."""
+    order = {"linf": math.inf, "l2": 2, "l1": 1}[norm]
+    moved = (candidates.double() - x.double().unsqueeze(1)).flatten(2)
+    return torch.linalg.vector_norm(moved, ord=order, dim=2).max().item()

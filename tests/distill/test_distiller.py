@@ -1,0 +1,260 @@
+"""A method in a plain loop: Distiller counts, seeds, builds, warms up, trains adversaries, goes on bit for bit."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from fastadv import distill
+from fastadv.distill import Batch, Distiller
+from tests.distill.staged import CLASSES, staged_student, staged_teacher
+
+SHAPE = (1, 8, 8)
+EPOCHS, STEPS = 3, 4
+
+
+def network(seed, *, classes=CLASSES):
+    torch.manual_seed(seed)
+    student = staged_student()
+    student.fc = nn.Linear(student.fc.in_features, classes)
+    return student
+
+
+def the_teacher():
+    torch.manual_seed(1)
+    return staged_teacher().eval()
+
+
+METHODS = {
+    "kd": distill.KD,
+    "tald": lambda: distill.TALD(steps=1, particles=2, weight=0.5),
+    "igdm": lambda: distill.IGDM(distill.RSLAD(steps=1)),
+    "amkd": lambda: distill.AMKD(steps=1, attack_size=4),
+    "ai-kd": distill.AIKD,
+    "data-free": lambda: distill.DataFree(latent=8, width=8, adversary_every=2),
+    "crd": lambda: distill.CRD(negatives=4, width=8),
+    "ft": lambda: distill.FT(warm_up_epochs=1),
+    "at": distill.AT,
+    "fitnet": lambda: distill.FitNet(layer=-1),
+    "vid": distill.VID,
+    "pgd-at": lambda: distill.PGDAT(steps=1),
+}
+
+
+def batches():
+    generator = torch.Generator().manual_seed(3)
+    x = torch.rand(STEPS * 6, *SHAPE, generator=generator)
+    y = torch.randint(CLASSES, (STEPS * 6,), generator=generator)
+    index = torch.arange(STEPS * 6)
+    return list(zip(x.split(6), y.split(6), index.split(6), strict=True))
+
+
+def make(name, *, student=None, **options):
+    student = network(0) if student is None else student
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9)
+    keywords = {"epochs": EPOCHS, "steps_per_epoch": STEPS, "images": STEPS * 6, **options}
+    keywords.setdefault("example", torch.zeros(2, *SHAPE))
+    return Distiller(METHODS[name](), student, the_teacher(), optimizer, **keywords)
+
+
+def losses(distiller, steps=None):
+    found, rows = [], batches()
+    while not distiller.finished and (steps is None or len(found) < steps):
+        x, y, index = rows[distiller.stage.done % STEPS]
+        found.append(distiller.step(x, y, index=index).item())
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:IGDM")
+@pytest.mark.parametrize("name", METHODS)
+def test_a_stopped_loop_goes_on_bit_for_bit(name):
+    whole = make(name)
+    expected = losses(whole)
+    assert len(expected) == whole.total_steps == EPOCHS * STEPS + (STEPS if name == "ft" else 0)
+    first = make(name)
+    begun = losses(first, 7)
+    saved = copy.deepcopy((first.model.state_dict(), first.state_dict()))
+    student = network(9)
+    student.load_state_dict(saved[0])
+    # Built by the state, whatever the first batch is, and whatever the global generator holds.
+    torch.manual_seed(12345)
+    second = make(name, student=student, example=None)
+    second.load_state_dict(saved[1])
+    assert begun + losses(second) == expected
+    for mine, theirs in zip(second.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_method_by_hand_does_what_distiller_does():
+    """KD as in any loop: the same losses, with progress and seeds that it does not need."""
+    student, teacher = network(0), the_teacher()
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9)
+    expected, method = [], distill.KD()
+    for _ in range(EPOCHS):
+        for x, y, _ in batches():
+            loss = method(student, teacher, Batch(x, y))["loss"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            expected.append(loss.item())
+    assert losses(make("kd")) == pytest.approx(expected, rel=1e-6)
+
+
+def test_progress_rises_and_every_step_has_its_seed():
+    seen = []
+
+    class Watching(distill.KD):
+        def forward(self, student, teacher, batch):
+            seen.append((batch.progress, batch.seed))
+            return super().forward(student, teacher, batch)
+
+    student = network(0)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    losses(Distiller(Watching(), student, the_teacher(), optimizer, epochs=EPOCHS, steps_per_epoch=STEPS))
+    assert [progress for progress, _ in seen] == [step / (EPOCHS * STEPS) for step in range(EPOCHS * STEPS)]
+    assert len({seed for _, seed in seen}) == EPOCHS * STEPS
+
+
+@pytest.mark.parametrize("name", ["ai-kd", "data-free", "tald", "fitnet"])
+def test_terms_and_a_backward_of_ones_own_are_the_same_step(name):
+    expected = losses(make(name))
+    distiller, found = make(name), []
+    for _ in range(EPOCHS):
+        for x, y, index in batches():
+            loss = distiller.terms(x, y, index=index)["loss"]
+            distiller.optimizer.zero_grad()
+            loss.backward()
+            distiller.optimizer.step()
+            distiller.stepped()
+            found.append(loss.item())
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_terms_and_stepped_come_in_turn():
+    distiller, (x, y, _) = make("kd"), batches()[0]
+    with pytest.raises(RuntimeError, match=r"stepped\(\) follows terms\(\)"):
+        distiller.stepped()
+    distiller.terms(x, y)
+    with pytest.raises(RuntimeError, match=r"call stepped\(\) after each step"):
+        distiller.terms(x, y)
+    with pytest.raises(RuntimeError, match=r"FT warms up first: call step\(\) for 4 steps"):
+        make("ft").terms(x, y)
+
+
+def test_the_adversary_and_own_parameters_are_trained_and_scheduled():
+    distiller = make("ai-kd")
+    before = copy.deepcopy(distiller.method.adversary.state_dict())
+    losses(distiller, 1)
+    assert any(not torch.equal(value, before[name]) for name, value in distiller.method.adversary.state_dict().items())
+    distiller.optimizer.param_groups[0]["lr"] *= 0.25
+    losses(distiller, 1)
+    assert distiller._steps["adversary"].rate == pytest.approx(distiller.method.adversary_lr / 4)
+    own = list(make("fitnet").method.own_parameters())
+    (group,) = make("fitnet").optimizer.param_groups
+    assert len(own) > 0
+    assert len(group["params"]) == len(list(network(0).parameters())) + len(own)
+
+
+def test_the_global_generator_is_left_alone():
+    torch.manual_seed(4)
+    expected = torch.rand(2)
+    distiller = make("tald", example=None)
+    torch.manual_seed(4)
+    losses(distiller, 2)
+    assert torch.equal(torch.rand(2), expected)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_other_numbers_of_classes_are_named_by_every_method(name):
+    student = network(0, classes=CLASSES + 2)
+    if name == "pgd-at":
+        make(name, student=student)  # looks at no teacher's logits
+        return
+    with pytest.raises(ValueError, match=r"same number of classes, got 6 and 4"):
+        make(name, student=student)
+
+
+NEEDS = {"tald": "seed", "igdm": "seed", "amkd": "progress", "ai-kd": "progress", "data-free": "seed", "crd": "seed"}
+
+
+@pytest.mark.filterwarnings("ignore:IGDM")
+@pytest.mark.parametrize("name", NEEDS)
+def test_a_batch_without_what_the_method_needs_is_refused(name):
+    distiller, (x, y, index) = make(name), batches()[0]
+    with pytest.raises(ValueError, match=rf"needs Batch\({NEEDS[name]}=\.\.\.\).*Distiller counts steps for you"):
+        distiller.method(distiller.student, distiller.teacher, Batch(x, y, index=index))
+
+
+def test_what_is_missing_is_named():
+    student, teacher = network(0), the_teacher()
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="total_steps, or epochs and steps_per_epoch, must be given"):
+        Distiller(distill.KD(), student, teacher, optimizer)
+    with pytest.raises(ValueError, match="steps_per_epoch must be given for AIKD, which counts epochs"):
+        Distiller(distill.AIKD(), student, teacher, optimizer, total_steps=5)
+    with pytest.raises(TypeError, match="teacher must be a network for KD, got None"):
+        Distiller(distill.KD(), student, None, optimizer, total_steps=5)
+    with pytest.raises(TypeError, match="student must be a Module, got function"):
+        Distiller(distill.KD(), lambda x: x, teacher, optimizer, total_steps=5)
+    distiller = Distiller(distill.KD(), student, teacher, optimizer, total_steps=1)
+    x, y, _ = batches()[0]
+    distiller.step(x, y)
+    with pytest.raises(RuntimeError, match="all 1 steps are done"):
+        distiller.step(x, y)
+
+
+class Output(dict):
+    """As transformers' outputs: a mapping whose entries are attributes."""
+
+    __getattr__ = dict.__getitem__
+
+
+class WithOutput(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return Output(loss=None, logits=self.network(x))
+
+
+def test_outputs_that_hold_logits_are_understood():
+    expected = losses(make("kd"))
+    student = WithOutput(network(0))
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9)
+    teacher = WithOutput(the_teacher())
+    distiller = Distiller(distill.KD(), student, teacher, optimizer, epochs=EPOCHS, steps_per_epoch=STEPS)
+    assert losses(distiller) == expected
+
+
+def test_low_precision_computes_losses_in_float32():
+    found = losses(make("tald", autocast=torch.bfloat16), 4)
+    assert found == pytest.approx(losses(make("tald"), 4), rel=0.05)
+    assert found != losses(make("tald"), 4)
+
+
+def test_a_student_of_ones_own_learns():
+    """The whole of a user's loop, on what a linear network can tell apart."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(2, (64,), generator=generator)
+    x = (torch.rand(64, 1, 4, 4, generator=generator) * 0.5 + 0.5 * y[:, None, None, None]).clamp(0, 1)
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    with torch.no_grad():
+        teacher[1].weight.copy_(torch.stack((-torch.ones(16), torch.ones(16))))
+        teacher[1].bias.copy_(torch.tensor([8.0, -8.0]))
+    student = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    distiller = Distiller(
+        distill.TALD(steps=2, particles=2),
+        student,
+        teacher,
+        torch.optim.SGD(student.parameters(), lr=0.5),
+        total_steps=40,
+    )
+    before = cross_entropy(student(x), y).item()
+    while not distiller.finished:
+        distiller.step(x, y)
+    assert cross_entropy(student(x), y).item() < 0.7 * before
+    assert (student(x).argmax(1) == y).float().mean() > 0.9

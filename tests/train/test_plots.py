@@ -1,0 +1,34 @@
+"""The pictures of a report that the small job of test_experiment does not reach."""
+
+from dataclasses import replace
+
+import pytest
+
+from fastadv.distill import TALD
+from fastadv.train.config.train_config import resolve
+from fastadv.train.data import datasets
+from fastadv.train.data.splits import Split
+from fastadv.train.loop.experiment import build_classifier
+from fastadv.train.report import plots
+from fastadv.train.report.plots import draw_curves, draw_particles
+
+
+@pytest.mark.parametrize("classes", [[7], [0, 1], [1, 2, 3, 8, 9]])
+def test_particles_are_drawn_of_whatever_classes_the_test_split_has(tmp_path, classes):
+    dataset, config = datasets.load("digits"), resolve()
+    there = sum(dataset.test.labels == label for label in classes).bool()
+    dataset = replace(dataset, test=Split(dataset.test.images[there], dataset.test.labels[there]))
+    teacher = build_classifier(config.teacher, config, dataset, seed=0).eval()
+    draw_particles(TALD(steps=1, particles=2), teacher, dataset, tmp_path / "particles.png")
+    assert (tmp_path / "particles.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("points", "lines"), [(1, False), (3, True)])
+def test_what_was_measured_once_a_run_is_no_curve(tmp_path, monkeypatch, points, lines):
+    drawn = []
+    monkeypatch.setattr(plots, "_draw_seeds", lambda axes, seeds, key, *look: drawn.append(key))
+    accuracies = [{"step": step, "accuracy": 0.5} for step in range(points)]
+    losses = [{"step": step, "loss": 1.0} for step in range(3)]
+    draw_curves({"KD": {"test": [accuracies] * 2, "train": [losses] * 2}}, tmp_path / "curves.png")
+    assert ("accuracy" in drawn) == lines
+    assert "loss" in drawn

@@ -1,0 +1,80 @@
+"""The rooms of fastadv.train, as its docstring has them: imports run one way, and no name stands for two things."""
+
+import ast
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import fastadv.train
+
+ROOT = Path(fastadv.train.__path__[0])
+STOREYS = [["runtime"], ["data", "networks"], ["config"], ["loop"], ["report"], ["robustness"], ["cli"]]
+STOREY_OF = {room: storey for storey, rooms in enumerate(STOREYS) for room in rooms}
+MODULES = [path for path in ROOT.rglob("*.py") if path.name != "__init__.py"]
+
+
+def imports(path):
+    """The modules of fastadv.train that a module imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("fastadv.train."):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("fastadv.train."))
+
+
+def room(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_import_runs_upward(path):
+    for module in imports(path):
+        there = module.split(".")[2]
+        assert there == room(path) or STOREY_OF[there] < STOREY_OF[room(path)], f"{path} imports {module}"
+
+
+def test_there_is_no_circle():
+    modules = {"fastadv.train." + ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in MODULES}
+    left = {name: {module for module in imports(path) if module in modules} for name, path in modules.items()}
+    while ground := [name for name, needed in left.items() if not needed & left.keys()]:
+        for name in ground:
+            del left[name]
+    assert not left, f"these import each other: {sorted(left)}"
+
+
+def test_the_entries_and_names():
+    entries = [path.name for path in ROOT.iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= 10
+    assert set(entries) == {"__init__.py", "recipes", "cli.py", *(STOREY_OF.keys() - {"cli"})}
+    twice = [name for name, count in Counter(path.name for path in MODULES).items() if count > 1]
+    assert not twice
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "text"),
+    [
+        (["--help"], 0, "COMMAND"),
+        (["train", "--help"], 0, "--option"),
+        (["attack", "--help"], 0, "--restarts"),
+        (["--version"], 0, fastadv.__version__),
+        (["train", "--batch-size=many"], 2, "batch_size: 'many' (str), expected int"),
+        (["train", "--student=resnet21"], 2, "student: 'resnet21', did you mean resnet"),
+        (["train", "--methods=taldd"], 2, "methods: 'taldd', did you mean tald?"),
+        (["train", "--recipe=tald-cifar10"], 2, "recipe: 'tald-cifar10' not found, did you mean tald-cifar100?"),
+        (["attack", "--attack=apdg"], 2, "attack: 'apdg', did you mean apgd?"),
+    ],
+)
+def test_help_and_typos_are_answered_without_torch(arguments, status, text):
+    program = (
+        "import sys; from fastadv.train.cli import main\n"
+        "try: status = main(sys.argv[1:])\n"
+        "except SystemExit as error: status = error.code\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'; sys.exit(status)"
+    )
+    found = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+    assert found.returncode == status, found.stderr
+    assert text in found.stdout + found.stderr
