@@ -139,9 +139,8 @@ def wheel(tmp_path_factory) -> Path:
         pytest.skip("there is no C++ compiler")
     folder = tmp_path_factory.mktemp("wheel")
     # What an earlier build has put together must not get into the wheel.
-    (folder / "fresh.cfg").write_text(
-        f"[build]\nbuild_lib = {folder / 'lib'}\nbuild_temp = {ROOT / 'build' / 'test'}\n[egg_info]\negg_base = {folder}\n"
-    )
+    fresh = f"build_lib = {folder / 'lib'}\nbuild_temp = {ROOT / 'build' / 'test'}\n"
+    (folder / "fresh.cfg").write_text(f"[build]\n{fresh}[egg_info]\negg_base = {folder}\n")
     pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-index", "--no-build-isolation")
     settings = {"DIST_EXTRA_CONFIG": str(folder / "fresh.cfg"), "DEBUG": "1"}
     called(*pip, "--wheel-dir", folder / "dist", ROOT, cwd=folder, **settings)
