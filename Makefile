@@ -10,12 +10,13 @@
 # make bench-training the trainer's step against plain loops, about six minutes on two idle cores: CHECKPOINTS=DIR for
 #                     the public resnet56 as teacher, OUTPUT=NAME to write NAME.md and NAME.json
 # make sanitize       the C++ ops' tests under AddressSanitizer and UndefinedBehaviorSanitizer, about two minutes
-# make cuda-compile   what each CUDA kernel takes, into csrc/cuda/RESOURCES.md; needs nvcc, no GPU
+# make cuda-compile   registers, memory and spills of each CUDA kernel, into csrc/cuda/RESOURCES.md; needs nvcc, no GPU
 # Each makes .venv first, with everything in it. TORCH chooses another PyTorch: make demo TORCH='torch>=2.10'
 #
-# make gpu-check      everything a machine with an NVIDIA GPU can tell, into benchmarks/results; no .venv, no network:
-#                     PYTHON has a CUDA PyTorch, and nvcc is on the PATH. PARTS=build,ops chooses some of its parts:
-#                     build, ops, triton, graphs, sanitizer, benchmarks. Not run on a GPU yet.
+# make gpu-libraries  the compiled libraries for a GPU of ARCH (9.0), to be carried to a machine with one; needs nvcc
+# make gpu-check      everything a machine with an NVIDIA GPU can tell, in one call of DEADLINE (540) seconds, into the
+#                     folder OUT; no .venv, no network: PYTHON has a CUDA PyTorch. PARTS=ops,graphs chooses some of its
+#                     parts: facts, ops, graphs, benchmarks, triton, sanitizer, compiled, alone. Not run on a GPU yet.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -25,7 +26,7 @@ INSTALLED := .venv/.installed
 SOURCES := $(wildcard csrc/common/* csrc/cpu/* csrc/cuda/*) fastadv/ops/schemas.py pyproject.toml setup.py
 
 .PHONY: demo test bench bench-pages bench-slower bench-compare bench-attacks bench-training \
-	lint format sanitize cuda-compile gpu-check clean
+	lint format sanitize cuda-compile gpu-libraries gpu-check clean
 
 demo: $(INSTALLED)
 	$(BIN)/fastadv train
@@ -70,8 +71,12 @@ sanitize: $(INSTALLED)
 cuda-compile: $(INSTALLED)
 	$(BIN)/python csrc/tools/resources.py --write
 
+gpu-libraries: $(INSTALLED)
+	USE_CUDA=1 TORCH_CUDA_ARCH_LIST=$(or $(ARCH),9.0) $(BIN)/python setup.py build_ext --inplace
+
 gpu-check:
-	$(PYTHON) csrc/tools/gpu_check.py --parts "$(PARTS)"
+	PYTHONPATH=csrc/tools $(PYTHON) -m gpu_check --parts "$(PARTS)" --deadline $(or $(DEADLINE),540) \
+		$(if $(OUT),--out "$(OUT)")
 
 # PyTorch comes first and is kept by the second line, which without build isolation compiles against it. The libraries
 # that tests and benchmark compare with come last and alone: torchvision, which two of them name, would bring its own.

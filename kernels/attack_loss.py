@@ -1,4 +1,4 @@
-"""What an attack ascends: attack_loss.
+"""The losses that attacks ascend: attack_loss.
 
 Cross-entropy and divergence are losses of :mod:`fastadv.kernels.rows`. The kinds that rank logits have a kernel of
 their own: a program takes one row, or several where C is small, finds the 2 to 4 largest logits in as many passes, and
@@ -18,7 +18,7 @@ from fastadv.kernels.loss import empty_results, reduced
 from fastadv.kernels.numerics import divide, scalar, weighted, widen
 from fastadv.kernels.rows import load_logits, store_gradient
 
-_SOFTMAX = {0: rows.CROSS_ENTROPY.value, 1: rows.KL.value}
+_SOFTMAX = {0: rows.CROSS_ENTROPY, 1: rows.KL}
 # The ranks that the other kinds take: DLR, DLR towards the target, CW.
 _RANKS = {2: 3, 3: 4, 4: 2}
 
@@ -36,8 +36,7 @@ def attack_loss(
     """Launcher of :func:`fastadv.attack_loss`."""
     if kind in _SOFTMAX:
         loss = _SOFTMAX[kind]
-        how = (scale, reduce, grad, False)
-        return rows.logit_loss(loss, logits, reference, target, 1.0, 1.0, *how, weight=weight)[:2]
+        return rows.logit_loss(loss, logits, reference, target, (grad, False), scale, reduce, weight)[:2]
     samples, classes = logits.shape
     value, grads = empty_results(logits, [grad])
     if samples:
@@ -135,7 +134,7 @@ def gap_rows(
 
 @triton.jit
 def _next_rank(ptr, held, base, present, classes, above, above_class, BLOCK: tl.constexpr, HELD: tl.constexpr):
-    """The largest logit of each row below ``above``, and its class; NaN where any logit is.
+    """Largest logit of each row below ``above``, and its class; NaN where any logit is.
 
     Of equal logits the lower class ranks first, so one that equals ``above`` is below it in the classes that follow.
     """
@@ -156,7 +155,7 @@ def _next_rank(ptr, held, base, present, classes, above, above_class, BLOCK: tl.
 
 @triton.jit
 def _logit(ptr, base, present, index, classes):
-    """The logit of class ``index`` of each row; NaN where that is no class, which is not read."""
+    """Logit of class ``index`` of each row; NaN where that is no class, which is not read."""
     valid = (index >= 0) & (index < classes)
     return tl.where(valid, widen(tl.load(ptr + base + tl.where(valid, index, 0), present, other=0)), float("nan"))
 

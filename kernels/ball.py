@@ -21,7 +21,7 @@ from fastadv.kernels.move import move
 from fastadv.kernels.numerics import clamp, divide, narrow, per_sample, scalar, square_root, widen
 from fastadv.kernels.philox import interleave, normal_pair, philox, positive, signed_exponential, symmetric
 
-# The counter block that holds a sample's radius; elements never reach it.
+# The Philox block that holds a sample's radius; elements never reach it.
 _RADIUS_BLOCK = tl.constexpr((1 << 62) - 1)
 
 
@@ -148,7 +148,7 @@ def _identity(seed, seed_ptr, sample_ids, sample):
 
 @triton.jit
 def _memory_offset(element, elements, channels, CHANNELS_LAST: tl.constexpr):
-    """Where the logical ``element`` of a sample lies in it."""
+    """Offset in memory of the logical ``element`` of a sample."""
     if CHANNELS_LAST:
         pixels = elements // channels
         return element % pixels * channels + element // pixels
@@ -158,7 +158,7 @@ def _memory_offset(element, elements, channels, CHANNELS_LAST: tl.constexpr):
 
 @triton.jit
 def _deviates(key, counter, sample_id, like, NORM: tl.constexpr):
-    """The deviates, normal or exponential with a sign, of the elements that belong to each of ``counter``."""
+    """Deviates, normal or exponential with a sign, of the elements that belong to each of ``counter``."""
     a, b, c, d = philox(key, counter.to(tl.int64), sample_id)
     if NORM == L2:
         first, second = normal_pair(a, b, like)

@@ -18,8 +18,8 @@ def kl_distill(
     weight: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
     """Launcher of :func:`fastadv.kl_distill`."""
-    how = (scale, reduce, student_grad, teacher_grad)
-    return rows.logit_loss(rows.KL.value, student, teacher, None, temperature, 1.0, *how, weight=weight)
+    needs_grad = (student_grad, teacher_grad)
+    return rows.logit_loss(rows.KL, student, teacher, None, needs_grad, scale, reduce, weight, temperature=temperature)
 
 
 def kd_loss(
@@ -35,8 +35,10 @@ def kd_loss(
     weight: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
     """Launcher of :func:`fastadv.kd_loss`."""
-    how = (scale, reduce, student_grad, teacher_grad)
-    return rows.logit_loss(rows.KD.value, student, teacher, target, temperature, alpha, *how, weight=weight)
+    needs_grad = (student_grad, teacher_grad)
+    return rows.logit_loss(
+        rows.KD, student, teacher, target, needs_grad, scale, reduce, weight, temperature=temperature, alpha=alpha
+    )
 
 
 def js_distill(
@@ -50,8 +52,8 @@ def js_distill(
     weight: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
     """Launcher of :func:`fastadv.js_distill`."""
-    how = (scale, reduce, student_grad, teacher_grad)
-    return rows.logit_loss(rows.JS.value, student, teacher, None, temperature, 1.0, *how, weight=weight)
+    needs_grad = (student_grad, teacher_grad)
+    return rows.logit_loss(rows.JS, student, teacher, None, needs_grad, scale, reduce, weight, temperature=temperature)
 
 
 def dkd_loss(
@@ -68,5 +70,6 @@ def dkd_loss(
     weight: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
     """Launcher of :func:`fastadv.dkd_loss`."""
-    how = (scale, reduce, student_grad, teacher_grad)
-    return rows.logit_loss(rows.DKD.value, student, teacher, target, temperature, alpha, *how, weight=weight, beta=beta)
+    needs_grad = (student_grad, teacher_grad)
+    numbers = {"temperature": temperature, "alpha": alpha, "beta": beta}
+    return rows.logit_loss(rows.DKD, student, teacher, target, needs_grad, scale, reduce, weight, **numbers)

@@ -20,7 +20,7 @@ STEEPEST = (SIGN.value, UNIT.value, LARGEST.value)
 
 @triton.jit
 def displacement(direction, step_size, measure, ASCENT: tl.constexpr):
-    """The step along ``direction``; NaN moves nothing but in a raw step.
+    """Step along ``direction``; NaN moves nothing but in a raw step.
 
     ``measure`` is the l2 norm of the direction for a unit step, and the bits of the least magnitude that moves for one
     of the largest coordinates, each by ``step_size``.
@@ -38,7 +38,7 @@ def displacement(direction, step_size, measure, ASCENT: tl.constexpr):
 
 @triton.jit
 def magnitude_bits(x):
-    """The bits of ``|x|``, which order magnitudes; 0 for NaN."""
+    """Bits of ``|x|``, which order magnitudes; 0 for NaN."""
     return bits(tl.where(x == x, tl.abs(x), 0.0))
 
 
@@ -66,13 +66,13 @@ def shrink(x, x0, delta, scale):
 
 @triton.jit
 def scale_divisor(largest):
-    """What to divide by so that squares neither overflow nor underflow."""
+    """Divisor after which squares neither overflow nor underflow."""
     return tl.where((largest > 0) & (largest < float("inf")), largest, 1.0)
 
 
 @triton.jit
 def stopped_by_box(delta, x0, scale, low, high):
-    """Which coordinates of ``x0 + scale * delta`` leave the box, and how far from ``x0`` it stops each."""
+    """Mask of the coordinates of ``x0 + scale * delta`` that leave the box, and the offset at which it stops each."""
     step = scale * delta
     below, above = low - x0, high - x0
     return (step < below) | (step > above), tl.where(step < 0, below, above)
@@ -80,7 +80,7 @@ def stopped_by_box(delta, x0, scale, low, high):
 
 @triton.jit
 def newton(scale, eps, free, fixed):
-    """The next scale, from the squared norm ``free`` of what moves and ``fixed`` of what the box stopped."""
+    """Next scale, from the squared norm ``free`` of what moves and ``fixed`` of what the box stopped."""
     root = square_root(divide(tl.maximum(eps * eps - fixed, 0.0), free))
     return tl.where((free > 0) & (scale < 1), tl.maximum(scale, tl.minimum(root, 1.0)), scale)
 
@@ -96,7 +96,7 @@ def soften(delta, threshold):
 
 @triton.jit
 def l1_terms(delta, x0, threshold, low, high, EXACT: tl.constexpr):
-    """What each coordinate adds, float64, to the distance from ``x0`` and to how fast that falls with the threshold."""
+    """Terms of each coordinate, float64, of the distance from ``x0`` and of its slope w.r.t. the threshold."""
     soft = soften(delta, threshold)
     reached = clamp(soft, low - x0, high - x0) if EXACT else soft
     return tl.abs(reached).to(tl.float64), ((reached == soft) & (soft != 0)).to(tl.float64)

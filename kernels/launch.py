@@ -1,4 +1,4 @@
-"""How kernels are launched: block sizes, warps, device and compile options, in one place."""
+"""Launching kernels: block sizes, warps, device and compile options, in one place."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _TILE = 512
 
 
 def accumulator(x: Tensor) -> torch.dtype:
-    """The dtype that sums over ``x`` are taken in."""
+    """Return the dtype that sums over ``x`` are taken in."""
     return torch.float64 if x.dtype is torch.float64 else torch.float32
 
 
 def block(length: int, x: Tensor) -> int:
-    """Columns of a program's tile: the power of two that covers ``length``, at most 4 KiB once widened."""
+    """Return the columns of a program's tile: the power of two that covers ``length``, at most 4 KiB once widened."""
     return min(triton.next_power_of_2(length), 4096 // accumulator(x).itemsize)
 
 
 def rows_at_once(columns: int) -> int:
-    """Rows of a program's tile whose rows have ``columns``, a power of two."""
+    """Return the rows of a program's tile whose rows have ``columns``, a power of two."""
     return max(_TILE // columns, 1)
 
 

@@ -1,7 +1,7 @@
-"""What every loss does beside its kernel: room for results, the sum over the batch, and its backward pass, scale_grad.
+"""Parts that all losses share: room for results, the sum over the batch, and the backward pass, scale_grad.
 
 A program of scale_grad multiplies a block of elements. It reads a gradient of 4 (float64: 8) bytes an element and the
-incoming gradient, one number or one a row, and writes one element of the wanted dtype.
+incoming gradient, one number or one a row, and writes one element of the result's dtype.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from fastadv.kernels.launch import accumulator, block, launch
 from fastadv.kernels.numerics import narrow
 
 
-def empty_results(x: Tensor, wanted: Iterable[bool]) -> tuple[Tensor, list[Tensor | None]]:
-    """Room for the loss of each row of ``x`` [N, C] and for its gradients [N, C], None where one is not wanted."""
+def empty_results(x: Tensor, needs_grad: Iterable[bool]) -> tuple[Tensor, list[Tensor | None]]:
+    """Return room for the loss [N] of the rows of ``x`` [N, C] and for its gradients [N, C], None where not needed."""
     dtype = accumulator(x)
-    grads = [x.new_empty(x.shape, dtype=dtype) if want else None for want in wanted]
+    grads = [x.new_empty(x.shape, dtype=dtype) if needed else None for needed in needs_grad]
     return x.new_empty(x.shape[0], dtype=dtype), grads
 
 
 def reduced(value: Tensor, scale: float, reduce: bool) -> Tensor:
-    """``value`` or its sum, a second, deterministic launch. The mean of nothing, whose scale is NaN, is NaN."""
+    """Return ``value`` or its sum, a second, deterministic launch. The mean of nothing, whose scale is NaN, is NaN."""
     if not reduce:
         return value
     return value.sum() if value.numel() else value.new_full([], 0 * scale)

@@ -1,4 +1,4 @@
-"""Losses that match what student and teacher lose, respond or activate.
+"""Losses that match the losses, responses or activations of student and teacher.
 
 Kernel and cost of those of logits: :mod:`fastadv.kernels.rows`. activation_boundary_loss: a program a block of a
 sample, which reads student and teacher once and writes 4 (float64: 8) bytes of gradient an element and the block's sum;
@@ -29,8 +29,8 @@ def loss_matching(
     weight: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
     """Launcher of :func:`fastadv.loss_matching`."""
-    how = (scale, reduce, student_grad, teacher_grad)
-    return rows.logit_loss(rows.LOSS_MATCHING.value, student, teacher, target, 1.0, 1.0, *how, weight=weight)
+    needs_grad = (student_grad, teacher_grad)
+    return rows.logit_loss(rows.LOSS_MATCHING, student, teacher, target, needs_grad, scale, reduce, weight)
 
 
 def igdm_loss(
@@ -48,8 +48,8 @@ def igdm_loss(
 ) -> tuple[Tensor | None, ...]:
     """Launcher of :func:`fastadv.igdm_loss`."""
     minus = (student_minus, teacher_minus)
-    how = (scale, reduce, student_plus_grad, student_minus_grad, teacher_plus_grad, teacher_minus_grad)
-    return rows.logit_loss(rows.KL.value, student_plus, teacher_plus, None, 1.0, 1.0, *how, weight=weight, minus=minus)
+    needs_grad = (student_plus_grad, student_minus_grad, teacher_plus_grad, teacher_minus_grad)
+    return rows.logit_loss(rows.KL, student_plus, teacher_plus, None, needs_grad, scale, reduce, weight, minus=minus)
 
 
 def activation_boundary_loss(

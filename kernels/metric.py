@@ -1,7 +1,7 @@
 """Losses on distances between features: triplet_margin_loss.
 
 A program takes one triplet, or several where they are short. It reads each row once and writes a gradient of 4
-(float64: 8) bytes an element for each input that wants one, and the loss. Rows of up to 1024 (float64: 512) features
+(float64: 8) bytes an element for each input that needs one, and the loss. Rows of up to 1024 (float64: 512) features
 stay in registers; longer ones are read in blocks, again (from the cache) for the gradients, and for p = inf once more.
 """
 
@@ -188,7 +188,7 @@ def _gathered(total, difference, mask, order, KIND: tl.constexpr):
 
 @triton.jit
 def _root(total, order, KIND: tl.constexpr):
-    """The norm of each row."""
+    """Norm of each row."""
     if KIND == EUCLIDEAN:
         return square_root(total)
     elif KIND == MINKOWSKI:
@@ -199,7 +199,7 @@ def _root(total, order, KIND: tl.constexpr):
 
 @triton.jit
 def _largest(difference, norm, mask):
-    """How many differences of each row are as large as its norm."""
+    """Number of differences of each row that are as large as its norm."""
     return tl.sum(tl.where(mask & ~(tl.abs(difference) < norm[:, None]), 1.0, 0.0), 1).to(norm.dtype)
 
 
@@ -210,7 +210,7 @@ def _inverse(x):
 
 @triton.jit
 def _slope(difference, norm, factor, order, KIND: tl.constexpr):
-    """The derivative of the norm by each difference; zero where either is zero."""
+    """Derivative of the norm w.r.t. each difference; zero where either is zero."""
     size, norm = tl.abs(difference), norm[:, None]
     if KIND == MANHATTAN:
         return sign(difference)

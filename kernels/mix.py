@@ -107,7 +107,7 @@ def _next_mixed(permutation_ptr, sample, last, samples, BLOCK: tl.constexpr):
 
 @triton.jit
 def _shares(lam, rest, lam_ptr, sample, like):
-    """What a sample and its partner are multiplied with. Of one number for all, Python has taken the difference."""
+    """Factors of a sample and its partner. Of one number for all, Python has taken the difference."""
     if lam_ptr is None:
         return scalar(lam, like), scalar(rest, like)
     else:

@@ -315,7 +315,7 @@ def _direction(direction, column, elements):
 
 @triton.jit
 def _moved(x_ptr, step, x0_ptr, column, elements, inside, ASCENT: tl.constexpr):
-    """Where the step leads, and the centre; past the end both are ``inside``, a value within the box."""
+    """Points after the step, and their centres; past the end both are ``inside``, a value within the box."""
     direction, size, measure = step
     mask = column < elements
     x = widen(tl.load(x_ptr + column, mask, other=0))
@@ -327,13 +327,13 @@ def _moved(x_ptr, step, x0_ptr, column, elements, inside, ASCENT: tl.constexpr):
 
 @triton.jit
 def _reach(x, x0, low, high, EXACT: tl.constexpr):
-    """What has to lie in the ball, as an offset from the centre: ``x``, clipped to the box where that is exact."""
+    """Offset from the centre that has to lie in the ball: of ``x``, clipped to the box where that is exact."""
     return clamp(x - x0, low - x0, high - x0) if EXACT else x - x0
 
 
 @triton.jit
 def _l1_threshold(sample, radius, low, high, zeros, ASCENT: tl.constexpr, EXACT: tl.constexpr, BLOCK: tl.constexpr):
-    """The t, float64, for which ``clamp(x0 + soften(x - x0, t), low, high)`` lies at distance ``radius``; 0 inside."""
+    """Threshold t, float64, at which ``clamp(x0 + soften(x - x0, t), low, high)`` has distance ``radius``; 0 inside."""
     outside = tl.full((), 0.0, tl.float64)
     distance, slope, far = _l1_sums(sample, outside, low, high, zeros, ASCENT, EXACT, BLOCK)
     eps = radius.to(tl.float64)
@@ -385,11 +385,11 @@ def _l1_sums(sample, t, low, high, zeros, ASCENT: tl.constexpr, EXACT: tl.conste
 
 
 @triton.jit
-def _least_of_largest(direction, elements, wanted, zeros, BLOCK: tl.constexpr):
-    """Bits of the ``wanted``-th largest magnitude of a direction, or of the least above zero; how many reach it.
+def _least_of_largest(direction, elements, k, zeros, BLOCK: tl.constexpr):
+    """Bits of the ``k``-th largest magnitude of a direction, or of the least above zero; how many reach it.
 
-    By bisection on the bits, after a first probing downward by powers of two; it ends early where exactly as many as
-    wanted reach a probe.
+    Bisection on the bits, after a first probing downward by powers of two; it ends early where exactly ``k`` reach a
+    probe.
     """
     most = magnitude_bits(zeros)
     for start in range(0, elements, BLOCK):
@@ -408,10 +408,10 @@ def _least_of_largest(direction, elements, wanted, zeros, BLOCK: tl.constexpr):
             column = start + tl.arange(0, BLOCK)
             reach += (magnitude_bits(_direction(direction, column, elements)) >= probe).to(reach.dtype)
         reached = tl.sum(reach, 0).to(tl.int32)
-        enough = (reached >= wanted) | (probe == 1)
+        enough = (reached >= k) | (probe == 1)
         at_least, above = tl.where(enough, probe, at_least), tl.where(enough, above, probe)
         count = tl.where(enough, reached, count)
-        searching = (at_least == 0) | ((count > wanted) & (above - at_least > 1))
+        searching = (at_least == 0) | ((count > k) & (above - at_least > 1))
     return tl.maximum(at_least, 1), count
 
 
@@ -432,7 +432,7 @@ def _norm(direction, elements, zeros, BLOCK: tl.constexpr):
 
 @triton.jit
 def _mean_magnitude(ptr, elements, zeros, BLOCK: tl.constexpr):
-    """What to divide a run of elements by, once and again, to have it over its mean magnitude; NaN counts as zero."""
+    """Two divisors, one after the other, that bring a run of elements to mean magnitude 1; NaN counts as zero."""
     largest = zeros
     for start in range(0, elements, BLOCK):
         column = start + tl.arange(0, BLOCK)

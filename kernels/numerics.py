@@ -33,7 +33,7 @@ def scalar(value, like):
 
 @triton.jit
 def per_sample(value, values, sample, mask, like):
-    """The float ``value``, or where ``values`` [N] is given its entries for ``sample``, in the dtype of ``like``."""
+    """Float ``value``, or where ``values`` [N] is given its entries for ``sample``, in the dtype of ``like``."""
     if values is None:
         return scalar(value, like)
     else:
@@ -42,7 +42,7 @@ def per_sample(value, values, sample, mask, like):
 
 @triton.jit
 def weighted(scale, weights, sample, mask, like):
-    """What the losses of ``sample`` are multiplied with: ``scale``, and where ``weights`` [N] is given its entries."""
+    """Factor of the losses of ``sample``: ``scale``, times its entries of ``weights`` [N] where that is given."""
     factor = tl.zeros_like(like) + scalar(scale, like)
     if weights is not None:
         factor *= tl.load(weights + sample, mask).to(like.dtype)
@@ -65,7 +65,7 @@ def square(x):
 
 @triton.jit
 def square_root(x):
-    """The square root with IEEE rounding."""
+    """Square root with IEEE rounding."""
     if x.dtype == tl.float64:
         return tl.sqrt(x)
     else:
@@ -74,13 +74,13 @@ def square_root(x):
 
 @triton.jit
 def minimum(x, y):
-    """The smaller one; NaN where either is."""
+    """Smaller one; NaN where either is."""
     return tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
 def maximum(x, y):
-    """The larger one; NaN where either is."""
+    """Larger one; NaN where either is."""
     return tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
 
 
@@ -98,7 +98,7 @@ def sign(x):
 
 @triton.jit
 def bits(x):
-    """The bits of a float as a signed integer, which orders floats that are not negative."""
+    """Bits of a float as a signed integer, which orders floats that are not negative."""
     if x.dtype == tl.float64:
         return x.to(tl.int64, bitcast=True)
     else:
@@ -107,7 +107,7 @@ def bits(x):
 
 @triton.jit
 def next_towards(x, goal):
-    """The float next to ``x`` in the direction of ``goal``, which differs from ``x``; both finite."""
+    """Float next to ``x`` in the direction of ``goal``, which differs from ``x``; both finite."""
     rising = goal > x
     away_from_zero = (x > 0) == rising
     neighbour = (bits(x) + tl.where(away_from_zero, 1, -1)).to(x.dtype, bitcast=True)

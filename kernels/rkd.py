@@ -245,16 +245,17 @@ def _length(squares, least):
 
 @triton.jit
 def _slope(gap):
-    """The derivative of the smooth L1 loss; NaN stays."""
+    """Derivative of the smooth L1 loss; NaN stays."""
     capped = tl.where(gap > 1, 1.0, gap)
     return tl.where(capped < -1, -1.0, capped)
 
 
 @triton.jit
 def _corner(s, s_p, s_q, t, t_p, t_q):
-    """The angle between two sides of inverse lengths p and q, by the cosines' numerators s (student) and t (teacher).
+    """Compare the angle between two sides of inverse lengths p and q, given the cosines' numerators s and t.
 
-    Returns its smooth L1 loss, its derivative by the numerator, and what the sides' lengths take back of that.
+    Returns the smooth L1 loss of student (s) and teacher (t), its derivative w.r.t. the numerator, and what the sides'
+    lengths take back of that.
     """
     half = 0.5 * s_p * s_q
     cosine = s.to(half.dtype) * half

@@ -3,7 +3,7 @@
 Every loss here is made of the cross-entropies of student and teacher against a target and a divergence of
 softmax(teacher / T) and softmax(student / T): the Kullback-Leibler divergence, of all classes or of all but the target,
 or the Jensen-Shannon divergence; :func:`_value` says how. A program takes one row, or several where C is small. It
-reads each network's logits once and writes a gradient of 4 (float64: 8) bytes an element for each network that wants
+reads each network's logits once and writes a gradient of 4 (float64: 8) bytes an element for each network that needs
 one, and the loss. Rows of up to 1024 (float64: 512) classes stay in registers; longer ones are read in blocks, again
 (from the cache) in each of three passes: online softmax, divergence, gradients.
 """
@@ -28,27 +28,28 @@ DKD = tl.constexpr(5)
 
 
 def logit_loss(
-    loss: int,
+    loss: tl.constexpr,
     student: Tensor,
     teacher: Tensor | None,
     target: Tensor | None,
-    temperature: float,
-    alpha: float,
+    needs_grad: tuple[bool, ...],
     scale: float,
     reduce: bool,
-    *wanted: bool,
-    weight: Tensor | None = None,
+    weight: Tensor | None,
+    *,
+    temperature: float = 1.0,
+    alpha: float = 1.0,
     beta: float = 0.0,
     minus: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
 ) -> tuple[Tensor | None, ...]:
-    """Loss [N], or summed [], and the gradients by student and teacher [N, C], None where not wanted.
+    """Return the loss [N], or its sum [], and its gradients w.r.t. student and teacher [N, C], None where not needed.
 
-    With ``minus`` the logits are differences, student - minus[0] and teacher - minus[1]; then ``wanted``, and the
-    gradients, are by student, minus[0], teacher, minus[1]. All results are multiplied by ``scale * weight``, in the
+    With ``minus`` the logits are differences, student - minus[0] and teacher - minus[1]; then ``needs_grad``, and the
+    gradients, are of student, minus[0], teacher, minus[1]. All results are multiplied by ``scale * weight`` in the
     precision that sums are taken in.
     """
     samples, classes = student.shape
-    value, grads = empty_results(student, wanted)
+    value, grads = empty_results(student, needs_grad)
     by_student, by_student_minus, by_teacher, by_teacher_minus = (
         grads if len(grads) == 4 else (grads[0], None, grads[1], None)
     )
@@ -76,7 +77,7 @@ def logit_loss(
             samples,
             classes,
             elements=rows * columns,
-            LOSS=loss,
+            LOSS=loss.value,
             ROWS=rows,
             BLOCK=columns,
             HELD=classes <= columns,
@@ -240,7 +241,7 @@ def _soft(logits, T, target, start, LOSS: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def _expected(log_p, x):
-    """What each class adds to the mean of ``x`` under p; nothing where p is 0, whatever x is."""
+    """Term of each class in the mean of ``x`` under p; zero where p is 0, whatever x is."""
     p = tl.exp(log_p)
     return tl.where(p == 0, 0.0, p * x)
 
@@ -260,7 +261,7 @@ def _log_sigmoid(x):
 
 @triton.jit
 def _value(student_ce, teacher_ce, divergence, of_target, T, alpha, rest, beta, LOSS: tl.constexpr):
-    """The loss; ``rest`` is 1 - alpha."""
+    """Value of the loss; ``rest`` is 1 - alpha."""
     if LOSS == KL or LOSS == JS:  # noqa: SIM109 (a tuple is not a constant of Triton's)
         return T * T * divergence
     elif LOSS == KD:
@@ -275,9 +276,9 @@ def _value(student_ce, teacher_ce, divergence, of_target, T, alpha, rest, beta, 
 
 @triton.jit
 def _derivatives(student_ce, teacher_ce, alpha, rest, LOSS: tl.constexpr):
-    """Of the loss by both cross-entropies and by ``T`` squared times the divergence.
+    """Derivatives of the loss w.r.t. both cross-entropies and w.r.t. ``T`` squared times the divergence.
 
-    By a cross-entropy it is NaN where the target is no class, and so is the gradient that it multiplies.
+    W.r.t. a cross-entropy it is NaN where the target is no class, and so is the gradient that it multiplies.
     """
     one = tl.where(student_ce == student_ce, 1.0, float("nan")).to(student_ce.dtype)
     if LOSS == KD:
@@ -307,7 +308,7 @@ def load_rows(ptr, base, present, start, columns, other, BLOCK: tl.constexpr):
 
 @triton.jit
 def store_gradient(ptr, base, present, column, classes, grad):
-    """Write a block of each row's gradient where it is wanted."""
+    """Write a block of each row's gradient where it is needed."""
     if ptr is not None:
         tl.store(ptr + base[:, None] + column[None, :], grad, present[:, None] & (column < classes)[None, :])
 

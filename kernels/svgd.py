@@ -264,7 +264,7 @@ def _median_rule(distances, median_factor, COUNT: tl.constexpr, ROWS: tl.constex
 
 @triton.jit
 def _equalising_scale(kernel, pull, distances, products, COUNT: tl.constexpr, ROWS: tl.constexpr):
-    """The factor that brings attraction to the root mean square of repulsion; 1 where either is zero."""
+    """Factor that brings attraction to the root mean square of repulsion; 1 where either is zero."""
     i = tl.arange(0, ROWS)
     attraction, repulsion = tl.zeros_like(kernel), tl.zeros_like(kernel)
     for particle in range(0, COUNT):

@@ -18,6 +18,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.suite.case import Call
+from fastadv.attacks.captured import recording
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def replayed(call: Call) -> Call:
             call()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=side):
+    with recording(graph, side):
         results = call()
 
     def replay() -> object:

@@ -1,12 +1,12 @@
-// What activation_boundary_loss squares.
+// The shortfall that activation_boundary_loss squares.
 #pragma once
 
 #include "scalar.h"
 
 namespace fastadv {
 
-// How far a student's pre-activation lies on the wrong side of the margin, with its sign; NaN stays. A teacher that is
-// NaN asks for nothing.
+// The distance of a student's pre-activation on the wrong side of the margin, with its sign; NaN stays. A teacher that
+// is NaN asks for nothing.
 template <class A>
 FASTADV_INLINE A shortfall(A student, A teacher, A margin) {
   const A below = student - margin, above = student + margin;

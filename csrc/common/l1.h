@@ -24,7 +24,7 @@ struct Threshold {
   }
 };
 
-// What one coordinate adds to the distance from x0, and to how fast that falls as t grows.
+// One coordinate's terms of the distance from x0 and of its slope, how fast it falls as t grows.
 template <class A>
 FASTADV_INLINE void l1_terms(A delta, A x0, const Ball<A>& ball, const Threshold<A>& threshold, A& distance, A& slope) {
   const A soft = threshold.soften(delta);
@@ -47,7 +47,7 @@ class L1Search {
         far_{static_cast<double>(largest), 0, 0},
         width_(far_.t) {}
 
-  // Whether there is a next t to look at.
+  // True while there is a next t to look at.
   FASTADV_INLINE bool next() {
     if (passes_ == kMostPasses || goal_ == 0) return false;
     const bool stalled = passes_ > 0 && passes_ % 2 == 0 && far_.t - near_.t > width_ / 2;

@@ -1,8 +1,8 @@
 // The p-norms that features are compared by, one functor for each kind of p.
 //
-//   term(d)          what a difference adds to the total, from which root(total) makes the norm; where kLargest, the
+//   term(d)          the term of a difference in the total, from which root(total) makes the norm; where kLargest, the
 //                    norm is the largest magnitude instead
-//   slope(d, norm)   the derivative of the norm by the difference d: zero where either is zero
+//   slope(d, norm)   the derivative of the norm w.r.t. the difference d: zero where either is zero
 #pragma once
 
 #include <cmath>
@@ -99,8 +99,8 @@ auto with_norm(double p, const F& f) {
   return f(Minkowski{p});
 }
 
-// The loss of a triplet and its derivatives by the distances from anchor to positive, from anchor to negative and from
-// positive to negative.
+// The loss of a triplet and its derivatives w.r.t. the distances from anchor to positive, from anchor to negative and
+// from positive to negative.
 template <class A>
 struct Hinge {
   A value;

@@ -1,4 +1,4 @@
-// What random_start draws for each sample, and where it belongs.
+// The random words of each sample, and where they belong: what the ops that draw share.
 #pragma once
 
 #include "philox.h"
@@ -27,8 +27,8 @@ class Noise {
 
  private:
   int64_t seed_;
-  const int64_t* seed_t_;
-  const int64_t* ids_;
+  const int64_t* seed_t_;  // []
+  const int64_t* ids_;     // [N]
 };
 
 // Noise is numbered in logical (channels, pixels) order: where in memory an element of a sample lies.

@@ -10,16 +10,9 @@
 
 #include <cmath>
 
-#include "tensor.h"
+#include "scalar.h"
 
 namespace fastadv {
-
-inline void require_related(const Tensor& student, const Tensor& teacher) {
-  require(student.dim() == 2 && teacher.dim() == 2 && student.size(0) == teacher.size(0),
-          "expected features [B, D] of one batch");
-  require(student.scalar_type() == teacher.scalar_type(), "expected tensors of one dtype");
-  require(student.is_contiguous() && teacher.is_contiguous(), "expected contiguous features");
-}
 
 // A length is at least this in the distances.
 constexpr double kShortest = 1e-6;
@@ -55,7 +48,7 @@ struct Unit {
 
 FASTADV_INLINE double length_of(double square, double least) { return std::sqrt(square < least ? least : square); }
 
-// What the sums over a batch are multiplied with. A pair of points counts in both orders, and so does a pair of sides.
+// Factors of the sums over a batch. A pair of points counts in both orders, and so does a pair of sides.
 struct RkdWeights {
   double pairs;
   double distance;
@@ -71,7 +64,7 @@ struct RkdWeights {
 template <class A>
 struct Corner {
   A loss;
-  // The derivative by the numerator, and what the lengths of the sides take back of it: cosine times slope.
+  // The derivative w.r.t. the numerator, and what the lengths of the sides take back of it: cosine times slope.
   A pull;
   A turn;
 
@@ -86,8 +79,8 @@ struct Corner {
   }
 };
 
-// The derivative of a triangle's loss by the squared distance of the side between corners a and b, whose inverse length
-// is p.
+// The derivative of a triangle's loss w.r.t. the squared distance of the side between corners a and b, whose inverse
+// length is p.
 template <class A>
 FASTADV_INLINE A by_side(const Corner<A>& a, const Corner<A>& b, const Corner<A>& opposite, A p) {
   return (a.pull + b.pull - opposite.pull) - (a.turn + b.turn) * (A(0.5) * p * p);

@@ -1,4 +1,4 @@
-// What every compiled op needs of PyTorch's stable ABI: dtypes, pointers, outputs, argument checks.
+// PyTorch's stable ABI as every compiled op uses it: dtypes, pointers, outputs, argument checks.
 // The public Python functions have checked shapes and made tensors dense; the checks here guard direct callers.
 #pragma once
 
@@ -36,14 +36,14 @@ inline void require(bool condition, const char* message) {
   if (__builtin_expect(!condition, 0)) throw std::invalid_argument(message);
 }
 
-// Calls `f` with a zero of the C++ type of `dtype`.
+// Calls `f.operator()<T, A>()` with the C++ type T of `dtype` and the type A that its sums are taken in.
 template <class F>
-void with_type(ScalarType dtype, const F& f) {
+void with_dtype(ScalarType dtype, const F& f) {
   switch (dtype) {
-    case ScalarType::Float: return f(float{});
-    case ScalarType::Double: return f(double{});
-    case ScalarType::BFloat16: return f(BFloat16{});
-    case ScalarType::Half: return f(Half{});
+    case ScalarType::Float: return f.template operator()<float, float>();
+    case ScalarType::Double: return f.template operator()<double, double>();
+    case ScalarType::BFloat16: return f.template operator()<BFloat16, float>();
+    case ScalarType::Half: return f.template operator()<Half, float>();
     default: throw std::invalid_argument("expected a float64, float32, bfloat16 or float16 tensor");
   }
 }
@@ -84,10 +84,10 @@ inline Tensor empty_vector(const Tensor& like, int64_t size, ScalarType dtype) {
   return empty(like, &size, &stride, 1, dtype);
 }
 
-// Pixels as the step ops see them: `samples` runs of `size` elements each.
+// [N, ...] as the ops see it: N samples, each a run of D elements.
 struct Samples {
-  int64_t samples;
-  int64_t size;
+  int64_t samples;  // N
+  int64_t size;     // D
 
   explicit Samples(const Tensor& x)
       : samples(x.dim() ? x.size(0) : 0), size(samples ? x.numel() / samples : 0) {
@@ -114,6 +114,10 @@ inline void require_alike(const Tensor& x, const Tensor& y) {
   require(alike, "expected tensors of one shape and memory layout");
 }
 
+// `samples` indices that must lie in [0, count): ValueError by `name` on a backend that reads them at no cost,
+// elsewhere no check at all. Each backend defines it.
+inline void require_indices(const char* name, const int64_t* index, int64_t samples, int64_t count);
+
 // A number for the whole batch, or one a sample.
 template <class A>
 class PerSample {
@@ -132,7 +136,7 @@ class PerSample {
 
  private:
   A value_;
-  const A* values_;
+  const A* values_;  // [N] or null
 };
 
 }  // namespace fastadv

@@ -1,5 +1,7 @@
-// attack_loss. Rows and reductions: rows.h. The kinds that rank logits read the row once for the values, in lanes, and
-// once more for the classes where a gradient is wanted.
+// attack_loss in C++; its front: ../common/ops/attack_loss.h. Rows: rows.h. The kinds that rank logits read the row
+// once for the values, in lanes, and once more for the classes where a gradient is needed.
+#include "../common/ops/attack_loss.h"
+
 #include "rows.h"
 
 namespace fastadv {
@@ -13,7 +15,7 @@ struct CrossEntropy {
   FASTADV_INLINE void operator()(Block block, A* const* x, const Gradients<A>& grad, PerRow<A>& loss, A* spare) const {
     const HardLoss<A> hard(block, x[0], largest<A>(block, x[0]), target, spare);
     loss = hard.value;
-    grad.set(0, [&](int64_t r) FASTADV_LAMBDA { return hard.by_logit(r); });
+    grad.set(0, [&](int64_t r) FASTADV_LAMBDA { return hard.grad_logits(r); });
   }
 };
 
@@ -73,7 +75,7 @@ struct Ranking {
   }
 
   FASTADV_INLINE void fold(const A (&lanes)[kCount][kRun]) {
-    constexpr int kVectors = sizeof(lanes[0]) / sizeof(V);
+    constexpr int kVectors = kRun * sizeof(A) / sizeof(V);
     V top[kCount], others[kCount];
     for (int v = 0; v < kVectors; ++v) {
       for (int j = 0; j < kCount; ++j) std::memcpy(v ? &others[j] : &top[j], lanes[j] + v * kRun / kVectors, sizeof(V));
@@ -95,7 +97,7 @@ struct Ranking {
   }
 
   // The first class from `begin` on that has this value. Within a block it is searched for without a branch.
-  FASTADV_INLINE static int64_t first(const A* x, int64_t width, A wanted, int64_t begin) {
+  FASTADV_INLINE static int64_t first(const A* x, int64_t width, A value, int64_t begin) {
     for (int64_t c = begin / kRun * kRun; c < width; c += kBlock) {
       const A least = static_cast<A>(begin - c), none = kBlock;
       A found[kRun];
@@ -105,7 +107,7 @@ struct Ranking {
       do {
         each_lane([&](int k) FASTADV_LAMBDA {
           const A index = static_cast<A>(i + k);
-          Smaller()(found[k], (x[c + i + k] == wanted) & (index >= least) ? index : none);
+          Smaller()(found[k], (x[c + i + k] == value) & (index >= least) ? index : none);
         });
       } while ((i += kRun) < count);
       const A index = fastadv::fold<Smaller>(found);
@@ -146,7 +148,7 @@ struct Gap {
     if constexpr (kRanks == 3) spread = (top[0] - top[2]) + A(1e-12);
     if constexpr (kRanks == 4) spread = ((top[0] - top[2]) + (top[0] - top[3])) / 2 + A(1e-12);
     const A loss = (rival - z[own]) / spread;
-    if (grad.wanted(0)) {
+    if (grad.needed(0)) {
       const bool defined = loss == loss;
       const A elsewhere = defined ? A(0) : loss;
       grad.fill(0, r, elsewhere);
@@ -166,34 +168,14 @@ struct Gap {
   }
 };
 
-std::tuple<Tensor, Gradient> attack_loss(const Tensor& logits, const std::optional<Tensor>& target, int64_t kind,
-                                         double scale, bool reduce, bool grad, const std::optional<Tensor>& reference,
-                                         const std::optional<Tensor>& weight) {
-  const Reduction how{scale, reduce, weight};
-  if (kind == 1) {
-    require(reference.has_value(), "reference must be given for kind='kl'");
-    auto [loss, by_logits, none] = softmax_rows<Divergence, 2>({}, {&logits, &*reference}, how, {grad, false});
-    return {loss, by_logits};
-  }
-  require(target.has_value(), "target must be given for every kind but 'kl'");
-  const Targets classes(*target, logits);
-  const auto rows = [&](auto loss) { return softmax_rows<decltype(loss), 1>(loss, {&logits}, how, {grad}); };
-  const auto ranked = [&]<int kRanks>(Gap<kRanks> loss) {
-    require(logits.size(1) >= kRanks, "logits have fewer classes than this kind ranks");
-    return rows(loss);
-  };
-  switch (kind) {
-    case 0: return rows(CrossEntropy{classes});
-    case 2: return ranked(Gap<3>{classes, classes});
-    case 3:
-      require(reference.has_value(), "reference must be given for kind='dlr' with targeted=True");
-      return ranked(Gap<4>{classes, Targets(*reference, logits, "reference")});
-    case 4: return ranked(Gap<2>{classes, classes});
-    default: throw std::invalid_argument("unknown kind of attack_loss");
-  }
-}
+struct AttackLosses {
+  using CrossEntropy = fastadv::CrossEntropy;
+  using Divergence = fastadv::Divergence;
+  template <int kRanks>
+  using Gap = fastadv::Gap<kRanks>;
+};
 
 }  // namespace
 }  // namespace fastadv
 
-STABLE_TORCH_LIBRARY_IMPL(fastadv, CPU, m) { m.impl("attack_loss", TORCH_BOX(&fastadv::attack_loss)); }
+REGISTER_OPS(m) { m.impl("attack_loss", TORCH_BOX(&fastadv::attack_loss<fastadv::AttackLosses>)); }

@@ -1,3 +1,6 @@
+// kl_distill, kd_loss, js_distill and dkd_loss in C++; their front: ../common/ops/divergence.h. Rows: rows.h.
+#include "../common/ops/divergence.h"
+
 #include "rows.h"
 
 namespace fastadv {
@@ -33,7 +36,7 @@ struct KdLoss {
       loss[r] = std::fma(hard_weight, hard.value[r], soft_weight * soft.value[r]);
     }
     grad.set(0, [&](int64_t r) FASTADV_LAMBDA {
-      return [=, by_soft = soft.by_student(r), by_hard = hard.by_logit(r)](int64_t i) FASTADV_LAMBDA {
+      return [=, by_soft = soft.by_student(r), by_hard = hard.grad_logits(r)](int64_t i) FASTADV_LAMBDA {
         return soft_weight * by_soft(i) + hard_weight * by_hard(i);
       };
     });
@@ -146,43 +149,12 @@ struct DkdLoss {
   }
 };
 
-std::tuple<Tensor, Gradient, Gradient> kl_distill(const Tensor& student, const Tensor& teacher, double temperature,
-                                                  double scale, bool reduce, bool student_grad, bool teacher_grad,
-                                                  const std::optional<Tensor>& weight) {
-  return softmax_rows<KlDistill, 2>({temperature}, {&student, &teacher}, {scale, reduce, weight},
-                                    {student_grad, teacher_grad});
-}
-
-std::tuple<Tensor, Gradient, Gradient> kd_loss(const Tensor& student, const Tensor& teacher, const Tensor& target,
-                                               double temperature, double alpha, double scale, bool reduce,
-                                               bool student_grad, bool teacher_grad,
-                                               const std::optional<Tensor>& weight) {
-  return softmax_rows<KdLoss, 2>({Targets(target, student), temperature, alpha}, {&student, &teacher},
-                                 {scale, reduce, weight}, {student_grad, teacher_grad});
-}
-
-std::tuple<Tensor, Gradient, Gradient> js_distill(const Tensor& student, const Tensor& teacher, double temperature,
-                                                  double scale, bool reduce, bool student_grad, bool teacher_grad,
-                                                  const std::optional<Tensor>& weight) {
-  return softmax_rows<JsDistill, 2>({temperature}, {&student, &teacher}, {scale, reduce, weight},
-                                    {student_grad, teacher_grad});
-}
-
-std::tuple<Tensor, Gradient, Gradient> dkd_loss(const Tensor& student, const Tensor& teacher, const Tensor& target,
-                                                double temperature, double alpha, double beta, double scale,
-                                                bool reduce, bool student_grad, bool teacher_grad,
-                                                const std::optional<Tensor>& weight) {
-  require(student.dim() == 2 && student.size(1) > 1, "expected logits [N, C] with C > 1");
-  return softmax_rows<DkdLoss, 2>({Targets(target, student), temperature, alpha, beta}, {&student, &teacher},
-                                  {scale, reduce, weight}, {student_grad, teacher_grad});
-}
-
 }  // namespace
 }  // namespace fastadv
 
-STABLE_TORCH_LIBRARY_IMPL(fastadv, CPU, m) {
-  m.impl("kl_distill", TORCH_BOX(&fastadv::kl_distill));
-  m.impl("kd_loss", TORCH_BOX(&fastadv::kd_loss));
-  m.impl("js_distill", TORCH_BOX(&fastadv::js_distill));
-  m.impl("dkd_loss", TORCH_BOX(&fastadv::dkd_loss));
+REGISTER_OPS(m) {
+  m.impl("kl_distill", TORCH_BOX(&fastadv::kl_distill<fastadv::KlDistill>));
+  m.impl("kd_loss", TORCH_BOX(&fastadv::kd_loss<fastadv::KdLoss>));
+  m.impl("js_distill", TORCH_BOX(&fastadv::js_distill<fastadv::JsDistill>));
+  m.impl("dkd_loss", TORCH_BOX(&fastadv::dkd_loss<fastadv::DkdLoss>));
 }

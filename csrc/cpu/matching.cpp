@@ -1,4 +1,7 @@
-// loss_matching and igdm_loss: rows.h. activation_boundary_loss: one pass over each sample.
+// loss_matching and igdm_loss in C++, on rows.h, and activation_boundary_loss, in one pass over each sample; their
+// front: ../common/ops/matching.h.
+#include "../common/ops/matching.h"
+
 #include "../common/boundary.h"
 #include "rows.h"
 
@@ -20,8 +23,8 @@ struct LossMatching {
     }
     for (int k = 0; k < 2; ++k) {
       grad.set(k, [&](int64_t r) FASTADV_LAMBDA {
-        return [by_logit = of[k].by_logit(r), by_loss = k ? -2 * gap[r] : 2 * gap[r]](int64_t i) FASTADV_LAMBDA {
-          return by_loss * by_logit(i);
+        return [grad_logit = of[k].grad_logits(r), by_loss = k ? -2 * gap[r] : 2 * gap[r]](int64_t i) FASTADV_LAMBDA {
+          return by_loss * grad_logit(i);
         };
       });
     }
@@ -47,7 +50,7 @@ struct IgdmLoss {
 
 // The squared shortfall of each pre-activation, and 2 factor times it as the gradient.
 template <class T, class A>
-FASTADV_CLONES void boundaries(Batch<T, A, 2> batch, PerSample<A> margin, int64_t begin, int64_t end) {
+FASTADV_CLONES void activation_boundaries(Batch<2, T, A> batch, PerSample<A> margin, int64_t begin, int64_t end) {
   for (int64_t n = begin; n < end; ++n) {
     const T *s = batch.x[0] + n * batch.size, *t = batch.x[1] + n * batch.size;
     const A reach = margin[n], factor = batch.factor(n), slope = 2 * factor;
@@ -68,44 +71,22 @@ FASTADV_CLONES void boundaries(Batch<T, A, 2> batch, PerSample<A> margin, int64_
         return d * d;
       });
     }
-    batch.value[n] = factor * total;
+    batch.loss[n] = factor * total;
   }
 }
 
-std::tuple<Tensor, Gradient> activation_boundary_loss(const Tensor& student, const Tensor& teacher, double margin,
-                                                      double scale, bool reduce, bool student_grad,
-                                                      const std::optional<Tensor>& margin_n,
-                                                      const std::optional<Tensor>& weight) {
-  const Samples shape(student);
-  auto [loss, by_student, none] = evaluate<2>(
-      {&student, &teacher}, {scale, reduce, weight}, {student_grad, false}, shape.size,
-      [&]<class T, class A>(const Batch<T, A, 2>& batch, int64_t begin, int64_t end) {
-        boundaries<T, A>(batch, PerSample<A>(margin, margin_n, shape.samples), begin, end);
-      });
-  return {loss, by_student};
-}
-
-std::tuple<Tensor, Gradient, Gradient> loss_matching(const Tensor& student, const Tensor& teacher, const Tensor& target,
-                                                     double scale, bool reduce, bool student_grad, bool teacher_grad,
-                                                     const std::optional<Tensor>& weight) {
-  return softmax_rows<LossMatching, 2>({Targets(target, student)}, {&student, &teacher}, {scale, reduce, weight},
-                                       {student_grad, teacher_grad});
-}
-
-std::tuple<Tensor, Gradient, Gradient, Gradient, Gradient> igdm_loss(
-    const Tensor& student_plus, const Tensor& student_minus, const Tensor& teacher_plus, const Tensor& teacher_minus,
-    double scale, bool reduce, bool student_plus_grad, bool student_minus_grad, bool teacher_plus_grad,
-    bool teacher_minus_grad, const std::optional<Tensor>& weight) {
-  return softmax_rows<IgdmLoss, 4>(
-      {}, {&student_plus, &student_minus, &teacher_plus, &teacher_minus}, {scale, reduce, weight},
-      {student_plus_grad, student_minus_grad, teacher_plus_grad, teacher_minus_grad});
+template <class T, class A>
+void match_activations(const Batch<2, T, A>& batch, const PerSample<A>& margin, const Tensor&) {
+  each_sample(batch, batch.size, [&](const Batch<2, T, A>& batch, int64_t begin, int64_t end) {
+    activation_boundaries<T, A>(batch, margin, begin, end);
+  });
 }
 
 }  // namespace
 }  // namespace fastadv
 
-STABLE_TORCH_LIBRARY_IMPL(fastadv, CPU, m) {
-  m.impl("loss_matching", TORCH_BOX(&fastadv::loss_matching));
-  m.impl("igdm_loss", TORCH_BOX(&fastadv::igdm_loss));
+REGISTER_OPS(m) {
+  m.impl("loss_matching", TORCH_BOX(&fastadv::loss_matching<fastadv::LossMatching>));
+  m.impl("igdm_loss", TORCH_BOX(&fastadv::igdm_loss<fastadv::IgdmLoss>));
   m.impl("activation_boundary_loss", TORCH_BOX(&fastadv::activation_boundary_loss));
 }

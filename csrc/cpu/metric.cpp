@@ -1,5 +1,6 @@
-// triplet_margin_loss.
-#include "../common/metric.h"
+// triplet_margin_loss in C++; its front: ../common/ops/metric.h.
+#include "../common/ops/metric.h"
+
 #include "loss.h"
 
 namespace fastadv {
@@ -26,11 +27,23 @@ FASTADV_INLINE FeatureNorm<A> norm_of(const Metric& metric, int64_t count, const
   }
 }
 
+template <class Metric>
+struct TripletMarginLoss {
+  Metric metric;
+  Margins margin;
+  double eps;
+  bool swap;
+};
+
+// `buffer`: room for 4 D numbers.
 template <class Metric, class T, class A>
-FASTADV_CLONES void triplets(Metric metric, Batch<T, A, 3> batch, PerSample<A> margin, A eps, bool swap, A* buffer,
-                             int64_t begin, int64_t end) {
+FASTADV_CLONES void triplets(TripletMarginLoss<Metric> loss, Batch<3, T, A> batch, A* buffer, int64_t begin,
+                             int64_t end) {
+  const Metric metric = loss.metric;
+  const A eps = static_cast<A>(loss.eps);
+  const bool swap = loss.swap;
   const int64_t size = batch.size;
-  A* const unwanted = buffer + 3 * size;
+  A* const unneeded = buffer + 3 * size;
   for (int64_t n = begin; n < end; ++n) {
     const A* anchor = converted<A>(batch.x[0] + n * size, size, buffer);
     const A* positive = converted<A>(batch.x[1] + n * size, size, buffer + size);
@@ -41,14 +54,14 @@ FASTADV_CLONES void triplets(Metric metric, Batch<T, A, 3> batch, PerSample<A> m
     const FeatureNorm<A> near_norm = norm_of<A>(metric, size, near), far_norm = norm_of<A>(metric, size, far);
     FeatureNorm<A> swapped_norm{std::numeric_limits<A>::infinity(), 0};
     if (swap) swapped_norm = norm_of<A>(metric, size, swapped);
-    const Hinge<A> hinge(margin[n], near_norm.length, far_norm.length, swapped_norm.length);
+    const Hinge<A> hinge(loss.margin.template of<A>(n), near_norm.length, far_norm.length, swapped_norm.length);
     const A factor = batch.factor(n);
-    batch.value[n] = factor * hinge.value;
+    batch.loss[n] = factor * hinge.value;
 
     if (!batch.grad[0] && !batch.grad[1] && !batch.grad[2]) continue;
     const A by_near = factor * hinge.by_near, by_far = factor * hinge.by_far, by_swapped = factor * hinge.by_swapped;
     A* g[3];
-    for (int k = 0; k < 3; ++k) g[k] = batch.grad[k] ? batch.grad[k] + n * size : unwanted;
+    for (int k = 0; k < 3; ++k) g[k] = batch.grad[k] ? batch.grad[k] + n * size : unneeded;
 #pragma GCC ivdep
     for (int64_t i = 0; i < size; ++i) {
       const A by_first = by_near * metric.slope(near(i), near_norm);
@@ -61,23 +74,16 @@ FASTADV_CLONES void triplets(Metric metric, Batch<T, A, 3> batch, PerSample<A> m
   }
 }
 
-std::tuple<Tensor, Gradient, Gradient, Gradient> triplet_margin_loss(
-    const Tensor& anchor, const Tensor& positive, const Tensor& negative, double margin, double p, double eps,
-    bool swap, double scale, bool reduce, bool anchor_grad, bool positive_grad, bool negative_grad,
-    const std::optional<Tensor>& margin_n, const std::optional<Tensor>& weight) {
-  require(anchor.dim() == 2 && anchor.size(1) > 0, "expected features [N, D] with D > 0");
-  const int64_t samples = anchor.size(0), cost = 4 * anchor.size(1);
-  return with_norm(p, [&]<class Metric>(const Metric& metric) {
-    return evaluate<3>(
-        {&anchor, &positive, &negative}, {scale, reduce, weight}, {anchor_grad, positive_grad, negative_grad}, cost,
-        [&]<class T, class A>(const Batch<T, A, 3>& batch, int64_t begin, int64_t end) {
-          triplets<Metric, T, A>(metric, batch, PerSample<A>(margin, margin_n, samples), static_cast<A>(eps), swap,
-                                 scratch<A>(4 * batch.size), begin, end);
-        });
+template <class Metric, class T, class A>
+void compute_rows(const TripletMarginLoss<Metric>& loss, const Batch<3, T, A>& batch, const Tensor&) {
+  each_sample(batch, 4 * batch.size, [&](const Batch<3, T, A>& batch, int64_t begin, int64_t end) {
+    triplets<Metric, T, A>(loss, batch, scratch<A>(4 * batch.size), begin, end);
   });
 }
 
 }  // namespace
 }  // namespace fastadv
 
-STABLE_TORCH_LIBRARY_IMPL(fastadv, CPU, m) { m.impl("triplet_margin_loss", TORCH_BOX(&fastadv::triplet_margin_loss)); }
+REGISTER_OPS(m) {
+  m.impl("triplet_margin_loss", TORCH_BOX(&fastadv::triplet_margin_loss<fastadv::TripletMarginLoss>));
+}

@@ -1,11 +1,10 @@
-// rkd_loss: squared distances, then the triangles of the batch, each visited once for its three corners, then the
-// gradient. Formulas: ../common/rkd.h.
+// rkd_loss in C++; its front: ../common/ops/rkd.h. Squared distances, then the triangles of the batch, each visited
+// once for its three corners, then the gradient. Formulas: ../common/rkd.h.
+#include "../common/ops/rkd.h"
+
 #include <algorithm>
 #include <memory>
-#include <tuple>
 
-#include "../common/loss.h"
-#include "../common/rkd.h"
 #include "tensor.h"
 
 namespace fastadv {
@@ -36,7 +35,7 @@ struct Points {
 // Work is divided into `shares`, whatever the number of threads. Share c has the rows c, c + shares and so on; its sums
 // are its own, and are added up in order.
 template <class A>
-struct Batch {
+struct Workspace {
   int64_t count;
   int64_t width;
   int64_t shares;
@@ -64,13 +63,13 @@ FASTADV_CLONES void transpose(const T* x, Points<A> points, int64_t count, int64
 
 // Squared distances of a share, and the sum of the lengths of each of its rows.
 template <class A>
-FASTADV_CLONES void measure(const Batch<A>& batch, const Points<A>& points, int64_t share, double* lengths) {
-  const int64_t width = batch.width, run = kRun / width / 4 * 4 + 4;
-  batch.rows(share, [&](int64_t i) FASTADV_LAMBDA { std::fill_n(points.square + i * width, width, 0.0); });
+FASTADV_CLONES void measure(const Workspace<A>& work, const Points<A>& points, int64_t share, double* lengths) {
+  const int64_t width = work.width, run = kRun / width / 4 * 4 + 4;
+  work.rows(share, [&](int64_t i) FASTADV_LAMBDA { std::fill_n(points.square + i * width, width, 0.0); });
   for (int64_t first = 0; first < points.size; first += run) {
     const int64_t last = smaller(first + run, points.size);
-    batch.rows(share, [&](int64_t i) FASTADV_LAMBDA {
-      const int64_t after = whole(batch.count - i - 1);
+    work.rows(share, [&](int64_t i) FASTADV_LAMBDA {
+      const int64_t after = whole(work.count - i - 1);
       double* square = points.square + i * width + i + 1;
       // Four features at a time, so that a distance is loaded and stored once for eight operations.
       int64_t d = first;
@@ -88,25 +87,25 @@ FASTADV_CLONES void measure(const Batch<A>& batch, const Points<A>& points, int6
       }
     });
   }
-  batch.rows(share, [&](int64_t i) FASTADV_LAMBDA {
+  work.rows(share, [&](int64_t i) FASTADV_LAMBDA {
     const double *square = points.square + i * width + i + 1, least = Unit().least();
-    lengths[i] = sum<double>(batch.count - i - 1,
+    lengths[i] = sum<double>(work.count - i - 1,
                              [&](int64_t k) FASTADV_LAMBDA { return length_of(square[k], least); });
   });
 }
 
 template <class A>
-FASTADV_INLINE void change_unit(const Batch<A>& batch, const Points<A>& points, int64_t i) {
-  double* square = points.square + i * batch.width;
-  A* inverse = points.inverse + i * batch.width;
-  for (int64_t k = i + 1; k < batch.count; ++k) {
+FASTADV_INLINE void change_unit(const Workspace<A>& work, const Points<A>& points, int64_t i) {
+  double* square = points.square + i * work.width;
+  A* inverse = points.inverse + i * work.width;
+  for (int64_t k = i + 1; k < work.count; ++k) {
     inverse[k] = static_cast<A>(points.unit.inverse(square[k]));
     square[k] = points.unit.square(square[k]);
   }
-  for (int64_t k = batch.count; k < batch.width; ++k) square[k] = inverse[k] = 0;
+  for (int64_t k = work.count; k < work.width; ++k) square[k] = inverse[k] = 0;
 }
 
-// What a row adds to the loss, and to the derivative by the student's mean length.
+// Terms of a row in the loss, and to the derivative by the student's mean length.
 struct RowSums {
   double distance;
   double angle;
@@ -115,12 +114,12 @@ struct RowSums {
 
 // The distances of a row, and the directions that only one of the networks has.
 template <class A>
-FASTADV_INLINE RowSums compare_lengths(const Batch<A>& batch, int64_t i) {
-  const int64_t begin = i * batch.width + i + 1, after = batch.count - i - 1;
-  const double *s = batch.student.square + begin, *t = batch.teacher.square + begin;
-  const A *p = batch.student.inverse + begin, *q = batch.teacher.inverse + begin;
-  const double s_least = batch.student.unit.least(), t_least = batch.teacher.unit.least();
-  A* slope = batch.slope + begin;
+FASTADV_INLINE RowSums compare_lengths(const Workspace<A>& work, int64_t i) {
+  const int64_t begin = i * work.width + i + 1, after = work.count - i - 1;
+  const double *s = work.student.square + begin, *t = work.teacher.square + begin;
+  const A *p = work.student.inverse + begin, *q = work.teacher.inverse + begin;
+  const double s_least = work.student.unit.least(), t_least = work.teacher.unit.least();
+  A* slope = work.slope + begin;
   RowSums sums;
   double both[2];
   sum_all<2, double>(after, both, [&](int64_t k, double(&terms)[2]) FASTADV_LAMBDA {
@@ -138,28 +137,28 @@ FASTADV_INLINE RowSums compare_lengths(const Batch<A>& batch, int64_t i) {
 
 // The squared distances of a share in units of the mean lengths, and what its rows add to the loss but for triangles.
 template <class A>
-FASTADV_CLONES void compare(const Batch<A>& batch, int64_t share, RowSums* sums) {
-  batch.rows(share, [&](int64_t i) FASTADV_LAMBDA {
-    change_unit(batch, batch.student, i);
-    change_unit(batch, batch.teacher, i);
-    sums[i] = compare_lengths(batch, i);
+FASTADV_CLONES void compare(const Workspace<A>& work, int64_t share, RowSums* sums) {
+  work.rows(share, [&](int64_t i) FASTADV_LAMBDA {
+    change_unit(work, work.student, i);
+    change_unit(work, work.teacher, i);
+    sums[i] = compare_lengths(work, i);
   });
 }
 
 // All triangles i < j < k of a share's rows i.
 template <class A>
-FASTADV_CLONES void compare_angles(const Batch<A>& batch, int64_t share, RowSums* sums, A* buffer) {
-  const int64_t width = batch.width;
-  A *by_square = batch.by_square + share * batch.count * width, *loss = buffer, *by_ij = buffer + width;
-  std::fill_n(by_square, batch.count * width, A(0));
-  batch.rows(share, [&](int64_t i) FASTADV_LAMBDA {
+FASTADV_CLONES void compare_angles(const Workspace<A>& work, int64_t share, RowSums* sums, A* buffer) {
+  const int64_t width = work.width;
+  A *by_square = work.by_square + share * work.count * width, *loss = buffer, *by_ij = buffer + width;
+  std::fill_n(by_square, work.count * width, A(0));
+  work.rows(share, [&](int64_t i) FASTADV_LAMBDA {
     std::fill_n(loss, width, A(0));
-    for (int64_t j = i + 1; j < batch.count; ++j) {
-      const int64_t ik = i * width + j + 1, jk = j * width + j + 1, after = whole(batch.count - j - 1);
-      const double *s_ik = batch.student.square + ik, *s_jk = batch.student.square + jk;
-      const double *t_ik = batch.teacher.square + ik, *t_jk = batch.teacher.square + jk;
-      const A *p_ik = batch.student.inverse + ik, *p_jk = batch.student.inverse + jk;
-      const A *q_ik = batch.teacher.inverse + ik, *q_jk = batch.teacher.inverse + jk;
+    for (int64_t j = i + 1; j < work.count; ++j) {
+      const int64_t ik = i * width + j + 1, jk = j * width + j + 1, after = whole(work.count - j - 1);
+      const double *s_ik = work.student.square + ik, *s_jk = work.student.square + jk;
+      const double *t_ik = work.teacher.square + ik, *t_jk = work.teacher.square + jk;
+      const A *p_ik = work.student.inverse + ik, *p_jk = work.student.inverse + jk;
+      const A *q_ik = work.teacher.inverse + ik, *q_jk = work.teacher.inverse + jk;
       const double s_ij = s_ik[-1], t_ij = t_ik[-1];
       const A p_ij = p_ik[-1], q_ij = q_ik[-1];
       A *by_ik = by_square + ik, *by_jk = by_square + jk;
@@ -184,30 +183,30 @@ FASTADV_CLONES void compare_angles(const Batch<A>& batch, int64_t share, RowSums
 
 // The derivatives of the loss by the squared distances of a row, for the gradient sum_j by_ij (x_i - x_j).
 template <class A>
-FASTADV_CLONES void differentiate(const Batch<A>& batch, RkdWeights weights, double by_mean, int64_t begin,
+FASTADV_CLONES void differentiate(const Workspace<A>& work, RkdWeights weights, double by_mean, int64_t begin,
                                   int64_t end) {
-  const Unit unit = batch.student.unit;
+  const Unit unit = work.student.unit;
   const double least = unit.least(), factor = 2 / (unit.length * unit.length);
   const A by_angle = static_cast<A>(factor * weights.angle), by_length = static_cast<A>(factor * weights.distance / 2);
   const A mean = static_cast<A>(by_mean / weights.pairs);
   for (int64_t i = begin; i < end; ++i) {
-    const double* square = batch.student.square + i * batch.width;
-    const A* inverse = batch.student.inverse + i * batch.width;
-    A* by = batch.slope + i * batch.width;
-    for (int64_t k = i + 1; k < batch.count; ++k) {
+    const double* square = work.student.square + i * work.width;
+    const A* inverse = work.student.inverse + i * work.width;
+    A* by = work.slope + i * work.width;
+    for (int64_t k = i + 1; k < work.count; ++k) {
       by[k] = square[k] < least ? A(0) : by_length * (by[k] - mean) * inverse[k];
     }
-    for (int64_t share = 0; share < batch.shares; ++share) {
-      const A* angles = batch.by_square + (share * batch.count + i) * batch.width;
-      for (int64_t k = i + 1; k < batch.count; ++k) by[k] += by_angle * angles[k];
+    for (int64_t share = 0; share < work.shares; ++share) {
+      const A* angles = work.by_square + (share * work.count + i) * work.width;
+      for (int64_t k = i + 1; k < work.count; ++k) by[k] += by_angle * angles[k];
     }
   }
 }
 
 // The gradient by the points from begin to end.
 template <class A>
-FASTADV_CLONES void gradient(const Batch<A>& batch, const A* x, A* grad, int64_t begin, int64_t end) {
-  const int64_t size = batch.student.size, count = batch.count;
+FASTADV_CLONES void gradient(const Workspace<A>& work, const A* x, A* grad, int64_t begin, int64_t end) {
+  const int64_t size = work.student.size, count = work.count;
   for (int64_t first = 0; first < size; first += kGradientRun) {
     const int64_t length = smaller(kGradientRun, size - first);
     for (int64_t i = begin; i < end; ++i) {
@@ -220,7 +219,7 @@ FASTADV_CLONES void gradient(const Batch<A>& batch, const A* x, A* grad, int64_t
         for (int64_t l = 0; l < 4; ++l) {
           const int64_t k = j + l < count ? j + l : i;
           other[l] = x + k * size + first;
-          by[l] = k == i ? A(0) : batch.slope[k < i ? k * batch.width + i : i * batch.width + k];
+          by[l] = k == i ? A(0) : work.slope[k < i ? k * work.width + i : i * work.width + k];
         }
 #pragma GCC ivdep
         for (int64_t d = 0; d < length; ++d) {
@@ -237,26 +236,27 @@ void place(const T* x, Points<A>& points, int64_t count, int64_t width) {
   parallel(points.size, width, [&](int64_t begin, int64_t end) { transpose(x, points, count, width, begin, end); });
 }
 
-// The loss; writes the gradient unless `grad` is null.
+// The loss of at least two points; writes the gradient where it is needed.
 template <class T, class A>
-A evaluate(const Tensor& student, const Tensor& teacher, const RkdWeights& weights, A* grad) {
-  const int64_t count = student.size(0), width = count + kWhole;
+A compare_networks(const Relations<T, A>& relations) {
+  const int64_t count = relations.count, *sizes = relations.size;
+  const RkdWeights& weights = relations.weights;
+  const int64_t width = count + kWhole;
   const int64_t shares = std::clamp<int64_t>(count / 16, 1, 32), matrix = count * width;
-  const int64_t sizes[2] = {student.size(1), teacher.size(1)};
   const auto doubles = std::make_unique_for_overwrite<double[]>((sizes[0] + sizes[1] + 2 * count) * width + 2 * count);
   const auto numbers = std::make_unique_for_overwrite<A[]>((3 + shares) * matrix);
   const auto sums = std::make_unique_for_overwrite<RowSums[]>(count);
   double *square = doubles.get(), *lengths = square + 2 * matrix, *transposed = lengths + 2 * count;
   A* inverse = numbers.get();
-  Batch<A> batch{count, width, shares,
+  Workspace<A> work{count, width, shares,
                  {sizes[0], transposed, square, inverse, {}},
                  {sizes[1], transposed + sizes[0] * width, square + matrix, inverse + matrix, {}},
                  inverse + 2 * matrix, inverse + 3 * matrix};
-  place(data<T>(student), batch.student, count, width);
-  place(data<T>(teacher), batch.teacher, count, width);
+  place(relations.x[0], work.student, count, width);
+  place(relations.x[1], work.teacher, count, width);
   parallel(2 * shares, matrix / shares * (sizes[0] + sizes[1]) / 4, [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
-      measure(batch, k % 2 ? batch.teacher : batch.student, k / 2, lengths + k % 2 * count);
+      measure(work, k % 2 ? work.teacher : work.student, k / 2, lengths + k % 2 * count);
     }
   });
   const auto total = [&](auto&& term) {
@@ -264,48 +264,41 @@ A evaluate(const Tensor& student, const Tensor& teacher, const RkdWeights& weigh
     for (int64_t i = 0; i < count; ++i) result += term(i);
     return result;
   };
-  batch.student.unit.length = total([&](int64_t i) { return lengths[i]; }) / weights.pairs;
-  batch.teacher.unit.length = total([&](int64_t i) { return lengths[count + i]; }) / weights.pairs;
+  work.student.unit.length = total([&](int64_t i) { return lengths[i]; }) / weights.pairs;
+  work.teacher.unit.length = total([&](int64_t i) { return lengths[count + i]; }) / weights.pairs;
   parallel(shares, 4 * matrix / shares, [&](int64_t begin, int64_t end) {
-    for (int64_t share = begin; share < end; ++share) compare(batch, share, sums.get());
+    for (int64_t share = begin; share < end; ++share) compare(work, share, sums.get());
   });
   parallel(shares, matrix * count / shares, [&](int64_t begin, int64_t end) {
     A* buffer = scratch<A>(2 * width);
-    for (int64_t share = begin; share < end; ++share) compare_angles(batch, share, sums.get(), buffer);
+    for (int64_t share = begin; share < end; ++share) compare_angles(work, share, sums.get(), buffer);
   });
-  if (grad) {
+  if (relations.grad) {
     const double by_mean = total([&](int64_t i) { return sums[i].by_mean; });
     parallel(count, width * shares, [&](int64_t begin, int64_t end) {
-      differentiate(batch, weights, by_mean, begin, end);
+      differentiate(work, weights, by_mean, begin, end);
     });
     const auto copy = std::make_unique_for_overwrite<A[]>(std::is_same_v<T, A> ? 0 : count * sizes[0]);
-    const A* x = converted<A>(data<T>(student), count * sizes[0], copy.get());
-    parallel(count, count * sizes[0], [&](int64_t begin, int64_t end) { gradient(batch, x, grad, begin, end); });
+    const A* x = converted<A>(relations.x[0], count * sizes[0], copy.get());
+    parallel(count, count * sizes[0], [&](int64_t begin, int64_t end) {
+      gradient(work, x, relations.grad, begin, end);
+    });
   }
   return static_cast<A>(weights.distance * total([&](int64_t i) { return sums[i].distance; }) +
                         weights.angle * total([&](int64_t i) { return sums[i].angle; }));
 }
 
-std::tuple<Tensor, Gradient> rkd_loss(const Tensor& student, const Tensor& teacher, double distance_weight,
-                                      double angle_weight, bool student_grad) {
-  require_related(student, teacher);
-  const Results<1> results(student, true, {student_grad});
-  with_type(student.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    using A = Accumulated<T>;
-    A *value = mutable_data<A>(results.loss), *by_student = results.grad<A>(0);
-    const int64_t count = student.size(0);
-    if (count < 2) {
-      *value = 0;
-      if (by_student) std::fill_n(by_student, student.numel(), A(0));
-    } else {
-      *value = evaluate<T, A>(student, teacher, RkdWeights(count, distance_weight, angle_weight), by_student);
-    }
-  });
-  return results.as_tuple();
+template <class T, class A>
+void relate(const Relations<T, A>& relations, const Tensor&) {
+  if (relations.count < 2) {
+    *relations.loss = 0;
+    if (relations.grad) std::fill_n(relations.grad, relations.count * relations.size[0], A(0));
+  } else {
+    *relations.loss = compare_networks<T, A>(relations);
+  }
 }
 
 }  // namespace
 }  // namespace fastadv
 
-STABLE_TORCH_LIBRARY_IMPL(fastadv, CPU, m) { m.impl("rkd_loss", TORCH_BOX(&fastadv::rkd_loss)); }
+REGISTER_OPS(m) { m.impl("rkd_loss", TORCH_BOX(&fastadv::rkd_loss)); }

@@ -1,11 +1,11 @@
-// The losses over softmax rows share one skeleton: convert the rows, one functor a loss for value and gradients of a
+// The losses over rows of logits share one skeleton: convert the rows, one functor a loss for value and gradients of a
 // block of rows, weight and scale on their way out, then reduction.
 //
 // A functor has
 //   static constexpr int kSpare
 //   template <class A>
 //   void operator()(Block block, A* const* logits, const Gradients<A>& grad, PerRow<A>& loss, A* spare) const
-// which sets the loss of each row and the gradients that are wanted. The logits are a copy, which it may change;
+// which sets the loss of each row and the gradients that are needed. The logits are a copy, which it may change;
 // `spare` is room for kSpare blocks. A functor with a kDifferences is given differences as logits: of inputs 0 and 1,
 // of 2 and 3, and so on.
 #pragma once
@@ -104,16 +104,16 @@ FASTADV_INLINE void each_class(int64_t classes, const F& f) {
 template <class A>
 struct Gradients {
   Block block;
-  int64_t classes;
-  const A* factor;
-  A* const* input;
+  int64_t classes;    // C
+  const A* factor;    // [kBlockRows]
+  A* const* input;    // for each input [N, C] or null
 
-  FASTADV_INLINE bool wanted(int k) const { return input[k] != nullptr; }
+  FASTADV_INLINE bool needed(int k) const { return input[k] != nullptr; }
 
-  // Those by input k, where they are wanted: `of_row(r)(i)` for the number of index i in row r.
+  // Those by input k, where they are needed: `of_row(r)(i)` for the number of index i in row r.
   template <class F>
   FASTADV_INLINE void set(int k, const F& of_row) const {
-    if (!wanted(k)) return;
+    if (!needed(k)) return;
     block.each_row([&](int64_t r) FASTADV_LAMBDA {
       A* out = row(k, r);
       const A scale = factor[r];
@@ -129,9 +129,9 @@ struct Gradients {
     each_class(classes, [&](int64_t c) FASTADV_LAMBDA { out[c] = value; });
   }
 
-  // Adds to that of one class, where it is wanted.
+  // Adds to that of one class, where it is needed.
   FASTADV_INLINE void add(int k, int64_t r, int64_t target, A amount) const {
-    if (wanted(k)) row(k, r)[target] += factor[r] * amount;
+    if (needed(k)) row(k, r)[target] += factor[r] * amount;
   }
 
  private:
@@ -159,11 +159,11 @@ constexpr int64_t block_rows(int64_t width) {
 template <class Loss>
 constexpr bool kDifferences = requires { Loss::kDifferences; };
 
-template <class Loss, size_t K>
-constexpr size_t kLogits = kDifferences<Loss> ? K / 2 : K;
+template <class Loss, int K>
+constexpr int kLogits = kDifferences<Loss> ? K / 2 : K;
 
-template <class Loss, class T, class A, size_t K>
-FASTADV_CLONES void rows(Loss loss, Batch<T, A, K> batch, A* buffer, int64_t begin, int64_t end) {
+template <class Loss, int K, class T, class A>
+FASTADV_CLONES void rows(Loss loss, Batch<K, T, A> batch, A* buffer, int64_t begin, int64_t end) {
   const int64_t classes = batch.size, width = padded(classes);
   const int64_t at_once = block_rows<A>(width), room = at_once * width;
   A* x[kLogits<Loss, K>];
@@ -174,7 +174,7 @@ FASTADV_CLONES void rows(Loss loss, Batch<T, A, K> batch, A* buffer, int64_t beg
   }
   for (int64_t first = begin; first < end; first += at_once) {
     const Block block{first, smaller(end - first, at_once), width};
-    for (size_t k = 0; k < kLogits<Loss, K>; ++k) {
+    for (int k = 0; k < kLogits<Loss, K>; ++k) {
       block.each_row([&](int64_t r) FASTADV_LAMBDA {
         const int64_t from = (first + r) * classes;
         A* copy = x[k] + r * width;
@@ -191,44 +191,12 @@ FASTADV_CLONES void rows(Loss loss, Batch<T, A, K> batch, A* buffer, int64_t beg
     }
     PerRow<A> value{}, factor{};
     block.each_row([&](int64_t r) FASTADV_LAMBDA { factor[r] = batch.factor(first + r); });
-    loss(block, x, Gradients<A>{block, classes, factor.data(), batch.grad.data()}, value, buffer);
-    block.each_row([&](int64_t r) FASTADV_LAMBDA { batch.value[first + r] = factor[r] * value[r]; });
+    loss(block, x, Gradients<A>{block, classes, factor.data(), batch.grad}, value, buffer);
+    block.each_row([&](int64_t r) FASTADV_LAMBDA { batch.loss[first + r] = factor[r] * value[r]; });
   }
 }
 
 }  // namespace detail
-
-// The loss and, for each input, its gradient where wanted, as a tuple.
-template <class Loss, size_t K>
-auto softmax_rows(const Loss& loss, const std::array<const Tensor*, K>& inputs, const Reduction& how,
-                  const std::array<bool, K>& wanted) {
-  const Tensor& first = *inputs[0];
-  require(first.dim() == 2 && first.size(1) > 0, "expected logits [N, C] with C > 0");
-  for (const Tensor* x : inputs) require(x->is_contiguous(), "expected contiguous logits");
-  return evaluate<K>(inputs, how, wanted, 4 * first.size(1),
-                     [&]<class T, class A>(const Batch<T, A, K>& batch, int64_t begin, int64_t end) {
-                       const int64_t width = detail::padded(batch.size);
-                       const int64_t blocks = detail::kLogits<Loss, K> + Loss::kSpare;
-                       A* buffer = scratch<A>(blocks * detail::block_rows<A>(width) * width);
-                       detail::rows<Loss, T, A, K>(loss, batch, buffer, begin, end);
-                     });
-}
-
-// Class indices [N]; their values are checked here, where a pass over them costs nothing.
-class Targets {
- public:
-  Targets(const Tensor& target, const Tensor& logits, const char* name = "target") : classes_(data<int64_t>(target)) {
-    require(target.scalar_type() == ScalarType::Long && target.is_contiguous() && target.dim() == 1 &&
-                target.size(0) == logits.size(0),
-            "expected contiguous int64 classes [N]");
-    require_indices(name, classes_, target.size(0), logits.size(1));
-  }
-
-  int64_t operator[](int64_t sample) const { return classes_[sample]; }
-
- private:
-  const int64_t* classes_;
-};
 
 // exp((x - largest) / temperature) and the sum of it, of each row.
 template <class A>
@@ -283,7 +251,7 @@ struct HardLoss {
   }
 
   // The derivative by number i of row r: softmax - onehot, the latter of which is in the exponentials.
-  FASTADV_INLINE auto by_logit(int64_t r) const { return student.probability(r); }
+  FASTADV_INLINE auto grad_logits(int64_t r) const { return student.probability(r); }
 };
 
 // T^2 KL(softmax(t / T) || softmax(s / T)) of each row. `spare` is room for two blocks; the gradients are read from it.
@@ -348,4 +316,17 @@ struct SoftLoss {
   PerRow<A> mean_gap_;
 };
 
+namespace {
+
+template <class Loss, int K, class T, class A>
+void compute_rows(const Loss& loss, const Batch<K, T, A>& batch, const Tensor&) {
+  each_sample(batch, 4 * batch.size, [&](const Batch<K, T, A>& batch, int64_t begin, int64_t end) {
+    const int64_t width = detail::padded(batch.size);
+    const int64_t blocks = detail::kLogits<Loss, K> + Loss::kSpare;
+    A* buffer = scratch<A>(blocks * detail::block_rows<A>(width) * width);
+    detail::rows<Loss, K, T, A>(loss, batch, buffer, begin, end);
+  });
+}
+
+}  // namespace
 }  // namespace fastadv

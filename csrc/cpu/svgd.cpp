@@ -1,8 +1,9 @@
-// svgd_step: pairwise distances, then the update, image by image; no entry ever joins two images.
+// svgd_step in C++; its front: ../common/ops/svgd.h. Pairwise distances, then the update, image by image; no entry ever
+// joins two images.
+#include "../common/ops/svgd.h"
+
 #include <algorithm>
 
-#include "../common/stein.h"
-#include "../common/step.h"
 #include "ball.h"
 
 namespace fastadv {
@@ -317,42 +318,41 @@ FASTADV_INLINE void step_few(const Run<A>& run, const Coefficients<A>& c, A step
   }
 }
 
-// Whether a projection takes each number by itself, and a run can be projected as soon as it has moved.
-inline bool run_by_run(Norm norm, Update update) { return norm == Norm::kLinf && update != Update::kL2; }
-
+// `memory`: room for Room::numbers.
 template <class T, class A>
-FASTADV_CLONES void move_particles(const T* particles, const T* score, const T* x0, PerSample<A> eps,
-                                   PerSample<A> step_size, Ball<A> ball, Norm norm_kind, Stein<A> stein, T* out,
-                                   int64_t n, int64_t size, A* memory, int64_t begin, int64_t end) {
-  const bool by_run = run_by_run(norm_kind, stein.update), by_length = stein.update == Update::kL2;
+FASTADV_CLONES void move_images(SteinStep<T, A> step, A* memory, int64_t begin, int64_t end) {
+  const int64_t n = step.count, size = step.size;
+  const Stein<A> stein = step.stein;
+  const bool by_run = step.by_coordinate(), by_length = stein.update == Update::kL2;
   const bool few = n <= kGroup && by_run && stein.update == Update::kSign;
   const Room<A> room(memory, n, size);
+  Ball<A> ball = step.ball;
   // It always is; here the compiler sees it.
   ball.exact = true;
   for (int64_t i = begin; i < end; ++i) {
-    const T *image = particles + i * n * size, *image_score = score + i * n * size, *image_x0 = x0 + i * size;
-    T* result = out + i * n * size;
-    compare_pairs<T, A>(image, image_score, n, size, room.distance, stein.equal_rms ? room.product : nullptr, room.x);
+    const T *image = step.particles + i * n * size, *score = step.score + i * n * size, *x0 = step.x0 + i * size;
+    T* result = step.out + i * n * size;
+    compare_pairs<T, A>(image, score, n, size, room.distance, stein.equal_rms ? room.product : nullptr, room.x);
     const Coefficients<A> c = coefficients<A>(room.distance, room.product, n, stein, room.coefficients);
-    ball.eps = eps[i];
-    const A step = step_size[i];
+    ball.eps = step.eps[i];
+    const A length = step.step_size[i];
     for (int64_t first = 0; first < size; first += kRun) {
       const int64_t count = smaller(size - first, kRun);
       const Run<A> run{converted_rows<A>(image + first, n, size, count, room.x),
-                       converted_rows<A>(image_score + first, n, size, count, room.score),
-                       converted<A>(image_x0 + first, count, room.centre),
+                       converted_rows<A>(score + first, n, size, count, room.score),
+                       converted<A>(x0 + first, count, room.centre),
                        room.zeros,
                        n,
                        count};
       if (few) {
-        step_few<T, A>(run, c, step, ball, room, result + first, size);
+        step_few<T, A>(run, c, length, ball, room, result + first, size);
         continue;
       }
       directions<A>(run, c, room.phi, room.shared);
       for (int64_t j = 0; j < n; ++j) {
         const int64_t at = j * size + first;
         A* point = room.phi + j * kStride;
-        if (!by_length) move<A>(run.x[j], point, count, stein.update, step);
+        if (!by_length) move<A>(run.x[j], point, count, stein.update, length);
         if (by_run) {
           write<A>(result + at, count, [&](int64_t k) FASTADV_LAMBDA {
             return project_linf<A>(point[k], run.centre[k], ball);
@@ -363,47 +363,31 @@ FASTADV_CLONES void move_particles(const T* particles, const T* score, const T* 
       }
     }
     if (by_run) continue;
-    const A* centre = converted<A>(image_x0, size, room.whole_centre);
+    const A* centre = converted<A>(x0, size, room.whole_centre);
     for (int64_t j = 0; j < n; ++j) {
       A* point = room.points + j * size;
-      if (by_length) move<A>(image + j * size, point, size, stein.update, step);
+      if (by_length) move<A>(image + j * size, point, size, stein.update, length);
       T* o = result + j * size;
-      if (norm_kind == Norm::kLinf) {
+      if (step.norm == Norm::kLinf) {
         write<A>(o, size, [&](int64_t k) FASTADV_LAMBDA { return project_linf<A>(point[k], centre[k], ball); });
       } else {
-        project_sample<A>(norm_kind, [&](int64_t k) FASTADV_LAMBDA { return point[k]; }, centre, size, ball, room.delta,
+        project_sample<A>(step.norm, [&](int64_t k) FASTADV_LAMBDA { return point[k]; }, centre, size, ball, room.delta,
                           o);
       }
     }
   }
 }
 
-Tensor svgd_step(const Tensor& particles, const Tensor& score, const Tensor& x0, double eps, double step_size,
-                 int64_t norm, double low, double high, std::optional<double> bandwidth, int64_t update,
-                 std::optional<double> score_scale, const std::optional<Tensor>& eps_n,
-                 const std::optional<Tensor>& step_size_n) {
-  const Particles shape(particles, score, x0);
-  const int64_t images = shape.images, n = shape.count, size = shape.size;
-  const Norm kind = norm_of_code(norm);
-  Tensor out = empty_as(particles);
-  with_type(particles.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    using A = Accumulated<T>;
-    const Ball<A> ball{A(0), static_cast<A>(low), static_cast<A>(high), true};
-    const Stein<A> stein(bandwidth, score_scale, update);
-    const PerSample<A> radius(eps, eps_n, images), length(step_size, step_size_n, images);
-    const T *x = data<T>(particles), *s = data<T>(score), *centre = data<T>(x0);
-    T* result = mutable_data<T>(out);
-    parallel(images, n * n * size, [&](int64_t begin, int64_t end) {
-      A* buffer = scratch<A>(Room<A>::numbers(n, size, run_by_run(kind, stein.update)));
-      move_particles<T, A>(x, s, centre, radius, length, ball, kind, stein, result, n, size, buffer,
-                           begin, end);
-    });
+template <class T, class A>
+void move_particles(const SteinStep<T, A>& step, const Tensor&) {
+  const int64_t n = step.count;
+  parallel(step.images, n * n * step.size, [&](int64_t begin, int64_t end) {
+    A* memory = scratch<A>(Room<A>::numbers(n, step.size, step.by_coordinate()));
+    move_images<T, A>(step, memory, begin, end);
   });
-  return out;
 }
 
 }  // namespace
 }  // namespace fastadv
 
-STABLE_TORCH_LIBRARY_IMPL(fastadv, CPU, m) { m.impl("svgd_step", TORCH_BOX(&fastadv::svgd_step)); }
+REGISTER_OPS(m) { m.impl("svgd_step", TORCH_BOX(&fastadv::svgd_step)); }

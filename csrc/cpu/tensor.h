@@ -1,10 +1,12 @@
-// What the C++ ops need beside the stable ABI: numbers in the accumulation precision, threads, working memory.
+// Beside the stable ABI, what the C++ ops share: numbers in the accumulation precision, threads, working memory.
 #pragma once
 
 #include <vector>
 
 #include "../common/tensor.h"
 #include "vec.h"
+
+#define REGISTER_OPS(m) STABLE_TORCH_LIBRARY_IMPL(fastadv, CPU, m)
 
 namespace fastadv {
 
@@ -35,9 +37,8 @@ FASTADV_INLINE void write(T* out, int64_t size, const Number& number) {
   }
 }
 
-// Every one of `size` indices lies below `count`.
-inline void require_indices(const char* name, const int64_t* index, int64_t size, int64_t count) {
-  for (int64_t n = 0; n < size; ++n) {
+inline void require_indices(const char* name, const int64_t* index, int64_t samples, int64_t count) {
+  for (int64_t n = 0; n < samples; ++n) {
     if (index[n] >= 0 && index[n] < count) continue;
     throw std::invalid_argument(std::string(name) + " must lie in [0, " + std::to_string(count) + "), got " +
                                 std::to_string(index[n]) + " at position " + std::to_string(n));

@@ -1,12 +1,14 @@
-// attack_loss. Kernels and cost: rows.h. The kinds that rank logits read the row once: every thread keeps the largest
-// of its own, which the team then joins.
+// attack_loss in CUDA; its front: ../common/ops/attack_loss.h. Kernels and cost: rows.h. The kinds that rank logits
+// read the row once: every thread keeps the largest of its own, which the team then joins.
+#include "../common/ops/attack_loss.h"
+
 #include "rows.h"
 
 namespace fastadv {
 namespace {
 
 struct CrossEntropyOnly {
-  const int64_t* target;
+  Targets target;
 
   template <class A>
   struct State {
@@ -115,8 +117,8 @@ struct Ranking {
 // A target or truth that is no class makes the row NaN and is never read.
 template <int kRanks>
 struct Gap {
-  const int64_t* target;
-  const int64_t* truth;
+  Targets target;
+  Targets truth;
 
   template <class A>
   struct State {
@@ -178,34 +180,14 @@ struct Gap {
   }
 };
 
-std::tuple<Tensor, Gradient> attack_loss(const Tensor& logits, const std::optional<Tensor>& target, int64_t kind,
-                                         double scale, bool reduce, bool grad, const std::optional<Tensor>& reference,
-                                         const std::optional<Tensor>& weight) {
-  const Reduction how{scale, reduce, weight};
-  if (kind == 1) {
-    require(reference.has_value(), "reference must be given for kind='kl'");
-    auto [loss, by_logits, none] = loss_rows<Divergence, 2>({}, {&logits, &*reference}, how, {grad, false});
-    return {loss, by_logits};
-  }
-  require(target.has_value(), "target must be given for every kind but 'kl'");
-  const int64_t* classes = target_data(*target, logits);
-  const auto rows = [&](auto loss) { return loss_rows<decltype(loss), 1>(loss, {&logits}, how, {grad}); };
-  const auto ranked = [&]<int kRanks>(Gap<kRanks> loss) {
-    require(logits.size(1) >= kRanks, "logits have fewer classes than this kind ranks");
-    return rows(loss);
-  };
-  switch (kind) {
-    case 0: return rows(CrossEntropyOnly{classes});
-    case 2: return ranked(Gap<3>{classes, nullptr});
-    case 3:
-      require(reference.has_value(), "reference must be given for kind='dlr' with targeted=True");
-      return ranked(Gap<4>{classes, target_data(*reference, logits)});
-    case 4: return ranked(Gap<2>{classes, nullptr});
-    default: throw std::invalid_argument("unknown kind of attack_loss");
-  }
-}
+struct AttackLosses {
+  using CrossEntropy = CrossEntropyOnly;
+  using Divergence = fastadv::Divergence;
+  template <int kRanks>
+  using Gap = fastadv::Gap<kRanks>;
+};
 
 }  // namespace
 }  // namespace fastadv
 
-REGISTER_OPS(m) { m.impl("attack_loss", TORCH_BOX(&fastadv::attack_loss)); }
+REGISTER_OPS(m) { m.impl("attack_loss", TORCH_BOX(&fastadv::attack_loss<fastadv::AttackLosses>)); }

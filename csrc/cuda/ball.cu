@@ -1,36 +1,22 @@
-// project and random_start.
+// project and random_start in CUDA; their front: ../common/ops/ball.h.
 //
 // project is a step that stays where it is: step.h. random_start reads x0 and writes the result once; the noise never
 // touches memory. linf: a thread a (sample, four elements), the four words of one Philox block. l2 and l1: a block a
 // sample, which draws its noise twice, for its norm and to write.
-#include "../common/noise.h"
+#include "../common/ops/ball.h"
+
 #include "step.h"
 
 namespace fastadv {
 namespace {
 
-Tensor project(const Tensor& x, const Tensor& x0, double eps, int64_t norm, double low, double high, bool exact,
-               const std::optional<Tensor>& eps_n) {
-  require_alike(x, x0);
-  const Samples shape(x);
-  const Device device(x);
-  Tensor out = empty_as(x);
-  with_type(x.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    using A = Accumulated<T>;
-    const Ball<A> ball{A(0), static_cast<A>(low), static_cast<A>(high), exact};
-    const PerSample<A> radius(eps, eps_n, shape.samples), nowhere(0.0, std::nullopt, shape.samples);
-    move(Staying(), device, data<T>(x), static_cast<const T*>(nullptr), data<T>(x0), radius, nowhere, ball,
-         norm_of_code(norm), mutable_data<T>(out), shape.samples, shape.size);
-  });
-  return out;
-}
-
-// Replaces the centres of a sample's four elements from `first` on by `start(centre, k)`, k from 0 to 3, clamped to the
-// box. `vectors` says that the four lie side by side in memory, aligned.
+// Replaces the centres of the four elements of sample n from `first` on by `start(centre, k)`, k from 0 to 3, clamped
+// to the box. `vectors` says that the four lie side by side in memory, aligned.
 template <class T, class A, class Start>
-DEVICE void write_starts(const T* x0, const Ball<A>& ball, const Order& order, bool vectors, T* out, int64_t size,
-                         int64_t first, const Start& start) {
+DEVICE void write_starts(const Starts<T, A>& starts, int64_t n, bool vectors, int64_t first, const Start& start) {
+  const Ball<A>& ball = starts.ball;
+  const T* x0 = starts.x0 + n * starts.size;
+  T* out = starts.out + n * starts.size;
   if (vectors) {
     A z[4];
     load(x0 + first, z);
@@ -41,22 +27,22 @@ DEVICE void write_starts(const T* x0, const Ball<A>& ball, const Order& order, b
   }
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
-    if (first + k >= size) return;
-    const int64_t at = order.offset(first + k);
+    if (first + k >= starts.size) return;
+    const int64_t at = starts.order.offset(first + k);
     out[at] = static_cast<T>(clamp<A>(start(static_cast<A>(x0[at]), k), ball.low, ball.high));
   }
 }
 
+// `blocks_each`: Philox blocks a sample.
 template <class T, class A>
-KERNEL linf_starts(const T* x0, PerSample<A> eps, Ball<A> ball, Noise noise, Order order, bool vectors, T* out,
-                   int64_t size, int64_t blocks_each, int64_t blocks) {
+KERNEL linf_starts(Starts<T, A> starts, bool vectors, int64_t blocks_each) {
   const int64_t index = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (index >= blocks) return;
+  if (index >= starts.samples * blocks_each) return;
   const int64_t n = index / blocks_each, block = index % blocks_each;
-  const A radius = eps[n];
+  const A radius = starts.eps[n];
   uint32_t words[4];
-  noise.words(n, static_cast<uint64_t>(block), 1, words);
-  write_starts(x0 + n * size, ball, order, vectors, out + n * size, size, 4 * block,
+  starts.noise.words(n, static_cast<uint64_t>(block), 1, words);
+  write_starts(starts, n, vectors, 4 * block,
                [&](A centre, int k) { return centre + radius * symmetric<A>(words[k]); });
 }
 
@@ -106,67 +92,55 @@ struct InL1Ball {
   }
 };
 
-template <class T, class A, class InBall>
-KERNEL ball_starts(const T* x0, PerSample<A> eps, Ball<A> ball, Noise noise, Order order, bool vectors, T* out,
-                   int64_t size, int64_t blocks_each) {
+template <class InBall, class T, class A>
+KERNEL ball_starts(Starts<T, A> starts, bool vectors, int64_t blocks_each) {
   const int64_t n = blockIdx.x;
   uint32_t words[4];
   A deviates[4];
-  noise.words(n, kRadiusBlock, 1, words);
+  starts.noise.words(n, kRadiusBlock, 1, words);
   const uint32_t last = words[0];
   const auto terms = [&](const auto& term) {
     for (int64_t block = threadIdx.x; block < blocks_each; block += blockDim.x) {
-      noise.words(n, static_cast<uint64_t>(block), 1, words);
+      starts.noise.words(n, static_cast<uint64_t>(block), 1, words);
       InBall::deviates(words, deviates);
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        if (4 * block + k < size) term(deviates[k]);
+        if (4 * block + k < starts.size) term(deviates[k]);
       }
     }
   };
-  const A scale = eps[n] * InBall::template scale<A>(terms, size, last);
+  const A scale = starts.eps[n] * InBall::template scale<A>(terms, starts.size, last);
   for (int64_t block = threadIdx.x; block < blocks_each; block += blockDim.x) {
-    noise.words(n, static_cast<uint64_t>(block), 1, words);
+    starts.noise.words(n, static_cast<uint64_t>(block), 1, words);
     InBall::deviates(words, deviates);
-    write_starts(x0 + n * size, ball, order, vectors, out + n * size, size, 4 * block,
+    write_starts(starts, n, vectors, 4 * block,
                  [&](A centre, int k) { return move_inside<A>(centre, deviates[k] * scale); });
   }
 }
 
-Tensor random_start(const Tensor& x0, double eps, int64_t norm, double low, double high, int64_t seed,
-                    const std::optional<Tensor>& eps_n, const std::optional<Tensor>& seed_t,
-                    const std::optional<Tensor>& sample_ids) {
-  const Samples shape(x0);
-  const Noise noise(seed, seed_t, sample_ids, shape.samples);
-  const Norm kind = norm_of_code(norm);
-  const Device device(x0);
-  Tensor out = empty_as(x0);
-  if (shape.samples * shape.size == 0) return out;
-  with_type(x0.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    using A = Accumulated<T>;
-    const Ball<A> ball{A(0), static_cast<A>(low), static_cast<A>(high), true};
-    const PerSample<A> radius(eps, eps_n, shape.samples);
-    const T* centre = data<T>(x0);
-    T* result = mutable_data<T>(out);
-    const Order order(x0, shape.size);
-    const bool vectors = order.channels == 1 && shape.size % 4 == 0 && aligned<4>(centre, result);
-    const int64_t blocks_each = divide_up(shape.size, 4), blocks = shape.samples * blocks_each;
-    const auto in_ball = [&](auto in) {
-      LAUNCH((ball_starts<T, A, decltype(in)>), shape.samples, block_threads(blocks_each), device, centre, radius, ball,
-             noise, order, vectors, result, shape.size, blocks_each);
-    };
-    constexpr int kThreads = 256;
-    switch (kind) {
-      case Norm::kLinf:
-        LAUNCH((linf_starts<T, A>), divide_up(blocks, kThreads), kThreads, device, centre, radius, ball, noise, order,
-               vectors, result, shape.size, blocks_each, blocks);
-        break;
-      case Norm::kL2: in_ball(InL2Ball()); break;
-      case Norm::kL1: in_ball(InL1Ball()); break;
-    }
-  });
-  return out;
+template <class T, class A>
+void project_samples(const Step<T, A>& step, const Tensor& like) {
+  move_along(Staying(), step, static_cast<const T*>(nullptr), Device(like));
+}
+
+template <class T, class A>
+void draw_starts(const Starts<T, A>& starts, const Tensor& like) {
+  const Device device(like);
+  const bool vectors = starts.order.channels == 1 && starts.size % 4 == 0 && aligned<4>(starts.x0, starts.out);
+  const int64_t blocks_each = divide_up(starts.size, 4);
+  const auto in_ball = [&](auto in) {
+    LAUNCH((ball_starts<decltype(in), T, A>), starts.samples, block_threads(blocks_each), device, starts, vectors,
+           blocks_each);
+  };
+  constexpr int kThreads = 256;
+  switch (starts.norm) {
+    case Norm::kLinf:
+      LAUNCH((linf_starts<T, A>), divide_up(starts.samples * blocks_each, kThreads), kThreads, device, starts, vectors,
+             blocks_each);
+      break;
+    case Norm::kL2: in_ball(InL2Ball()); break;
+    case Norm::kL1: in_ball(InL1Ball()); break;
+  }
 }
 
 }  // namespace

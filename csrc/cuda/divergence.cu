@@ -1,4 +1,7 @@
-// kl_distill, kd_loss, js_distill and dkd_loss. Kernels and cost: rows.h.
+// kl_distill, kd_loss, js_distill and dkd_loss in CUDA; their front: ../common/ops/divergence.h. Kernels and cost:
+// rows.h.
+#include "../common/ops/divergence.h"
+
 #include "rows.h"
 
 namespace fastadv {
@@ -25,7 +28,7 @@ struct KlDistill {
 };
 
 struct KdLoss {
-  const int64_t* target;
+  Targets target;
   double temperature;
   double alpha;
 
@@ -125,7 +128,7 @@ DEVICE A log_sigmoid(A x) {
 }
 
 struct DkdLoss {
-  const int64_t* target;
+  Targets target;
   double temperature;
   double alpha;
   double beta;
@@ -174,43 +177,12 @@ struct DkdLoss {
   }
 };
 
-std::tuple<Tensor, Gradient, Gradient> kl_distill(const Tensor& student, const Tensor& teacher, double temperature,
-                                                  double scale, bool reduce, bool student_grad, bool teacher_grad,
-                                                  const std::optional<Tensor>& weight) {
-  return loss_rows<KlDistill, 2>({temperature}, {&student, &teacher}, {scale, reduce, weight},
-                                 {student_grad, teacher_grad});
-}
-
-std::tuple<Tensor, Gradient, Gradient> kd_loss(const Tensor& student, const Tensor& teacher, const Tensor& target,
-                                               double temperature, double alpha, double scale, bool reduce,
-                                               bool student_grad, bool teacher_grad,
-                                               const std::optional<Tensor>& weight) {
-  return loss_rows<KdLoss, 2>({target_data(target, student), temperature, alpha}, {&student, &teacher},
-                              {scale, reduce, weight}, {student_grad, teacher_grad});
-}
-
-std::tuple<Tensor, Gradient, Gradient> js_distill(const Tensor& student, const Tensor& teacher, double temperature,
-                                                  double scale, bool reduce, bool student_grad, bool teacher_grad,
-                                                  const std::optional<Tensor>& weight) {
-  return loss_rows<JsDistill, 2>({temperature}, {&student, &teacher}, {scale, reduce, weight},
-                                 {student_grad, teacher_grad});
-}
-
-std::tuple<Tensor, Gradient, Gradient> dkd_loss(const Tensor& student, const Tensor& teacher, const Tensor& target,
-                                                double temperature, double alpha, double beta, double scale,
-                                                bool reduce, bool student_grad, bool teacher_grad,
-                                                const std::optional<Tensor>& weight) {
-  require(student.dim() == 2 && student.size(1) > 1, "expected logits [N, C] with C > 1");
-  return loss_rows<DkdLoss, 2>({target_data(target, student), temperature, alpha, beta}, {&student, &teacher},
-                               {scale, reduce, weight}, {student_grad, teacher_grad});
-}
-
 }  // namespace
 }  // namespace fastadv
 
 REGISTER_OPS(m) {
-  m.impl("kl_distill", TORCH_BOX(&fastadv::kl_distill));
-  m.impl("kd_loss", TORCH_BOX(&fastadv::kd_loss));
-  m.impl("js_distill", TORCH_BOX(&fastadv::js_distill));
-  m.impl("dkd_loss", TORCH_BOX(&fastadv::dkd_loss));
+  m.impl("kl_distill", TORCH_BOX(&fastadv::kl_distill<fastadv::KlDistill>));
+  m.impl("kd_loss", TORCH_BOX(&fastadv::kd_loss<fastadv::KdLoss>));
+  m.impl("js_distill", TORCH_BOX(&fastadv::js_distill<fastadv::JsDistill>));
+  m.impl("dkd_loss", TORCH_BOX(&fastadv::dkd_loss<fastadv::DkdLoss>));
 }

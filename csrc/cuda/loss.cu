@@ -1,7 +1,7 @@
-// scale_grad, the backward pass of every loss: the stored gradient times the incoming one, rounded to the dtype of the
-// input.
-//
-// A thread multiplies 16 bytes of the stored gradient. One incoming gradient for the whole batch makes it a single row.
+// scale_grad in CUDA; its front: ../common/ops/loss.h. A thread multiplies 16 bytes of the stored gradient. One
+// incoming gradient for the whole batch makes it a single row.
+#include "../common/ops/loss.h"
+
 #include "memory.h"
 
 namespace fastadv {
@@ -9,48 +9,27 @@ namespace {
 
 constexpr int kThreads = 256;
 
+// `size`: elements that share a factor; `total`: N D.
 template <int kWidth, class T, class A>
-KERNEL scale_rows(const A* grad, const A* factor, T* out, int64_t size, int64_t total) {
+KERNEL scale_rows(Scaling<T, A> scaling, int64_t size, int64_t total) {
   const int64_t first = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * kWidth;
   if (first >= total) return;
-  const A f = factor[size == total ? 0 : first / size];
-  A g[kWidth];
-  load(grad + first, g);
+  const A factor = scaling.factor[size == total ? 0 : first / size];
+  A grad[kWidth];
+  load(scaling.grad + first, grad);
 #pragma unroll
-  for (int e = 0; e < kWidth; ++e) g[e] *= f;
-  store(out + first, g);
+  for (int e = 0; e < kWidth; ++e) grad[e] *= factor;
+  store(scaling.out + first, grad);
 }
 
-Tensor scale_grad(const Tensor& grad, const Tensor& grad_output, ScalarType dtype) {
-  const Samples shape(grad);
-  require(grad_output.scalar_type() == grad.scalar_type() && grad_output.is_contiguous(),
-          "expected an incoming gradient of the stored gradient's dtype");
-  const int64_t total = grad.numel();
-  const bool per_sample = grad_output.dim() == 1;
-  require(per_sample ? grad_output.size(0) == shape.samples : grad_output.dim() == 0,
-          "expected an incoming gradient [N] or []");
-  const Device device(grad);
-  Tensor out = empty_as(grad, dtype);
-  if (total == 0) return out;
-  const int64_t size = per_sample ? shape.size : total;
-  with_type(grad.scalar_type(), [&](auto zero) {
-    using A = decltype(zero);
-    if constexpr (std::is_same_v<A, float> || std::is_same_v<A, double>) {
-      with_type(dtype, [&](auto rounded) {
-        using T = decltype(rounded);
-        const A *g = data<A>(grad), *factor = data<A>(grad_output);
-        T* o = mutable_data<T>(out);
-        with_width<A>(size % kVector<A> == 0 && aligned<kVector<A>>(g, o), [&](auto width) {
-          constexpr int kWidth = decltype(width)::value;
-          LAUNCH((scale_rows<kWidth, T, A>), divide_up(total, kWidth * kThreads), kThreads, device, g, factor, o, size,
-                 total);
-        });
-      });
-    } else {
-      throw std::invalid_argument("expected a stored gradient in the accumulation precision");
-    }
+template <class T, class A>
+void scale_samples(const Scaling<T, A>& scaling, const Tensor& like) {
+  const Device device(like);
+  const int64_t total = scaling.samples * scaling.size, size = scaling.per_sample ? scaling.size : total;
+  with_width<A>(size % kVector<A> == 0 && aligned<kVector<A>>(scaling.grad, scaling.out), [&](auto width) {
+    constexpr int kWidth = decltype(width)::value;
+    LAUNCH((scale_rows<kWidth, T, A>), divide_up(total, kWidth * kThreads), kThreads, device, scaling, size, total);
   });
-  return out;
 }
 
 }  // namespace

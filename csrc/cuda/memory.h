@@ -42,7 +42,7 @@ DEVICE void store(T* to, const A (&x)[kWidth]) {
   }
 }
 
-// Whether kWidth elements at each of these pointers can be read and written in the widest accesses.
+// True where kWidth elements at each of these pointers can be read and written in the widest accesses.
 template <int kWidth, class... T>
 bool aligned(const T*... pointers) {
   return ((reinterpret_cast<uintptr_t>(pointers) % sizeof(Packed<T, kAccess<T, kWidth>>) == 0) && ...);

@@ -1,29 +1,11 @@
-// triplet_margin_loss. Kernels and cost: rows.h; where rows are streamed, one pass more for the norms, for p = inf two.
-#include "../common/metric.h"
+// triplet_margin_loss in CUDA; its front: ../common/ops/metric.h. Kernels and cost: rows.h; where rows are streamed,
+// one pass more for the norms, for p = inf two.
+#include "../common/ops/metric.h"
+
 #include "rows.h"
 
 namespace fastadv {
 namespace {
-
-// A number for the whole batch, or one a sample, whose precision only the kernel knows.
-class Margins {
- public:
-  Margins(double value, const std::optional<Tensor>& values, const Tensor& x)
-      : value_(value), values_(values ? values->const_data_ptr() : nullptr) {
-    require(!values || (values->scalar_type() == accumulated(x.scalar_type()) && values->is_contiguous() &&
-                        values->numel() == x.size(0)),
-            "expected per-sample margins [N] in the accumulation precision");
-  }
-
-  template <class A>
-  DEVICE A of(int64_t sample) const {
-    return values_ ? static_cast<const A*>(values_)[sample] : static_cast<A>(value_);
-  }
-
- private:
-  double value_;
-  const void* values_;
-};
 
 // The differences whose norms count: anchor to positive, anchor to negative, positive to negative.
 template <class A>
@@ -110,19 +92,9 @@ struct TripletMarginLoss {
   }
 };
 
-std::tuple<Tensor, Gradient, Gradient, Gradient> triplet_margin_loss(
-    const Tensor& anchor, const Tensor& positive, const Tensor& negative, double margin, double p, double eps,
-    bool swap, double scale, bool reduce, bool anchor_grad, bool positive_grad, bool negative_grad,
-    const std::optional<Tensor>& margin_n, const std::optional<Tensor>& weight) {
-  require(anchor.dim() == 2, "expected features [N, D]");
-  return with_norm(p, [&]<class Metric>(const Metric& metric) {
-    return loss_rows<TripletMarginLoss<Metric>, 3>(
-        {metric, Margins(margin, margin_n, anchor), eps, swap}, {&anchor, &positive, &negative},
-        {scale, reduce, weight}, {anchor_grad, positive_grad, negative_grad});
-  });
-}
-
 }  // namespace
 }  // namespace fastadv
 
-REGISTER_OPS(m) { m.impl("triplet_margin_loss", TORCH_BOX(&fastadv::triplet_margin_loss)); }
+REGISTER_OPS(m) {
+  m.impl("triplet_margin_loss", TORCH_BOX(&fastadv::triplet_margin_loss<fastadv::TripletMarginLoss>));
+}

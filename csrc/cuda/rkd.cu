@@ -1,4 +1,5 @@
-// rkd_loss. Formulas: ../common/rkd.h. Memory of order B^2; every sum in a fixed order. Launches, one after the other:
+// rkd_loss in CUDA; its front: ../common/ops/rkd.h; formulas: ../common/rkd.h. Memory of order B^2; every sum in a
+// fixed order. Launches, one after the other:
 //
 //   squared_distances   a block a tile of pairs of a network, features by way of shared memory
 //   row_lengths         a block a row of a network: the sum of its lengths
@@ -6,12 +7,9 @@
 //   compare             a block a point, a warp a pair of it and a later one, a lane a third point: all triangles of a
 //                       pair, each for one corner's loss and for the derivative by the pair's squared distance
 //   add_up              one block: the loss
-//   gradient            a block a few points and a run of features, where it is wanted
-#include <cmath>
-#include <tuple>
+//   gradient            a block a few points and a run of features, where it is needed
+#include "../common/ops/rkd.h"
 
-#include "../common/loss.h"
-#include "../common/rkd.h"
 #include "block.h"
 
 namespace fastadv {
@@ -24,29 +22,25 @@ constexpr int kGradientThreads = 128;
 
 template <class T, class A>
 struct Network {
-  const T* x;
-  int64_t size;
-  // B x B, symmetric.
-  double* square;
-  A* inverse;
-  // Sum of the lengths of each row, and the mean length.
-  double* lengths;
-  double* mean;
+  const T* x;       // [B, D]
+  int64_t size;     // D
+  double* square;   // [B, B], symmetric
+  A* inverse;       // [B, B]
+  double* lengths;  // [B], the sum of the lengths of each row
+  double* mean;     // [], the mean length
 
   DEVICE Unit unit() const { return {*mean}; }
 };
 
 template <class T, class A>
-struct Batch {
-  int64_t count;
+struct Workspace {
+  int64_t count;  // B
   RkdWeights weights;
   Network<T, A> network[2];
-  // B x B, right of the diagonal: the derivatives by squared distances, but for those by way of the mean length.
-  A* by_square;
-  // What each row adds: to the loss, and to the derivative by the student's mean length. Then the sum of the latter.
-  double* losses;
-  double* by_mean;
-  double* by_mean_total;
+  A* by_square;           // [B, B], right of the diagonal: derivatives by squared distances at a fixed mean length
+  double* losses;         // [B], what each row adds to the loss
+  double* by_mean;        // [B], what it adds to the derivative by the student's mean length
+  double* by_mean_total;  // [], the sum of the latter
 
   // The factor of the derivative of a distance's loss by its squared distance.
   DEVICE A by_length() const {
@@ -56,11 +50,11 @@ struct Batch {
 };
 
 template <class T, class A>
-KERNEL squared_distances(Batch<T, A> batch) {
+KERNEL squared_distances(Workspace<T, A> work) {
   SHARED_ARRAY(double, a, kTile * (kTileRun + 1));
   SHARED_ARRAY(double, b, kTile * (kTileRun + 1));
-  const int64_t count = batch.count, tiles = (count + kTile - 1) / kTile;
-  const Network<T, A>& points = batch.network[blockIdx.x % 2];
+  const int64_t count = work.count, tiles = (count + kTile - 1) / kTile;
+  const Network<T, A>& points = work.network[blockIdx.x % 2];
   const int64_t first = blockIdx.x / 2 / tiles * kTile, second = blockIdx.x / 2 % tiles * kTile;
   // The tile on the other side of the diagonal writes this one's too.
   if (first < second) return;
@@ -88,9 +82,9 @@ KERNEL squared_distances(Batch<T, A> batch) {
 }
 
 template <class T, class A>
-KERNEL row_lengths(Batch<T, A> batch) {
-  const Network<T, A>& points = batch.network[blockIdx.x % 2];
-  const int64_t i = blockIdx.x / 2, count = batch.count;
+KERNEL row_lengths(Workspace<T, A> work) {
+  const Network<T, A>& points = work.network[blockIdx.x % 2];
+  const int64_t i = blockIdx.x / 2, count = work.count;
   double total = 0;
   for (int64_t k = threadIdx.x; k < count; k += blockDim.x) {
     if (k != i) total += length_of(points.square[i * count + k], Unit().least());
@@ -100,13 +94,13 @@ KERNEL row_lengths(Batch<T, A> batch) {
 }
 
 template <class T, class A>
-KERNEL change_unit(Batch<T, A> batch) {
-  const Network<T, A>& points = batch.network[blockIdx.x % 2];
-  const int64_t i = blockIdx.x / 2, count = batch.count;
+KERNEL change_unit(Workspace<T, A> work) {
+  const Network<T, A>& points = work.network[blockIdx.x % 2];
+  const int64_t i = blockIdx.x / 2, count = work.count;
   double total = 0;
   for (int64_t k = threadIdx.x; k < count; k += blockDim.x) total += points.lengths[k];
   // Every row holds every length of its point, so each is in the sum twice.
-  const Unit unit{combined<Sum>(BlockTeam(), total) / (2 * batch.weights.pairs)};
+  const Unit unit{combined<Sum>(BlockTeam(), total) / (2 * work.weights.pairs)};
   if (i == 0 && threadIdx.x == 0) *points.mean = unit.length;
   for (int64_t k = threadIdx.x; k < count; k += blockDim.x) {
     double& square = points.square[i * count + k];
@@ -124,23 +118,23 @@ struct Sides {
   const A* q;
 
   template <class T>
-  DEVICE Sides(const Batch<T, A>& batch, int64_t i)
-      : s(batch.network[0].square + i * batch.count),
-        t(batch.network[1].square + i * batch.count),
-        p(batch.network[0].inverse + i * batch.count),
-        q(batch.network[1].inverse + i * batch.count) {}
+  DEVICE Sides(const Workspace<T, A>& work, int64_t i)
+      : s(work.network[0].square + i * work.count),
+        t(work.network[1].square + i * work.count),
+        p(work.network[0].inverse + i * work.count),
+        q(work.network[1].inverse + i * work.count) {}
 };
 
 template <class T, class A>
-KERNEL compare(Batch<T, A> batch) {
-  const int64_t j = blockIdx.x, count = batch.count;
+KERNEL compare(Workspace<T, A> work) {
+  const int64_t j = blockIdx.x, count = work.count;
   const int lane = threadIdx.x % kWarp;
-  const Unit units[2] = {batch.network[0].unit(), batch.network[1].unit()};
-  const A by_angle = static_cast<A>(2 * batch.weights.angle / (units[0].length * units[0].length));
-  const Sides<A> of_j(batch, j);
+  const Unit units[2] = {work.network[0].unit(), work.network[1].unit()};
+  const A by_angle = static_cast<A>(2 * work.weights.angle / (units[0].length * units[0].length));
+  const Sides<A> of_j(work, j);
   double losses[2] = {0, 0}, by_mean = 0;
   for (int64_t k = j + 1 + threadIdx.x / kWarp; k < count; k += blockDim.x / kWarp) {
-    const Sides<A> of_k(batch, k);
+    const Sides<A> of_k(work, k);
     const double s_jk = of_j.s[k], t_jk = of_j.t[k];
     const A p_jk = of_j.p[k], q_jk = of_j.q[k];
     A sums[2] = {0, 0};
@@ -163,37 +157,37 @@ KERNEL compare(Batch<T, A> batch) {
     losses[1] += static_cast<double>(sums[1]) + ((p_jk == 0) == (q_jk == 0) ? 0.0 : 0.5);
     by_mean += slope * length;
     const A held = s_jk < units[0].least() ? A(0) : static_cast<A>(slope) * p_jk;
-    batch.by_square[j * count + k] = std::fma(by_angle, sums[0], batch.by_length() * held);
+    work.by_square[j * count + k] = std::fma(by_angle, sums[0], work.by_length() * held);
   }
-  double of_row[2] = {batch.weights.distance * losses[0] + batch.weights.angle * losses[1], by_mean};
+  double of_row[2] = {work.weights.distance * losses[0] + work.weights.angle * losses[1], by_mean};
   BlockTeam().combine<Sum>(of_row);
   if (threadIdx.x > 0) return;
-  batch.losses[j] = of_row[0];
-  batch.by_mean[j] = of_row[1];
+  work.losses[j] = of_row[0];
+  work.by_mean[j] = of_row[1];
 }
 
 template <class T, class A>
-KERNEL add_up(Batch<T, A> batch, A* loss) {
+KERNEL add_up(Workspace<T, A> work, A* loss /* [] */) {
   double sums[2] = {0, 0};
-  for (int64_t i = threadIdx.x; i < batch.count; i += blockDim.x) {
-    sums[0] += batch.losses[i];
-    sums[1] += batch.by_mean[i];
+  for (int64_t i = threadIdx.x; i < work.count; i += blockDim.x) {
+    sums[0] += work.losses[i];
+    sums[1] += work.by_mean[i];
   }
   BlockTeam().combine<Sum>(sums);
   if (threadIdx.x > 0) return;
   *loss = static_cast<A>(sums[0]);
-  *batch.by_mean_total = sums[1];
+  *work.by_mean_total = sums[1];
 }
 
 // sum_j by_ij (x_i - x_j).
 template <class T, class A>
-KERNEL gradient(Batch<T, A> batch, A* grad) {
+KERNEL gradient(Workspace<T, A> work, A* grad /* [B, D] */) {
   SHARED_ARRAY(A, by, kGradientRows * kWarp);
-  const Network<T, A>& points = batch.network[0];
-  const int64_t count = batch.count, size = points.size, runs = (size + blockDim.x - 1) / blockDim.x;
+  const Network<T, A>& points = work.network[0];
+  const int64_t count = work.count, size = points.size, runs = (size + blockDim.x - 1) / blockDim.x;
   const int64_t first = blockIdx.x / runs * kGradientRows, d = blockIdx.x % runs * blockDim.x + threadIdx.x;
   const double least = points.unit().least();
-  const A by_mean = batch.by_length() * static_cast<A>(*batch.by_mean_total / batch.weights.pairs);
+  const A by_mean = work.by_length() * static_cast<A>(*work.by_mean_total / work.weights.pairs);
   A own[kGradientRows], sum[kGradientRows];
 #pragma unroll
   for (int r = 0; r < kGradientRows; ++r) {
@@ -206,7 +200,7 @@ KERNEL gradient(Batch<T, A> batch, A* grad) {
       by[entry] = 0;
       if (i == j || i >= count || j >= count) continue;
       const int64_t at = i < j ? i * count + j : j * count + i;
-      by[entry] = batch.by_square[at] - (points.square[at] < least ? A(0) : by_mean * points.inverse[at]);
+      by[entry] = work.by_square[at] - (points.square[at] < least ? A(0) : by_mean * points.inverse[at]);
     }
     __syncthreads();
     const int64_t others = count - begin < kWarp ? count - begin : kWarp;
@@ -230,48 +224,41 @@ KERNEL nothing_to_compare(A* loss, A* grad, int64_t size) {
   for (int64_t d = threadIdx.x; d < size; d += blockDim.x) grad[d] = 0;
 }
 
-std::tuple<Tensor, Gradient> rkd_loss(const Tensor& student, const Tensor& teacher, double distance_weight,
-                                      double angle_weight, bool student_grad) {
-  require_related(student, teacher);
-  const Device device(student);
-  const ScalarType dtype = accumulated(student.scalar_type());
-  const int64_t count = student.size(0), size = student.size(1), pairs = count * count;
-  const Results<1> results(student, true, {student_grad});
-  const Tensor doubles = empty_vector(student, 2 * pairs + 4 * count + 3, ScalarType::Double);
-  const Tensor numbers = empty_vector(student, 3 * pairs, dtype);
-  with_type(student.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    using A = Accumulated<T>;
-    A *const value = mutable_data<A>(results.loss), *const by_student = results.grad<A>(0);
-    if (count < 2) {
-      LAUNCH((nothing_to_compare<A>), 1, kWarp, device, value, by_student, student_grad ? size * count : 0);
-      return;
-    }
-    double* const square = mutable_data<double>(doubles);
-    double *const rows = square + 2 * pairs, *const three = rows + 4 * count;
-    A* const inverse = mutable_data<A>(numbers);
-    const auto network = [&](const Tensor& x, int64_t k) {
-      return Network<T, A>{data<T>(x), x.size(1), square + k * pairs, inverse + k * pairs, rows + k * count, three + k};
-    };
-    const Batch<T, A> batch{count,
-                            RkdWeights(count, distance_weight, angle_weight),
-                            {network(student, 0), network(teacher, 1)},
-                            inverse + 2 * pairs,
-                            rows + 2 * count,
-                            rows + 3 * count,
-                            three + 2};
-    const int64_t tiles = divide_up(count, kTile);
-    const int threads = block_threads(count);
-    LAUNCH((squared_distances<T, A>), 2 * tiles * tiles, kTile * kTile, device, batch);
-    LAUNCH((row_lengths<T, A>), 2 * count, threads, device, batch);
-    LAUNCH((change_unit<T, A>), 2 * count, threads, device, batch);
-    LAUNCH((compare<T, A>), count, block_threads(kWarp * count), device, batch);
-    LAUNCH((add_up<T, A>), 1, threads, device, batch, value);
-    if (!student_grad) return;
-    const int64_t blocks = divide_up(count, kGradientRows) * divide_up(size, kGradientThreads);
-    LAUNCH((gradient<T, A>), blocks, kGradientThreads, device, batch, by_student);
-  });
-  return results.as_tuple();
+template <class T, class A>
+void relate(const Relations<T, A>& relations, const Tensor& like) {
+  const Device device(like);
+  const int64_t count = relations.count, size = relations.size[0], pairs = count * count;
+  if (count < 2) {
+    const int64_t numbers = relations.grad ? size * count : 0;
+    LAUNCH((nothing_to_compare<A>), 1, kWarp, device, relations.loss, relations.grad, numbers);
+    return;
+  }
+  const Tensor doubles = empty_vector(like, 2 * pairs + 4 * count + 3, ScalarType::Double);
+  const Tensor numbers = empty_vector(like, 3 * pairs, accumulated(like.scalar_type()));
+  double* const square = mutable_data<double>(doubles);
+  double *const rows = square + 2 * pairs, *const three = rows + 4 * count;
+  A* const inverse = mutable_data<A>(numbers);
+  const auto network = [&](int64_t k) {
+    return Network<T, A>{relations.x[k], relations.size[k], square + k * pairs, inverse + k * pairs,
+                         rows + k * count, three + k};
+  };
+  const Workspace<T, A> work{count,
+                             relations.weights,
+                             {network(0), network(1)},
+                             inverse + 2 * pairs,
+                             rows + 2 * count,
+                             rows + 3 * count,
+                             three + 2};
+  const int64_t tiles = divide_up(count, kTile);
+  const int threads = block_threads(count);
+  LAUNCH((squared_distances<T, A>), 2 * tiles * tiles, kTile * kTile, device, work);
+  LAUNCH((row_lengths<T, A>), 2 * count, threads, device, work);
+  LAUNCH((change_unit<T, A>), 2 * count, threads, device, work);
+  LAUNCH((compare<T, A>), count, block_threads(kWarp * count), device, work);
+  LAUNCH((add_up<T, A>), 1, threads, device, work, relations.loss);
+  if (!relations.grad) return;
+  const int64_t blocks = divide_up(count, kGradientRows) * divide_up(size, kGradientThreads);
+  LAUNCH((gradient<T, A>), blocks, kGradientThreads, device, work, relations.grad);
 }
 
 }  // namespace

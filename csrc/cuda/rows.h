@@ -11,15 +11,14 @@
 // else by a second launch over the values.
 //
 // A functor has  template <class A, class Row> auto of(const Row& row, int64_t n),
-// which returns what the threads of a row know of it:  value()  and  gradient(c, x, g), which sets the derivatives g by
-// the logits x of class c, one an input.
+// which returns what the threads of a row know of it:  value()  and  gradient(c, x, g), which sets the derivatives g
+// w.r.t. the logits x of class c, one an input.
 #pragma once
 
-#include <array>
 #include <cmath>
 #include <limits>
 
-#include "../common/loss.h"
+#include "../common/ops/loss.h"
 #include "block.h"
 #include "memory.h"
 
@@ -62,8 +61,8 @@ class HeldRow {
  private:
   DEVICE int first(int run) const { return (run * Team().size() + Team().rank()) * kWidth; }
 
-  const T* row_[kInputs];
-  int classes_;
+  const T* row_[kInputs];  // [C] each
+  int classes_;            // C
   A x_[kRuns][kInputs][kWidth];
 };
 
@@ -94,11 +93,11 @@ class StreamedRow {
   }
 
  private:
-  const T* row_[kInputs];
-  int64_t classes_;
+  const T* row_[kInputs];  // [C] each
+  int64_t classes_;        // C
 };
 
-// What a softmax is taken of: an input, or what a loss makes of the inputs; called with a class and its logits x[k][e].
+// The logits of a softmax: an input, or what a loss makes of the inputs; called with a class and its logits x[k][e].
 template <int k>
 struct Input {
   template <class X>
@@ -222,26 +221,13 @@ struct Distillation {
   }
 };
 
-template <int K, class T, class A>
-struct Batch {
-  const T* x[K];
-  A* grad[K];
-  A* value;
-  // Where one block takes all rows and their sum is wanted; else null.
-  A* sum;
-  int64_t samples;
-  int64_t classes;
-  PerSample<A> weight;
-  A scale;
-};
-
-// The weighted loss of row n; writes the gradients that are wanted.
+// The weighted loss of row n; writes the gradients that are needed.
 template <class Row, class Loss, int K, class T, class A>
 DEVICE A evaluate_row(const Loss& loss, const Batch<K, T, A>& batch, int64_t n) {
-  const int64_t begin = n * batch.classes;
-  const Row row(batch.x, begin, batch.classes);
+  const int64_t begin = n * batch.size;
+  const Row row(batch.x, begin, batch.size);
   const auto state = loss.template of<A>(row, n);
-  const A factor = batch.scale * batch.weight[n];
+  const A factor = batch.factor(n);
   row.each([&](int64_t first, const auto& x) {
     A run[K][Row::kWidth];
     for (int e = 0; e < Row::kWidth; ++e) {
@@ -264,8 +250,10 @@ constexpr int kRowsABlock = 4;
 // The most short rows that one block takes alone, where that saves the launch of a sum.
 constexpr int64_t kRowsAlone = 8 * kMaxWarps;
 
+// `sum` []: where the only block leaves the sum over all rows, if that is wanted; else null, and each row's loss is
+// kept.
 template <class Loss, int K, class T, class A>
-KERNEL warp_rows(Loss loss, Batch<K, T, A> batch) {
+KERNEL warp_rows(Loss loss, Batch<K, T, A> batch, A* sum) {
   using Row = HeldRow<WarpTeam, 1, 4, K, T, A>;
   const int warps = blockDim.x / kWarp;
   const bool first_lane = threadIdx.x % kWarp == 0;
@@ -273,25 +261,23 @@ KERNEL warp_rows(Loss loss, Batch<K, T, A> batch) {
   const int64_t first = int64_t{blockIdx.x} * warps + threadIdx.x / kWarp;
   for (int64_t n = first; n < batch.samples; n += int64_t{gridDim.x} * warps) {
     const A value = evaluate_row<Row>(loss, batch, n);
-    if (first_lane && batch.value) batch.value[n] = value;
+    if (first_lane && !sum) batch.loss[n] = value;
     if (first_lane) total += static_cast<double>(value);
   }
-  if (!batch.sum) return;
+  if (!sum) return;
   total = combined<Sum>(BlockTeam(), total);
-  if (threadIdx.x == 0) *batch.sum = static_cast<A>(total);
+  if (threadIdx.x == 0) *sum = static_cast<A>(total);
 }
 
 template <class Row, class Loss, int K, class T, class A>
 KERNEL block_rows(Loss loss, Batch<K, T, A> batch) {
   const A value = evaluate_row<Row>(loss, batch, blockIdx.x);
-  if (threadIdx.x > 0) return;
-  if (batch.value) batch.value[blockIdx.x] = value;
-  if (batch.sum) *batch.sum = value;
+  if (threadIdx.x == 0) batch.loss[blockIdx.x] = value;
 }
 
-// A block adds up `count` values. The mean of nothing, whose scale is NaN, is NaN.
+// A block adds up `count` values, one block a number of `sums`. The mean of nothing, whose scale is NaN, is NaN.
 template <class A>
-KERNEL sum_rows(const A* values, int64_t count, A scale, A* sums) {
+KERNEL sum_rows(const A* values /* [sums, count] */, int64_t count, A scale, A* sums) {
   values += blockIdx.x * count;
   double total = 0;
   for (int64_t n = threadIdx.x; n < count; n += blockDim.x) total += static_cast<double>(values[n]);
@@ -299,68 +285,43 @@ KERNEL sum_rows(const A* values, int64_t count, A scale, A* sums) {
   if (threadIdx.x == 0) sums[blockIdx.x] = static_cast<A>(total + 0 * static_cast<double>(scale));
 }
 
-// The loss and, for each input, its gradient where wanted, as a tuple.
-template <class Loss, size_t K>
-auto loss_rows(const Loss& loss, const std::array<const Tensor*, K>& inputs, const Reduction& how,
-               const std::array<bool, K>& wanted) {
-  const Tensor& first = *inputs[0];
-  require(first.dim() == 2 && first.size(1) > 0, "expected rows [N, C] with C > 0");
-  const int64_t samples = first.size(0), classes = first.size(1);
-  for (const Tensor* x : inputs) {
-    require_alike(first, *x);
-    require(x->is_contiguous(), "expected contiguous rows");
-  }
-  const Device device(first);
+namespace {
+
+template <class Loss, int K, class T, class A>
+void compute_rows(const Loss& loss, const Batch<K, T, A>& whole, const Tensor& like) {
+  const Device device(like);
+  Batch<K, T, A> batch = whole;
+  const int64_t samples = batch.samples, classes = batch.size;
   const bool short_rows = classes <= HeldRow<WarpTeam, 1, 4, 1, float, float>::kLongest;
   const bool one_block = samples == 1 || (short_rows && samples > 0 && samples <= kRowsAlone);
-  const Results<K> results(first, how.reduce, wanted);
-  const bool sum_apart = how.reduce && !one_block;
-  const Tensor values = sum_apart ? empty_loss(first, false) : results.loss;
-  with_type(first.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    using A = Accumulated<T>;
-    A* const result = mutable_data<A>(results.loss);
-    const A scale = static_cast<A>(how.scale);
-    Batch<static_cast<int>(K), T, A> batch{{},      {},     how.reduce && one_block ? nullptr : mutable_data<A>(values),
-                                           nullptr, samples, classes,
-                                           PerSample<A>(1.0, how.weight, samples), scale};
-    if (how.reduce && one_block) batch.sum = result;
-    bool vectors = classes % kVector<T> == 0;
-    for (size_t k = 0; k < K; ++k) {
-      batch.x[k] = data<T>(*inputs[k]);
-      batch.grad[k] = results.template grad<A>(k);
-      vectors = vectors && aligned<kVector<T>>(batch.x[k]);
-    }
-    using Held = HeldRow<BlockTeam, kVector<T>, 8 / kVector<T>, K, T, A>;
-    const auto launch_blocks = [&](auto row) {
-      using Row = typename decltype(row)::type;
-      LAUNCH((block_rows<Row, Loss, static_cast<int>(K), T, A>), samples, block_threads(classes / Row::kWidth), device,
-             loss, batch);
-    };
-    if (samples == 0) {
-      // Nothing but a sum of nothing.
-    } else if (short_rows) {
-      const int64_t blocks = one_block && how.reduce ? 1 : divide_up(samples, kRowsABlock);
-      const int64_t rows = divide_up(samples, blocks);
-      LAUNCH((warp_rows<Loss, static_cast<int>(K), T, A>), blocks, block_threads(kWarp * rows), device, loss, batch);
-    } else if (!vectors) {
-      launch_blocks(std::type_identity<StreamedRow<1, K, T, A>>());
-    } else if (classes <= Held::kLongest) {
-      launch_blocks(std::type_identity<Held>());
-    } else {
-      launch_blocks(std::type_identity<StreamedRow<kVector<T>, K, T, A>>());
-    }
-    if (sum_apart) LAUNCH((sum_rows<A>), 1, kMaxThreads, device, mutable_data<A>(values), samples, scale, result);
-  });
-  return results.as_tuple();
+  const bool sum_apart = batch.reduce && !one_block;
+  const Tensor values = sum_apart ? empty_vector(like, samples, accumulated(like.scalar_type())) : like;
+  if (sum_apart) batch.loss = mutable_data<A>(values);
+  bool vectors = classes % kVector<T> == 0;
+  for (int k = 0; k < K; ++k) vectors = vectors && aligned<kVector<T>>(batch.x[k]);
+  using Held = HeldRow<BlockTeam, kVector<T>, 8 / kVector<T>, K, T, A>;
+  const auto launch_blocks = [&](auto row) {
+    using Row = typename decltype(row)::type;
+    LAUNCH((block_rows<Row, Loss, K, T, A>), samples, block_threads(classes / Row::kWidth), device, loss, batch);
+  };
+  if (samples == 0) {
+    // Nothing but a sum of nothing.
+  } else if (short_rows) {
+    const int64_t blocks = one_block && batch.reduce ? 1 : divide_up(samples, kRowsABlock);
+    const int64_t rows = divide_up(samples, blocks);
+    A* const sum = one_block && batch.reduce ? batch.loss : nullptr;
+    LAUNCH((warp_rows<Loss, K, T, A>), blocks, block_threads(kWarp * rows), device, loss, batch, sum);
+  } else if (!vectors) {
+    launch_blocks(std::type_identity<StreamedRow<1, K, T, A>>());
+  } else if (classes <= Held::kLongest) {
+    launch_blocks(std::type_identity<Held>());
+  } else {
+    launch_blocks(std::type_identity<StreamedRow<kVector<T>, K, T, A>>());
+  }
+  if (sum_apart) {
+    LAUNCH((sum_rows<A>), 1, kMaxThreads, device, mutable_data<A>(values), samples, batch.scale, whole.loss);
+  }
 }
 
-// Class indices [N]. Values on a device are not checked: one that is no class makes its row NaN.
-inline const int64_t* target_data(const Tensor& target, const Tensor& logits) {
-  require(target.scalar_type() == ScalarType::Long && target.is_contiguous() && target.dim() == 1 &&
-              target.size(0) == logits.size(0),
-          "expected a contiguous int64 target [N]");
-  return data<int64_t>(target);
-}
-
+}  // namespace
 }  // namespace fastadv

@@ -1,57 +1,22 @@
-// pgd_step and, in place, pgd_step_; momentum_step; bss_step. The skeleton and its cost: step.h.
+// pgd_step, momentum_step and bss_step in CUDA; their front: ../common/ops/step.h; the skeleton and its cost: step.h.
 //
 // momentum_samples: a block a sample, whatever the norm. The gradient is read for its mean and again, mostly from the
 //   cache, for the step. The momentum is read and written once where the sample stays in registers or the norm is linf,
 //   once more in every pass over the sample where not.
-// bss_samples: a block a sample, which stays in registers where it fits.
-#include <tuple>
-
-#include "../common/bss.h"
+// boundary_samples: a block a sample, which stays in registers where it fits.
 #include "step.h"
 
 namespace fastadv {
 namespace {
 
-void step_into(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, double step_size, int64_t norm,
-               double low, double high, double l1_fraction, bool exact, const std::optional<Tensor>& eps_n,
-               const std::optional<Tensor>& step_size_n, const Tensor& out) {
-  require_alike(x, grad);
-  require_alike(x, x0);
-  const Samples shape(x);
-  const Device device(x);
-  with_type(x.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    using A = Accumulated<T>;
-    const Ball<A> ball{A(0), static_cast<A>(low), static_cast<A>(high), exact};
-    const PerSample<A> radius(eps, eps_n, shape.samples), length(step_size, step_size_n, shape.samples);
-    const Steepest steepest{largest_count(l1_fraction, shape.size)};
-    move(steepest, device, data<T>(x), data<T>(grad), data<T>(x0), radius, length, ball, norm_of_code(norm),
-         mutable_data<T>(out), shape.samples, shape.size);
-  });
-}
-
-Tensor pgd_step(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, double step_size, int64_t norm,
-                double low, double high, double l1_fraction, bool exact, const std::optional<Tensor>& eps_n,
-                const std::optional<Tensor>& step_size_n) {
-  Tensor out = empty_as(x);
-  step_into(x, grad, x0, eps, step_size, norm, low, high, l1_fraction, exact, eps_n, step_size_n, out);
-  return out;
-}
-
-void pgd_step_(const Tensor& x, const Tensor& grad, const Tensor& x0, double eps, double step_size, int64_t norm,
-               double low, double high, double l1_fraction, bool exact, const std::optional<Tensor>& eps_n,
-               const std::optional<Tensor>& step_size_n) {
-  step_into(x, grad, x0, eps, step_size, norm, low, high, l1_fraction, exact, eps_n, step_size_n, x);
-}
-
 // The momentum with the normalised gradient added, written down whenever it is read.
 template <class T, class A>
 struct Gathered {
-  const T* grad;
-  const T* before;
+  const T* grad;    // [D]
+  const T* before;  // [D]
+  T* after;         // [D]
   A decay;
   OverMean<A> normalised;
-  T* after;
 
   template <int kWidth>
   DEVICE void read(int64_t first, A (&direction)[kWidth]) const {
@@ -65,7 +30,7 @@ struct Gathered {
 };
 
 template <int kWidth, class A, class T>
-DEVICE A total_magnitude(const T* grad, int64_t size, A shrink) {
+DEVICE A total_magnitude(const T* grad /* [D] */, int64_t size, A shrink) {
   A total = 0;
   for (int64_t first = int64_t{threadIdx.x} * kWidth; first < size; first += int64_t{blockDim.x} * kWidth) {
     A gradient[kWidth];
@@ -77,91 +42,67 @@ DEVICE A total_magnitude(const T* grad, int64_t size, A shrink) {
 }
 
 template <Norm kNorm, bool kHold, int kWidth, class T, class A, class Rule>
-KERNEL momentum_samples(const T* x, const T* grad, const T* momentum, const T* x0, PerSample<A> eps,
-                        PerSample<A> step_size, A decay, Ball<A> ball, Rule rule, T* out, T* gathered, int64_t size) {
-  const int64_t n = blockIdx.x, begin = n * size;
-  ball.eps = eps[n];
-  A shrink = 1, total = total_magnitude<kWidth>(grad + begin, size, shrink);
+KERNEL momentum_samples(Step<T, A> step, AlongMomentum<T, A> along, Rule rule) {
+  const int64_t n = blockIdx.x, begin = n * step.size;
+  Ball<A> ball = step.ball;
+  ball.eps = step.eps[n];
+  A shrink = 1, total = total_magnitude<kWidth>(along.grad + begin, step.size, shrink);
   if (total == std::numeric_limits<A>::infinity()) {
     shrink = OverMean<A>::kShrink;
-    total = total_magnitude<kWidth>(grad + begin, size, shrink);
+    total = total_magnitude<kWidth>(along.grad + begin, step.size, shrink);
   }
-  const Gathered<T, A> direction{grad + begin, momentum + begin, decay, OverMean<A>(total, shrink, size),
-                                 gathered + begin};
-  move_sample<kHold, kWidth>(x + begin, direction, x0 + begin, rule, step_size[n], ball, kNorm, out + begin, size);
-}
-
-std::tuple<Tensor, Tensor> momentum_step(const Tensor& x, const Tensor& grad, const Tensor& momentum, const Tensor& x0,
-                                         double eps, double step_size, int64_t norm, double low, double high,
-                                         double l1_fraction, double decay, const std::optional<Tensor>& eps_n,
-                                         const std::optional<Tensor>& step_size_n) {
-  require_alike(x, grad);
-  require_alike(x, momentum);
-  require_alike(x, x0);
-  const Samples shape(x);
-  const Device device(x);
-  Tensor out = empty_as(x), gathered = empty_as(x);
-  if (shape.samples * shape.size == 0) return {out, gathered};
-  with_type(x.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    using A = Accumulated<T>;
-    const Ball<A> ball{A(0), static_cast<A>(low), static_cast<A>(high), true};
-    const PerSample<A> radius(eps, eps_n, shape.samples), length(step_size, step_size_n, shape.samples);
-    const T *point = data<T>(x), *gradient = data<T>(grad), *before = data<T>(momentum), *centre = data<T>(x0);
-    T *moved = mutable_data<T>(out), *after = mutable_data<T>(gathered);
-    const bool vectors =
-        shape.size % kVector<T> == 0 && aligned<kVector<T>>(point, gradient, before, centre, moved, after);
-    const Steepest steepest{largest_count(l1_fraction, shape.size)};
-    with_rule<A>(steepest, norm_of_code(norm), [&](auto known, auto rule) {
-      with_sample<T>(vectors, shape.size, [&](auto width, auto held) {
-        constexpr int kWidth = decltype(width)::value;
-        LAUNCH((momentum_samples<decltype(known)::value, decltype(held)::value, kWidth, T, A, decltype(rule)>),
-               shape.samples, block_threads(shape.size / kWidth), device, point, gradient, before, centre, radius,
-               length, static_cast<A>(decay), ball, rule, moved, after, shape.size);
-      });
-    });
-  });
-  return {out, gathered};
+  const Gathered<T, A> direction{along.grad + begin, along.momentum + begin, along.gathered + begin, along.decay,
+                                 OverMean<A>(total, shrink, step.size)};
+  move_sample<kHold, kWidth>(step.x + begin, direction, step.x0 + begin, rule, step.step_size[n], ball, kNorm,
+                             step.out + begin, step.size);
 }
 
 template <bool kHold, int kWidth, class T, class A>
-KERNEL bss_samples(const T* x, const T* grad, Boundary<A> boundary, Ball<A> box, T* out, int64_t size) {
-  const int64_t n = blockIdx.x, begin = n * size;
-  if (boundary.active(n)) {
+KERNEL boundary_samples(BoundaryStep<T, A> step) {
+  const int64_t n = blockIdx.x, begin = n * step.size;
+  if (step.boundary.active(n)) {
     // In a ball of infinite radius around itself, so that only the box is left.
-    move_sample<kHold, kWidth>(x + begin, Stored<T>{grad + begin}, x + begin, MoveByUnit<A>(), boundary.length(n), box,
-                               Norm::kLinf, out + begin, size);
+    const Ball<A> box{std::numeric_limits<A>::infinity(), step.low, step.high, true};
+    move_sample<kHold, kWidth>(step.x + begin, Stored<T>{step.grad + begin}, step.x + begin, MoveByUnit<A>(),
+                               step.boundary.length(n), box, Norm::kLinf, step.out + begin, step.size);
     return;
   }
-  for (int64_t first = int64_t{threadIdx.x} * kWidth; first < size; first += int64_t{blockDim.x} * kWidth) {
+  for (int64_t first = int64_t{threadIdx.x} * kWidth; first < step.size; first += int64_t{blockDim.x} * kWidth) {
     T same[kWidth];
-    load(x + begin + first, same);
-    store(out + begin + first, same);
+    load(step.x + begin + first, same);
+    store(step.out + begin + first, same);
   }
 }
 
-Tensor bss_step(const Tensor& x, const Tensor& grad, const Tensor& gap, const Tensor& active, double step_size,
-                double low, double high, const std::optional<Tensor>& step_size_n) {
-  require_alike(x, grad);
-  const Samples shape(x);
-  const Device device(x);
-  Tensor out = empty_as(x);
-  if (shape.samples * shape.size == 0) return out;
-  with_type(x.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    using A = Accumulated<T>;
-    const Boundary<A> boundary(gap, active, step_size, step_size_n, shape.samples);
-    const Ball<A> box{std::numeric_limits<A>::infinity(), static_cast<A>(low), static_cast<A>(high), true};
-    const T *point = data<T>(x), *gradient = data<T>(grad);
-    T* moved = mutable_data<T>(out);
-    const bool vectors = shape.size % kVector<T> == 0 && aligned<kVector<T>>(point, gradient, moved);
-    with_sample<T>(vectors, shape.size, [&](auto width, auto held) {
+template <class T, class A>
+void move(const AlongGradient<T>& along, const Step<T, A>& step, const Tensor& like) {
+  move_along(Steepest{step.largest}, step, along.grad, Device(like));
+}
+
+template <class T, class A>
+void move(const AlongMomentum<T, A>& along, const Step<T, A>& step, const Tensor& like) {
+  const Device device(like);
+  const bool vectors =
+      step.size % kVector<T> == 0 &&
+      aligned<kVector<T>>(step.x, along.grad, along.momentum, step.x0, step.out, along.gathered);
+  with_rule<A>(Steepest{step.largest}, step.norm, [&](auto known, auto rule) {
+    with_sample<T>(vectors, step.size, [&](auto width, auto held) {
       constexpr int kWidth = decltype(width)::value;
-      LAUNCH((bss_samples<decltype(held)::value, kWidth, T, A>), shape.samples, block_threads(shape.size / kWidth),
-             device, point, gradient, boundary, box, moved, shape.size);
+      LAUNCH((momentum_samples<decltype(known)::value, decltype(held)::value, kWidth, T, A, decltype(rule)>),
+             step.samples, block_threads(step.size / kWidth), device, step, along, rule);
     });
   });
-  return out;
+}
+
+template <class T, class A>
+void move_to_boundary(const BoundaryStep<T, A>& step, const Tensor& like) {
+  const Device device(like);
+  const bool vectors = step.size % kVector<T> == 0 && aligned<kVector<T>>(step.x, step.grad, step.out);
+  with_sample<T>(vectors, step.size, [&](auto width, auto held) {
+    constexpr int kWidth = decltype(width)::value;
+    LAUNCH((boundary_samples<decltype(held)::value, kWidth, T, A>), step.samples, block_threads(step.size / kWidth),
+           device, step);
+  });
 }
 
 }  // namespace

@@ -10,15 +10,14 @@
 //   out, which would take a launch for each of these passes.
 //
 // A rule has  kDirected, whether it reads a direction;  needs_length(), whether it must know the direction's l2 norm;
-// set(size, length), once a sample;  where it selects coordinates,  wanted(), how many, and  select(least, selected);
+// set(size, length), once a sample;  where it selects coordinates,  selects(), how many, and  select(least, selected);
 // and operator()(x, direction), where the coordinate goes.
 #pragma once
 
 #include <cmath>
 
-#include "../common/ball.h"
 #include "../common/l1.h"
-#include "../common/step.h"
+#include "../common/ops/step.h"
 #include "block.h"
 #include "memory.h"
 
@@ -57,7 +56,7 @@ struct MoveLargest {
   SharedStep<A> step{};
   FASTADV_INLINE bool needs_length() const { return false; }
   FASTADV_INLINE void set(A step_size, A) { step.share = step_size; }
-  FASTADV_INLINE int64_t wanted() const { return largest; }
+  FASTADV_INLINE int64_t selects() const { return largest; }
   FASTADV_INLINE void select(A least, int64_t selected) { step = SharedStep<A>(step.share, least, selected); }
   FASTADV_INLINE A operator()(A x, A direction) const { return step(x, direction); }
 };
@@ -96,22 +95,22 @@ struct Stored {
   }
 };
 
+// `size`: elements that share radius and step size; `total`: N D, or the same where all do.
 template <int kWidth, class T, class A, class Rule>
-KERNEL move_elements(const T* x, const T* direction, const T* x0, PerSample<A> eps, PerSample<A> step_size,
-                     Ball<A> ball, Rule rule, T* out, int64_t size, int64_t total) {
+KERNEL move_elements(Step<T, A> step, const T* direction /* [N, D] */, Rule rule, int64_t size, int64_t total) {
   const int64_t first = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * kWidth;
   if (first >= total) return;
-  // Where all share one radius and one step, the caller passes the batch as a single sample.
   const int64_t sample = size == total ? 0 : first / size;
-  ball.eps = eps[sample];
-  rule.set(step_size[sample], A(1));
-  A point[kWidth], centre[kWidth], step[kWidth] = {};
-  load(x + first, point);
-  load(x0 + first, centre);
-  if constexpr (Rule::kDirected) load(direction + first, step);
+  Ball<A> ball = step.ball;
+  ball.eps = step.eps[sample];
+  rule.set(step.step_size[sample], A(1));
+  A point[kWidth], centre[kWidth], along[kWidth] = {};
+  load(step.x + first, point);
+  load(step.x0 + first, centre);
+  if constexpr (Rule::kDirected) load(direction + first, along);
 #pragma unroll
-  for (int e = 0; e < kWidth; ++e) point[e] = project_linf<A>(rule(point[e], step[e]), centre[e], ball);
-  store(out + first, point);
+  for (int e = 0; e < kWidth; ++e) point[e] = project_linf<A>(rule(point[e], along[e]), centre[e], ball);
+  store(step.out + first, point);
 }
 
 // Bytes of a sample's points, and as many of its centres, that a thread keeps in registers.
@@ -310,14 +309,14 @@ DEVICE double l1_threshold(const Sample& sample, const Ball<A>& ball) {
   return search.inside();
 }
 
-// The `wanted` largest coordinates of the sample's direction.
+// The k-th largest magnitude of the sample's direction.
 template <class A, class Sample>
-DEVICE LargestSearch<A> search_largest(const Sample& sample, int64_t wanted) {
+DEVICE LargestSearch<A> search_largest(const Sample& sample, int64_t k) {
   A most = 0;
   sample.directions([&](const auto& direction) {
     for (const A d : direction) most = Larger()(most, absolute<A>(d));
   });
-  LargestSearch<A> search(wanted, combined<Larger>(BlockTeam(), most));
+  LargestSearch<A> search(k, combined<Larger>(BlockTeam(), most));
   while (search.next()) {
     const A least = search.threshold();
     int64_t count = 0;
@@ -348,8 +347,8 @@ DEVICE void move_sample(const T* x, const Direction& direction, const T* x0, Rul
     length = norm<A>(combined<Sum>(BlockTeam(), squares), terms);
   }
   rule.set(step_size, length);
-  if constexpr (requires { rule.wanted(); }) {
-    const LargestSearch<A> found = search_largest<A>(sample, rule.wanted());
+  if constexpr (requires { rule.selects(); }) {
+    const LargestSearch<A> found = search_largest<A>(sample, rule.selects());
     rule.select(found.least(), found.count());
   }
   sample.move(rule);
@@ -373,12 +372,13 @@ DEVICE void move_sample(const T* x, const Direction& direction, const T* x0, Rul
 }
 
 template <Norm kNorm, bool kHold, int kWidth, class T, class A, class Rule>
-KERNEL move_samples(const T* x, const T* direction, const T* x0, PerSample<A> eps, PerSample<A> step_size, Ball<A> ball,
-                    Rule rule, T* out, int64_t size) {
-  const int64_t n = blockIdx.x, begin = n * size;
-  ball.eps = eps[n];
+KERNEL move_samples(Step<T, A> step, const T* direction /* [N, D] */, Rule rule) {
+  const int64_t n = blockIdx.x, begin = n * step.size;
+  Ball<A> ball = step.ball;
+  ball.eps = step.eps[n];
   const Stored<T> from{direction + begin};
-  move_sample<kHold, kWidth>(x + begin, from, x0 + begin, rule, step_size[n], ball, kNorm, out + begin, size);
+  move_sample<kHold, kWidth>(step.x + begin, from, step.x0 + begin, rule, step.step_size[n], ball, kNorm,
+                             step.out + begin, step.size);
 }
 
 // Calls `f` with the number of elements that a thread takes at once and whether it keeps the sample, as types.
@@ -404,30 +404,29 @@ void with_rule(const Rules& rules, Norm norm, const F& f) {
   }
 }
 
-// Moves `samples` runs of `size` elements each by the rule for the norm; `direction` may be null where that stays.
+// Moves all samples by the rule for the norm along `direction` [N, D], which may be null where that stays.
 template <class Rules, class T, class A>
-void move(const Rules& rules, const Device& device, const T* x, const T* direction, const T* x0,
-          const PerSample<A>& eps, const PerSample<A>& step_size, const Ball<A>& ball, Norm norm, T* out,
-          int64_t samples, int64_t size) {
-  const int64_t total = samples * size;
-  if (total == 0) return;
-  with_rule<A>(rules, norm, [&](auto known, auto rule) {
+void move_along(const Rules& rules, const Step<T, A>& step, const T* direction, const Device& device) {
+  with_rule<A>(rules, step.norm, [&](auto known, auto rule) {
     constexpr Norm kNorm = decltype(known)::value;
     using Rule = decltype(rule);
     if constexpr (kNorm == Norm::kLinf) {
-      const int64_t run = eps.varies() || step_size.varies() ? size : total;
-      with_width<T>(run % kVector<T> == 0 && aligned<kVector<T>>(x, direction, x0, out), [&](auto width) {
-        constexpr int kWidth = decltype(width)::value;
-        constexpr int kThreads = 256;
-        LAUNCH((move_elements<kWidth, T, A, Rule>), divide_up(total, kWidth * kThreads), kThreads, device, x, direction,
-               x0, eps, step_size, ball, rule, out, run, total);
-      });
+      // Where all share one radius and one step size, the batch is a single sample.
+      const int64_t total = step.samples * step.size;
+      const int64_t run = step.eps.varies() || step.step_size.varies() ? step.size : total;
+      with_width<T>(run % kVector<T> == 0 && aligned<kVector<T>>(step.x, direction, step.x0, step.out),
+                    [&](auto width) {
+                      constexpr int kWidth = decltype(width)::value;
+                      constexpr int kThreads = 256;
+                      LAUNCH((move_elements<kWidth, T, A, Rule>), divide_up(total, kWidth * kThreads), kThreads, device,
+                             step, direction, rule, run, total);
+                    });
     } else {
-      const bool vectors = size % kVector<T> == 0 && aligned<kVector<T>>(x, direction, x0, out);
-      with_sample<T>(vectors, size, [&](auto width, auto held) {
+      const bool vectors = step.size % kVector<T> == 0 && aligned<kVector<T>>(step.x, direction, step.x0, step.out);
+      with_sample<T>(vectors, step.size, [&](auto width, auto held) {
         constexpr int kWidth = decltype(width)::value;
-        LAUNCH((move_samples<kNorm, decltype(held)::value, kWidth, T, A, Rule>), samples, block_threads(size / kWidth),
-               device, x, direction, x0, eps, step_size, ball, rule, out, size);
+        LAUNCH((move_samples<kNorm, decltype(held)::value, kWidth, T, A, Rule>), step.samples,
+               block_threads(step.size / kWidth), device, step, direction, rule);
       });
     }
   });

@@ -1,13 +1,14 @@
-// svgd_step. An image's n particles of D elements need two n x n matrices, of squared distances and, to bring both
-// terms of the step to one size, of the scores' products; no entry ever joins two images. Particles and scores are read
-// for the matrices and again, from the cache where they fit, for the update.
+// svgd_step in CUDA; its front: ../common/ops/svgd.h. An image's n particles of D elements need two n x n matrices, of
+// squared distances and, to bring both terms of the step to one size, of the scores' products; no entry ever joins two
+// step. Particles and scores are read for the matrices and again, from the cache where they fit, for the update.
 //
 // alone_on_image, one launch, where particles and scores of an image fit into a cache of kCacheBytes: a block an image.
 // Two launches, where not: pair_sums, a block a (image, share of the coordinates), leaves its part of the matrices;
 //   then, adding up the parts in order,
 //   move_shares, the same grid, where each coordinate moves by itself, or
-//   move_particles, a block a (image, particle), where a step or a ball of l2 norm needs all of a particle.
-#include "../common/stein.h"
+//   move_whole, a block a (image, particle), where a step or a ball of l2 norm needs all of a particle.
+#include "../common/ops/svgd.h"
+
 #include "step.h"
 
 namespace fastadv {
@@ -18,7 +19,7 @@ constexpr int kMostPairs = kMostParticles * kMostParticles;
 // Particles are taken in tiles of this many, so that each element read takes part in several products.
 constexpr int kTile = 4;
 constexpr int kTilePairs = kTile * kTile;
-// What the first-level cache of an sm_80 holds, which is the smallest of those we ship for.
+// The first-level cache of an sm_80, the smallest of those we ship for.
 constexpr int64_t kCacheBytes = 192 * 1024;
 // Coordinates in a share: a few for every thread of a block.
 constexpr int64_t kShare = 4096;
@@ -158,13 +159,13 @@ DEVICE void coefficients(A* distance, A* product, int n, const Stein<A>& stein) 
 // The direction of a particle, made where it is wanted from all particles and scores of its image.
 template <class T, class A>
 struct SteinDirection {
-  const T* particles;
-  const T* score;
-  const A* attract;
-  const A* repel;
+  const T* particles;  // [n, D]
+  const T* score;      // [n, D]
+  const A* attract;    // [n, n]
+  const A* repel;      // [n, n]
   int n;
   int particle;
-  int64_t size;
+  int64_t size;  // D
 
   template <int kWidth>
   DEVICE void read(int64_t first, A (&phi)[kWidth]) const {
@@ -202,42 +203,27 @@ struct MoveAlongStein {
   }
 };
 
-// Everything the kernels are given.
-template <class T, class A>
-struct Images {
-  const T* particles;
-  const T* score;
-  const T* x0;
-  T* out;
-  int n;
-  int64_t size;
-  PerSample<A> eps;
-  PerSample<A> step_size;
-  Ball<A> ball;
-  Norm norm;
-  Stein<A> stein;
-  // Of two launches: shares of an image's coordinates, and each share's part of both matrices.
-  int64_t shares;
-  A* parts;
-
-  // Whether each coordinate moves without regard to the others.
-  FASTADV_INLINE bool by_coordinate() const { return norm == Norm::kLinf && stein.update != Update::kL2; }
+// Of two launches: shares of an image's coordinates, and each share's part of both matrices.
+template <class A>
+struct PairParts {
+  int64_t count;
+  A* parts;  // [N, shares, 2, n, n]
 };
 
 // Moves the coordinates from begin to end of all particles of an image, a tile of particles at a time.
 template <int kWidth, class T, class A>
-DEVICE void move_coordinates(const Images<T, A>& images, int64_t image, const A* attract, const A* repel, int64_t begin,
-                             int64_t end) {
-  const int n = images.n;
-  const int64_t size = images.size;
-  const T *particles = images.particles + image * n * size, *score = images.score + image * n * size;
-  Ball<A> ball = images.ball;
-  ball.eps = images.eps[image];
-  MoveAlongStein<A> rule{images.stein.update};
-  rule.set(images.step_size[image], A(1));
+DEVICE void move_coordinates(const SteinStep<T, A>& step, int64_t image, const A* attract, const A* repel,
+                             int64_t begin, int64_t end) {
+  const int n = static_cast<int>(step.count);
+  const int64_t size = step.size;
+  const T *particles = step.particles + image * n * size, *score = step.score + image * n * size;
+  Ball<A> ball = step.ball;
+  ball.eps = step.eps[image];
+  MoveAlongStein<A> rule{step.stein.update};
+  rule.set(step.step_size[image], A(1));
   for (int64_t at = begin + int64_t{threadIdx.x} * kWidth; at < end; at += int64_t{blockDim.x} * kWidth) {
     A centre[kWidth];
-    load(images.x0 + image * size + at, centre);
+    load(step.x0 + image * size + at, centre);
     for (int i = 0; i < n; i += kTile) {
       A own[kTile][kWidth], phi[kTile][kWidth] = {};
 #pragma unroll
@@ -263,7 +249,7 @@ DEVICE void move_coordinates(const Images<T, A>& images, int64_t image, const A*
         for (int e = 0; e < kWidth; ++e) {
           own[k][e] = project_linf<A>(rule(own[k][e], phi[k][e]), centre[e], ball);
         }
-        store(images.out + (image * n + i + k) * size + at, own[k]);
+        store(step.out + (image * n + i + k) * size + at, own[k]);
       }
     }
   }
@@ -271,151 +257,128 @@ DEVICE void move_coordinates(const Images<T, A>& images, int64_t image, const A*
 
 // Moves one particle of an image with the whole block.
 template <bool kHold, int kWidth, class T, class A>
-DEVICE void move_particle(const Images<T, A>& images, int64_t image, int particle, const A* attract, const A* repel) {
-  const int64_t size = images.size, first = image * images.n * size, own = first + particle * size;
-  Ball<A> ball = images.ball;
-  ball.eps = images.eps[image];
-  const SteinDirection<T, A> direction{images.particles + first, images.score + first, attract, repel,
-                                       images.n,                 particle,             size};
+DEVICE void move_particle(const SteinStep<T, A>& step, int64_t image, int particle, const A* attract, const A* repel) {
+  const int64_t size = step.size, first = image * step.count * size, own = first + particle * size;
+  Ball<A> ball = step.ball;
+  ball.eps = step.eps[image];
+  const SteinDirection<T, A> direction{step.particles + first, step.score + first, attract, repel,
+                                       static_cast<int>(step.count), particle, size};
   // In double there are no registers left to hold the sample as well.
   constexpr bool kHeld = kHold && sizeof(A) == 4;
-  move_sample<kHeld, kWidth>(images.particles + own, direction, images.x0 + image * size,
-                             MoveAlongStein<A>{images.stein.update}, images.step_size[image], ball, images.norm,
-                             images.out + own, size);
+  move_sample<kHeld, kWidth>(step.particles + own, direction, step.x0 + image * size,
+                             MoveAlongStein<A>{step.stein.update}, step.step_size[image], ball, step.norm,
+                             step.out + own, size);
 }
 
 template <bool kByCoordinate, bool kHold, int kWidth, class T, class A>
-KERNEL alone_on_image(Images<T, A> images) {
+KERNEL alone_on_image(SteinStep<T, A> step) {
   SHARED_ARRAY(A, distance, kMostPairs);
   SHARED_ARRAY(A, product, kMostPairs);
-  const int64_t image = blockIdx.x, size = images.size, first = image * images.n * size;
-  sum_pairs<kWidth, true>(images.particles + first, images.n, size, 0, size, distance);
-  if (images.stein.equal_rms) sum_pairs<kWidth, false>(images.score + first, images.n, size, 0, size, product);
-  coefficients(distance, product, images.n, images.stein);
+  const int n = static_cast<int>(step.count);
+  const int64_t image = blockIdx.x, size = step.size, first = image * n * size;
+  sum_pairs<kWidth, true>(step.particles + first, n, size, 0, size, distance);
+  if (step.stein.equal_rms) sum_pairs<kWidth, false>(step.score + first, n, size, 0, size, product);
+  coefficients(distance, product, n, step.stein);
   if constexpr (kByCoordinate) {
-    move_coordinates<kWidth>(images, image, product, distance, 0, size);
+    move_coordinates<kWidth>(step, image, product, distance, 0, size);
   } else {
-    for (int i = 0; i < images.n; ++i) move_particle<kHold, kWidth>(images, image, i, product, distance);
+    for (int i = 0; i < n; ++i) move_particle<kHold, kWidth>(step, image, i, product, distance);
   }
 }
 
 template <int kWidth, class T, class A>
-KERNEL pair_sums(Images<T, A> images) {
+KERNEL pair_sums(SteinStep<T, A> step, PairParts<A> shares) {
   SHARED_ARRAY(A, matrix, kMostPairs);
-  const int64_t image = blockIdx.x / images.shares, begin = blockIdx.x % images.shares * kShare;
-  const int64_t end = begin + kShare < images.size ? begin + kShare : images.size;
-  const int64_t first = image * images.n * images.size;
-  const int pairs = images.n * images.n;
-  A* part = images.parts + int64_t{blockIdx.x} * 2 * pairs;
-  sum_pairs<kWidth, true>(images.particles + first, images.n, images.size, begin, end, matrix);
+  const int64_t image = blockIdx.x / shares.count, begin = blockIdx.x % shares.count * kShare;
+  const int64_t end = begin + kShare < step.size ? begin + kShare : step.size;
+  const int64_t first = image * step.count * step.size;
+  const int n = static_cast<int>(step.count), pairs = n * n;
+  A* part = shares.parts + int64_t{blockIdx.x} * 2 * pairs;
+  sum_pairs<kWidth, true>(step.particles + first, n, step.size, begin, end, matrix);
   for (int entry = threadIdx.x; entry < pairs; entry += blockDim.x) part[entry] = matrix[entry];
-  if (!images.stein.equal_rms) return;
+  if (!step.stein.equal_rms) return;
   // The matrix is written again after the first barrier of this call, which every thread reaches with its copy made.
-  sum_pairs<kWidth, false>(images.score + first, images.n, images.size, begin, end, matrix);
+  sum_pairs<kWidth, false>(step.score + first, n, step.size, begin, end, matrix);
   for (int entry = threadIdx.x; entry < pairs; entry += blockDim.x) part[pairs + entry] = matrix[entry];
 }
 
 // Both matrices of an image from the parts of its shares, and from these the coefficients.
 template <class T, class A>
-DEVICE void gather(const Images<T, A>& images, int64_t image, A* distance, A* product) {
-  const int pairs = images.n * images.n;
-  const A* part = images.parts + image * images.shares * 2 * pairs;
+DEVICE void gather(const SteinStep<T, A>& step, const PairParts<A>& shares, int64_t image, A* distance, A* product) {
+  const int n = static_cast<int>(step.count), pairs = n * n;
+  const A* part = shares.parts + image * shares.count * 2 * pairs;
   for (int entry = threadIdx.x; entry < pairs; entry += blockDim.x) {
     A d = 0, p = 0;
-    for (int64_t share = 0; share < images.shares; ++share) {
+    for (int64_t share = 0; share < shares.count; ++share) {
       d += part[share * 2 * pairs + entry];
-      if (images.stein.equal_rms) p += part[share * 2 * pairs + pairs + entry];
+      if (step.stein.equal_rms) p += part[share * 2 * pairs + pairs + entry];
     }
     distance[entry] = d;
     product[entry] = p;
   }
-  coefficients(distance, product, images.n, images.stein);
+  coefficients(distance, product, n, step.stein);
 }
 
 template <int kWidth, class T, class A>
-KERNEL move_shares(Images<T, A> images) {
+KERNEL move_shares(SteinStep<T, A> step, PairParts<A> shares) {
   SHARED_ARRAY(A, distance, kMostPairs);
   SHARED_ARRAY(A, product, kMostPairs);
-  const int64_t image = blockIdx.x / images.shares, begin = blockIdx.x % images.shares * kShare;
-  gather(images, image, distance, product);
-  move_coordinates<kWidth>(images, image, product, distance, begin,
-                           begin + kShare < images.size ? begin + kShare : images.size);
+  const int64_t image = blockIdx.x / shares.count, begin = blockIdx.x % shares.count * kShare;
+  gather(step, shares, image, distance, product);
+  move_coordinates<kWidth>(step, image, product, distance, begin,
+                           begin + kShare < step.size ? begin + kShare : step.size);
 }
 
 template <bool kHold, int kWidth, class T, class A>
-KERNEL move_particles(Images<T, A> images) {
+KERNEL move_whole(SteinStep<T, A> step, PairParts<A> shares) {
   SHARED_ARRAY(A, distance, kMostPairs);
   SHARED_ARRAY(A, product, kMostPairs);
-  const int64_t image = blockIdx.x / images.n;
-  gather(images, image, distance, product);
-  move_particle<kHold, kWidth>(images, image, static_cast<int>(blockIdx.x % images.n), product, distance);
+  const int64_t image = blockIdx.x / step.count;
+  gather(step, shares, image, distance, product);
+  move_particle<kHold, kWidth>(step, image, static_cast<int>(blockIdx.x % step.count), product, distance);
 }
 
 template <bool kHold, int kWidth, class T, class A>
-void launch_alone(const Device& device, int64_t count, const Images<T, A>& images) {
-  const int threads = block_threads(images.size / kWidth);
-  if (images.by_coordinate()) {
-    LAUNCH((alone_on_image<true, false, kWidth, T, A>), count, threads, device, images);
+void launch_alone(const Device& device, const SteinStep<T, A>& step) {
+  const int threads = block_threads(step.size / kWidth);
+  if (step.by_coordinate()) {
+    LAUNCH((alone_on_image<true, false, kWidth, T, A>), step.images, threads, device, step);
   } else {
-    LAUNCH((alone_on_image<false, kHold, kWidth, T, A>), count, threads, device, images);
+    LAUNCH((alone_on_image<false, kHold, kWidth, T, A>), step.images, threads, device, step);
   }
 }
 
 template <bool kHold, int kWidth, class T, class A>
-void launch_shares(const Device& device, int64_t count, const Images<T, A>& images) {
-  const int threads = block_threads((images.size < kShare ? images.size : kShare) / kWidth);
-  LAUNCH((pair_sums<kWidth, T, A>), count * images.shares, threads, device, images);
-  if (images.by_coordinate()) {
-    LAUNCH((move_shares<kWidth, T, A>), count * images.shares, threads, device, images);
+void launch_shares(const Device& device, const SteinStep<T, A>& step, const PairParts<A>& shares) {
+  const int threads = block_threads((step.size < kShare ? step.size : kShare) / kWidth);
+  LAUNCH((pair_sums<kWidth, T, A>), step.images * shares.count, threads, device, step, shares);
+  if (step.by_coordinate()) {
+    LAUNCH((move_shares<kWidth, T, A>), step.images * shares.count, threads, device, step, shares);
   } else {
-    LAUNCH((move_particles<kHold, kWidth, T, A>), count * images.n, block_threads(images.size / kWidth), device,
-           images);
+    LAUNCH((move_whole<kHold, kWidth, T, A>), step.images * step.count, block_threads(step.size / kWidth), device, step,
+           shares);
   }
 }
 
-Tensor svgd_step(const Tensor& particles, const Tensor& score, const Tensor& x0, double eps, double step_size,
-                 int64_t norm, double low, double high, std::optional<double> bandwidth, int64_t update,
-                 std::optional<double> score_scale, const std::optional<Tensor>& eps_n,
-                 const std::optional<Tensor>& step_size_n) {
-  const Particles shape(particles, score, x0);
-  const int64_t count = shape.images, n = shape.count, size = shape.size;
+template <class T, class A>
+void move_particles(const SteinStep<T, A>& step, const Tensor& like) {
+  const int64_t n = step.count, size = step.size;
   require(n <= kMostParticles, "particles must have at most 32 particles an image on CUDA");
-  const Device device(particles);
-  Tensor out = empty_as(particles);
-  if (particles.numel() == 0) return out;
-  with_type(particles.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    using A = Accumulated<T>;
-    Images<T, A> images{data<T>(particles),
-                        data<T>(score),
-                        data<T>(x0),
-                        mutable_data<T>(out),
-                        static_cast<int>(n),
-                        size,
-                        PerSample<A>(eps, eps_n, count),
-                        PerSample<A>(step_size, step_size_n, count),
-                        {A(0), static_cast<A>(low), static_cast<A>(high), true},
-                        norm_of_code(norm),
-                        Stein<A>(bandwidth, score_scale, update),
-                        divide_up(size, kShare),
-                        nullptr};
-    const bool alone = 2 * n * size * static_cast<int64_t>(sizeof(T)) <= kCacheBytes;
-    const Tensor parts =
-        empty_vector(particles, alone ? 0 : count * images.shares * 2 * n * n, accumulated(particles.scalar_type()));
-    images.parts = mutable_data<A>(parts);
-    const bool vectors =
-        size % kVector<T> == 0 && aligned<kVector<T>>(images.particles, images.score, images.x0, images.out);
-    with_sample<T>(vectors, size, [&](auto width, auto held) {
-      constexpr int kWidth = decltype(width)::value;
-      constexpr bool kHold = decltype(held)::value;
-      if (alone) {
-        launch_alone<kHold, kWidth>(device, count, images);
-      } else {
-        launch_shares<kHold, kWidth>(device, count, images);
-      }
-    });
+  const Device device(like);
+  const bool alone = 2 * n * size * static_cast<int64_t>(sizeof(T)) <= kCacheBytes;
+  const int64_t shares = divide_up(size, kShare);
+  const Tensor parts =
+      alone ? like : empty_vector(like, step.images * shares * 2 * n * n, accumulated(like.scalar_type()));
+  const bool vectors = size % kVector<T> == 0 && aligned<kVector<T>>(step.particles, step.score, step.x0, step.out);
+  with_sample<T>(vectors, size, [&](auto width, auto held) {
+    constexpr int kWidth = decltype(width)::value;
+    constexpr bool kHold = decltype(held)::value;
+    if (alone) {
+      launch_alone<kHold, kWidth>(device, step);
+    } else {
+      launch_shares<kHold, kWidth>(device, step, PairParts<A>{shares, mutable_data<A>(parts)});
+    }
   });
-  return out;
 }
 
 }  // namespace

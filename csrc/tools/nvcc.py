@@ -1,4 +1,4 @@
-"""How the CUDA kernels are compiled: ``setup.py``, ``resources.py`` and the tests call nvcc through this file.
+"""Compiling the CUDA kernels: ``setup.py``, ``resources.py`` and the tests call nvcc through this file.
 
 nvcc is called directly, not by way of ``torch.utils.cpp_extension``, which refuses where PyTorch itself has no CUDA;
 with the stable ABI nothing but PyTorch's headers is needed to compile. The environment variable TORCH_CUDA_ARCH_LIST
@@ -28,13 +28,13 @@ OPTIONS = (
 
 
 def find() -> str | None:
-    """nvcc, of CUDA_HOME or on the PATH, if there is one."""
+    """Return nvcc, of CUDA_HOME or on the PATH, if there is one."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     return shutil.which("nvcc", path=str(Path(home) / "bin")) if home else shutil.which("nvcc")
 
 
 def architecture_options(architectures: str) -> list[str]:
-    """nvcc's options for a list such as "8.0;9.0a;10.0+PTX", or "native"; ValueError for what is neither."""
+    """Return nvcc's options for a list such as "8.0;9.0a;10.0+PTX", or "native"; ValueError for what is neither."""
     if architectures == "native":
         return ["-arch=native"]
     options = []
@@ -79,7 +79,7 @@ def build(nvcc: str, library: Path, objects: Path, *, schemas: str) -> None:
 
 
 def _torch_libraries(folders: Iterable[str]) -> list[str]:
-    """What to link with; the CUDA part of PyTorch only where it is there."""
+    """Return the libraries to link with; the CUDA part of PyTorch only where it is there."""
     options = []
     for folder in folders:
         names = [name for name in ("torch", "torch_cpu", "torch_cuda") if (Path(folder) / f"lib{name}.so").exists()]

@@ -1,7 +1,8 @@
 """Compiles every CUDA kernel for the architectures we ship, warnings being errors, and tabulates what each takes.
 
-Prints registers a thread and bytes of shared memory a block, and fails where a kernel spills registers. ``--write``
-keeps the table in RESOURCES.md beside this file. No GPU is needed.
+Prints, for every instance of a template, registers a thread and bytes of stack, spills and shared memory, and fails
+where one spills. ``--write`` keeps the tables in csrc/cuda/RESOURCES.md, a section a source; ``--sources`` chooses some
+of them, whose sections alone are written anew, and ``--architectures`` some GPUs. No GPU is needed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,31 +26,32 @@ import nvcc
 ARCHITECTURES = ("8.0", "9.0", "10.0")
 TABLE = Path(__file__).resolve().parents[1] / "cuda" / "RESOURCES.md"
 _ENTRY = re.compile(r"Compiling entry function '(\S+)' for 'sm_(\d+)\w*'(.*?)(?=Compiling entry|\Z)", re.DOTALL)
-_DTYPES = re.compile(r"(?:, )?\b(Half|BFloat16|float|double), (float|double)\b")
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What one kernel takes on one architecture."""
+    """What one kernel takes on one architecture: registers a thread, the rest in bytes."""
 
     registers: int
-    shared: int
+    stack: int
     spilled: int
+    shared: int
 
 
-def measure(compiler: str, source: Path) -> dict[tuple[str, str], dict[str, Usage]]:
-    """By (kernel, dtype) and architecture, what the kernels of ``source`` take."""
-    options = nvcc.architecture_options(";".join(ARCHITECTURES))
+def measure(compiler: str, source: Path, architectures: Sequence[str] = ARCHITECTURES) -> dict[str, dict[str, Usage]]:
+    """Return, by kernel with all its template arguments and by architecture, what the kernels of ``source`` take."""
+    options = nvcc.architecture_options(";".join(architectures))
     with tempfile.TemporaryDirectory() as folder:
         said = nvcc.compile_object(compiler, source, Path(folder) / "object.o", "-Xptxas", "-v", *options)
     entries = _ENTRY.findall(said)
-    names = _demangled([symbol for symbol, _, _ in entries])
-    usages: dict[tuple[str, str], dict[str, Usage]] = defaultdict(dict)
+    names = demangled([symbol for symbol, _, _ in entries])
+    usages: dict[str, dict[str, Usage]] = defaultdict(dict)
     for name, (_, architecture, properties) in zip(names, entries, strict=True):
-        usages[_kernel_and_dtype(name)][architecture] = Usage(
+        usages[name][architecture] = Usage(
             registers=_number(r"Used (\d+) registers", properties),
-            shared=_number(r"(\d+) bytes smem", properties),
+            stack=_number(r"(\d+) bytes stack frame", properties),
             spilled=_number(r"(\d+) bytes spill stores", properties) + _number(r"(\d+) bytes spill loads", properties),
+            shared=_number(r"(\d+) bytes smem", properties),
         )
     return dict(usages)
 
@@ -58,70 +61,81 @@ def _number(pattern: str, text: str) -> int:
     return int(match[1]) if match else 0
 
 
-def _demangled(symbols: list[str]) -> list[str]:
-    return subprocess.run(["c++filt", *symbols], capture_output=True, text=True, check=True).stdout.splitlines()
+def demangled(symbols: Sequence[str]) -> list[str]:
+    """Return the kernels' names with their template arguments, without their namespaces and parameters."""
+    said = subprocess.run(["c++filt", *symbols], capture_output=True, text=True, check=True).stdout
+    return [_short(name) for name in said.splitlines()]
 
 
-def _kernel_and_dtype(name: str) -> tuple[str, str]:
-    """The template's name and arguments without the dtype, and the dtype; both of them where it takes two."""
+def _short(name: str) -> str:
     for prefix in ("void ", "fastadv::", "(anonymous namespace)::", "c10::"):
         name = name.replace(prefix, "")
-    name = name.split("(", 1)[0].replace(" >", ">")
-    pair = _DTYPES.search(name)
-    if pair is None:
-        kernel, _, dtype = name.partition("<")
-        return kernel, dtype.rstrip(">")
-    dtype, accumulator = pair.groups()
-    usual = accumulator == ("double" if dtype == "double" else "float")
-    kernel = re.sub(r"<(float|double)>", "", _DTYPES.sub("", name)).replace("<, ", "<").replace("<>", "")
-    return kernel, dtype if usual else f"{dtype} of {accumulator}"
+    name = re.sub(r"\((?:Norm|Extent)\)(\d)", r"\1", name).replace(" >", ">")
+    return name.split("(", 1)[0]
 
 
-def table(usages: dict[tuple[str, str], dict[str, Usage]]) -> str:
-    """The rows of a Markdown table."""
-    numbers = [architecture.replace(".", "") for architecture in ARCHITECTURES]
-    lines = [
-        f"| kernel | dtype | registers sm_{' / '.join(numbers)} | shared bytes |",
-        "|---|---|---|---|",
-    ]
-    for (kernel, dtype), by_architecture in sorted(usages.items()):
-        registers = " / ".join(str(by_architecture[number].registers) for number in numbers)
-        shared = max(usage.shared for usage in by_architecture.values())
-        lines.append(f"| {kernel} | {dtype} | {registers} | {shared} |")
+def table(usages: Mapping[str, Mapping[str, Usage]]) -> str:
+    """Return a Markdown table; a number that is the same on all architectures stands once."""
+    architectures = sorted({name for found in usages.values() for name in found}, key=int)
+
+    def numbers(found: Mapping[str, Usage], what: str) -> str:
+        values = [str(getattr(found[name], what)) for name in architectures]
+        return values[0] if len(set(values)) == 1 else " / ".join(values)
+
+    names = " / ".join(f"sm_{name}" for name in architectures)
+    lines = [f"On {names}.", "", "| kernel | registers | stack | spills | shared |", "|---|---|---|---|---|"]
+    for kernel, found in sorted(usages.items()):
+        cells = " | ".join(numbers(found, what) for what in ("registers", "stack", "spilled", "shared"))
+        lines.append(f"| `{kernel}` | {cells} |")
     return "\n".join(lines) + "\n"
 
 
+def merged(text: str, sections: Mapping[str, str], head: str) -> str:
+    """Return the page ``text`` with these sections, by the name of their source, new or in place of old ones."""
+    known = dict(re.findall(r"^## (\S+)\n\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)) | dict(sections)
+    kept = {source.name: known[source.name] for source in nvcc.SOURCES if source.name in known}
+    return head + "".join(f"\n## {name}\n\n{section.strip()}\n" for name, section in sorted(kept.items()))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"keep the table in {TABLE.name}")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help=f"keep the tables in {TABLE.name}")
+    parser.add_argument("--sources", default="", help="names of sources, separated by commas (default: all)")
+    parser.add_argument("--architectures", default=";".join(ARCHITECTURES), help="in PyTorch's notation")
     arguments = parser.parse_args()
     compiler = nvcc.find()
     if compiler is None:
         raise SystemExit("nvcc is neither under CUDA_HOME nor on the PATH")
-    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
-        usages_of_sources = pool.map(lambda source: measure(compiler, source), nvcc.SOURCES)
-        measured = dict(zip(nvcc.SOURCES, usages_of_sources, strict=True))
+    names = [name for name in arguments.sources.split(",") if name]
+    sources = [source for source in nvcc.SOURCES if not names or source.name in names]
     said = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     version = re.search(r"release (\S+),", said)
-    text = (
+    head = (
         "# What each CUDA kernel takes\n\n"
-        f"Registers a thread and static shared memory a block, by nvcc {version[1] if version else 'unknown'}."
-        " No kernel spills. Written by `make cuda-compile`.\n"
+        "Registers a thread, and bytes of stack a thread, of spills to it and of static shared memory a block, of"
+        f" every instance of a template, by nvcc {version[1] if version else 'unknown'}. None spills. Written by"
+        " `make cuda-compile`.\n"
     )
-    for source, usages in measured.items():
-        text += f"\n## {source.name}\n\n{table(usages)}"
-    print(text)
-    spilling = [
-        f"{kernel} of {dtype} on sm_{architecture} spills {usage.spilled} bytes"
-        for usages in measured.values()
-        for (kernel, dtype), by_architecture in usages.items()
-        for architecture, usage in by_architecture.items()
-        if usage.spilled
-    ]
+    spilling = []
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
+        architectures = arguments.architectures.split(";")
+        for source, usages in zip(
+            sources, pool.map(lambda source: measure(compiler, source, architectures), sources), strict=True
+        ):
+            section = table(usages)
+            print(f"## {source.name}\n\n{section}", flush=True)
+            wrong = [
+                f"{kernel} on sm_{architecture} spills {usage.spilled} bytes"
+                for kernel, found in usages.items()
+                for architecture, usage in found.items()
+                if usage.spilled
+            ]
+            spilling += wrong
+            # Each as soon as it is there: they take minutes.
+            if arguments.write and not wrong:
+                TABLE.write_text(merged(TABLE.read_text() if TABLE.exists() else "", {source.name: section}, head))
     if spilling:
         raise SystemExit("\n".join(spilling))
-    if arguments.write:
-        TABLE.write_text(text)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ TESTS = ("tests/ops", "-k", "cpu and not opcheck", "--ignore=tests/ops/test_vect
 
 
 def build() -> None:
-    """The package and its sanitized library, in a folder of their own."""
+    """Build the package and its sanitized library in a folder of their own."""
     environment = os.environ | {"SANITIZE": "1", "USE_CUDA": "0"}
     command = (sys.executable, "setup.py", "--quiet", "build", f"--build-base={FOLDER}", f"--build-lib={FOLDER}/lib")
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
@@ -28,7 +28,7 @@ def build() -> None:
 
 
 def runtimes() -> str:
-    """What must be loaded before Python: the sanitizer, and the C++ library whose exceptions it follows."""
+    """Return the libraries to load before Python: the sanitizer, and the C++ library whose exceptions it follows."""
     compiler = os.environ.get("CXX", "c++")
     paths = []
     for name in ("libasan.so", "libstdc++.so.6"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -176,16 +177,14 @@ class _Graph:
 
     def _record(self, run: Callable[..., Any]) -> None:
         self._graph = torch.cuda.CUDAGraph()
-        with (
-            torch.cuda.device(self._inputs["x"].device),
-            # Other threads, a data loader's among them, may go on using the device while this one records.
-            torch.cuda.graph(self._graph, capture_error_mode="thread_local"),
-        ):
+        with torch.cuda.device(self._inputs["x"].device), recording(self._graph, self._stream):
             self._output = run(**self._inputs)
 
     def _warm_up(self, run: Callable[..., Any]) -> None:
         with torch.cuda.device(self._inputs["x"].device):
             current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+            # The recording's too: the default one of torch.cuda.graph may lie on another device.
+            self._stream = side
             side.wait_stream(current)
             with torch.cuda.stream(side):
                 for _ in range(_WARM_UPS):
@@ -198,6 +197,27 @@ class _Graph:
                 finally:
                     torch.cuda.set_sync_debug_mode(mode)
             current.wait_stream(side)
+
+
+@contextlib.contextmanager
+def recording(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream) -> Iterator[None]:
+    """Record into ``graph`` on ``stream``; afterwards the current stream is what it was, also where that failed.
+
+    Python collects no garbage meanwhile: a tensor or graph that dies while another is recorded may free memory, which
+    no recording survives.
+    """
+    before, collects = torch.cuda.current_stream(), gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        # Other threads, a data loader's among them, may go on using the device while this one records.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            yield
+    finally:
+        # torch.cuda.graph leaves its stream current where ending the capture raises.
+        torch.cuda.set_stream(before)
+        if collects:
+            gc.enable()
 
 
 @contextlib.contextmanager

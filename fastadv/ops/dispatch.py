@@ -193,8 +193,6 @@ def _triton_unavailable() -> str | None:
 
 def _load_backends() -> None:
     _unavailable.update(extension.load(), reference=None, triton=_triton_unavailable())
-    if _unavailable["cuda"] is None and not torch.cuda.is_available():
-        _unavailable["cuda"] = "there is no CUDA device"
 
 
 _load_backends()

@@ -38,6 +38,9 @@ def _load(backend: str, path: Path, build_note: str | None) -> str | None:
         return f"{path.name} was not built: {build_note or 'fastadv has not been installed (' + _REBUILD + ')'}"
     if backend == "cuda" and torch.version.cuda is None:
         return "this PyTorch is built without CUDA"
+    if backend == "cuda" and not torch.cuda.is_available():
+        # Loaded all the same, its kernels would be overridden by those that serve then, with a warning for each.
+        return "there is no CUDA device"
     if _compiled_digest(path) != digest():
         return f"{path.name} is stale, built for other schemas than this version's; {_REBUILD}"
     try:

@@ -1,6 +1,8 @@
 """capture: seeds, buffers and keys of the graphs, on the CPU with a stand-in for the graph itself."""
 
+import contextlib
 import copy
+import gc
 from functools import partial
 
 import pytest
@@ -130,6 +132,29 @@ def test_refuses_what_cannot_be_captured(monkeypatch, network, images, labels):
     with pytest.raises(CaptureError, match=r"FGSM\(eps=0.1\) cannot be captured on cpu: called a synchronizing"):
         attack(network, images, labels)
     assert attack.graphs == 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_recording_leaves_stream_and_garbage_collector_as_they_were(monkeypatch, fails):
+    """Also where ending the capture raises, as torch.cuda.graph does after an operation that no graph can hold."""
+    current, seen = ["callers"], []
+
+    @contextlib.contextmanager
+    def graph(graph, *, stream, capture_error_mode):
+        current[0] = stream
+        yield
+        seen.append((stream, gc.isenabled(), capture_error_mode))
+        if fails:
+            raise RuntimeError("operation failed due to a previous error during capture")
+        current[0] = "callers"
+
+    monkeypatch.setattr("torch.cuda.graph", graph)
+    monkeypatch.setattr("torch.cuda.current_stream", lambda: current[0])
+    monkeypatch.setattr("torch.cuda.set_stream", lambda stream: current.__setitem__(0, stream))
+    with pytest.raises(RuntimeError) if fails else contextlib.nullcontext(), captured.recording(None, "side"):
+        pass
+    assert (current, gc.isenabled()) == (["callers"], True)
+    assert seen == [("side", False, "thread_local")]
 
 
 def test_tensors_given_at_a_call_are_inputs_of_its_graph(recorded, network, images, labels):

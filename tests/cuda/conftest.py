@@ -20,7 +20,7 @@ ON_GPU = [pytest.param(name, id=f"on_gpu_{name}") for name in ("cuda", "triton")
 
 @pytest.fixture(scope="session")
 def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ctypes.CDLL]:
-    """The library, whose ops are registered as ``fastadv_simulated::<op>``."""
+    """Library whose ops are registered as ``fastadv_simulated::<op>``."""
     compiler = host_compiler()
     if compiler is None:
         pytest.skip("there is no C++ compiler to build the simulated kernels with")
@@ -47,7 +47,7 @@ def simulated(simulator: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 @pytest.fixture(params=["simulated", *ON_GPU])
 def fused(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The public functions, computed by the CUDA kernels; on a GPU by those of Triton as well."""
+    """Public functions, computed by the CUDA kernels; on a GPU by those of Triton as well."""
     if request.param == "simulated":
         request.getfixturevalue("simulated")
         yield FUSED

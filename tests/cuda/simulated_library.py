@@ -1,26 +1,35 @@
-"""Compiles csrc/cuda for the block simulator: a library of ops ``fastadv_simulated::<op>`` that take CPU tensors."""
+"""Compiles csrc/cuda for the block simulator: a library of ops ``fastadv_simulated::<op>`` that take CPU tensors.
+
+Objects are kept in build/simulated under a name with the hash of all that goes into them.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
 from torch.utils import cpp_extension
 
 HERE = Path(__file__).resolve().parent
-KERNELS = HERE.parent.parent / "csrc" / "cuda"
+ROOT = HERE.parent.parent
+KERNELS = ROOT / "csrc" / "cuda"
+OBJECTS = ROOT / "build" / "simulated"
 
 
 def host_compiler() -> str | None:
-    """A C++ compiler, if there is one."""
+    """Return a C++ compiler, if there is one."""
     return os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
 
 
 def build(compiler: str, folder: Path) -> Path:
-    """The library, made in ``folder``; CalledProcessError where a source does not compile."""
+    """Return the library, made in ``folder``; CalledProcessError where a source does not compile."""
     options = [
         *("-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-strict-aliasing"),
         *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),
@@ -32,12 +41,19 @@ def build(compiler: str, folder: Path) -> Path:
     guarded = "-Daoti_torch_empty_strided=simulator_empty_strided"
     sources = [(path, [guarded]) for path in sorted(KERNELS.glob("*.cu"), key=lambda path: -path.stat().st_size)]
     sources += [(HERE / "guarded_outputs.cpp", []), (HERE / "faulty_kernels.cu", [])]
+    OBJECTS.mkdir(parents=True, exist_ok=True)
 
     def compiled(source: tuple[Path, list[str]]) -> str:
         path, more = source
-        target = str(folder / f"{path.stem}.o")
-        subprocess.run([compiler, *options, *more, "-x", "c++", "-c", str(path), "-o", target], check=True)
-        return target
+        command = [compiler, *options, *more, "-x", "c++", "-c", str(path)]
+        target = OBJECTS / f"{path.stem}-{_digest(path, command)}.o"
+        if not target.exists():
+            made = folder / target.name
+            subprocess.run([*command, "-o", str(made)], check=True)
+            for old in OBJECTS.glob(f"{path.stem}-*.o"):
+                old.unlink(missing_ok=True)
+            shutil.move(made, target)
+        return str(target)
 
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(compiled, sources))
@@ -45,3 +61,22 @@ def build(compiler: str, folder: Path) -> Path:
     libraries = [f"-L{path}" for path in cpp_extension.library_paths()] + ["-ltorch", "-ltorch_cpu", "-lc10"]
     subprocess.run([compiler, "-shared", *objects, *libraries, "-o", str(library)], check=True)
     return library
+
+
+def _digest(source: Path, command: Sequence[str]) -> str:
+    """Hash of the command, of PyTorch's version, and of the source with the files of ours that it includes."""
+    digest = hashlib.sha256(f"{torch.__version__} {command}".encode())
+    for path in sorted(_included(source, set())):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _included(path: Path, seen: set[Path]) -> set[Path]:
+    """``path`` and, through ``#include "..."``, what it is made of."""
+    if path in seen:
+        return seen
+    seen.add(path)
+    for name in re.findall(r'^#include "(.+)"', path.read_text(), re.MULTILINE):
+        found = [folder / name for folder in (path.parent, HERE) if (folder / name).exists()]
+        _included(found[0].resolve(), seen)
+    return seen

@@ -14,10 +14,31 @@ def test_kernels_compile_without_spills():
     # The shortest source; `make cuda-compile` compiles all.
     usages = resources.measure(compiler, nvcc.SOURCES[0].with_name("loss.cu"))
     assert usages
-    table = resources.TABLE.read_text().split("## loss.cu")[1].split("\n## ")[0]
-    for (kernel, dtype), by_architecture in usages.items():
-        assert f"| {kernel} | {dtype} |" in table
-        assert [usage.spilled for usage in by_architecture.values()] == [0, 0, 0]
+    section = resources.TABLE.read_text().split("## loss.cu")[1].split("\n## ")[0]
+    for kernel, by_architecture in usages.items():
+        assert f"| `{kernel}` |" in section
+        assert [(usage.spilled, usage.stack) for usage in by_architecture.values()] == [(0, 0)] * 3
+
+
+def test_every_instance_of_a_template_has_its_row():
+    symbols = ["_ZN7fastadv4testIfLi4EEEvPKT_", "_ZN7fastadv4testIfLi1EEEvPKT_"]
+    names = resources.demangled(symbols)
+    assert names == ["test<float, 4>", "test<float, 1>"]
+    usages = {
+        name: {"80": resources.Usage(20 + n, 0, 0, 128), "90": resources.Usage(22 + n, 8, 0, 128)}
+        for n, name in enumerate(names)
+    }
+    rows = resources.table(usages).splitlines()
+    assert rows[0] == "On sm_80 / sm_90."
+    assert rows[4:] == [
+        "| `test<float, 1>` | 21 / 23 | 0 / 8 | 0 | 128 |",
+        "| `test<float, 4>` | 20 / 22 | 0 / 8 | 0 | 128 |",
+    ]
+
+
+def test_a_section_is_written_anew_alone():
+    page = resources.merged("", {"mix.cu": "old", "loss.cu": "kept", "gone.cu": "left out"}, "head\n")
+    assert resources.merged(page, {"mix.cu": "new"}, "head\n") == "head\n\n## loss.cu\n\nkept\n\n## mix.cu\n\nnew\n"
 
 
 def test_every_source_is_in_the_table():

@@ -1,16 +1,20 @@
-"""The script behind ``make gpu-check``, with parts that need no GPU."""
+"""The call behind ``make gpu-check``, with parts and facts that need no GPU."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import gpu_check as check
 import pytest
-from gpu_check import Part, Step
+from gpu_check import facts, recorder, rows, summary
+from gpu_check.__main__ import check, chosen
+from gpu_check.parts import all_parts
+from gpu_check.running import ROOT, STICKY, Part, Session, Step
 
 FACTS = {"gpu": "none", "commit": "abc"}
 TESTS = """
@@ -20,136 +24,66 @@ def test_bad(): assert 1 == 2, "one is not two"
 @pytest.mark.skip(reason="not here")
 def test_absent(): pass
 """
+# Ends at no SIGTERM, and neither does what it has started.
 HANG = """
-import os, subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(10**6)"])
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(10**6)"], preexec_fn=lambda: None)
 with open(os.environ["FILE"] + ".part", "w") as file:
     file.write(str(child.pid))
 os.rename(file.name, os.environ["FILE"])
-child.wait()
+print("hangs", flush=True)
+time.sleep(10**6)
 """
-MEASURED = {
-    "machine": {"copy_bytes_per_second": 4e12},
-    "rows": [
-        {
-            "case": "step",
-            "seconds": {"fused": {"median": 2e-6}, "eager": {"median": 1e-5}, "replayed": {"median": 1e-6}},
-            "bytes_per_second": {"fused": 1e12, "replayed": 2e12},
-        }
-    ],
-    "not_timed": ["loss: results differ by 1.00e+00"],
+ROW = {
+    "seconds": {"fused": {"median": 2e-6}, "eager": {"median": 1e-5}, "replayed": {"median": 1e-6}},
+    "bytes_per_second": {"replayed": 2e12},
 }
 
 
-def script(name, code, report="", **environment):
-    return Step(name, (sys.executable, "-c", code, *(["{report}"] if report else [])), report, environment)
+def script(name, code, *, resumes=False, **environment):
+    return Step(name, (sys.executable, "-c", code), environment, resumes)
 
 
-def pytest_on(path, *options):
-    command = (
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        *options,
-        str(path),
-        "--junitxml={report}",
-    )
-    return Step("tests", command, "tests.xml")
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-GOOD, BAD = Part("good", (script("one", "print(1)"),)), Part("bad", (script("one", "raise SystemExit(3)"),))
+GOOD = Part("good", (script("one", "print('said')"),))
+BAD = Part("bad", (script("one", "raise SystemExit(3)"), script("two", "print('ran all the same')")))
 
 
 @pytest.fixture
-def results(tmp_path):
-    return tmp_path / "results" / "gpu.json"
+def out(tmp_path):
+    return tmp_path / "out"
 
 
-def test_a_failing_part_does_not_keep_the_next_from_running(results, tmp_path):
-    assert not check.check([BAD, GOOD], FACTS, results, tmp_path, None)
-    written = json.loads(results.read_text())
-    assert written["machine"] == FACTS
-    assert [(name, part["outcome"]) for name, part in written["parts"].items()] == [
+def test_a_failing_part_does_not_keep_the_next_from_running(out, capsys):
+    assert check([BAD, GOOD], out, 60) == 1
+    assert [(part["part"], part["outcome"]) for part in lines(out / "parts.jsonl")] == [
         ("bad", "failed"),
         ("good", "passed"),
     ]
-    assert written["parts"]["bad"]["failures"] == ["one: exit status 3"]
-    assert "one: exit status 3" in results.with_suffix(".txt").read_text()
-    assert check.check([GOOD], FACTS, results, tmp_path, None)
+    assert lines(out / "parts.jsonl")[0]["reasons"] == ["one: exit status 3"]
+    log = (out / "log.txt").read_text()
+    assert "bad: ran all the same" in log
+    assert "good: said" in log
+    assert "bad: one: exit status 3" in capsys.readouterr().out.split("reasons")[1]
+    assert check([GOOD], out, 60) == 0
 
 
-def test_a_failing_step_does_not_keep_the_next_from_running(tmp_path):
-    ran = tmp_path / "ran"
-    part = Part("part", (*BAD.steps, script("two", f"open({str(ran)!r}, 'w')")))
-    assert check.run(part, tmp_path).outcome == "failed"
-    assert ran.exists()
+def test_where_a_required_part_fails_nothing_follows(out):
+    needed = Part("facts", BAD.steps, required=True)
+    assert check([needed, GOOD], out, 60) == 1
+    assert [part["part"] for part in lines(out / "parts.jsonl")] == ["facts"]
 
 
-def test_other_parts_stay_if_machine_and_commit_are_the_same(results, tmp_path):
-    check.check([BAD], FACTS, results, tmp_path, None)
-    check.check([GOOD], FACTS, results, tmp_path, None)
-    assert list(json.loads(results.read_text())["parts"]) == ["bad", "good"]
-    check.check([GOOD], FACTS | {"commit": "def"}, results, tmp_path, None)
-    assert list(json.loads(results.read_text())["parts"]) == ["good"]
-
-
-def test_results_are_kept_after_each_part(results, tmp_path):
-    reading = script("read", f"import json; assert list(json.load(open({str(results)!r}))['parts']) == ['good']")
-    assert check.check([GOOD, Part("reading", (reading,))], FACTS, results, tmp_path, None)
-
-
-def test_tests_are_counted_and_failures_told(tmp_path):
-    (tmp_path / "test_three.py").write_text(TESTS)
-    outcome = check.run(Part("part", (pytest_on(tmp_path / "test_three.py"),)), tmp_path)
-    assert outcome.outcome == "failed"
-    assert outcome.tests == {"passed": 1, "failed": 1, "skipped": 1}
-    assert "test_three::test_bad: AssertionError: one is not two" in outcome.failures[0]
-    assert outcome.failures[1] == "tests: exit status 1"
-
-
-def test_where_nothing_was_tested_nothing_has_passed(tmp_path):
-    (tmp_path / "test_three.py").write_text(TESTS)
-    outcome = check.run(Part("part", (pytest_on(tmp_path / "test_three.py", "-k", "absent"),)), tmp_path)
-    assert (outcome.outcome, outcome.failures) == ("failed", ["tests: no test passed"])
-
-
-def test_a_report_of_an_earlier_run_does_not_count(tmp_path):
-    (tmp_path / "part-report.xml").write_text("<testsuite><testcase name='old'/></testsuite>")
-    outcome = check.run(Part("part", (script("silent", "", "report.xml"),)), tmp_path)
-    assert (outcome.outcome, outcome.failures) == ("failed", ["silent: left no report"])
-
-
-def test_benchmarks_are_kept_and_shown(results, tmp_path):
-    code = f"import sys; open(sys.argv[1], 'w').write({json.dumps(MEASURED)!r}); sys.exit(1)"
-    assert not check.check([Part("benchmarks", (script("cuda", code, "cuda.json"),))], FACTS, results, tmp_path, None)
-    part = json.loads(results.read_text())["parts"]["benchmarks"]
-    assert part["benchmarks"] == {"cuda": MEASURED}
-    assert part["failures"] == [*MEASURED["not_timed"], "cuda: exit status 1"]
-    row = results.with_suffix(".txt").read_text().splitlines()[-1]
-    assert row.split() == ["step", "2.0", "10.0", "1.0", "0.50"]
-
-
-def test_a_step_past_its_limit_ends_with_all_it_has_started(tmp_path, monkeypatch):
-    started = tmp_path / "pid"
-
-    class Late(subprocess.Popen):
-        """Past its limit once it has started a process of its own."""
-
-        def wait(self, timeout=None):
-            if timeout is None:
-                return super().wait()
-            while not started.exists():
-                time.sleep(0.01)
-            raise subprocess.TimeoutExpired(self.args, timeout)
-
-    monkeypatch.setattr(subprocess, "Popen", Late)
-    outcome = check.run(Part("part", (script("hang", HANG, FILE=str(started)),)), tmp_path, limit=9)
-    assert outcome.failures == ["hang: ended after 9 seconds"]
-    while running(int(started.read_text())):
-        time.sleep(0.01)
+def test_the_time_left_is_shared_out_and_what_one_part_leaves_is_for_the_next(out):
+    now = iter([0.0, *[10.0] * 6, *[20.0] * 20])
+    session = Session(out, 110, clock=lambda: next(now))
+    session.run([Part("a", (script("one", ""),), share=1), Part("b", (script("one", ""),), share=3)])
+    begun = [line for line in (out / "log.txt").read_text().splitlines() if "begins" in line]
+    assert [line.split("begins, ")[1] for line in begun] == ["25 s", "90 s"]
 
 
 def running(process):
@@ -159,29 +93,244 @@ def running(process):
         return False
 
 
-def test_a_program_that_is_not_there_is_a_reason_to_skip(results, tmp_path):
-    assert check.check([Part("part", BAD.steps, needs="no-such-program")], FACTS, results, tmp_path, None)
-    part = json.loads(results.read_text())["parts"]["part"]
-    assert (part["outcome"], part["failures"]) == ("skipped", ["no-such-program is not on the PATH"])
+def ended(process):
+    """Give the kernel a moment: the process is no child of ours."""
+    for _ in range(200):
+        if not running(process):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_part_past_its_limit_ends_with_all_it_has_started(out, tmp_path, monkeypatch):
+    monkeypatch.setattr("gpu_check.running.PATIENCE_SECONDS", 0.2)
+    started = tmp_path / "pid"
+    hang = Part("hang", (script("hang", HANG, FILE=str(started)), script("after", "print('never')")), share=2)
+    session = Session(out, 15)
+    assert not session.run([hang, Part("next", GOOD.steps, share=1)])
+    stopped, following = lines(out / "parts.jsonl")
+    assert (stopped["outcome"], stopped["reasons"]) == ("stopped", ["hang: ended at the part's limit of 10 s"])
+    assert following["outcome"] == "passed"
+    assert "never" not in (out / "log.txt").read_text()
+    assert ended(int(started.read_text()))
+
+
+def test_told_to_end_it_takes_all_it_has_started_along_and_sums_up(out, tmp_path):
+    started = tmp_path / "pid"
+    code = f"""
+import sys
+from pathlib import Path
+from gpu_check.__main__ import check
+from gpu_check.running import Part, Step
+hang = Part("hang", (Step("hang", (sys.executable, "-c", {HANG!r}), {{"FILE": {str(started)!r}}}),))
+sys.exit(check([hang], Path({str(out)!r}), 600))
+"""
+    path = {"PYTHONPATH": str(ROOT / "csrc" / "tools")}
+    call = subprocess.Popen([sys.executable, "-c", code], env=os.environ | path, stdout=subprocess.PIPE, text=True)
+    while not started.exists() and call.poll() is None:
+        time.sleep(0.05)
+    call.send_signal(signal.SIGTERM)
+    said, _ = call.communicate(timeout=60)
+    assert call.returncode == 143
+    assert ended(int(started.read_text()))
+    assert "hang: hangs" in (out / "log.txt").read_text()
+    assert said.rstrip().endswith(f"all of it in {out}")
+
+
+def test_after_a_lost_context_a_step_that_resumes_is_begun_again(out, tmp_path):
+    seen = tmp_path / "seen"
+    code = f"import os; old = os.path.exists({str(seen)!r}); open({str(seen)!r}, 'w'); os._exit(0 if old else {STICKY})"
+    assert check([Part("rows", (script("rows", code, resumes=True),))], out, 60) == 1
+    part = lines(out / "parts.jsonl")[0]
+    assert (part["outcome"], part["reasons"]) == (
+        "failed",
+        ["rows: the CUDA context was lost; the rest in a new process"],
+    )
+    seen.unlink()
+    assert check([Part("tests", (script("tests", code),))], out, 60) == 1
+    assert lines(out / "parts.jsonl")[0]["reasons"] == [f"tests: exit status {STICKY}"]
+
+
+def test_a_program_that_is_not_there_is_a_reason_to_skip(out):
+    assert check([Part("part", BAD.steps, needs="no-such-program")], out, 60) == 0
+    part = lines(out / "parts.jsonl")[0]
+    assert (part["outcome"], part["reasons"]) == ("skipped", ["no-such-program is not on the PATH"])
+
+
+def test_outcomes_of_tests_are_lines_as_they_come(out, tmp_path):
+    (tmp_path / "test_three.py").write_text(TESTS)
+    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "gpu_check.recorder")
+    tests = Step("tests", (*command, str(tmp_path / "test_three.py")), {"GPU_CHECK_STEP": "cases"})
+    assert check([Part("ops", (tests,))], out, 60) == 1
+    found = lines(out / "tests.jsonl")
+    assert [(line["step"], line["test"].split("::")[1], line["outcome"]) for line in found] == [
+        ("cases", "test_good", "passed"),
+        ("cases", "test_bad", "failed"),
+        ("cases", "test_absent", "skipped"),
+    ]
+    assert found[1]["said"] == "AssertionError: one is not two"
+    text = (out / "summary.txt").read_text()
+    assert "cases: 1 passed, 1 failed, 1 skipped" in text
+    assert "test_bad: AssertionError: one is not two" in text
+
+
+def test_a_test_that_loses_the_context_ends_its_process_and_is_named(out, tmp_path):
+    (tmp_path / "test_two.py").write_text("def test_loses(): pass\ndef test_after(): pass\n")
+    (tmp_path / "losing.py").write_text(
+        "from gpu_check import recorder\nrecorder.lost_context = lambda: 'CUDA error: an illegal memory access'\n"
+    )
+    command = (
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "gpu_check.recorder",
+        "-p",
+        "losing",
+    )
+    code = f"import os, sys; sys.path.insert(0, {str(tmp_path)!r}); import pytest; pytest.main(sys.argv[1:])"
+    step = Step("tests", (sys.executable, "-c", code, *command[3:], str(tmp_path / "test_two.py")))
+    assert check([Part("ops", (step,))], out, 60) == 1
+    assert [line["test"].split("::")[1] for line in lines(out / "tests.jsonl")] == ["test_loses", "test_loses"]
+    assert lines(out / "tests.jsonl")[1]["said"] == "ended its process: CUDA error: an illegal memory access"
+
+
+def test_no_context_is_lost_where_there_is_none():
+    assert recorder.lost_context() == ""
+
+
+def test_cases_are_measured_in_order_and_kept_as_they_come(tmp_path):
+    path = tmp_path / "rows.jsonl"
+
+    def run(name):
+        assert lines(path)[-1] == {"case": name, "state": "begun"}
+        if name == "b":
+            raise ValueError("results differ")
+        return ROW
+
+    assert rows.measure(["a", "b", "c"], path, 60, run, lost=lambda: "") == 1
+    done = [line for line in lines(path) if line["state"] != "begun"]
+    assert [(line["case"], line["state"]) for line in done] == [("a", "measured"), ("b", "failed"), ("c", "measured")]
+    assert done[1]["said"] == "ValueError: results differ"
+
+
+def test_a_case_that_lost_the_context_is_not_measured_again(tmp_path):
+    path, asked = tmp_path / "rows.jsonl", []
+
+    def run(name):
+        asked.append(name)
+        return ROW
+
+    assert rows.measure(["a", "b", "c"], path, 60, run, lost=lambda: "lost" if asked[-1] == "b" else "") == STICKY
+    assert rows.measure(["a", "b", "c"], path, 60, run, lost=lambda: "") == 0
+    assert asked == ["a", "b", "c"]
+    # One that took its process along had no time to say so.
+    with path.open("a") as file:
+        file.write(json.dumps({"case": "d", "state": "begun"}) + "\n")
+    assert rows.measure(["d"], path, 60, run, lost=lambda: "") == 0
+    assert lines(path)[-1] == {"case": "d", "state": "failed", "said": "ended its process"}
+
+
+def test_with_too_little_time_no_case_is_begun(tmp_path, capsys):
+    now = iter([0.0, 0.0, 8.0])
+    assert (
+        rows.measure(["a", "b", "c"], tmp_path / "rows.jsonl", 10, lambda name: ROW, lambda: "", lambda: next(now)) == 0
+    )
+    assert "no time for 2 of 3 cases" in capsys.readouterr().out
+
+
+def test_the_named_cases_are_in_the_registry():
+    from benchmarks.cases import registry
+
+    known = {entry.name for entry in registry()}
+    for names in (rows.CASES, rows.COMPILED, rows.TRITON, rows.TRAINING):
+        assert [name for name in names if name not in known] == []
+        assert len(set(names)) == len(names)
+    assert (len(rows.CASES), len(rows.COMPILED)) == (45, 8)
+
+
+def a_large_folder(out):
+    out.mkdir()
+    (out / "facts.json").write_text(json.dumps(FACTS))
+    parts = [{"part": f"part{n}", "outcome": "failed", "seconds": 1.0, "reasons": ["why " * 100] * 9} for n in range(8)]
+    tests = [{"step": "ops", "test": f"test_{n}", "outcome": "failed", "said": "wrong " * 50} for n in range(500)]
+    measured = [{"backend": "cuda", "case": f"case {n}", "state": "measured", "row": ROW} for n in range(300)]
+    floor = {"floor": {"copies": [{"bytes": 4e9, "seconds": 1e-3}]}}
+    for name, content in {"parts": parts, "tests": tests, "rows": [floor, *measured]}.items():
+        (out / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in content))
+
+
+def test_the_summary_fits_on_a_page_and_says_what_does_not(out):
+    a_large_folder(out)
+    text = summary.write(out)
+    assert len(text) <= 10_000
+    assert text.startswith("gpu: none\ncommit: abc\n")
+    assert "ops: 500 failed" in text
+    assert text.count("more in") == 3
+    assert next(line for line in text.splitlines() if line.startswith("case 0")).split()[2:] == [
+        "2.0",
+        "10.0",
+        "-",
+        "1.0",
+        "0.50",
+    ]
+    assert len(json.loads((out / "results.json").read_text())["failed_tests"]) == 500
+
+
+def test_a_line_that_was_cut_off_is_not_read(out):
+    out.mkdir()
+    (out / "tests.jsonl").write_text('{"step": "ops", "test": "a", "outcome": "passed"}\n{"step": "op')
+    assert [line["test"] for line in summary.collect(out)["tests"]] == ["a"]
+    assert summary.page(summary.collect(out)).startswith("no facts")
+
+
+def test_all_results_are_at_most_eight_files_in_one_folder(out):
+    a_large_folder(out)
+    summary.write(out)
+    (out / "log.txt").touch()
+    assert len(list(out.iterdir())) <= 8
+    assert all(path.is_file() for path in out.iterdir())
 
 
 def test_parts_are_chosen_by_name_in_their_own_order():
-    assert check.chosen("", [GOOD, BAD]) == [GOOD, BAD]
-    assert check.chosen("bad, good", [GOOD, BAD]) == [GOOD, BAD]
-    assert check.chosen("bad", [GOOD, BAD]) == [BAD]
+    needed = Part("facts", (), required=True)
+    assert chosen("", [needed, GOOD, BAD]) == [needed, GOOD, BAD]
+    assert chosen("bad, good", [needed, GOOD, BAD]) == [needed, GOOD, BAD]
+    assert chosen("bad", [needed, GOOD, BAD]) == [needed, BAD]
     with pytest.raises(SystemExit, match="there is no part ugly; there are good, bad"):
-        check.chosen("ugly,bad", [GOOD, BAD])
+        chosen("ugly,bad", [GOOD, BAD])
 
 
-def test_what_the_parts_name_is_there():
-    for part in check.parts():
+def test_the_parts_fit_and_what_they_name_is_there():
+    parts = all_parts()
+    assert sum(part.share for part in parts) == 530
+    for part in parts:
         for step in part.steps:
-            paths = [word.removeprefix("--ignore=") for word in step.command if "tests/" in word or ".py" in word]
-            assert [path for path in paths if not (check.ROOT / path).exists()] == []
-            assert bool(step.report) == any("{report}" in word for word in step.command)
+            assert [word for word in step.command if word.startswith("tests/") and not (ROOT / word).exists()] == []
+            assert step.resumes == ("gpu_check.rows" in step.command and part.name != "alone")
 
 
 def test_without_a_gpu_it_says_so(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(SystemExit, match="there is no CUDA device"):
-        check.machine()
+        facts.machine()
+
+
+def test_libraries_that_do_not_serve_are_built_or_the_reason_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(facts, "ROOT", tmp_path)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert facts.libraries("9.0") == {
+        "libraries": "no library: _cuda.so, _cpu.so, _build.json missing, and nvcc is not on the PATH"
+    }
+    (tmp_path / "fastadv").mkdir()
+    for name in facts.LIBRARIES:
+        (tmp_path / "fastadv" / name).touch()
+    monkeypatch.setattr(facts, "_probe", lambda: "no kernel image is available")
+    assert facts.libraries("9.0")["libraries"] == (
+        "no library: no kernel image is available, and nvcc is not on the PATH"
+    )
+    monkeypatch.setattr(facts, "_probe", lambda: "")
+    assert facts.libraries("9.0") == {"libraries": "built beforehand, _cuda.so of 0 MiB"}

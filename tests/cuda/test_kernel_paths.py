@@ -300,7 +300,7 @@ def another(t):
 
 
 class OracleOfLosses:
-    """The value-and-gradient functions of the reference, which live in its modules."""
+    """Value-and-gradient functions of the reference, which live in its modules."""
 
     from fastadv.reference.attack_loss import attack_loss_value_and_grad
     from fastadv.reference.divergence import (

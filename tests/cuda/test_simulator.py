@@ -9,7 +9,7 @@ import torch
 
 
 def run(simulator: ctypes.CDLL, name: str) -> tuple[torch.Tensor, str]:
-    """What the kernel ``name`` of faulty_kernels.cu wrote, and the error that ended it."""
+    """Return the output of the kernel ``name`` of faulty_kernels.cu, and the error that ended it."""
     out, message = torch.full([64], -1.0), ctypes.create_string_buffer(200)
     simulator.run_faulty(name.encode(), ctypes.c_void_p(out.data_ptr()), message, ctypes.c_size_t(len(message)))
     return out, message.value.decode()

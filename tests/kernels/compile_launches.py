@@ -57,7 +57,7 @@ def _type(value: Any) -> str:
 
 
 def _spilled(asm: dict[str, Any], ptxas_log: str) -> int:
-    """What went to memory for want of registers: bytes stored (NVIDIA) or vector registers (AMD)."""
+    """Count what went to memory for want of registers: bytes stored (NVIDIA) or vector registers (AMD)."""
     if "amdgcn" in asm:
         found = re.findall(r"\.vgpr_spill_count:\s*(\d+)", asm["amdgcn"])
     else:

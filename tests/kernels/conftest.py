@@ -1,4 +1,4 @@
-"""Whether Triton interprets or compiles is settled when it is imported, so scripts run in processes of their own."""
+"""Scripts in processes of their own: Triton interprets or compiles as settled when it is imported."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""What only large inputs reach: samples, rows and particles of more than one block, and images shared by programs."""
+"""Paths that only large inputs reach: samples, rows and particles of several blocks, images shared by programs."""
 
 
 def test_large_inputs_agree_with_the_reference(run_script):

@@ -1,0 +1,68 @@
+"""A pytest plugin: every outcome is a line of tests.jsonl as it comes, and a lost CUDA context ends its process.
+
+An error such as an illegal access stays with the process that caused it: every later test would fail for it. The
+process ends after the test that caused it, which pytest-xdist reports as the one that crashed its worker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gpu_check.running import STICKY
+
+_IN_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+_OUT = Path(os.environ.get("GPU_CHECK_OUT", "."))
+_STEP = os.environ.get("GPU_CHECK_STEP", "")
+
+
+def pytest_configure() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if not _IN_WORKER and (report.when == "call" or report.outcome != "passed"):
+        said = "" if report.outcome == "passed" else _last_line(report)
+        write(report.nodeid, report.outcome, said)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
+    result = yield
+    if lost := lost_context():
+        if not _IN_WORKER:
+            write(item.nodeid, "failed", f"ended its process: {lost}")
+        # No clean-up would come to an end.
+        os._exit(STICKY)
+    return result
+
+
+def write(test: str, outcome: str, said: str) -> None:
+    line = {"step": _STEP, "test": test, "outcome": outcome} | ({"said": said} if said else {})
+    with (_OUT / "tests.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def lost_context() -> str:
+    """Return the error that every later call to the device would raise; nothing where there is none."""
+    if not torch.cuda.is_initialized():
+        return ""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
+    return ""
+
+
+def _last_line(report: pytest.TestReport) -> str:
+    if isinstance(report.longrepr, tuple):
+        return str(report.longrepr[-1])
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return (crash.message if crash else str(report.longrepr)).strip().splitlines()[0][:200]

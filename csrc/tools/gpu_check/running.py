@@ -1,0 +1,192 @@
+"""Runs parts one after the other before one deadline; whatever they print is in the log, and flushed, at once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[3]
+# Triton's and the compiler's caches stay: compiling takes longer than the tests themselves.
+CACHES = ROOT / "build" / "gpu-check"
+# How a step says that the CUDA context of its process is lost, and that it goes on in another.
+STICKY = 86
+# What a process group has to end by itself before it is killed.
+PATIENCE_SECONDS = 3.0
+
+
+class Stopped(BaseException):
+    """The call itself was told to end."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command. ``{seconds}`` in it is what time is left to it, ``{out}`` the folder of results.
+
+    ``resumes``: it goes on where it was when it is begun again, as it is after a lost CUDA context.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    resumes: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """Steps that all run.
+
+    Attributes:
+        share: of the time that is left, by the shares of the parts that are left.
+        needs: a program without which the part is skipped.
+        required: whether the parts after it make no sense where it fails.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+    share: float = 1.0
+    needs: str = ""
+    required: bool = False
+
+
+@dataclass
+class Outcome:
+    """How a part ended: "passed", "failed", "stopped" by its limit or "skipped", and why."""
+
+    part: str
+    outcome: str = "passed"
+    seconds: float = 0.0
+    reasons: list[str] = field(default_factory=list)
+
+
+class Session:
+    """One call: a folder of results, a log, a deadline."""
+
+    def __init__(self, out: Path, deadline: float, clock: Callable[[], float] = time.monotonic) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        for earlier in ("facts.json", "log.txt", "parts.jsonl", "tests.jsonl", "rows.jsonl", "summary.txt"):
+            (out / earlier).unlink(missing_ok=True)
+        self.out = out
+        self._clock = clock
+        self._start = clock()
+        self._deadline = deadline
+        self._log = (out / "log.txt").open("w", buffering=1)
+
+    def left(self) -> float:
+        """Return the seconds until the deadline."""
+        return self._deadline - (self._clock() - self._start)
+
+    def say(self, part: str, line: str) -> None:
+        text = f"{self._clock() - self._start:6.1f} {part}: {line}"
+        print(text, flush=True)
+        self._log.write(text + "\n")
+
+    def run(self, parts: Sequence[Part]) -> bool:
+        """Run the parts, each within its share of the time left; True where none failed or was stopped."""
+        good = True
+        for index, part in enumerate(parts):
+            limit = self.left() * part.share / sum(each.share for each in parts[index:])
+            outcome = self._run_part(part, limit)
+            good &= outcome.outcome in ("passed", "skipped")
+            self._keep(outcome)
+            if part.required and outcome.outcome != "passed":
+                self.say(part.name, "without it nothing else makes sense")
+                break
+        return good
+
+    def _run_part(self, part: Part, limit: float) -> Outcome:
+        if part.needs and shutil.which(part.needs) is None:
+            return Outcome(part.name, "skipped", reasons=[f"{part.needs} is not on the PATH"])
+        self.say(part.name, f"begins, {limit:.0f} s")
+        outcome, start = Outcome(part.name), self._clock()
+        for step in part.steps:
+            status = self._run_step(part.name, step, limit - (self._clock() - start))
+            while status == STICKY and step.resumes:
+                outcome.outcome = "failed"
+                outcome.reasons.append(f"{step.name}: the CUDA context was lost; the rest in a new process")
+                status = self._run_step(part.name, step, limit - (self._clock() - start))
+            if status is None:
+                outcome.outcome = "stopped" if outcome.outcome == "passed" else outcome.outcome
+                outcome.reasons.append(f"{step.name}: ended at the part's limit of {limit:.0f} s")
+                break
+            if status:
+                outcome.outcome = "failed"
+                outcome.reasons.append(f"{step.name}: exit status {status}")
+        outcome.seconds = round(self._clock() - start, 1)
+        return outcome
+
+    def _run_step(self, part: str, step: Step, seconds: float) -> int | None:
+        """Run one step; its exit status, None where it was ended after ``seconds`` or there are none."""
+        if seconds <= 0:
+            return None
+        caches = {"TRITON_CACHE_DIR": str(CACHES / "triton"), "TORCHINDUCTOR_CACHE_DIR": str(CACHES / "inductor")}
+        path = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "csrc" / "tools"))), "PYTHONUNBUFFERED": "1"}
+        with _own_group(
+            [word.replace("{seconds}", f"{seconds:.0f}").replace("{out}", str(self.out)) for word in step.command],
+            os.environ | path | caches | {"GPU_CHECK_OUT": str(self.out)} | dict(step.environment),
+        ) as process:
+            reader = threading.Thread(target=self._copy, args=(part, process.stdout), daemon=True)
+            reader.start()
+            try:
+                status: int | None = process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                status = None
+        reader.join(1.0)
+        return status
+
+    def _copy(self, part: str, lines: Any) -> None:
+        for line in lines:
+            self.say(part, line.rstrip("\n"))
+
+    def _keep(self, outcome: Outcome) -> None:
+        why = "; ".join(outcome.reasons)
+        self.say(outcome.part, f"{outcome.outcome} after {outcome.seconds:.1f} s{': ' + why if why else ''}")
+        with (self.out / "parts.jsonl").open("a") as file:
+            file.write(json.dumps(vars(outcome)) + "\n")
+
+
+@contextlib.contextmanager
+def _own_group(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """Run ``command`` in a process group of its own, none of which is left afterwards."""
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        for number, patience in ((signal.SIGTERM, PATIENCE_SECONDS), (signal.SIGKILL, None)):
+            # The group outlives its first process as long as any member is there.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(patience if process.poll() is None else 0)
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Turn SIGTERM into Stopped, so that what runs is ended, with all it started, before the call ends."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise Stopped
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,110 @@
+"""The results of a call: one file to keep, and a page of at most 10,000 characters, from what lies in its folder."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+MOST_CHARACTERS = 10_000
+# What lists of failures and reasons may take of it.
+FAILURE_CHARACTERS, REASON_CHARACTERS = 3_500, 1_500
+VARIANTS = ("fused", "eager", "compiled", "replayed")
+
+
+def collect(out: Path) -> dict[str, Any]:
+    """Return all results in the folder, whatever of them is there."""
+    facts = out / "facts.json"
+    rows = _lines(out / "rows.jsonl")
+    return {
+        "facts": json.loads(facts.read_text()) if facts.exists() else {},
+        "parts": _lines(out / "parts.jsonl"),
+        "tests": _lines(out / "tests.jsonl"),
+        "floor": next((line["floor"] for line in rows if "floor" in line), None),
+        "rows": [line for line in rows if line.get("state") in ("measured", "failed")],
+    }
+
+
+def write(out: Path) -> str:
+    """Write results.json and summary.txt, and return the latter."""
+    results = collect(out)
+    kept = results | {"tests": _counts(results["tests"]), "failed_tests": _failures(results["tests"])}
+    (out / "results.json").write_text(json.dumps(kept, indent=1) + "\n")
+    text = page(results)
+    (out / "summary.txt").write_text(text)
+    return text
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """Return the page; what does not fit is counted, and lies in the files."""
+    head = [f"{name}: {fact}" for name, fact in results["facts"].items()] or ["no facts"]
+    head += ["", *(f"{part['part']:12}{part['outcome']:9}{part['seconds']:7.1f} s" for part in results["parts"])]
+    counts = _counts(results["tests"])
+    head += [
+        f"{step or 'tests'}: " + ", ".join(f"{n} {what}" for what, n in found.items()) for step, found in counts.items()
+    ]
+    reasons = [f"{part['part']}: {reason}" for part in results["parts"] for reason in part["reasons"]]
+    text = "\n".join(head)[:3_000] + "\n"
+    text += _fitting("reasons", reasons, REASON_CHARACTERS, "parts.jsonl")
+    failed_rows = [f"{row['case']}: {row['said']}" for row in results["rows"] if row["state"] == "failed"]
+    text += _fitting(
+        "failures", _failures(results["tests"]) + failed_rows, FAILURE_CHARACTERS, "tests.jsonl, rows.jsonl"
+    )
+    return text + _fitting("microseconds", _table(results), MOST_CHARACTERS - len(text) - 100, "rows.jsonl")
+
+
+def _table(results: Mapping[str, Any]) -> list[str]:
+    """Medians, and the share of what a copy moves that the replays do."""
+    floor = results["floor"]
+    copied = max((copy["bytes"] / copy["seconds"] for copy in floor["copies"]), default=None) if floor else None
+    measured = [line for line in results["rows"] if line["state"] == "measured"]
+    lines = []
+    for line in measured:
+        row = line["row"]
+        times = "".join(
+            f"{row['seconds'][name]['median'] * 1e6:10.1f}" if name in row["seconds"] else f"{'-':>10}"
+            for name in VARIANTS
+        )
+        moved = row.get("bytes_per_second", {}).get("replayed")
+        share = f"{moved / copied:7.2f}" if moved and copied else ""
+        label = "" if line["backend"] == "cuda" else f" ({line['backend']})"
+        lines.append(f"{line['case'][:52] + label:62}{times}{share}")
+    header = f"{'':62}" + "".join(f"{name:>10}" for name in VARIANTS) + "  share"
+    return [header, *lines] if lines else []
+
+
+def _fitting(title: str, lines: Sequence[str], room: int, files: str) -> str:
+    """A titled list as far as it fits."""
+    if not lines:
+        return ""
+    text, taken = f"\n{title}\n", 0
+    for line in lines:
+        shown = line[:240]
+        if len(text) + len(shown) + 60 > room and taken:
+            break
+        text += shown + "\n"
+        taken += 1
+    left = len(lines) - taken
+    return text + (f"... and {left} more in {files}\n" if left else "")
+
+
+def _counts(tests: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Outcomes by step."""
+    counts: dict[str, Counter[str]] = {}
+    for test in tests:
+        counts.setdefault(test["step"], Counter())[test["outcome"]] += 1
+    return {step: dict(found) for step, found in counts.items()}
+
+
+def _failures(tests: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [f"{test['test']}: {test.get('said', '')}" for test in tests if test["outcome"] == "failed"]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file, but for a last one that was cut off."""
+    if not path.exists():
+        return []
+    whole = path.read_text().split("\n")[:-1]
+    return [json.loads(line) for line in whole]
