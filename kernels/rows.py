@@ -25,6 +25,7 @@ LOSS_MATCHING = tl.constexpr(2)
 CROSS_ENTROPY = tl.constexpr(3)
 JS = tl.constexpr(4)
 DKD = tl.constexpr(5)
+LOG_ODDS = tl.constexpr(6)
 
 
 def logit_loss(
@@ -110,7 +111,9 @@ def logit_loss_rows(
     HELD: tl.constexpr,
 ):
     SOFT: tl.constexpr = (LOSS == KL) | (LOSS == KD) | (LOSS == JS) | (LOSS == DKD)
-    HARD: tl.constexpr = (LOSS == KD) | (LOSS == LOSS_MATCHING) | (LOSS == CROSS_ENTROPY)
+    HARD: tl.constexpr = (LOSS == KD) | (LOSS == LOSS_MATCHING)
+    # Of the other classes against the target; the cross-entropy alone is a function of them.
+    ODDS: tl.constexpr = (LOSS == LOG_ODDS) | (LOSS == CROSS_ENTROPY)
     TEACHER_HARD: tl.constexpr = LOSS == LOSS_MATCHING
     STUDENT_GRAD: tl.constexpr = (student_grad_ptr is not None) | (student_minus_grad_ptr is not None)
     TEACHER_GRAD: tl.constexpr = (teacher_grad_ptr is not None) | (teacher_minus_grad_ptr is not None)
@@ -136,6 +139,8 @@ def logit_loss_rows(
         s = held_s if HELD else load_logits(student_ptr, student_minus_ptr, base, present, start, classes, BLOCK)
         if HARD:
             hard_s_top, hard_s_sum = _online_softmax(hard_s_top, hard_s_sum, s)
+        if ODDS:
+            hard_s_top, hard_s_sum = _online_softmax(hard_s_top, hard_s_sum, _others(s, target, start, BLOCK))
         if teacher_ptr is not None:
             t = held_t if HELD else load_logits(teacher_ptr, teacher_minus_ptr, base, present, start, classes, BLOCK)
             if SOFT:
@@ -157,6 +162,11 @@ def logit_loss_rows(
         student_ce = _cross_entropy(student_ptr, base, present, target, classes, hard_s_top, hard_s_log)
         if TEACHER_HARD:
             teacher_ce = _cross_entropy(teacher_ptr, base, present, target, classes, hard_t_top, hard_t_log)
+    odds, slope = zeros, zeros + 1
+    if ODDS:
+        odds = -_odds(student_ptr, base, present, target, classes, zeros + 1, hard_s_top, hard_s_log)
+        if LOSS == CROSS_ENTROPY:
+            student_ce, slope = _softplus(odds)
     factor = weighted(scale, weight_ptr, row, present, zeros)
     share, rest = scalar(alpha, zeros) + zeros, scalar(1 - alpha, zeros)
 
@@ -189,6 +199,8 @@ def logit_loss_rows(
             teacher_half += tl.sum(_expected(log_p, _surprise(log_p, log_q)), 1)
         divergence = student_half + teacher_half
     value = _value(student_ce, teacher_ce, divergence, of_target, T, share, rest, by_soft, LOSS)
+    if LOSS == LOG_ODDS:
+        value = odds
     tl.store(value_ptr + row, factor * value, present)
 
     if STUDENT_GRAD or TEACHER_GRAD:
@@ -225,6 +237,12 @@ def logit_loss_rows(
             if TEACHER_HARD:
                 p = tl.exp(_log_softmax(t, hard_t_top, hard_t_log))
                 teacher_grad += by_teacher[:, None] * (p - hit.to(p.dtype))
+            if ODDS:
+                others = _others(s, target, start, BLOCK)
+                log_q = _log_softmax(others, hard_s_top, hard_s_log)
+                q = tl.where(others == -float("inf"), 0.0, _exp_to_the_end(log_q))
+                student_grad = slope[:, None] * (q - hit.to(q.dtype))
+                student_grad = tl.where((value == value)[:, None], student_grad, float("nan"))
             student_grad *= factor[:, None]
             teacher_grad *= factor[:, None]
             store_gradient(student_grad_ptr, base, present, column, classes, student_grad)
@@ -238,9 +256,33 @@ def _soft(logits, T, target, start, LOSS: tl.constexpr, BLOCK: tl.constexpr):
     """Logits at the temperature; for DKD without the target's."""
     scaled = divide(logits, T)
     if LOSS == DKD:
-        column = start + tl.arange(0, BLOCK)
-        scaled = tl.where(column[None, :] == target[:, None], -float("inf"), scaled)
+        scaled = _others(scaled, target, start, BLOCK)
     return scaled
+
+
+@triton.jit
+def _others(logits, target, start, BLOCK: tl.constexpr):
+    """The logits with -inf in the place of the target's."""
+    column = start + tl.arange(0, BLOCK)
+    return tl.where(column[None, :] == target[:, None], -float("inf"), logits)
+
+
+@triton.jit
+def _exp_to_the_end(x):
+    """exp(x) of x <= 0 down to the smallest numbers, which the instruction of a GPU may flush to zero."""
+    root = tl.exp(0.5 * x)
+    return root * root
+
+
+@triton.jit
+def _softplus(x):
+    """log(1 + exp x) and its derivative, down to the smallest numbers."""
+    e = _exp_to_the_end(-tl.abs(x))
+    # What 1 + e loses of a small e is put right by the quotient.
+    total = 1 + e
+    log_total = tl.where(total == 1, e, tl.log(total) * divide(e, tl.where(total == 1, 1.0, total - 1)))
+    likely = divide(tl.zeros_like(e) + 1, total)
+    return tl.maximum(x, 0.0) + log_total, tl.where(x > 0, likely, e * likely)
 
 
 @triton.jit

@@ -177,7 +177,8 @@ class RowSums {
     }
   }
 
-  DEVICE A largest(int k) const { return largest_[k]; }
+  // Of logits that are all -inf the largest is taken to be 0, and the total is 0.
+  DEVICE A largest(int k) const { return shift(largest_[k]); }
   DEVICE A total(int k) const { return sums_[k]; }
   DEVICE A gap() const { return sums_[N]; }
 
@@ -203,7 +204,7 @@ class RowSums {
     };
     A most[N];
 #pragma unroll
-    for (int k = 0; k < N; ++k) most[k] = sums.largest(k);
+    for (int k = 0; k < N; ++k) most[k] = kLowest;
     if constexpr (Row::kHeld) {
       each([&](const auto& z) { larger(most, z); });
       team.template combine<Larger>(most);
@@ -324,8 +325,19 @@ struct Softmax {
   DEVICE Softmax(A largest, A total, A inverse_temperature)
       : largest(largest), total(total), inverse_temperature(inverse_temperature), inverse_total(1 / total) {}
 
+  // Of the logits that `logit(c, x, e)` gives.
+  template <class Row, class Logit>
+  DEVICE static Softmax of(const Row& row, A inverse_temperature, const Logit& logit) {
+    const A inverse[1] = {inverse_temperature};
+    const auto sums = RowSums<A, 1>::of(row, inverse, [&](int64_t c, const auto& x, int e, A(&z)[1]) {
+      z[0] = logit(c, x, e);
+    });
+    return {sums.largest(0), sums.total(0), inverse_temperature};
+  }
+
   DEVICE A scaled(A x) const { return (x - largest) * inverse_temperature; }
-  DEVICE A probability(A x) const { return std::exp(scaled(x)) * inverse_total; }
+  DEVICE A exponential(A x) const { return std::exp(scaled(x)); }
+  DEVICE A probability(A x) const { return exponential(x) * inverse_total; }
 };
 
 // Cross-entropy of a row at temperature 1; NaN where the target is no class, which is never read.
@@ -343,15 +355,6 @@ struct CrossEntropy {
     return {softmax, target, valid,
             valid ? std::log(softmax.total) - softmax.scaled(row.logit(k, target))
                   : std::numeric_limits<A>::quiet_NaN()};
-  }
-
-  // Of input 0.
-  template <class Row>
-  DEVICE static CrossEntropy of(const Row& row, int64_t target) {
-    const A inverse[1] = {A(1)};
-    const auto logits = [](int64_t, const auto& x, int e, A(&z)[1]) { z[0] = x[0][e]; };
-    const auto sums = RowSums<A, 1>::of(row, inverse, logits);
-    return of(row, 0, Softmax<A>(sums.largest(0), sums.total(0), A(1)), target);
   }
 
   DEVICE A gradient(int64_t c, A x) const {

@@ -26,6 +26,12 @@ SCHEMAS = {
         f"(Tensor x0, float eps, {_BOX}, int seed=0, Tensor? eps_n=None, Tensor? seed_t=None, Tensor? sample_ids=None)"
         " -> Tensor"
     ),
+    "project_hyperplane": f"(Tensor x, Tensor normal, Tensor offset, {_BOX}) -> Tensor",
+    # level: whose window each sample gets, an index into sides [L] and bumps [L, S, S].
+    "square_propose": (
+        f"(Tensor x, Tensor x0, Tensor query, Tensor level, Tensor sides, float eps, {_BOX}, int seed=0,"
+        " Tensor? bumps=None, Tensor? eps_n=None, Tensor? seed_t=None, Tensor? sample_ids=None) -> Tensor"
+    ),
     "pgd_step": (
         f"(Tensor x, Tensor grad, Tensor x0, {_STEP}, float l1_fraction=0.05, bool exact=True, {_PER_SAMPLE}) -> Tensor"
     ),
@@ -80,7 +86,7 @@ SCHEMAS = {
         " -> (Tensor, Tensor?)"
     ),
     # kind: 0 cross-entropy against target, 1 KL divergence from reference, 2 DLR, 3 DLR towards target with the true
-    # classes in reference, 4 CW.
+    # classes in reference, 4 CW, 5 log-odds of the other classes against target.
     "attack_loss": (
         f"(Tensor logits, Tensor? target, int kind, {_LOSS}, bool grad=False, Tensor? reference=None,"
         " Tensor? weight=None) -> (Tensor, Tensor?)"

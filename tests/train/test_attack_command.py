@@ -16,7 +16,8 @@ from fastadv.train.config.attacks import ATTACKS
 from fastadv.train.data import datasets
 from fastadv.train.data.splits import to_pixels
 from fastadv.train.networks import catalogue
-from fastadv.train.networks.classifier import Classifier, Normalize, load_weights
+from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.weights import load_weights
 from fastadv.train.report.intervals import wilson
 from fastadv.train.robustness.timing import TimedNetwork
 
@@ -254,8 +255,11 @@ def test_what_cannot_be_continued(tmp_path, small_run, capsys):
         ("--data=cifar100", "data_dir: None"),
         ("--n=501", "n: 501, expected at most 500"),
         ("--n=0", "n: 0, expected at least 1"),
-        ("--model=digits_cnn", "no weights for DigitsNet (RuntimeError: Error(s) in loading state_dict"),
-        ("--model=resnet8", "for ResNet: Missing key(s) in state_dict"),
+        ("--model=digits_cnn", "no weights for digits_cnn (RuntimeError: Error(s) in loading state_dict"),
+        (
+            "--model=resnet8",
+            "no weights for resnet8: missing conv1.weight, bn1.weight, bn1.bias, bn1.running_mean and ",
+        ),
     ],
 )
 def test_errors_of_the_users_have_no_traceback(tmp_path, small_run, capsys, option, message):

@@ -60,6 +60,11 @@ def resolve(seed: int | Tensor | None) -> int | Tensor:
     return mixed
 
 
+def derived(seed: int, number: int) -> int:
+    """Return a seed of its own for each ``number`` of a whole that is seeded by ``seed``."""
+    return _mix(_mix(seed & _MASK) ^ number)
+
+
 def _mix(x: int) -> int:
     """Apply one step of SplitMix64, a bijection of 64 bits (Steele, Lea, Flood, OOPSLA 2014)."""
     x = (x + 0x9E3779B97F4A7C15) & _MASK

@@ -60,9 +60,10 @@ def projected_ascent(
     with no_trace(networks.members):
         start = around_start.random_rows(x, copies, noise) if tries.random_start else ball.clean_rows(x, copies)
         objective = Objective(networks, x, goal, copies)
-        found = Best(start)
-        last = ascend(objective, start, step, schedule.of_copies(copies), watch=found.offer if tries.best else None)
+        schedule = schedule.of_copies(copies)
         if not tries.best and copies == 1:
-            return last
+            return ascend(objective, start, step, schedule)
+        found = Best(start.clone())
+        last = ascend(objective, start, step, schedule, watch=found.offer if tries.best else None)
         found.offer(last, objective.value(last))
         return found.of_copies(copies).x

@@ -8,14 +8,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fastadv.attacks.configured import Attack
-from fastadv.attacks.loop.arguments import as_float32, step_count
+from fastadv.attacks.configured import Attack, among
+from fastadv.attacks.loop.arguments import as_float32, count, step_count
 from fastadv.attacks.loop.ascent import ascend
 from fastadv.attacks.loop.ball import Ball
 from fastadv.attacks.loop.noise import Noise
 from fastadv.attacks.loop.objective import Goal, Loss, Objective
 from fastadv.attacks.loop.projected_ascent import Tries
 from fastadv.attacks.loop.rows import repeat_rows
+from fastadv.attacks.methods.apgd_rows import first_misclassified
 from fastadv.attacks.methods.apgd_state import (
     ApgdState,
     L1Sparsity,
@@ -27,6 +28,9 @@ from fastadv.attacks.methods.apgd_state import (
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
 from fastadv.ops import checks
+
+# Whether each is the one of the authors' code.
+VARIANTS = {"paper": False, "autoattack": True}
 
 
 def apgd(
@@ -48,6 +52,9 @@ def apgd(
     seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,
     rho: float = 0.75,
+    variant: str = "paper",
+    targets: int | None = None,
+    batch_size: int = 250,
 ) -> Tensor:
     """Auto-PGD: projected ascent with momentum that halves its step and goes back to its best point by itself.
 
@@ -74,10 +81,14 @@ def apgd(
     The best point of all steps, start and end included, and of all restarts is returned. Each row keeps its step size
     and all else on the device. Nothing of the caller's changes, see :func:`pgd`.
 
-    The rules are the papers'. For l1 AutoAttack runs three phases, of radius 3 eps, 2 eps and eps; this is one of them,
-    at eps. For linf and l2, the iterate that gives way to the best point is x_{w_j} as in the authors' code, so that a
-    step costs one evaluation. That code rounds its checkpoints otherwise, halves at exactly ``rho`` too, starts on the
-    sphere, and returns a misclassified point where it saw one, which need not be the one of the highest loss.
+    The rules are the papers'. For linf and l2, the iterate that gives way to the best point is x_{w_j} as in the
+    authors' code, so that a step costs one evaluation.
+
+    ``variant="autoattack"`` is that code, as AutoAttack runs it: it starts on the sphere, rounds its checkpoints down,
+    halves at exactly ``rho`` too, compares the first loss after a step with zero, and for l1 runs three phases of
+    radius 3 eps, 2 eps and eps, of which the last counts. Any misclassified iterate counts; an image leaves with the
+    first and is returned with it, one without any as it is. ``restarts``, and ``targets`` of the loss "dlr", follow one
+    another, each for the images that still stand.
 
     Args:
         step_size: length of the first steps in the norm, a float or [N]; None is ``2 eps``, for l1 ``eps``.
@@ -85,6 +96,11 @@ def apgd(
         loss: "ce" or "dlr" as published, or any other of :func:`pgd`; "dlr" with ``targeted=True`` is the targeted DLR,
             y the class to be reached.
         rho: the share of rising steps that keeps the step size, in (0, 1]; l1 has no use for it.
+        variant: "paper" or "autoattack"; the latter takes the losses "ce" and "dlr", an int for steps, and neither
+            step_size, reference, targeted, random_start nor mode.
+        targets: of "autoattack" with loss "dlr", how many classes to aim at in turn, those of rank 2, 3, ... of the
+            clean logits, by the targeted DLR; None is the untargeted one.
+        batch_size: of "autoattack", images in a pass at most.
         model, x, y, eps, steps, reference, targeted, random_start, restarts, bounds, mode, seed, sample_ids: as for
             :func:`pgd`.
 
@@ -94,6 +110,20 @@ def apgd(
     attacks", ICML 2020, algorithm 1; for l1 the same, "Mind the box: l1-APGD for sparse adversarial attacks on image
     classifiers", ICML 2021.
     """
+    if checks.choice("variant", variant, VARIANTS):
+        others = {
+            "step_size": step_size is None,
+            "reference": reference is None,
+            "targeted": targeted is False,
+            "random_start": random_start is True,
+            "mode": mode == "exact",
+        }
+        for name in (name for name, default in others.items() if not default):
+            raise ValueError(f'{name} must be left out for variant="autoattack"')
+        ball, noise = Ball(eps, norm, bounds), Noise(seed, sample_ids)
+        return first_misclassified(model, x, y, ball, noise, loss, steps, restarts, targets, rho, batch_size)
+    if targets is not None:
+        raise ValueError(f'targets must be None but for variant="autoattack", got {targets!r}')
     networks = Networks(model)
     x = as_float32(x)
     schedule = step_count(steps, x)
@@ -121,7 +151,16 @@ def apgd(
         return state.best.of_copies(restarts).x
 
 
-class APGD(Attack, function=apgd, own_checks={"rho": checks.fraction}):
+class APGD(
+    Attack,
+    function=apgd,
+    own_checks={
+        "rho": checks.fraction,
+        "variant": among(VARIANTS),
+        "targets": lambda name, value: count(name, value, 1),
+        "batch_size": lambda name, value: count(name, value, 1),
+    },
+):
     """:func:`fastadv.attacks.apgd`, configured once: ``APGD(eps=8 / 255, loss="dlr", steps=100)(model, x, y)``."""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fastadv.attacks.model.networks import module_behind
+from fastadv.attacks.model.networks import module_behind, submodules
 
 
 @contextlib.contextmanager
@@ -19,7 +19,7 @@ def evaluating(models: Iterable[Any]) -> Iterator[None]:
     modules or methods of one are left alone.
     """
     roots = [module_behind(model) for model in models]
-    flags = [(module, module.training) for root in roots if root is not None for module in root.modules()]
+    flags = [(module, module.training) for root in roots if root is not None for module in submodules(root)]
     try:
         for module, training in flags:
             if training:

@@ -1,15 +1,12 @@
-"""A network behind its normalisation, and the weights it is loaded from."""
+"""A network behind its normalisation."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from fastadv.distill import Features
 from fastadv.distill.parts.features import features_of
-from fastadv.train.runtime.checkpoint import why_refused
-from fastadv.train.runtime.errors import CheckpointError
 
 
 class Normalize(nn.Module):
@@ -43,19 +40,3 @@ class Classifier(nn.Module):
     def with_features(self, x: Tensor) -> Features:
         """The network's; TypeError where it has none."""
         return features_of("network", self.network, self.normalize(x))
-
-
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Load a state_dict file into `network`: a plain one, or the network's part of a checkpoint of the trainer.
-
-    Raises CheckpointError when it is missing or does not fit.
-    """
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-        if isinstance(weights.get("model"), dict):
-            weights = {name.removeprefix("network."): value for name, value in weights["model"].items()}
-        network.load_state_dict(weights)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except Exception as error:  # torch raises several kinds for damaged files, and RuntimeError for wrong keys
-        raise CheckpointError(f"{path}: no weights for {type(network).__name__} ({why_refused(error)})") from error

@@ -15,11 +15,13 @@ from fastadv.train.config.attacks import keywords
 from fastadv.train.data import datasets
 from fastadv.train.data.splits import Dataset, to_pixels
 from fastadv.train.networks import catalogue
-from fastadv.train.networks.classifier import Classifier, Normalize, load_weights
+from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.weights import load_weights
 from fastadv.train.robustness.shards import Shard, Shards, Verdict
 from fastadv.train.robustness.timing import TimedNetwork
 from fastadv.train.runtime.errors import ConfigError
 from fastadv.train.runtime.progress import Progress
+from fastadv.train.runtime.stopping import deferred, stop_if_asked
 
 # The judge that counts is the network as it was loaded.
 JUDGE = "float32"
@@ -43,7 +45,7 @@ def prepare(config: AttackConfig) -> Subject:
     if images > len(dataset.test):
         raise ConfigError(f"n: {images}, expected at most {len(dataset.test)}, the test images of {config.data}")
     network = catalogue.build(config.model, num_classes=len(dataset.class_names), image_shape=dataset.image_shape)
-    load_weights(network, config.checkpoint)
+    load_weights(network, config.checkpoint, name=config.model)
     classifier = Classifier(Normalize(dataset.mean, dataset.std), network).eval().requires_grad_(False)
     torch.nn.utils.convert_conv2d_weight_memory_format(classifier.to(config.device), torch.channels_last)
     copy = freeze(classifier, dtype=getattr(torch, config.dtype))
@@ -70,8 +72,10 @@ def attack_missing(config: AttackConfig, subject: Subject, folder: Path) -> list
     label = f"{config.attack} on {config.model}"
     with Progress(label, done=done, total=batches, images_per_step=min(config.batch_size, subject.images)) as progress:
         for number in missing:
-            shard = _attack_batch(config, subject, number)
-            shards.save(number, shard)
+            with deferred():
+                shard = _attack_batch(config, subject, number)
+                shards.save(number, shard)
+            stop_if_asked()
             progress.note(f"{statistics.mean(shard.verdicts[JUDGE].robust):.0%} of the last batch stand")
             progress.step()
     return list(shards.load(batches))
