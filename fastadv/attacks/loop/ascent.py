@@ -49,7 +49,8 @@ def ascend(
     """Repeat ``x = step(x, gradient)`` as often as ``schedule`` says, and return the last ``x`` [rows, ...].
 
     A row that has made all steps of its own stays where it is. ``step`` may be an object that carries state from one
-    step to the next; what it keeps of a row that stays is of no account.
+    step to the next; what it keeps of a row that stays is of no account. It may write the next x into the memory of the
+    one it is given: ``x`` must be memory of the loop's own, and what ``watch`` keeps of it a copy.
 
     Args:
         watch: called with each x and its evaluation, before its step.
@@ -61,8 +62,9 @@ def ascend(
             watch(x, found)
         if finished is not None and finished():
             break
-        moved = step(x, found.grad)
+        moved = step(x if schedule.each is None else x.clone(), found.grad)
         x = moved if schedule.each is None else choose(made < schedule.each, moved, x)
+        del found  # not to be held during the next pass through the network
     return x
 
 

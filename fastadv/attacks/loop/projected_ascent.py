@@ -84,7 +84,7 @@ def projected_ascent(
         start = tries.start(x, goal, ball, noise)
         choosing = tries.best or copies > 1
         objective = objective_of(networks, x, goal, copies, judged=choosing, mask=around_rows.mask)
-        best = Best(start)
+        best = Best(start.clone())
         last = ascend(objective, start, step, schedule.of_copies(copies), watch=best.watch if tries.best else None)
         if choosing:
             best.offer(last, *objective.judge(last))

@@ -130,5 +130,5 @@ class PGD(Attack, function=pgd):
 
 
 def steepest_step(l1_fraction: float, centre: Tensor, ball: Ball, step_size: float | Tensor) -> Step:
-    """Return steps of :func:`fastadv.pgd_step` in ``ball`` around ``centre`` [rows, ...]."""
-    return pgd_stepper(centre, step_size=step_size, l1_fraction=l1_fraction, **ball.projection)
+    """Return steps of :func:`fastadv.pgd_step`, in place, in ``ball`` around ``centre`` [rows, ...]."""
+    return pgd_stepper(centre, step_size=step_size, l1_fraction=l1_fraction, in_place=True, **ball.projection)

@@ -1,5 +1,6 @@
 """Train one network with one method, so that a killed run ends with the same weights as one that was not."""
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -28,6 +29,7 @@ from fastadv.train.runtime.files import write_atomically
 from fastadv.train.runtime.metrics import MeanTerms, MetricsLog
 from fastadv.train.runtime.processes import Processes
 from fastadv.train.runtime.progress import Progress
+from fastadv.train.runtime.stopping import asked_to_stop, deferred, stop_if_asked
 from fastadv.train.runtime.stopwatch import Stopwatch
 
 
@@ -87,8 +89,8 @@ class Trainer:
 
         Result: "clean" and "pgd" (accuracy in [0, 1]), "images_per_second" and "seconds" of training alone, "steps",
         and the method's "notes".
-        Raises DivergenceError when the loss is not finite, CheckpointError when every checkpoint is damaged, and where
-        processes end up with different states.
+        Raises Stopped after a step that a signal came in, with a checkpoint of it; DivergenceError when the loss is not
+        finite; CheckpointError when every checkpoint is damaged, and where processes end up with different states.
         """
         position = self._restore()
         log = None
@@ -101,7 +103,9 @@ class Trainer:
             images_per_step=self.config.batch_size,
             shown=self.processes.first,
         )
-        with progress, self.stopwatch.running():
+        # Of several processes each would stop at a step of its own.
+        patient = deferred() if self.processes.count == 1 else contextlib.nullcontext()
+        with patient, progress, self.stopwatch.running():
             while not self.distiller.finished:
                 self._run_epoch(self.distiller.stage, log, progress)
         if log is not None:
@@ -135,9 +139,10 @@ class Trainer:
                     if log is not None:
                         log.write("test", stage.done, {"accuracy": accuracy})
             by_step = config.checkpoint_steps is not None and stage.done % config.checkpoint_steps == 0
-            if by_step or _ended(stage, every=config.checkpoint_epochs):
+            if by_step or asked_to_stop() or _ended(stage, every=config.checkpoint_epochs):
                 with self.stopwatch.paused():
                     self._save(log)
+            stop_if_asked()
 
     def _train_step(self, plan: EpochPlan | None, epoch: int, index: int) -> None:
         """Take the step on batch `index` of the epoch. Reads nothing back from the device."""

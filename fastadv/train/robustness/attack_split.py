@@ -21,6 +21,7 @@ from fastadv.train.robustness.shards import Shard, Shards, Verdict
 from fastadv.train.robustness.timing import TimedNetwork
 from fastadv.train.runtime.errors import ConfigError
 from fastadv.train.runtime.progress import Progress
+from fastadv.train.runtime.stopping import deferred, stop_if_asked
 
 # The judge that counts is the network as it was loaded.
 JUDGE = "float32"
@@ -71,8 +72,10 @@ def attack_missing(config: AttackConfig, subject: Subject, folder: Path) -> list
     label = f"{config.attack} on {config.model}"
     with Progress(label, done=done, total=batches, images_per_step=min(config.batch_size, subject.images)) as progress:
         for number in missing:
-            shard = _attack_batch(config, subject, number)
-            shards.save(number, shard)
+            with deferred():
+                shard = _attack_batch(config, subject, number)
+                shards.save(number, shard)
+            stop_if_asked()
             progress.note(f"{statistics.mean(shard.verdicts[JUDGE].robust):.0%} of the last batch stand")
             progress.step()
     return list(shards.load(batches))
