@@ -84,7 +84,8 @@ class Config(ConfigModel):
 
     eval_epochs: int = Field(1, ge=1, description="epochs between two test accuracies")
     eval_batch_size: int = Field(500, ge=1, description="images in a step of evaluation")
-    eval_samples: int | None = Field(None, ge=1, description="attack only the first test images; none is all")
+    eval_samples: int | None = Field(None, ge=1, description="evaluate on the first test images; none is all")
+    pgd_samples: int | None = Field(None, ge=1, description="attack only the first of these; none is all")
     eval_eps: float = Field(8 / 255, gt=0, description="linf radius of the PGD evaluation")
     eval_steps: int = Field(10, ge=1, description="steps of the PGD evaluation")
 
@@ -146,7 +147,7 @@ class Config(ConfigModel):
         if self.teacher_checkpoint is None and self.needs_teacher:
             specs.insert(0, self.spec(self.teacher_method, where="teacher_method"))
         names = ", ".join(dict.fromkeys(spec.name for spec in specs))
-        if self.capture and not any(spec.kind.attacks for spec in specs):
+        if self.capture and not any(spec.claims("attacks") for spec in specs):
             raise ConfigError(f"capture: True, but none of {names} attacks a network")
         second = self.standard_teacher_checkpoint
         if second is not None and not any(spec.takes("standard_teacher") for spec in specs):
@@ -173,11 +174,15 @@ def resolve(*, recipe: str | None = None, flags: Mapping[str, Any] | None = None
         if data not in RECIPE_OF_DATA:
             raise ConfigError(f"recipe: none belongs to {data}, expected --recipe with one, such as tald-cifar100")
         recipe = RECIPE_OF_DATA[data]
-    chosen = read_recipe(recipe)
-    options = checked("options", Config.model_fields["options"].annotation, chosen.get("options", {}))
+    return overridden(read_recipe(recipe), given)
+
+
+def overridden(keys: Mapping[str, Any], given: Mapping[str, Any]) -> Config:
+    """Return the configuration of a recipe's ``keys``, overridden by ``given``; of tables entry by entry."""
+    options = checked("options", Config.model_fields["options"].annotation, keys.get("options", {}))
     for name, table in given.get("options", {}).items():
         options = {**options, name: {**options.get(name, {}), **table}}
-    return Config(**{**chosen, **given, "options": options})
+    return Config(**{**keys, **given, "options": options})
 
 
 def packaged_recipes() -> list[str]:

@@ -1,6 +1,5 @@
 """Attack a test split batch by batch. A batch that is saved is not attacked again."""
 
-import hashlib
 import math
 import statistics
 from dataclasses import dataclass
@@ -52,17 +51,12 @@ def prepare(config: AttackConfig) -> Subject:
     return Subject(classifier, copy, dataset, images)
 
 
-def fingerprint(config: AttackConfig) -> str:
-    """Return the SHA-256 of the checkpoint."""
-    assert config.checkpoint is not None
-    return hashlib.sha256(config.checkpoint.read_bytes()).hexdigest()
-
-
 def attack_missing(config: AttackConfig, subject: Subject, folder: Path) -> list[Shard]:
     """Attack every batch that has no shard in `folder` yet; return the shards of all batches."""
     shards = Shards(folder / "batches")
     batches = math.ceil(subject.images / config.batch_size)
-    missing = shards.missing(batches)
+    size = config.batch_size
+    missing = shards.missing([min(size, subject.images - number * size) for number in range(batches)])
     done = batches - len(missing)
     if done:
         print(f"continuing: {done} of {batches} batches are there", flush=True)
