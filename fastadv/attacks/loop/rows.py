@@ -19,6 +19,13 @@ def repeat_rows(value: T, copies: int) -> T:
     return aligned(value, value.repeat_interleave(copies, 0))[1]  # type: ignore[return-value]
 
 
+def repeat_numbers(value: T, x: Tensor, copies: int) -> T:
+    """Return a float, a tensor [N] or one that broadcasts to ``x`` [N, ...] for ``copies`` rows a sample of x."""
+    if isinstance(value, Tensor) and value.dim() > 1 and (value.dim() < x.dim() or value.shape[0] == 1):
+        return value
+    return repeat_rows(value, copies)
+
+
 def choose(rows: Tensor, x: Tensor, otherwise: Tensor) -> Tensor:
     """Return the rows of ``x`` [rows, ...] where the mask ``rows`` [rows] holds, those of ``otherwise`` elsewhere."""
     return torch.where(rows.view(-1, *[1] * (x.dim() - 1)), x, otherwise)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.attacks.loop.arguments import as_float32, count
+from fastadv.attacks.loop.arguments import clean_images, count
 from fastadv.attacks.loop.ball import Ball
 from fastadv.attacks.loop.judging import Judge
 from fastadv.attacks.loop.noise import Noise, resolve
@@ -47,12 +47,13 @@ def first_misclassified(
     targets: int | None,
     rho: float,
     batch_size: int,
+    check: bool | None,
 ) -> Tensor:
     """Run :func:`fastadv.attacks.apgd` with ``variant="autoattack"``."""
-    networks = Networks(model)
+    networks = Networks(model, check)
     if networks.together:
         raise ValueError('model must be one network for variant="autoattack", got a sequence')
-    x = as_float32(x)
+    x = clean_images(x, ball.bounds, check)
     checks.radius("eps", ball.eps, x)
     sparse = checks.choice("norm", ball.norm, checks.NORMS) == checks.NORMS["l1"]
     checks.box(ball.bounds)

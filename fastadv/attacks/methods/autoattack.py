@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks.loop.arguments import as_float32, count
+from fastadv.attacks.loop.arguments import clean_images, count
 from fastadv.attacks.loop.judging import Judge
 from fastadv.attacks.loop.noise import derived, resolve
 from fastadv.attacks.loop.row_queue import Queue, Search
@@ -200,7 +200,7 @@ class AutoAttack:
         self._networks = Networks(model)
         if self._networks.together:
             raise ValueError("model must be one network, got a sequence")
-        self._x = as_float32(x)
+        self._x = clean_images(x, bounds, None)
         self._eps = checks.not_negative("eps", eps)
         checks.choice("norm", norm, checks.NORMS)
         checks.box(bounds)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from fastadv.attacks.model.values import NotFiniteError
 from fastadv.distill import Distiller, Method
 from fastadv.distill.distiller import Stage
 from fastadv.distill.parts.float32_output import DTYPES
@@ -153,7 +154,10 @@ class Trainer:
             rate = learning_rate(self.config.lr, self.config, epoch=epoch, progress=stage.progress)
             for group in self.distiller.optimizer.param_groups:
                 group["lr"] = rate
-        found = self.distiller.step_on(self.batches.micro_batches(plan, index))
+        try:
+            found = self.distiller.step_on(self.batches.micro_batches(plan, index))
+        except NotFiniteError as error:  # of an attack on the student, which looks before the log does
+            raise DivergenceError(f"{self.label}: after step {self.step}, {error}; try a lower lr") from error
         self.terms.add(found.student)
         if found.adversary is not None:
             self.adversary_terms.add({f"adversary_{name}": term for name, term in found.adversary.items()})

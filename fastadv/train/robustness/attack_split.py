@@ -99,8 +99,9 @@ def _attack_rows(config: AttackConfig, subject: Subject, rows: slice) -> tuple[T
     x = to_pixels(subject.dataset.test.images[rows], channels_last=True)
     ids = torch.arange(rows.start, rows.stop, device=x.device)
     attack, timed = config.build_attack(), TimedNetwork(subject.copy, x.device)
+    given = (labels,) if attack.reads_labels else ()
     try:
-        return x, labels, *timed.time(lambda: attack(timed, x, labels, sample_ids=ids))
+        return x, labels, *timed.time(lambda: attack(timed, x, *given, sample_ids=ids))
     except ValueError as error:
         raise ConfigError(f"{config.attack}: {error}") from error
 
