@@ -29,6 +29,7 @@ class Config(ConfigModel):
     data: str = Field("digits", description=f"dataset: {', '.join(datasets.DATASETS)}")
     data_dir: Path | None = Field(None, description=datasets.DATA_DIR)
     image_size: int | None = Field(None, ge=1, description=datasets.IMAGE_SIZE)
+    grayscale: bool = Field(False, description="read the images of a folder as one channel")
     augmentation: Augmentation = Field("none", description="random crop with zero padding 1 or 4, and horizontal flip")
     student_samples: int | None = Field(
         None, ge=1, description="train students on this many images, drawn anew for each seed"
@@ -72,6 +73,9 @@ class Config(ConfigModel):
 
     warm_up_lr: float | None = Field(None, gt=0, description="learning rate of a method's warm-up; none is lr")
     clip_norm: float | None = Field(None, gt=0, description="clip the gradient to this l2 norm")
+    teacher_ema: float | None = Field(
+        None, gt=0, le=1, description="decay of the average of a trained teacher's weights; none is ema"
+    )
     ema: float | None = Field(None, gt=0, le=1, description="decay of the average of the weights, which then counts")
     precision: Precision = Field("float32", description="what the student is trained in, under autocast")
     compile: bool = Field(False, description="torch.compile the student")
@@ -115,7 +119,7 @@ class Config(ConfigModel):
             raise ConfigError("nesterov: True, expected momentum above 0 with it")
         if self.teacher_precision != "float32" and not self.freeze_teacher:
             raise ConfigError(f"teacher_precision: {self.teacher_precision!r}, expected freeze_teacher with it")
-        datasets.check_source(self.data, self.data_dir, self.image_size)
+        datasets.check_source(self.data, self.data_dir, self.image_size, self.grayscale)
         check_device(self.device)
         if self.precision == "float16" and not self.device.startswith("cuda"):
             raise ConfigError(f"precision: 'float16' on {self.device!r}, expected bfloat16 or float32 there")

@@ -58,7 +58,13 @@ def prepare_experiment(config: Config) -> Prepared:
     if config.tensorboard and not tensorboard_installed():
         print("TensorBoard is not installed: the metrics go to metrics.jsonl alone", flush=True)
         config = config.replaced(tensorboard=False)
-    dataset = datasets.load(config.data, data_dir=config.data_dir, image_size=config.image_size, device=config.device)
+    dataset = datasets.load(
+        config.data,
+        data_dir=config.data_dir,
+        image_size=config.image_size,
+        grayscale=config.grayscale,
+        device=config.device,
+    )
     attacking = _check_students(config, dataset)
     standard = _loaded(config, dataset, config.standard_teacher_checkpoint)
     teacher = _loaded(config, dataset, config.teacher_checkpoint) if config.needs_teacher else None
@@ -191,7 +197,12 @@ def _obtain_teacher(config: Config, dataset: Dataset, loaded: Classifier | None,
             teacher=None,
             train=dataset.train,
             test=dataset.test,
-            config=config.replaced(epochs=config.teacher_epochs, steps_per_epoch=None, max_steps=None),
+            config=config.replaced(
+                epochs=config.teacher_epochs,
+                steps_per_epoch=None,
+                max_steps=None,
+                ema=config.teacher_ema or config.ema,
+            ),
             seed=TEACHER_SEED,
             folder=folder,
             label=label,

@@ -39,7 +39,13 @@ class Subject:
 def prepare(config: AttackConfig) -> Subject:
     """Load data and network. Raises DataError, CheckpointError or ConfigError."""
     assert config.checkpoint is not None
-    dataset = datasets.load(config.data, data_dir=config.data_dir, image_size=config.image_size, device=config.device)
+    dataset = datasets.load(
+        config.data,
+        data_dir=config.data_dir,
+        image_size=config.image_size,
+        grayscale=config.grayscale,
+        device=config.device,
+    )
     images = len(dataset.test) if config.n is None else config.n
     if images > len(dataset.test):
         raise ConfigError(f"n: {images}, expected at most {len(dataset.test)}, the test images of {config.data}")
