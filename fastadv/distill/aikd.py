@@ -80,6 +80,7 @@ class AIKD(AdversarialMethod):
     """
 
     needs_teacher = True
+    follows_progress = True
     needs_epochs = True
 
     def __init__(

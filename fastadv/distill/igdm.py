@@ -63,6 +63,7 @@ class IGDM(Method):
     """
 
     needs_teacher = True
+    follows_progress = True
     attacks = True
     default_base = AdaAD
 

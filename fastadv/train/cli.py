@@ -165,7 +165,7 @@ def _train(options: argparse.Namespace) -> int:
     flags = _typed(options, Config)
     config = None if options.resume else resolve(recipe=options.recipe, flags=flags)
 
-    from fastadv.train.config.resume import continued_config, extend_run
+    from fastadv.train.config.resume import checkpoint_facts, continued_config, extend_run
     from fastadv.train.loop.experiment import prepare_experiment, run_experiment
     from fastadv.train.report.training_report import require_libraries, write_report
     from fastadv.train.runtime.files import locked
@@ -195,6 +195,7 @@ def _train(options: argparse.Namespace) -> int:
 
         require_libraries()
         prepared = prepare_experiment(config)
+        facts.update(checkpoint_facts(config))
         run = processes.broadcast_from_rank0(take_folder)
         options.again = shlex.join(["fastadv", "train", "--resume", "--run-dir", str(run)])
         print(f"run folder: {run}", flush=True)
@@ -210,8 +211,8 @@ def _attack(options: argparse.Namespace) -> int:
 
     from fastadv.train.config.resume import stored_attack
     from fastadv.train.robustness.attack_report import write_result
-    from fastadv.train.robustness.attack_split import attack_missing, fingerprint, prepare
-    from fastadv.train.runtime.files import locked
+    from fastadv.train.robustness.attack_split import attack_missing, prepare
+    from fastadv.train.runtime.files import locked, sha256, write_atomically
     from fastadv.train.runtime.machine import cpu_threads
     from fastadv.train.runtime.run_folder import check_facts, find_run, named_by_time, start_run
 
@@ -223,7 +224,8 @@ def _attack(options: argparse.Namespace) -> int:
         config = AttackConfig(**AttackConfig.read_flags(flags))
     with cpu_threads(config.threads):
         subject = prepare(config)
-        facts = {"Checkpoint SHA-256": fingerprint(config)}
+        assert config.checkpoint is not None
+        facts = {"Checkpoint SHA-256": sha256(config.checkpoint)}
         out = folder or options.out or named_by_time(config.run_name)
         out.mkdir(parents=True, exist_ok=True)
         with locked(out):
@@ -231,6 +233,7 @@ def _attack(options: argparse.Namespace) -> int:
                 start_run(config, out, command=options.typed, facts=facts)
             else:
                 check_facts(out, facts)
+                write_atomically(out / config.FILE, lambda file: file.write(config.to_toml().encode()))
             options.again = shlex.join(["fastadv", "attack", "--resume", "--out", str(out)])
             print(f"folder: {out}", flush=True)
             summary = write_result(config, subject, attack_missing(config, subject, out), out)

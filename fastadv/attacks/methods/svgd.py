@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -140,7 +140,9 @@ class Stein(NamedTuple):
 
 def particle_stepper(x: Tensor, ball: Ball, stein: Stein, step_size: float | Tensor) -> Step:
     """Return :func:`fastadv.svgd_step` in ``ball`` around images ``x`` [N, ...], for particles [N, n, ...]."""
-    return svgd_stepper(x, eps=ball.eps, step_size=step_size, norm=ball.norm, bounds=ball.bounds, **stein._asdict())
+    # Of a box for each pixel, which svgd has not, the stepper's own check says so.
+    box: Any = ball.bounds
+    return svgd_stepper(x, eps=ball.eps, step_size=step_size, norm=ball.norm, bounds=box, **stein._asdict())
 
 
 def projected_particles(

@@ -30,6 +30,7 @@ class AttackConfig(ConfigModel):
     )
     data_dir: Path | None = Field(None, description=datasets.DATA_DIR)
     image_size: int | None = Field(None, ge=1, description=datasets.IMAGE_SIZE)
+    grayscale: bool = Field(False, description="read the images of a folder as one channel")
     n: int | None = Field(None, ge=1, description="attack only the first n test images; none is all")
 
     attack: str = Field(
@@ -58,7 +59,7 @@ class AttackConfig(ConfigModel):
             raise ConfigError(f"attack: {self.attack!r}{near or ','} expected one of {', '.join(ATTACKS)}")
         if self.checkpoint is None:
             raise ConfigError("checkpoint: None, expected the file with the network's weights")
-        datasets.check_source(self.data, self.data_dir, self.image_size)
+        datasets.check_source(self.data, self.data_dir, self.image_size, self.grayscale)
         check_device(self.device)
         if self.device == "meta":
             raise ConfigError("device: 'meta', but there are no values on it")

@@ -88,7 +88,7 @@ class Trainer:
         """Train what is left to train, evaluate, write and return the result.
 
         Result: "clean" and "pgd" (accuracy in [0, 1]), "images_per_second" and "seconds" of training alone, "steps",
-        and the method's "notes".
+        "epochs", and the method's "notes".
         Raises Stopped after a step that a signal came in, with a checkpoint of it; DivergenceError when the loss is not
         finite; CheckpointError when every checkpoint is damaged, and where processes end up with different states.
         """
@@ -115,6 +115,7 @@ class Trainer:
             "images_per_second": self.images_seen / self.stopwatch.seconds,
             "seconds": self.stopwatch.seconds,
             "steps": self.step,
+            "epochs": self.config.epochs,
             "notes": [note for part in self.method.parts() for note in part.notes],
         }
         if self.processes.first:
