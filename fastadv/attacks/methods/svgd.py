@@ -53,6 +53,9 @@ def svgd(
 ) -> Tensor:
     """Particles drawn from ``p(x'|x, y)``, proportional to ``exp(loss(model(x'), y))`` in the ball around x.
 
+    For "ce" that is ``1 / p_y``, p_y the model's probability of y, of which the score is taken of ``(1 - p_y) / p_y``,
+    the odds of being wrong: next to a misclassified image the same, and not flat where the model is sure of y.
+
     ``variant="projected"``: the particles of each image start uniform in the ball and follow :func:`fastadv.svgd_step`,
     whose kernel joins no two images; the score is the gradient of the loss at each particle. The model sees
     [N * particles, ...], particle j of image i in row ``i * particles + j``. Nothing of the caller's changes, see
