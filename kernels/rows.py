@@ -4,8 +4,8 @@ Every loss here is made of the cross-entropies of student and teacher against a 
 softmax(teacher / T) and softmax(student / T): the Kullback-Leibler divergence, of all classes or of all but the target,
 or the Jensen-Shannon divergence; :func:`_value` says how. A program takes one row, or several where C is small. It
 reads each network's logits once and writes a gradient of 4 (float64: 8) bytes an element for each network that needs
-one, and the loss. Rows of up to 1024 (float64: 512) classes stay in registers; longer ones are read in blocks, again
-(from the cache) in each of three passes: online softmax, divergence, gradients.
+one, and the loss. Rows of up to 1024 (float64: 512) classes stay in registers; longer ones are read in blocks, twice:
+once for online softmaxes and the divergence together, and again, from the cache, for the gradients; JS once more.
 """
 
 from __future__ import annotations
@@ -133,6 +133,8 @@ def logit_loss_rows(
     # Largest logit and sum of exponentials above it: of both at the temperature, and of both as they are.
     soft_s_top, soft_s_sum, soft_t_top, soft_t_sum = zeros - float("inf"), zeros, zeros - float("inf"), zeros
     hard_s_top, hard_s_sum, hard_t_top, hard_t_sum = zeros - float("inf"), zeros, zeros - float("inf"), zeros
+    # The teacher's logits over the student's, both below their largest, summed with the teacher's exponentials.
+    gap = zeros
     for start in range(0, classes, BLOCK):
         s = held_s if HELD else load_logits(student_ptr, student_minus_ptr, base, present, start, classes, BLOCK)
         if HARD:
@@ -144,8 +146,12 @@ def logit_loss_rows(
             if SOFT:
                 soft_s = _soft(s, T, target, start, LOSS, BLOCK)
                 soft_t = _soft(t, T, target, start, LOSS, BLOCK)
-                soft_s_top, soft_s_sum = _online_softmax(soft_s_top, soft_s_sum, soft_s)
-                soft_t_top, soft_t_sum = _online_softmax(soft_t_top, soft_t_sum, soft_t)
+                s_top, s_sum = soft_s_top, soft_s_sum
+                t_top, t_sum = soft_t_top, soft_t_sum
+                soft_s_top, soft_s_sum = _online_softmax(s_top, s_sum, soft_s)
+                soft_t_top, soft_t_sum = _online_softmax(t_top, t_sum, soft_t)
+                if LOSS != JS:
+                    gap = _online_gap(gap, t_sum, s_top, t_top, soft_s_top, soft_t_top, soft_s, soft_t)
             if TEACHER_HARD:
                 hard_t_top, hard_t_sum = _online_softmax(hard_t_top, hard_t_sum, t)
     soft_s_log, soft_t_log = tl.log(soft_s_sum), tl.log(soft_t_sum)
@@ -179,21 +185,19 @@ def logit_loss_rows(
     if LOSS == DKD:
         by_soft = scalar(beta, zeros) + zeros
 
-    # The divergence; for JS in two halves, each the mean surprise of one network's distribution.
+    # The divergence; for JS, in a pass of its own, two halves, each the mean surprise of one network's distribution.
     divergence, student_half, teacher_half = zeros, zeros, zeros
-    if SOFT:
+    if SOFT and LOSS != JS:
+        divergence = divide(gap, soft_t_sum) + (soft_s_log - soft_t_log)
+    if LOSS == JS:
         for start in range(0, classes, BLOCK):
             s = held_s if HELD else load_logits(student_ptr, student_minus_ptr, base, present, start, classes, BLOCK)
             t = held_t if HELD else load_logits(teacher_ptr, teacher_minus_ptr, base, present, start, classes, BLOCK)
             log_q = _log_softmax(_soft(s, T, target, start, LOSS, BLOCK), soft_s_top, soft_s_log)
             log_p = _log_softmax(_soft(t, T, target, start, LOSS, BLOCK), soft_t_top, soft_t_log)
-            if LOSS == JS:
-                student_half += tl.sum(_expected(log_q, _surprise(log_q, log_p)), 1)
-                teacher_half += tl.sum(_expected(log_p, _surprise(log_p, log_q)), 1)
-            else:
-                divergence += tl.sum(_expected(log_p, log_p - log_q), 1)
-        if LOSS == JS:
-            divergence = student_half + teacher_half
+            student_half += tl.sum(_expected(log_q, _surprise(log_q, log_p)), 1)
+            teacher_half += tl.sum(_expected(log_p, _surprise(log_p, log_q)), 1)
+        divergence = student_half + teacher_half
     value = _value(student_ce, teacher_ce, divergence, of_target, T, share, rest, by_soft, LOSS)
     if LOSS == LOG_ODDS:
         value = odds
@@ -359,9 +363,29 @@ def store_gradient(ptr, base, present, column, classes, grad):
 def _online_softmax(top, total, logits):
     """Largest logit of each row so far, and the sum of exponentials of the differences to it."""
     raised = tl.maximum(top, tl.max(logits, 1))
-    # While all are -inf there is nothing to subtract.
-    shift = tl.where(raised == -float("inf"), 0.0, raised)
+    shift = _shift(raised)
     return raised, total * tl.exp(top - shift) + tl.sum(tl.exp(logits - shift[:, None]), 1)
+
+
+@triton.jit
+def _shift(top):
+    """Number to subtract of a logit: nothing while all have been -inf."""
+    return tl.where(top == -float("inf"), 0.0, top)
+
+
+@triton.jit
+def _online_gap(gap, t_sum, s_top, t_top, s_raised, t_raised, s, t):
+    """Sum over each row so far of exp(t - t_top) ((t - t_top) - (s - s_top)), at the raised maxima.
+
+    ``t_sum`` is the sum of exponentials before. Where an exponential is 0 the gap may be undefined and adds nothing.
+    """
+    s_shift, t_shift = _shift(s_raised), _shift(t_raised)
+    moved = (t_shift - _shift(t_top)) - (s_shift - _shift(s_top))
+    factor = tl.exp(t_top - t_shift)
+    before = tl.where(factor == 0, 0.0, factor * (gap - t_sum * moved))
+    below_t = t - t_shift[:, None]
+    p = tl.exp(below_t)
+    return before + tl.sum(tl.where(p == 0, 0.0, p * (below_t - (s - s_shift[:, None]))), 1)
 
 
 @triton.jit

@@ -25,6 +25,11 @@ def torchattacks():
 
 
 @pytest.fixture
+def pyautoattack():
+    return peer("pyautoattack")
+
+
+@pytest.fixture
 def foolbox():
     return peer("foolbox")
 

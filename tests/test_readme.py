@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 
@@ -25,7 +26,8 @@ def given() -> dict[str, object]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         student, teacher, network = (
-            catalogue.build(name, num_classes=10, image_shape=(3, 32, 32)) for name in ("resnet8", "resnet14", "resnet8")
+            catalogue.build(name, num_classes=10, image_shape=(3, 32, 32))
+            for name in ("resnet8", "resnet14", "resnet8")
         )
     s, t = torch.randn(4, 10, generator=generator), torch.randn(4, 10, generator=generator)
     step = {"grad": torch.randn(x.shape, generator=generator), "x0": x.clone(), "eps": 8 / 255, "step": 2 / 255}
@@ -85,6 +87,16 @@ def test_the_loop_of_the_page_trains_the_student():
     before = [parameter.clone() for parameter in names["student"].parameters()]
     exec(named("TALD("), names)
     assert all(not torch.equal(old, new) for old, new in zip(before, names["student"].parameters(), strict=True))
+
+
+@pytest.mark.parametrize("line", re.findall(r"^# (method = \w+\(\))", named("TALD("), flags=re.MULTILINE))
+def test_another_method_is_one_line(line):
+    names = given()
+    if "AIKD" in line:
+        names["teacher"] = copy.deepcopy(names["student"])
+    before = [parameter.clone() for parameter in names["student"].parameters()]
+    exec(re.sub(r"^method = .*$", line, named("TALD("), count=1, flags=re.MULTILINE), names | {"epochs": 1})
+    assert any(not torch.equal(old, new) for old, new in zip(before, names["student"].parameters(), strict=True))
 
 
 def test_links_lead_somewhere():

@@ -18,6 +18,7 @@ DEVICE auto logit(const Row& row, int64_t c) {
 // log(1 + exp v), whose slope in v is taken to the smallest numbers. NaN where the target is no class.
 template <bool kCrossEntropy>
 struct LogOdds {
+  static constexpr bool kSplits = true;
   Targets target;
 
   template <class A>
@@ -54,6 +55,8 @@ struct LogOdds {
 
 // The second input is the reference, which takes no gradient.
 struct Divergence {
+  static constexpr bool kSplits = true;
+
   template <class A>
   struct State {
     Distillation<A> soft;

@@ -247,6 +247,13 @@ def per_sample(name: str, value: Tensor, x: Tensor, *, least: float = -math.inf,
     return value.detach().to(accumulation_dtype(x)).contiguous()
 
 
+def offsets(name: str, value: Tensor, x: Tensor) -> Tensor:
+    """Return ``value`` [N], finite or not, in the accumulation precision of ``x`` [N, ...]."""
+    floating(name, value)
+    shape(name, value, [x.shape[0]], x)
+    return value.detach().to(accumulation_dtype(x)).contiguous()
+
+
 def box(bounds: tuple[float | Tensor, float | Tensor] | None) -> tuple[float, float]:
     """Return the box's two bounds; infinite ones for None."""
     if bounds is None:

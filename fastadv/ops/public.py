@@ -13,6 +13,7 @@ from fastadv.ops.divergence import (
     kl_distill,
     kl_distill_value_and_grad,
 )
+from fastadv.ops.hyperplane import project_hyperplane
 from fastadv.ops.matching import (
     activation_boundary_loss,
     activation_boundary_loss_value_and_grad,
@@ -24,6 +25,7 @@ from fastadv.ops.matching import (
 from fastadv.ops.metric import triplet_margin_loss, triplet_margin_loss_value_and_grad
 from fastadv.ops.mix import mix
 from fastadv.ops.rkd import rkd_loss, rkd_loss_value_and_grad
+from fastadv.ops.square import square_propose
 from fastadv.ops.step import bss_step, momentum_step, pgd_step, pgd_step_
 from fastadv.ops.svgd import svgd_step
 
@@ -51,9 +53,11 @@ __all__ = [
     "pgd_step",
     "pgd_step_",
     "project",
+    "project_hyperplane",
     "random_start",
     "rkd_loss",
     "rkd_loss_value_and_grad",
+    "square_propose",
     "svgd_step",
     "triplet_margin_loss",
     "triplet_margin_loss_value_and_grad",

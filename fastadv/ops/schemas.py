@@ -26,6 +26,12 @@ SCHEMAS = {
         f"(Tensor x0, float eps, {_BOX}, int seed=0, Tensor? eps_n=None, Tensor? seed_t=None, Tensor? sample_ids=None)"
         " -> Tensor"
     ),
+    "project_hyperplane": f"(Tensor x, Tensor normal, Tensor offset, {_BOX}) -> Tensor",
+    # level: whose window each sample gets, an index into sides [L] and bumps [L, S, S].
+    "square_propose": (
+        f"(Tensor x, Tensor x0, Tensor query, Tensor level, Tensor sides, float eps, {_BOX}, int seed=0,"
+        " Tensor? bumps=None, Tensor? eps_n=None, Tensor? seed_t=None, Tensor? sample_ids=None) -> Tensor"
+    ),
     "pgd_step": (
         f"(Tensor x, Tensor grad, Tensor x0, {_STEP}, float l1_fraction=0.05, bool exact=True, {_PER_SAMPLE}) -> Tensor"
     ),

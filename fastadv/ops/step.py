@@ -112,11 +112,16 @@ def pgd_stepper(
     l1_fraction: float = 0.05,
     mode: str = "exact",
     mask: Tensor | None = None,
+    in_place: bool = False,
 ) -> Callable[..., Tensor]:
     """:func:`pgd_step` around ``x0`` for a loop, ``(x, grad) -> next x``, its arguments checked once.
 
     x and grad, which the loop makes, are taken to have the shape, the device and at most the precision of x0. A third
     argument, [N] in the precision that x0 accumulates in, takes the place of ``step_size``.
+
+    in_place: the next x takes the memory of x, which the loop must own and read no more. New memory at each step costs
+        page faults where x is large. With a mask or pixelwise arguments, and under torch.compile, which plans memory
+        itself, it makes no difference.
     """
     checks.samples("x0", x0)
     if pixelwise.given(mask, bounds, eps, step_size):
@@ -128,7 +133,12 @@ def pgd_stepper(
 
     def step(x: Tensor, grad: Tensor, sizes: Tensor | None = None) -> Tensor:
         if sizes is None:
-            return _pgd_step.on(x)(*aligned(x, grad, x0), *arguments)
+            samples = aligned(x, grad, x0)
+            if not in_place or samples[0] is not x or torch.compiler.is_compiling():
+                return _pgd_step.on(x)(*samples, *arguments)
+            _pgd_step_.on(x)(*samples, *arguments)
+            torch.autograd.graph.increment_version(x)
+            return x
         return _pgd_step.on(x)(*aligned(x, grad, x0), radius, size, *numbers, radii, sizes)
 
     return step

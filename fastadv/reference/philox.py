@@ -24,11 +24,11 @@ def _multiply(multiplier: int, x: Tensor) -> tuple[Tensor, Tensor]:
 def philox(seed: Tensor, block: Tensor, sample_ids: Tensor) -> Tensor:
     """Four words of 32 bits for every (sample, block): [N, B, 4] int64 in [0, 2**32).
 
-    The key is the 64-bit ``seed`` (0-dim), the counter (block, sample id), low word first, for ``block`` [B] and
-    ``sample_ids`` [N], all int64.
+    The key is the 64-bit ``seed`` (0-dim), the counter (block, sample id), low word first, for ``block`` [B] or [N, B]
+    and ``sample_ids`` [N], all int64.
     """
     key = [seed & _MASK, (seed >> 32) & _MASK]
-    shape = (sample_ids.shape[0], block.shape[0])
+    shape = (sample_ids.shape[0], block.shape[-1])
     words = [block & _MASK, (block >> 32) & _MASK, sample_ids[:, None] & _MASK, (sample_ids[:, None] >> 32) & _MASK]
     c0, c1, c2, c3 = (word.expand(shape) for word in words)
     for _ in range(_ROUNDS):

@@ -9,6 +9,8 @@ from tests.ops.available import require_backend
 
 OPS = torch.ops.fastadv
 X = torch.full([2, 3], 0.5)
+IMAGES = torch.zeros(2, 3, 4, 4)
+NONE = torch.zeros(2, dtype=torch.int64)
 PARTICLES = X[:, None].contiguous()
 
 
@@ -18,11 +20,13 @@ PARTICLES = X[:, None].contiguous()
     [
         lambda norm: OPS.project(X, X, 0.1, norm),
         lambda norm: OPS.random_start(X, 0.1, norm),
+        lambda norm: OPS.project_hyperplane(X, X, X[:, 0].contiguous(), norm),
+        lambda norm: OPS.square_propose(IMAGES, IMAGES, NONE, NONE, NONE[:1], 0.1, norm),
         lambda norm: OPS.pgd_step(X, X, X, 0.1, 0.1, norm),
         lambda norm: OPS.momentum_step(X, X, X, X, 0.1, 0.1, norm),
         lambda norm: OPS.svgd_step(PARTICLES, PARTICLES, X, 0.1, 0.1, norm),
     ],
-    ids=["project", "random_start", "pgd_step", "momentum_step", "svgd_step"],
+    ids=["project", "random_start", "project_hyperplane", "square_propose", "pgd_step", "momentum_step", "svgd_step"],
 )
 def test_a_norm_that_is_none(call, code):
     require_backend("cpu")

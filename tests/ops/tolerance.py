@@ -22,6 +22,8 @@ UNITS = {
     "l2": 8,
     # A sum of D distances, which may end by eight units short of eps.
     "l1": 16,
+    # A sum of D products less an offset near it, of which the coordinates that are left take the whole rounding.
+    "plane": 128,
     # A sum of D magnitudes, a quotient, a product and a sum.
     "momentum": 8,
     # Two products and a sum; in the backward pass as many products as samples were mixed with one.

@@ -2,7 +2,7 @@
 // Divergence and the templates LogOdds<kCrossEntropy> and Gap<kRanks>.
 #pragma once
 
-#include "loss.h"
+#include "../loss.h"
 
 namespace fastadv {
 

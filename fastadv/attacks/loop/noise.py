@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed
@@ -31,7 +31,7 @@ class Noise(NamedTuple):
         if self.sample_ids is not None:
             checks.int64("sample_ids", self.sample_ids, [x.shape[0]], x)
 
-    def of_copies(self, x: Tensor, copies: int) -> dict[str, int | Tensor]:
+    def of_copies(self, x: Tensor, copies: int) -> dict[str, Any]:
         """Return seed and identities of ``copies`` copies of each sample of ``x`` [N, ...].
 
         These are the keywords of :func:`fastadv.random_start`, sample_ids [N * copies] being ``id + (copy << 32)``.
@@ -58,6 +58,11 @@ def resolve(seed: int | Tensor | None) -> int | Tensor:
     for part in (torch.initial_seed(), next(_calls), rank):
         mixed = _mix(mixed ^ (part & _MASK))
     return mixed
+
+
+def derived(seed: int, number: int) -> int:
+    """Return a seed of its own for each ``number`` of a whole that is seeded by ``seed``."""
+    return _mix(_mix(seed & _MASK) ^ number)
 
 
 def _mix(x: int) -> int:

@@ -16,7 +16,7 @@ ATTACKS = ("apgd", "fgsm", "mi_fgsm", "pgd", "svgd")
 OPTIONAL = ("steps", "step_size", "norm", "loss", "restarts", "particles")
 
 # Keywords that hold something for each image of a batch.
-_PER_IMAGE = ("reference", "sample_ids")
+_PER_IMAGE = ("reference", "sample_ids", "mask")
 
 
 def build_attack(name: str, *, eps: float, seed: int, **optional: Any) -> "Attack":

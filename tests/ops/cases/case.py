@@ -112,6 +112,8 @@ def in_float64(tensors: Tensors) -> Tensors:
 # Odd sizes, D no multiple of 16, one sample, none, single pixels, more than a block of any kernel.
 SIZES: dict[str, tuple[Size, ...]] = {
     "images": ((3, 3, 5, 7), (1, 3, 5, 7), (0, 3, 4, 4), (2, 1, 1, 1), (2, 5), (1, 4, 2, 3, 3), (2, 3, 37, 41)),
+    # Not square, smaller than a window, more channels than a counter block has signs for.
+    "pictures": ((3, 3, 5, 7), (6, 3, 17, 13), (0, 3, 4, 4), (2, 1, 1, 1), (1, 130, 3, 4), (2, 3, 37, 41)),
     "particles": ((2, 4, 2, 3, 3), (3, 1, 2, 3, 3), (1, 2, 7), (0, 4, 3, 2, 2), (1, 7, 3, 5, 5), (1, 2, 1, 33, 41)),
     "logits": ((5, 7), (1, 2), (0, 10), (7, 100), (3, 1271), (2, 32000), (4, 1)),
     "features": ((3, 3, 5, 7), (1, 3, 5, 7), (0, 3, 4, 4), (2, 1, 1, 1), (2, 5), (1, 4, 2, 3, 3), (2, 3, 37, 41)),
