@@ -50,6 +50,7 @@ struct LogOdds {
     } else {
       return {others, own, odds, A(1)};
     }
+  }
 };
 
 // The second input is the reference, which takes no gradient.

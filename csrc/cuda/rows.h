@@ -26,6 +26,9 @@
 
 namespace fastadv {
 
+// Rows of a block whose warps take one each.
+constexpr int kRowsABlock = 4;
+
 // How much of a row an object stands for: all of it, or a part, of which RowSums are left or those of all parts merged.
 enum class Extent { kWhole, kPart, kMerged };
 
@@ -39,6 +42,8 @@ class HeldRow {
   static constexpr bool kHeld = true;
   static constexpr Extent kExtent = Extent::kWhole;
   static constexpr int64_t kLongest = int64_t{kRuns} * kWarp;
+  // Where a lane holds many numbers, blocks are small and have registers for them.
+  static constexpr int kMostThreads = kRuns > 4 ? kRowsABlock * kWarp : kMaxThreads;
 
   DEVICE HeldRow(const T* const (&inputs)[kInputs], int64_t begin, int64_t classes)
       : classes_(static_cast<int>(classes)) {
@@ -430,7 +435,6 @@ DEVICE A evaluate_row(const Row& row, const Loss& loss, const Batch<K, T, A>& ba
   return factor * state.value();
 }
 
-constexpr int kRowsABlock = 4;
 // The most short rows that one block takes alone, where that saves the launch of a sum.
 constexpr int64_t kRowsAlone = 8 * kMaxWarps;
 // Fewer rows than this are shared out over as many blocks as fill a GPU, though over no smaller parts.
@@ -441,7 +445,7 @@ constexpr int64_t kLeastPart = 4096;
 // `sum` []: where the only block leaves the sum over all rows, if that is wanted; else null, and each row's loss is
 // kept.
 template <class Row, class Loss, int K, class T, class A>
-KERNEL warp_rows(Loss loss, Batch<K, T, A> batch, A* sum) {
+KERNEL_FOR(Row::kMostThreads) warp_rows(Loss loss, Batch<K, T, A> batch, A* sum) {
   const int warps = blockDim.x / kWarp;
   const bool first_lane = threadIdx.x % kWarp == 0;
   double total = 0;

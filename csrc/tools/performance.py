@@ -131,6 +131,32 @@ def streamed_sample(kernel: str, name: str, samples: int, size: int, passes: Seq
     return Case(name, "step.cu", floor, (Launch(kernel, samples, 512, floor + memory, again, trips),))
 
 
+def shared_samples(name: str, samples: int, size: int, newton: int) -> Case:
+    """Return a step of samples shared out over several blocks; ``newton`` of Newton's passes have something to do."""
+    one = samples * size * FLOAT
+    parts = math.ceil(size / constant("shared_samples.h", "kPartElements"))
+    blocks, threads = samples * parts, constant("shared_samples.h", "kPartThreads")
+    trips = math.ceil(constant("shared_samples.h", "kPartElements") / 4 / threads) + 2
+    of = "<4, float, float, MoveByUnit"
+    memory, again = cached(3 * one, 3 * one)
+
+    def launch(kernel: str, from_memory: float, from_cache: float = 0.0, waits: int = trips) -> Launch:
+        return Launch(kernel + of, blocks, threads, from_memory, from_cache, waits)
+
+    passes = [launch("newton_parts", memory, again)] * newton
+    passes += [launch("newton_parts", 0.0, waits=3)] * (constant("../common/ball.h", "kNewtonPasses") - newton)
+    first = (launch("direction_parts", one), launch("distance_parts", 2 * one + memory / 3, again / 3))
+    return Case(name, "step.cu", 4 * one, (*first, *passes, launch("write_parts", one + memory, again)))
+
+
+def mix_backward(samples: int, size: int) -> Case:
+    moved = 3 * samples * size * FLOAT
+    threads = constant("mix.cu", "kThreads")
+    searched = Launch("find_mixed", math.ceil(samples / threads), threads, 3 * samples * 8, trips=samples // threads)
+    gathered = Launch("gather_elements<4, float, float>", math.ceil(samples * size / 1024), threads, moved, trips=3)
+    return Case(f"mix_backward {samples}x{size}", "mix.cu", moved, (searched, gathered))
+
+
 def rows(loss: str, name: str, samples: int, classes: int, inputs: int, grads: int, source: str, *, mean=False) -> Case:
     """A loss over rows, with value and gradients; the reading that a mean takes is a launch of its own."""
     read, written = inputs * samples * classes * FLOAT, (grads * samples * classes + samples) * FLOAT
@@ -253,14 +279,8 @@ def cases() -> list[Case]:
             "step.cu",
         ),
         held_sample("boundary_samples<true, 4, float, float>", "bss_step 4096x3x32x32", 4096, cifar, 3, 3, "step.cu"),
+        shared_samples("pgd_step l2 16x3x224x224", 16, imagenet, newton=3),
         # Two passes for the norm and the distance, three of Newton's method, one to write.
-        streamed_sample(
-            "move_samples<1, false, 4, float, float, MoveByUnit",
-            "pgd_step l2 16x3x224x224",
-            16,
-            imagenet,
-            (1, 3, 3, 3, 3, 3),
-        ),
         streamed_sample(
             "move_samples<1, false, 4, float, float, MoveByUnit",
             "pgd_step l2 512x3x224x224",
@@ -269,6 +289,7 @@ def cases() -> list[Case]:
             (1, 3, 3, 3, 3, 3),
         ),
         elements("mix_elements<4, float, float>", "mix.cu", "mix 4096x3x32x32", 3, 4096 * cifar),
+        mix_backward(4096, cifar),
         rows("KlDistill", "kl_distill 16384x1000", 16384, 1000, 2, 1, "divergence.cu"),
         rows("KlDistill", "kl_distill 16384x1000, mean", 16384, 1000, 2, 1, "divergence.cu", mean=True),
         rows("KlDistill", "kl_distill 64x100", 64, 100, 2, 1, "divergence.cu"),
@@ -346,15 +367,15 @@ def page(codes: Mapping[str, Mapping[str, Code]], rows_of: Sequence[Case]) -> st
     details += ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for case in rows_of:
         total = 0.0
-        for launch in case.launches:
+        for launch, count in Counter(case.launches).items():
             name, code = kernel_of(launch, codes[case.source])
             resident = code.resident(launch.threads)
-            took = seconds(launch, code)
+            took = count * seconds(launch, code)
             total += took
             waves = launch.blocks / (resident * MULTIPROCESSORS)
             cells = (
                 case.name,
-                f"`{name.split('<')[0]}`",
+                f"{count if count > 1 else ''} `{name.split('<')[0]}`".strip(),
                 f"{launch.blocks:,} x {launch.threads}",
                 code.registers,
                 resident,

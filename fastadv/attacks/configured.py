@@ -112,7 +112,7 @@ def _of_pixels(check: Callable[[str, Any, Tensor], object]) -> Check:
 
 def _bounds(name: str, value: Any) -> None:
     if not (isinstance(value, (tuple, list)) and any(isinstance(bound, Tensor) for bound in value)):
-        checks.box(value)  # type: ignore[arg-type]
+        checks.box(value)
 
 
 def _reference(name: str, value: Any) -> None:

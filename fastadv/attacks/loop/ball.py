@@ -57,7 +57,10 @@ class Ball(NamedTuple):
         eps, mask = repeat_numbers(self.eps, x, copies), self.mask
         if mask is not None and mask.dim() == x.dim():
             mask = repeat_numbers(mask, x, copies)
-        bounds = self.bounds and tuple(repeat_numbers(bound, x, copies) for bound in self.bounds)
+        bounds = self.bounds
+        if bounds is not None:
+            low, high = bounds
+            bounds = repeat_numbers(low, x, copies), repeat_numbers(high, x, copies)
         return self._replace(eps=eps, bounds=bounds, mask=mask)
 
     def clean_rows(self, x: Tensor, copies: int) -> Tensor:
@@ -73,7 +76,7 @@ class Ball(NamedTuple):
         eps, norm, bounds, _, mask = self.of_copies(x, copies)
         drawn = noise.of_copies(x, copies)
         rows = repeat_rows(x, copies)
-        return ball.random_start(rows, eps=eps, norm=norm, bounds=bounds, mask=mask, **drawn)  # type: ignore[arg-type]
+        return ball.random_start(rows, eps=eps, norm=norm, bounds=bounds, mask=mask, **drawn)
 
     def around_start(self, x: Tensor, start_eps: float | Tensor | None) -> Ball:
         """Return the ball of radius ``start_eps``, at most ``eps``, around ``x`` [N, ...]; None is ``eps`` itself."""
@@ -83,7 +86,7 @@ class Ball(NamedTuple):
         checks.radius("start_eps", start_eps, x)
         if isinstance(start_eps, Tensor):
             several = isinstance(eps, Tensor) and eps.dim() > 1
-            start_eps = per_sample(start_eps, x) if several else start_eps  # type: ignore[assignment]
+            start_eps = per_sample(start_eps, x) if several else start_eps
             return self._replace(eps=start_eps.clamp(max=eps))  # type: ignore[union-attr]
         if isinstance(eps, Tensor):
             return self._replace(eps=eps.clamp(max=start_eps))

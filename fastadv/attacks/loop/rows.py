@@ -13,8 +13,8 @@ T = TypeVar("T")
 
 
 def repeat_rows(value: T, copies: int) -> T:
-    """Repeat every row of a tensor [N, ...] ``copies`` times, in its layout; return anything else as it is."""
-    if not isinstance(value, Tensor) or copies == 1:
+    """Repeat every row of a tensor [N, ...] ``copies`` times, in its layout; return a number as it is."""
+    if not isinstance(value, Tensor) or copies == 1 or not value.dim():
         return value
     return aligned(value, value.repeat_interleave(copies, 0))[1]  # type: ignore[return-value]
 

@@ -185,5 +185,5 @@ def _widest(eps: float | Tensor, x: Tensor) -> float | Tensor:
 def _each(step_size: float | Tensor, x: Tensor) -> Tensor:
     """Return ``step_size`` as [N], one for each sample of ``x``."""
     if isinstance(step_size, Tensor):
-        return step_size.detach().to(x.dtype).contiguous()
+        return step_size.detach().to(x.dtype).expand(x.shape[0]).contiguous()
     return torch.full([x.shape[0]], step_size, dtype=x.dtype, device=x.device)

@@ -176,7 +176,7 @@ class AutoPGD:
         x, grad = choose(halves, state["best_x"], state["x"]), choose(halves, state["best_grad"], grad)
         # As published to the bit for linf, and for l2 in its order, first the ball.
         mode = "exact" if self._norm == "linf" else "sequential"
-        ball = {"eps": state["eps"], "norm": self._norm, "bounds": self._bounds, "mode": mode}
+        ball: dict[str, Any] = {"eps": state["eps"], "norm": self._norm, "bounds": self._bounds, "mode": mode}
         moved = pgd_step(x, grad, state["x0"], step_size=state["size"], **ball)
         inertial = project(x + _ALPHA * (moved - x) + (1 - _ALPHA) * (x - state["before"]), state["x0"], **ball)
         state["before"], state["x"] = x, choose(first, moved, inertial)
@@ -259,7 +259,7 @@ class SparseAutoPGD(AutoPGD):
         state["kept"] = torch.where(due, _kept(support, state["x0"]), state["kept"])
         state["support"] = torch.where(due, support, state["support"])
         x, grad = choose(sparser, state["best_x"], state["x"]), choose(sparser, state["best_grad"], grad)
-        ball = {"eps": state["radius"], "norm": "l1", "bounds": self._bounds}
+        ball: dict[str, Any] = {"eps": state["radius"], "norm": "l1", "bounds": self._bounds}
         moved = pgd_step(x, largest(grad, state["kept"]), state["x0"], step_size=state["size"], l1_fraction=1.0, **ball)
         state["x"] = choose(over, state["x"], moved)
         state["made"] = state["made"] + ~over

@@ -369,9 +369,9 @@ class AutoAttack:
             targets = self._judge.targets(_L1_TARGETS if fewer else _TARGETS)
         copies = restarts if targets is None else targets.shape[1]
         if name.startswith("fab"):
-            aimed = {"targeted": targets is not None, "restarts": restarts}
+            aimed: dict[str, Any] = {"targeted": targets is not None, "restarts": restarts}
             return NearestBoundary(self._attacked, norm=self._norm, steps=_STEPS, **aimed, **where), copies, targets
-        how = {
+        how: dict[str, Any] = {
             "loss": "ce" if name == "apgd-ce" else "dlr",
             "targeted": targets is not None,
             "steps": _STEPS,
@@ -447,7 +447,7 @@ def _named(version: str | Sequence[str], norm: str) -> tuple[str, ...]:
         names = checks.choice("version", version, VERSIONS)
         if norm == "l1" and version != "standard":
             raise ValueError(f'version must be "standard" or names of attacks for l1, got {version!r}')
-        return names  # type: ignore[no-any-return]
+        return names
     names = tuple(version)
     if not names:
         raise ValueError("version must name at least one attack, got none")

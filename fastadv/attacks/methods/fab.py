@@ -195,7 +195,7 @@ class NearestBoundary:
         x = choose(self._across, x0 + (state["x"] - x0) * _BACK, state["x"])
         gap, normal = self._plane(x, state)
         offset = (normal * x).flatten(1).sum(1) - gap
-        to = {"bounds": self._bounds, "norm": self._norm}
+        to: dict[str, Any] = {"bounds": self._bounds, "norm": self._norm}
         both = project_hyperplane(torch.cat((x, x0)), normal.repeat(2, *[1] * (x.dim() - 1)), offset.repeat(2), **to)
         here, there = (both - torch.cat((x, x0))).chunk(2)
         far, near = (lengths(step, self._norm).clamp(min=_SHORTEST) for step in (here, there))

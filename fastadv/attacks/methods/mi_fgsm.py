@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -63,7 +64,7 @@ def mi_fgsm(
     """
 
     def along_momentum(centre: Tensor, ball: Ball, step_size: float | Tensor) -> Step:
-        rule = {"step_size": step_size, "decay": decay, "l1_fraction": l1_fraction}
+        rule: dict[str, Any] = {"step_size": step_size, "decay": decay, "l1_fraction": l1_fraction}
         return momentum_stepper(centre, eps=ball.eps, norm=ball.norm, bounds=ball.bounds, **rule)
 
     return projected_ascent(

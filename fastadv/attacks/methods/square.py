@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -164,7 +165,7 @@ class Windows:
         falls = (margin < state["margin"]) | (margin <= 0)
         state["kept"] = choose(falls, state["x"], state["kept"])
         state["margin"] = torch.where(falls, margin, state["margin"])
-        ball = {"norm": self._norm, "bounds": self._bounds}
+        ball: dict[str, Any] = {"norm": self._norm, "bounds": self._bounds}
         proposed = square_propose(
             state["kept"],
             state["x0"],

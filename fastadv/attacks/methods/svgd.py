@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,6 +52,9 @@ def svgd(
     check: bool | None = None,
 ) -> Tensor:
     """Particles drawn from ``p(x'|x, y)``, proportional to ``exp(loss(model(x'), y))`` in the ball around x.
+
+    For "ce" that is ``1 / p_y``, p_y the model's probability of y, of which the score is taken of ``(1 - p_y) / p_y``,
+    the odds of being wrong: next to a misclassified image the same, and not flat where the model is sure of y.
 
     ``variant="projected"``: the particles of each image start uniform in the ball and follow :func:`fastadv.svgd_step`,
     whose kernel joins no two images; the score is the gradient of the loss at each particle. The model sees
@@ -137,7 +140,9 @@ class Stein(NamedTuple):
 
 def particle_stepper(x: Tensor, ball: Ball, stein: Stein, step_size: float | Tensor) -> Step:
     """Return :func:`fastadv.svgd_step` in ``ball`` around images ``x`` [N, ...], for particles [N, n, ...]."""
-    return svgd_stepper(x, eps=ball.eps, step_size=step_size, norm=ball.norm, bounds=ball.bounds, **stein._asdict())
+    # Of a box for each pixel, which svgd has not, the stepper's own check says so.
+    box: Any = ball.bounds
+    return svgd_stepper(x, eps=ball.eps, step_size=step_size, norm=ball.norm, bounds=box, **stein._asdict())
 
 
 def projected_particles(

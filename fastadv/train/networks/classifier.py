@@ -12,6 +12,8 @@ __all__ = ["Classifier", "Normalize"]
 class Classifier(Normalized):
     """A network behind its normalisation: pixels in [0, 1] [N, C, H, W] to logits [N, classes]."""
 
+    network: nn.Module
+
     def __init__(self, normalize: Normalize, network: nn.Module) -> None:
         nn.Module.__init__(self)
         self.normalize = normalize
