@@ -25,7 +25,8 @@ def given() -> dict[str, object]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         student, teacher, network = (
-            catalogue.build(name, num_classes=10, image_shape=(3, 32, 32)) for name in ("resnet8", "resnet14", "resnet8")
+            catalogue.build(name, num_classes=10, image_shape=(3, 32, 32))
+            for name in ("resnet8", "resnet14", "resnet8")
         )
     s, t = torch.randn(4, 10, generator=generator), torch.randn(4, 10, generator=generator)
     step = {"grad": torch.randn(x.shape, generator=generator), "x0": x.clone(), "eps": 8 / 255, "step": 2 / 255}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fastadv.train.config.attack_config import AttackConfig
+from fastadv.train.config.attacks import ENSEMBLE
 from fastadv.train.config.train_config import Config, resolve
 from fastadv.train.runtime.files import write_atomically
 from fastadv.train.runtime.run_folder import add_fact, read_origin, refusal
@@ -46,8 +47,15 @@ def extend_run(folder: Path, config: Config, *, command: str) -> None:
 
 
 def stored_attack(folder: Path, *, flags: Mapping[str, Any]) -> AttackConfig:
-    """Return the configuration of the evaluation in ``folder``. Raises ConfigError for flags that would change it."""
+    """Return the configuration of the evaluation in ``folder``. Raises ConfigError for flags that would change it.
+
+    An evaluation by AutoAttack may go on to more images, and save them elsewhere.
+    """
     stored = AttackConfig(**AttackConfig.read_toml(folder / AttackConfig.FILE))
-    if changes := stored.changes(stored.replaced(**AttackConfig.read_flags(flags))):
+    asked = stored.replaced(**AttackConfig.read_flags(flags))
+    free = {name: getattr(asked, name) for name in ("n", "save")} if stored.attack == ENSEMBLE else {}
+    if changes := stored.replaced(**free).changes(asked):
         raise refusal(folder, changes)
-    return stored
+    if asked != stored:
+        write_atomically(folder / AttackConfig.FILE, lambda file: file.write(asked.to_toml().encode()))
+    return asked
