@@ -5,18 +5,32 @@ import json
 import numpy
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from fastadv.attacks.methods import autoattack as ensemble
 from fastadv.train import cli
+from fastadv.train.data import datasets
+from fastadv.train.data.splits import to_pixels
 from fastadv.train.networks import catalogue
+from fastadv.train.networks.classifier import Classifier, Normalize
 from fastadv.train.robustness import ensemble as running
 
 
-@pytest.fixture
-def checkpoint(tmp_path):
-    torch.manual_seed(0)
-    network = catalogue.build("digits_cnn", num_classes=10, image_shape=(1, 8, 8))
-    file = tmp_path / "weights.pt"
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A network that has seen the digits a few times."""
+    dataset = datasets.load("digits", data_dir=None, image_size=None, device="cpu")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = catalogue.build("digits_cnn", num_classes=10, image_shape=dataset.image_shape)
+        classifier = Classifier(Normalize(dataset.mean, dataset.std), network)
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+        for _ in range(15):
+            rows = torch.randperm(len(dataset.train))[:128]
+            optimizer.zero_grad()
+            cross_entropy(classifier(to_pixels(dataset.train.images[rows])), dataset.train.labels[rows]).backward()
+            optimizer.step()
+    file = tmp_path_factory.mktemp("network") / "weights.pt"
     torch.save(network.state_dict(), file)
     return file
 
@@ -28,7 +42,7 @@ def _short(monkeypatch):
 
 
 def command(checkpoint, *more):
-    common = ["attack", "--checkpoint", str(checkpoint), "--attack", "autoattack", "--eps", "0.02", "--batch-size", "16"]
+    common = ["attack", "--checkpoint", str(checkpoint), "--attack", "autoattack", "--eps", "0.1", "--batch-size", "16"]
     return cli.main([*common, *map(str, more)])
 
 
@@ -45,7 +59,7 @@ def test_the_report(checkpoint, tmp_path, capsys):
     assert found["robust"]["correct"] == found["broken_by"].count(-1)
     assert found["clean"]["correct"] == 40 - found["broken_by"].count(-2)
     assert sum(stage["broken"] for stage in found["stages"]) == found["clean"]["correct"] - found["robust"]["correct"]
-    assert found["largest_distance"] <= 0.02 * (1 + 1e-6)
+    assert found["largest_distance"] <= 0.1 * (1 + 1e-6)
     low, high = found["robust"]["interval"]
     assert low <= found["robust"]["accuracy"] <= high
     assert sum(entry["robust"] for entry in found["classes"]) == found["robust"]["correct"]
@@ -66,7 +80,7 @@ def test_it_goes_on_where_it_was_cut_off_and_to_more_images(checkpoint, tmp_path
 
     def cut_off(self):
         passes.append(1)
-        if len(passes) == 60:
+        if len(passes) == 25:
             raise KeyboardInterrupt
         return advance(self)
 

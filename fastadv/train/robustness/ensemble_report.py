@@ -136,11 +136,10 @@ def save_images(path: Path, config: AttackConfig, subject: Subject, evaluated: E
         image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(path / f"{place:07d}.png")
     device = next(subject.network.parameters()).device
     with torch.no_grad():
-        wrong = torch.cat(
-            [subject.network(part.to(device)).argmax(1).cpu() for part in rounded.split(config.batch_size)]
-        )
-    counts = int(((wrong != labels.cpu()[broken]) & inside).sum()) if len(broken) else 0
-    return f"{path}: {len(broken)} broken images as 8-bit PNG, of which {counts} still count: misclassified, and in the ball"
+        said = [subject.network(part.to(device)).argmax(1).cpu() for part in rounded.split(config.batch_size)]
+    counts = int(((torch.cat(said) != labels.cpu()[broken]) & inside).sum())
+    count = f"of which {counts} still count: misclassified and in the ball"
+    return f"{path}: {len(broken)} broken images as 8-bit PNG, {count}"
 
 
 def to_8_bits(x: Tensor, clean: Tensor) -> Tensor:
