@@ -6,11 +6,13 @@ and errors of a call are those of the function that each module names. No module
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 
 from fastadv.ops import checks
-from fastadv.ops.divergence import dkd_loss, js_distill, kd_loss, kl_distill
+from fastadv.ops.divergence import DIRECTIONS, dkd_loss, js_distill, kd_loss, kl_distill
 from fastadv.ops.loss import REDUCTIONS
 from fastadv.ops.matching import activation_boundary_loss, igdm_loss, loss_matching
 from fastadv.ops.metric import triplet_margin_loss
@@ -30,12 +32,14 @@ __all__ = [
 
 
 class _Module(torch.nn.Module):
-    """``__constants__`` are the settings that the representation shows."""
+    """``__constants__`` are the settings that the representation shows, ``_rare`` those it shows where they differ."""
 
     __constants__: tuple[str, ...] = ()
+    _rare: ClassVar[dict[str, Any]] = {}
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__constants__)
+        rare = (name for name, default in self._rare.items() if getattr(self, name) != default)
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in (*self.__constants__, *rare))
 
 
 class _Loss(_Module):
@@ -59,14 +63,27 @@ class KLDistillLoss(_Loss):
     """
 
     __constants__ = ("temperature", "reduction")
+    _rare: ClassVar[dict[str, Any]] = {"direction": "forward", "class_dim": None}
 
-    def __init__(self, temperature: float = 1.0, *, reduction: str = "batchmean") -> None:
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        *,
+        reduction: str = "batchmean",
+        direction: str = "forward",
+        class_dim: int | None = None,
+    ) -> None:
         super().__init__(reduction)
-        self.temperature = checks.positive("temperature", temperature)
+        self.temperature = checks.temperature(temperature)
+        checks.choice("direction", direction, DIRECTIONS)
+        self.direction = direction
+        self.class_dim = class_dim
 
-    def forward(self, student: Tensor, teacher: Tensor, *, weight: Tensor | None = None) -> Tensor:
-        """The loss of logits [N, C], with optional factors [N]."""
-        return kl_distill(student, teacher, temperature=self.temperature, weight=weight, reduction=self.reduction)
+    def forward(self, student: Tensor, teacher: Tensor, *, weight: float | Tensor | None = None) -> Tensor:
+        """Return the loss of logits [N, C], with an optional factor or factors [N]."""
+        settings: dict[str, Any] = {"temperature": self.temperature, "direction": self.direction}
+        settings |= {"reduction": self.reduction, "class_dim": self.class_dim}
+        return kl_distill(student, teacher, weight=weight, **settings)
 
 
 class JSDistillLoss(_Loss):
@@ -79,14 +96,17 @@ class JSDistillLoss(_Loss):
     """
 
     __constants__ = ("temperature", "reduction")
+    _rare: ClassVar[dict[str, Any]] = {"class_dim": None}
 
-    def __init__(self, temperature: float = 1.0, *, reduction: str = "batchmean") -> None:
+    def __init__(self, temperature: float = 1.0, *, reduction: str = "batchmean", class_dim: int | None = None) -> None:
         super().__init__(reduction)
-        self.temperature = checks.positive("temperature", temperature)
+        self.temperature = checks.temperature(temperature)
+        self.class_dim = class_dim
 
-    def forward(self, student: Tensor, teacher: Tensor, *, weight: Tensor | None = None) -> Tensor:
-        """The loss of logits [N, C], with optional factors [N]."""
-        return js_distill(student, teacher, temperature=self.temperature, weight=weight, reduction=self.reduction)
+    def forward(self, student: Tensor, teacher: Tensor, *, weight: float | Tensor | None = None) -> Tensor:
+        """Return the loss of logits [N, C], with an optional factor or factors [N]."""
+        settings: dict[str, Any] = {"reduction": self.reduction, "class_dim": self.class_dim}
+        return js_distill(student, teacher, temperature=self.temperature, weight=weight, **settings)
 
 
 class KDLoss(_Loss):
@@ -99,16 +119,32 @@ class KDLoss(_Loss):
     """
 
     __constants__ = ("temperature", "alpha", "reduction")
+    _rare: ClassVar[dict[str, Any]] = {"label_smoothing": 0.0, "class_dim": None, "ignore_index": None}
 
-    def __init__(self, temperature: float = 4.0, alpha: float = 0.9, *, reduction: str = "mean") -> None:
+    def __init__(
+        self,
+        temperature: float = 4.0,
+        alpha: float = 0.9,
+        *,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        class_dim: int | None = None,
+        ignore_index: int | None = None,
+    ) -> None:
         super().__init__(reduction)
-        self.temperature = checks.positive("temperature", temperature)
+        self.temperature = checks.temperature(temperature)
         self.alpha = checks.number("alpha", alpha)
+        self.label_smoothing = checks.share("label_smoothing", label_smoothing)
+        self.class_dim = class_dim
+        self.ignore_index = ignore_index
 
-    def forward(self, student: Tensor, teacher: Tensor, target: Tensor, *, weight: Tensor | None = None) -> Tensor:
-        """The loss of logits [N, C] and classes [N], with optional factors [N]."""
-        settings = {"temperature": self.temperature, "alpha": self.alpha}
-        return kd_loss(student, teacher, target, **settings, weight=weight, reduction=self.reduction)
+    def forward(
+        self, student: Tensor, teacher: Tensor, target: Tensor, *, weight: float | Tensor | None = None
+    ) -> Tensor:
+        """Return the loss of logits [N, C] and classes [N] or their probabilities [N, C], with optional factors."""
+        settings: dict[str, Any] = {"temperature": self.temperature, "alpha": self.alpha, "reduction": self.reduction}
+        settings |= {name: getattr(self, name) for name in self._rare}
+        return kd_loss(student, teacher, target, weight=weight, **settings)
 
 
 class DKDLoss(_Loss):
@@ -121,19 +157,32 @@ class DKDLoss(_Loss):
     """
 
     __constants__ = ("temperature", "alpha", "beta", "reduction")
+    _rare: ClassVar[dict[str, Any]] = {"class_dim": None, "ignore_index": None}
 
     def __init__(
-        self, temperature: float = 4.0, alpha: float = 1.0, beta: float = 8.0, *, reduction: str = "mean"
+        self,
+        temperature: float = 4.0,
+        alpha: float = 1.0,
+        beta: float = 8.0,
+        *,
+        reduction: str = "mean",
+        class_dim: int | None = None,
+        ignore_index: int | None = None,
     ) -> None:
         super().__init__(reduction)
-        self.temperature = checks.positive("temperature", temperature)
+        self.temperature = checks.temperature(temperature)
         self.alpha = checks.number("alpha", alpha)
         self.beta = checks.number("beta", beta)
+        self.class_dim = class_dim
+        self.ignore_index = ignore_index
 
-    def forward(self, student: Tensor, teacher: Tensor, target: Tensor, *, weight: Tensor | None = None) -> Tensor:
-        """The loss of logits [N, C] and classes [N], with optional factors [N]."""
-        settings = {"temperature": self.temperature, "alpha": self.alpha, "beta": self.beta}
-        return dkd_loss(student, teacher, target, **settings, weight=weight, reduction=self.reduction)
+    def forward(
+        self, student: Tensor, teacher: Tensor, target: Tensor, *, weight: float | Tensor | None = None
+    ) -> Tensor:
+        """Return the loss of logits [N, C] and classes [N], with optional factors [N]."""
+        settings: dict[str, Any] = {"temperature": self.temperature, "alpha": self.alpha, "beta": self.beta}
+        settings |= {"reduction": self.reduction} | {name: getattr(self, name) for name in self._rare}
+        return dkd_loss(student, teacher, target, weight=weight, **settings)
 
 
 class IGDMLoss(_Loss):
@@ -145,8 +194,11 @@ class IGDMLoss(_Loss):
         IGDMLoss()(s_plus, s_minus, t_plus, t_minus)
     """
 
-    def __init__(self, *, reduction: str = "batchmean") -> None:
+    _rare: ClassVar[dict[str, Any]] = {"class_dim": None}
+
+    def __init__(self, *, reduction: str = "batchmean", class_dim: int | None = None) -> None:
         super().__init__(reduction)
+        self.class_dim = class_dim
 
     def forward(
         self,
@@ -155,11 +207,11 @@ class IGDMLoss(_Loss):
         teacher_plus: Tensor,
         teacher_minus: Tensor,
         *,
-        weight: Tensor | None = None,
+        weight: float | Tensor | None = None,
     ) -> Tensor:
-        """The loss of logits [N, C] at x + d and x - d, with optional factors [N]."""
+        """Return the loss of logits [N, C] at x + d and x - d, with optional factors [N]."""
         logits = (student_plus, student_minus, teacher_plus, teacher_minus)
-        return igdm_loss(*logits, weight=weight, reduction=self.reduction)
+        return igdm_loss(*logits, weight=weight, reduction=self.reduction, class_dim=self.class_dim)
 
 
 class LossMatchingLoss(_Loss):
@@ -171,12 +223,21 @@ class LossMatchingLoss(_Loss):
         LossMatchingLoss()(s, t, y)
     """
 
-    def __init__(self, *, reduction: str = "mean") -> None:
-        super().__init__(reduction)
+    _rare: ClassVar[dict[str, Any]] = {"class_dim": None, "ignore_index": None}
 
-    def forward(self, student: Tensor, teacher: Tensor, target: Tensor, *, weight: Tensor | None = None) -> Tensor:
-        """The loss of logits [N, C] and classes [N], with optional factors [N]."""
-        return loss_matching(student, teacher, target, weight=weight, reduction=self.reduction)
+    def __init__(
+        self, *, reduction: str = "mean", class_dim: int | None = None, ignore_index: int | None = None
+    ) -> None:
+        super().__init__(reduction)
+        self.class_dim = class_dim
+        self.ignore_index = ignore_index
+
+    def forward(
+        self, student: Tensor, teacher: Tensor, target: Tensor, *, weight: float | Tensor | None = None
+    ) -> Tensor:
+        """Return the loss of logits [N, C] and classes [N], with optional factors [N]."""
+        settings: dict[str, Any] = {"reduction": self.reduction} | {name: getattr(self, name) for name in self._rare}
+        return loss_matching(student, teacher, target, weight=weight, **settings)
 
 
 class TripletMarginLoss(_Loss):
@@ -211,7 +272,7 @@ class TripletMarginLoss(_Loss):
         self.swap = checks.flag("swap", swap)
 
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        """The loss of features [N, D], or of shapes that broadcast as in PyTorch."""
+        """Return the loss of features [N, D], or of shapes that broadcast as in PyTorch."""
         settings = {"margin": self.margin, "p": self.p, "eps": self.eps}
         return triplet_margin_loss(anchor, positive, negative, **settings, swap=self.swap, reduction=self.reduction)
 
@@ -233,7 +294,7 @@ class RKDLoss(_Module):
         self.angle_weight = checks.number("angle_weight", angle_weight)
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The loss of features [B, D], the teacher's of a width of its own and without gradient."""
+        """Return the loss of features [B, D], the teacher's of a width of its own and without gradient."""
         return rkd_loss(student, teacher, distance_weight=self.distance_weight, angle_weight=self.angle_weight)
 
 
@@ -253,5 +314,5 @@ class ActivationBoundaryLoss(_Loss):
         self.margin = checks.not_negative("margin", margin)
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The loss of pre-activations [N, ...]."""
+        """Return the loss of pre-activations [N, ...]."""
         return activation_boundary_loss(student, teacher, margin=self.margin, reduction=self.reduction)

@@ -1,7 +1,7 @@
 """The losses that attacks ascend: attack_loss.
 
-Cross-entropy and divergence are losses of :mod:`fastadv.kernels.rows`. The kinds that rank logits have a kernel of
-their own: a program takes one row, or several where C is small, finds the 2 to 4 largest logits in as many passes, and
+Cross-entropy, log-odds and divergence are losses of :mod:`fastadv.kernels.rows`. The kinds that rank logits have their
+own kernel: a program takes one row, or several where C is small, finds the 2 to 4 largest logits in as many passes, and
 writes loss and gradient. Rows of up to 1024 (float64: 512) classes stay in registers; longer ones are read again, from
 the cache, in each pass.
 """
@@ -18,7 +18,7 @@ from fastadv.kernels.loss import empty_results, reduced
 from fastadv.kernels.numerics import divide, scalar, weighted, widen
 from fastadv.kernels.rows import load_logits, store_gradient
 
-_SOFTMAX = {0: rows.CROSS_ENTROPY, 1: rows.KL}
+_SOFTMAX = {0: rows.CROSS_ENTROPY, 1: rows.KL, 5: rows.LOG_ODDS}
 # The ranks that the other kinds take: DLR, DLR towards the target, CW.
 _RANKS = {2: 3, 3: 4, 4: 2}
 

@@ -71,5 +71,5 @@ def dkd_loss(
 ) -> tuple[Tensor | None, ...]:
     """Launcher of :func:`fastadv.dkd_loss`."""
     needs_grad = (student_grad, teacher_grad)
-    numbers = {"temperature": temperature, "alpha": alpha, "beta": beta}
-    return rows.logit_loss(rows.DKD, student, teacher, target, needs_grad, scale, reduce, weight, **numbers)
+    given = (rows.DKD, student, teacher, target, needs_grad, scale, reduce, weight)
+    return rows.logit_loss(*given, temperature=temperature, alpha=alpha, beta=beta)

@@ -1,9 +1,9 @@
 """Interpolation between the samples of a batch: mix, and its backward pass.
 
 A program takes a (sample, block of elements). ``mix_elements`` reads the block and its partner's and writes the
-result: 3 x itemsize bytes an element. ``gather_elements`` looks through the permutation for the samples that were mixed
-with its own, in order, so that an index taken twice is added up in one fixed order and without atomics: one search for
-each, and one that finds no more.
+result: 3 x itemsize bytes an element. ``gather_elements`` reads the samples that were mixed with its own, which a
+stable sort of the permutation has brought together, so that an index taken twice is added up in one fixed order and
+without atomics. Neither is compiled anew for another size of the batch.
 """
 
 from __future__ import annotations
@@ -24,22 +24,27 @@ def mix(x: Tensor, lam: float, permutation: Tensor, lam_n: Tensor | None) -> Ten
 
 def mix_backward(grad: Tensor, lam: float, permutation: Tensor, lam_n: Tensor | None) -> Tensor:
     """Launcher of the backward pass of :func:`fastadv.mix`."""
-    return _launch(gather_elements, grad, lam, permutation, lam_n)
+    taken, order = torch.sort(permutation, stable=True)
+    # Those of sample n are order[first[n]] to order[first[n + 1]]; an index that is none belongs to nobody.
+    first = torch.searchsorted(taken, torch.arange(len(taken) + 1, device=taken.device))
+    return _launch(gather_elements, grad, lam, order, lam_n, first)
 
 
-def _launch(kernel: triton.JITFunction, x: Tensor, lam: float, permutation: Tensor, lam_n: Tensor | None) -> Tensor:
+def _launch(
+    kernel: triton.JITFunction, x: Tensor, lam: float, indices: Tensor, lam_n: Tensor | None, *more: Tensor
+) -> Tensor:
     out = torch.empty_like(x)
     if x.numel():
         samples = x.shape[0]
         elements = x.numel() // samples
         columns = block(elements, x)
         blocks = triton.cdiv(elements, columns)
-        arguments = (permutation, out, lam, 1 - lam, lam_n, samples, elements, blocks)
+        arguments = (indices, *more, out, lam, 1 - lam, lam_n, samples, elements, blocks)
         launch(kernel, samples * blocks, x, *arguments, elements=columns, BLOCK=columns)
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["samples"])
 def mix_elements(
     x_ptr,
     permutation_ptr,
@@ -65,10 +70,11 @@ def mix_elements(
     tl.store(out_ptr + sample * elements + column, narrow(mixed, out_ptr.dtype.element_ty), mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["samples"])
 def gather_elements(
     grad_ptr,
-    permutation_ptr,
+    order_ptr,
+    first_ptr,
     out_ptr,
     lam: tl.float64,
     rest: tl.float64,
@@ -85,24 +91,13 @@ def gather_elements(
     own = widen(tl.load(grad_ptr + sample * elements + column, mask, other=0))
     share, _ = _shares(lam, rest, lam_ptr, sample, own)
     total = share * own
-    other = _next_mixed(permutation_ptr, sample, -1, samples, BLOCK)
-    while other < samples:
+    at, last = tl.load(first_ptr + sample), tl.load(first_ptr + sample + 1)
+    while at < last:
+        other = tl.load(order_ptr + at)
         _, others_share = _shares(lam, rest, lam_ptr, other, own)
         total += others_share * widen(tl.load(grad_ptr + other * elements + column, mask, other=0))
-        other = _next_mixed(permutation_ptr, sample, other, samples, BLOCK)
+        at += 1
     tl.store(out_ptr + sample * elements + column, narrow(total, out_ptr.dtype.element_ty), mask)
-
-
-@triton.jit
-def _next_mixed(permutation_ptr, sample, last, samples, BLOCK: tl.constexpr):
-    """The next sample after ``last`` that was mixed with ``sample``, int64; ``samples`` where there is none."""
-    following = tl.zeros_like(sample) + samples
-    for start in range(0, samples, BLOCK):
-        other = start + tl.arange(0, BLOCK)
-        index = tl.load(permutation_ptr + other, other < samples, other=-1)
-        found = (index == sample) & (other > last)
-        following = tl.minimum(following, tl.min(tl.where(found, other, samples), 0))
-    return following
 
 
 @triton.jit

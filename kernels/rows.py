@@ -4,8 +4,8 @@ Every loss here is made of the cross-entropies of student and teacher against a 
 softmax(teacher / T) and softmax(student / T): the Kullback-Leibler divergence, of all classes or of all but the target,
 or the Jensen-Shannon divergence; :func:`_value` says how. A program takes one row, or several where C is small. It
 reads each network's logits once and writes a gradient of 4 (float64: 8) bytes an element for each network that needs
-one, and the loss. Rows of up to 1024 (float64: 512) classes stay in registers; longer ones are read in blocks, again
-(from the cache) in each of three passes: online softmax, divergence, gradients.
+one, and the loss. Rows of up to 1024 (float64: 512) classes stay in registers; longer ones are read in blocks, twice:
+once for online softmaxes and the divergence together, and again, from the cache, for the gradients; JS once more.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ LOSS_MATCHING = tl.constexpr(2)
 CROSS_ENTROPY = tl.constexpr(3)
 JS = tl.constexpr(4)
 DKD = tl.constexpr(5)
+LOG_ODDS = tl.constexpr(6)
 
 
 def logit_loss(
@@ -110,7 +111,9 @@ def logit_loss_rows(
     HELD: tl.constexpr,
 ):
     SOFT: tl.constexpr = (LOSS == KL) | (LOSS == KD) | (LOSS == JS) | (LOSS == DKD)
-    HARD: tl.constexpr = (LOSS == KD) | (LOSS == LOSS_MATCHING) | (LOSS == CROSS_ENTROPY)
+    HARD: tl.constexpr = (LOSS == KD) | (LOSS == LOSS_MATCHING)
+    # Of the other classes against the target; the cross-entropy alone is a function of them.
+    ODDS: tl.constexpr = (LOSS == LOG_ODDS) | (LOSS == CROSS_ENTROPY)
     TEACHER_HARD: tl.constexpr = LOSS == LOSS_MATCHING
     STUDENT_GRAD: tl.constexpr = (student_grad_ptr is not None) | (student_minus_grad_ptr is not None)
     TEACHER_GRAD: tl.constexpr = (teacher_grad_ptr is not None) | (teacher_minus_grad_ptr is not None)
@@ -130,17 +133,25 @@ def logit_loss_rows(
     # Largest logit and sum of exponentials above it: of both at the temperature, and of both as they are.
     soft_s_top, soft_s_sum, soft_t_top, soft_t_sum = zeros - float("inf"), zeros, zeros - float("inf"), zeros
     hard_s_top, hard_s_sum, hard_t_top, hard_t_sum = zeros - float("inf"), zeros, zeros - float("inf"), zeros
+    # The teacher's logits over the student's, both below their largest, summed with the teacher's exponentials.
+    gap = zeros
     for start in range(0, classes, BLOCK):
         s = held_s if HELD else load_logits(student_ptr, student_minus_ptr, base, present, start, classes, BLOCK)
         if HARD:
             hard_s_top, hard_s_sum = _online_softmax(hard_s_top, hard_s_sum, s)
+        if ODDS:
+            hard_s_top, hard_s_sum = _online_softmax(hard_s_top, hard_s_sum, _others(s, target, start, BLOCK))
         if teacher_ptr is not None:
             t = held_t if HELD else load_logits(teacher_ptr, teacher_minus_ptr, base, present, start, classes, BLOCK)
             if SOFT:
                 soft_s = _soft(s, T, target, start, LOSS, BLOCK)
                 soft_t = _soft(t, T, target, start, LOSS, BLOCK)
-                soft_s_top, soft_s_sum = _online_softmax(soft_s_top, soft_s_sum, soft_s)
-                soft_t_top, soft_t_sum = _online_softmax(soft_t_top, soft_t_sum, soft_t)
+                s_top, s_sum = soft_s_top, soft_s_sum
+                t_top, t_sum = soft_t_top, soft_t_sum
+                soft_s_top, soft_s_sum = _online_softmax(s_top, s_sum, soft_s)
+                soft_t_top, soft_t_sum = _online_softmax(t_top, t_sum, soft_t)
+                if LOSS != JS:
+                    gap = _online_gap(gap, t_sum, s_top, t_top, soft_s_top, soft_t_top, soft_s, soft_t)
             if TEACHER_HARD:
                 hard_t_top, hard_t_sum = _online_softmax(hard_t_top, hard_t_sum, t)
     soft_s_log, soft_t_log = tl.log(soft_s_sum), tl.log(soft_t_sum)
@@ -151,6 +162,11 @@ def logit_loss_rows(
         student_ce = _cross_entropy(student_ptr, base, present, target, classes, hard_s_top, hard_s_log)
         if TEACHER_HARD:
             teacher_ce = _cross_entropy(teacher_ptr, base, present, target, classes, hard_t_top, hard_t_log)
+    odds, slope = zeros, zeros + 1
+    if ODDS:
+        odds = -_odds(student_ptr, base, present, target, classes, zeros + 1, hard_s_top, hard_s_log)
+        if LOSS == CROSS_ENTROPY:
+            student_ce, slope = _softplus(odds)
     factor = weighted(scale, weight_ptr, row, present, zeros)
     share, rest = scalar(alpha, zeros) + zeros, scalar(1 - alpha, zeros)
 
@@ -169,22 +185,22 @@ def logit_loss_rows(
     if LOSS == DKD:
         by_soft = scalar(beta, zeros) + zeros
 
-    # The divergence; for JS in two halves, each the mean surprise of one network's distribution.
+    # The divergence; for JS, in a pass of its own, two halves, each the mean surprise of one network's distribution.
     divergence, student_half, teacher_half = zeros, zeros, zeros
-    if SOFT:
+    if SOFT and LOSS != JS:
+        divergence = divide(gap, soft_t_sum) + (soft_s_log - soft_t_log)
+    if LOSS == JS:
         for start in range(0, classes, BLOCK):
             s = held_s if HELD else load_logits(student_ptr, student_minus_ptr, base, present, start, classes, BLOCK)
             t = held_t if HELD else load_logits(teacher_ptr, teacher_minus_ptr, base, present, start, classes, BLOCK)
             log_q = _log_softmax(_soft(s, T, target, start, LOSS, BLOCK), soft_s_top, soft_s_log)
             log_p = _log_softmax(_soft(t, T, target, start, LOSS, BLOCK), soft_t_top, soft_t_log)
-            if LOSS == JS:
-                student_half += tl.sum(_expected(log_q, _surprise(log_q, log_p)), 1)
-                teacher_half += tl.sum(_expected(log_p, _surprise(log_p, log_q)), 1)
-            else:
-                divergence += tl.sum(_expected(log_p, log_p - log_q), 1)
-        if LOSS == JS:
-            divergence = student_half + teacher_half
+            student_half += tl.sum(_expected(log_q, _surprise(log_q, log_p)), 1)
+            teacher_half += tl.sum(_expected(log_p, _surprise(log_p, log_q)), 1)
+        divergence = student_half + teacher_half
     value = _value(student_ce, teacher_ce, divergence, of_target, T, share, rest, by_soft, LOSS)
+    if LOSS == LOG_ODDS:
+        value = odds
     tl.store(value_ptr + row, factor * value, present)
 
     if STUDENT_GRAD or TEACHER_GRAD:
@@ -221,6 +237,12 @@ def logit_loss_rows(
             if TEACHER_HARD:
                 p = tl.exp(_log_softmax(t, hard_t_top, hard_t_log))
                 teacher_grad += by_teacher[:, None] * (p - hit.to(p.dtype))
+            if ODDS:
+                others = _others(s, target, start, BLOCK)
+                log_q = _log_softmax(others, hard_s_top, hard_s_log)
+                q = tl.where(others == -float("inf"), 0.0, _exp_to_the_end(log_q))
+                student_grad = slope[:, None] * (q - hit.to(q.dtype))
+                student_grad = tl.where((value == value)[:, None], student_grad, float("nan"))
             student_grad *= factor[:, None]
             teacher_grad *= factor[:, None]
             store_gradient(student_grad_ptr, base, present, column, classes, student_grad)
@@ -234,9 +256,33 @@ def _soft(logits, T, target, start, LOSS: tl.constexpr, BLOCK: tl.constexpr):
     """Logits at the temperature; for DKD without the target's."""
     scaled = divide(logits, T)
     if LOSS == DKD:
-        column = start + tl.arange(0, BLOCK)
-        scaled = tl.where(column[None, :] == target[:, None], -float("inf"), scaled)
+        scaled = _others(scaled, target, start, BLOCK)
     return scaled
+
+
+@triton.jit
+def _others(logits, target, start, BLOCK: tl.constexpr):
+    """The logits with -inf in the place of the target's."""
+    column = start + tl.arange(0, BLOCK)
+    return tl.where(column[None, :] == target[:, None], -float("inf"), logits)
+
+
+@triton.jit
+def _exp_to_the_end(x):
+    """exp(x) of x <= 0 down to the smallest numbers, which the instruction of a GPU may flush to zero."""
+    root = tl.exp(0.5 * x)
+    return root * root
+
+
+@triton.jit
+def _softplus(x):
+    """log(1 + exp x) and its derivative, down to the smallest numbers."""
+    e = _exp_to_the_end(-tl.abs(x))
+    # What 1 + e loses of a small e is put right by the quotient.
+    total = 1 + e
+    log_total = tl.where(total == 1, e, tl.log(total) * divide(e, tl.where(total == 1, 1.0, total - 1)))
+    likely = divide(tl.zeros_like(e) + 1, total)
+    return tl.maximum(x, 0.0) + log_total, tl.where(x > 0, likely, e * likely)
 
 
 @triton.jit
@@ -317,9 +363,29 @@ def store_gradient(ptr, base, present, column, classes, grad):
 def _online_softmax(top, total, logits):
     """Largest logit of each row so far, and the sum of exponentials of the differences to it."""
     raised = tl.maximum(top, tl.max(logits, 1))
-    # While all are -inf there is nothing to subtract.
-    shift = tl.where(raised == -float("inf"), 0.0, raised)
+    shift = _shift(raised)
     return raised, total * tl.exp(top - shift) + tl.sum(tl.exp(logits - shift[:, None]), 1)
+
+
+@triton.jit
+def _shift(top):
+    """Number to subtract of a logit: nothing while all have been -inf."""
+    return tl.where(top == -float("inf"), 0.0, top)
+
+
+@triton.jit
+def _online_gap(gap, t_sum, s_top, t_top, s_raised, t_raised, s, t):
+    """Sum over each row so far of exp(t - t_top) ((t - t_top) - (s - s_top)), at the raised maxima.
+
+    ``t_sum`` is the sum of exponentials before. Where an exponential is 0 the gap may be undefined and adds nothing.
+    """
+    s_shift, t_shift = _shift(s_raised), _shift(t_raised)
+    moved = (t_shift - _shift(t_top)) - (s_shift - _shift(s_top))
+    factor = tl.exp(t_top - t_shift)
+    before = tl.where(factor == 0, 0.0, factor * (gap - t_sum * moved))
+    below_t = t - t_shift[:, None]
+    p = tl.exp(below_t)
+    return before + tl.sum(tl.where(p == 0, 0.0, p * (below_t - (s - s_shift[:, None]))), 1)
 
 
 @triton.jit

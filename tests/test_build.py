@@ -134,14 +134,16 @@ def called(*command: str | Path, cwd: Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel of this tree. What it compiles stays in build/, so that only the first time takes minutes."""
+    """The wheel of this tree, its library unoptimised. What it compiles stays in build/, for the next time."""
     if shutil.which(os.environ.get("CXX", "c++")) is None:
         pytest.skip("there is no C++ compiler")
     folder = tmp_path_factory.mktemp("wheel")
     # What an earlier build has put together must not get into the wheel.
-    (folder / "fresh.cfg").write_text(f"[build]\nbuild_lib = {folder / 'lib'}\n[egg_info]\negg_base = {folder}\n")
+    fresh = f"build_lib = {folder / 'lib'}\nbuild_temp = {ROOT / 'build' / 'test'}\n"
+    (folder / "fresh.cfg").write_text(f"[build]\n{fresh}[egg_info]\negg_base = {folder}\n")
     pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-index", "--no-build-isolation")
-    called(*pip, "--wheel-dir", folder / "dist", ROOT, cwd=folder, DIST_EXTRA_CONFIG=str(folder / "fresh.cfg"))
+    settings = {"DIST_EXTRA_CONFIG": str(folder / "fresh.cfg"), "DEBUG": "1"}
+    called(*pip, "--wheel-dir", folder / "dist", ROOT, cwd=folder, **settings)
     (made,) = (folder / "dist").iterdir()
     return made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 
@@ -86,6 +87,16 @@ def test_the_loop_of_the_page_trains_the_student():
     before = [parameter.clone() for parameter in names["student"].parameters()]
     exec(named("TALD("), names)
     assert all(not torch.equal(old, new) for old, new in zip(before, names["student"].parameters(), strict=True))
+
+
+@pytest.mark.parametrize("line", re.findall(r"^# (method = \w+\(\))", named("TALD("), flags=re.MULTILINE))
+def test_another_method_is_one_line(line):
+    names = given()
+    if "AIKD" in line:
+        names["teacher"] = copy.deepcopy(names["student"])
+    before = [parameter.clone() for parameter in names["student"].parameters()]
+    exec(re.sub(r"^method = .*$", line, named("TALD("), count=1, flags=re.MULTILINE), names | {"epochs": 1})
+    assert any(not torch.equal(old, new) for old, new in zip(before, names["student"].parameters(), strict=True))
 
 
 def test_links_lead_somewhere():

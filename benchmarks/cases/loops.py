@@ -17,7 +17,8 @@ from benchmarks.opponents import loops, peers
 from benchmarks.suite.case import Call, Case, Entry, Missing
 from fastadv import attacks
 from fastadv.train.networks import catalogue
-from fastadv.train.networks.classifier import Classifier, Normalize, load_weights
+from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.weights import load_weights
 
 STEPS, PARTICLES, L2, L2_STEP = 10, 4, 0.5, 0.125
 Victim = Callable[[torch.device], nn.Module]

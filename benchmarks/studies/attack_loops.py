@@ -36,7 +36,8 @@ from fastadv.ops.step import pgd_stepper
 from fastadv.train.data import datasets
 from fastadv.train.data.splits import to_pixels
 from fastadv.train.networks import catalogue
-from fastadv.train.networks.classifier import Classifier, Normalize, load_weights
+from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.weights import load_weights
 from fastadv.train.robustness.timing import TimedNetwork
 from fastadv.train.runtime.errors import TrainError
 from fastadv.train.runtime.machine import cpu_threads

@@ -5,8 +5,8 @@ python -m benchmarks.studies.autoattack_peers page
 
 `run` attacks the first n CIFAR-100 test images with pyautoattack under two seeds and with fastadv in float32 and on the
 bfloat16 copy, a shard of images at a time and each side in turn, and stores what each says of every image and each
-attack's seconds in RESULTS/NAME. It goes on where it was stopped: a shard that is there is not run again. `page` writes RESULTS/NAME.md for all that is stored: robust accuracy of each side, images on which they differ,
-and the ratios of time.
+attack's seconds in RESULTS/NAME. It goes on where it was stopped: a shard that is there is not run again. `page` writes
+RESULTS/NAME.md for all that is stored: robust accuracy of each side, images on which they differ, and ratios of time.
 """
 
 from __future__ import annotations

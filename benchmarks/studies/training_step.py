@@ -44,7 +44,8 @@ from fastadv.train.config.train_config import Config, Precision
 from fastadv.train.data.splits import Split, to_pixels
 from fastadv.train.loop.trainer import Trainer
 from fastadv.train.networks import catalogue
-from fastadv.train.networks.classifier import Classifier, Normalize, load_weights
+from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.weights import load_weights
 from fastadv.train.runtime.errors import CheckpointError
 from fastadv.train.runtime.machine import cpu_threads
 

@@ -7,15 +7,52 @@
 namespace fastadv {
 namespace {
 
-struct CrossEntropy {
+// The log-odds of the other classes against the target, v = logsumexp_{c != target} z_c - z_target, or the cross-entropy
+// log(1 + exp v), whose slope in v is taken to the smallest numbers.
+template <bool kCrossEntropy>
+struct LogOdds {
   static constexpr int kSpare = 1;
   Targets target;
 
   template <class A>
   FASTADV_INLINE void operator()(Block block, A* const* x, const Gradients<A>& grad, PerRow<A>& loss, A* spare) const {
-    const HardLoss<A> hard(block, x[0], largest<A>(block, x[0]), target, spare);
-    loss = hard.value;
-    grad.set(0, [&](int64_t r) FASTADV_LAMBDA { return hard.grad_logits(r); });
+    constexpr A kLowest = -std::numeric_limits<A>::infinity();
+    PerRow<A> own{};
+    block.each_row([&](int64_t r) FASTADV_LAMBDA {
+      A& of_target = x[0][r * block.width + target[block.first + r]];
+      own[r] = of_target;
+      of_target = kLowest;
+    });
+    PerRow<A> shift = largest<A>(block, x[0]);
+    // Of -inf alone there is no largest, and nothing to subtract.
+    for (A& top : shift) top = top == kLowest ? A(0) : top;
+    const Softmax<A> others = softmax<A>(block, x[0], shift, A(1), spare);
+    const PerRow<A> log_total = log_positive<A>(others.total);
+    PerRow<A> slope;
+#pragma GCC unroll 1
+    for (int64_t r = 0; r < kBlockRows; ++r) {
+      const A odds = (shift[r] - own[r]) + (others.total[r] == 0 ? kLowest : log_total[r]);
+      if constexpr (kCrossEntropy) {
+        const A e = exp_nonpositive(-absolute(odds)), likely = 1 / (1 + e);
+        loss[r] = (odds > 0 ? odds : A(0)) + log_one_plus(e);
+        slope[r] = odds > 0 ? likely : e * likely;
+      } else {
+        loss[r] = odds;
+        slope[r] = 1;
+      }
+    }
+    grad.set(0, [&](int64_t r) FASTADV_LAMBDA {
+      const A* e = others.exponential;
+      const A share = others.total[r] == 0 ? A(0) : slope[r] / others.total[r];
+      return [=](int64_t i) FASTADV_LAMBDA { return share * e[i]; };
+    });
+    block.each_row([&](int64_t r) FASTADV_LAMBDA {
+      if (loss[r] == loss[r]) {
+        grad.add(0, r, target[block.first + r], -slope[r]);
+      } else if (grad.needed(0)) {
+        grad.fill(0, r, loss[r]);
+      }
+    });
   }
 };
 
@@ -169,7 +206,8 @@ struct Gap {
 };
 
 struct AttackLosses {
-  using CrossEntropy = fastadv::CrossEntropy;
+  template <bool kCrossEntropy>
+  using LogOdds = fastadv::LogOdds<kCrossEntropy>;
   using Divergence = fastadv::Divergence;
   template <int kRanks>
   using Gap = fastadv::Gap<kRanks>;

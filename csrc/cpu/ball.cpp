@@ -63,16 +63,40 @@ FASTADV_CLONES FASTADV_EXACT void linf_starts(Starts<T, A> starts, int64_t begin
   }
 }
 
-// Uniform in the unit ball: deviates that give the direction, drawn in pairs, and what they are multiplied by, for
-// which there is one more word.
+// sin(2 pi u) and cos(2 pi u) within 2^-23, for u in [0, 1], a multiple of 2^-24: what a turn has beyond its nearest
+// quarter is exact, and within pi / 4 the polynomials of the Cephes library hold.
+FASTADV_INLINE void sine_and_cosine(float u, float& sine, float& cosine) {
+  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: the nearest integer appears in the low bits of the sum
+  const float shifted = 4 * u + kShift;
+  const uint32_t quarter = bits<uint32_t>(shifted);
+  const float t = (u - (shifted - kShift) * 0.25f) * 6.283185307179586477f, square = t * t;
+  const float s = t + t * square * (-1.6666654611e-1f + square * (8.3321608736e-3f - square * 1.9515295891e-4f));
+  const float c = (1 - 0.5f * square) +
+                  square * square * (4.1666645683e-2f + square * (-1.3887316255e-3f + square * 2.4433157118e-5f));
+  const float along = quarter & 1 ? s : c, across = quarter & 1 ? c : s;
+  cosine = bits<float>(bits<uint32_t>(along) ^ (((quarter + 1) & 2) << 30));
+  sine = bits<float>(bits<uint32_t>(across) ^ ((quarter & 2) << 30));
+}
+
+FASTADV_INLINE void sine_and_cosine(double u, double& sine, double& cosine) {
+  const double angle = 6.283185307179586477 * u;
+  sine = std::sin(angle);
+  cosine = std::cos(angle);
+}
+
+// Uniform in the unit ball: deviates that give the direction, an even number of them, and what they are multiplied by,
+// for which there is one more word.
 struct InL2Ball {
   template <class A>
-  FASTADV_INLINE static void pair(const uint32_t* words, A* out) {
+  FASTADV_INLINE static void deviates(const uint32_t* words, int64_t count, A* out) {
     // By Box and Muller.
-    const A radius = std::sqrt(-2 * std::log(positive<A>(words[0])));
-    const A angle = A(6.283185307179586477) * positive<A>(words[1]);
-    out[0] = radius * std::cos(angle);
-    out[1] = radius * std::sin(angle);
+    for (int64_t i = 0; i < count; i += 2) {
+      const A radius = std::sqrt(-2 * log_positive(positive<A>(words[i])));
+      A sine, cosine;
+      sine_and_cosine(positive<A>(words[i + 1]), sine, cosine);
+      out[i] = radius * cosine;
+      out[i + 1] = radius * sine;
+    }
   }
 
   template <class A>
@@ -83,9 +107,13 @@ struct InL2Ball {
 };
 
 struct InL1Ball {
+  // As signed_exponential.
   template <class A>
-  FASTADV_INLINE static void pair(const uint32_t* words, A* out) {
-    for (int k = 0; k < 2; ++k) out[k] = signed_exponential<A>(words[k]);
+  FASTADV_INLINE static void deviates(const uint32_t* words, int64_t count, A* out) {
+    for (int64_t i = 0; i < count; ++i) {
+      const A deviate = -log_positive(positive<A>(words[i]));
+      out[i] = words[i] & 1 ? -deviate : deviate;
+    }
   }
 
   template <class A>
@@ -105,16 +133,23 @@ FASTADV_CLONES void ball_starts(Starts<T, A> starts, A* direction, int64_t begin
     for (int64_t first = 0; first < size; first += 4 * kBlocks) {
       const int64_t count = size - first < 4 * kBlocks ? size - first : 4 * kBlocks;
       starts.noise.words(n, static_cast<uint64_t>(first / 4), (count + 3) / 4, words);
-      for (int64_t i = 0; i < count; i += 2) InBall::template pair<A>(words + i, direction + first + i);
+      InBall::template deviates<A>(words, count + count % 2, direction + first);
     }
     starts.noise.words(n, kRadiusBlock, 1, words);
     const A scale = starts.eps[n] * InBall::template scale<A>(direction, size, words[0]);
     const T* x0 = starts.x0 + n * size;
     T* out = starts.out + n * size;
+    const auto start = [&](int64_t i, int64_t at) FASTADV_LAMBDA {
+      const A z = move_inside<A>(static_cast<A>(x0[at]), direction[i] * scale);
+      return clamp<A>(z, starts.ball.low, starts.ball.high);
+    };
+    if (starts.order.channels == 1) {
+      write<A>(out, size, [&](int64_t i) FASTADV_LAMBDA { return start(i, i); });
+      continue;
+    }
     for (int64_t i = 0; i < size; ++i) {
       const int64_t at = starts.order.offset(i);
-      const A z = move_inside<A>(static_cast<A>(x0[at]), direction[i] * scale);
-      out[at] = static_cast<T>(clamp<A>(z, starts.ball.low, starts.ball.high));
+      out[at] = static_cast<T>(start(i, at));
     }
   }
 }

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "../common/ops/loss.h"
+#include "../common/loss.h"
 #include "tensor.h"
 
 namespace fastadv {

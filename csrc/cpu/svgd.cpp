@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "../common/step.h"
 #include "ball.h"
 
 namespace fastadv {

@@ -269,12 +269,12 @@ FASTADV_INLINE float only_if(bool holds, float x) { return bits<float>(bits<uint
 
 FASTADV_INLINE double only_if(bool holds, double x) { return bits<double>(bits<uint64_t>(x) & -uint64_t{holds}); }
 
-// exp(x) within 1 ulp for x <= 0, which is all that a softmax needs; below the smallest normal number it is 0, NaN
-// stays. Range reduction by the trick of adding 1.5 * 2^mantissa: the integer part appears in the low bits of the sum,
-// and with the exponent's bias added it becomes a power of two. The polynomial is taken in pairs, which halves the
-// chain of operations.
+// exp(x) within 1 ulp for x <= 0, which is all that a softmax needs, down to the smallest subnormal number; NaN stays.
+// Range reduction by the trick of adding 1.5 * 2^mantissa: the integer part appears in the low bits of the sum, and with
+// the exponent's bias added it becomes a power of two, here 2^64 times too large, so that it is a normal number where the
+// result is none. The polynomial is taken in pairs, which halves the chain of operations.
 FASTADV_INLINE float exp_nonpositive(float x) {
-  constexpr float kLowest = -87.33654f, kShift = 12582912.0f + 127;
+  constexpr float kLowest = -104.0f, kShift = 12582912.0f + 127 + 64;
   const float shifted = x * 1.44269504088896341f + kShift;
   const float n = shifted - kShift;
   const float r = (x - n * 0.693359375f) + n * 2.12194440054690583e-4f;
@@ -284,11 +284,11 @@ FASTADV_INLINE float exp_nonpositive(float x) {
   p = p * square + (1.6666665459e-1f * r + 5.0000001201e-1f);
   p = (p * square + r) + 1.0f;
   const float scale = bits<float>(bits<uint32_t>(shifted) << 23);
-  return only_if(!(x < kLowest), p * scale);
+  return only_if(!(x < kLowest), (p * scale) * 0x1p-64f);
 }
 
 FASTADV_INLINE double exp_nonpositive(double x) {
-  constexpr double kLowest = -708.39, kShift = 6755399441055744.0 + 1023;
+  constexpr double kLowest = -745.2, kShift = 6755399441055744.0 + 1023 + 64;
   const double shifted = x * 1.4426950408889634074 + kShift;
   const double n = shifted - kShift;
   const double r = (x - n * 6.93145751953125e-1) - n * 1.42860682030941723212e-6;
@@ -302,7 +302,7 @@ FASTADV_INLINE double exp_nonpositive(double x) {
   p = p * square + (1.6666666666666666e-1 * r + 5.0000000000000000e-1);
   p = (p * square + r) + 1.0;
   const double scale = bits<double>(bits<uint64_t>(shifted) << 52);
-  return only_if(!(x < kLowest), p * scale);
+  return only_if(!(x < kLowest), (p * scale) * 0x1p-64);
 }
 
 // log(x) within 1 ulp for normal x > 0; infinity and NaN stay. x = 2^n m with m within a factor sqrt(2) of 1.

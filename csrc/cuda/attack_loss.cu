@@ -7,25 +7,56 @@
 namespace fastadv {
 namespace {
 
-struct CrossEntropyOnly {
+// A row's logit of class c; NaN where that is no class, which is never read.
+template <class Row>
+DEVICE auto logit(const Row& row, int64_t c) {
+  using A = decltype(row.logit(0, c));
+  return c >= 0 && c < row.classes() ? row.logit(0, c) : std::numeric_limits<A>::quiet_NaN();
+}
+
+// The log-odds of the other classes against the target, v = logsumexp_{c != target} z_c - z_target, or the cross-entropy
+// log(1 + exp v), whose slope in v is taken to the smallest numbers. NaN where the target is no class.
+template <bool kCrossEntropy>
+struct LogOdds {
+  static constexpr bool kSplits = true;
   Targets target;
 
   template <class A>
   struct State {
-    CrossEntropy<A> hard;
+    Softmax<A> others;
+    int64_t target;
+    A loss;
+    A slope;
 
-    DEVICE A value() const { return hard.value; }
-    DEVICE void gradient(int64_t c, const A (&x)[1], A (&g)[1]) const { g[0] = hard.gradient(c, x[0]); }
+    DEVICE A value() const { return loss; }
+    DEVICE void gradient(int64_t c, const A (&x)[1], A (&g)[1]) const {
+      const A e = others.exponential(x[0]);
+      // Where all other logits are -inf, so is the logarithm of their sum.
+      const A q = e == 0 ? A(0) : e * others.inverse_total;
+      g[0] = loss == loss ? (c == target ? -slope : slope * q) : loss;
+    }
   };
 
   template <class A, class Row>
   DEVICE State<A> of(const Row& row, int64_t n) const {
-    return {CrossEntropy<A>::template of<0>(row, target[n])};
+    const int64_t own = target[n];
+    const auto others = Softmax<A>::of(row, A(1), [own](int64_t c, const auto& x, int e) {
+      return c == own ? -std::numeric_limits<A>::infinity() : x[0][e];
+    });
+    const A odds = (others.largest - logit(row, own)) + std::log(others.total);
+    if constexpr (kCrossEntropy) {
+      const A e = std::exp(-absolute(odds)), likely = 1 / (1 + e);
+      return {others, own, (odds > 0 ? odds : A(0)) + std::log1p(e), odds > 0 ? likely : e * likely};
+    } else {
+      return {others, own, odds, A(1)};
+    }
   }
 };
 
 // The second input is the reference, which takes no gradient.
 struct Divergence {
+  static constexpr bool kSplits = true;
+
   template <class A>
   struct State {
     Distillation<A> soft;
@@ -171,17 +202,11 @@ struct Gap {
     state.by_spread = -state.loss / spread;
     return state;
   }
-
- private:
-  template <class Row>
-  DEVICE static auto logit(const Row& row, int64_t c) {
-    using A = decltype(row.logit(0, c));
-    return c >= 0 && c < row.classes() ? row.logit(0, c) : std::numeric_limits<A>::quiet_NaN();
-  }
 };
 
 struct AttackLosses {
-  using CrossEntropy = CrossEntropyOnly;
+  template <bool kCrossEntropy>
+  using LogOdds = fastadv::LogOdds<kCrossEntropy>;
   using Divergence = fastadv::Divergence;
   template <int kRanks>
   using Gap = fastadv::Gap<kRanks>;

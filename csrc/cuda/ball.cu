@@ -5,7 +5,7 @@
 // sample, which draws its noise twice, for its norm and to write.
 #include "../common/ops/ball.h"
 
-#include "step.h"
+#include "shared_samples.h"
 
 namespace fastadv {
 namespace {
@@ -120,7 +120,7 @@ KERNEL ball_starts(Starts<T, A> starts, bool vectors, int64_t blocks_each) {
 
 template <class T, class A>
 void project_samples(const Step<T, A>& step, const Tensor& like) {
-  move_along(Staying(), step, static_cast<const T*>(nullptr), Device(like));
+  move_batch(Staying(), step, static_cast<const T*>(nullptr), like);
 }
 
 template <class T, class A>

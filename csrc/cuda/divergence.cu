@@ -8,6 +8,7 @@ namespace fastadv {
 namespace {
 
 struct KlDistill {
+  static constexpr bool kSplits = true;
   double temperature;
 
   template <class A>
@@ -28,6 +29,7 @@ struct KlDistill {
 };
 
 struct KdLoss {
+  static constexpr bool kSplits = true;
   Targets target;
   double temperature;
   double alpha;
@@ -48,8 +50,16 @@ struct KdLoss {
 
   template <class A, class Row>
   DEVICE State<A> of(const Row& row, int64_t n) const {
-    return {Distillation<A>::of(row, static_cast<A>(temperature)), CrossEntropy<A>::template of<0>(row, target[n]),
-            static_cast<A>(alpha), static_cast<A>(1 - alpha)};
+    // The student's softmax twice, at the temperature and as it is.
+    const A t = static_cast<A>(temperature), inverse[3] = {1 / t, 1 / t, A(1)};
+    const auto logits = [](int64_t, const auto& x, int e, A(&z)[3]) {
+      z[0] = z[2] = x[0][e];
+      z[1] = x[1][e];
+    };
+    const auto sums = RowSums<A, 3, true>::of(row, inverse, logits);
+    const Softmax<A> softmax(sums.largest(2), sums.total(2), A(1));
+    return {Distillation<A>::of(t, sums), CrossEntropy<A>::of(row, 0, softmax, target[n]), static_cast<A>(alpha),
+            static_cast<A>(1 - alpha)};
   }
 };
 
@@ -86,9 +96,13 @@ struct JsDistill {
 
   template <class A, class Row>
   DEVICE State<A> of(const Row& row, int64_t) const {
-    const A inverse = 1 / static_cast<A>(temperature);
-    State<A> state{static_cast<A>(temperature),
-                   {Softmax<A>::of(row, inverse, Input<0>()), Softmax<A>::of(row, inverse, Input<1>())},
+    const A t = static_cast<A>(temperature), inverse[2] = {1 / t, 1 / t};
+    const auto both = RowSums<A, 2>::of(row, inverse, [](int64_t, const auto& x, int e, A(&z)[2]) {
+      z[0] = x[0][e];
+      z[1] = x[1][e];
+    });
+    State<A> state{t,
+                   {{both.largest(0), both.total(0), inverse[0]}, {both.largest(1), both.total(1), inverse[1]}},
                    {},
                    {}};
     A sums[2] = {0, 0};
@@ -128,6 +142,7 @@ DEVICE A log_sigmoid(A x) {
 }
 
 struct DkdLoss {
+  static constexpr bool kSplits = true;
   Targets target;
   double temperature;
   double alpha;

@@ -1,6 +1,7 @@
 // The one way from the host to a kernel, in the words that a CUDA device and the block simulator of the tests share:
 //
 //   KERNEL name(...) { ... }                        for blocks of up to kMaxThreads
+//   KERNEL_FOR(threads) name(...) { ... }           for smaller ones, which may take more registers
 //   DEVICE type name(...) { ... }                   what kernels call
 //   SHARED_ARRAY(type, name, count)                 a block's shared memory, as a local variable of a kernel
 //   LAUNCH(kernel, blocks, threads, device, ...)    blocks from 1 on, threads a multiple of 32
@@ -61,7 +62,8 @@ inline void require_launched() {
 #define DEVICE __device__ __forceinline__
 // One block a multiprocessor is all that is asked for: the compiler would spill registers for the occupancy it aims at
 // otherwise.
-#define KERNEL __global__ void __launch_bounds__(::fastadv::kMaxThreads, 1)
+#define KERNEL_FOR(threads) __global__ void __launch_bounds__(threads, 1)
+#define KERNEL KERNEL_FOR(::fastadv::kMaxThreads)
 
 namespace fastadv {
 

@@ -11,6 +11,7 @@ namespace fastadv {
 namespace {
 
 struct LossMatching {
+  static constexpr bool kSplits = true;
   Targets target;
 
   template <class A>
@@ -28,7 +29,13 @@ struct LossMatching {
 
   template <class A, class Row>
   DEVICE State<A> of(const Row& row, int64_t n) const {
-    return {CrossEntropy<A>::template of<0>(row, target[n]), CrossEntropy<A>::template of<1>(row, target[n])};
+    const A inverse[2] = {A(1), A(1)};
+    const auto sums = RowSums<A, 2>::of(row, inverse, [](int64_t, const auto& x, int e, A(&z)[2]) {
+      z[0] = x[0][e];
+      z[1] = x[1][e];
+    });
+    const Softmax<A> student(sums.largest(0), sums.total(0), A(1)), teacher(sums.largest(1), sums.total(1), A(1));
+    return {CrossEntropy<A>::of(row, 0, student, target[n]), CrossEntropy<A>::of(row, 1, teacher, target[n])};
   }
 };
 
@@ -43,6 +50,8 @@ struct Response {
 
 // Inputs: student and teacher at x + d and x - d, in the order of the schema.
 struct IgdmLoss {
+  static constexpr bool kSplits = true;
+
   template <class A>
   struct State {
     Distillation<A> responses;
@@ -106,10 +115,7 @@ void match_activations(const Batch<2, T, A>& batch, const PerSample<A>& margin, 
     if (blocks > 0) {
       LAUNCH((boundary_parts<kWidth, T, A>), blocks, kBoundaryThreads, device, batch, margin, sums, parts);
     }
-    if (sum_apart) {
-      LAUNCH((sum_rows<A>), results, block_threads(blocks / results), device, sums, blocks / results, batch.scale,
-             batch.loss);
-    }
+    if (sum_apart) add_up(device, like, sums, blocks / results, batch.scale, batch.loss, results);
   });
 }
 

@@ -1,7 +1,7 @@
 // mix and mix_backward in CUDA; their front: ../common/ops/mix.h. A block takes a part of a sample, a thread 16 bytes
-// of the result. mix reads them and the partner's and writes the result. Its backward pass looks through the
-// permutation for the samples that were mixed with its own, in order, so that an index taken twice is added up in one
-// fixed order and without atomics: one search by the whole block for each, and one that finds no more.
+// of the result. mix reads them and the partner's and writes the result. Its backward pass is a second launch: the
+// first finds for each sample the samples that were mixed with it, in order, so that an index taken twice is added up
+// in one fixed order and without atomics.
 #include "../common/ops/mix.h"
 
 #include <limits>
@@ -13,13 +13,6 @@ namespace fastadv {
 namespace {
 
 constexpr int kThreads = 256;
-
-struct Smaller {
-  template <class A>
-  DEVICE A operator()(A a, A b) const {
-    return b < a ? b : a;
-  }
-};
 
 // A sample is taken in parts, a block each: which sample a block has, and where in it a thread begins.
 struct Parts {
@@ -49,30 +42,48 @@ KERNEL mix_elements(Mixture<T, A> mixture, Parts parts) {
   store(mixture.out + n * mixture.size + first, mixed);
 }
 
-// The next sample from `begin` on that was mixed with `sample`; `samples` where there is none.
-DEVICE int64_t next_mixed(const int64_t* permutation /* [N] */, int64_t sample, int64_t begin, int64_t samples) {
-  int64_t n = begin + threadIdx.x;
-  while (n < samples && permutation[n] != sample) n += blockDim.x;
-  return combined<Smaller>(BlockTeam(), n < samples ? n : samples);
+// The samples that were mixed with each one: the first of them and, after each, the next; N where there is no more.
+struct Mixed {
+  int64_t* first;  // [N]
+  int64_t* next;   // [N]
+};
+
+// A thread goes through the whole permutation for one sample. An index that is none belongs to nobody.
+template <int kRun>
+KERNEL find_mixed(const int64_t* permutation /* [N] */, int64_t samples, Mixed mixed) {
+  SHARED_ARRAY(int64_t, run, kRun);
+  const int64_t sample = int64_t{blockIdx.x} * kRun + threadIdx.x;
+  int64_t last = -1;
+  for (int64_t begin = 0; begin < samples; begin += kRun) {
+    __syncthreads();
+    if (begin + threadIdx.x < samples) run[threadIdx.x] = permutation[begin + threadIdx.x];
+    __syncthreads();
+    const int count = static_cast<int>(samples - begin < kRun ? samples - begin : kRun);
+    for (int k = 0; sample < samples && k < count; ++k) {
+      if (run[k] != sample) continue;
+      (last < 0 ? mixed.first[sample] : mixed.next[last]) = begin + k;
+      last = begin + k;
+    }
+  }
+  if (sample < samples) (last < 0 ? mixed.first[sample] : mixed.next[last]) = samples;
 }
 
 template <int kWidth, class T, class A>
-KERNEL gather_elements(Mixture<T, A> mixture, Parts parts) {
+KERNEL gather_elements(Mixture<T, A> mixture, Parts parts, Mixed mixed) {
   const int64_t own = parts.sample(), first = parts.first<kWidth>(), size = mixture.size;
-  // Threads past the end search with the others.
-  const bool inside = first < size;
-  A total[kWidth] = {};
-  if (inside) load(mixture.x + own * size + first, total);
+  if (first >= size) return;
+  A total[kWidth];
+  load(mixture.x + own * size + first, total);
 #pragma unroll
   for (int e = 0; e < kWidth; ++e) total[e] *= mixture.shares.own(own);
-  for (int64_t n = -1; (n = next_mixed(mixture.permutation, own, n + 1, mixture.samples)) < mixture.samples;) {
+  for (int64_t n = mixed.first[own]; n < mixture.samples; n = mixed.next[n]) {
     const A rest = mixture.shares.partner(n);
-    A incoming[kWidth] = {};
-    if (inside) load(mixture.x + n * size + first, incoming);
+    A incoming[kWidth];
+    load(mixture.x + n * size + first, incoming);
 #pragma unroll
     for (int e = 0; e < kWidth; ++e) total[e] += rest * incoming[e];
   }
-  if (inside) store(mixture.out + own * size + first, total);
+  store(mixture.out + own * size + first, total);
 }
 
 template <bool kBackward, class T, class A>
@@ -85,7 +96,12 @@ void launch(const Mixture<T, A>& mixture, const Tensor& like) {
     const Parts parts{divide_up(runs, threads)};
     const int64_t blocks = mixture.samples * parts.parts;
     if constexpr (kBackward) {
-      LAUNCH((gather_elements<kWidth, T, A>), blocks, threads, device, mixture, parts);
+      const Tensor room = empty_vector(like, 2 * mixture.samples, ScalarType::Long);
+      int64_t* const first = mutable_data<int64_t>(room);
+      const Mixed mixed{first, first + mixture.samples};
+      const int64_t searches = divide_up(mixture.samples, kThreads);
+      LAUNCH((find_mixed<kThreads>), searches, kThreads, device, mixture.permutation, mixture.samples, mixed);
+      LAUNCH((gather_elements<kWidth, T, A>), blocks, threads, device, mixture, parts, mixed);
     } else {
       LAUNCH((mix_elements<kWidth, T, A>), blocks, threads, device, mixture, parts);
     }

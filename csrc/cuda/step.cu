@@ -4,7 +4,9 @@
 //   cache, for the step. The momentum is read and written once where the sample stays in registers or the norm is linf,
 //   once more in every pass over the sample where not.
 // boundary_samples: a block a sample, which stays in registers where it fits.
-#include "step.h"
+#include "../common/ops/step.h"
+
+#include "shared_samples.h"
 
 namespace fastadv {
 namespace {
@@ -76,7 +78,7 @@ KERNEL boundary_samples(BoundaryStep<T, A> step) {
 
 template <class T, class A>
 void move(const AlongGradient<T>& along, const Step<T, A>& step, const Tensor& like) {
-  move_along(Steepest{step.largest}, step, along.grad, Device(like));
+  move_batch(Steepest{step.largest}, step, along.grad, like);
 }
 
 template <class T, class A>
@@ -89,7 +91,7 @@ void move(const AlongMomentum<T, A>& along, const Step<T, A>& step, const Tensor
     with_sample<T>(vectors, step.size, [&](auto width, auto held) {
       constexpr int kWidth = decltype(width)::value;
       LAUNCH((momentum_samples<decltype(known)::value, decltype(held)::value, kWidth, T, A, decltype(rule)>),
-             step.samples, block_threads(step.size / kWidth), device, step, along, rule);
+             step.samples, sample_threads<T>(step.size, decltype(held)::value), device, step, along, rule);
     });
   });
 }
@@ -100,8 +102,8 @@ void move_to_boundary(const BoundaryStep<T, A>& step, const Tensor& like) {
   const bool vectors = step.size % kVector<T> == 0 && aligned<kVector<T>>(step.x, step.grad, step.out);
   with_sample<T>(vectors, step.size, [&](auto width, auto held) {
     constexpr int kWidth = decltype(width)::value;
-    LAUNCH((boundary_samples<decltype(held)::value, kWidth, T, A>), step.samples, block_threads(step.size / kWidth),
-           device, step);
+    LAUNCH((boundary_samples<decltype(held)::value, kWidth, T, A>), step.samples,
+           sample_threads<T>(step.size, decltype(held)::value), device, step);
   });
 }
 

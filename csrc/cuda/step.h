@@ -3,11 +3,11 @@
 // move_elements, for linf balls and rules that look at one coordinate: a thread moves 16 bytes of the flat batch, so x,
 //   direction and x0 are read once and the result is written once.
 // move_samples, for whatever needs a norm or the l1 ball: a block a sample. Where 16-byte accesses are possible, up to
-//   kHeldBytes of the sample's points and of its centres stay in each thread's registers and are read once. Any other
-//   sample is read again in every pass: one for each norm, one for each threshold that is tried for the largest
-//   coordinates, one for each step of the search for the ball's scale or threshold (none where the sample lies inside
-//   the ball), one to write. A batch of a few large samples leaves most multiprocessors idle: a sample is never shared
-//   out, which would take a launch for each of these passes.
+//   kHeldBytes each of the sample's points, of its centres and of the direction stay in a thread's registers and are
+//   read once, by as few threads as hold them. Any other sample is read again in every pass: one for each norm, one for
+//   every three bits of the least of the largest coordinates, one for each step of the search for the ball's scale or
+//   threshold (none where the sample lies inside the ball), one to write. A batch of a few large samples leaves most
+//   multiprocessors idle: a sample is never shared out, which would take a launch for each of these passes.
 //
 // A rule has  kDirected, whether it reads a direction;  needs_length(), whether it must know the direction's l2 norm;
 // set(size, length), once a sample;  where it selects coordinates,  selects(), how many, and  select(least, selected);
@@ -17,7 +17,7 @@
 #include <cmath>
 
 #include "../common/l1.h"
-#include "../common/ops/step.h"
+#include "../common/step_arguments.h"
 #include "block.h"
 #include "memory.h"
 
@@ -113,7 +113,7 @@ KERNEL move_elements(Step<T, A> step, const T* direction /* [N, D] */, Rule rule
   store(step.out + first, point);
 }
 
-// Bytes of a sample's points, and as many of its centres, that a thread keeps in registers.
+// Bytes of a sample's points, and as many each of its centres and of the direction, that a thread keeps in registers.
 constexpr int kHeldBytes = 64;
 template <class A>
 constexpr int kHeld = kHeldBytes / static_cast<int>(sizeof(A));
@@ -125,11 +125,12 @@ constexpr int64_t kHeldSample = int64_t{kMaxThreads} * kHeld<A>;
 template <int kWidth, class T, class A, class Rule, class Direction>
 class HeldSample {
  public:
-  DEVICE HeldSample(const T* x, const Direction& direction, const T* x0, int64_t size)
-      : x_(x), x0_(x0), size_(size) {
+  DEVICE HeldSample(const T* x, const Direction& direction, const T* x0, int64_t size) : x_(x), x0_(x0), size_(size) {
+    // All of it is on its way before the first reduction waits for any; but a search takes registers of its own.
+    if constexpr (!kSearches) load_points();
 #pragma unroll
     for (int run = 0; run < kRuns; ++run) {
-      if (Rule::kDirected && first(run) < size_) direction.read(first(run), point_[run]);
+      if (Rule::kDirected && first(run) < size_) direction.read(first(run), direction_[run]);
     }
   }
 
@@ -137,19 +138,18 @@ class HeldSample {
   DEVICE void directions(const F& f) const {
 #pragma unroll
     for (int run = 0; run < kRuns; ++run) {
-      if (first(run) < size_) f(point_[run]);
+      if (first(run) < size_) f(direction_[run]);
     }
   }
 
   DEVICE void move(const Rule& rule) {
+    if constexpr (kSearches) load_points();
 #pragma unroll
     for (int run = 0; run < kRuns; ++run) {
-      if (first(run) >= size_) continue;
-      A x[kWidth];
-      load(x_ + first(run), x);
-      load(x0_ + first(run), centre_[run]);
 #pragma unroll
-      for (int e = 0; e < kWidth; ++e) point_[run][e] = rule(x[e], Rule::kDirected ? point_[run][e] : A(0));
+      for (int e = 0; e < kWidth; ++e) {
+        if (first(run) < size_) point_[run][e] = rule(point_[run][e], Rule::kDirected ? direction_[run][e] : A(0));
+      }
     }
   }
 
@@ -164,13 +164,25 @@ class HeldSample {
  private:
   static constexpr int kRuns = kHeld<A> / kWidth;
 
+  static constexpr bool kSearches = requires(const Rule& rule) { rule.selects(); };
+
   DEVICE int first(int run) const { return (run * blockDim.x + threadIdx.x) * kWidth; }
+
+  DEVICE void load_points() {
+#pragma unroll
+    for (int run = 0; run < kRuns; ++run) {
+      if (first(run) >= size_) continue;
+      load(x_ + first(run), point_[run]);
+      load(x0_ + first(run), centre_[run]);
+    }
+  }
 
   const T* x_;
   const T* x0_;
   int64_t size_;
   A point_[kRuns][kWidth];
   A centre_[kRuns][kWidth];
+  A direction_[kRuns][kWidth];
 };
 
 // The same of a sample that is read again in every pass.
@@ -309,23 +321,50 @@ DEVICE double l1_threshold(const Sample& sample, const Ball<A>& ball) {
   return search.inside();
 }
 
-// The k-th largest magnitude of the sample's direction.
+// The k-th largest magnitude of a direction, or where fewer are above zero the least that one can be, or any between it
+// and the next; and how many coordinates reach it.
+template <class A>
+struct Largest {
+  A least;
+  int64_t count;
+};
+
+// Magnitudes are ordered as their bits are, which are found from the highest on, three a pass: the coordinates that
+// reach each of seven thresholds are counted at once, two counts in a word. A pass that finds exactly k is the last.
+// NaN counts as zero, which reaches nothing.
 template <class A, class Sample>
-DEVICE LargestSearch<A> search_largest(const Sample& sample, int64_t k) {
-  A most = 0;
-  sample.directions([&](const auto& direction) {
-    for (const A d : direction) most = Larger()(most, absolute<A>(d));
-  });
-  LargestSearch<A> search(k, combined<Larger>(BlockTeam(), most));
-  while (search.next()) {
-    const A least = search.threshold();
-    int64_t count = 0;
+DEVICE Largest<A> find_largest(const Sample& sample, int64_t k) {
+  using Bits = std::conditional_t<sizeof(A) == 4, int32_t, int64_t>;
+  constexpr int kDigit = 3, kThresholds = (1 << kDigit) - 1, kWords = (kThresholds + 1) / 2;
+  Bits found = 0;
+  int64_t reached = 0;
+  for (int shift = 8 * static_cast<int>(sizeof(A)) - 1 - kDigit;; shift = shift > kDigit ? shift - kDigit : 0) {
+    uint64_t counts[kWords] = {};
     sample.directions([&](const auto& direction) {
-      for (const A d : direction) count += absolute<A>(d) >= least;
+      for (const A d : direction) {
+        const Bits magnitude = d == d ? bits<Bits>(absolute<A>(d)) : Bits(0);
+#pragma unroll
+        for (int digit = 1; digit <= kThresholds; ++digit) {
+          const bool reaches = magnitude >= found + (Bits(digit) << shift);
+          counts[(digit - 1) / 2] += static_cast<uint64_t>(reaches) << (digit % 2 ? 0 : 32);
+        }
+      }
     });
-    search.take(combined<Sum>(BlockTeam(), count));
+    BlockTeam().combine<Sum>(counts);
+    int digit = 0;
+#pragma unroll
+    for (int next = 1; next <= kThresholds; ++next) {
+      const int64_t count = static_cast<int64_t>(counts[(next - 1) / 2] >> (next % 2 ? 0 : 32) & 0xffffffffu);
+      // The lowest threshold above zero is reached by all that are.
+      const bool last = shift == 0 && found == 0 && next == 1;
+      if (count < k && !last) continue;
+      digit = next;
+      reached = count;
+    }
+    found += Bits(digit) << shift;
+    if (shift == 0 || (found > 0 && reached == k)) break;
   }
-  return search;
+  return {bits<A>(found), reached};
 }
 
 // Moves and projects one sample with the whole block.
@@ -348,8 +387,8 @@ DEVICE void move_sample(const T* x, const Direction& direction, const T* x0, Rul
   }
   rule.set(step_size, length);
   if constexpr (requires { rule.selects(); }) {
-    const LargestSearch<A> found = search_largest<A>(sample, rule.selects());
-    rule.select(found.least(), found.count());
+    const Largest<A> found = find_largest<A>(sample, rule.selects());
+    rule.select(found.least, found.count);
   }
   sample.move(rule);
   const A s = ball_norm == Norm::kL2 ? l2_scale<A>(sample, ball) : A(1);
@@ -379,6 +418,14 @@ KERNEL move_samples(Step<T, A> step, const T* direction /* [N, D] */, Rule rule)
   const Stored<T> from{direction + begin};
   move_sample<kHold, kWidth>(step.x + begin, from, step.x0 + begin, rule, step.step_size[n], ball, kNorm,
                              step.out + begin, step.size);
+}
+
+// Threads of a block for a sample: as few as hold it, so that several blocks share a multiprocessor.
+template <class T>
+int sample_threads(int64_t size, bool held) {
+  using A = Accumulated<T>;
+  if (!held) return block_threads(size / kVector<T>);
+  return static_cast<int>(divide_up(divide_up(size, int64_t{kHeld<A>}), kWarp)) * kWarp;
 }
 
 // Calls `f` with the number of elements that a thread takes at once and whether it keeps the sample, as types.
@@ -426,7 +473,7 @@ void move_along(const Rules& rules, const Step<T, A>& step, const T* direction, 
       with_sample<T>(vectors, step.size, [&](auto width, auto held) {
         constexpr int kWidth = decltype(width)::value;
         LAUNCH((move_samples<kNorm, decltype(held)::value, kWidth, T, A, Rule>), step.samples,
-               block_threads(step.size / kWidth), device, step, direction, rule);
+               sample_threads<T>(step.size, decltype(held)::value), device, step, direction, rule);
       });
     }
   });

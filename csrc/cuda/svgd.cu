@@ -1,12 +1,13 @@
 // svgd_step in CUDA; its front: ../common/ops/svgd.h. An image's n particles of D elements need two n x n matrices, of
 // squared distances and, to bring both terms of the step to one size, of the scores' products; no entry ever joins two
-// step. Particles and scores are read for the matrices and again, from the cache where they fit, for the update.
+// images. Particles and scores are read for the matrices and again, from the cache where they fit, for the update.
 //
 // alone_on_image, one launch, where particles and scores of an image fit into a cache of kCacheBytes: a block an image.
 // Two launches, where not: pair_sums, a block a (image, share of the coordinates), leaves its part of the matrices;
 //   then, adding up the parts in order,
 //   move_shares, the same grid, where each coordinate moves by itself, or
 //   move_whole, a block a (image, particle), where a step or a ball of l2 norm needs all of a particle.
+// Shares are so large that the grid fills a GPU, within bounds.
 #include "../common/ops/svgd.h"
 
 #include "step.h"
@@ -21,8 +22,10 @@ constexpr int kTile = 4;
 constexpr int kTilePairs = kTile * kTile;
 // The first-level cache of an sm_80, the smallest of those we ship for.
 constexpr int64_t kCacheBytes = 192 * 1024;
-// Coordinates in a share: a few for every thread of a block.
-constexpr int64_t kShare = 4096;
+// Coordinates in a share, and blocks that fill a GPU.
+constexpr int64_t kLeastShare = 256;
+constexpr int64_t kMostShare = 4096;
+constexpr int64_t kEnoughBlocks = 256;
 
 // Adds up each of a tile's 16 numbers over the warp and returns in lane l the sum of number l % 16: every exchange
 // halves how many numbers a lane is left with, and the last one joins the two lanes that hold the same number.
@@ -46,75 +49,122 @@ DEVICE A fold(const A (&x)[K]) {
   }
 }
 
-// Squared distances (or inner products) of all pairs of the n vectors over the coordinates from begin to end, by the
-// whole block; n x n, symmetric. Distances are summed from differences: by way of products they would drown in
-// rounding.
-template <int kWidth, bool kDistance, class T, class A>
-DEVICE void sum_pairs(const T* vectors, int n, int64_t size, int64_t begin, int64_t end, A* matrix) {
-  SHARED_ARRAY(A, partial, kMaxWarps * kTilePairs);
-  for (int i = 0; i < n; i += kTile) {
-    for (int j = 0; j <= i; j += kTile) {
-      A sums[kTilePairs] = {};
-      for (int64_t at = begin + int64_t{threadIdx.x} * kWidth; at < end; at += int64_t{blockDim.x} * kWidth) {
-        A a[kTile][kWidth], b[kTile][kWidth];
+// Where the tiles on and below the diagonal of an n x n matrix lie.
+struct TileIndex {
+  int row = 0;
+  int column;
+
+  DEVICE explicit TileIndex(int index) : column(index) {
+    while (column > row) column -= ++row;
+    row *= kTile;
+    column *= kTile;
+  }
+
+  DEVICE static int count(int n) {
+    const int tiles = (n + kTile - 1) / kTile;
+    return tiles * (tiles + 1) / 2;
+  }
+};
+
+// The sums of a tile's 16 pairs of the n vectors, over runs of the coordinates from begin to end that lie `stride`
+// apart: of squared differences, or where kDistance is false of products. Lane l returns number l % 16. Distances are
+// summed from differences: by way of products they would drown in rounding.
+template <int kWidth, bool kDistance, class A, class T>
+DEVICE A sum_tile(const T* vectors /* [n, D] */, int n, int64_t size, const TileIndex& tile, int64_t begin, int64_t end,
+                  int64_t stride) {
+  const int i = tile.row, j = tile.column;
+  A sums[kTilePairs] = {};
+  for (int64_t at = begin + int64_t{threadIdx.x % kWarp} * kWidth; at < end; at += stride) {
+    A a[kTile][kWidth], b[kTile][kWidth];
 #pragma unroll
-        for (int k = 0; k < kTile; ++k) {
-          load(vectors + (i + k < n ? i + k : n - 1) * size + at, a[k]);
-          load(vectors + (j + k < n ? j + k : n - 1) * size + at, b[k]);
-        }
+    for (int k = 0; k < kTile; ++k) {
+      load(vectors + (i + k < n ? i + k : n - 1) * size + at, a[k]);
+      load(vectors + (j + k < n ? j + k : n - 1) * size + at, b[k]);
+    }
 #pragma unroll
-        for (int pair = 0; pair < kTilePairs; ++pair) {
+    for (int pair = 0; pair < kTilePairs; ++pair) {
 #pragma unroll
-          for (int e = 0; e < kWidth; ++e) {
-            const A p = a[pair / kTile][e], q = b[pair % kTile][e];
-            sums[pair] = kDistance ? std::fma(p - q, p - q, sums[pair]) : std::fma(p, q, sums[pair]);
-          }
-        }
+      for (int e = 0; e < kWidth; ++e) {
+        const A p = a[pair / kTile][e], q = b[pair % kTile][e];
+        sums[pair] = kDistance ? std::fma(p - q, p - q, sums[pair]) : std::fma(p, q, sums[pair]);
       }
-      const A folded = fold(sums);
-      const int lane = threadIdx.x % kWarp;
-      if (lane < kTilePairs) partial[threadIdx.x / kWarp * kTilePairs + lane] = folded;
-      __syncthreads();
-      const int p = i + threadIdx.x / kTile, q = j + threadIdx.x % kTile;
-      if (threadIdx.x < kTilePairs && p < n && q < n) {
-        A total = 0;
-        for (unsigned warp = 0; warp < blockDim.x / kWarp; ++warp) total += partial[warp * kTilePairs + threadIdx.x];
-        matrix[p * n + q] = total;
-        matrix[q * n + p] = total;
-      }
-      __syncthreads();
     }
   }
+  return fold(sums);
+}
+
+// Squared distances of all pairs of the n particles and, unless `score` is null, the inner products of their scores,
+// over the coordinates from begin to end, by the whole block; n x n each, symmetric. A warp takes a tile of a matrix,
+// and where there are more warps than tiles a part of the coordinates.
+template <int kWidth, class T, class A>
+DEVICE void sum_pairs(const T* particles /* [n, D] */, const T* score /* [n, D] */, int n, int64_t size, int64_t begin,
+                      int64_t end, A* distance, A* product) {
+  SHARED_ARRAY(A, partial, kMaxWarps * kTilePairs);
+  const int warps = blockDim.x / kWarp, warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const int tiles = TileIndex::count(n), sums = score ? 2 * tiles : tiles;
+  const int chunks = warps > sums ? warps / sums : 1;
+  const int64_t run = int64_t{kWarp} * kWidth;
+  const auto write = [&](int index, int entry, A total) {
+    const TileIndex tile(index % tiles);
+    A* const matrix = index < tiles ? distance : product;
+    const int p = tile.row + entry / kTile, q = tile.column + entry % kTile;
+    if (p >= n || q >= n) return;
+    matrix[p * n + q] = total;
+    // On the diagonal both halves are summed.
+    if (tile.row > tile.column) matrix[q * n + p] = total;
+  };
+  for (int task = warp; task < sums * chunks; task += warps) {
+    const int index = task % sums;
+    const int64_t first = begin + task / sums * run;
+    const TileIndex tile(index % tiles);
+    const A total = index < tiles
+                        ? sum_tile<kWidth, true, A>(particles, n, size, tile, first, end, chunks * run)
+                        : sum_tile<kWidth, false, A>(score, n, size, tile, first, end, chunks * run);
+    if (lane >= kTilePairs) continue;
+    if (chunks == 1) {
+      write(index, lane, total);
+    } else {
+      partial[task * kTilePairs + lane] = total;
+    }
+  }
+  __syncthreads();
+  if (chunks == 1) return;
+  for (int number = threadIdx.x; number < sums * kTilePairs; number += blockDim.x) {
+    A total = 0;
+    for (int chunk = 0; chunk < chunks; ++chunk) total += partial[chunk * sums * kTilePairs + number];
+    write(number / kTilePairs, number % kTilePairs, total);
+  }
+  __syncthreads();
 }
 
 // The lower median of the distances i < j; NaN where there is no pair or one is NaN. A thread a pair counts the pairs
 // before its own.
 template <class A>
-DEVICE A median(const A* distance, int n) {
+DEVICE A median(const A* distance /* [n, n] */, int n) {
+  SHARED_ARRAY(A, pair, kMostPairs / 2);
   SHARED_ARRAY(A, result, 1);
   if (threadIdx.x == 0) result[0] = std::numeric_limits<A>::quiet_NaN();
+  for (int entry = threadIdx.x; entry < n * n; entry += blockDim.x) {
+    const int i = entry / n, j = entry % n;
+    if (j < i) pair[i * (i - 1) / 2 + j] = distance[entry];
+  }
   __syncthreads();
   const int pairs = n * (n - 1) / 2;
-  for (int entry = threadIdx.x; entry < n * n; entry += blockDim.x) {
-    if (entry / n <= entry % n) continue;
-    const A own = distance[entry];
+  for (int own = threadIdx.x; own < pairs; own += blockDim.x) {
     int before = 0;
     bool ordered = true;
-    for (int i = 1; i < n; ++i) {
-      for (int j = 0; j < i; ++j) {
-        const A other = distance[i * n + j];
-        ordered = ordered && other == other;
-        before += other < own || (other == own && i * n + j < entry);
-      }
+    for (int other = 0; other < pairs; ++other) {
+      ordered = ordered && pair[other] == pair[other];
+      before += pair[other] < pair[own] || (pair[other] == pair[own] && other < own);
     }
-    if (ordered && before == (pairs - 1) / 2) result[0] = own;
+    if (ordered && before == (pairs - 1) / 2) result[0] = pair[own];
   }
   __syncthreads();
   return result[0];
 }
 
-// Coefficients of  phi_i = sum_j attract_ij score_j + repel_ij (x_i - x_j), both n x n, written over the inputs. Up to
-// the first barrier a thread reads only entries that are its own in every loop over pairs here and in gather.
+// Coefficients of  phi_i = sum_j attract_ij score_j + repel_ij (x_i - x_j), both n x n, written over the inputs, which
+// all threads see.
 template <class A>
 DEVICE void coefficients(A* distance, A* product, int n, const Stein<A>& stein) {
   SHARED_ARRAY(A, kernel, kMostPairs);
@@ -203,14 +253,15 @@ struct MoveAlongStein {
   }
 };
 
-// Of two launches: shares of an image's coordinates, and each share's part of both matrices.
+// Of two launches: the shares of an image's coordinates, and each share's part of both matrices.
 template <class A>
-struct PairParts {
+struct Shares {
   int64_t count;
-  A* parts;  // [N, shares, 2, n, n]
+  int64_t size;  // coordinates
+  A* parts;      // [N, shares, 2, n, n]
 };
 
-// Moves the coordinates from begin to end of all particles of an image, a tile of particles at a time.
+// Moves the coordinates from begin to end of all particles of an image.
 template <int kWidth, class T, class A>
 DEVICE void move_coordinates(const SteinStep<T, A>& step, int64_t image, const A* attract, const A* repel,
                              int64_t begin, int64_t end) {
@@ -221,36 +272,37 @@ DEVICE void move_coordinates(const SteinStep<T, A>& step, int64_t image, const A
   ball.eps = step.eps[image];
   MoveAlongStein<A> rule{step.stein.update};
   rule.set(step.step_size[image], A(1));
-  for (int64_t at = begin + int64_t{threadIdx.x} * kWidth; at < end; at += int64_t{blockDim.x} * kWidth) {
-    A centre[kWidth];
+  // A thread a run of coordinates of a tile of particles.
+  const int64_t runs = (end - begin + kWidth - 1) / kWidth;
+  for (int64_t item = threadIdx.x; item < runs * ((n + kTile - 1) / kTile); item += blockDim.x) {
+    const int64_t at = begin + item % runs * kWidth;
+    const int i = static_cast<int>(item / runs) * kTile;
+    A centre[kWidth], own[kTile][kWidth], phi[kTile][kWidth] = {};
     load(step.x0 + image * size + at, centre);
-    for (int i = 0; i < n; i += kTile) {
-      A own[kTile][kWidth], phi[kTile][kWidth] = {};
 #pragma unroll
-      for (int k = 0; k < kTile; ++k) load(particles + (i + k < n ? i + k : n - 1) * size + at, own[k]);
-      for (int j = 0; j < n; ++j) {
-        A x[kWidth], s[kWidth];
-        load(particles + j * size + at, x);
-        load(score + j * size + at, s);
-#pragma unroll
-        for (int k = 0; k < kTile; ++k) {
-          const int entry = (i + k < n ? i + k : n - 1) * n + j;
-          const A pull = attract[entry], push = repel[entry];
-#pragma unroll
-          for (int e = 0; e < kWidth; ++e) {
-            phi[k][e] = std::fma(pull, s[e], std::fma(push, own[k][e] - x[e], phi[k][e]));
-          }
-        }
-      }
+    for (int k = 0; k < kTile; ++k) load(particles + (i + k < n ? i + k : n - 1) * size + at, own[k]);
+    for (int j = 0; j < n; ++j) {
+      A x[kWidth], s[kWidth];
+      load(particles + j * size + at, x);
+      load(score + j * size + at, s);
 #pragma unroll
       for (int k = 0; k < kTile; ++k) {
-        if (i + k >= n) continue;
+        const int entry = (i + k < n ? i + k : n - 1) * n + j;
+        const A pull = attract[entry], push = repel[entry];
 #pragma unroll
         for (int e = 0; e < kWidth; ++e) {
-          own[k][e] = project_linf<A>(rule(own[k][e], phi[k][e]), centre[e], ball);
+          phi[k][e] = std::fma(pull, s[e], std::fma(push, own[k][e] - x[e], phi[k][e]));
         }
-        store(step.out + (image * n + i + k) * size + at, own[k]);
       }
+    }
+#pragma unroll
+    for (int k = 0; k < kTile; ++k) {
+      if (i + k >= n) continue;
+#pragma unroll
+      for (int e = 0; e < kWidth; ++e) {
+        own[k][e] = project_linf<A>(rule(own[k][e], phi[k][e]), centre[e], ball);
+      }
+      store(step.out + (image * n + i + k) * size + at, own[k]);
     }
   }
 }
@@ -276,8 +328,8 @@ KERNEL alone_on_image(SteinStep<T, A> step) {
   SHARED_ARRAY(A, product, kMostPairs);
   const int n = static_cast<int>(step.count);
   const int64_t image = blockIdx.x, size = step.size, first = image * n * size;
-  sum_pairs<kWidth, true>(step.particles + first, n, size, 0, size, distance);
-  if (step.stein.equal_rms) sum_pairs<kWidth, false>(step.score + first, n, size, 0, size, product);
+  const T* const score = step.stein.equal_rms ? step.score + first : nullptr;
+  sum_pairs<kWidth>(step.particles + first, score, n, size, 0, size, distance, product);
   coefficients(distance, product, n, step.stein);
   if constexpr (kByCoordinate) {
     move_coordinates<kWidth>(step, image, product, distance, 0, size);
@@ -287,24 +339,19 @@ KERNEL alone_on_image(SteinStep<T, A> step) {
 }
 
 template <int kWidth, class T, class A>
-KERNEL pair_sums(SteinStep<T, A> step, PairParts<A> shares) {
-  SHARED_ARRAY(A, matrix, kMostPairs);
-  const int64_t image = blockIdx.x / shares.count, begin = blockIdx.x % shares.count * kShare;
-  const int64_t end = begin + kShare < step.size ? begin + kShare : step.size;
+KERNEL pair_sums(SteinStep<T, A> step, Shares<A> shares) {
+  const int64_t image = blockIdx.x / shares.count, begin = blockIdx.x % shares.count * shares.size;
+  const int64_t end = begin + shares.size < step.size ? begin + shares.size : step.size;
   const int64_t first = image * step.count * step.size;
   const int n = static_cast<int>(step.count), pairs = n * n;
-  A* part = shares.parts + int64_t{blockIdx.x} * 2 * pairs;
-  sum_pairs<kWidth, true>(step.particles + first, n, step.size, begin, end, matrix);
-  for (int entry = threadIdx.x; entry < pairs; entry += blockDim.x) part[entry] = matrix[entry];
-  if (!step.stein.equal_rms) return;
-  // The matrix is written again after the first barrier of this call, which every thread reaches with its copy made.
-  sum_pairs<kWidth, false>(step.score + first, n, step.size, begin, end, matrix);
-  for (int entry = threadIdx.x; entry < pairs; entry += blockDim.x) part[pairs + entry] = matrix[entry];
+  A* const part = shares.parts + int64_t{blockIdx.x} * 2 * pairs;
+  const T* const score = step.stein.equal_rms ? step.score + first : nullptr;
+  sum_pairs<kWidth>(step.particles + first, score, n, step.size, begin, end, part, part + pairs);
 }
 
 // Both matrices of an image from the parts of its shares, and from these the coefficients.
 template <class T, class A>
-DEVICE void gather(const SteinStep<T, A>& step, const PairParts<A>& shares, int64_t image, A* distance, A* product) {
+DEVICE void gather(const SteinStep<T, A>& step, const Shares<A>& shares, int64_t image, A* distance, A* product) {
   const int n = static_cast<int>(step.count), pairs = n * n;
   const A* part = shares.parts + image * shares.count * 2 * pairs;
   for (int entry = threadIdx.x; entry < pairs; entry += blockDim.x) {
@@ -316,21 +363,22 @@ DEVICE void gather(const SteinStep<T, A>& step, const PairParts<A>& shares, int6
     distance[entry] = d;
     product[entry] = p;
   }
+  __syncthreads();
   coefficients(distance, product, n, step.stein);
 }
 
 template <int kWidth, class T, class A>
-KERNEL move_shares(SteinStep<T, A> step, PairParts<A> shares) {
+KERNEL move_shares(SteinStep<T, A> step, Shares<A> shares) {
   SHARED_ARRAY(A, distance, kMostPairs);
   SHARED_ARRAY(A, product, kMostPairs);
-  const int64_t image = blockIdx.x / shares.count, begin = blockIdx.x % shares.count * kShare;
+  const int64_t image = blockIdx.x / shares.count, begin = blockIdx.x % shares.count * shares.size;
   gather(step, shares, image, distance, product);
   move_coordinates<kWidth>(step, image, product, distance, begin,
-                           begin + kShare < step.size ? begin + kShare : step.size);
+                           begin + shares.size < step.size ? begin + shares.size : step.size);
 }
 
 template <bool kHold, int kWidth, class T, class A>
-KERNEL move_whole(SteinStep<T, A> step, PairParts<A> shares) {
+KERNEL move_whole(SteinStep<T, A> step, Shares<A> shares) {
   SHARED_ARRAY(A, distance, kMostPairs);
   SHARED_ARRAY(A, product, kMostPairs);
   const int64_t image = blockIdx.x / step.count;
@@ -340,7 +388,7 @@ KERNEL move_whole(SteinStep<T, A> step, PairParts<A> shares) {
 
 template <bool kHold, int kWidth, class T, class A>
 void launch_alone(const Device& device, const SteinStep<T, A>& step) {
-  const int threads = block_threads(step.size / kWidth);
+  const int threads = block_threads(divide_up(step.count, int64_t{kTile}) * step.size / kWidth);
   if (step.by_coordinate()) {
     LAUNCH((alone_on_image<true, false, kWidth, T, A>), step.images, threads, device, step);
   } else {
@@ -349,8 +397,10 @@ void launch_alone(const Device& device, const SteinStep<T, A>& step) {
 }
 
 template <bool kHold, int kWidth, class T, class A>
-void launch_shares(const Device& device, const SteinStep<T, A>& step, const PairParts<A>& shares) {
-  const int threads = block_threads((step.size < kShare ? step.size : kShare) / kWidth);
+void launch_shares(const Device& device, const SteinStep<T, A>& step, const Shares<A>& shares) {
+  // A thread a run of coordinates of a tile of particles, or a warp a tile of a matrix.
+  const int64_t tiles = divide_up(step.count, int64_t{kTile});
+  const int threads = block_threads(tiles * shares.size / kWidth);
   LAUNCH((pair_sums<kWidth, T, A>), step.images * shares.count, threads, device, step, shares);
   if (step.by_coordinate()) {
     LAUNCH((move_shares<kWidth, T, A>), step.images * shares.count, threads, device, step, shares);
@@ -366,7 +416,9 @@ void move_particles(const SteinStep<T, A>& step, const Tensor& like) {
   require(n <= kMostParticles, "particles must have at most 32 particles an image on CUDA");
   const Device device(like);
   const bool alone = 2 * n * size * static_cast<int64_t>(sizeof(T)) <= kCacheBytes;
-  const int64_t shares = divide_up(size, kShare);
+  const int64_t wanted = divide_up(size, divide_up(kEnoughBlocks, step.images));
+  const int64_t bounded = wanted < kLeastShare ? kLeastShare : wanted > kMostShare ? kMostShare : wanted;
+  const int64_t share = divide_up(bounded, kLeastShare) * kLeastShare, shares = divide_up(size, share);
   const Tensor parts =
       alone ? like : empty_vector(like, step.images * shares * 2 * n * n, accumulated(like.scalar_type()));
   const bool vectors = size % kVector<T> == 0 && aligned<kVector<T>>(step.particles, step.score, step.x0, step.out);
@@ -376,7 +428,7 @@ void move_particles(const SteinStep<T, A>& step, const Tensor& like) {
     if (alone) {
       launch_alone<kHold, kWidth>(device, step);
     } else {
-      launch_shares<kHold, kWidth>(device, step, PairParts<A>{shares, mutable_data<A>(parts)});
+      launch_shares<kHold, kWidth>(device, step, Shares<A>{shares, share, mutable_data<A>(parts)});
     }
   });
 }

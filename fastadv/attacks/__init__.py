@@ -18,6 +18,7 @@ from fastadv.attacks.methods.square import SQUARE, square
 from fastadv.attacks.methods.svgd import SVGD, repulsion_ratio, svgd
 from fastadv.attacks.methods.vat import VAT, vat
 from fastadv.attacks.model.freeze import Frozen, freeze
+from fastadv.attacks.model.wrappers import Logits, Normalized
 
 __all__ = [
     "APGD",
@@ -36,6 +37,8 @@ __all__ = [
     "CaptureError",
     "Captured",
     "Frozen",
+    "Logits",
+    "Normalized",
     "apgd",
     "autoattack",
     "bss",

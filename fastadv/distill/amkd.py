@@ -102,7 +102,11 @@ class AMKD(BSS):
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
         if not self.needs_features:
             return
-        ours, theirs = map(self._vectors, example_features(self, student, teacher, x))
+        try:
+            shown = example_features(self, student, teacher, x)
+        except TypeError as error:
+            raise TypeError(f"{error}; or AMKD(embedding='logits') compares logits") from None
+        ours, theirs = map(self._vectors, shown)
         if self.triplet == "teacher" and ours.shape[1] != theirs.shape[1]:
             self.projector = nn.Linear(theirs.shape[1], ours.shape[1], device=ours.device, dtype=ours.dtype)
 

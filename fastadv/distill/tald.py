@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks.loop.arguments import as_float32, count
+from fastadv.attacks.loop.ascent import Evaluation
 from fastadv.attacks.loop.ball import Ball
 from fastadv.attacks.loop.noise import Noise
 from fastadv.attacks.loop.objective import Goal
@@ -229,8 +230,8 @@ def _particles_and_repulsion(
     """Return the projected particles [N, n, ...], and the median of :func:`repulsion_ratio` at the last step."""
     last: list[Tensor] = []
 
-    def watch(rows: Tensor, value: Tensor, score: Tensor) -> None:
-        last[:] = (each.unflatten(0, (len(x), particles)) for each in (rows, score))
+    def watch(rows: Tensor, found: Evaluation) -> None:
+        last[:] = (each.unflatten(0, (len(x), particles)) for each in (rows, found.grad))
 
     found = projected_particles(
         model,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import numbers
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -31,7 +33,9 @@ def accelerate() -> Acceleration:
     In float32 and float64 the linf attacks give the images that torchattacks gives to the bit, random starts included,
     and PGDL2 gives them up to rounding. In half precision they differ on purpose: the iterates are kept in float32, the
     loss is summed instead of averaged, and the result is rounded towards the clean image, so that it lies in the ball,
-    as torchattacks' own do not (bfloat16: 5.8 % outside of 8/255). A zero gradient moves nothing (in float16
+    as torchattacks' own do not (bfloat16: 5.8 % outside of 8/255). What torchattacks takes for eps and alpha is taken
+    here: numbers of every kind, and tensors for each channel or pixel; where the ops have no rule for them
+    torchattacks' own method is called. A zero gradient moves nothing (in float16
     PGDL2 gives NaN), and channels_last images work.
 
     Returns:
@@ -66,6 +70,7 @@ class Acceleration(contextlib.AbstractContextManager["Acceleration"]):
         }
         for cls in self._originals:
             cls.forward = found[cls]
+        _ORIGINALS.update(self._originals)
 
     @property
     def classes(self) -> tuple[type, ...]:
@@ -76,6 +81,7 @@ class Acceleration(contextlib.AbstractContextManager["Acceleration"]):
         for cls, original in self._originals.items():
             if cls.__dict__["forward"] in _FORWARDS.values():
                 cls.forward = original
+                del _ORIGINALS[cls]
         self._originals = {}
 
     def __exit__(
@@ -84,44 +90,79 @@ class Acceleration(contextlib.AbstractContextManager["Acceleration"]):
         self.restore()
 
 
-def _fgsm(self: Any, images: Tensor, labels: Tensor) -> Tensor:
+# The methods of the classes that are accelerated now, for numbers that the ops do not take.
+_ORIGINALS: dict[Any, Forward] = {}
+
+
+def _accelerated(forward: Callable[..., Tensor], *, pixelwise: bool = True) -> Forward:
+    """Make ``forward`` the method of an attack: it is given eps and alpha as the ops take them, else theirs is called.
+
+    That is a float for all that converts to one, and where ``pixelwise`` a tensor that broadcasts to the images.
+    """
+
+    @functools.wraps(forward)
+    def method(self: Any, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        given = [_number(getattr(self, name, 0.0), images, pixelwise) for name in ("eps", "alpha")]
+        if any(number is None for number in given):
+            original = next(_ORIGINALS[cls] for cls in type(self).__mro__ if cls in _ORIGINALS)
+            return original(self, images, labels)
+        return forward(self, images, labels, *given)
+
+    return method
+
+
+def _number(value: Any, images: Tensor, pixelwise: bool) -> float | Tensor | None:
+    """Return ``value`` as an op takes it, or None where it is nothing of that kind."""
+    if isinstance(value, numbers.Real) or (isinstance(value, Tensor) and value.dim() == 0):
+        number = float(value)
+        return number if number >= 0 else None
+    # A tensor of another dtype would change that of the images.
+    fits = pixelwise and isinstance(value, Tensor) and value.dtype is images.dtype and value.dim() <= images.dim()
+    if not fits or value.device != images.device or bool((value.detach() < 0).any() | value.isnan().any()):
+        return None
+    value = value.detach().view(*[1] * (images.dim() - value.dim()), *value.shape)
+    alike = all(size in (1, full) for size, full in zip(value.shape, images.shape, strict=True))
+    return value if alike else None
+
+
+def _fgsm(self: Any, images: Tensor, labels: Tensor, eps: float | Tensor, _: float | Tensor) -> Tensor:
     run = _Run(self, images)
     loss = run.cross_entropy(labels)
-    step = run.stepper(self.eps, self.eps)
+    step = run.stepper(eps, eps)
     return run.finished(step(run.clean, run.gradient(run.clean, loss)))
 
 
-def _pgd(self: Any, images: Tensor, labels: Tensor) -> Tensor:
+def _pgd(self: Any, images: Tensor, labels: Tensor, eps: float | Tensor, alpha: float | Tensor) -> Tensor:
     run = _Run(self, images)
     loss = run.cross_entropy(labels)
     x = run.clean
     if self.random_start:
         x = (x + torch.empty_like(x).uniform_(-self.eps, self.eps)).clamp(0, 1)
-    step = run.stepper(self.eps, self.alpha)
+    step = run.stepper(eps, alpha)
     for _ in range(self.steps):
         x = step(x, run.gradient(x, loss))
     return run.finished(x)
 
 
-def _pgd_l2(self: Any, images: Tensor, labels: Tensor) -> Tensor:
+def _pgd_l2(self: Any, images: Tensor, labels: Tensor, eps: float, alpha: float) -> Tensor:
     run = _Run(self, images)
     loss = run.cross_entropy(labels)
     x = run.clean
     if self.random_start:
         noise = torch.empty_like(x).normal_()
         length = safe_norm(noise)
-        x = (x + noise * (torch.zeros_like(length).uniform_(0, 1) / length * self.eps)).clamp(0, 1)
-    step = run.stepper(self.eps, self.alpha, norm="l2")
+        x = (x + noise * (torch.zeros_like(length).uniform_(0, 1) / length * eps)).clamp(0, 1)
+    step = run.stepper(eps, alpha, norm="l2")
     for _ in range(self.steps):
         x = step(x, run.gradient(x, loss))
     return run.finished(x)
 
 
-def _mi_fgsm(self: Any, images: Tensor, labels: Tensor) -> Tensor:
+def _mi_fgsm(self: Any, images: Tensor, labels: Tensor, eps: float | Tensor, alpha: float | Tensor) -> Tensor:
     run = _Run(self, images)
     loss = run.cross_entropy(labels)
     x, momentum = run.clean, torch.zeros_like(run.clean)
-    step = run.stepper(self.eps, self.alpha)
+    step = run.stepper(eps, alpha)
     for _ in range(self.steps):
         grad = run.gradient(x, loss)
         mean = grad.abs().mean(dim=tuple(range(1, grad.dim())), keepdim=True)
@@ -131,7 +172,7 @@ def _mi_fgsm(self: Any, images: Tensor, labels: Tensor) -> Tensor:
     return run.finished(x)
 
 
-def _tpgd(self: Any, images: Tensor, labels: Tensor | None = None) -> Tensor:
+def _tpgd(self: Any, images: Tensor, labels: Tensor | None, eps: float | Tensor, alpha: float | Tensor) -> Tensor:
     run = _Run(self, images)
     with torch.no_grad():
         clean = F.softmax(run.logits(run.clean), dim=1)
@@ -140,13 +181,19 @@ def _tpgd(self: Any, images: Tensor, labels: Tensor | None = None) -> Tensor:
         return F.kl_div(F.log_softmax(logits, dim=1), clean, reduction="sum")
 
     x = (run.clean + 0.001 * torch.randn_like(run.clean)).clamp(0, 1)
-    step = run.stepper(self.eps, self.alpha)
+    step = run.stepper(eps, alpha)
     for _ in range(self.steps):
         x = step(x, run.gradient(x, loss))
     return run.finished(x)
 
 
-_FORWARDS: dict[str, Forward] = {"FGSM": _fgsm, "PGD": _pgd, "PGDL2": _pgd_l2, "MIFGSM": _mi_fgsm, "TPGD": _tpgd}
+_FORWARDS: dict[str, Forward] = {
+    "FGSM": _accelerated(_fgsm),
+    "PGD": _accelerated(_pgd),
+    "PGDL2": _accelerated(_pgd_l2, pixelwise=False),
+    "MIFGSM": _accelerated(_mi_fgsm),
+    "TPGD": _accelerated(_tpgd),
+}
 
 
 class _Run:
@@ -186,7 +233,9 @@ class _Run:
         sign = -1 if targeted else 1
         return lambda logits: sign * F.cross_entropy(logits, labels, reduction=reduction)
 
-    def stepper(self, eps: float, step_size: float, norm: str = "linf") -> Callable[[Tensor, Tensor], Tensor]:
+    def stepper(
+        self, eps: float | Tensor, step_size: float | Tensor, norm: str = "linf"
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         return pgd_stepper(self.clean, eps=eps, step_size=step_size, norm=norm, mode="sequential")
 
     def finished(self, x: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ from fastadv.ops import checks, loss
 from fastadv.ops.dispatch import define
 from fastadv.reference import attack_loss as reference
 
-_KINDS = {"ce": 0, "kl": 1, "dlr": 2, "cw": 4}
+_KINDS = {"ce": 0, "kl": 1, "dlr": 2, "cw": 4, "log_odds": 5}
 # What the schema calls "dlr" with targeted=True: not the other with its sign changed, but another formula.
 _TARGETED_DLR = 3
 # As many classes as the formula ranks; the others need one.
-_LEAST_CLASSES = {_KINDS["dlr"]: 3, _TARGETED_DLR: 4, _KINDS["cw"]: 2}
+_LEAST_CLASSES = {_KINDS["dlr"]: 3, _TARGETED_DLR: 4, _KINDS["cw"]: 2, _KINDS["log_odds"]: 2}
 
 
 def attack_loss(
@@ -26,14 +26,21 @@ def attack_loss(
 ) -> Tensor:
     """The loss that an attack ascends, one value a sample [N].
 
-    ========  =======================================================================
-    kind      value, with logits z, and z_(1) >= z_(2) >= ... the same in order
-    ========  =======================================================================
-    "ce"      ``CE(logits, target)``, the cross-entropy
-    "kl"      ``KL(softmax(reference) || softmax(logits))``
-    "cw"      ``max_{i != target} z_i - z_target``, the margin
-    "dlr"     ``(max_{i != target} z_i - z_target) / (z_(1) - z_(3) + 1e-12)``
-    ========  =======================================================================
+    ==========  =======================================================================
+    kind        value, with logits z, and z_(1) >= z_(2) >= ... the same in order
+    ==========  =======================================================================
+    "ce"        ``CE(logits, target)``, the cross-entropy
+    "log_odds"  ``logsumexp_{i != target} z_i - z_target``
+    "kl"        ``KL(softmax(reference) || softmax(logits))``
+    "cw"        ``max_{i != target} z_i - z_target``, the margin
+    "dlr"       ``(max_{i != target} z_i - z_target) / (z_(1) - z_(3) + 1e-12)``
+    ==========  =======================================================================
+
+    ``CE = log(1 + exp(log_odds))`` rises with the log-odds v. Its gradient is that of v, the softmax over the other
+    classes less the one-hot target, times ``1 / (1 + exp(-v))``. On a confident network this factor underflows while
+    the gradient of v does not: an attack that takes only the direction of a sample's gradient ascends "ce" by
+    "log_odds" at any scale of the logits. Value and gradient of "ce" are exact down to the smallest numbers of their
+    dtype.
 
     A targeted attack ascends towards the target or the reference: the value is negative, and of "dlr" it is
     ``(z_target - z_reference) / (z_(1) - (z_(3) + z_(4)) / 2 + 1e-12)`` with the true classes as the reference.
@@ -42,11 +49,11 @@ def attack_loss(
     loss is NaN, as it is where a logit is, has NaN as its gradient.
 
     Args:
-        logits: [N, C], float64, float32, bfloat16 or float16; differentiable. C is at least 2 for "cw", 3 for "dlr", 4
-            for "dlr" where targeted.
+        logits: [N, C], float64, float32, bfloat16 or float16; differentiable. C is at least 2 for "cw" and
+            "log_odds", 3 for "dlr", 4 for "dlr" where targeted.
         target: classes [N], int64, of all but "kl". On the CPU a value outside [0, C) is an error, on a device its loss
             is NaN.
-        kind: "ce", "kl", "dlr" or "cw".
+        kind: "ce", "log_odds", "kl", "cw" or "dlr".
         reference: of "kl" logits [N, C], the model's own clean ones or a teacher's, for which no gradient is offered;
             of "dlr" where targeted the true classes [N], int64, of which the same holds as of target.
         targeted: ascend towards the target or the reference, not away from it.

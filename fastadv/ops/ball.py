@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.ops import checks
+from fastadv.numerics import accumulate
+from fastadv.ops import checks, pixelwise
 from fastadv.ops.dispatch import define, like
 from fastadv.ops.layout import aligned
+from fastadv.ops.pixelwise import Bounds
 from fastadv.reference import ball as reference
 
 _NORM_NAMES = tuple(checks.NORMS)
@@ -22,8 +24,9 @@ def project(
     *,
     eps: float | Tensor,
     norm: str = "linf",
-    bounds: tuple[float, float] | None = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     mode: str = "exact",
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Project ``x`` onto the ball of radius ``eps`` around ``x0`` and the box ``bounds``.
 
@@ -39,20 +42,27 @@ def project(
     Args:
         x: samples [N, ...], float64, float32, bfloat16 or float16.
         x0: centres, of the shape and device of x; finite.
-        eps: radius in the units of x, a float or one a sample, [N]; not negative.
+        eps: radius in the units of x, a float or one a sample, [N]; for linf also one a channel or pixel, a tensor of
+            two dimensions or more that broadcasts to x; not negative.
         norm: "linf", "l2" or "l1".
-        bounds: (low, high), or None for no box.
+        bounds: (low, high), or None for no box; each a float, for linf also a tensor as eps.
         mode: "exact" or "sequential".
+        mask: pixels that may differ from x0, a bool tensor that broadcasts to x, or a floating-point one that is not
+            zero there; None is all of them.
 
     Returns:
         The projection in x's dtype and layout, detached: no gradient is offered. Reduced precisions round once at the
         end, so keep images in float32 for the ball to hold.
 
     Raises:
-        TypeError: x or x0 are not floating-point tensors, eps or bounds are no numbers.
-        ValueError: shapes or devices differ, eps is negative or NaN, low > high, unknown norm or mode.
+        TypeError: x or x0 are not floating-point tensors, eps or bounds are no numbers, mask is no such tensor.
+        ValueError: shapes or devices differ, eps is negative or NaN, low > high, unknown norm or mode; eps or bounds
+            for each channel or pixel with another norm than linf.
     """
-    tensors = (x, x0) if checks.samples_alike(("x", "x0"), x, x0) else aligned(x, x0)
+    dense = checks.samples_alike(("x", "x0"), x, x0)
+    if pixelwise.given(mask, bounds, eps):
+        return projector(x0, eps=eps, norm=norm, bounds=bounds, mode=mode, mask=mask)(x)
+    tensors = (x, x0) if dense else aligned(x, x0)
     return rounded(_project.on(x)(*tensors, *_arguments(tensors[0], eps, norm, bounds, mode)), x)
 
 
@@ -61,14 +71,20 @@ def projector(
     *,
     eps: float | Tensor,
     norm: str = "linf",
-    bounds: tuple[float, float] | None = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     mode: str = "exact",
+    mask: Tensor | None = None,
 ) -> Callable[[Tensor], Tensor]:
     """:func:`project` around ``x0`` for a loop, ``x -> projection``, its arguments checked once.
 
     x, which the loop makes, is taken to have the shape, the device and at most the precision of x0.
     """
     checks.samples("x0", x0)
+    if pixelwise.given(mask, bounds, eps):
+        pixels = pixelwise.Pixels(x0, norm, bounds, mask, eps=eps)
+        rest: dict[str, Any] = {"norm": norm, "bounds": pixels.bounds, "mode": mode}
+        rows = projector(pixels.x0, **pixels.numbers, **rest)
+        return lambda x: pixels.restored(rows(pixels.inside(x)), x)
     arguments = _arguments(x0, eps, norm, bounds, mode)
     return lambda x: _project.on(x)(*aligned(x, x0), *arguments)
 
@@ -78,9 +94,10 @@ def random_start(
     *,
     eps: float | Tensor,
     norm: str = "linf",
-    bounds: tuple[float, float] | None = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     seed: int | Tensor = 0,
     sample_ids: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """A point drawn uniformly from the ball of radius ``eps`` around each ``x0``, clipped to the box.
 
@@ -91,23 +108,29 @@ def random_start(
 
     Args:
         x0: centres [N, ...], float64, float32, bfloat16 or float16, inside the box.
-        eps: radius in the units of x0, a float or one a sample, [N]; not negative.
+        eps: radius in the units of x0, as in :func:`project`.
         norm: "linf", "l2" or "l1".
-        bounds: (low, high), or None for no box.
+        bounds: (low, high), or None for no box, as in :func:`project`.
         seed: an int, or an int64 tensor without dimensions on the device of x0.
         sample_ids: int64 [N], the samples' identities; None is 0 ... N - 1. Restart or particle r of sample i has
             ``i + (r << 32)``.
+        mask: pixels that may differ from x0, as in :func:`project`. The point is drawn in the whole ball, then the
+            other pixels are put back.
 
     Returns:
         The points in x0's dtype and layout.
 
     Raises:
         TypeError: x0 is not a floating-point tensor, seed or sample_ids are not int64, eps or bounds are no numbers.
-        ValueError: a shape or device is wrong, eps is negative or NaN, low > high, unknown norm.
+        ValueError: a shape or device is wrong, eps is negative or NaN, low > high, unknown norm; eps or bounds for each
+            channel or pixel with another norm than linf.
 
     Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     """
     checks.samples("x0", x0)
+    if pixelwise.given(mask, bounds, eps):
+        pixels = pixelwise.Pixels(x0, norm, bounds, mask, eps=eps)
+        return _pixelwise_start(pixels, x0, norm, seed=seed, sample_ids=sample_ids)
     radius, radii = checks.radius("eps", eps, x0)
     low, high = checks.box(bounds)
     number, tensor = checks.seed(seed, x0)
@@ -119,8 +142,20 @@ def random_start(
     return _random_start.on(x0)(*aligned(x0), *arguments)
 
 
+def _pixelwise_start(pixels: pixelwise.Pixels, x0: Tensor, norm: str, **noise: Any) -> Tensor:
+    wide = accumulate(x0.detach())
+    if pixels.by_sample:
+        start = random_start(wide, eps=pixels.numbers["eps"], norm=norm, bounds=pixels.bounds, **noise)
+    else:
+        # The noise depends on where in its sample an element lies, so it is drawn for whole samples.
+        unit = pixels.rows(random_start(torch.zeros_like(wide), eps=1.0, bounds=None, **noise))
+        start = pixels.x0 + pixels.numbers["eps"][:, None] * unit
+        start = start if pixels.bounds is None else start.clamp(*pixels.bounds)
+    return pixels.restored(pixels.inside(start), x0)
+
+
 def rounded(result: Tensor, x: Tensor) -> Tensor:
-    """``result`` in the dtype of ``x``, which is narrower where another tensor of the op was wider than x."""
+    """Return ``result`` in the dtype of ``x``, which is narrower where another tensor of the op was wider than x."""
     return result if result.dtype is x.dtype else result.to(x.dtype)
 
 
@@ -129,9 +164,7 @@ def named(eps: float, norm: int, low: float, high: float, eps_n: Tensor | None) 
     return {"eps": eps if eps_n is None else eps_n, "norm": _NORM_NAMES[norm], "bounds": (low, high)}
 
 
-def _arguments(
-    x: Tensor, eps: float | Tensor, norm: str, bounds: tuple[float, float] | None, mode: str
-) -> tuple[Any, ...]:
+def _arguments(x: Tensor, eps: float | Tensor, norm: str, bounds: Bounds, mode: str) -> tuple[Any, ...]:
     """All but the samples, as project passes them."""
     radius, radii = checks.radius("eps", eps, x)
     low, high = checks.box(bounds)

@@ -6,6 +6,7 @@ Python numbers and tensors on the CPU are checked for value; values on a device 
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -100,7 +101,8 @@ def logits(name: str, x: Tensor) -> None:
     """Require that ``x`` is a floating-point tensor [N, C] with at least one class."""
     floating(name, x)
     if x.dim() != 2 or x.shape[1] == 0:
-        raise ValueError(f"{name} must have shape [N, C] with C > 0, got {list(x.shape)}")
+        hint = "; make it so by x.movedim(class_dim, -1).flatten(0, -2)" if x.dim() > 2 else ""
+        raise ValueError(f"{name} must have shape [N, C] with C > 0, got {list(x.shape)}{hint}")
 
 
 def features(name: str, x: Tensor) -> None:
@@ -151,10 +153,26 @@ def positive(name: str, value: float) -> float:
     return result
 
 
+def temperature(value: float | Tensor) -> float:
+    """Return a positive float, or the value of a tensor without dimensions, as a float."""
+    if isinstance(value, Tensor):
+        floating("temperature", value)
+        if value.dim():
+            raise ValueError(f"temperature must be a float or a tensor without dimensions, got {list(value.shape)}")
+        constant("temperature", value)
+        if value.device.type != "cpu":
+            raise ValueError(
+                f"temperature must be a float or on the CPU, got a tensor on {value.device}, for which the call would"
+                " have to wait; pass float(temperature)"
+            )
+        value = value.item()
+    return positive("temperature", value)
+
+
 def number(name: str, value: float) -> float:
     """Return ``value`` as a float; a NaN is refused."""
     if type(value) is not float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise TypeError(f"{name} must be a float, got {type(value).__name__}")
         value = float(value)
     if value != value:
@@ -187,6 +205,14 @@ def fraction(name: str, value: float) -> float:
     return result
 
 
+def share(name: str, value: float) -> float:
+    """Return ``value`` as a float from zero to one."""
+    result = number(name, value)
+    if not 0 <= result <= 1:
+        raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
+    return result
+
+
 def radius(name: str, value: float | Tensor, x: Tensor) -> tuple[float, Tensor | None]:
     """Return a float or a tensor [N], not negative, as the schema's pair of arguments."""
     if type(value) is float and value >= 0:
@@ -206,6 +232,8 @@ def step(name: str, value: float | Tensor, x: Tensor) -> tuple[float, Tensor | N
 def per_sample(name: str, value: Tensor, x: Tensor, *, least: float = -math.inf, positive: bool = False) -> Tensor:
     """Return ``value`` [N] in the accumulation precision of ``x`` [N, ...]."""
     floating(name, value)
+    if value.dim() == 0:
+        value = value.expand(x.shape[0])
     if value.dim() != 1 or value.shape[0] != x.shape[0]:
         raise ValueError(f"{name} must be a float or have shape [{x.shape[0]}], got {list(value.shape)}")
     if value.device != x.device:
@@ -226,7 +254,7 @@ def offsets(name: str, value: Tensor, x: Tensor) -> Tensor:
     return value.detach().to(accumulation_dtype(x)).contiguous()
 
 
-def box(bounds: tuple[float, float] | None) -> tuple[float, float]:
+def box(bounds: tuple[float | Tensor, float | Tensor] | None) -> tuple[float, float]:
     """Return the box's two bounds; infinite ones for None."""
     if bounds is None:
         return -math.inf, math.inf
@@ -236,7 +264,7 @@ def box(bounds: tuple[float, float] | None) -> tuple[float, float]:
         raise TypeError(f"bounds must be None or a pair of floats, got {bounds!r}") from None
     if type(low) is type(high) is float and low <= high:
         return low, high
-    low, high = number("bounds[0]", low), number("bounds[1]", high)
+    low, high = number("bounds[0]", low), number("bounds[1]", high)  # type: ignore[arg-type]
     if low > high:
         raise ValueError(f"bounds must be (low, high) with low <= high, got {bounds!r}")
     return low, high

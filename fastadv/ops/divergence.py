@@ -7,22 +7,29 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from fastadv.numerics import accumulation_dtype
 from fastadv.ops import checks, loss
 from fastadv.ops.dispatch import define
+from fastadv.ops.positions import over_positions
 from fastadv.reference import divergence as reference
 
 _NAMES = ("student", "teacher")
+# Whether the roles of the networks are exchanged.
+DIRECTIONS = {"forward": False, "reverse": True}
 
 
 def kl_distill(
     student: Tensor,
     teacher: Tensor,
     *,
-    temperature: float = 1.0,
-    weight: Tensor | None = None,
+    temperature: float | Tensor = 1.0,
+    direction: str = "forward",
+    weight: float | Tensor | None = None,
     reduction: str = "batchmean",
+    class_dim: int | None = None,
 ) -> Tensor:
     """Knowledge distillation from raw logits: ``T^2 KL(softmax(teacher / T) || softmax(student / T))``.
 
@@ -31,36 +38,57 @@ def kl_distill(
     Args:
         student: logits [N, C], float64, float32, bfloat16 or float16; differentiable.
         teacher: logits [N, C]; differentiable where it requires grad.
-        temperature: T > 0.
-        weight: factors [N], one a sample, or None. They multiply and do not renormalise.
+        temperature: T > 0, a float or a tensor without dimensions on the CPU; no gradient is offered for it.
+        direction: "forward", or "reverse" for ``T^2 KL(softmax(student / T) || softmax(teacher / T))``.
+        weight: a factor, or factors [N], one a sample. They multiply and do not renormalise.
         reduction: "none" gives [N]; "sum"; "batchmean" is sum / N; "mean" is sum / (N C), as in ``F.kl_div``.
+        class_dim: the dimension of the classes, of logits with more dimensions than [N, C]: 1 for [N, C, H, W], -1 for
+            [N, L, C]. Each index of the others is a position with a distribution, a weight and a loss of its own;
+            "batchmean" still divides by N, "mean" by the number of positions times C.
 
     Returns:
         The loss, float64 for float64 logits, else float32.
 
     Raises:
-        TypeError: logits or weight are not floating-point tensors, temperature is no number.
-        ValueError: shapes or devices differ, temperature is not positive, weight requires grad, unknown reduction.
+        TypeError: logits or weight are not floating-point tensors, a number is no number.
+        ValueError: shapes or devices differ, temperature is not positive, temperature or weight require grad, class_dim
+            is no dimension behind the first, unknown direction or reduction.
 
     Source: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015.
     """
+    if class_dim is not None:
+        settings: dict[str, Any] = {"temperature": temperature, "direction": direction}
+        settings |= {"weight": weight, "reduction": reduction}
+        return over_positions(kl_distill, {"student": student, "teacher": teacher}, class_dim=class_dim, **settings)
     dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
-    scale_and_reduce = loss.reduction_scale(reduction, student, over_classes=True)
-    arguments = (checks.positive("temperature", temperature), *scale_and_reduce)
-    return loss.evaluate(_kl_distill, inputs, arguments, loss.weights(weight, inputs), dense=dense)
+    if checks.choice("direction", direction, DIRECTIONS):
+        inputs = (teacher, student)
+    scale_and_reduce, weights = loss.weighted_reduction(reduction, weight, inputs, over_classes=True)
+    arguments = (checks.temperature(temperature), *scale_and_reduce)
+    return loss.evaluate(_kl_distill, inputs, arguments, weights, dense=dense)
 
 
 def kl_distill_value_and_grad(
-    student: Tensor, teacher: Tensor, *, temperature: float = 1.0, teacher_grad: bool = False
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float | Tensor = 1.0,
+    direction: str = "forward",
+    teacher_grad: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """:func:`kl_distill` without autograd: ``(loss [N], gradient w.r.t. student [N, C], and teacher or None)``.
 
     The gradients are those of the summed loss, float64 for float64 logits, else float32; the teacher's is None unless
     ``teacher_grad``. Raises as :func:`kl_distill`.
     """
-    dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
-    arguments = (checks.positive("temperature", temperature),)
-    return loss.pair(_kl_distill, inputs, arguments, teacher_grad, dense=dense)
+    dense, arguments = checks.logits_alike(_NAMES, student, teacher), (checks.temperature(temperature),)
+    if not checks.choice("direction", direction, DIRECTIONS):
+        return loss.pair(_kl_distill, (student, teacher), arguments, teacher_grad, dense=dense)
+    needs_grad = (checks.flag("teacher_grad", teacher_grad), True)
+    value, grad_teacher, grad_student = loss.value_and_grad(
+        _kl_distill, (teacher, student), arguments, needs_grad, dense=dense
+    )
+    return value, grad_student, grad_teacher
 
 
 def kd_loss(
@@ -68,29 +96,45 @@ def kd_loss(
     teacher: Tensor,
     target: Tensor,
     *,
-    temperature: float = 4.0,
+    temperature: float | Tensor = 4.0,
     alpha: float = 0.9,
-    weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    weight: float | Tensor | None = None,
     reduction: str = "mean",
+    class_dim: int | None = None,
+    ignore_index: int | None = None,
 ) -> Tensor:
     """Cross-entropy and distillation in one pass: ``(1 - alpha) CE(student, target) + alpha T^2 KL(p_T || p_S)``.
 
     Arguments, result and errors are those of :func:`kl_distill`, and:
 
     Args:
-        target: classes [N], int64. On the CPU a value outside [0, C) is a ValueError, on a device its loss is NaN.
+        target: classes [N], int64. On the CPU a value outside [0, C) is a ValueError, on a device its loss is NaN. Or
+            what to take for the probabilities of the classes, of the student's shape and floating-point, not negative,
+            as in ``F.cross_entropy``; no gradient is offered for them. These take two passes.
         temperature: T > 0 of both softmaxes of the divergence.
         alpha: weight of the divergence.
-        reduction: "none" gives [N]; "sum"; "mean" and "batchmean" are sum / N.
+        label_smoothing: share of the target, in [0, 1], that is spread evenly over all classes; takes two passes.
+        reduction: "none" gives [N]; "sum"; "mean" and "batchmean" are sum / N, but with ``class_dim`` or
+            ``ignore_index`` "mean" divides by the number of positions that count, "batchmean" by N.
+        ignore_index: target of the samples or positions that have neither loss nor gradient, whatever their logits.
 
     Source: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015.
     """
+    settings: dict[str, Any] = {"temperature": temperature, "weight": weight, "reduction": reduction}
+    if class_dim is not None or ignore_index is not None:
+        settings |= {"alpha": alpha, "label_smoothing": label_smoothing}
+        settings |= {"class_dim": class_dim, "ignore_index": ignore_index}
+        return over_positions(kd_loss, {"student": student, "teacher": teacher}, target, **settings)
+    if label_smoothing != 0 or (isinstance(target, Tensor) and target.is_floating_point()):
+        probabilities = _probabilities(student, target, label_smoothing)
+        return _soft_kd_loss(student, teacher, probabilities, checks.number("alpha", alpha), **settings)
     dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
     checks.target(target, student)
-    scale_and_reduce = loss.reduction_scale(reduction, student)
-    numbers = checks.positive("temperature", temperature), checks.number("alpha", alpha)
+    scale_and_reduce, weights = loss.weighted_reduction(reduction, weight, inputs)
+    numbers = checks.temperature(temperature), checks.number("alpha", alpha)
     arguments = (target.contiguous(), *numbers, *scale_and_reduce)
-    return loss.evaluate(_kd_loss, inputs, arguments, loss.weights(weight, inputs), dense=dense)
+    return loss.evaluate(_kd_loss, inputs, arguments, weights, dense=dense)
 
 
 def kd_loss_value_and_grad(
@@ -98,7 +142,7 @@ def kd_loss_value_and_grad(
     teacher: Tensor,
     target: Tensor,
     *,
-    temperature: float = 4.0,
+    temperature: float | Tensor = 4.0,
     alpha: float = 0.9,
     teacher_grad: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -108,7 +152,7 @@ def kd_loss_value_and_grad(
     """
     dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
     checks.target(target, student)
-    arguments = (target.contiguous(), checks.positive("temperature", temperature), checks.number("alpha", alpha))
+    arguments = (target.contiguous(), checks.temperature(temperature), checks.number("alpha", alpha))
     return loss.pair(_kd_loss, inputs, arguments, teacher_grad, dense=dense)
 
 
@@ -116,9 +160,10 @@ def js_distill(
     student: Tensor,
     teacher: Tensor,
     *,
-    temperature: float = 1.0,
-    weight: Tensor | None = None,
+    temperature: float | Tensor = 1.0,
+    weight: float | Tensor | None = None,
     reduction: str = "batchmean",
+    class_dim: int | None = None,
 ) -> Tensor:
     """Jensen-Shannon divergence from raw logits: ``T^2 / 2 [KL(p || m) + KL(q || m)]``, ``m = (p + q) / 2``.
 
@@ -127,21 +172,24 @@ def js_distill(
 
     Source: Lin, "Divergence measures based on the Shannon entropy", 1991.
     """
+    if class_dim is not None:
+        settings: dict[str, Any] = {"temperature": temperature, "weight": weight, "reduction": reduction}
+        return over_positions(js_distill, {"student": student, "teacher": teacher}, class_dim=class_dim, **settings)
     dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
-    scale_and_reduce = loss.reduction_scale(reduction, student, over_classes=True)
-    arguments = (checks.positive("temperature", temperature), *scale_and_reduce)
-    return loss.evaluate(_js_distill, inputs, arguments, loss.weights(weight, inputs), dense=dense)
+    scale_and_reduce, weights = loss.weighted_reduction(reduction, weight, inputs, over_classes=True)
+    arguments = (checks.temperature(temperature), *scale_and_reduce)
+    return loss.evaluate(_js_distill, inputs, arguments, weights, dense=dense)
 
 
 def js_distill_value_and_grad(
-    student: Tensor, teacher: Tensor, *, temperature: float = 1.0, teacher_grad: bool = False
+    student: Tensor, teacher: Tensor, *, temperature: float | Tensor = 1.0, teacher_grad: bool = False
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """:func:`js_distill` without autograd: ``(loss [N], gradient w.r.t. student [N, C], and teacher or None)``.
 
     Gradients as :func:`kl_distill_value_and_grad`, errors as :func:`js_distill`.
     """
     dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
-    arguments = (checks.positive("temperature", temperature),)
+    arguments = (checks.temperature(temperature),)
     return loss.pair(_js_distill, inputs, arguments, teacher_grad, dense=dense)
 
 
@@ -150,11 +198,13 @@ def dkd_loss(
     teacher: Tensor,
     target: Tensor,
     *,
-    temperature: float = 4.0,
+    temperature: float | Tensor = 4.0,
     alpha: float = 1.0,
     beta: float = 8.0,
-    weight: Tensor | None = None,
+    weight: float | Tensor | None = None,
     reduction: str = "mean",
+    class_dim: int | None = None,
+    ignore_index: int | None = None,
 ) -> Tensor:
     """Decoupled knowledge distillation: ``T^2 [alpha KL(b_T || b_S) + beta KL(o_T || o_S)]``.
 
@@ -163,16 +213,21 @@ def dkd_loss(
     Arguments, result and errors are those of :func:`kd_loss`, and:
 
     Args:
+        target: classes [N], int64.
         temperature: T > 0.
         alpha: weight of the target's part.
         beta: weight of the other classes' part.
 
     Source: Zhao, Cui, Song, Qiu, Liang, "Decoupled knowledge distillation", CVPR 2022.
     """
+    if class_dim is not None or ignore_index is not None:
+        settings: dict[str, Any] = {"temperature": temperature, "alpha": alpha, "beta": beta}
+        settings |= {"weight": weight, "reduction": reduction, "class_dim": class_dim, "ignore_index": ignore_index}
+        return over_positions(dkd_loss, {"student": student, "teacher": teacher}, target, **settings)
     inputs = (student, teacher)
     dense, arguments = _dkd_arguments(inputs, target, temperature, alpha, beta)
-    arguments = (*arguments, *loss.reduction_scale(reduction, student))
-    return loss.evaluate(_dkd_loss, inputs, arguments, loss.weights(weight, inputs), dense=dense)
+    scale_and_reduce, weights = loss.weighted_reduction(reduction, weight, inputs)
+    return loss.evaluate(_dkd_loss, inputs, (*arguments, *scale_and_reduce), weights, dense=dense)
 
 
 def dkd_loss_value_and_grad(
@@ -180,7 +235,7 @@ def dkd_loss_value_and_grad(
     teacher: Tensor,
     target: Tensor,
     *,
-    temperature: float = 4.0,
+    temperature: float | Tensor = 4.0,
     alpha: float = 1.0,
     beta: float = 8.0,
     teacher_grad: bool = False,
@@ -195,7 +250,7 @@ def dkd_loss_value_and_grad(
 
 
 def _dkd_arguments(
-    inputs: tuple[Tensor, Tensor], target: Tensor, temperature: float, alpha: float, beta: float
+    inputs: tuple[Tensor, Tensor], target: Tensor, temperature: float | Tensor, alpha: float, beta: float
 ) -> tuple[bool, tuple[Any, ...]]:
     """Return whether the inputs are dense, and all other arguments before scale and reduction."""
     student, teacher = inputs
@@ -203,8 +258,53 @@ def _dkd_arguments(
     if student.shape[1] < 2:
         raise ValueError(f"student must have shape [N, C] with C of at least 2, got {list(student.shape)}")
     checks.target(target, student)
-    numbers = checks.positive("temperature", temperature), checks.number("alpha", alpha), checks.number("beta", beta)
+    numbers = checks.temperature(temperature), checks.number("alpha", alpha), checks.number("beta", beta)
     return dense, (target.contiguous(), *numbers)
+
+
+def _probabilities(student: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
+    """Return the probabilities [N, C] that ``target`` stands for, smoothed; NaN in the row of what is no class."""
+    checks.logits("student", student)
+    share = checks.share("label_smoothing", label_smoothing)
+    classes, dtype = student.shape[1], accumulation_dtype(student)
+    if isinstance(target, Tensor) and target.is_floating_point():
+        checks.same("target", target, "student", student)
+        checks.constant("target", target)
+        if target.device.type == "cpu" and not torch.compiler.is_compiling() and bool((target < 0).any()):
+            raise ValueError(f"target must not be negative as probabilities, got {target.min().item()}")
+        probabilities = target.detach().to(dtype)
+    else:
+        checks.target(target, student)
+        checks.target_values(target, classes)
+        valid = (target >= 0) & (target < classes)
+        one = torch.where(valid, 1.0, torch.nan).to(dtype)[:, None]
+        zeros = torch.zeros(student.shape, dtype=dtype, device=student.device)
+        probabilities = zeros.scatter(1, torch.where(valid, target, 0)[:, None], one)
+    return (1 - share) * probabilities + share / classes
+
+
+def _soft_kd_loss(
+    student: Tensor,
+    teacher: Tensor,
+    target: Tensor,
+    alpha: float,
+    *,
+    temperature: float | Tensor,
+    weight: float | Tensor | None,
+    reduction: str,
+) -> Tensor:
+    """:func:`kd_loss` for probabilities p as target, by ``CE(student, p) = |p|_1 KL(p / |p|_1 || p_S) + constant``."""
+    checks.choice("reduction", reduction, loss.REDUCTIONS)
+    reduction = "batchmean" if reduction == "mean" else reduction
+    factor = 1.0 if weight is None else weight if isinstance(weight, Tensor) else checks.number("weight", weight)
+    soft = kl_distill(student, teacher, temperature=temperature, weight=alpha * factor, reduction=reduction)
+    total = target.sum(1)
+    share = (1 - alpha) * factor * total
+    hard = kl_distill(student, torch.where(total[:, None] == 0, 0, target.log()), weight=share, reduction=reduction)
+    entropy = torch.special.entr(target).sum(1) - torch.special.entr(total)
+    scale, reduce = loss.reduction_scale(reduction, student)
+    constant = (1 - alpha) * factor * entropy
+    return hard + soft + (scale * constant.sum() if reduce else constant)
 
 
 def _kl_distill_reference(student, teacher, temperature, *rest):

@@ -37,9 +37,16 @@ def reduction_scale(reduction: str, x: Tensor, *, over_classes: bool = False) ->
     return 1.0 / count if count else float("nan"), True
 
 
-def weights(weight: Tensor | None, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return the ``weight`` [N] of the samples of ``inputs`` as an optional argument of an op: none or one."""
-    return () if weight is None else (checks.per_sample("weight", weight, widest(*inputs)),)
+def weighted_reduction(
+    reduction: str, weight: float | Tensor | None, inputs: tuple[Tensor, ...], *, over_classes: bool = False
+) -> tuple[tuple[float, bool], tuple[Tensor, ...]]:
+    """Return :func:`reduction_scale`, times a ``weight`` that is a float, and one [N] as an op's optional argument."""
+    scale, reduce = reduction_scale(reduction, inputs[0], over_classes=over_classes)
+    if weight is None:
+        return (scale, reduce), ()
+    if isinstance(weight, Tensor):
+        return (scale, reduce), (checks.per_sample("weight", weight, widest(*inputs)),)
+    return (scale * checks.number("weight", weight), reduce), ()
 
 
 def evaluate(
@@ -57,13 +64,18 @@ def evaluate(
     """
     if forward_ad._current_level >= 0:
         refuse_tangents(*inputs)
-    for x in inputs:
-        if x.requires_grad and torch.is_grad_enabled():
-            needs_grad = [x.requires_grad for x in inputs]
-            return _Loss.apply((op, (*arguments, *_tail(needs_grad, optional)), dense), *inputs)
-    tensors = inputs if dense else aligned(*inputs)
-    flags_and_optional = (*[False] * len(inputs), *optional) if optional else ()
-    return op.on(tensors[0])(*tensors, *arguments, *flags_and_optional)[0]
+    try:
+        for x in inputs:
+            if x.requires_grad and torch.is_grad_enabled():
+                needs_grad = [x.requires_grad for x in inputs]
+                value = _Loss.apply((op, (*arguments, *_tail(needs_grad, optional)), dense), *inputs)
+                return once_differentiable(value) if torch.compiler.is_compiling() else value
+        tensors = inputs if dense else aligned(*inputs)
+        flags_and_optional = (*[False] * len(inputs), *optional) if optional else ()
+        return op.on(tensors[0])(*tensors, *arguments, *flags_and_optional)[0]
+    except RuntimeError:
+        refuse_transforms()
+        raise
 
 
 def _tail(needs_grad: Sequence[bool], optional: tuple[Tensor, ...]) -> Sequence[Any]:
@@ -81,6 +93,45 @@ def refuse_tangents(*inputs: Tensor) -> None:
         raise RuntimeError("fastadv offers no forward-mode derivatives: jvp and dual tensors cannot be used with it")
 
 
+def refuse_transforms() -> None:
+    """Raise inside a transform of torch.func, for which the ops have no rules; to be called where one has failed."""
+    if torch._C._are_functorch_transforms_active():
+        raise RuntimeError(
+            "fastadv's ops cannot be used inside torch.func's grad, vmap, jacrev and the like: differentiate with"
+            " torch.autograd.grad, and give a batch as the first dimension in place of vmap"
+        ) from None
+
+
+def refuse_second_derivatives() -> None:
+    """Raise in a backward pass that records a graph.
+
+    torch's once_differentiable would raise only where the incoming gradient requires grad, and else leave terms out.
+    """
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        raise RuntimeError("fastadv offers no second derivatives: its losses and mix refuse create_graph=True")
+
+
+class _OnceDifferentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        refuse_second_derivatives()
+        return grad
+
+
+@torch.compiler.allow_in_graph
+def once_differentiable(x: Tensor) -> Tensor:
+    """Return ``x``, whose backward pass refuses to record a graph.
+
+    Dynamo runs the backward pass that it has captured without recording, whatever the caller asked for, so that terms
+    would be missing from a second derivative. It does not look into this function.
+    """
+    return _OnceDifferentiable.apply(x)
+
+
 def value_and_grad(
     op: Op,
     inputs: tuple[Tensor, ...],
@@ -96,7 +147,11 @@ def value_and_grad(
     ``arguments`` are those before scale and reduction.
     """
     tensors = inputs if dense else aligned(*inputs)
-    return op.on(tensors[0])(*tensors, *arguments, scale, False, *_tail(needs_grad, optional))
+    try:
+        return op.on(tensors[0])(*tensors, *arguments, scale, False, *_tail(needs_grad, optional))
+    except RuntimeError:
+        refuse_transforms()
+        raise
 
 
 def pair(
@@ -122,9 +177,7 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        # torch's once_differentiable would raise only where grad_output requires grad, and else leave terms out.
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            raise RuntimeError("fastadv offers no second derivatives: its losses cannot be used with create_graph=True")
+        refuse_second_derivatives()
         unscaled = _is_one(grad_output) and not _graph_is_kept()
         grads: list[Tensor | None] = [None]
         for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True):

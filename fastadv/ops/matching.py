@@ -9,6 +9,7 @@ from torch import Tensor
 from fastadv.ops import checks, loss
 from fastadv.ops.dispatch import define
 from fastadv.ops.layout import aligned
+from fastadv.ops.positions import over_positions
 from fastadv.reference import matching as reference
 
 _NAMES = ("student", "teacher")
@@ -16,7 +17,14 @@ _RESPONSES = ("student_plus", "student_minus", "teacher_plus", "teacher_minus")
 
 
 def loss_matching(
-    student: Tensor, teacher: Tensor, target: Tensor, *, weight: Tensor | None = None, reduction: str = "mean"
+    student: Tensor,
+    teacher: Tensor,
+    target: Tensor,
+    *,
+    weight: float | Tensor | None = None,
+    reduction: str = "mean",
+    class_dim: int | None = None,
+    ignore_index: int | None = None,
 ) -> Tensor:
     """Squared gap between the two cross-entropies of each sample: ``(CE(student, target) - CE(teacher, target))^2``.
 
@@ -24,22 +32,29 @@ def loss_matching(
         student: logits [N, C], float64, float32, bfloat16 or float16; differentiable.
         teacher: logits [N, C]; differentiable where it requires grad.
         target: classes [N], int64. On the CPU a value outside [0, C) is an error, on a device its loss is NaN.
-        weight: optional factors [N], one a sample; they multiply and do not renormalise.
+        weight: a factor, or factors [N], one a sample. They multiply and do not renormalise.
         reduction: "none" gives [N]; "sum"; "mean" and "batchmean" are sum / N.
+        class_dim: as in :func:`kl_distill`.
+        ignore_index: as in :func:`kd_loss`.
 
     Returns:
         The loss, float64 for float64 logits, else float32.
 
     Raises:
         TypeError: logits or weight are not floating-point tensors, target is not int64.
-        ValueError: shapes or devices differ, target is out of range, weight requires grad, unknown reduction.
+        ValueError: shapes or devices differ, target is out of range, weight requires grad, class_dim is no dimension
+            behind the first, unknown reduction.
 
     Source: the regulariser of TALD (teacher adversarial local distribution, WACV 2023), as its released code has it.
     """
+    if class_dim is not None or ignore_index is not None:
+        settings: dict[str, Any] = {"weight": weight, "reduction": reduction}
+        settings |= {"class_dim": class_dim, "ignore_index": ignore_index}
+        return over_positions(loss_matching, {"student": student, "teacher": teacher}, target, **settings)
     dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
     checks.target(target, student)
-    arguments = (target.contiguous(), *loss.reduction_scale(reduction, student))
-    return loss.evaluate(_loss_matching, inputs, arguments, loss.weights(weight, inputs), dense=dense)
+    scale_and_reduce, weights = loss.weighted_reduction(reduction, weight, inputs)
+    return loss.evaluate(_loss_matching, inputs, (target.contiguous(), *scale_and_reduce), weights, dense=dense)
 
 
 def loss_matching_value_and_grad(
@@ -61,8 +76,9 @@ def igdm_loss(
     teacher_plus: Tensor,
     teacher_minus: Tensor,
     *,
-    weight: Tensor | None = None,
+    weight: float | Tensor | None = None,
     reduction: str = "batchmean",
+    class_dim: int | None = None,
 ) -> Tensor:
     """Indirect gradient matching: ``KL(softmax(T(x+d) - T(x-d)) || softmax(S(x+d) - S(x-d)))``.
 
@@ -74,8 +90,9 @@ def igdm_loss(
         student_minus: the student's logits [N, C] at x - d; differentiable.
         teacher_plus: the teacher's logits [N, C] at x + d; differentiable where it requires grad.
         teacher_minus: the teacher's logits [N, C] at x - d; differentiable where it requires grad.
-        weight: optional factors [N], one a sample; they multiply and do not renormalise.
+        weight: a factor, or factors [N], one a sample. They multiply and do not renormalise.
         reduction: "none" gives [N]; "sum"; "mean" and "batchmean" are sum / N.
+        class_dim: as in :func:`kl_distill`.
 
     Returns:
         The loss, float64 for float64 logits, else float32.
@@ -87,9 +104,12 @@ def igdm_loss(
     Source: Lee, Cho, Kim, "Indirect gradient matching for adversarial robust distillation", ICLR 2025.
     """
     inputs = (student_plus, student_minus, teacher_plus, teacher_minus)
+    if class_dim is not None:
+        logits = dict(zip(_RESPONSES, inputs, strict=True))
+        return over_positions(igdm_loss, logits, class_dim=class_dim, weight=weight, reduction=reduction)
     dense = checks.logits_alike(_RESPONSES, *inputs)
-    scale_and_reduce = loss.reduction_scale(reduction, student_plus)
-    return loss.evaluate(_igdm_loss, inputs, scale_and_reduce, loss.weights(weight, inputs), dense=dense)
+    scale_and_reduce, weights = loss.weighted_reduction(reduction, weight, inputs)
+    return loss.evaluate(_igdm_loss, inputs, scale_and_reduce, weights, dense=dense)
 
 
 def igdm_loss_value_and_grad(

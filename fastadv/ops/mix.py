@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 from fastadv.ops import checks
 from fastadv.ops.dispatch import define, like
 from fastadv.ops.layout import aligned
-from fastadv.ops.loss import refuse_tangents
+from fastadv.ops.loss import once_differentiable, refuse_second_derivatives, refuse_tangents, refuse_transforms
 from fastadv.reference import mix as reference
 
 
@@ -40,9 +40,14 @@ def mix(x: Tensor, lam: float | Tensor, permutation: Tensor) -> Tensor:
     arguments = (share, permutation.contiguous(), *_mix.tail((), shares))
     if forward_ad._current_level >= 0:
         refuse_tangents(x)
-    if x.requires_grad and torch.is_grad_enabled():
-        return _Mix.apply(x, *arguments)
-    return _mix.on(x)(*aligned(x), *arguments)
+    try:
+        if x.requires_grad and torch.is_grad_enabled():
+            mixed = _Mix.apply(x, *arguments)
+            return once_differentiable(mixed) if torch.compiler.is_compiling() else mixed
+        return _mix.on(x)(*aligned(x), *arguments)
+    except RuntimeError:
+        refuse_transforms()
+        raise
 
 
 class _Mix(torch.autograd.Function):
@@ -55,9 +60,7 @@ class _Mix(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        # torch's once_differentiable would raise only where grad requires grad, and else leave terms out.
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            raise RuntimeError("fastadv offers no second derivatives: mix cannot be used with create_graph=True")
+        refuse_second_derivatives()
         grad = ctx.mix_backward(*aligned(grad), ctx.lam, *ctx.saved_tensors)
         return grad, *[None] * (1 + len(ctx.saved_tensors))
 

@@ -86,7 +86,7 @@ SCHEMAS = {
         " -> (Tensor, Tensor?)"
     ),
     # kind: 0 cross-entropy against target, 1 KL divergence from reference, 2 DLR, 3 DLR towards target with the true
-    # classes in reference, 4 CW.
+    # classes in reference, 4 CW, 5 log-odds of the other classes against target.
     "attack_loss": (
         f"(Tensor logits, Tensor? target, int kind, {_LOSS}, bool grad=False, Tensor? reference=None,"
         " Tensor? weight=None) -> (Tensor, Tensor?)"

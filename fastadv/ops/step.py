@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from fastadv.numerics import accumulation_dtype
-from fastadv.ops import checks
+from fastadv.ops import checks, pixelwise
 from fastadv.ops.ball import named, rounded
 from fastadv.ops.dispatch import define, like
 from fastadv.ops.layout import aligned
+from fastadv.ops.pixelwise import Bounds
 from fastadv.reference import step as reference
 
 
@@ -24,9 +25,10 @@ def pgd_step(
     eps: float | Tensor,
     step_size: float | Tensor,
     norm: str = "linf",
-    bounds: tuple[float, float] | None = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     l1_fraction: float = 0.05,
     mode: str = "exact",
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Steepest ascent for the norm, then :func:`project`, in one op.
 
@@ -41,12 +43,14 @@ def pgd_step(
         x: iterates [N, ...], float64, float32, bfloat16 or float16.
         grad: gradient of what ascends, of the shape and device of x.
         x0: clean samples, of the shape and device of x; finite.
-        eps: radius in the units of x, a float or one a sample, [N]; not negative.
-        step_size: length of the step in the norm, a float or one a sample, [N]; negative descends.
+        eps: radius in the units of x, as in :func:`project`.
+        step_size: length of the step in the norm, a float or one a sample, [N]; for linf also one a channel or pixel,
+            as eps; negative descends.
         norm: "linf", "l2" or "l1".
-        bounds: (low, high), or None for no box.
+        bounds: (low, high), or None for no box, as in :func:`project`.
         l1_fraction: share of the coordinates that an l1 step moves, in (0, 1].
         mode: "exact" or "sequential", see :func:`project`.
+        mask: pixels that may differ from x0, as in :func:`project`; elsewhere the gradient counts as zero.
 
     Returns:
         The next iterates in x's dtype and layout, detached: no gradient is offered.
@@ -54,11 +58,14 @@ def pgd_step(
     Raises:
         TypeError: x, grad or x0 are not floating-point tensors, a number is no number.
         ValueError: shapes or devices differ, eps is negative or NaN, step_size is NaN, low > high, l1_fraction lies
-            outside of (0, 1], unknown norm or mode.
+            outside of (0, 1], unknown norm or mode; eps, step_size or bounds for each channel or pixel with another
+            norm than linf.
 
     Source: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018; for l1 the sparse
     step of SLIDE, Tramer, Boneh, "Adversarial training and robustness for multiple perturbations", NeurIPS 2019.
     """
+    if pixelwise.given(mask, bounds, eps, step_size):
+        return _pixelwise_step(x, grad, x0, eps, step_size, norm, bounds, l1_fraction, mode, mask)
     arguments = _arguments(x, grad, x0, eps, step_size, norm, bounds, l1_fraction, mode)
     moved = _pgd_step.on(x)(*arguments)
     return moved if arguments[0] is x else rounded(moved, x)
@@ -72,18 +79,21 @@ def pgd_step_(
     eps: float | Tensor,
     step_size: float | Tensor,
     norm: str = "linf",
-    bounds: tuple[float, float] | None = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     l1_fraction: float = 0.05,
     mode: str = "exact",
+    mask: Tensor | None = None,
 ) -> Tensor:
     """:func:`pgd_step` in place: writes the next iterates into ``x`` and returns it.
 
     An x that is neither contiguous nor channels_last, or narrower than grad or x0, is written by way of a copy. Raises
     as :func:`pgd_step`, and ValueError where x requires grad while gradients are recorded.
     """
-    arguments = _arguments(x, grad, x0, eps, step_size, norm, bounds, l1_fraction, mode)
     if x.requires_grad and torch.is_grad_enabled():
         raise ValueError("x requires grad: pgd_step_ changes it in place, so call it under torch.no_grad()")
+    if pixelwise.given(mask, bounds, eps, step_size):
+        return x.copy_(_pixelwise_step(x, grad, x0, eps, step_size, norm, bounds, l1_fraction, mode, mask))
+    arguments = _arguments(x, grad, x0, eps, step_size, norm, bounds, l1_fraction, mode)
     if arguments[0] is not x:
         return x.copy_(_pgd_step.on(x)(*arguments))
     _pgd_step_.on(x)(*arguments)
@@ -98,16 +108,24 @@ def pgd_stepper(
     eps: float | Tensor,
     step_size: float | Tensor,
     norm: str = "linf",
-    bounds: tuple[float, float] | None = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     l1_fraction: float = 0.05,
     mode: str = "exact",
+    mask: Tensor | None = None,
+    in_place: bool = False,
 ) -> Callable[..., Tensor]:
     """:func:`pgd_step` around ``x0`` for a loop, ``(x, grad) -> next x``, its arguments checked once.
 
     x and grad, which the loop makes, are taken to have the shape, the device and at most the precision of x0. A third
     argument, [N] in the precision that x0 accumulates in, takes the place of ``step_size``.
+
+    in_place: the next x takes the memory of x, which the loop must own and read no more. New memory at each step costs
+        page faults where x is large. With a mask or pixelwise arguments, and under torch.compile, which plans memory
+        itself, it makes no difference.
     """
     checks.samples("x0", x0)
+    if pixelwise.given(mask, bounds, eps, step_size):
+        return _pixelwise_stepper(x0, eps, step_size, norm, bounds, l1_fraction, mode, mask)
     radius, size, radii, own_sizes, code, low, high = ball_and_step(x0, eps, step_size, norm, bounds)
     fraction, exact = checks.fraction("l1_fraction", l1_fraction), checks.choice("mode", mode, checks.MODES)
     numbers = (code, low, high, fraction, exact)
@@ -115,7 +133,12 @@ def pgd_stepper(
 
     def step(x: Tensor, grad: Tensor, sizes: Tensor | None = None) -> Tensor:
         if sizes is None:
-            return _pgd_step.on(x)(*aligned(x, grad, x0), *arguments)
+            samples = aligned(x, grad, x0)
+            if not in_place or samples[0] is not x or torch.compiler.is_compiling():
+                return _pgd_step.on(x)(*samples, *arguments)
+            _pgd_step_.on(x)(*samples, *arguments)
+            torch.autograd.graph.increment_version(x)
+            return x
         return _pgd_step.on(x)(*aligned(x, grad, x0), radius, size, *numbers, radii, sizes)
 
     return step
@@ -131,8 +154,9 @@ def momentum_step(
     step_size: float | Tensor,
     decay: float = 1.0,
     norm: str = "linf",
-    bounds: tuple[float, float] | None = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     l1_fraction: float = 0.05,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gather the gradient in a momentum and step along that, in one op.
 
@@ -149,12 +173,13 @@ def momentum_step(
         grad: gradient of what ascends, of the shape and device of x.
         momentum: the momentum so far, of the shape and device of x; zeros at first. Best kept in float32.
         x0: clean samples, of the shape and device of x; finite.
-        eps: radius in the units of x, a float or one a sample, [N]; not negative.
-        step_size: length of the step in the norm, a float or one a sample, [N]; negative descends.
+        eps: radius in the units of x, as in :func:`project`.
+        step_size: length of the step in the norm, as in :func:`pgd_step`; negative descends.
         decay: what is kept of the momentum.
         norm: "linf", "l2" or "l1".
-        bounds: (low, high), or None for no box.
+        bounds: (low, high), or None for no box, as in :func:`project`.
         l1_fraction: share of the coordinates that an l1 step moves, in (0, 1].
+        mask: pixels that may differ from x0, as in :func:`project`; elsewhere gradient and momentum count as zero.
 
     Returns:
         The next iterates in x's dtype and layout and the next momentum in its own dtype and x's layout, both detached:
@@ -163,11 +188,16 @@ def momentum_step(
     Raises:
         TypeError: x, grad, momentum or x0 are not floating-point tensors, a number is no number.
         ValueError: shapes or devices differ, eps is negative or NaN, step_size or decay is NaN, low > high, l1_fraction
-            lies outside of (0, 1], unknown norm.
+            lies outside of (0, 1], unknown norm; eps, step_size or bounds for each channel or pixel with another norm
+            than linf.
 
     Source: Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018 (MI-FGSM).
     """
     dense = checks.samples_alike(("x", "grad", "momentum", "x0"), x, grad, momentum, x0)
+    if pixelwise.given(mask, bounds, eps, step_size):
+        move = _pixelwise_momentum_stepper(x0, eps, step_size, norm, bounds, l1_fraction, decay, mask)
+        moved, gathered = move(x, grad, momentum)
+        return moved, like(momentum, gathered.view_as(momentum))
     tensors = (x, grad, momentum, x0) if dense else aligned(x, grad, momentum, x0)
     arguments = _momentum_arguments(tensors[0], eps, step_size, norm, bounds, l1_fraction, decay)
     moved, gathered = _momentum_step.on(x)(*tensors, *arguments)
@@ -181,8 +211,9 @@ def momentum_stepper(
     step_size: float | Tensor,
     decay: float = 1.0,
     norm: str = "linf",
-    bounds: tuple[float, float] | None = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     l1_fraction: float = 0.05,
+    mask: Tensor | None = None,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """:func:`momentum_step` around ``x0`` for a loop, ``(x, grad) -> next x``, its arguments checked once.
 
@@ -190,8 +221,17 @@ def momentum_stepper(
     shape, the device and at most the precision of x0.
     """
     checks.samples("x0", x0)
-    arguments = _momentum_arguments(x0, eps, step_size, norm, bounds, l1_fraction, decay)
     momentum = torch.zeros_like(x0)
+    if pixelwise.given(mask, bounds, eps, step_size):
+        move = _pixelwise_momentum_stepper(x0, eps, step_size, norm, bounds, l1_fraction, decay, mask)
+
+        def pixelwise_step(x: Tensor, grad: Tensor) -> Tensor:
+            nonlocal momentum
+            moved, momentum = move(x, grad, momentum)
+            return moved
+
+        return pixelwise_step
+    arguments = _momentum_arguments(x0, eps, step_size, norm, bounds, l1_fraction, decay)
 
     def step(x: Tensor, grad: Tensor) -> Tensor:
         nonlocal momentum
@@ -260,6 +300,59 @@ def bss_stepper(
     return lambda x, grad, gap, active: _bss_step.on(x)(*aligned(x, grad), gap.to(dtype), active, *arguments)
 
 
+def _pixelwise_stepper(
+    x0: Tensor,
+    eps: float | Tensor,
+    step_size: float | Tensor,
+    norm: str,
+    bounds: Bounds,
+    l1_fraction: float,
+    mode: str,
+    mask: Tensor | None,
+) -> Callable[..., Tensor]:
+    """:func:`pgd_stepper` for what :mod:`fastadv.ops.pixelwise` makes rows of."""
+    pixels = pixelwise.Pixels(x0, norm, bounds, mask, eps=eps, step_size=step_size)
+    rest: dict[str, Any] = {"norm": norm, "bounds": pixels.bounds, "l1_fraction": l1_fraction, "mode": mode}
+    move = pgd_stepper(pixels.x0, **pixels.numbers, **rest)
+
+    def step(x: Tensor, grad: Tensor, sizes: Tensor | None = None) -> Tensor:
+        given_sizes = () if sizes is None else (pixels.each_row(sizes),)
+        return pixels.restored(move(pixels.inside(x), pixels.moving(grad), *given_sizes), x)
+
+    return step
+
+
+def _pixelwise_step(x: Tensor, grad: Tensor, x0: Tensor, *arguments: Any) -> Tensor:
+    checks.samples_alike(("x", "grad", "x0"), x, grad, x0)
+    return _pixelwise_stepper(x0, *arguments)(x, grad)
+
+
+def _pixelwise_momentum_stepper(
+    x0: Tensor,
+    eps: float | Tensor,
+    step_size: float | Tensor,
+    norm: str,
+    bounds: Bounds,
+    l1_fraction: float,
+    decay: float,
+    mask: Tensor | None,
+) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """``(x, grad, momentum) -> next x and momentum``, the latter in the accumulation precision.
+
+    The mean magnitude of a gradient is that of its sample, so the momentum is gathered for whole samples.
+    """
+    pixels = pixelwise.Pixels(x0, norm, bounds, mask, eps=eps, step_size=step_size)
+    move = _pixelwise_stepper(x0, eps, step_size, norm, bounds, l1_fraction, "exact", mask)
+    still = torch.zeros_like(x0, dtype=accumulation_dtype(x0)).contiguous()
+
+    def step(x: Tensor, grad: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
+        grad, momentum = (pixels.moving(g).view(still.shape) for g in (grad, momentum))
+        _, gathered = momentum_step(still, grad, momentum, still, eps=0.0, step_size=0.0, decay=decay, bounds=None)
+        return move(x, gathered), gathered
+
+    return step
+
+
 def _arguments(
     x: Tensor,
     grad: Tensor,
@@ -267,7 +360,7 @@ def _arguments(
     eps: float | Tensor,
     step_size: float | Tensor,
     norm: str,
-    bounds: tuple[float, float] | None,
+    bounds: Bounds,
     l1_fraction: float,
     mode: str,
 ) -> tuple[Any, ...]:
@@ -283,7 +376,7 @@ def _momentum_arguments(
     eps: float | Tensor,
     step_size: float | Tensor,
     norm: str,
-    bounds: tuple[float, float] | None,
+    bounds: Bounds,
     l1_fraction: float,
     decay: float,
 ) -> tuple[Any, ...]:
@@ -300,7 +393,7 @@ def _bss_arguments(x: Tensor, step_size: float | Tensor, bounds: tuple[float, fl
 
 
 def ball_and_step(
-    x: Tensor, eps: float | Tensor, step_size: float | Tensor, norm: str, bounds: tuple[float, float] | None
+    x: Tensor, eps: float | Tensor, step_size: float | Tensor, norm: str, bounds: Bounds
 ) -> tuple[float, float, Tensor | None, Tensor | None, int, float, float]:
     """Radius and step size, the same one a sample, norm and box, each as the schemas take it."""
     radius, radii = checks.radius("eps", eps, x)

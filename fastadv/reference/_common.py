@@ -12,8 +12,15 @@ def accumulate(x: Tensor) -> Tensor:
 
 
 def per_sample(value: float | Tensor, x: Tensor) -> float | Tensor:
-    """A float as it is; a tensor [N] shaped to broadcast against ``x`` [N, ...], in the precision of ``x``."""
-    return value.to(x.dtype).view(-1, *[1] * (x.dim() - 1)) if isinstance(value, Tensor) else value
+    """A float as it is; a tensor [N] or one that broadcasts, made to broadcast against ``x`` [N, ...], in its dtype."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(x.dtype) if value.dim() > 1 else value.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+
+
+def masked(x: Tensor, mask: Tensor | None, elsewhere: Tensor | float) -> Tensor:
+    """``x`` where ``mask`` is not zero, and ``elsewhere`` where it is."""
+    return x if mask is None else torch.where(mask != 0, x, elsewhere)
 
 
 def sample_dims(x: Tensor) -> tuple[int, ...]:

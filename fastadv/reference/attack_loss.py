@@ -6,14 +6,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from fastadv.reference._common import accumulate
-from fastadv.reference.divergence import (
-    cross_entropy,
-    cross_entropy_value_and_grad,
-    kl_distill,
-    kl_distill_value_and_grad,
-)
+from fastadv.reference.divergence import classes, kl_distill, kl_distill_value_and_grad, target_and_others
 
 
 def attack_loss(
@@ -30,8 +26,10 @@ def attack_loss(
         assert reference is not None
         return sign * kl_distill(logits, reference, reduction="none")
     assert target is not None
-    if kind == "ce":
-        return sign * cross_entropy(logits, target)
+    if kind in ("ce", "log_odds"):
+        valid, index = classes(logits, target)
+        odds = -target_and_others(logits, index)[0]
+        return sign * torch.where(valid, _softplus(odds) if kind == "ce" else odds, torch.nan)
     if kind == "cw":
         return sign * _gap(logits, target).loss
     return _gap(logits, target, ratio=True, truth=reference if targeted else None).loss
@@ -52,13 +50,33 @@ def attack_loss_value_and_grad(
         loss, grad, _ = kl_distill_value_and_grad(logits, reference)
         return sign * loss, sign * grad
     assert target is not None
-    if kind == "ce":
-        loss, grad = cross_entropy_value_and_grad(logits, target)
+    if kind in ("ce", "log_odds"):
+        loss, grad = _odds_value_and_grad(logits, target, cross_entropy=kind == "ce")
         return sign * loss, sign * grad
     if kind == "cw":
         loss, grad = _gap_value_and_grad(_gap(logits, target), logits)
         return sign * loss, sign * grad
     return _gap_value_and_grad(_gap(logits, target, ratio=True, truth=reference if targeted else None), logits)
+
+
+def _odds_value_and_grad(logits: Tensor, target: Tensor, *, cross_entropy: bool) -> tuple[Tensor, Tensor]:
+    """Log-odds v of the other classes against the target [N], or ``log(1 + exp v)``, and the gradient [N, C]."""
+    valid, index = classes(logits, target)
+    odds, log_q = target_and_others(logits, index)
+    loss, slope = -odds, torch.ones_like(odds)
+    if cross_entropy:
+        loss = _softplus(-odds)
+        # The sigmoid of v, to the smallest numbers.
+        slope = torch.where(odds > 0, (-odds - loss).exp(), odds.neg().sigmoid())
+    hit = one_hot(index, logits.shape[1]).bool()
+    grad = slope[:, None] * torch.where(hit, -1.0, log_q.exp())
+    loss = torch.where(valid, loss, torch.nan)
+    return loss, torch.where(loss.isnan()[:, None], torch.nan, grad)
+
+
+def _softplus(x: Tensor) -> Tensor:
+    """log(1 + exp x), to the smallest numbers."""
+    return torch.logaddexp(x, torch.zeros_like(x))
 
 
 class _Gap(NamedTuple):

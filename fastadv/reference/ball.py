@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastadv.reference._common import accumulate, per_sample, safe_norm, sample_dims
+from fastadv.reference._common import accumulate, masked, per_sample, safe_norm, sample_dims
 from fastadv.reference.philox import philox
+
+# A float, or for linf a tensor that broadcasts to the samples.
+Bounds = tuple[float | Tensor, float | Tensor] | None
 
 # Newton on a concave, piecewise linear function: each pass is monotone and feasible, so stopping early is safe.
 NEWTON_PASSES = 10
@@ -22,14 +26,24 @@ def project(
     *,
     eps: float | Tensor,
     norm: str = "linf",
-    bounds: tuple[float, float] | None = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     mode: str = "exact",
+    mask: Tensor | None = None,
 ) -> Tensor:
     """See :func:`fastadv.project`."""
-    low, high = bounds or (-math.inf, math.inf)
     centre, point = accumulate(x0), accumulate(x)
+    point = masked(point, mask, centre)
+    low, high = box(bounds, point)
     radius = per_sample(eps, point)
     return _PROJECTIONS[norm](point, centre, radius, low, high, mode).to(x.dtype)
+
+
+def box(bounds: Bounds, x: Tensor) -> tuple[Any, Any]:
+    """Both bounds as numbers, or as tensors where one of them is."""
+    low, high = bounds or (-math.inf, math.inf)
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        return torch.as_tensor(low).to(x), torch.as_tensor(high).to(x)
+    return low, high
 
 
 def _project_linf(x: Tensor, x0: Tensor, eps: float | Tensor, low: float, high: float, mode: str) -> Tensor:
@@ -125,13 +139,14 @@ def random_start(
     *,
     eps: float | Tensor,
     norm: str = "linf",
-    bounds: tuple[float, float] | None = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     seed: int | Tensor = 0,
     sample_ids: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """See :func:`fastadv.random_start`."""
-    low, high = bounds or (-math.inf, math.inf)
     centre = accumulate(x0)
+    low, high = box(bounds, centre)
     samples, elements = x0.shape[0], x0[0:1].numel()
     if not isinstance(seed, Tensor):
         seed = torch.tensor(seed, dtype=torch.int64, device=x0.device)
@@ -142,10 +157,10 @@ def random_start(
     radius = per_sample(eps, centre)
     if norm == "linf":
         unit = _symmetric(words[:, :elements], centre.dtype).view(x0.shape)
-        return (centre + radius * unit).clamp(low, high).to(x0.dtype)
+        return masked((centre + radius * unit).clamp(low, high), mask, centre).to(x0.dtype)
     last = philox(seed, torch.tensor([RADIUS_BLOCK], device=x0.device), sample_ids)[:, :1, 0]
     delta = _IN_BALL[norm](words, last, elements, centre.dtype).view(x0.shape)
-    return move_inside(centre, radius * delta).clamp(low, high).to(x0.dtype)
+    return masked(move_inside(centre, radius * delta).clamp(low, high), mask, centre).to(x0.dtype)
 
 
 def _in_l2_ball(words: Tensor, last: Tensor, elements: int, dtype: torch.dtype) -> Tensor:

@@ -101,9 +101,9 @@ def dkd_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """See :func:`fastadv.dkd_loss`."""
-    valid, index = _classes(student, target)
-    student_odds, log_q = _target_and_others(student, index, temperature)
-    teacher_odds, log_p = _target_and_others(teacher, index, temperature)
+    valid, index = classes(student, target)
+    student_odds, log_q = target_and_others(student, index, temperature)
+    teacher_odds, log_p = target_and_others(teacher, index, temperature)
     of_target = _binary_divergence(teacher_odds, student_odds)
     loss = temperature**2 * (alpha * of_target + beta * divergence(log_p, log_q))
     return reduce(torch.where(valid, loss, torch.nan), weight, reduction)
@@ -113,9 +113,9 @@ def dkd_loss_value_and_grad(
     student: Tensor, teacher: Tensor, target: Tensor, *, temperature: float = 4.0, alpha: float = 1.0, beta: float = 8.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss [N] and its gradients w.r.t. the student's and the teacher's logits, both [N, C]."""
-    valid, index = _classes(student, target)
-    student_odds, log_q = _target_and_others(student, index, temperature)
-    teacher_odds, log_p = _target_and_others(teacher, index, temperature)
+    valid, index = classes(student, target)
+    student_odds, log_q = target_and_others(student, index, temperature)
+    teacher_odds, log_p = target_and_others(teacher, index, temperature)
     hit = one_hot(index, student.shape[1])
     q, p = log_q.exp() - hit, log_p.exp() - hit
     others = divergence(log_p, log_q)
@@ -138,14 +138,18 @@ def _log_mean(log_p: Tensor, log_q: Tensor) -> Tensor:
     return torch.logaddexp(log_p, log_q) - math.log(2)
 
 
-def _target_and_others(logits: Tensor, index: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def target_and_others(logits: Tensor, index: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Log-odds of the target class [N], and the log-softmax of the other classes [N, C], 0 at the target."""
-    wide = accumulate(logits)
-    # Logits far from zero would take the digits of what is left of them.
-    scaled = (wide - wide.detach().amax(1, keepdim=True)) / temperature
     hit = one_hot(index, logits.shape[1]).bool()
-    total = scaled.masked_fill(hit, -math.inf).logsumexp(1)
-    return scaled.gather(1, index[:, None]).squeeze(1) - total, (scaled - total[:, None]).masked_fill(hit, 0)
+    others = accumulate(logits).masked_fill(hit, -math.inf)
+    # Logits far from zero would take the digits of what is left of them; of -inf alone there is no largest.
+    largest = others.detach().amax(1, keepdim=True)
+    largest = torch.where(largest == -math.inf, 0.0, largest)
+    scaled = (others - largest) / temperature
+    total = scaled.logsumexp(1, keepdim=True)
+    own = (accumulate(logits).gather(1, index[:, None]) - largest) / temperature
+    log_q = torch.where(others == -math.inf, -math.inf, scaled - total).masked_fill(hit, 0)
+    return (own - total).squeeze(1), log_q
 
 
 def _binary_divergence(p_odds: Tensor, q_odds: Tensor) -> Tensor:
@@ -167,18 +171,19 @@ def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of each row [N]; NaN where the target is no class."""
-    valid, index = _classes(logits, target)
+    valid, index = classes(logits, target)
     loss = -log_softmax(logits).gather(1, index[:, None]).squeeze(1)
     return torch.where(valid, loss, torch.nan)
 
 
 def cross_entropy_value_and_grad(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy of each row [N] and its gradient w.r.t. the logits [N, C]; NaN where the target is no class."""
-    valid, index = _classes(logits, target)
+    valid, index = classes(logits, target)
     grad = log_softmax(logits).exp() - one_hot(index, logits.shape[1])
     return cross_entropy(logits, target), torch.where(valid[:, None], grad, torch.nan)
 
 
-def _classes(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def classes(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Mark which targets [N] are classes, and return them with 0 in the place of the others."""
     valid = (target >= 0) & (target < logits.shape[1])
     return valid, torch.where(valid, target, 0)

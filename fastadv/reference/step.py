@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from fastadv.reference._common import accumulate, divisor, per_sample, safe_norm, sample_dims
-from fastadv.reference.ball import project
+from fastadv.reference._common import accumulate, divisor, masked, per_sample, safe_norm, sample_dims
+from fastadv.reference.ball import Bounds, project
 
 
 def pgd_step(
@@ -19,14 +19,15 @@ def pgd_step(
     eps: float | Tensor,
     step_size: float | Tensor,
     norm: str = "linf",
-    bounds: tuple[float, float] | None = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     l1_fraction: float = 0.05,
     mode: str = "exact",
+    mask: Tensor | None = None,
 ) -> Tensor:
     """See :func:`fastadv.pgd_step`."""
     point = accumulate(x)
-    moved = point + ascent(accumulate(grad), per_sample(step_size, point), norm, l1_fraction)
-    return project(moved, accumulate(x0), eps=eps, norm=norm, bounds=bounds, mode=mode).to(x.dtype)
+    moved = point + ascent(masked(accumulate(grad), mask, 0), per_sample(step_size, point), norm, l1_fraction)
+    return project(moved, accumulate(x0), eps=eps, norm=norm, bounds=bounds, mode=mode, mask=mask).to(x.dtype)
 
 
 def momentum_step(
@@ -39,14 +40,16 @@ def momentum_step(
     step_size: float | Tensor,
     decay: float = 1.0,
     norm: str = "linf",
-    bounds: tuple[float, float] | None = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     l1_fraction: float = 0.05,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See :func:`fastadv.momentum_step`."""
     point = accumulate(x)
-    gathered = decay * accumulate(momentum) + _over_mean_magnitude(accumulate(grad))
+    grad, momentum_so_far = (masked(accumulate(g), mask, 0) for g in (grad, momentum))
+    gathered = decay * momentum_so_far + _over_mean_magnitude(grad)
     moved = point + ascent(gathered, per_sample(step_size, point), norm, l1_fraction)
-    projected = project(moved, accumulate(x0), eps=eps, norm=norm, bounds=bounds)
+    projected = project(moved, accumulate(x0), eps=eps, norm=norm, bounds=bounds, mask=mask)
     return projected.to(x.dtype), gathered.to(momentum.dtype)
 
 

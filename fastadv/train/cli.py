@@ -4,6 +4,8 @@ What loads torch is imported by the command that needs it: help, and what is wro
 """
 
 import argparse
+import contextlib
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -16,7 +18,8 @@ from fastadv.train.config.attacks import ENSEMBLE
 from fastadv.train.config.model import ConfigModel, describe, is_table, shown
 from fastadv.train.config.train_config import Config, packaged_recipes, resolve
 from fastadv.train.data.download import ARCHIVES
-from fastadv.train.runtime.errors import TrainError
+from fastadv.train.runtime.errors import TrainError, did_you_mean
+from fastadv.train.runtime.stopping import Stopped, stopping_by_signal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,15 +30,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for add in (_add_train, _add_attack, _add_compare, _add_methods, _add_data, _add_doctor):
         add(commands)
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = parser.parse_args(arguments, argparse.Namespace(typed=shlex.join(["fastadv", *arguments])))
+    # again: the command that goes on, once there is something to go on with.
+    start = argparse.Namespace(typed=shlex.join(["fastadv", *arguments]), again="the same command")
+    options, unknown = parser.parse_known_args(arguments, start)
+    if unknown:
+        flags = [flag for action in commands.choices[options.command]._actions for flag in action.option_strings]
+        near = did_you_mean(unknown[0].partition("=")[0], flags)
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
     try:
-        return options.run(options)
-    except (TrainError, OSError) as error:
+        with stopping_by_signal():
+            status = options.run(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0 if options.command in ("methods", "doctor", "compare") else 2
+    except TrainError as error:
         print(f"fastadv: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        kept = "" if options.again == "the same command" else f"; what was saved is whole: {options.again} continues"
+        print(f"fastadv: error: {error}{kept}", file=sys.stderr)
+        return 2
+    except Stopped as stopped:
+        print(f"fastadv: interrupted; {options.again} continues", file=sys.stderr)
+        return stopped.status
     except KeyboardInterrupt:
-        again = "the same command" if options.command == "data" else "--resume with the same folder"
-        print(f"fastadv: interrupted; {again} continues", file=sys.stderr)
+        print(f"fastadv: interrupted; {options.again} continues", file=sys.stderr)
         return 130
 
 
@@ -145,12 +166,13 @@ def _train(options: argparse.Namespace) -> int:
     flags = _typed(options, Config)
     config = None if options.resume else resolve(recipe=options.recipe, flags=flags)
 
-    from fastadv.train.config.resume import continued_config, extend_run
-    from fastadv.train.loop.experiment import run_experiment
+    from fastadv.train.config.resume import checkpoint_facts, continued_config, extend_run
+    from fastadv.train.loop.experiment import prepare_experiment, run_experiment
     from fastadv.train.report.training_report import require_libraries, write_report
+    from fastadv.train.runtime.files import locked
     from fastadv.train.runtime.machine import cpu_threads
     from fastadv.train.runtime.processes import joined
-    from fastadv.train.runtime.run_folder import find_run, start_run
+    from fastadv.train.runtime.run_folder import find_run, named_by_time, start_run
 
     folder = find_run(options.run_dir, Config.FILE) if options.resume else None
     if folder is not None:
@@ -159,20 +181,27 @@ def _train(options: argparse.Namespace) -> int:
         print("nothing to resume: starting a new run", flush=True)
         config = resolve(recipe=options.recipe, flags=flags)
     config.check_used()
-    with joined(config.device) as processes, cpu_threads(config.threads):
+    with joined(config.device) as processes, cpu_threads(config.threads), contextlib.ExitStack() as held:
         facts = {"Processes": str(processes.count)} if processes.count > 1 else {}
 
-        def prepare() -> Path:
+        def take_folder() -> Path:
+            run = folder or options.run_dir or named_by_time(config.run_name)
+            run.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(run))
             if folder is None:
-                return start_run(config, options.run_dir, command=options.typed, facts=facts)
-            extend_run(folder, config, command=options.typed)
-            return folder
+                start_run(config, run, command=options.typed, facts=facts)
+            else:
+                extend_run(run, config, command=options.typed)
+            return run
 
-        run = processes.broadcast_from_rank0(prepare)
-        print(f"run folder: {run}", flush=True)
         require_libraries()
-        trained = run_experiment(config, run)
-        table = processes.broadcast_from_rank0(lambda: write_report(config, trained.dataset, trained.teacher, run))
+        prepared = prepare_experiment(config)
+        facts.update(checkpoint_facts(config))
+        run = processes.broadcast_from_rank0(take_folder)
+        options.again = shlex.join(["fastadv", "train", "--resume", "--run-dir", str(run)])
+        print(f"run folder: {run}", flush=True)
+        teacher = run_experiment(prepared, run)
+        table = processes.broadcast_from_rank0(lambda: write_report(config, prepared.dataset, teacher, run))
         print(f"\n{table}\nreport, pictures, metrics and weights: {run}")
     return 0
 
@@ -183,9 +212,10 @@ def _attack(options: argparse.Namespace) -> int:
 
     from fastadv.train.config.resume import stored_attack
     from fastadv.train.robustness.attack_report import write_result
-    from fastadv.train.robustness.attack_split import attack_missing, fingerprint, prepare
+    from fastadv.train.robustness.attack_split import attack_missing, prepare
+    from fastadv.train.runtime.files import locked, sha256, write_atomically
     from fastadv.train.runtime.machine import cpu_threads
-    from fastadv.train.runtime.run_folder import check_facts, find_run, start_run
+    from fastadv.train.runtime.run_folder import check_facts, find_run, named_by_time, start_run
 
     folder = find_run(options.out, AttackConfig.FILE) if options.resume else None
     if folder is not None:
@@ -197,14 +227,20 @@ def _attack(options: argparse.Namespace) -> int:
         return _attack_with_ensemble(config, folder, options)
     with cpu_threads(config.threads):
         subject = prepare(config)
-        facts = {"Checkpoint SHA-256": fingerprint(config)}
-        if folder is None:
-            folder = start_run(config, options.out, command=options.typed, facts=facts)
-        else:
-            check_facts(folder, facts)
-        print(f"folder: {folder}", flush=True)
-        summary = write_result(config, subject, attack_missing(config, subject, folder), folder)
-    print(f"\n{summary}\nclasses and JSON: {folder / 'report.md'}, {folder / 'result.json'}")
+        assert config.checkpoint is not None
+        facts = {"Checkpoint SHA-256": sha256(config.checkpoint)}
+        out = folder or options.out or named_by_time(config.run_name)
+        out.mkdir(parents=True, exist_ok=True)
+        with locked(out):
+            if folder is None:
+                start_run(config, out, command=options.typed, facts=facts)
+            else:
+                check_facts(out, facts)
+                write_atomically(out / config.FILE, lambda file: file.write(config.to_toml().encode()))
+            options.again = shlex.join(["fastadv", "attack", "--resume", "--out", str(out)])
+            print(f"folder: {out}", flush=True)
+            summary = write_result(config, subject, attack_missing(config, subject, out), out)
+    print(f"\n{summary}\nclasses and JSON: {out / 'report.md'}, {out / 'result.json'}")
     return 0
 
 

@@ -6,6 +6,7 @@ from torch import nn
 
 import fastadv
 from fastadv.attacks import pgd, svgd
+from fastadv.attacks.model import values
 from tests.attacks.every_attack import ATTACKS, QUEUED, every_attack_but
 from tests.attacks.host_reads import HostReads
 
@@ -48,7 +49,7 @@ def test_the_probe_sees_copies_to_the_host():
     assert not waits(torch.ops.aten.copy_.default, [on_device, on_host], on_device)
 
 
-def test_the_probe_sees_into_a_loop(network, images, labels):
+def test_the_probe_sees_into_a_loop(network, images, labels, as_on_a_device):
     class Peeks(nn.Module):
         def forward(self, x):
             return network(x) * (2.0 if x.mean() > 0 else 1.0)
@@ -58,11 +59,29 @@ def test_the_probe_sees_into_a_loop(network, images, labels):
     assert len(peeking) == 2
 
 
+@pytest.fixture
+def as_on_a_device(monkeypatch):
+    """Values that are checked where reading them costs nothing are not read, as on a device."""
+    monkeypatch.setattr(values, "readable", lambda x, check: bool(check))
+
+
 @compiled
 @every_attack_but("of each", *QUEUED)
-def test_no_loop_reads_a_value(attack, network, images, labels):
+def test_no_loop_reads_a_value(attack, network, images, labels, as_on_a_device):
     assert reads(attack, network, images, labels) == []
     assert reads(attack, network, images, labels, seed=torch.tensor(3), sample_ids=torch.arange(6)) == []
+
+
+@compiled
+@pytest.mark.parametrize("attack", [pgd, svgd])
+def test_values_are_checked_before_the_loop_and_nowhere_unless_asked(attack, network, images, labels):
+    def found(steps, **how):
+        return reads(attack, network, images, labels, eps=0.1, steps=steps, **how)
+
+    assert found(1)
+    assert found(5) == found(1)
+    assert found(5, check=True) == found(1)
+    assert found(5, check=False) == []
 
 
 @compiled

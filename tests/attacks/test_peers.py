@@ -43,7 +43,7 @@ def start_at(monkeypatch):
     """Lets our next attacks begin where a peer's does."""
 
     def at(start):
-        monkeypatch.setattr(Ball, "random_rows", lambda *_: start)
+        monkeypatch.setattr(Ball, "random_rows", lambda *_: start.clone())  # a start is the attack's own memory
 
     return at
 

@@ -49,7 +49,7 @@ def test_step(norm, dtype, elements, mode, fused):
     assert_within(norm, step(fused, tensors, norm=norm, mode=mode), expected)
 
 
-@pytest.mark.parametrize("elements", SAMPLES)
+@pytest.mark.parametrize("elements", [*SAMPLES, 40000])
 @pytest.mark.parametrize(("norm", "order"), [("l2", 2), ("l1", 1)])
 def test_the_ball_holds(norm, order, elements, fused):
     tensors = drawn(torch.float32, 3, elements)
@@ -68,6 +68,23 @@ def test_linf_step_is_exact(dtype, elements, fused):
     keywords = {"eps": 0.1, "step_size": 0.01}
     arguments = (tensors["x"], tensors["grad"], tensors["x0"])
     assert torch.equal(fused.pgd_step(*arguments, **keywords), ORACLE.pgd_step(*arguments, **keywords))
+
+
+# Few samples that are shared out over several blocks, 16 bytes at a time and one by one.
+@pytest.mark.parametrize("mode", ["exact", "sequential"])
+@pytest.mark.parametrize("elements", [32768, 40000, 40001])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_large_samples(dtype, elements, mode, fused):
+    tensors = drawn(dtype, 3, elements)
+    exact = doubles(tensors)
+    for scale in (1.0, 1e-24, 1e22) if dtype == torch.float32 else (1.0,):
+        scaled = tensors | {"grad": scale * tensors["grad"]}
+        assert_within("l2", step(fused, scaled, norm="l2", mode=mode), step(ORACLE, exact, norm="l2", mode=mode))
+    far = tensors["x0"] + tensors["grad"]
+    far[1] = tensors["x0"][1]
+    for eps in (0.0, 3.0, math.inf):
+        expected = ORACLE.project(far.double(), exact["x0"], eps=eps, norm="l2", mode=mode)
+        assert_within("l2", fused.project(far, tensors["x0"], eps=eps, norm="l2", mode=mode), expected)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -127,10 +144,10 @@ def test_mix(dtype, elements, fused):
 
 
 def test_mix_finds_all_that_took_an_index(fused):
-    """Over several turns of a block of 32 threads."""
-    x = Draw(torch.float32).normal((100, 5))
-    permutation = torch.arange(99, -1, -1)
-    permutation[::3] = 99
+    """Over several blocks, and several turns of each."""
+    x = Draw(torch.float32).normal((600, 5))
+    permutation = torch.arange(599, -1, -1)
+    permutation[::3] = 599
     alone = x.clone().requires_grad_()
     fused.mix(alone, 0.3, permutation).backward(x)
     assert_within("mix", alone.grad, ORACLE.mix_backward(x.double(), 0.3, permutation))
@@ -271,8 +288,8 @@ def test_more_particles_than_fit_are_refused(fused):
         svgd(fused, stein(torch.float32, 1, 33, 8), eps=0.3, step_size=0.1)
 
 
-# A warp a row up to 128 classes; held, the longest held, streamed 16 bytes at a time, streamed one by one.
-CLASSES = [4, 128, 136, 1000, 4096, 4104, 129]
+# A warp a row with few numbers a lane, and with many; a block a row, one by one and 16 bytes at a time; several blocks.
+CLASSES = [4, 128, 129, 1000, 1027, 4104, 8200]
 LOSSES = {
     "kl_distill": lambda f, t: f.kl_distill_value_and_grad(t["s"], t["t"], temperature=4.0),
     "kd_loss": lambda f, t: f.kd_loss_value_and_grad(t["s"], t["t"], t["y"]),
@@ -338,7 +355,7 @@ def test_losses(loss, dtype, classes, fused):
     assert_loss_agrees(fused, loss, logits(dtype, 3, classes))
 
 
-@pytest.mark.parametrize("classes", [10, 1000, 4104, 129])
+@pytest.mark.parametrize("classes", [10, 1000, 4104, 1027, 8200])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_saturated_and_absent_logits(loss, classes, fused):
     tensors = logits(torch.float32, 5, classes)
@@ -371,7 +388,7 @@ def test_the_fewest_classes_that_can_be_ranked(classes, fused):
         assert_loss_agrees(fused, loss, tensors)
 
 
-@pytest.mark.parametrize("classes", [10, 1000, 4104, 129])
+@pytest.mark.parametrize("classes", [10, 1000, 4104, 1027, 8200])
 @pytest.mark.parametrize("loss", ["kd_loss", "dkd_loss", "loss_matching", "attack_loss_ce", *RANKED])
 def test_a_target_that_is_no_class_makes_its_row_nan(loss, classes, fused):
     tensors = logits(torch.float32, 4, classes)
@@ -521,9 +538,12 @@ LAUNCHES = [
         for n in ("linf", "l2", "l1")
         for d in SAMPLES
     ),
+    (13, lambda: step(FUSED, drawn(torch.float32, 2, 32768), norm="l2")),
+    (12, lambda: FUSED.project(torch.ones(2, 32768), torch.zeros(2, 32768), eps=1.0, norm="l2")),
     *((1, lambda n=n, d=d: momentum_step(n, d)) for n in ("linf", "l2", "l1") for d in SAMPLES),
     (1, lambda: FUSED.bss_step(torch.ones(2, 64), torch.ones(2, 64), torch.ones(2), torch.ones(2) > 0)),
     (1, lambda: FUSED.mix(torch.ones(2, 64), 0.5, torch.tensor([1, 0]))),
+    (2, lambda: FUSED.mix_backward(torch.ones(2, 64), 0.5, torch.tensor([1, 0]))),
     *((1, lambda n=n: FUSED.random_start(torch.zeros(2, 64), eps=1.0, norm=n)) for n in ("linf", "l2", "l1")),
     *(
         (count, lambda size=size, n=n: svgd(FUSED, stein(torch.float32, *size), eps=0.3, step_size=0.1, norm=n))
@@ -532,7 +552,9 @@ LAUNCHES = [
     ),
     # The mean over a batch of many rows is taken by a second one, and over few short rows at once.
     *((1, mean_of_kl(*size)) for size in ((64, 100), (128, 10), (1, 1000), (0, 10))),
-    *((2, mean_of_kl(*size)) for size in ((129, 10), (3, 1000))),
+    *((2, mean_of_kl(*size)) for size in ((129, 10), (3, 1000), (3, 1030))),
+    # A few long rows are shared out, and many values are added up in two steps.
+    *((3, mean_of_kl(*size)) for size in ((3, 8200), (16385, 2))),
     # A part a block: what one block has seen needs no sum.
     *((1, boundary(*how)) for how in ((3, 4096, "none"), (1, 4096, "sum"), (0, 8, "sum"))),
     *((2, boundary(*how)) for how in ((3, 4097, "none"), (2, 8, "sum"))),

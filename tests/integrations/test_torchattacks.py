@@ -1,7 +1,9 @@
 """torchattacks accelerated: the same images, the ball in half precision, and everything undone."""
 
+import re
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -242,3 +244,56 @@ def test_what_is_missing_or_unknown_is_said(torchattacks, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchattacks", None)
     with pytest.raises(ImportError, match="accelerate\\(\\) needs torchattacks: pip install torchattacks"):
         accelerate()
+
+
+# What torchattacks takes for eps and alpha, of the images' shape [7, 3, 8, 8].
+NUMBERS = {
+    "float32": np.float32(0.03),
+    "float64": np.float64(0.03),
+    "int": 1,
+    "no dimensions": torch.tensor(0.03),
+    "no dimensions, float64": torch.tensor(0.03, dtype=torch.float64),
+    "channels": torch.tensor([0.01, 0.02, 0.03]).view(3, 1, 1),
+    "images": torch.linspace(0.01, 0.07, 7).view(7, 1, 1, 1),
+    "pixels": torch.linspace(0.01, 0.07, 64).view(8, 8),
+    "columns": torch.linspace(0.01, 0.08, 8),
+    "columns, float64": torch.linspace(0.01, 0.08, 8, dtype=torch.float64),
+    "negative": -0.03,
+}
+
+
+@pytest.mark.parametrize("number", NUMBERS.values(), ids=NUMBERS)
+@pytest.mark.parametrize("attribute", ["eps", "alpha"])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_torchattacks_takes_is_taken(torchattacks, name, attribute, number, network, batch):
+    attack = without_random_start(torchattacks, name, network)
+    setattr(attack, attribute, number)
+    try:
+        attack(*batch)
+    except RuntimeError as error:
+        with accelerate(), pytest.raises(RuntimeError, match=re.escape(str(error))):
+            attack(*batch)
+        return
+    found, expected = both(attack, *batch)
+    assert found.dtype == expected.dtype
+    torch.testing.assert_close(found, expected, atol=0 if name != "PGDL2" else 1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("number", [np.float32(0.03), torch.tensor(0.03)], ids=["numpy", "tensor"])
+@pytest.mark.parametrize("name", ["PGD", "PGDL2"])
+def test_random_starts_take_numbers_of_every_kind(torchattacks, name, number, network, batch):
+    found, expected = both(getattr(torchattacks, name)(network, eps=number), *batch)
+    torch.testing.assert_close(found, expected, atol=0 if name != "PGDL2" else 1e-5, rtol=0)
+
+
+def test_a_radius_for_each_channel_is_computed_here(torchattacks, network, batch, monkeypatch):
+    attack = torchattacks.PGD(network, eps=NUMBERS["channels"], random_start=False)
+
+    def not_theirs(*arguments):
+        raise AssertionError("torchattacks' own method was called")
+
+    monkeypatch.setattr(torchattacks.PGD, "forward", not_theirs)
+    with accelerate():
+        attack(*batch)
+    with pytest.raises(AssertionError):
+        attack(*batch)

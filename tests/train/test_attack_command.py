@@ -16,7 +16,8 @@ from fastadv.train.config.attacks import ATTACKS
 from fastadv.train.data import datasets
 from fastadv.train.data.splits import to_pixels
 from fastadv.train.networks import catalogue
-from fastadv.train.networks.classifier import Classifier, Normalize, load_weights
+from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.weights import load_weights
 from fastadv.train.report.intervals import wilson
 from fastadv.train.robustness.timing import TimedNetwork
 
@@ -246,6 +247,10 @@ def test_what_cannot_be_continued(tmp_path, small_run, capsys):
         ("--eps=wide", "eps: 'wide'"),
         ("--eps=-1/255", "eps: "),
         ("--eps=8/0", "eps: '8/0'"),
+        (
+            "--eps=8",
+            "eps: 8.0, expected at most 1, the width of the box: pixels are in [0, 1], and 8 of 255 levels are",
+        ),
         ("--step-size=0", "step_size: 0"),
         ("--norm=l7", "norm must be one of 'linf', 'l2', 'l1', got 'l7'"),
         ("--loss=hinge", "loss must be one of"),
@@ -256,13 +261,28 @@ def test_what_cannot_be_continued(tmp_path, small_run, capsys):
         ("--data=cifar100", "data_dir: None"),
         ("--n=501", "n: 501, expected at most 500"),
         ("--n=0", "n: 0, expected at least 1"),
-        ("--model=digits_cnn", "no weights for DigitsNet (RuntimeError: Error(s) in loading state_dict"),
-        ("--model=resnet8", "for ResNet: Missing key(s) in state_dict"),
+        ("--model=digits_cnn", "no weights for digits_cnn (RuntimeError: Error(s) in loading state_dict"),
+        (
+            "--model=resnet8",
+            "no weights for resnet8: missing conv1.weight, bn1.weight, bn1.bias, bn1.running_mean and ",
+        ),
     ],
 )
 def test_errors_of_the_users_have_no_traceback(tmp_path, small_run, capsys, option, message):
     assert message in fails(capsys, "--out", tmp_path / "result", *arguments(small_run), option)
     assert not (tmp_path / "result").exists()
+
+
+def test_a_large_radius_is_taken_where_it_is_meant(tmp_path, small_run):
+    options = arguments(small_run, "--n=20", "--eps=8")
+    assert share(attacked(tmp_path / "linf", *options, "--allow-large-eps"), "robust")["correct"] == 0
+    assert attacked(tmp_path / "l2", *options, "--norm=l2")["attack"]["eps"] == 8
+
+
+@pytest.mark.parametrize("loss", ["kl", "dlr"])
+def test_other_losses(tmp_path, small_run, loss):
+    result = attacked(tmp_path / "result", *arguments(small_run, f"--loss={loss}", "--n=100"))
+    assert share(result, "robust")["accuracy"] < share(result, "clean")["accuracy"] - 0.1
 
 
 @pytest.mark.parametrize("name", ["fgsm", "mi_fgsm"])

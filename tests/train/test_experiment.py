@@ -15,7 +15,7 @@ from fastadv.train.data.splits import to_pixels
 from fastadv.train.loop.evaluation import clean_accuracy, evaluate
 from fastadv.train.loop.experiment import build_classifier
 from fastadv.train.networks import catalogue
-from fastadv.train.networks.classifier import load_weights
+from fastadv.train.networks.weights import load_weights
 from fastadv.train.report.results import read_results
 from fastadv.train.report.tables import mean_and_spread, render_table
 from fastadv.train.runtime.metrics import read_metrics

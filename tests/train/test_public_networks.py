@@ -16,7 +16,8 @@ from fastadv.train.data import datasets
 from fastadv.train.data.splits import to_pixels
 from fastadv.train.loop.evaluation import clean_accuracy
 from fastadv.train.networks import catalogue
-from fastadv.train.networks.classifier import Classifier, Normalize, load_weights
+from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.weights import load_weights
 
 DATA = Path(os.environ.get("FASTADV_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 

@@ -1,8 +1,8 @@
 // attack_loss: arguments, checks and kinds. A backend brings, as members of one class, a functor for each kind:
-// CrossEntropy, Divergence and the template Gap<kRanks>.
+// Divergence and the templates LogOdds<kCrossEntropy> and Gap<kRanks>.
 #pragma once
 
-#include "loss.h"
+#include "../loss.h"
 
 namespace fastadv {
 
@@ -25,12 +25,15 @@ std::tuple<Tensor, Gradient> attack_loss(const Tensor& logits, const std::option
     return rows(typename Losses::template Gap<kRanks>{classes, truth});
   };
   switch (kind) {
-    case 0: return rows(typename Losses::CrossEntropy{classes});
+    case 0: return rows(typename Losses::template LogOdds<true>{classes});
     case 2: return ranked(std::integral_constant<int, 3>(), classes);
     case 3:
       require(reference.has_value(), "reference must be given for kind='dlr' with targeted=True");
       return ranked(std::integral_constant<int, 4>(), Targets(*reference, logits, "reference"));
     case 4: return ranked(std::integral_constant<int, 2>(), classes);
+    case 5:
+      require(logits.size(1) > 1, "logits have no other class than the target");
+      return rows(typename Losses::template LogOdds<false>{classes});
     default: throw std::invalid_argument("unknown kind of attack_loss");
   }
 }

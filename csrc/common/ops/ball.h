@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../noise.h"
-#include "step.h"
+#include "../step_arguments.h"
 
 namespace fastadv {
 

@@ -1,7 +1,7 @@
 // kl_distill, kd_loss, js_distill and dkd_loss: arguments and checks. A backend brings a functor for each.
 #pragma once
 
-#include "loss.h"
+#include "../loss.h"
 
 namespace fastadv {
 

@@ -2,7 +2,7 @@
 // `match_activations`: arguments and checks.
 #pragma once
 
-#include "loss.h"
+#include "../loss.h"
 
 namespace fastadv {
 

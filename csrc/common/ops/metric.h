@@ -1,8 +1,8 @@
 // triplet_margin_loss: arguments and checks. A backend brings a functor, a template of the p-norm.
 #pragma once
 
+#include "../loss.h"
 #include "../metric.h"
-#include "loss.h"
 
 namespace fastadv {
 

@@ -1,8 +1,8 @@
 // rkd_loss: arguments, checks and output. A backend brings `relate`.
 #pragma once
 
+#include "../loss.h"
 #include "../rkd.h"
-#include "loss.h"
 
 namespace fastadv {
 

@@ -4,53 +4,9 @@
 
 #include <tuple>
 
-#include "../ball.h"
-#include "../step.h"
-#include "../tensor.h"
+#include "../step_arguments.h"
 
 namespace fastadv {
-
-// A step of all samples, and what they are projected onto after it.
-template <class T, class A>
-struct Step {
-  const T* x;              // [N, D]
-  const T* x0;             // [N, D]
-  T* out;                  // [N, D], may be x
-  PerSample<A> eps;        // [N]
-  PerSample<A> step_size;  // [N]
-  Ball<A> ball;            // with the radius of one sample at a time
-  Norm norm;
-  int64_t largest;  // of a sample's coordinates, how many a step of l1 norm moves
-  int64_t samples;  // N
-  int64_t size;     // D
-};
-
-// The same as the schemas have it.
-struct StepArguments {
-  double eps;
-  double step_size;
-  int64_t norm;
-  double low;
-  double high;
-  double l1_fraction;
-  bool exact;
-  const std::optional<Tensor>& eps_n;
-  const std::optional<Tensor>& step_size_n;
-
-  template <class T, class A>
-  Step<T, A> step(const Tensor& x, const Tensor& x0, const Tensor& out, const Samples& shape) const {
-    return {data<T>(x),
-            data<T>(x0),
-            mutable_data<T>(out),
-            PerSample<A>(eps, eps_n, shape.samples),
-            PerSample<A>(step_size, step_size_n, shape.samples),
-            {A(0), static_cast<A>(low), static_cast<A>(high), exact},
-            norm_of_code(norm),
-            largest_count(l1_fraction, shape.size),
-            shape.samples,
-            shape.size};
-  }
-};
 
 // The direction of a step: a gradient, or a momentum with the normalised gradient added, which is kept in `gathered`.
 template <class T>

@@ -1,7 +1,8 @@
 // svgd_step: arguments, checks and output. A backend brings `move_particles`.
 #pragma once
 
-#include "step.h"
+#include "../ball.h"
+#include "../tensor.h"
 
 namespace fastadv {
 

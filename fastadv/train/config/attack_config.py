@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from fastadv.train.config.attacks import ATTACKS, ENSEMBLE, ENSEMBLE_VERSIONS, OPTIONAL, build_attack
+from fastadv.train.config.attacks import ATTACKS, ENSEMBLE, ENSEMBLE_VERSIONS, OPTIONAL, build_attack, keywords
 from fastadv.train.config.model import ConfigModel
 from fastadv.train.config.train_config import Precision, check_device
 from fastadv.train.data import datasets
@@ -30,6 +30,7 @@ class AttackConfig(ConfigModel):
     )
     data_dir: Path | None = Field(None, description=datasets.DATA_DIR)
     image_size: int | None = Field(None, ge=1, description=datasets.IMAGE_SIZE)
+    grayscale: bool = Field(False, description="read the images of a folder as one channel")
     n: int | None = Field(None, ge=1, description="attack only the first n test images; none is all")
 
     attack: str = Field(
@@ -37,6 +38,7 @@ class AttackConfig(ConfigModel):
         description=f"attack: {', '.join((*ATTACKS, ENSEMBLE))}; svgd is judged by each image's worst particle",
     )
     eps: float = Field(8 / 255, ge=0, description="radius of the ball")
+    allow_large_eps: bool = Field(False, description="take an eps above 1, the width of the box, in linf")
     norm: str | None = Field(None, description="linf, l2 or l1; none is the attack's own")
     steps: int | None = Field(None, ge=0, description="steps; none is the attack's own number")
     step_size: float | None = Field(None, gt=0, description="length of a step in the norm; none is the attack's own")
@@ -67,18 +69,26 @@ class AttackConfig(ConfigModel):
             raise ConfigError(f"attack: {self.attack!r}{near or ','} expected one of {', '.join(known)}")
         if self.checkpoint is None:
             raise ConfigError("checkpoint: None, expected the file with the network's weights")
-        datasets.check_source(self.data, self.data_dir, self.image_size)
+        datasets.check_source(self.data, self.data_dir, self.image_size, self.grayscale)
         check_device(self.device)
         if self.device == "meta":
             raise ConfigError("device: 'meta', but there are no values on it")
         if self.attack == ENSEMBLE:
             self._check_ensemble()
+            self._check_eps(self.norm or "linf")
             return self
         for name in ("ensemble", "save"):
             if getattr(self, name) is not None:
                 raise ConfigError(f"{name}: {getattr(self, name)!r}, but only {ENSEMBLE} has it")
-        self.build_attack()
+        self._check_eps(keywords(self.build_attack()).get("norm"))
         return self
+
+    def _check_eps(self, norm: object) -> None:
+        if norm == "linf" and self.eps > 1 and not self.allow_large_eps:
+            raise ConfigError(
+                f"eps: {self.eps}, expected at most 1, the width of the box: pixels are in [0, 1], and 8 of 255 levels "
+                "are --eps 8/255; --allow-large-eps takes it"
+            )
 
     def _check_ensemble(self) -> None:
         for name in OPTIONAL:

@@ -19,7 +19,7 @@ ENSEMBLE_VERSIONS = ("standard", "plus", "rand")
 OPTIONAL = ("steps", "step_size", "norm", "loss", "restarts", "particles", "queries")
 
 # Keywords that hold something for each image of a batch.
-_PER_IMAGE = ("reference", "sample_ids")
+_PER_IMAGE = ("reference", "sample_ids", "mask")
 
 
 def build_attack(name: str, *, eps: float, seed: int, **optional: Any) -> "Attack":

@@ -36,7 +36,9 @@ class Batches:
                     f"steps_per_epoch: {self.steps_per_epoch}, expected at most {most}: {len(train)} training images"
                 )
             smallest = min(self.size(index) for index in range(self.steps_per_epoch))
-        if smallest < self._parts:
+        # Images in the smallest micro-batch.
+        self.smallest = smallest // self._parts
+        if not self.smallest:
             raise ConfigError(
                 f"batch_size: the smallest batch of an epoch has {smallest} images, expected at least "
                 f"{self._parts}: accumulate {config.accumulate} for each of {processes.count} processes"

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,8 @@ from fastadv.train.loop.batches import Batches
 from fastadv.train.loop.evaluation import evaluate
 from fastadv.train.loop.trainer import Trainer
 from fastadv.train.networks import catalogue
-from fastadv.train.networks.classifier import Classifier, Normalize, load_weights
+from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.weights import load_weights
 from fastadv.train.runtime.errors import ConfigError, TrainError
 from fastadv.train.runtime.files import write_atomically
 from fastadv.train.runtime.metrics import tensorboard_installed
@@ -39,39 +40,56 @@ class _Teachers(NamedTuple):
     standard: nn.Module | None
 
 
-class Trained(NamedTuple):
-    """A finished run: its data, and the teacher where there is one."""
+class Prepared(NamedTuple):
+    """A run that is known to be possible: its data, and what was loaded or found of its networks and methods."""
 
+    config: Config
     dataset: Dataset
-    teacher: nn.Module | None
+    teacher: Classifier | None
+    standard: nn.Module | None
+    attacking: list[str]
 
 
-def run_experiment(config: Config, folder: Path) -> Trained:
-    """Train what is left to train in `folder`, together with this run's other processes.
+def prepare_experiment(config: Config) -> Prepared:
+    """Load the data and the checkpoints, and build every network and method once. Creates nothing.
 
-    Raises ConfigError, DataError, CheckpointError and what :meth:`Trainer.fit` raises.
+    Raises ConfigError, DataError, CheckpointError and MissingExtraError.
     """
     if config.tensorboard and not tensorboard_installed():
         print("TensorBoard is not installed: the metrics go to metrics.jsonl alone", flush=True)
         config = config.replaced(tensorboard=False)
-    dataset = datasets.load(config.data, data_dir=config.data_dir, image_size=config.image_size, device=config.device)
+    dataset = datasets.load(
+        config.data,
+        data_dir=config.data_dir,
+        image_size=config.image_size,
+        grayscale=config.grayscale,
+        device=config.device,
+    )
+    attacking = _check_students(config, dataset)
+    standard = _loaded(config, dataset, config.standard_teacher_checkpoint)
+    teacher = _loaded(config, dataset, config.teacher_checkpoint) if config.needs_teacher else None
+    return Prepared(config, dataset, teacher, standard, attacking)
+
+
+def run_experiment(prepared: Prepared, folder: Path) -> nn.Module | None:
+    """Train what is left to train in `folder`, together with this run's other processes; return the teacher.
+
+    Raises what :meth:`Trainer.fit` raises, and ConfigError.
+    """
+    config, dataset, loaded, standard, attacking = prepared
     specs = config.specs
     labels = label_specs(specs)
-    attacking = _check_students(config, dataset, specs, labels)
     if config.capture:
         _say_what_is_captured(config, attacking, folder)
-    standard = _obtain_standard_teacher(config, dataset)
-    teacher = None
-    if config.needs_teacher:
-        teacher = _obtain_teacher(config, dataset, folder / "teacher")
-    shown = teacher
+    teacher = _obtain_teacher(config, dataset, loaded, folder / "teacher") if config.needs_teacher else None
+    shown: nn.Module | None = teacher
     if teacher is not None and config.freeze_teacher:
         shown = _frozen(teacher, config, dataset, folder)
     teachers = _Teachers(shown, standard)
     for seed in config.seeds:
         for spec in specs:
             _train_student(config, dataset, spec, labels[spec.name], seed, teachers, folder)
-    return Trained(dataset, teacher)
+    return teacher
 
 
 def build_classifier(name: str, config: Config, dataset: Dataset, *, seed: int) -> Classifier:
@@ -85,15 +103,14 @@ def build_classifier(name: str, config: Config, dataset: Dataset, *, seed: int) 
     return classifier
 
 
-def _check_students(
-    config: Config, dataset: Dataset, specs: Sequence[MethodSpec], labels: Mapping[str, str]
-) -> list[str]:
+def _check_students(config: Config, dataset: Dataset) -> list[str]:
     """Run both networks and build every method once, on untrained networks, and what it reads batches from.
 
     Returns the names of the specs whose methods attack a network.
 
     Raises ConfigError for the first that is refused: here, and not when the teacher and all before it are trained.
     """
+    labels = label_specs(config.specs)
     train = _training_split(config, dataset, seed=0)
     x = torch.zeros(2, *dataset.image_shape, device=config.device)
     attacking: list[str] = []
@@ -103,14 +120,28 @@ def _check_students(
         student = _fitting("student", config.student, config, dataset, x)
         teacher = _fitting("teacher", config.teacher, config, dataset, x) if config.needs_teacher else None
         standard = None if config.standard_teacher_checkpoint is None else teacher
-        for spec in specs:
+        for spec in config.specs:
             with _blamed_on_options(labels[spec.name]):
                 method = spec.build(standard_teacher=standard).to(config.device)
                 method.build(student, teacher, x, images=len(x))
-            Batches(train, config, Processes(), images=method.needs_images, device=x.device)
+            batches = Batches(train, config, Processes(), images=method.needs_images, device=x.device)
+            if batches.smallest == 1:
+                _check_one_image(config.student, student, x[:1])
             if any(part.ascent is not None for part in method.parts()):
                 attacking.append(spec.name)
     return attacking
+
+
+def _check_one_image(name: str, student: nn.Module, x: Tensor) -> None:
+    """Raise ConfigError where the network cannot be trained on a batch of one image, the last of an epoch."""
+    try:
+        with torch.no_grad():
+            student.train()(x)
+    except ValueError as error:  # BatchNorm of one value a channel
+        raise ConfigError(
+            f"batch_size: the last batch of an epoch has 1 image, on which {name} cannot be trained ({error}); "
+            "choose another batch_size, or steps_per_epoch one less"
+        ) from error
 
 
 def _fitting(field: str, name: str, config: Config, dataset: Dataset, x: Tensor) -> Classifier:
@@ -134,47 +165,51 @@ def _training_split(config: Config, dataset: Dataset, *, seed: int) -> Split:
     return subset(dataset.train, config.student_samples, seed=seed)
 
 
-def _obtain_teacher(config: Config, dataset: Dataset, folder: Path) -> nn.Module:
-    """Return the trained teacher, in evaluation mode, without parameter gradients."""
+def _loaded(config: Config, dataset: Dataset, checkpoint: Path | None) -> Classifier | None:
+    """Return a teacher with the weights of ``checkpoint``, in evaluation mode; None where there is none."""
+    if checkpoint is None:
+        return None
     teacher = build_classifier(config.teacher, config, dataset, seed=TEACHER_SEED)
+    load_weights(teacher.network, checkpoint, name=config.teacher)
+    return teacher.eval().requires_grad_(False)
+
+
+def _obtain_teacher(config: Config, dataset: Dataset, loaded: Classifier | None, folder: Path) -> nn.Module:
+    """Return the teacher, loaded or trained, in evaluation mode, without parameter gradients."""
     processes = Processes()
     finished = processes.broadcast_from_rank0((folder / "result.json").is_file)
-    if config.teacher_checkpoint is not None:
-        load_weights(teacher.network, config.teacher_checkpoint)
+    if loaded is not None:
         if not finished:
-            result = json.dumps(evaluate(teacher, dataset.test, config))
+            result = json.dumps(evaluate(loaded, dataset.test, config))
             if processes.first:
                 folder.mkdir(exist_ok=True)
                 write_atomically(folder / "result.json", lambda file: file.write(result.encode()))
-    elif finished:
-        load_weights(teacher.network, folder / "weights.pt")
-    else:
-        label = f"teacher {config.teacher}"
-        with _blamed_on_options(label):
-            trainer = Trainer(
-                model=teacher,
-                method=config.spec(config.teacher_method).build().to(config.device),
-                teacher=None,
-                train=dataset.train,
-                test=dataset.test,
-                config=config.replaced(epochs=config.teacher_epochs, steps_per_epoch=None, max_steps=None),
-                seed=TEACHER_SEED,
-                folder=folder,
-                label=label,
-            )
-            trainer.fit()
-        # What counts, and what a resumed run loads.
-        teacher = trainer.evaluated
-    return teacher.eval().requires_grad_(False)
-
-
-def _obtain_standard_teacher(config: Config, dataset: Dataset) -> nn.Module | None:
-    """Return the second teacher, as the first; None where the configuration has none."""
-    if config.standard_teacher_checkpoint is None:
-        return None
-    teacher = build_classifier(config.teacher, config, dataset, seed=TEACHER_SEED)
-    load_weights(teacher.network, config.standard_teacher_checkpoint)
-    return teacher.eval().requires_grad_(False)
+        return loaded
+    if finished:
+        again = _loaded(config, dataset, folder / "weights.pt")
+        assert again is not None
+        return again
+    label = f"teacher {config.teacher}"
+    with _blamed_on_options(label):
+        trainer = Trainer(
+            model=build_classifier(config.teacher, config, dataset, seed=TEACHER_SEED),
+            method=config.spec(config.teacher_method).build().to(config.device),
+            teacher=None,
+            train=dataset.train,
+            test=dataset.test,
+            config=config.replaced(
+                epochs=config.teacher_epochs,
+                steps_per_epoch=None,
+                max_steps=None,
+                ema=config.teacher_ema or config.ema,
+            ),
+            seed=TEACHER_SEED,
+            folder=folder,
+            label=label,
+        )
+        trainer.fit()
+    # What counts, and what a resumed run loads.
+    return trainer.evaluated.eval().requires_grad_(False)
 
 
 def _frozen(teacher: nn.Module, config: Config, dataset: Dataset, folder: Path) -> nn.Module:
@@ -193,7 +228,11 @@ def _frozen(teacher: nn.Module, config: Config, dataset: Dataset, folder: Path) 
 
 def _say_what_is_captured(config: Config, attacking: list[str], folder: Path) -> None:
     """Print which attacks are CUDA graphs, or why none is, and add it to origin.json."""
-    if config.teacher_checkpoint is None and config.needs_teacher and config.spec(config.teacher_method).kind.attacks:
+    if (
+        config.teacher_checkpoint is None
+        and config.needs_teacher
+        and config.spec(config.teacher_method).claims("attacks")
+    ):
         attacking = [config.teacher_method, *attacking]
     eager = why_eager(torch.device(config.device))
     names = ", ".join(dict.fromkeys(attacking))
@@ -208,7 +247,7 @@ def _train_student(
 ) -> None:
     """Train one student, unless it is finished. The methods share a seed's initial weights, images and order."""
     own_folder = student_folder(folder, spec.name, seed)
-    if Processes().broadcast_from_rank0((own_folder / "result.json").is_file):
+    if Processes().broadcast_from_rank0(lambda: _finished(own_folder, config)):
         return
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "method", spec.name))
@@ -227,6 +266,16 @@ def _train_student(
             label=label,
         ).fit()
     print(f"{label}: clean {result['clean']:.2%}, under PGD {result['pgd']:.2%}", flush=True)
+
+
+def _finished(folder: Path, config: Config) -> bool:
+    """Return whether a student is trained, and for as many epochs as the run has by now."""
+    try:
+        result = json.loads((folder / "result.json").read_text())
+    except FileNotFoundError:
+        return False
+    # Results of earlier versions have no "epochs": their number could not grow.
+    return result.get("epochs", config.epochs) >= config.epochs
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Train one network with one method, so that a killed run ends with the same weights as one that was not."""
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from fastadv.attacks.model.values import NotFiniteError
 from fastadv.distill import Distiller, Method
 from fastadv.distill.distiller import Stage
 from fastadv.distill.parts.float32_output import DTYPES
@@ -27,6 +29,7 @@ from fastadv.train.runtime.files import write_atomically
 from fastadv.train.runtime.metrics import MeanTerms, MetricsLog
 from fastadv.train.runtime.processes import Processes
 from fastadv.train.runtime.progress import Progress
+from fastadv.train.runtime.stopping import asked_to_stop, deferred, stop_if_asked
 from fastadv.train.runtime.stopwatch import Stopwatch
 
 
@@ -85,9 +88,9 @@ class Trainer:
         """Train what is left to train, evaluate, write and return the result.
 
         Result: "clean" and "pgd" (accuracy in [0, 1]), "images_per_second" and "seconds" of training alone, "steps",
-        and the method's "notes".
-        Raises DivergenceError when the loss is not finite, CheckpointError when every checkpoint is damaged, and where
-        processes end up with different states.
+        "epochs", and the method's "notes".
+        Raises Stopped after a step that a signal came in, with a checkpoint of it; DivergenceError when the loss is not
+        finite; CheckpointError when every checkpoint is damaged, and where processes end up with different states.
         """
         position = self._restore()
         log = None
@@ -100,7 +103,9 @@ class Trainer:
             images_per_step=self.config.batch_size,
             shown=self.processes.first,
         )
-        with progress, self.stopwatch.running():
+        # Of several processes each would stop at a step of its own.
+        patient = deferred() if self.processes.count == 1 else contextlib.nullcontext()
+        with patient, progress, self.stopwatch.running():
             while not self.distiller.finished:
                 self._run_epoch(self.distiller.stage, log, progress)
         if log is not None:
@@ -110,6 +115,7 @@ class Trainer:
             "images_per_second": self.images_seen / self.stopwatch.seconds,
             "seconds": self.stopwatch.seconds,
             "steps": self.step,
+            "epochs": self.config.epochs,
             "notes": [note for part in self.method.parts() for note in part.notes],
         }
         if self.processes.first:
@@ -134,9 +140,10 @@ class Trainer:
                     if log is not None:
                         log.write("test", stage.done, {"accuracy": accuracy})
             by_step = config.checkpoint_steps is not None and stage.done % config.checkpoint_steps == 0
-            if by_step or _ended(stage, every=config.checkpoint_epochs):
+            if by_step or asked_to_stop() or _ended(stage, every=config.checkpoint_epochs):
                 with self.stopwatch.paused():
                     self._save(log)
+            stop_if_asked()
 
     def _train_step(self, plan: EpochPlan | None, epoch: int, index: int) -> None:
         """Take the step on batch `index` of the epoch. Reads nothing back from the device."""
@@ -147,7 +154,10 @@ class Trainer:
             rate = learning_rate(self.config.lr, self.config, epoch=epoch, progress=stage.progress)
             for group in self.distiller.optimizer.param_groups:
                 group["lr"] = rate
-        found = self.distiller.step_on(self.batches.micro_batches(plan, index))
+        try:
+            found = self.distiller.step_on(self.batches.micro_batches(plan, index))
+        except NotFiniteError as error:  # of an attack on the student, which looks before the log does
+            raise DivergenceError(f"{self.label}: after step {self.step}, {error}; try a lower lr") from error
         self.terms.add(found.student)
         if found.adversary is not None:
             self.adversary_terms.add({f"adversary_{name}": term for name, term in found.adversary.items()})

@@ -1,6 +1,5 @@
 """Attack a test split batch by batch. A batch that is saved is not attacked again."""
 
-import hashlib
 import math
 import statistics
 from dataclasses import dataclass
@@ -15,11 +14,13 @@ from fastadv.train.config.attacks import keywords
 from fastadv.train.data import datasets
 from fastadv.train.data.splits import Dataset, to_pixels
 from fastadv.train.networks import catalogue
-from fastadv.train.networks.classifier import Classifier, Normalize, load_weights
+from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.weights import load_weights
 from fastadv.train.robustness.shards import Shard, Shards, Verdict
 from fastadv.train.robustness.timing import TimedNetwork
 from fastadv.train.runtime.errors import ConfigError
 from fastadv.train.runtime.progress import Progress
+from fastadv.train.runtime.stopping import deferred, stop_if_asked
 
 # The judge that counts is the network as it was loaded.
 JUDGE = "float32"
@@ -38,29 +39,30 @@ class Subject:
 def prepare(config: AttackConfig) -> Subject:
     """Load data and network. Raises DataError, CheckpointError or ConfigError."""
     assert config.checkpoint is not None
-    dataset = datasets.load(config.data, data_dir=config.data_dir, image_size=config.image_size, device=config.device)
+    dataset = datasets.load(
+        config.data,
+        data_dir=config.data_dir,
+        image_size=config.image_size,
+        grayscale=config.grayscale,
+        device=config.device,
+    )
     images = len(dataset.test) if config.n is None else config.n
     if images > len(dataset.test):
         raise ConfigError(f"n: {images}, expected at most {len(dataset.test)}, the test images of {config.data}")
     network = catalogue.build(config.model, num_classes=len(dataset.class_names), image_shape=dataset.image_shape)
-    load_weights(network, config.checkpoint)
+    load_weights(network, config.checkpoint, name=config.model)
     classifier = Classifier(Normalize(dataset.mean, dataset.std), network).eval().requires_grad_(False)
     torch.nn.utils.convert_conv2d_weight_memory_format(classifier.to(config.device), torch.channels_last)
     copy = freeze(classifier, dtype=getattr(torch, config.dtype))
     return Subject(classifier, copy, dataset, images)
 
 
-def fingerprint(config: AttackConfig) -> str:
-    """Return the SHA-256 of the checkpoint."""
-    assert config.checkpoint is not None
-    return hashlib.sha256(config.checkpoint.read_bytes()).hexdigest()
-
-
 def attack_missing(config: AttackConfig, subject: Subject, folder: Path) -> list[Shard]:
     """Attack every batch that has no shard in `folder` yet; return the shards of all batches."""
     shards = Shards(folder / "batches")
     batches = math.ceil(subject.images / config.batch_size)
-    missing = shards.missing(batches)
+    size = config.batch_size
+    missing = shards.missing([min(size, subject.images - number * size) for number in range(batches)])
     done = batches - len(missing)
     if done:
         print(f"continuing: {done} of {batches} batches are there", flush=True)
@@ -70,8 +72,10 @@ def attack_missing(config: AttackConfig, subject: Subject, folder: Path) -> list
     label = f"{config.attack} on {config.model}"
     with Progress(label, done=done, total=batches, images_per_step=min(config.batch_size, subject.images)) as progress:
         for number in missing:
-            shard = _attack_batch(config, subject, number)
-            shards.save(number, shard)
+            with deferred():
+                shard = _attack_batch(config, subject, number)
+                shards.save(number, shard)
+            stop_if_asked()
             progress.note(f"{statistics.mean(shard.verdicts[JUDGE].robust):.0%} of the last batch stand")
             progress.step()
     return list(shards.load(batches))
@@ -101,8 +105,9 @@ def _attack_rows(config: AttackConfig, subject: Subject, rows: slice) -> tuple[T
     x = to_pixels(subject.dataset.test.images[rows], channels_last=True)
     ids = torch.arange(rows.start, rows.stop, device=x.device)
     attack, timed = config.build_attack(), TimedNetwork(subject.copy, x.device)
+    given = (labels,) if attack.reads_labels else ()
     try:
-        return x, labels, *timed.time(lambda: attack(timed, x, labels, sample_ids=ids))
+        return x, labels, *timed.time(lambda: attack(timed, x, *given, sample_ids=ids))
     except ValueError as error:
         raise ConfigError(f"{config.attack}: {error}") from error
 

@@ -1,21 +1,78 @@
 """Files that survive a kill at any moment: written beside, flushed to the disk, renamed into place."""
 
+import contextlib
+import fcntl
+import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
+
+from fastadv.train.runtime.errors import ConfigError
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Call write(file) so that `path` holds either all of it or what it held before, even after a power cut."""
+    """Call write(file) so that `path` holds either all of it or what it held before, even after a power cut.
+
+    Raises the OSError of a write that failed, such as that of a full disk, with the path.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    file = None
     try:
-        os.fsync(folder)
+        with temporary.open("wb") as opened:
+            file = _Noting(opened)
+            write(cast(BinaryIO, file))
+            opened.flush()
+            os.fsync(opened.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except Exception as error:
+        temporary.unlink(missing_ok=True)
+        # Torch and numpy raise errors of their own where a write fails.
+        cause = error if isinstance(error, OSError) else None if file is None else file.error
+        if cause is None:
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from error
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process, which a killed one lets go of. Raises ConfigError where another holds it."""
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{folder}: another process works in it") from None
+        yield
+
+
+class _Noting:
+    """A file that remembers the OSError of a write."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)

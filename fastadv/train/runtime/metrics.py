@@ -62,8 +62,11 @@ class MetricsLog:
         """Append {"kind": kind, "step": step, **values}; what is infinite or NaN, which JSON lacks, becomes null."""
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         line = json.dumps({"kind": kind, "step": step, **finite})
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
+        try:
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._file.name) from error
         if self._events is not None:
             for name, value in values.items():
                 self._events.add_scalar(f"{kind}/{name}", value, step)

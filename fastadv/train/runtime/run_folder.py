@@ -19,9 +19,6 @@ class Configuration(Protocol):
     FILE: ClassVar[str]
 
     @property
-    def run_name(self) -> str: ...
-
-    @property
     def device(self) -> str: ...
 
     @property
@@ -30,24 +27,19 @@ class Configuration(Protocol):
     def to_toml(self) -> str: ...
 
 
-def start_run(
-    config: Configuration, run_dir: Path | None, *, command: str, facts: Mapping[str, str] | None = None
-) -> Path:
-    """Make the folder (runs/NAME-TIME where none is named) and write the configuration and origin.json into it.
+def start_run(config: Configuration, folder: Path, *, command: str, facts: Mapping[str, str] | None = None) -> None:
+    """Write the configuration and origin.json into `folder`. One in which no step was saved is started anew.
 
     facts: lines of origin.json beside machine, software and command.
     Raises ConfigError where the folder already holds a run.
     """
-    folder = run_dir or named_by_time(config.run_name)
-    if (folder / config.FILE).exists():
+    if (folder / config.FILE).exists() and _has_results(folder):
         raise ConfigError(f"{folder} already holds a run; add --resume to continue it, or name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
     origin = describe(command=command, device=config.device, threads=config.threads)
     origin.update(facts or {})
     _write_origin(folder, origin)
     # Last, because it marks the folder as a run.
     write_atomically(folder / config.FILE, lambda file: file.write(config.to_toml().encode()))
-    return folder
 
 
 def add_fact(folder: Path, name: str, fact: str) -> None:
@@ -74,8 +66,8 @@ def read_origin(folder: Path) -> dict[str, str]:
 
 
 def check_facts(folder: Path, facts: Mapping[str, str]) -> None:
-    """Raise ConfigError where facts that start_run was given are others by now."""
-    stored = read_origin(folder)
+    """Raise ConfigError where facts that start_run was given are others by now, or were not given."""
+    stored = {**dict.fromkeys(facts, "not known"), **read_origin(folder)}
     changes = [f"{name} {stored[name]} -> {now}" for name, now in facts.items() if stored[name] != now]
     if changes:
         raise refusal(folder, ", ".join(changes))
@@ -88,6 +80,11 @@ def _write_origin(folder: Path, origin: Mapping[str, str]) -> None:
 def refusal(folder: Path, changes: str) -> ConfigError:
     """Return the error where ``changes`` would make another run of the one in ``folder``."""
     return ConfigError(f"resume: the run in {folder} was started with other values ({changes})")
+
+
+def _has_results(folder: Path) -> bool:
+    saved = ("*/checkpoints/step-*.pt", "*/result.json", "result.json", "batches/*.json")
+    return any(any(folder.glob(pattern)) for pattern in saved)
 
 
 def student_folder(folder: Path, name: str, seed: int) -> Path:

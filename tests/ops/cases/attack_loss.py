@@ -27,6 +27,8 @@ def _attack(name: str, *, make: Make = _classified, sizes: str = "logits", **key
 
 CASES = (
     _attack("attack_loss-ce"),
+    _attack("attack_loss-log_odds", sizes="two_classes", kind="log_odds"),
+    _attack("attack_loss-log_odds-targeted", sizes="four_classes", kind="log_odds", targeted=True),
     _attack("attack_loss-kl-targeted", make=_taught, kind="kl", targeted=True),
     _attack("attack_loss-cw", sizes="two_classes", kind="cw"),
     _attack("attack_loss-cw-targeted", sizes="four_classes", kind="cw", targeted=True),

@@ -34,6 +34,25 @@ def with_eps_and_step_size(make: Make, most: float) -> Make:
     return lambda draw, size: with_eps(make, most)(draw, size) | {"step_size": draw.positive(size[0], most) - most / 3}
 
 
+def with_eps_a_channel(make: Make, most: float) -> Make:
+    """``eps`` [1, C, 1, ...] up to ``most``."""
+
+    def making(draw: Draw, size: Size) -> Tensors:
+        return make(draw, size) | {"eps": draw.positive(size[1], most).view(1, -1, *[1] * (len(size) - 2))}
+
+    return making
+
+
+def with_mask(make: Make) -> Make:
+    """Pixels that may move, the same in all samples: two of three."""
+
+    def masking(draw: Draw, size: Size) -> Tensors:
+        drawn = make(draw, size)
+        return drawn | {"mask": draw.gradient((1, *size[1:])) > -0.4}
+
+    return masking
+
+
 def with_margin(make: Make, most: float) -> Make:
     return lambda draw, size: make(draw, size) | {"margin": draw.positive(size[0], most) + 1 / 64}
 

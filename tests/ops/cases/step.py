@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.ops.cases.case import Case, Draw, Size, Tensors, calling, dense
-from tests.ops.cases.draws import Make, stepping, with_eps_and_step_size
+from tests.ops.cases.draws import Make, stepping, with_eps_a_channel, with_eps_and_step_size, with_mask
 
 
 def _gathering(draw: Draw, size: Size) -> Tensors:
@@ -68,15 +68,26 @@ CASES = (
     _step("pgd_step-linf", kind="linf", eps=8 / 255, step_size=2 / 255),
     _step("pgd_step-linf-sequential", kind="linf", eps=8 / 255, step_size=2 / 255, mode="sequential"),
     _step("pgd_step-linf-per-sample", kind="linf", make=_each(0.1), bounds=None),
+    _step("pgd_step-linf-per-channel", kind="linf", make=with_eps_a_channel(stepping, 0.1), step_size=0.03),
+    _step("pgd_step-linf-masked", kind="linf", make=with_mask(stepping), eps=8 / 255, step_size=2 / 255),
+    _step("pgd_step-l2-masked", kind="l2", make=with_mask(stepping), norm="l2", eps=0.5, step_size=1.0),
+    _step("pgd_step-l1-masked", kind="l1", make=with_mask(stepping), norm="l1", eps=2.0, step_size=1.0),
     _step("pgd_step-l2", kind="l2", norm="l2", eps=0.5, step_size=1.0),
     _step("pgd_step-l2-per-sample", kind="l2", make=_each(1.0), norm="l2"),
     _step("pgd_step-l1", kind="l1", norm="l1", eps=2.0, step_size=1.0),
     _step("pgd_step-l1-per-sample", kind="l1", make=_each(4.0), norm="l1", l1_fraction=0.95, mode="sequential"),
     _step_in_place("pgd_step_-linf", kind="linf", eps=8 / 255, step_size=-2 / 255),
+    _step_in_place("pgd_step_-linf-masked", kind="linf", make=with_mask(stepping), eps=8 / 255, step_size=2 / 255),
     _step_in_place("pgd_step_-l2", kind="l2", make=_each(1.0), norm="l2"),
     _step_in_place("pgd_step_-l1", kind="l1", norm="l1", eps=2.0, step_size=-1.0, l1_fraction=0.3),
     *_momentum("momentum_step-linf", kind="linf", eps=8 / 255, step_size=2 / 255),
     *_momentum("momentum_step-linf-per-sample", kind="linf", make=_each(0.1, _gathering), decay=0.7, bounds=None),
+    *_momentum(
+        "momentum_step-linf-per-channel",
+        kind="linf",
+        make=with_mask(with_eps_a_channel(_gathering, 0.1)),
+        step_size=0.02,
+    ),
     *_momentum("momentum_step-l2", kind="l2", norm="l2", eps=0.5, step_size=1.0),
     *_momentum("momentum_step-l1", kind="l1", norm="l1", eps=2.0, step_size=1.0, l1_fraction=0.2),
     *_momentum("momentum_step-l2-per-sample", kind="l2", make=_each(1.0, _gathering), norm="l2", decay=-0.5),

@@ -1,0 +1,177 @@
+"""Any module shows features by hooks; students under DistributedDataParallel and torch.compile serve every method."""
+
+import pytest
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fastadv import distill
+from fastadv.distill import Batch, Distiller, Hooked
+from fastadv.distill.parts.features import features_of
+from tests.distill.staged import CLASSES, staged_student, staged_teacher
+
+
+def plain(seed, *, inplace=True, width=4):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3, padding=1),
+        nn.ReLU(inplace=inplace),
+        nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+        nn.BatchNorm2d(2 * width),
+        nn.ReLU(inplace=inplace),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(2 * width, CLASSES),
+    )
+
+
+@pytest.fixture
+def x():
+    return torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_maps_preactivations_and_embedding_are_those_of_the_modules(x, inplace):
+    network = plain(0, inplace=inplace)
+    shown = Hooked(network, ["1", "4"]).with_features(x)
+    with torch.no_grad():
+        before = network[0](x)
+        maps = before.relu()
+        after = network[3].train()(network[2](maps))
+    assert torch.equal(shown.preactivations[0], before)
+    assert torch.equal(shown.maps[0], maps)
+    torch.testing.assert_close(shown.maps[1], after.relu())
+    torch.testing.assert_close(shown.preactivations[1], after)
+    torch.testing.assert_close(shown.embedding, after.relu().mean((2, 3)))
+    assert torch.equal(shown.logits, network[7](shown.embedding))
+
+
+def test_the_embedding_may_be_named(x):
+    network = plain(0)
+    shown = Hooked(network, ["1"], penultimate="5").with_features(x)
+    assert torch.equal(shown.embedding, Hooked(network, ["1"]).with_features(x).embedding)
+
+
+def test_shapes_are_reported_and_nothing_moves(x):
+    network = plain(0).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    shapes = Hooked(network, ["1", "4"]).shapes(x)
+    assert shapes == {"1": (3, 4, 8, 8), "4": (3, 8, 4, 4), "embedding": (3, 8), "logits": (3, CLASSES)}
+    assert network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
+@pytest.mark.parametrize(
+    ("layers", "penultimate", "message"),
+    [
+        (["layer1"], None, r"'layer1' is no module of Sequential; near are "),
+        (["1"], "head", r"'head' is no module of Sequential"),
+        ([], None, r"layers must be names of modules, got \[\]"),
+        ("1", None, r"layers must be names of modules, got '1'"),
+    ],
+)
+def test_names_are_checked(layers, penultimate, message):
+    with pytest.raises(ValueError, match=message):
+        Hooked(plain(0), layers, penultimate)
+
+
+def test_what_is_no_map_or_overwritten_is_named(x):
+    with pytest.raises(ValueError, match=r"layer '6' gives \[3, 8\], expected a map"):
+        Hooked(plain(0), ["6"]).with_features(x)
+    with pytest.raises(ValueError, match="layer '3': its output is overwritten in place by what follows"):
+        Hooked(plain(0), ["3"]).with_features(x)
+    assert len(Hooked(plain(0, inplace=False), ["3"]).with_features(x).maps) == 1
+    twice = nn.Sequential(*[relu := nn.ReLU(), nn.Conv2d(1, 1, 1), relu, nn.Flatten(), nn.Linear(64, CLASSES)])
+    with pytest.raises(ValueError, match="layer '0' was called 2 times in a forward, expected once"):
+        Hooked(twice, ["0"]).with_features(x)
+
+
+METHODS = {
+    "at": distill.AT,
+    "amkd": lambda: distill.AMKD(steps=1, attack_size=3),
+    "data-free": lambda: distill.DataFree(latent=8, width=8, adversary_every=1),
+    "crd": lambda: distill.CRD(negatives=2, width=8),
+    "fitnet": lambda: distill.FitNet(layer=-1),
+    "sp": distill.SP,
+}
+
+
+def three_steps(name, student, teacher, x):
+    parameters = torch.optim.SGD(student.parameters(), lr=0.05)
+    distiller = Distiller(
+        METHODS[name](), student, teacher, parameters, epochs=1, steps_per_epoch=3, images=3, example=x
+    )
+    y, index = torch.tensor([0, 1, 2]), torch.arange(3)
+    return [distiller.step(x, y, index=index).item() for _ in range(3)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_plain_network_serves_methods_that_compare_maps(x, name):
+    student, teacher = Hooked(plain(0), ["1", "4"]), Hooked(plain(1, width=6).eval(), ["1", "4"])
+    before = [parameter.clone() for parameter in student.parameters()]
+    assert all(torch.tensor(three_steps(name, student, teacher, x)).isfinite())
+    assert any(not torch.equal(mine, old) for mine, old in zip(student.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("name", ["at", "amkd"])
+def test_a_network_without_features_is_told_of_hooks(x, name):
+    with pytest.raises(TypeError, match=r"student must have with_features.*distill\.Hooked\(network, layers="):
+        three_steps(name, plain(0), staged_teacher().eval(), x)
+
+
+def test_amkd_without_features_may_compare_logits(x):
+    with pytest.raises(TypeError, match=r"or AMKD\(embedding='logits'\)"):
+        three_steps("amkd", plain(0), plain(1).eval(), x)
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory):
+    store = distributed.FileStore(str(tmp_path_factory.mktemp("store") / "file"), 1)
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def students(wrap):
+    torch.manual_seed(0)
+    student = staged_student()
+    torch.manual_seed(1)
+    return wrap(student), staged_teacher().eval()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_wrapped_student_takes_the_same_steps(x, group, name):
+    expected = three_steps(name, *students(lambda student: student), x)
+    assert three_steps(name, *students(DistributedDataParallel), x) == expected
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_compiled_student_takes_the_same_steps(x, name):
+    expected = three_steps(name, *students(lambda student: student), x)
+    found = three_steps(name, *students(lambda student: torch.compile(student, backend="eager")), x)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_features_of_a_wrapped_network_go_through_its_forward(x, group):
+    """Which is where gradients are synchronised."""
+    student, _ = students(lambda student: student)
+    wrapped = DistributedDataParallel(student)
+    calls = []
+    wrapped.register_forward_hook(lambda *_: calls.append(1))
+    shown = features_of("student", wrapped, x)
+    assert len(calls) == 1
+    assert torch.equal(shown.logits, student(x))
+    assert "forward" not in vars(student)
+    loss = distill.AT()(wrapped, students(lambda student: student)[1], Batch(x, torch.tensor([0, 1, 2])))["loss"]
+    loss.backward()
+    assert len(calls) == 2
+
+
+def test_terms_of_a_wrapped_student_are_for_parameters_that_it_holds(x, group):
+    student, teacher = students(DistributedDataParallel)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+    y = torch.tensor([0, 1, 2])
+    Distiller(distill.KD(), student, teacher, optimizer, total_steps=2).terms(x, y)["loss"].backward()
+    with pytest.raises(RuntimeError, match="FitNet trains parameters that DistributedDataParallel does not hold"):
+        Distiller(distill.FitNet(layer=-1), student, teacher, optimizer, total_steps=2).terms(x, y)

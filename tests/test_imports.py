@@ -1,0 +1,94 @@
+"""Which room of the package may import which, and that ``import fastadv`` is cheap."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastadv
+
+PACKAGE = Path(fastadv.__file__).parent
+# Each room imports itself, numerics and the rooms named: one way, and to the oracle from the ops alone.
+MAY_IMPORT = {
+    "numerics": set(),
+    "reference": set(),
+    "kernels": {"ops"},
+    "ops": {"kernels", "reference"},
+    "nn": {"ops"},
+    "attacks": {"ops"},
+    "integrations": {"attacks", "ops"},
+    "distill": {"attacks", "nn", "ops"},
+    "train": {"distill", "attacks", "nn", "ops"},
+}
+
+
+def imported_rooms(file: Path) -> set[str]:
+    """The rooms of fastadv that ``file`` imports, at its top or inside a function."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("fastadv.")} - {"__version__"}
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_run_one_way(room):
+    files = [PACKAGE / f"{room}.py"] if (PACKAGE / f"{room}.py").exists() else sorted((PACKAGE / room).rglob("*.py"))
+    assert files
+    allowed = MAY_IMPORT[room] | {room} | (set() if room == "reference" else {"numerics"})
+    wrong = {str(file.relative_to(PACKAGE)): imported_rooms(file) - allowed for file in files}
+    assert not {file: rooms for file, rooms in wrong.items() if rooms}
+
+
+def test_every_room_is_known():
+    rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert rooms - {"__init__", "__main__"} == set(MAY_IMPORT)
+
+
+def run(script: str) -> list[str]:
+    finished = subprocess.run([sys.executable, "-c", script], cwd=PACKAGE.parent, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout.splitlines()
+
+
+LAZY = """
+import sys, fastadv
+fastadv.__version__, hasattr(fastadv, "__path_hooks__")
+print("torch" in sys.modules)
+print(fastadv.attacks.pgd.__name__)
+print(sorted(name for name in ("distill", "integrations", "train") if f"fastadv.{name}" in sys.modules))
+import torch
+print(torch.ops.fastadv.pgd_step.default._schema.name)
+"""
+
+
+def test_what_is_not_used_is_not_imported():
+    assert run(LAZY) == ["False", "pgd", "[]", "fastadv::pgd_step"]
+
+
+@pytest.mark.parametrize("imports", ["import torch, fastadv", "import fastadv.ops, torch"])
+def test_the_ops_are_registered_on_import(imports):
+    assert run(f"{imports}\nprint(torch.ops.fastadv.pgd_step.default._schema.name)") == ["fastadv::pgd_step"]
+
+
+NAMES = """
+import fastadv
+print({*fastadv.__all__, "attacks", "distill", "integrations", "nn", "ops", "train"} - {*dir(fastadv)})
+print([name for name in fastadv.__all__ if not callable(getattr(fastadv, name))])
+from fastadv import *
+print(kl_distill is fastadv.kl_distill)
+try:
+    fastadv.pgdstep
+except AttributeError as error:
+    print(error)
+"""
+
+
+def test_the_public_names_are_there():
+    assert run(NAMES) == ["set()", "[]", "True", "module 'fastadv' has no attribute 'pgdstep'"]
