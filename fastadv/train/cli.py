@@ -245,24 +245,34 @@ def _attack(options: argparse.Namespace) -> int:
 
 
 def _attack_with_ensemble(config: AttackConfig, folder: Path | None, options: argparse.Namespace) -> int:
-    from fastadv.train.robustness.attack_split import fingerprint, prepare
+    from fastadv.train.robustness.attack_split import prepare
     from fastadv.train.robustness.ensemble import attack_with_ensemble
     from fastadv.train.robustness.ensemble_report import save_images, write_ensemble_result
+    from fastadv.train.runtime.files import locked, sha256, write_atomically
     from fastadv.train.runtime.machine import cpu_threads
     from fastadv.train.runtime.processes import joined
-    from fastadv.train.runtime.run_folder import check_facts, start_run
+    from fastadv.train.runtime.run_folder import check_facts, named_by_time, start_run
 
-    with joined(config.device) as processes, cpu_threads(config.threads):
+    with contextlib.ExitStack() as entered:
+        processes = entered.enter_context(joined(config.device))
+        entered.enter_context(cpu_threads(config.threads))
         subject = prepare(config)
-        facts = {"Checkpoint SHA-256": fingerprint(config)}
+        assert config.checkpoint is not None
+        facts = {"Checkpoint SHA-256": sha256(config.checkpoint)}
 
-        def begin() -> Path:
+        def take_folder() -> Path:
+            out = folder or options.out or named_by_time(config.run_name)
+            out.mkdir(parents=True, exist_ok=True)
+            entered.enter_context(locked(out))
             if folder is None:
-                return start_run(config, options.out, command=options.typed, facts=facts)
-            check_facts(folder, facts)
-            return folder
+                start_run(config, out, command=options.typed, facts=facts)
+            else:
+                check_facts(out, facts)
+                write_atomically(out / config.FILE, lambda file: file.write(config.to_toml().encode()))
+            return out
 
-        run = processes.broadcast_from_rank0(begin)
+        run = processes.broadcast_from_rank0(take_folder)
+        options.again = shlex.join(["fastadv", "attack", "--resume", "--out", str(run)])
         print(f"folder: {run}", flush=True)
         evaluated = attack_with_ensemble(config, subject, run, processes)
         if processes.first:
