@@ -47,8 +47,8 @@ def capture(attack: Callable[..., Any]) -> Captured:
 
     Raises:
         TypeError: attack is not callable.
-        ValueError: attack has numbers of steps a sample, which lie in the host's memory, or stops early,
-            which reads a value back.
+        ValueError: attack has numbers of steps a sample, which lie in the host's memory, or stops early or checks
+            values, which reads them back.
         CaptureError: at the first call, with the reason, when the model or its loss does what no graph can hold, such
             as reading a value back.
     """
@@ -235,6 +235,8 @@ def _undisturbed(networks: Sequence[Network], device: torch.device) -> Iterator[
 def _check_keywords(keywords: Mapping[str, Any]) -> None:
     if isinstance(keywords.get("steps"), Tensor):
         raise ValueError("attack cannot be captured: its steps are a tensor in the host's memory; give it an int")
+    if keywords.get("check"):
+        raise ValueError("attack cannot be captured: check=True reads values back")
     if keywords.get("stop_early"):
         raise ValueError("attack cannot be captured: stop_early=True reads a value at each step")
 

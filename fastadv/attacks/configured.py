@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.loop.arguments import count, step_count
-from fastadv.attacks.loop.objective import check_loss
+from fastadv.attacks.loop.objective import check_loss, reads_classes
 from fastadv.attacks.model.networks import Network
 from fastadv.ops import checks
 
@@ -59,6 +59,14 @@ class Attack:
         self._keywords = keywords
 
     @property
+    def reads_labels(self) -> bool:
+        """Whether y is looked at: not by an attack without labels, nor for a loss that brings its own."""
+        takes, given = self.__signature__.parameters, self._keywords
+        if "y" not in signature(self.function).parameters or given.get("variant") == "released":
+            return False
+        return "loss" not in takes or reads_classes(given.get("loss", takes["loss"].default))
+
+    @property
     def keywords(self) -> Mapping[str, Any]:
         return MappingProxyType(self._keywords)
 
@@ -90,16 +98,38 @@ def _batch_of(value: Any) -> Tensor:
     return value.new_empty(value.shape[:1] or 1) if isinstance(value, Tensor) else torch.empty(0)
 
 
+def _of_pixels(check: Callable[[str, Any, Tensor], object]) -> Check:
+    """Return ``check`` of numbers, which lets pass what has one for each channel or pixel."""
+
+    def checked(name: str, value: Any) -> None:
+        if isinstance(value, Tensor) and value.dim() > 1:
+            checks.floating(name, value)
+        else:
+            check(name, value, _batch_of(value))
+
+    return checked
+
+
+def _bounds(name: str, value: Any) -> None:
+    if not (isinstance(value, (tuple, list)) and any(isinstance(bound, Tensor) for bound in value)):
+        checks.box(value)
+
+
 def _reference(name: str, value: Any) -> None:
     """Check logits, or true classes for a targeted "dlr"."""
     if getattr(value, "dtype", None) is not torch.int64:
         checks.floating(name, value)
 
 
+def _mask(name: str, value: Any) -> None:
+    if getattr(value, "dtype", None) is not torch.bool:
+        raise TypeError(f"{name} must be a bool tensor, got {getattr(value, 'dtype', type(value).__name__)}")
+
+
 # What can be said of a keyword without the images, the same in every attack.
 _SHARED_CHECKS: dict[str, Check] = {
-    "eps": lambda name, value: checks.radius(name, value, _batch_of(value)),
-    "step_size": lambda name, value: checks.step(name, value, _batch_of(value)),
+    "eps": _of_pixels(checks.radius),
+    "step_size": _of_pixels(checks.step),
     "steps": lambda name, value: step_count(value, _batch_of(value)),
     "norm": among(checks.NORMS),
     "loss": lambda name, value: check_loss(value),
@@ -109,9 +139,13 @@ _SHARED_CHECKS: dict[str, Check] = {
     "start_eps": lambda name, value: checks.radius(name, value, _batch_of(value)),
     "restarts": lambda name, value: count(name, value, 1),
     "best": checks.flag,
-    "bounds": lambda name, value: checks.box(value),
+    "bounds": _bounds,
     "mode": among(checks.MODES),
     "seed": lambda name, value: checks.seed(value, _batch_of(value)),
     "sample_ids": lambda name, value: checks.int64(name, value, [_batch_of(value).shape[0]], _batch_of(value)),
     "l1_fraction": checks.fraction,
+    "mask": _mask,
+    "eot": lambda name, value: count(name, value, 1),
+    "quantize": checks.flag,
+    "check": checks.flag,
 }

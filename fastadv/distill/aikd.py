@@ -14,6 +14,7 @@ from torch.optim import Adam, Optimizer
 from fastadv.attacks.model.guard import evaluating
 from fastadv.distill.method import AdversarialMethod, Batch, Network, Terms
 from fastadv.distill.parts.building import Unbuilt
+from fastadv.distill.parts.features import logits_from
 from fastadv.distill.parts.isolation import constant_parameters
 from fastadv.distill.parts.teacher import teacher_logits
 from fastadv.numerics import accumulate
@@ -79,6 +80,7 @@ class AIKD(AdversarialMethod):
     """
 
     needs_teacher = True
+    follows_progress = True
     needs_epochs = True
 
     def __init__(
@@ -113,7 +115,7 @@ class AIKD(AdversarialMethod):
 
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
         with evaluating([student]), torch.no_grad():
-            logits = accumulate(student(x[:1]))
+            logits = accumulate(logits_from("student", student, x[:1]))
         self.adversary = Discriminator(logits.shape[1], probabilities=self.probabilities).to(logits)
         if self.adversarial_loss == "wgan":
             self._clip()
@@ -127,7 +129,7 @@ class AIKD(AdversarialMethod):
 
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
         x, y = batch.x, batch.y
-        of_student = student(x)
+        of_student = logits_from("student", student, x)
         in_first_epoch = self._epochs <= 1
         in_its_place = self.beta and in_first_epoch and self.first_epoch == "teacher"
         of_teacher = teacher_logits(self, teacher, x) if self.alpha or in_its_place else None
@@ -165,7 +167,7 @@ class AIKD(AdversarialMethod):
         seen, self._seen = self._seen, None
         if seen is None or seen.x is not batch.x:
             with torch.no_grad():
-                seen = _Seen(batch.x, student(batch.x), None)
+                seen = _Seen(batch.x, logits_from("student", student, batch.x), None)
         of_teacher = teacher_logits(self, teacher, batch.x) if seen.teacher is None else seen.teacher
         scores = self.adversary(torch.cat((accumulate(of_teacher), accumulate(seen.student))))
         real, fake = scores.chunk(2)

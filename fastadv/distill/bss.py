@@ -80,6 +80,7 @@ class BSS(Method):
     """
 
     needs_teacher = True
+    follows_progress = True
     attacks = True
     ascent: Callable[..., Tensor]
     # Whether it reads more than logits: only then the networks must have ``with_features``.

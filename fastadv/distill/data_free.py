@@ -90,6 +90,7 @@ class DataFree(AdversarialMethod):
     """
 
     needs_teacher = True
+    follows_progress = True
     needs_images = False
 
     def __init__(

@@ -32,6 +32,7 @@ class DKD(BaseLoss):
     """
 
     needs_teacher = True
+    follows_progress = True
     term = "dkd"
 
     def __init__(

@@ -45,6 +45,7 @@ class IAD(RobustMethod):
     """
 
     needs_teacher = True
+    follows_progress = True
 
     def __init__(
         self,
@@ -114,6 +115,7 @@ class IADII(RobustMethod):
     """
 
     needs_teacher = True
+    follows_progress = True
 
     def __init__(
         self,
@@ -195,6 +197,8 @@ class AdaIAD(AdaAD):
     Source: Huang et al., "Boosting accuracy and robustness of student models via adaptive adversarial distillation",
     CVPR 2023, and its released code.
     """
+
+    follows_progress = True
 
     def __init__(
         self,

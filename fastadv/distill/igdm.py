@@ -6,6 +6,7 @@ import warnings
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastadv.attacks.loop.arguments import as_float32
 from fastadv.attacks.methods.fgsm import fgsm
@@ -62,6 +63,7 @@ class IGDM(Method):
     """
 
     needs_teacher = True
+    follows_progress = True
     attacks = True
     default_base = AdaAD
 
@@ -85,16 +87,22 @@ class IGDM(Method):
 
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
         self.base.build(student, teacher, x, images=images)
-        measured = remainder(required(self, teacher), x, eps=self.base.eps).item()
         self.notes = ()
+        try:
+            measured = remainder(required(self, teacher), x, eps=self.base.eps).item()
+        except RuntimeError as error:  # an operation of the teacher without a second derivative
+            self._say(f"how linear the teacher is could not be measured: {str(error).splitlines()[0]}")
+            return
         if not measured <= _LINEAR_ENOUGH:
-            note = (
+            self._say(
                 f"the teacher is not locally linear, as an adversarially trained one is: {measured:.2f} of its change "
                 f"at eps {self.base.eps:.4g} is not explained by its gradient, more than {_LINEAR_ENOUGH}; "
                 "train the teacher adversarially, or lower alpha"
             )
-            self.notes = (note,)
-            warnings.warn(f"IGDM: {note}", stacklevel=2)
+
+    def _say(self, note: str) -> None:
+        self.notes = (note,)
+        warnings.warn(f"IGDM: {note}", stacklevel=3)
 
     def start_epoch(self, student: nn.Module) -> None:
         self.base.start_epoch(student)
@@ -167,8 +175,9 @@ def remainder_proportion(network: Network, x: Tensor, *, eps: float, seed: int =
 def _expanded(network: Network, x: Tensor, moved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the logits [N, C] at ``x``, their first-order change to ``moved``, and the logits there."""
     networks = Networks(network)
-    with no_trace(networks.members):
-        before, slope = torch.autograd.functional.jvp(lambda x: networks(x)[0], x, moved - x)
+    # Of the kernels for attention only the plain one has the second derivative that a product with J takes.
+    with no_trace(networks.members), sdpa_kernel(SDPBackend.MATH):
+        before, slope = torch.autograd.functional.jvp(networks.logits, x, moved - x)
     with no_trace(networks.members), torch.no_grad():
-        after = networks(moved)[0]
+        after = networks.logits(moved)
     return accumulate(before), accumulate(slope), accumulate(after)

@@ -66,6 +66,8 @@ class Method(nn.Module, abc.ABC):
 
     # Whether it looks at the number of the epoch: then ``start_epoch`` must be called.
     needs_epochs: bool = False
+    # Whether a schedule of it follows ``Batch.progress``, in some or all of its settings.
+    follows_progress: bool = False
     # Whether it makes adversarial images, in some or all of its settings.
     attacks: bool = False
     # What it is built on where its argument ``base`` is None; None where it has no such argument.

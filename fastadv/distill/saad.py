@@ -55,6 +55,7 @@ class SAAD(RobustMethod):
     """
 
     needs_teacher = True
+    follows_progress = True
     start_eps = NEAR
 
     def __init__(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks.loop.arguments import as_float32, count
+from fastadv.attacks.loop.ascent import Evaluation
 from fastadv.attacks.loop.ball import Ball
 from fastadv.attacks.loop.noise import Noise
 from fastadv.attacks.loop.objective import Goal
@@ -39,7 +40,8 @@ class TALD(Method):
     What the particles are is where the text and the published code part ways; both are here:
 
     - ``variant="projected"`` (the default) samples what the text defines, p(x'|x, y) proportional to exp(CE(T(x'), y))
-      in the ball around x: :func:`fastadv.attacks.svgd` with ``steps`` projected steps on the teacher's cross-entropy.
+      in the ball around x: :func:`fastadv.attacks.svgd` with ``steps`` projected steps on the teacher's cross-entropy,
+      by way of its log-odds, so that particles move where the teacher is sure of y too.
       It is a reconstruction: radius, sign update and projection are those of the code of its predecessor ALD (AISTATS
       2022); the kernel within one image, its median bandwidth, ``score_scale="rms"`` and 3 steps are this library's.
     - ``variant="released"`` computes what the published code does,
@@ -229,8 +231,8 @@ def _particles_and_repulsion(
     """Return the projected particles [N, n, ...], and the median of :func:`repulsion_ratio` at the last step."""
     last: list[Tensor] = []
 
-    def watch(rows: Tensor, value: Tensor, score: Tensor) -> None:
-        last[:] = (each.unflatten(0, (len(x), particles)) for each in (rows, score))
+    def watch(rows: Tensor, found: Evaluation) -> None:
+        last[:] = (each.unflatten(0, (len(x), particles)) for each in (rows, found.grad))
 
     found = projected_particles(
         model,

@@ -31,6 +31,16 @@ def to_a_class(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return attacked
 
 
+def to_the_first_class(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``attack`` towards the labels, or the first class where none are given."""
+
+    def attacked(model, x, y=None, **keywords):
+        y = torch.zeros(len(x), dtype=torch.int64, device=x.device) if y is None else y
+        return attack(model, x, y, **keywords)
+
+    return attacked
+
+
 def margin(logits: Tensor) -> Tensor:
     return logits.logsumexp(1) - logits[:, 0]
 
@@ -41,13 +51,13 @@ def apart(logits: tuple[Tensor, ...]) -> Tensor:
 
 
 def two_networks(model, x, y=None, **keywords):
-    return pgd([model, lambda x: model(1 - x)], x, y, eps=0.1, steps=3, loss=apart, **keywords)
+    return pgd([model, lambda x: model(1 - x)], x, eps=0.1, steps=3, loss=apart, **keywords)
 
 
 def plainest(kind: type[Attack]) -> Callable[..., Tensor]:
     """An attack with nothing but a radius and few steps, where it takes them."""
     takes = inspect.signature(kind.function).parameters
-    attack = kind(**{name: value for name, value in {"eps": 0.1, "steps": 3}.items() if name in takes})
+    attack = kind(**{name: value for name, value in {"eps": 0.1, "steps": 3, "queries": 3}.items() if name in takes})
     if "target" in takes:
         return to_a_class(attack)
     return attack if "y" in takes else unlabelled(attack)
@@ -63,9 +73,9 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
     "pgd l2": PGD(eps=0.5, steps=3, norm="l2"),
     "pgd l1": PGD(eps=5.0, steps=3, norm="l1", l1_fraction=0.2),
     "pgd best": PGD(eps=0.1, steps=3, best=True),
-    "pgd restarts": PGD(eps=0.1, steps=3, restarts=2, best=True, targeted=True),
-    "pgd kl": PGD(eps=0.1, steps=3, loss="kl"),
-    "pgd callable": PGD(eps=0.1, steps=3, loss=margin),
+    "pgd restarts": to_the_first_class(PGD(eps=0.1, steps=3, restarts=2, best=True, targeted=True)),
+    "pgd kl": unlabelled(PGD(eps=0.1, steps=3, loss="kl")),
+    "pgd callable": unlabelled(PGD(eps=0.1, steps=3, loss=margin)),
     "pgd two networks": two_networks,
     "pgd of each": lambda model, x, *y, **keywords: pgd(model, x, *y, **own(x), **keywords),
     "pgd l2 of each": lambda model, x, *y, **keywords: pgd(
@@ -77,7 +87,7 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
     "apgd": APGD(eps=0.1, steps=6),
     "apgd l2 restarts": APGD(eps=0.5, steps=6, norm="l2", restarts=2, random_start=False),
     "apgd dlr": APGD(eps=0.1, steps=6, loss="dlr", mode="sequential"),
-    "apgd targeted dlr": APGD(eps=0.1, steps=6, loss="dlr", targeted=True),
+    "apgd targeted dlr": to_the_first_class(APGD(eps=0.1, steps=6, loss="dlr", targeted=True)),
     "apgd l1": APGD(eps=5.0, steps=6, norm="l1"),
     "apgd l1 restarts": APGD(eps=5.0, steps=8, norm="l1", restarts=2, random_start=False),
     "apgd l1 of each": lambda model, x, *y, **keywords: apgd(
@@ -93,7 +103,7 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
     "svgd l2 raw": SVGD(eps=0.5, steps=2, norm="l2", update="raw", bandwidth=0.5, score_scale=1.0),
     "svgd l1": SVGD(eps=5.0, steps=2, norm="l1"),
     "svgd of each": lambda model, x, *y, **keywords: svgd(model, x, *y, **own(x), **keywords),
-    "svgd released": SVGD(eps=0.1, variant="released"),
+    "svgd released": unlabelled(SVGD(eps=0.1, variant="released")),
     "vat in a box": unlabelled(VAT(eps=0.5, steps=3, bounds=(0.0, 1.0))),
     "vat of each": unlabelled(
         lambda model, x, **keywords: vat(model, x, eps=own(x)["eps"], steps=own(x)["steps"], **keywords)
@@ -112,3 +122,6 @@ def every_attack_but(*words: str) -> pytest.MarkDecorator:
 
 
 every_attack = every_attack_but()
+
+# Their rows come from a queue, which asks at each step which images fell.
+QUEUED = ("fab", "square")

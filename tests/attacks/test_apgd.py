@@ -268,7 +268,7 @@ def test_a_row_that_is_not_a_number_holds_up_no_other(network, images, labels):
     def broken(x):
         return torch.cat((network(x[:5]), network(x[5:]) * torch.nan))
 
-    found = apgd(broken, images, labels, eps=0.1, seed=0)
+    found = apgd(broken, images, labels, eps=0.1, seed=0, check=False)
     start = apgd(network, images, labels, eps=0.1, seed=0, steps=0)
     torch.testing.assert_close(found[:5], apgd(network, images, labels, eps=0.1, seed=0)[:5])
     assert torch.equal(found[5], start[5])

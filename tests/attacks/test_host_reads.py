@@ -6,7 +6,8 @@ from torch import nn
 
 import fastadv
 from fastadv.attacks import pgd, svgd
-from tests.attacks.every_attack import ATTACKS, every_attack, every_attack_but
+from fastadv.attacks.model import values
+from tests.attacks.every_attack import ATTACKS, QUEUED, every_attack_but
 from tests.attacks.host_reads import HostReads
 
 compiled = pytest.mark.skipif(
@@ -48,7 +49,7 @@ def test_the_probe_sees_copies_to_the_host():
     assert not waits(torch.ops.aten.copy_.default, [on_device, on_host], on_device)
 
 
-def test_the_probe_sees_into_a_loop(network, images, labels):
+def test_the_probe_sees_into_a_loop(network, images, labels, as_on_a_device):
     class Peeks(nn.Module):
         def forward(self, x):
             return network(x) * (2.0 if x.mean() > 0 else 1.0)
@@ -58,11 +59,29 @@ def test_the_probe_sees_into_a_loop(network, images, labels):
     assert len(peeking) == 2
 
 
+@pytest.fixture
+def as_on_a_device(monkeypatch):
+    """Values that are checked where reading them costs nothing are not read, as on a device."""
+    monkeypatch.setattr(values, "readable", lambda x, check: bool(check))
+
+
 @compiled
-@every_attack_but("of each")
-def test_no_loop_reads_a_value(attack, network, images, labels):
+@every_attack_but("of each", *QUEUED)
+def test_no_loop_reads_a_value(attack, network, images, labels, as_on_a_device):
     assert reads(attack, network, images, labels) == []
     assert reads(attack, network, images, labels, seed=torch.tensor(3), sample_ids=torch.arange(6)) == []
+
+
+@compiled
+@pytest.mark.parametrize("attack", [pgd, svgd])
+def test_values_are_checked_before_the_loop_and_nowhere_unless_asked(attack, network, images, labels):
+    def found(steps, **how):
+        return reads(attack, network, images, labels, eps=0.1, steps=steps, **how)
+
+    assert found(1)
+    assert found(5) == found(1)
+    assert found(5, check=True) == found(1)
+    assert found(5, check=False) == []
 
 
 @compiled
@@ -78,7 +97,7 @@ def test_arguments_on_the_host_are_looked_at_before_the_loop(attack, network, im
     assert found(torch.arange(6)) == found(1)
 
 
-@every_attack
+@every_attack_but(*QUEUED)
 def test_no_loop_reads_a_value_of_a_device(attack, network, images, labels):
     """On the meta device there is no value to read: an item(), a branch on a tensor or a boolean index raises."""
     network, x, y = network.to("meta"), images.to("meta"), labels.to("meta")
@@ -87,7 +106,7 @@ def test_no_loop_reads_a_value_of_a_device(attack, network, images, labels):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device to wait for")
-@pytest.mark.parametrize("name", list(ATTACKS))
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name not in QUEUED])
 def test_nothing_waits_for_the_device(name, network, images, labels):
     network, x, y = network.cuda(), images.cuda(), labels.cuda()
     ATTACKS[name](network, x, y)

@@ -103,7 +103,7 @@ def test_lengths_bounds_and_labels(network, images):
         ({"xi": 0.0}, ValueError, "xi must be positive"),
         ({"steps": -1}, ValueError, "steps must be at least 0"),
         ({"model": [nn.Flatten()]}, ValueError, "model must be one network, got a sequence"),
-        ({"model": nn.Identity()}, ValueError, r"the output of model must have shape \[N, C\]"),
+        ({"model": nn.Identity()}, ValueError, r"model must give logits \[6, C\], got \[6, 3,"),
     ],
 )
 def test_bad_arguments_are_named(network, images, change, error, message):

@@ -83,3 +83,38 @@ def test_igdm_is_silent_with_a_robust_one(images, student, teacher, batch):
 def test_igdm_asks_for_a_teacher(images, student):
     with pytest.raises(TypeError, match="teacher must be a network for IGDM, got None"):
         IGDM().build(student, None, images, images=5)
+
+
+class Attention(nn.Module):
+    """Rows of an image attend to each other, by the kernel that PyTorch chooses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.last = nn.Linear(16, 4)
+
+    def forward(self, x):
+        tokens = x.flatten(1)[:, :16].unflatten(1, (4, 4))
+        query = tokens.unflatten(2, (2, 2)).transpose(1, 2)
+        attended = nn.functional.scaled_dot_product_attention(query, query, query)
+        return self.last(attended.flatten(1) + self.inside(tokens, tokens, tokens)[0].flatten(1))
+
+
+def test_attention_is_measured_all_the_same(batch):
+    torch.manual_seed(0)
+    network, x = Attention(), batch[0].float()
+    assert 0 < remainder(network, x, eps=0.01) < 0.5
+
+
+def test_a_diagnostic_that_fails_is_a_note(batch, student, teacher, monkeypatch):
+    def fails(*args, **keywords):
+        raise NotImplementedError("derivative for aten::some_kernel_backward is not implemented\nsecond line")
+
+    monkeypatch.setattr(torch.autograd.functional, "jvp", fails)
+    method = IGDM(RSLAD())
+    note = (
+        "how linear the teacher is could not be measured: derivative for aten::some_kernel_backward is not implemented"
+    )
+    with pytest.warns(UserWarning, match=note):
+        method.build(student, teacher, batch[0], images=len(batch[0]))
+    assert method.notes == (note,)

@@ -1,12 +1,19 @@
 """Every method of the registry trains a student of the digits from the command line, by its name alone."""
 
+import contextlib
 import json
 import math
 
 import pytest
+import torch
 
+from fastadv.distill import Batch
 from fastadv.train.cli import main
 from fastadv.train.config.methods import METHODS, label_specs, options_of, read_spec
+from fastadv.train.config.train_config import resolve
+from fastadv.train.data import datasets
+from fastadv.train.data.splits import to_pixels
+from fastadv.train.loop.experiment import build_classifier
 from fastadv.train.runtime.metrics import read_metrics
 
 ARGUMENTS = [
@@ -62,3 +69,19 @@ def test_its_class_says_what_it_builds_on_and_whether_it_attacks(name):
 def test_what_a_method_refuses_is_named(tmp_path, capsys, arguments, message):
     assert main(["train", "--run-dir", str(tmp_path / "run"), *arguments, *ARGUMENTS[:-1]]) == 2
     assert capsys.readouterr().err.startswith(f"fastadv: error: {message}")
+
+
+@pytest.mark.filterwarnings("ignore:IGDM")
+@pytest.mark.parametrize("name", METHODS)
+def test_its_class_says_whether_it_follows_progress(name):
+    """Without the progress a method refuses whose usual schedule follows it; the others do not look."""
+    spec = read_spec(name, {}, where="methods")
+    method, data = spec.build(), datasets.load("digits")
+    student, teacher = (build_classifier("digits_cnn", resolve(), data, seed=seed) for seed in (0, 1))
+    x, y = to_pixels(data.train.images[:8]), data.train.labels[:8]
+    method.build(student, teacher.eval(), x, images=8)
+    method.start_epoch(student)
+    batch = Batch(x, y, seed=0, index=torch.arange(8))
+    follows = spec.claims("follows_progress")
+    with pytest.raises(ValueError, match="progress") if follows else contextlib.nullcontext():
+        method(student, teacher, batch)

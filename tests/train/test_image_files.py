@@ -8,6 +8,7 @@ import torch
 
 from fastadv.train.data import datasets, image_folder, tiny_imagenet
 from fastadv.train.data import image_files as pictures
+from fastadv.train.data.splits import to_pixels
 from fastadv.train.runtime.errors import ConfigError, DataError
 
 Image = pytest.importorskip("PIL.Image")
@@ -124,6 +125,80 @@ def test_images_are_read_where_they_cannot_be_kept(folder, capsys):
     (folder / ".fastadv").write_text("a file in the way")
     assert image_folder.read(folder, None).splits["train"][0].shape == (5, 3, 8, 8)
     assert "not kept for the next run" in capsys.readouterr().out
+
+
+def all_train(folder, image, suffix, count=4):
+    """A folder of copies of one image, in a format."""
+    for name in [f"train/cat/{number}.{suffix}" for number in range(count)]:
+        save(image, folder / name)
+    for name in (f"train/ant/0.{suffix}", f"val/cat/0.{suffix}", f"val/ant/0.{suffix}"):
+        save(image, folder / name)
+    return image_folder.read(folder, None).splits["train"][0]
+
+
+LEVELS = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_images_of_16_bits_keep_their_levels(tmp_path, suffix):
+    images = all_train(tmp_path, Image.fromarray(LEVELS), suffix)
+    assert (images.dtype, images.shape) == (np.float32, (5, 3, 8, 8))
+    np.testing.assert_allclose(images[0, 1], LEVELS / 65535, atol=1e-7)
+    dataset = datasets.load("folder", data_dir=tmp_path)
+    pixels = to_pixels(dataset.train.images)
+    assert torch.equal(pixels, dataset.train.images)
+    assert dataset.mean == pytest.approx(pixels.double().mean(dim=(0, 2, 3)).tolist())
+    assert dataset.std == pytest.approx(pixels.double().std(dim=(0, 2, 3), correction=0).tolist())
+
+
+def test_floats_keep_their_levels_within_the_range_of_pixels(tmp_path):
+    levels = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    np.testing.assert_array_equal(all_train(tmp_path, Image.fromarray(levels), "tif")[0, 0], levels)
+    save(Image.fromarray(2 * levels), tmp_path / "train/cat/0.tif")
+    with pytest.raises(DataError, match=r"0\.tif: floats from 0 to 2, expected within \[0, 1\]"):
+        image_folder.read(tmp_path, None)
+
+
+def test_palettes_and_single_bits_have_their_colours(tmp_path):
+    colours = picture(3).quantize(16)
+    np.testing.assert_array_equal(
+        all_train(tmp_path / "p", colours, "png")[0], np.asarray(colours.convert("RGB")).transpose(2, 0, 1)
+    )
+    bits = Image.fromarray((LEVELS > 30000).astype(np.uint8) * 255).convert("1")
+    np.testing.assert_array_equal(all_train(tmp_path / "b", bits, "png")[0, 0], (LEVELS > 30000) * 255)
+
+
+def test_an_opaque_alpha_is_passed_over_and_another_refused(tmp_path):
+    opaque = picture(3).convert("RGBA")
+    np.testing.assert_array_equal(all_train(tmp_path, opaque, "png")[0], np.asarray(picture(3)).transpose(2, 0, 1))
+    opaque.putpixel((0, 0), (1, 2, 3, 100))
+    save(opaque, tmp_path / "train/cat/0.png")
+    with pytest.raises(DataError, match=r"0\.png: transparent in places, expected an opaque image"):
+        image_folder.read(tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    ("image", "suffix", "message"),
+    [
+        (lambda: Image.fromarray(LEVELS.astype(np.int32)), "tif", "integers of 32 bits, whose range is not known"),
+        (lambda: picture(1), "png", "uint8 levels, but .* has float32; expected one of both"),
+    ],
+)
+def test_levels_that_would_be_lost_are_named(tmp_path, image, suffix, message):
+    all_train(tmp_path, Image.fromarray(LEVELS), suffix)
+    save(image(), tmp_path / f"train/cat/1.{suffix}")
+    with pytest.raises(DataError, match=message):
+        image_folder.read(tmp_path, None)
+
+
+def test_a_folder_may_be_read_as_one_channel(tmp_path):
+    all_train(tmp_path, picture(2, mode="L"), "png")
+    dataset = datasets.load("folder", data_dir=tmp_path, grayscale=True)
+    assert dataset.image_shape == (1, 8, 8)
+    np.testing.assert_array_equal(dataset.train.images[0, 0].numpy(), np.asarray(picture(2, mode="L")))
+    assert datasets.load("folder", data_dir=tmp_path).image_shape == (3, 8, 8)
+    with pytest.raises(ConfigError, match="grayscale: True, expected no with digits"):
+        datasets.load("digits", grayscale=True)
 
 
 @pytest.fixture

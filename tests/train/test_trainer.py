@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fastadv.distill import CrossEntropy, Method
+from fastadv.distill import PGDAT, CrossEntropy, Method
 from fastadv.train.config.train_config import resolve
 from fastadv.train.data import datasets
 from fastadv.train.data.splits import subset
@@ -83,6 +83,20 @@ def test_a_diverging_loss_stops_the_run(digits, tmp_path):
 
     with pytest.raises(DivergenceError, match=r"up to step 3 is (inf|nan)"):
         make_trainer(digits, tmp_path, Diverging()).fit()
+
+
+def test_a_student_that_diverges_under_attack_stops_the_run(digits, tmp_path):
+    """The attack of the next step looks at its weights before the log looks at the loss."""
+
+    def spoil(parameter):
+        parameter.grad.fill_(float("nan"))
+
+    trainer = make_trainer(digits, tmp_path, PGDAT(steps=1))
+    next(trainer.model.network.parameters()).register_post_accumulate_grad_hook(spoil)
+    with pytest.raises(
+        DivergenceError, match=r"test: after step 1, model must be finite, .* its parameter .*try a lower"
+    ):
+        trainer.fit()
 
 
 def test_a_checkpoint_of_another_layout_is_refused(digits, tmp_path):

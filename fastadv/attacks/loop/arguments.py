@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.loop.rows import repeat_rows
+from fastadv.attacks.model import values
+from fastadv.numerics import per_sample
 from fastadv.ops import checks
+from fastadv.ops.pixelwise import Bounds
 
 # The length of all steps together, in radii: enough to cross the ball and come back some way.
 _TRAVEL = 2.5
@@ -32,6 +35,17 @@ def count(name: str, value: int, least: int) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     return value
+
+
+def clean_images(x: Tensor, bounds: Bounds, check: bool | None) -> Tensor:
+    """Return clean images [N, ...] :func:`as_float32`; ValueError where they lie outside of ``bounds``, if looked at.
+
+    check: see :func:`fastadv.attacks.model.values.readable`.
+    """
+    x = as_float32(x)
+    if values.readable(x, check):
+        values.check_images(x, bounds)
+    return x
 
 
 def as_float32(x: Tensor) -> Tensor:
@@ -59,10 +73,18 @@ def step_count(steps: int | Tensor, x: Tensor) -> Schedule:
 
 
 def step_length(x: Tensor, eps: float | Tensor, step_size: float | Tensor | None, schedule: Schedule) -> float | Tensor:
-    """Return ``step_size``, 2.5 eps / steps where it is None; both it and ``eps`` are a float or [N]."""
-    checks.radius("eps", eps, x)
+    """Return ``step_size``, 2.5 eps / steps where it is None.
+
+    Both it and ``eps`` are a float, [N], or a tensor that broadcasts to ``x`` [N, ...], which the ops check.
+    """
+    several = isinstance(eps, Tensor) and eps.dim() > 1
+    if not several:
+        checks.radius("eps", eps, x)
     if step_size is None:
-        steps = max(schedule.longest, 1) if schedule.each is None else schedule.each.clamp(min=1).double()
-        return _TRAVEL * eps / steps
-    checks.step("step_size", step_size, x)
+        if schedule.each is None:
+            return _TRAVEL * eps / max(schedule.longest, 1)
+        steps = schedule.each.clamp(min=1).double()
+        return _TRAVEL * eps / (per_sample(steps, x) if several else steps)
+    if not (isinstance(step_size, Tensor) and step_size.dim() > 1):
+        checks.step("step_size", step_size, x)
     return step_size

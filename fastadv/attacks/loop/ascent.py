@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -13,14 +13,28 @@ from fastadv.attacks.loop.arguments import Schedule
 from fastadv.attacks.loop.rows import choose
 
 Step = Callable[[Tensor, Tensor], Tensor]
-Watch = Callable[[Tensor, Tensor, Tensor], object]
+
+
+class Evaluation(NamedTuple):
+    """An objective at rows of images.
+
+    value: [rows]. grad: of the sum of the values w.r.t. the images, [rows, ...].
+    reached: the rows that are where the attack wants them, bool [rows]; None where nobody asks or nothing says.
+    """
+
+    value: Tensor
+    grad: Tensor
+    reached: Tensor | None = None
+
+
+Watch = Callable[[Tensor, Evaluation], object]
 
 
 class Differentiable(Protocol):
     """An objective that a loop can climb."""
 
-    def value_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the values [rows] at ``x`` [rows, ...] and the gradient of their sum w.r.t. x, detached."""
+    def evaluate(self, x: Tensor) -> Evaluation:
+        """Return the values at ``x`` [rows, ...] and the gradient of their sum w.r.t. x, detached."""
 
 
 def ascend(
@@ -39,39 +53,52 @@ def ascend(
     one it is given: ``x`` must be memory of the loop's own, and what ``watch`` keeps of it a copy.
 
     Args:
-        watch: called with each (x, values, gradient), before its step.
+        watch: called with each x and its evaluation, before its step.
         finished: asked after that; the loop ends where it returns True.
     """
     for made in range(schedule.longest):
-        value, grad = objective.value_and_grad(x)
+        found = objective.evaluate(x)
         if watch is not None:
-            watch(x, value, grad)
+            watch(x, found)
         if finished is not None and finished():
             break
-        moved = step(x if schedule.each is None else x.clone(), grad)
+        moved = step(x if schedule.each is None else x.clone(), found.grad)
         x = moved if schedule.each is None else choose(made < schedule.each, moved, x)
-        del value, grad  # not to be held during the next pass through the network
+        del found  # not to be held during the next pass through the network
     return x
 
 
 class Best:
-    """For each row the iterate of the highest value offered so far, ``x`` while there is none; a NaN never wins."""
+    """For each row the best iterate offered so far, ``x`` while there is none.
+
+    One that has reached the goal is better than one that has not, and of two alike that of the higher value; a NaN
+    never wins.
+    """
 
     def __init__(self, x: Tensor) -> None:
         self.x = x
         self.value = torch.full([x.shape[0]], -math.inf, device=x.device)
+        self.reached = torch.zeros([x.shape[0]], dtype=torch.bool, device=x.device)
 
-    def offer(self, x: Tensor, value: Tensor, grad: Tensor | None = None) -> None:
-        """Take the rows of ``x`` [rows, ...] whose ``value`` [rows] is higher; ``grad`` is not looked at."""
+    def offer(self, x: Tensor, value: Tensor, reached: Tensor | None = None) -> Tensor:
+        """Take the rows of ``x`` [rows, ...] that are better; return their mask [rows]."""
         better = value > self.value
+        if reached is not None:
+            better = torch.where(reached == self.reached, better, reached & ~value.isnan())
+            self.reached = self.reached | (reached & better)
         self.x = choose(better, x, self.x)
         self.value = torch.where(better, value, self.value)
+        return better
+
+    def watch(self, x: Tensor, found: Evaluation) -> None:
+        """Offer iterates and their evaluation, as a loop does."""
+        self.offer(x, found.value, found.reached)
 
     def of_copies(self, copies: int) -> Best:
         """Return the best of each sample's ``copies`` rows."""
         rows = (self.value.shape[0] // copies, copies)
-        x, value = self.x.unflatten(0, rows), self.value.unflatten(0, rows)
+        x, value, reached = (each.unflatten(0, rows) for each in (self.x, self.value, self.reached))
         best = Best(x[:, 0])
         for copy in range(copies):
-            best.offer(x[:, copy], value[:, copy])
+            best.offer(x[:, copy], value[:, copy], reached[:, copy])
         return best

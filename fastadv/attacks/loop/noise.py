@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed
@@ -31,7 +31,7 @@ class Noise(NamedTuple):
         if self.sample_ids is not None:
             checks.int64("sample_ids", self.sample_ids, [x.shape[0]], x)
 
-    def of_copies(self, x: Tensor, copies: int) -> dict[str, int | Tensor]:
+    def of_copies(self, x: Tensor, copies: int) -> dict[str, Any]:
         """Return seed and identities of ``copies`` copies of each sample of ``x`` [N, ...].
 
         These are the keywords of :func:`fastadv.random_start`, sample_ids [N * copies] being ``id + (copy << 32)``.

@@ -2,36 +2,67 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fastadv.attacks.loop.arguments import count
+from fastadv.attacks.loop.ascent import Evaluation
 from fastadv.attacks.loop.rows import repeat_rows
-from fastadv.attacks.model.networks import Networks
+from fastadv.attacks.model.networks import Networks, two_classes
 from fastadv.ops import checks
 from fastadv.ops.attack_loss import attack_loss, attack_loss_value_and_grad
 
-Loss = str | Callable[[Any], Tensor]
+Loss = str | Callable[..., Tensor]
 _NAMED = ("ce", "kl", "dlr", "cw")
+# The kind of fastadv.attack_loss that stands for a loss where only the direction of its gradient and its order count.
+_CLIMBED = {"ce": "log_odds"}
 
 
 class Goal(NamedTuple):
     """The aim of an attack, in the caller's words.
 
-    y: classes [N] of all losses but "kl"; None is the network's own clean prediction.
-    loss: "ce", "kl", "dlr", "cw", or a callable from the logits (the tuple of them, for a sequence of networks) to
-        [rows].
+    y: classes [N] of the losses "ce", "cw" and "dlr", None being the network's own clean prediction; for a callable of
+        logits and y a tensor [N, ...].
+    loss: "ce", "kl", "dlr", "cw", or a callable that gives [rows] for the network's output (the tuple of outputs, for a
+        sequence of networks) and, where y is given, for y.
     reference: logits [N, C] of "kl", true classes [N] of "dlr" where targeted; None is the network's own clean logits
         or prediction.
     targeted: descend instead.
+    eot: forwards over which values and gradients are averaged.
     """
 
     y: Tensor | None = None
     loss: Loss = "ce"
     reference: Tensor | None = None
     targeted: bool = False
+    eot: int = 1
+
+    @property
+    def is_flat_at_x(self) -> bool:
+        """The loss compares with the network's answer on the clean image, where it has no gradient."""
+        return self.loss == "kl" and self.reference is None
+
+    def check(self) -> None:
+        """Raise TypeError or ValueError for an unknown loss, and for y or reference that it lacks or does not read."""
+        y, loss, reference, targeted, eot = self
+        checks.flag("targeted", targeted)
+        count("eot", eot, 1)
+        check_loss(loss)
+        if reference is not None and not (loss == "kl" or (loss == "dlr" and targeted)):
+            raise ValueError('reference must be None for any loss but "kl" and a targeted "dlr", which alone read it')
+        if callable(loss):
+            _check_arguments(loss, y)
+        elif loss == "kl":
+            if y is not None:
+                raise ValueError('y must be None for loss "kl", which compares with the reference and reads no classes')
+            if targeted and reference is None:
+                raise ValueError('reference must be given for a targeted "kl": the logits to be reached')
+        elif targeted and y is None:
+            raise ValueError("y must be given for targeted=True: the classes to be reached")
 
 
 def check_loss(loss: Loss) -> None:
@@ -40,61 +71,133 @@ def check_loss(loss: Loss) -> None:
         raise ValueError(f"loss must be one of {', '.join(map(repr, _NAMED))} or a callable, got {loss!r}")
 
 
+def reads_classes(loss: Loss) -> bool:
+    """Return whether ``loss`` looks at y: a named one other than "kl", or a callable of two arguments."""
+    return _takes(loss, 2) if callable(loss) else loss != "kl"
+
+
 class Objective:
     """The loss of ``networks`` on ``copies`` copies of each clean image of ``x`` [N, ...], never averaged over rows.
 
-    Raises TypeError and ValueError for an unknown loss, a named loss of several networks, and a y or reference that is
-    not what the loss asks for.
+    "ce" stands for the log-odds ``v = logsumexp_{j != y} z_j - z_y`` of being wrong: the cross-entropy is ``log(1 + exp
+    v)``, so that both rise together and their gradients have one direction, but that of v does not underflow where the
+    network is sure of y.
+
+    mask: the elements whose gradient counts, bool, broadcast to the rows; elsewhere it is zero.
+    judged: tell which rows have reached the goal: are not of class y (of the reference's class for "kl") any more, or
+        are where targeted. A callable loss does not say.
+
+    Raises TypeError and ValueError as :meth:`Goal.check`, for a named loss of several networks, and for a y or
+    reference that does not fit x.
     """
 
-    def __init__(self, networks: Networks, x: Tensor, goal: Goal, copies: int = 1) -> None:
-        y, loss, reference, targeted = goal
-        self._networks = networks
-        self._loss = loss
-        self._targeted = checks.flag("targeted", targeted)
-        check_loss(loss)
-        if reference is not None and not (loss == "kl" or (loss == "dlr" and targeted)):
-            raise ValueError('reference must be None for any loss but "kl" and a targeted "dlr", which alone read it')
+    def __init__(
+        self,
+        networks: Networks,
+        x: Tensor,
+        goal: Goal,
+        copies: int = 1,
+        *,
+        judged: bool = False,
+        mask: Tensor | None = None,
+    ) -> None:
+        goal.check()
+        y, loss, reference, targeted, _ = goal
+        self._networks, self._copies, self._mask = networks, copies, mask
+        self._loss, self._targeted = loss, targeted
+        self._classes: Tensor | None = None
         if callable(loss):
+            if y is not None:
+                checks.same_batch("y", _tensor("y", y), "x", x)
+            self._labels = () if y is None else (repeat_rows(y, copies),)
             return
         if networks.together:
             raise ValueError(f"loss must be a callable of the tuple of logits for a sequence of networks, got {loss!r}")
-        self._keywords: dict[str, Any] = {"kind": loss, "targeted": targeted}
-        if loss != "kl":
-            self._keywords["target"] = repeat_rows(_classes("y", y, networks, x), copies)
-            if loss == "dlr" and targeted:
-                self._keywords["reference"] = repeat_rows(_classes("reference", reference, networks, x), copies)
-        else:
+        self._keywords: dict[str, Any] = {"kind": _CLIMBED.get(loss, loss), "targeted": targeted}
+        if loss == "kl":
             reference = _clean_logits(networks, x) if reference is None else reference
             checks.logits("reference", reference)
             checks.same_batch("reference", reference, "x", x)
-            self._keywords["reference"] = repeat_rows(reference.detach(), copies)
+            reference = repeat_rows(reference.detach(), copies)
+            self._keywords["reference"] = reference if reference.shape[1] > 1 else two_classes(reference)
+            classes = self._keywords["reference"].argmax(1)
+        else:
+            classes = self._keywords["target"] = repeat_rows(_classes_of("y", y, networks, x), copies)
+            if loss == "dlr" and targeted:
+                self._keywords["reference"] = repeat_rows(_classes_of("reference", reference, networks, x), copies)
+        if judged:
+            self._classes = classes
 
-    def value(self, x: Tensor) -> Tensor:
-        """Return the values [rows] at ``x`` [rows, ...], detached."""
-        with torch.no_grad():
-            if callable(self._loss):
-                return self._called(self._networks(x))
-            return attack_loss(self._networks.logits(x), **self._keywords)
-
-    def value_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the values [rows] at ``x`` [rows, ...] and the gradient of their sum w.r.t. x, detached."""
+    def evaluate(self, x: Tensor) -> Evaluation:
+        """Return the values at ``x`` [rows, ...], the gradient of their sum w.r.t. x, and the rows at the goal."""
         x = x.detach().requires_grad_()
         if callable(self._loss):
-            value = self._called(self._networks(x))
-            return value.detach(), gradient(value, x, torch.ones_like(value))
-        logits = self._networks.logits(x)
-        value, grad_logits = attack_loss_value_and_grad(logits, **self._keywords)
-        return value, backprop_to_input(logits, x, grad_logits)
+            value, reached = self._called(x), None
+            grad = gradient(value, x, torch.ones_like(value))
+        else:
+            logits = self._networks.logits(x, self._copies)
+            value, grad_logits = attack_loss_value_and_grad(logits, **self._keywords)
+            grad, reached = backprop_to_input(logits, x, grad_logits), self._reached(logits)
+        return Evaluation(value.detach(), grad if self._mask is None else torch.where(self._mask, grad, 0.0), reached)
 
-    def _called(self, logits: tuple[Tensor, ...]) -> Tensor:
+    def judge(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the values [rows] at ``x`` [rows, ...] and the rows that have reached the goal, detached."""
+        with torch.no_grad():
+            if callable(self._loss):
+                return self._called(x), None
+            logits = self._networks.logits(x, self._copies)
+            return attack_loss(logits, **self._keywords), self._reached(logits)
+
+    def _reached(self, logits: Tensor) -> Tensor | None:
+        if self._classes is None:
+            return None
+        is_class = logits.detach().argmax(1) == self._classes
+        return is_class if self._targeted else ~is_class
+
+    def _called(self, x: Tensor) -> Tensor:
         assert callable(self._loss)
-        value = self._loss(logits if self._networks.together else logits[0])
-        rows = logits[0].shape[0]
+        outputs = self._networks(x, self._copies)
+        value = self._loss(outputs if self._networks.together else outputs[0], *self._labels)
+        rows = x.shape[0]
         if not isinstance(value, Tensor) or value.shape != (rows,):
             shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"loss must give one value a row, a tensor [{rows}], got {shape}")
+            several = f", {self._copies} an image for its restarts or particles" if self._copies > 1 else ""
+            raise ValueError(f"loss must give one value a row, a tensor [{rows}]{several}, got {shape}")
         return -value if self._targeted else value
+
+
+class Averaged:
+    """``objective`` with values and gradients averaged over ``forwards`` calls; the majority tells what is reached."""
+
+    def __init__(self, objective: Objective, forwards: int) -> None:
+        self._objective = objective
+        self._forwards = forwards
+
+    def evaluate(self, x: Tensor) -> Evaluation:
+        """As :meth:`Objective.evaluate`."""
+        value, grad, reached = zip(*(self._objective.evaluate(x) for _ in range(self._forwards)), strict=True)
+        return Evaluation(_mean(value), _mean(grad), _majority(reached))
+
+    def judge(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As :meth:`Objective.judge`."""
+        value, reached = zip(*(self._objective.judge(x) for _ in range(self._forwards)), strict=True)
+        return _mean(value), _majority(reached)
+
+
+def objective_of(
+    networks: Networks, x: Tensor, goal: Goal, copies: int, *, judged: bool = False, mask: Tensor | None = None
+) -> Objective | Averaged:
+    """Return the :class:`Objective` of an attack, :class:`Averaged` where the goal asks for it."""
+    objective = Objective(networks, x, goal, copies, judged=judged, mask=mask)
+    return objective if goal.eot == 1 else Averaged(objective, goal.eot)
+
+
+def _mean(each: tuple[Tensor, ...]) -> Tensor:
+    return torch.stack(each).mean(0)
+
+
+def _majority(each: tuple[Tensor | None, ...]) -> Tensor | None:
+    return None if each[0] is None else _mean(tuple(one.float() for one in each if one is not None)) > 0.5
 
 
 def backprop_to_input(logits: Tensor, x: Tensor, grad_logits: Tensor) -> Tensor:
@@ -118,7 +221,7 @@ def gradient(output: Tensor, x: Tensor, grad_output: Tensor) -> Tensor:
     return grad
 
 
-def _classes(name: str, classes: Tensor | None, networks: Networks, x: Tensor) -> Tensor:
+def _classes_of(name: str, classes: Tensor | None, networks: Networks, x: Tensor) -> Tensor:
     """Return ``classes`` [N] of the images ``x``, those that the network itself predicts for None."""
     if classes is None:
         return _clean_logits(networks, x).argmax(1)
@@ -129,3 +232,32 @@ def _classes(name: str, classes: Tensor | None, networks: Networks, x: Tensor) -
 def _clean_logits(networks: Networks, x: Tensor) -> Tensor:
     with torch.no_grad():
         return networks.logits(x)
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    return value
+
+
+def _check_arguments(loss: Callable[..., Tensor], y: Tensor | None) -> None:
+    """Raise where ``loss`` would not look at ``y``, or asks for one that is not given."""
+    if torch.compiler.is_compiling():
+        return
+    if y is not None and not _takes(loss, 2):
+        raise ValueError("y must be None for a loss of the logits alone; a loss(logits, y) gets y for every row")
+    if y is None and not _takes(loss, 1):
+        raise ValueError("y must be given for a loss(logits, y): a tensor [N, ...]")
+
+
+def _takes(loss: Callable[..., Tensor], count: int) -> bool:
+    """Return whether ``loss`` takes that many positional arguments and has no default for the last of them."""
+    try:
+        parameters = list(inspect.signature(loss).parameters.values())
+    except (TypeError, ValueError):  # some builtins have no signature
+        return True
+    if any(each.kind is each.VAR_POSITIONAL for each in parameters):
+        return True
+    positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    required = sum(each.default is each.empty for each in positional)
+    return required == count if count > 1 else required <= 1 <= len(positional)

@@ -7,15 +7,19 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fastadv.attacks.loop.arguments import as_float32, count, step_count, step_length
+from fastadv.attacks.loop.arguments import clean_images, count, step_count, step_length
 from fastadv.attacks.loop.ascent import Best, Step, ascend
 from fastadv.attacks.loop.ball import Ball
 from fastadv.attacks.loop.noise import Noise
-from fastadv.attacks.loop.objective import Goal, Objective
-from fastadv.attacks.loop.rows import repeat_rows
+from fastadv.attacks.loop.objective import Goal, objective_of
+from fastadv.attacks.loop.quantize import check_on_grid, quantized
+from fastadv.attacks.loop.rows import repeat_numbers, repeat_rows
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
 from fastadv.ops import checks
+
+# The radius of a random start, in those of the ball, for a loss that has no gradient at x itself.
+_NEAR = 0.1
 
 # Called with clean rows [rows, ...], the ball around them and the length of a step, a float or [rows].
 Stepper = Callable[[Tensor, Ball, float | Tensor], Step]
@@ -28,11 +32,29 @@ class Tries(NamedTuple):
     restarts: int = 1
     best: bool = False
     start_eps: float | Tensor | None = None
+    quantize: bool = False
 
-    def check(self) -> None:
+    def check(self, x: Tensor, ball: Ball, check: bool | None) -> None:
+        """Raise TypeError or ValueError for what images ``x`` [N, ...] in ``ball`` cannot be attacked with."""
         count("restarts", self.restarts, 1)
         checks.flag("random_start", self.random_start)
         checks.flag("best", self.best)
+        ball.check(x)
+        ball.around_start(x, self.start_eps)
+        if checks.flag("quantize", self.quantize):
+            check_on_grid(x, ball, check)
+
+    def start(self, x: Tensor, goal: Goal, ball: Ball, noise: Noise) -> Tensor:
+        """Return the rows [N * restarts, ...] at which the attack on images ``x`` [N, ...] begins."""
+        if self.random_start:
+            return ball.around_start(x, self.start_eps).random_rows(x, self.restarts, noise)
+        if goal.is_flat_at_x:
+            return ball._replace(eps=_NEAR * ball.eps).random_rows(x, self.restarts, noise)
+        return ball.clean_rows(x, self.restarts)
+
+    def finished(self, found: Tensor, x: Tensor, ball: Ball) -> Tensor:
+        """Return the images that were ``found`` as the caller wants them."""
+        return quantized(found, x, ball) if self.quantize else found
 
 
 def projected_ascent(
@@ -46,24 +68,25 @@ def projected_ascent(
     *,
     step_size: float | Tensor | None,
     steps: int | Tensor,
+    check: bool | None,
 ) -> Tensor:
     """Return adversarial images as :func:`fastadv.attacks.pgd` does, by the steps that ``stepper`` makes."""
-    networks = Networks(model)
-    x = as_float32(x)
+    networks = Networks(model, check)
+    x = clean_images(x, ball.bounds, check)
     schedule = step_count(steps, x)
     step_size = step_length(x, ball.eps, step_size, schedule)
-    tries.check()
+    tries.check(x, ball, check)
     noise.check(x)
     copies = tries.restarts
-    around_start = ball.around_start(x, tries.start_eps)
-    step = stepper(repeat_rows(x, copies), ball.of_copies(copies), repeat_rows(step_size, copies))
+    around_rows = ball.of_copies(x, copies)
+    step = stepper(repeat_rows(x, copies), around_rows, repeat_numbers(step_size, x, copies))
     with no_trace(networks.members):
-        start = around_start.random_rows(x, copies, noise) if tries.random_start else ball.clean_rows(x, copies)
-        objective = Objective(networks, x, goal, copies)
-        schedule = schedule.of_copies(copies)
-        if not tries.best and copies == 1:
-            return ascend(objective, start, step, schedule)
-        found = Best(start.clone())
-        last = ascend(objective, start, step, schedule, watch=found.offer if tries.best else None)
-        found.offer(last, objective.value(last))
-        return found.of_copies(copies).x
+        start = tries.start(x, goal, ball, noise)
+        choosing = tries.best or copies > 1
+        objective = objective_of(networks, x, goal, copies, judged=choosing, mask=around_rows.mask)
+        best = Best(start.clone())
+        last = ascend(objective, start, step, schedule.of_copies(copies), watch=best.watch if tries.best else None)
+        if choosing:
+            best.offer(last, *objective.judge(last))
+            last = best.of_copies(copies).x
+        return tries.finished(last, x, ball)

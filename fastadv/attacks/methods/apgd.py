@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.configured import Attack, among
-from fastadv.attacks.loop.arguments import as_float32, count, step_count
+from fastadv.attacks.loop.arguments import clean_images, count, step_count
 from fastadv.attacks.loop.ascent import ascend
 from fastadv.attacks.loop.ball import Ball
 from fastadv.attacks.loop.noise import Noise
-from fastadv.attacks.loop.objective import Goal, Loss, Objective
+from fastadv.attacks.loop.objective import Goal, Loss, objective_of
 from fastadv.attacks.loop.projected_ascent import Tries
 from fastadv.attacks.loop.rows import repeat_rows
 from fastadv.attacks.methods.apgd_rows import first_misclassified
@@ -28,6 +28,7 @@ from fastadv.attacks.methods.apgd_state import (
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
 from fastadv.ops import checks
+from fastadv.ops.pixelwise import Bounds
 
 # Whether each is the one of the authors' code.
 VARIANTS = {"paper": False, "autoattack": True}
@@ -47,7 +48,7 @@ def apgd(
     targeted: bool = False,
     random_start: bool = True,
     restarts: int = 1,
-    bounds: tuple[float, float] | None = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     mode: str = "exact",
     seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,
@@ -55,6 +56,10 @@ def apgd(
     variant: str = "paper",
     targets: int | None = None,
     batch_size: int = 250,
+    mask: Tensor | None = None,
+    eot: int = 1,
+    quantize: bool = False,
+    check: bool | None = None,
 ) -> Tensor:
     """Auto-PGD: projected ascent with momentum that halves its step and goes back to its best point by itself.
 
@@ -78,7 +83,8 @@ def apgd(
     the image. Where s fell below 0.95 of what it was at the last checkpoint, the row goes on from the best point with
     the first step size; elsewhere the step size shrinks by 1.5, down to a tenth of the first.
 
-    The best point of all steps, start and end included, and of all restarts is returned. Each row keeps its step size
+    The best point of all steps, start and end included, and of all restarts is returned: one that reached the goal, and
+    of these the one of the highest f, see :func:`pgd`. Each row keeps its step size
     and all else on the device. Nothing of the caller's changes, see :func:`pgd`.
 
     The rules are the papers'. For linf and l2, the iterate that gives way to the best point is x_{w_j} as in the
@@ -91,18 +97,19 @@ def apgd(
     another, each for the images that still stand.
 
     Args:
-        step_size: length of the first steps in the norm, a float or [N]; None is ``2 eps``, for l1 ``eps``.
+        step_size: length of the first steps in the norm, a float or [N]; None is ``2 eps``, for l1 ``eps`` (of radii
+            for each channel or pixel the largest).
         norm: "linf", "l2" or "l1".
         loss: "ce" or "dlr" as published, or any other of :func:`pgd`; "dlr" with ``targeted=True`` is the targeted DLR,
             y the class to be reached.
         rho: the share of rising steps that keeps the step size, in (0, 1]; l1 has no use for it.
         variant: "paper" or "autoattack"; the latter takes the losses "ce" and "dlr", an int for steps, and neither
-            step_size, reference, targeted, random_start nor mode.
+            step_size, reference, targeted, random_start, mode, mask, eot nor quantize.
         targets: of "autoattack" with loss "dlr", how many classes to aim at in turn, those of rank 2, 3, ... of the
             clean logits, by the targeted DLR; None is the untargeted one.
         batch_size: of "autoattack", images in a pass at most.
-        model, x, y, eps, steps, reference, targeted, random_start, restarts, bounds, mode, seed, sample_ids: as for
-            :func:`pgd`.
+        model, x, y, eps, steps, reference, targeted, random_start, restarts, bounds, mode, seed, sample_ids, mask, eot,
+            quantize, check: as for :func:`pgd`.
 
     Returns and raises as :func:`pgd`, and ValueError for rho outside of (0, 1].
 
@@ -117,38 +124,41 @@ def apgd(
             "targeted": targeted is False,
             "random_start": random_start is True,
             "mode": mode == "exact",
+            "mask": mask is None,
+            "eot": eot == 1,
+            "quantize": quantize is False,
         }
         for name in (name for name, default in others.items() if not default):
             raise ValueError(f'{name} must be left out for variant="autoattack"')
         ball, noise = Ball(eps, norm, bounds), Noise(seed, sample_ids)
-        return first_misclassified(model, x, y, ball, noise, loss, steps, restarts, targets, rho, batch_size)
+        return first_misclassified(model, x, y, ball, noise, loss, steps, restarts, targets, rho, batch_size, check)
     if targets is not None:
         raise ValueError(f'targets must be None but for variant="autoattack", got {targets!r}')
-    networks = Networks(model)
-    x = as_float32(x)
+    networks = Networks(model, check)
+    x = clean_images(x, bounds, check)
     schedule = step_count(steps, x)
-    checks.radius("eps", eps, x)
     checks.choice("norm", norm, checks.NORMS)
     sparse = norm == "l1"
     if step_size is None:
-        step_size = eps if sparse else 2 * eps
+        step_size = _widest(eps, x) if sparse else 2 * _widest(eps, x)
     checks.step("step_size", step_size, x)
     checks.fraction("rho", rho)
-    tries, noise = Tries(random_start, restarts), Noise(seed, sample_ids)
-    tries.check()
+    goal, ball = Goal(y, loss, reference, targeted, eot), Ball(eps, norm, bounds, mode, mask)
+    tries, noise = Tries(random_start, restarts, quantize=quantize), Noise(seed, sample_ids)
+    tries.check(x, ball, check)
     noise.check(x)
-    ball = Ball(eps, norm, bounds, mode)
     centre, sizes = repeat_rows(x, restarts), repeat_rows(_each(step_size, x), restarts)
+    around_rows = ball.of_copies(x, restarts)
     looks_back = periods(sparsity_checkpoints if sparse else checkpoints, steps, x)
     with no_trace(networks.members):
-        start = ball.random_rows(x, restarts, noise) if random_start else ball.clean_rows(x, restarts)
-        objective = Objective(networks, x, Goal(y, loss, reference, targeted), restarts)
+        start = tries.start(x, goal, ball, noise)
+        objective = objective_of(networks, x, goal, restarts, judged=True, mask=around_rows.mask)
         rule: Callable[..., ApgdState] = L1Sparsity if sparse else partial(StepHalving, rho=rho)
         marks = [repeat_rows(period, restarts) for period in looks_back]
-        state = rule(start, sizes, marks, centre, ball.of_copies(restarts))
+        state = rule(start, sizes, marks, centre, around_rows)
         last = ascend(objective, start, state.step, schedule.of_copies(restarts), watch=state.watch)
-        state.best.offer(last, objective.value(last))
-        return state.best.of_copies(restarts).x
+        state.found.offer(last, *objective.judge(last))
+        return tries.finished(state.found.of_copies(restarts).x, x, ball)
 
 
 class APGD(
@@ -164,8 +174,16 @@ class APGD(
     """:func:`fastadv.attacks.apgd`, configured once: ``APGD(eps=8 / 255, loss="dlr", steps=100)(model, x, y)``."""
 
 
+def _widest(eps: float | Tensor, x: Tensor) -> float | Tensor:
+    """Return ``eps``, a float or [N]; of one for each channel or pixel of ``x`` [N, ...] the largest of each image."""
+    if isinstance(eps, Tensor) and eps.dim() > 1:
+        return eps.expand(x.shape).flatten(1).amax(1)
+    checks.radius("eps", eps, x)
+    return eps
+
+
 def _each(step_size: float | Tensor, x: Tensor) -> Tensor:
     """Return ``step_size`` as [N], one for each sample of ``x``."""
     if isinstance(step_size, Tensor):
-        return step_size.detach().to(x.dtype).contiguous()
+        return step_size.detach().to(x.dtype).expand(x.shape[0]).contiguous()
     return torch.full([x.shape[0]], step_size, dtype=x.dtype, device=x.device)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.attacks.loop.arguments import as_float32, count
+from fastadv.attacks.loop.arguments import clean_images, count
 from fastadv.attacks.loop.ball import Ball
 from fastadv.attacks.loop.judging import Judge
 from fastadv.attacks.loop.noise import Noise, resolve
@@ -47,12 +47,13 @@ def first_misclassified(
     targets: int | None,
     rho: float,
     batch_size: int,
+    check: bool | None,
 ) -> Tensor:
     """Run :func:`fastadv.attacks.apgd` with ``variant="autoattack"``."""
-    networks = Networks(model)
+    networks = Networks(model, check)
     if networks.together:
         raise ValueError('model must be one network for variant="autoattack", got a sequence')
-    x = as_float32(x)
+    x = clean_images(x, ball.bounds, check)
     checks.radius("eps", ball.eps, x)
     sparse = checks.choice("norm", ball.norm, checks.NORMS) == checks.NORMS["l1"]
     checks.box(ball.bounds)
@@ -175,7 +176,7 @@ class AutoPGD:
         x, grad = choose(halves, state["best_x"], state["x"]), choose(halves, state["best_grad"], grad)
         # As published to the bit for linf, and for l2 in its order, first the ball.
         mode = "exact" if self._norm == "linf" else "sequential"
-        ball = {"eps": state["eps"], "norm": self._norm, "bounds": self._bounds, "mode": mode}
+        ball: dict[str, Any] = {"eps": state["eps"], "norm": self._norm, "bounds": self._bounds, "mode": mode}
         moved = pgd_step(x, grad, state["x0"], step_size=state["size"], **ball)
         inertial = project(x + _ALPHA * (moved - x) + (1 - _ALPHA) * (x - state["before"]), state["x0"], **ball)
         state["before"], state["x"] = x, choose(first, moved, inertial)
@@ -258,7 +259,7 @@ class SparseAutoPGD(AutoPGD):
         state["kept"] = torch.where(due, _kept(support, state["x0"]), state["kept"])
         state["support"] = torch.where(due, support, state["support"])
         x, grad = choose(sparser, state["best_x"], state["x"]), choose(sparser, state["best_grad"], grad)
-        ball = {"eps": state["radius"], "norm": "l1", "bounds": self._bounds}
+        ball: dict[str, Any] = {"eps": state["radius"], "norm": "l1", "bounds": self._bounds}
         moved = pgd_step(x, largest(grad, state["kept"]), state["x0"], step_size=state["size"], l1_fraction=1.0, **ball)
         state["x"] = choose(over, state["x"], moved)
         state["made"] = state["made"] + ~over

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from fastadv.attacks.loop.ascent import Best
+from fastadv.attacks.loop.ascent import Best, Evaluation
 from fastadv.attacks.loop.ball import Ball
 from fastadv.attacks.loop.rows import choose
 from fastadv.ops.ball import projector
@@ -57,7 +57,11 @@ def periods(marks: Callable[[int], list[int]], steps: int | Tensor, x: Tensor) -
 
 
 class ApgdState(abc.ABC):
-    """Steps of its own size for each row, the best point so far, and at checkpoints a return of some rows to it.
+    """Steps of its own size for each row, the highest point so far, and at checkpoints a return of some rows to it.
+
+    Attributes:
+        highest: the points of the highest values, from which the rules go on.
+        found: the points to be returned, the same but where others have reached the goal.
 
     Args:
         start: the first iterates [rows, ...].
@@ -66,23 +70,24 @@ class ApgdState(abc.ABC):
     """
 
     def __init__(self, start: Tensor, sizes: Tensor, periods: list[Tensor | None]) -> None:
-        self.best = Best(start)
-        self._best_grad = torch.zeros_like(start)
+        self.found, self.highest = Best(start), Best(start)
+        self._highest_grad = torch.zeros_like(start)
         self._sizes = sizes
         self._periods = periods
         self._made = 0
 
-    def watch(self, x: Tensor, value: Tensor, grad: Tensor) -> None:
-        """Take in the values and gradients at the iterates ``x``."""
-        self._best_grad = choose(value > self.best.value, grad, self._best_grad)
-        self.best.offer(x, value)
+    def watch(self, x: Tensor, seen: Evaluation) -> None:
+        """Take in the evaluation of the iterates ``x``."""
+        self.found.watch(x, seen)
+        higher = self.highest.offer(x, seen.value)
+        self._highest_grad = choose(higher, seen.grad, self._highest_grad)
 
     def step(self, x: Tensor, grad: Tensor) -> Tensor:
         """Return the next iterates."""
         period = self._periods[self._made]
         if period is not None:
             returns = self._check(period)
-            x, grad = choose(returns, self.best.x, x), choose(returns, self._best_grad, grad)
+            x, grad = choose(returns, self.highest.x, x), choose(returns, self._highest_grad, grad)
         self._made += 1
         return self._moved(x, grad)
 
@@ -116,8 +121,8 @@ class StepHalving(ApgdState):
     ) -> None:
         super().__init__(start, sizes, periods)
         self._rho = rho
-        self._step = pgd_stepper(centre, step_size=0.0, **ball._asdict())
-        self._project = projector(centre, **ball._asdict())
+        self._step = pgd_stepper(centre, step_size=0.0, **ball.projection)
+        self._project = projector(centre, **ball.projection)
         self._before: Tensor | None = None  # x_{k-1}
         self._value: Tensor | None = None  # f(x_{k-1})
         self._rises = torch.zeros(start.shape[0], dtype=torch.int64, device=start.device)
@@ -125,22 +130,22 @@ class StepHalving(ApgdState):
         self._checked: Tensor | None = None
         self._halved = torch.zeros(start.shape[0], dtype=torch.bool, device=start.device)
 
-    def watch(self, x: Tensor, value: Tensor, grad: Tensor) -> None:
-        super().watch(x, value, grad)
+    def watch(self, x: Tensor, seen: Evaluation) -> None:
+        super().watch(x, seen)
         if self._value is None:
-            self._checked = self.best.value
+            self._checked = self.highest.value
         else:
-            self._rises = self._rises + (value > self._value)
-        self._value = value
+            self._rises = self._rises + (seen.value > self._value)
+        self._value = seen.value
 
     def _check(self, period: Tensor) -> Tensor:
         due = period > 0
         seldom = self._rises < self._rho * period
-        stuck = (self.best.value == self._checked) & ~self._halved
+        stuck = (self.highest.value == self._checked) & ~self._halved
         halves = due & (seldom | stuck)
         self._sizes = torch.where(halves, self._sizes / 2, self._sizes)
         self._halved = torch.where(due, halves, self._halved)
-        self._checked = torch.where(due, self.best.value, self._checked)  # type: ignore[arg-type]
+        self._checked = torch.where(due, self.highest.value, self._checked)  # type: ignore[arg-type]
         self._rises = torch.where(due, 0, self._rises)
         return halves
 
@@ -163,7 +168,7 @@ class L1Sparsity(ApgdState):
         super().__init__(start, sizes, periods)
         self._centre = centre
         self._first_sizes = sizes
-        self._step: Callable[..., Tensor] = pgd_stepper(centre, step_size=0.0, l1_fraction=1.0, **ball._asdict())
+        self._step: Callable[..., Tensor] = pgd_stepper(centre, step_size=0.0, l1_fraction=1.0, **ball.projection)
         elements = start[0:1].numel()
         # How many coordinates the best point had moved at the last checkpoint, and how many a step moves.
         self._support = torch.full([start.shape[0]], elements, device=start.device)
@@ -171,7 +176,7 @@ class L1Sparsity(ApgdState):
 
     def _check(self, period: Tensor) -> Tensor:
         due = period > 0
-        support = (self.best.x != self._centre).flatten(1).sum(1)
+        support = (self.highest.x != self._centre).flatten(1).sum(1)
         sparser = due & (support < _SPARSER * self._support)
         shorter = torch.maximum(self._sizes / 1.5, _SMALLEST_STEP * self._first_sizes)
         self._sizes = torch.where(due, torch.where(sparser, self._first_sizes, shorter), self._sizes)

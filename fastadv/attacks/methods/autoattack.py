@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks.loop.arguments import as_float32, count
+from fastadv.attacks.loop.arguments import clean_images, count
 from fastadv.attacks.loop.judging import Judge
 from fastadv.attacks.loop.noise import derived, resolve
 from fastadv.attacks.loop.row_queue import Queue, Search
@@ -200,7 +200,7 @@ class AutoAttack:
         self._networks = Networks(model)
         if self._networks.together:
             raise ValueError("model must be one network, got a sequence")
-        self._x = as_float32(x)
+        self._x = clean_images(x, bounds, None)
         self._eps = checks.not_negative("eps", eps)
         checks.choice("norm", norm, checks.NORMS)
         checks.box(bounds)
@@ -369,9 +369,9 @@ class AutoAttack:
             targets = self._judge.targets(_L1_TARGETS if fewer else _TARGETS)
         copies = restarts if targets is None else targets.shape[1]
         if name.startswith("fab"):
-            aimed = {"targeted": targets is not None, "restarts": restarts}
+            aimed: dict[str, Any] = {"targeted": targets is not None, "restarts": restarts}
             return NearestBoundary(self._attacked, norm=self._norm, steps=_STEPS, **aimed, **where), copies, targets
-        how = {
+        how: dict[str, Any] = {
             "loss": "ce" if name == "apgd-ce" else "dlr",
             "targeted": targets is not None,
             "steps": _STEPS,
@@ -416,8 +416,8 @@ class AutoAttack:
         if accuracies["square"] < least - _MASKED:
             self._warn(
                 f"square, which sees no gradient, breaks {least - accuracies['square']:.1%} of the images beyond all"
-                " other attacks: gradients may be masked and the robust accuracy too high; the defence needs an attack"
-                " made for it"
+                " other attacks: gradients may be masked and the robust accuracy too high; the defence needs an"
+                " attack made for it"
             )
 
     def _warn(self, message: str) -> None:
@@ -447,7 +447,7 @@ def _named(version: str | Sequence[str], norm: str) -> tuple[str, ...]:
         names = checks.choice("version", version, VERSIONS)
         if norm == "l1" and version != "standard":
             raise ValueError(f'version must be "standard" or names of attacks for l1, got {version!r}')
-        return names  # type: ignore[no-any-return]
+        return names
     names = tuple(version)
     if not names:
         raise ValueError("version must name at least one attack, got none")

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.configured import Attack
-from fastadv.attacks.loop.arguments import as_float32, step_count
-from fastadv.attacks.loop.ascent import ascend
+from fastadv.attacks.loop.arguments import clean_images, step_count
+from fastadv.attacks.loop.ascent import Evaluation, ascend
 from fastadv.attacks.loop.objective import backprop_to_input
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
@@ -27,6 +27,7 @@ def bss(
     step_size: float | Tensor = 0.3,
     bounds: tuple[float, float] | None = (0.0, 1.0),
     stop_early: bool = False,
+    check: bool | None = None,
 ) -> Tensor:
     """Boundary supporting samples: x moved from its own class towards ``target``, until it has just left its class.
 
@@ -51,6 +52,7 @@ def bss(
         stop_early: ask at each step whether any sample is left to move, and end where there is none, as the published
             code does: the same images, sooner where all leave their class soon. Asking waits for the device; such a
             loop cannot be captured or compiled whole.
+        check: see :func:`pgd`.
 
     Returns:
         The moved images, detached, of the shape of x; float32, or float64 for a float64 x.
@@ -62,10 +64,10 @@ def bss(
     Source: Heo, Lee, Yun, Choi, "Knowledge distillation with adversarial samples supporting decision boundary", AAAI
     2019, as its released code has it.
     """
-    networks = Networks(model)
+    networks = Networks(model, check)
     if networks.together:
         raise ValueError("model must be one network, got a sequence")
-    x = as_float32(x)
+    x = clean_images(x, bounds, check)
     schedule = step_count(steps, x)
     move = bss_stepper(x, step_size=step_size, bounds=bounds)
     checks.int64("target", target, [x.shape[0]], x)
@@ -103,7 +105,7 @@ class _Gap:
         self._stop_early = stop_early
         self._base: Tensor | None = None
 
-    def value_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(self, x: Tensor) -> Evaluation:
         x = x.detach().requires_grad_()
         logits = self._networks.logits(x)
         # As long as the base class is predicted, it is the class of the largest logit beside the target's.
@@ -115,4 +117,4 @@ class _Gap:
         self.active = self.active & (predicted == self._base)
         self.width = -value
         self.closed = self._stop_early and not self.active.any()
-        return value, torch.zeros_like(x) if self.closed else backprop_to_input(logits, x, grad_logits)
+        return Evaluation(value, torch.zeros_like(x) if self.closed else backprop_to_input(logits, x, grad_logits))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.configured import Attack
-from fastadv.attacks.loop.arguments import as_float32, count
+from fastadv.attacks.loop.arguments import clean_images, count
 from fastadv.attacks.loop.judging import Judge
 from fastadv.attacks.loop.noise import Noise, resolve
 from fastadv.attacks.loop.objective import gradient
@@ -46,6 +46,7 @@ def fab(
     batch_size: int = 250,
     seed: int | None = None,
     sample_ids: Tensor | None = None,
+    check: bool | None = None,
 ) -> Tensor:
     """Fast adaptive boundary attack: a misclassified image as near as it finds one.
 
@@ -76,6 +77,7 @@ def fab(
         bounds: (low, high), or None for no box.
         batch_size: rows in a pass at most. An image that fell makes room for the next.
         seed, sample_ids: of the starts of restarts, see :func:`fastadv.attacks.pgd`.
+        check: see :func:`fastadv.attacks.pgd`.
 
     Returns:
         Images, detached, of the shape of x; float32, or float64 for a float64 x.
@@ -87,10 +89,10 @@ def fab(
     Source: Croce, Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020; its
     targeted form as in AutoAttack.
     """
-    networks = Networks(model)
+    networks = Networks(model, check)
     if networks.together:
         raise ValueError("model must be one network, got a sequence")
-    x = as_float32(x)
+    x = clean_images(x, bounds, check)
     if eps is not None:
         checks.radius("eps", eps, x)
     checks.choice("norm", norm, checks.NORMS)
@@ -193,7 +195,7 @@ class NearestBoundary:
         x = choose(self._across, x0 + (state["x"] - x0) * _BACK, state["x"])
         gap, normal = self._plane(x, state)
         offset = (normal * x).flatten(1).sum(1) - gap
-        to = {"bounds": self._bounds, "norm": self._norm}
+        to: dict[str, Any] = {"bounds": self._bounds, "norm": self._norm}
         both = project_hyperplane(torch.cat((x, x0)), normal.repeat(2, *[1] * (x.dim() - 1)), offset.repeat(2), **to)
         here, there = (both - torch.cat((x, x0))).chunk(2)
         far, near = (lengths(step, self._norm).clamp(min=_SHORTEST) for step in (here, there))

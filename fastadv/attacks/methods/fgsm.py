@@ -14,6 +14,7 @@ from fastadv.attacks.loop.objective import Goal, Loss
 from fastadv.attacks.loop.projected_ascent import Tries, projected_ascent
 from fastadv.attacks.methods.pgd import steepest_step
 from fastadv.attacks.model.networks import Network
+from fastadv.ops.pixelwise import Bounds
 
 
 def fgsm(
@@ -30,11 +31,15 @@ def fgsm(
     random_start: bool = False,
     restarts: int = 1,
     best: bool = False,
-    bounds: tuple[float, float] | None = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     mode: str = "exact",
     seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,
     l1_fraction: float = 0.05,
+    mask: Tensor | None = None,
+    eot: int = 1,
+    quantize: bool = False,
+    check: bool | None = None,
 ) -> Tensor:
     """The fast gradient method: for linf ``clamp(x + eps sign(grad loss(model(x))))``, a single step of :func:`pgd`.
 
@@ -42,8 +47,8 @@ def fgsm(
         step_size: length of the step in the norm, a float or [N]; None is ``eps``.
         random_start: start from :func:`fastadv.random_start`. With ``step_size=1.25 * eps`` this is the attack of fast
             adversarial training (Wong, Rice, Kolter, "Fast is better than free", ICLR 2020).
-        model, x, y, eps, norm, loss, reference, targeted, restarts, best, bounds, mode, seed, sample_ids, l1_fraction:
-            as for :func:`pgd`.
+        model, x, y, eps, norm, loss, reference, targeted, restarts, best, bounds, mode, seed, sample_ids, l1_fraction,
+            mask, eot, quantize, check: as for :func:`pgd`.
 
     Returns and raises as :func:`pgd`.
 
@@ -53,12 +58,13 @@ def fgsm(
         partial(steepest_step, l1_fraction),
         model,
         x,
-        Goal(y, loss, reference, targeted),
-        Ball(eps, norm, bounds, mode),
+        Goal(y, loss, reference, targeted, eot),
+        Ball(eps, norm, bounds, mode, mask),
         Noise(seed, sample_ids),
-        Tries(random_start, restarts, best),
+        Tries(random_start, restarts, best, quantize=quantize),
         step_size=eps if step_size is None else step_size,
         steps=1,
+        check=check,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from fastadv.attacks.loop.objective import Goal, Loss
 from fastadv.attacks.loop.projected_ascent import Tries, projected_ascent
 from fastadv.attacks.model.networks import Network
 from fastadv.ops import checks
+from fastadv.ops.pixelwise import Bounds
 from fastadv.ops.step import momentum_stepper
 
 
@@ -32,11 +34,15 @@ def mi_fgsm(
     random_start: bool = False,
     restarts: int = 1,
     best: bool = False,
-    bounds: tuple[float, float] | None = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,
     l1_fraction: float = 0.05,
     decay: float = 1.0,
+    mask: Tensor | None = None,
+    eot: int = 1,
+    quantize: bool = False,
+    check: bool | None = None,
 ) -> Tensor:
     """Projected ascent along a momentum: ``x, m <- momentum_step(x, grad loss(model(x)), m)``, ``steps`` times.
 
@@ -50,7 +56,7 @@ def mi_fgsm(
         step_size: length of a step in the norm, a float or [N]; None is ``2.5 eps / steps``.
         decay: what is kept of the momentum at each step; 0 is pgd.
         model, x, y, eps, steps, norm, loss, reference, targeted, random_start, restarts, best, bounds, seed,
-            sample_ids, l1_fraction: as for :func:`pgd`. Projections are exact.
+            sample_ids, l1_fraction, mask, eot, quantize, check: as for :func:`pgd`. Projections are exact.
 
     Returns and raises as :func:`pgd`, and ValueError where decay is NaN.
 
@@ -58,21 +64,20 @@ def mi_fgsm(
     """
 
     def along_momentum(centre: Tensor, ball: Ball, step_size: float | Tensor) -> Step:
-        eps, norm, bounds, _ = ball
-        return momentum_stepper(
-            centre, eps=eps, step_size=step_size, decay=decay, norm=norm, bounds=bounds, l1_fraction=l1_fraction
-        )
+        rule: dict[str, Any] = {"step_size": step_size, "decay": decay, "l1_fraction": l1_fraction}
+        return momentum_stepper(centre, eps=ball.eps, norm=ball.norm, bounds=ball.bounds, **rule)
 
     return projected_ascent(
         along_momentum,
         model,
         x,
-        Goal(y, loss, reference, targeted),
-        Ball(eps, norm, bounds),
+        Goal(y, loss, reference, targeted, eot),
+        Ball(eps, norm, bounds, mask=mask),
         Noise(seed, sample_ids),
-        Tries(random_start, restarts, best),
+        Tries(random_start, restarts, best, quantize=quantize),
         step_size=step_size,
         steps=steps,
+        check=check,
     )
 
 

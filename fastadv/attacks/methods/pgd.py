@@ -14,6 +14,7 @@ from fastadv.attacks.loop.noise import Noise
 from fastadv.attacks.loop.objective import Goal, Loss
 from fastadv.attacks.loop.projected_ascent import Tries, projected_ascent
 from fastadv.attacks.model.networks import Network
+from fastadv.ops.pixelwise import Bounds
 from fastadv.ops.step import pgd_stepper
 
 
@@ -32,12 +33,16 @@ def pgd(
     random_start: bool = True,
     restarts: int = 1,
     best: bool = False,
-    bounds: tuple[float, float] | None = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     mode: str = "exact",
     seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,
     l1_fraction: float = 0.05,
     start_eps: float | Tensor | None = None,
+    mask: Tensor | None = None,
+    eot: int = 1,
+    quantize: bool = False,
+    check: bool | None = None,
 ) -> Tensor:
     """Projected gradient ascent: ``x <- pgd_step(x, grad loss(model(x)))``, ``steps`` times from a start in the ball.
 
@@ -49,28 +54,37 @@ def pgd(
 
     Args:
         model: a callable from images to logits [N, C], in practice a module; or a sequence of them, attacked together:
-            the loss is then a callable of the tuple of their logits. Images are cast to the dtype of its parameters. Of
-            a callable that is no module or method of one nothing inside is known: it sees float32 images (float64 ones
-            of a float64 x), in the mode that its modules are in.
-        x: clean images [N, ...], float64, float32, bfloat16 or float16, inside the bounds.
-        y: classes [N], int64, of every loss but "kl"; None is the model's own clean prediction (one more forward).
-        eps: radius in the units of x, a float or [N]; not negative.
-        step_size: length of a step in the norm, a float or [N]; None is ``2.5 eps / steps``.
+            the loss is then a callable of the tuple of their outputs. One logit z stands for the classes 0 and 1 of a
+            sigmoid, as logits [0, z]. Images are cast to the dtype of its parameters. A callable that is no module or
+            method of one sees float32 images (float64 ones of a float64 x); modules that it holds are found in
+            closures, partials and attributes and put in eval mode.
+        x: clean images [N, ...], float64, float32, bfloat16 or float16, pixels inside the bounds: normalising them is
+            the model's first layer, see :class:`fastadv.attacks.Normalized`.
+        y: classes [N], int64, of "ce", "cw" and "dlr"; None is the model's own clean prediction (one more forward), but
+            not where targeted. Of a callable loss that takes it any tensor [N, ...].
+        eps: radius in the units of x, a float or [N], for linf also one for each channel or pixel, a tensor of two
+            dimensions or more that broadcasts to x; not negative.
+        step_size: length of a step in the norm, as eps; None is ``2.5 eps / steps``.
         steps: how often to step; 0 returns the start. An int, or int64 [N] on the CPU (the host counts the loop, so it
             has to know the largest): a sample that has made its own number stays where it is. Not under torch.compile.
         norm: "linf", "l2" or "l1".
-        loss: a kind of :func:`fastadv.attack_loss`, "ce", "kl" (the divergence from ``reference``), "dlr" or "cw"; or a
-            callable giving one value a row of logits, which is differentiated by autograd and brings its own targets.
-            Values are summed, never averaged.
+        loss: "ce", "kl" (the divergence from ``reference``), "dlr" or "cw", see :func:`fastadv.attack_loss`. "ce"
+            climbs ``logsumexp_{j != y} z_j - z_y``, of which the cross-entropy is a monotone function: the same ascent,
+            whose gradient does not vanish where the model is sure of y. "dlr" and "cw" do not vanish either; "kl" does
+            where model and reference are so sure of one class that float32 holds no other probability (below 1e-45).
+            Or a callable of the model's output (whatever that is), or of it and y (repeated for restarts), that gives
+            one value a row and is differentiated by autograd. Values are summed, never averaged.
         reference: logits [N, C] of loss "kl", or true classes [N] of a targeted "dlr"; None is the model's own clean
             logits or prediction (one more forward).
         targeted: descend, towards y or the reference.
-        random_start: start from :func:`fastadv.random_start`, else from x.
+        random_start: start from :func:`fastadv.random_start`, else from x; or, for "kl" without a reference, which has
+            no gradient at x, from a random point within a tenth of eps.
         restarts: attacks a sample, in one forward of [N * restarts] (row ``i * restarts + r`` is restart r of sample
-            i); the one that ends with the highest loss is returned (one more forward). Only a random start makes them
-            differ.
-        best: return the iterate of the highest loss, start and end included, not the last one (one more forward).
-        bounds: (low, high), or None for no box.
+            i); the best of their ends is returned (one more forward). Only a random start makes them differ.
+        best: return the best iterate, start and end included, not the last one (one more forward). Better is one that
+            is misclassified, or of class y where targeted, and among these the one of the higher loss; of a callable
+            loss the value alone decides.
+        bounds: (low, high), or None for no box; for linf both may be tensors as eps.
         mode: "exact" or "sequential", see :func:`fastadv.project`.
         seed: of the random start, an int or an int64 tensor without dimensions on the device of x. None gives another
             start at each call, derived from torch.initial_seed(), the number of the call and the distributed rank.
@@ -80,6 +94,12 @@ def pgd(
         start_eps: radius of the ball that the random start is drawn from, at most eps, a float or [N]; None is eps. For
             each sample the smaller of the two counts where either is a tensor. A small one starts next to x, where a
             loss that compares with x itself has no gradient.
+        mask: the pixels that may move, bool, broadcast to x; None is all.
+        eot: average values and gradients over so many forwards of each step, for a model that draws random numbers.
+        quantize: return images of 8 bits, k / 255, as x has to be: those near the result that lie in the ball, see
+            :func:`fastadv.attacks.loop.quantize.quantized`.
+        check: look at the values of images, first logits and parameters, and raise ValueError for pixels outside of
+            bounds, NaN and infinity. None does on a CPU; True also on a device, and waits for it; False nowhere.
 
     Returns:
         Adversarial images, detached, of the shape of x; float32, or float64 for a float64 x: in half precision they
@@ -95,12 +115,13 @@ def pgd(
         partial(steepest_step, l1_fraction),
         model,
         x,
-        Goal(y, loss, reference, targeted),
-        Ball(eps, norm, bounds, mode),
+        Goal(y, loss, reference, targeted, eot),
+        Ball(eps, norm, bounds, mode, mask),
         Noise(seed, sample_ids),
-        Tries(random_start, restarts, best, start_eps),
+        Tries(random_start, restarts, best, start_eps, quantize),
         step_size=step_size,
         steps=steps,
+        check=check,
     )
 
 
@@ -110,4 +131,4 @@ class PGD(Attack, function=pgd):
 
 def steepest_step(l1_fraction: float, centre: Tensor, ball: Ball, step_size: float | Tensor) -> Step:
     """Return steps of :func:`fastadv.pgd_step`, in place, in ``ball`` around ``centre`` [rows, ...]."""
-    return pgd_stepper(centre, step_size=step_size, l1_fraction=l1_fraction, in_place=True, **ball._asdict())
+    return pgd_stepper(centre, step_size=step_size, l1_fraction=l1_fraction, in_place=True, **ball.projection)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastadv.attacks.configured import Attack
-from fastadv.attacks.loop.arguments import as_float32, count
+from fastadv.attacks.loop.arguments import clean_images, count
 from fastadv.attacks.loop.judging import Judge
 from fastadv.attacks.loop.noise import Noise, resolve
 from fastadv.attacks.loop.row_queue import Begun, State
@@ -41,6 +42,7 @@ def square(
     batch_size: int = 250,
     seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,
+    check: bool | None = None,
 ) -> Tensor:
     """Square Attack: random windows of the perturbation, of which those stay that bring the network nearer to an error.
 
@@ -66,6 +68,7 @@ def square(
         bounds: (low, high), or None for no box.
         batch_size: images in a pass at most. An image that fell makes room for the next.
         seed, sample_ids: of all draws, see :func:`fastadv.attacks.pgd`.
+        check: see :func:`fastadv.attacks.pgd`.
 
     Returns:
         Misclassified images where there was one, elsewhere the clean ones, of the shape of x; float32, or float64 for a
@@ -78,10 +81,10 @@ def square(
     Source: Andriushchenko, Croce, Flammarion, Hein, "Square Attack: a query-efficient black-box adversarial attack via
     random search", ECCV 2020; for l1 Croce, Hein, "Mind the box", ICML 2021.
     """
-    networks = Networks(model)
+    networks = Networks(model, check)
     if networks.together:
         raise ValueError("model must be one network, got a sequence")
-    x = as_float32(x)
+    x = clean_images(x, bounds, check)
     if x.dim() != 4:
         raise ValueError(f"x must be images [N, C, H, W] for square, whose windows have two sides, got {list(x.shape)}")
     checks.radius("eps", eps, x)
@@ -109,10 +112,10 @@ def square(
         return x.index_copy(0, judge.standing, queue.x)
 
 
-class Square(
+class SQUARE(
     Attack, function=square, own_checks={"queries": partial(count, least=0), "batch_size": partial(count, least=1)}
 ):
-    """:func:`fastadv.attacks.square`, configured once: ``Square(eps=8 / 255, queries=1000)(model, x, y)``."""
+    """:func:`fastadv.attacks.square`, configured once: ``SQUARE(eps=8 / 255, queries=1000)(model, x, y)``."""
 
 
 class Windows:
@@ -162,7 +165,7 @@ class Windows:
         falls = (margin < state["margin"]) | (margin <= 0)
         state["kept"] = choose(falls, state["x"], state["kept"])
         state["margin"] = torch.where(falls, margin, state["margin"])
-        ball = {"norm": self._norm, "bounds": self._bounds}
+        ball: dict[str, Any] = {"norm": self._norm, "bounds": self._bounds}
         proposed = square_propose(
             state["kept"],
             state["x0"],

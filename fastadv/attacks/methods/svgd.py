@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastadv.attacks.configured import Attack, among
-from fastadv.attacks.loop.arguments import as_float32, count, step_count, step_length
+from fastadv.attacks.loop.arguments import clean_images, count, step_count, step_length
 from fastadv.attacks.loop.ascent import Step, Watch, ascend
 from fastadv.attacks.loop.ball import Ball
 from fastadv.attacks.loop.noise import Noise
-from fastadv.attacks.loop.objective import Goal, Loss, Objective
+from fastadv.attacks.loop.objective import Goal, Loss, objective_of
+from fastadv.attacks.loop.quantize import check_on_grid, quantized
+from fastadv.attacks.loop.rows import repeat_rows
 from fastadv.attacks.methods.tald_released import released_particles
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
@@ -44,8 +46,15 @@ def svgd(
     seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,
     variant: str = "projected",
+    mask: Tensor | None = None,
+    eot: int = 1,
+    quantize: bool = False,
+    check: bool | None = None,
 ) -> Tensor:
     """Particles drawn from ``p(x'|x, y)``, proportional to ``exp(loss(model(x'), y))`` in the ball around x.
+
+    For "ce" that is ``1 / p_y``, p_y the model's probability of y, of which the score is taken of ``(1 - p_y) / p_y``,
+    the odds of being wrong: next to a misclassified image the same, and not flat where the model is sure of y.
 
     ``variant="projected"``: the particles of each image start uniform in the ball and follow :func:`fastadv.svgd_step`,
     whose kernel joins no two images; the score is the gradient of the loss at each particle. The model sees
@@ -58,7 +67,8 @@ def svgd(
     ``steps`` (an int, 1 or more) is, and has no use for the other keywords.
 
     Args:
-        model, x, y, steps, norm, loss, reference, bounds, seed, sample_ids: as for :func:`pgd`.
+        model, x, y, steps, norm, loss, reference, bounds, seed, sample_ids, mask, eot, quantize,
+            check: as for :func:`pgd`.
         eps: radius in the units of x, a float or one an image, [N]; not negative.
         step_size: length of a step, a float or [N]; None is ``2.5 eps / steps``.
         particles: how many an image.
@@ -78,6 +88,8 @@ def svgd(
     """
     if checks.choice("variant", variant, VARIANTS) == "released":
         count("steps", steps, 1)  # type: ignore[arg-type]
+        if y is not None:
+            raise ValueError("y must be None for variant 'released', which reads no classes")
         return released_particles(
             model,
             x,
@@ -87,17 +99,20 @@ def svgd(
             bounds=bounds,
             seed=seed,
             sample_ids=sample_ids,
+            check=check,
         )
     return projected_particles(
         model,
         x,
-        Goal(y, loss, reference),
-        Ball(eps, norm, bounds),
+        Goal(y, loss, reference, eot=eot),
+        Ball(eps, norm, bounds, mask=mask),
         Noise(seed, sample_ids),
         Stein(bandwidth, update, score_scale),
         particles=particles,
         step_size=step_size,
         steps=steps,
+        check=check,
+        quantize=quantize,
     )
 
 
@@ -125,8 +140,9 @@ class Stein(NamedTuple):
 
 def particle_stepper(x: Tensor, ball: Ball, stein: Stein, step_size: float | Tensor) -> Step:
     """Return :func:`fastadv.svgd_step` in ``ball`` around images ``x`` [N, ...], for particles [N, n, ...]."""
-    eps, norm, bounds, _ = ball
-    return svgd_stepper(x, eps=eps, step_size=step_size, norm=norm, bounds=bounds, **stein._asdict())
+    # Of a box for each pixel, which svgd has not, the stepper's own check says so.
+    box: Any = ball.bounds
+    return svgd_stepper(x, eps=ball.eps, step_size=step_size, norm=ball.norm, bounds=box, **stein._asdict())
 
 
 def projected_particles(
@@ -140,14 +156,19 @@ def projected_particles(
     particles: int,
     step_size: float | Tensor | None,
     steps: int | Tensor,
+    check: bool | None = None,
+    quantize: bool = False,
     watch: Watch | None = None,
 ) -> Tensor:
     """Return what :func:`svgd` does with ``variant="projected"``: [N, particles, ...].
 
-    watch: called with each (rows, values, score), [N * particles, ...], before its step.
+    watch: called with each rows [N * particles, ...] and their evaluation, before their step.
     """
-    networks = Networks(model)
-    x = as_float32(x).contiguous()  # svgd_step works on contiguous particles, whatever comes in
+    networks = Networks(model, check)
+    x = clean_images(x, ball.bounds, check).contiguous()  # svgd_step works on contiguous particles, whatever comes in
+    ball.check(x)
+    if checks.flag("quantize", quantize):
+        check_on_grid(x, ball, check)
     schedule = step_count(steps, x)
     shape = (x.shape[0], count("particles", particles, 1))
     move = particle_stepper(x, ball, stein, step_length(x, ball.eps, step_size, schedule))
@@ -157,8 +178,10 @@ def projected_particles(
 
     with no_trace(networks.members):
         start = ball.random_rows(x, particles, noise)
-        objective = Objective(networks, x, goal, particles)
+        objective = objective_of(networks, x, goal, particles, mask=ball.of_copies(x, particles).mask)
         rows = ascend(objective, start, step, schedule.of_copies(particles), watch=watch)
+        if quantize:
+            rows = quantized(rows, repeat_rows(x, particles), ball.of_copies(x, particles))
         return rows.unflatten(0, shape)
 
 

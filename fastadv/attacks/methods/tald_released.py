@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastadv.attacks.loop.arguments import as_float32, count
+from fastadv.attacks.loop.arguments import clean_images, count
 from fastadv.attacks.loop.ball import Ball
 from fastadv.attacks.loop.noise import Noise
 from fastadv.attacks.loop.objective import gradient
@@ -32,6 +32,7 @@ def released_particles(
     seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,
     xi: float = XI,
+    check: bool | None = None,
 ) -> Tensor:
     """Return particles [N, n, ...] as the published TALD code computes them, ``clamp(x + r)`` with ``|r|_2 = eps``.
 
@@ -60,13 +61,14 @@ def released_particles(
         bounds: (low, high) of the clamp, or None.
         seed, sample_ids: of the directions, see :func:`fastadv.attacks.pgd`.
         xi: length of the step at which A is measured.
+        check: see :func:`fastadv.attacks.pgd`.
 
     Raises TypeError and ValueError as :func:`fastadv.attacks.svgd`.
     """
-    networks = Networks(model)
+    networks = Networks(model, check)
     if networks.together:
         raise ValueError("model must be one network for variant 'released', got a sequence")
-    x = as_float32(x).contiguous()
+    x = clean_images(x, bounds, check).contiguous()
     checks.radius("eps", eps, x)
     low, high = checks.box(bounds)
     sigma = checks.number_or("bandwidth", bandwidth, "median")

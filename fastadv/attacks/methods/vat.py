@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.configured import Attack
-from fastadv.attacks.loop.arguments import as_float32, step_count
-from fastadv.attacks.loop.ascent import ascend
+from fastadv.attacks.loop.arguments import clean_images, step_count
+from fastadv.attacks.loop.ascent import Evaluation, ascend
 from fastadv.attacks.loop.ball import Ball
 from fastadv.attacks.loop.noise import Noise
 from fastadv.attacks.loop.objective import gradient
@@ -30,6 +30,7 @@ def vat(
     bounds: tuple[float, float] | None = None,
     seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,
+    check: bool | None = None,
 ) -> Tensor:
     """``x + r`` with the virtual adversarial perturbation r, ``|r|_2 = eps``: it needs no label.
 
@@ -53,6 +54,7 @@ def vat(
         steps: of the power iteration, an int or int64 [N] on the CPU; 0 is a random direction.
         bounds: (low, high) of a box that x + r is projected to, or None, as published.
         seed, sample_ids: of the first direction, see :func:`fastadv.attacks.pgd`.
+        check: see :func:`fastadv.attacks.pgd`.
 
     Returns:
         x + r, detached, of the shape of x; float32, or float64 for a float64 x.
@@ -63,10 +65,10 @@ def vat(
 
     Source: Miyato, Maeda, Koyama, Ishii, "Virtual adversarial training", TPAMI 2018.
     """
-    networks = Networks(model)
+    networks = Networks(model, check)
     if networks.together:
         raise ValueError("model must be one network, got a sequence")
-    x = as_float32(x)
+    x = clean_images(x, bounds, check)
     schedule = step_count(steps, x)
     checks.radius("eps", eps, x)
     checks.positive("xi", xi)
@@ -92,7 +94,7 @@ class _Divergence:
         self._probabilities = self._clean.softmax(1)
         self._xi = (safe_norm(x) * torch.finfo(clean.dtype).eps ** 0.5).clamp(min=xi)
 
-    def value_and_grad(self, direction: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(self, direction: Tensor) -> Evaluation:
         """Return the divergence [N] at ``direction``, and a positive multiple of its gradient a row."""
         x = (self._x + self._xi * direction).requires_grad_()
         logits = self._networks.logits(x)
@@ -105,7 +107,7 @@ class _Divergence:
         value = torch.log1p(mean).squeeze(1) - (self._probabilities * change).sum(1)
         grad_logits = self._probabilities * (growth - mean)
         # The direction is all that counts; at length one it survives half precision.
-        return value, gradient(logits, x, _unit(grad_logits, grad_logits).to(logits.dtype))
+        return Evaluation(value, gradient(logits, x, _unit(grad_logits, grad_logits).to(logits.dtype)))
 
 
 def _unit_or_stay(direction: Tensor, grad: Tensor) -> Tensor:

@@ -3,23 +3,55 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
-from fastadv.attacks.model.networks import module_behind, submodules
+from fastadv.attacks.model.networks import modules_in, submodules
+
+# For each module that is in eval mode for attacks: how many of them, and the mode it is to go back to after the last.
+_uses: dict[nn.Module, list[Any]] = {}
+_lock = threading.Lock()
 
 
 @contextlib.contextmanager
 def evaluating(models: Iterable[Any]) -> Iterator[None]:
     """Put every module in eval mode inside; afterwards each submodule has its own flag again.
 
-    In eval mode neither the buffers of BatchNorm nor the global random state of Dropout change. Callables that are no
-    modules or methods of one are left alone.
+    In eval mode neither the buffers of BatchNorm nor the global random state of Dropout change. Threads may be inside
+    with the same modules: these go back to their mode with the last of them. Which modules a callable has is told by
+    :func:`fastadv.attacks.model.networks.modules_in`.
     """
-    roots = [module_behind(model) for model in models]
-    flags = [(module, module.training) for root in roots if root is not None for module in submodules(root)]
+    modules = [module for model in models for root in modules_in(model) for module in submodules(root)]
+    if torch.compiler.is_compiling():
+        with _evaluating_in_a_graph(modules):
+            yield
+        return
+    with _lock:
+        used = [module for module in modules if module.training or module in _uses]
+        for module in used:
+            use = _uses.setdefault(module, [0, module.training])
+            use[0] += 1
+            module.training = False
+    try:
+        yield
+    finally:
+        with _lock:
+            for module in used:
+                use = _uses[module]
+                use[0] -= 1
+                if not use[0]:
+                    module.training = use[1]
+                    del _uses[module]
+
+
+@contextlib.contextmanager
+def _evaluating_in_a_graph(modules: list[nn.Module]) -> Iterator[None]:
+    """Do the same without locks and counts, which the compiler cannot trace."""
+    flags = [(module, module.training) for module in modules]
     try:
         for module, training in flags:
             if training:

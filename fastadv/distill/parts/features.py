@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fastadv.attacks.model.networks import check_logits
+
 
 class Features(NamedTuple):
     """The results of one forward pass.
@@ -61,8 +63,18 @@ def observe(name: str, network: Callable[[Tensor], Tensor], x: Tensor, *, deep: 
     """Return the features of ``x``; with ``deep=False`` the logits alone, which are all that any network has."""
     if deep:
         return features_of(name, network, x)
-    logits = network(x)
+    logits = logits_from(name, network, x)
     return Features((), (), logits[:, :0], logits)
+
+
+def logits_from(name: str, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return ``network(x)``; TypeError or ValueError naming ``name`` unless it is logits [N, C] with C > 1."""
+    logits = check_logits(name, network(x), x)
+    if logits.shape[1] < 2:
+        raise ValueError(
+            f"{name} must give logits [N, C] with C > 1, got {list(logits.shape)}; one logit z is [0, z] of two classes"
+        )
+    return logits
 
 
 def logits_of(output: object) -> Tensor:

@@ -15,6 +15,7 @@ from fastadv.attacks.model.freeze import Frozen, freeze
 from fastadv.attacks.model.guard import evaluating
 from fastadv.attacks.model.networks import KeepMode
 from fastadv.distill.method import Batch, Method, Network, Terms
+from fastadv.distill.parts.features import logits_from
 from fastadv.distill.parts.teacher import teacher_logits
 from fastadv.ops import checks
 from fastadv.ops.layout import aligned
@@ -48,7 +49,7 @@ class Views:
 
     def student_logits(self, images: Tensor) -> Tensor:
         """Return the student's logits on ``images``."""
-        return self.student(self.as_input(images))
+        return logits_from("student", self.student, self.as_input(images))
 
     def teacher_logits(self, images: Tensor) -> Tensor:
         """Return the teacher's logits on ``images`` in eval mode, without gradient; TypeError without a teacher."""

@@ -7,14 +7,14 @@ from torch import Tensor
 
 from fastadv.attacks.model.guard import evaluating
 from fastadv.distill.method import Method, Network
-from fastadv.distill.parts.features import Features, observe
+from fastadv.distill.parts.features import Features, logits_from, observe
 
 
 def teacher_logits(method: Method, teacher: Network | None, x: Tensor) -> Tensor:
     """Return ``teacher(x)`` in eval mode and without gradient; TypeError where ``method`` has no teacher."""
     network = required(method, teacher)
     with evaluating([network]), torch.no_grad():
-        return network(x)
+        return logits_from("teacher", network, x)
 
 
 def teacher_features(method: Method, teacher: Network | None, x: Tensor, *, deep: bool) -> Features:

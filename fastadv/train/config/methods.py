@@ -112,6 +112,10 @@ class MethodSpec:
         """Return whether the constructor, or that of a method it is built on, has an argument ``network``."""
         return any(network in inspect.signature(kind).parameters for kind in self._kinds())
 
+    def claims(self, attribute: str) -> bool:
+        """Return whether the class, or one that the method is built on, has the attribute true."""
+        return any(getattr(kind, attribute) for kind in self._kinds())
+
     def names(self) -> set[str]:
         """Return the names of the tables the spec depends on: its own, its method's, those of what it is built on."""
         return {self.name, self.method}.union(*(base.names() for base in self._bases()))

@@ -5,49 +5,106 @@ from pathlib import Path
 from typing import Any
 
 from fastadv.train.config.attack_config import AttackConfig
-from fastadv.train.config.train_config import Config, resolve
-from fastadv.train.runtime.files import write_atomically
-from fastadv.train.runtime.run_folder import add_fact, read_origin, refusal
+from fastadv.train.config.attacks import ENSEMBLE
+from fastadv.train.config.train_config import Config, overridden, read_recipe
+from fastadv.train.runtime.files import sha256, write_atomically
+from fastadv.train.runtime.run_folder import add_fact, check_facts, read_origin, refusal
+
+# No result depends on them.
+FREE = ("data_dir", "device", "threads", "log_steps", "checkpoint_epochs", "checkpoint_steps", "tensorboard")
+# Of these the content counts, which origin.json knows by its SHA-256.
+CHECKPOINTS = ("teacher_checkpoint", "standard_teacher_checkpoint")
 
 
 def continued_config(folder: Path, *, recipe: str | None, flags: Mapping[str, Any]) -> Config:
-    """Return the configuration of the run in ``folder`` with the methods, seeds and settings that recipe and flags add.
+    """Return the configuration of the run in ``folder`` with what recipe and flags add to it, or may change.
 
-    Raises ConfigError naming the flags that would change the run: nothing that belongs to a result may.
+    Methods, seeds and settings may be added; flags may say where data and checkpoints lie now, on which device, and how
+    often to speak and save; and more epochs, where nothing follows their number.
+
+    Raises ConfigError naming what would change the run: nothing that belongs to a result may.
     """
-    path = str(folder / Config.FILE)
-    stored, asked = resolve(recipe=path), resolve(recipe=recipe or path, flags=flags)
+    given = Config.read_flags(flags)
+    anew = {name: value for name, value in given.items() if name in (*FREE, *CHECKPOINTS)}
+    stored = {**_stored(folder), **anew}
+    begun = overridden(stored, {})
+    asked = overridden(stored if recipe is None else read_recipe(recipe), given)
     used = {
         name
-        for spec in (*stored.specs, stored.spec(stored.teacher_method, where="teacher_method"))
+        for spec in (*begun.specs, begun.spec(begun.teacher_method, where="teacher_method"))
         for name in spec.names()
     }
 
     def free(name: str) -> bool:
         field, *table = name.split(".")
-        return field in ("methods", "seeds") or (field == "options" and table[0] not in used)
+        if field == "options":
+            return table[0] not in used
+        return field in ("methods", "seeds", *FREE, *CHECKPOINTS) or (field == "epochs" and _may_go_on(begun, asked))
 
-    if changes := stored.changes(asked, free=free):
+    if changes := begun.changes(asked, free=free):
         raise refusal(folder, changes)
-    return stored.replaced(
-        methods=tuple(dict.fromkeys((*stored.methods, *asked.methods))),
-        seeds=tuple(dict.fromkeys((*stored.seeds, *asked.seeds))),
-        options={**stored.options, **asked.options},
+    check_facts(folder, checkpoint_facts(begun))
+    return begun.replaced(
+        methods=tuple(dict.fromkeys((*begun.methods, *asked.methods))),
+        seeds=tuple(dict.fromkeys((*begun.seeds, *asked.seeds))),
+        options={**begun.options, **asked.options},
+        epochs=asked.epochs,
     )
+
+
+def checkpoint_facts(config: Config) -> dict[str, str]:
+    """Return the lines of origin.json that identify the checkpoints of a run."""
+    paths = {name: getattr(config, name) for name in CHECKPOINTS}
+    return {
+        f"{name.replace('_', ' ').capitalize()} SHA-256": sha256(path)
+        for name, path in paths.items()
+        if path is not None
+    }
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    """Return the keys of the stored configuration, of an earlier version in the words of this one."""
+    keys = Config.read_toml(folder / Config.FILE)
+    if "pgd_samples" not in keys and "eval_samples" in keys:
+        # It bounded the attack alone.
+        keys.update(pgd_samples=keys["eval_samples"], eval_samples="none")
+    return keys
+
+
+def _may_go_on(begun: Config, asked: Config) -> bool:
+    """Return whether the first epochs are the same in a longer training."""
+    steady = not any(spec.claims("follows_progress") for spec in begun.specs)
+    return asked.epochs > begun.epochs and begun.schedule == "step" and begun.max_steps is None and steady
 
 
 def extend_run(folder: Path, config: Config, *, command: str) -> None:
     """Store what ``config`` adds to the run in ``folder``, if anything, with the command that did."""
-    if config == resolve(recipe=str(folder / Config.FILE)):
+    begun = _stored(folder)
+    if config.to_toml() == (folder / Config.FILE).read_text():
         return
     earlier = read_origin(folder).get("Extended by")
     add_fact(folder, "Extended by", command if earlier is None else f"{earlier}; {command}")
+    if config.epochs > begun["epochs"]:
+        add_fact(folder, "Epochs", f"{begun['epochs']} at first, then on to {config.epochs}")
     write_atomically(folder / Config.FILE, lambda file: file.write(config.to_toml().encode()))
 
 
 def stored_attack(folder: Path, *, flags: Mapping[str, Any]) -> AttackConfig:
-    """Return the configuration of the evaluation in ``folder``. Raises ConfigError for flags that would change it."""
-    stored = AttackConfig(**AttackConfig.read_toml(folder / AttackConfig.FILE))
-    if changes := stored.changes(stored.replaced(**AttackConfig.read_flags(flags))):
+    """Return the configuration of the evaluation in ``folder``, with a larger n where flags give one,
+    and for AutoAttack another place to save images.
+
+    Raises ConfigError naming the flags that would change it.
+    """
+    given = AttackConfig.read_flags(flags)
+    stored = AttackConfig(
+        **{
+            **AttackConfig.read_toml(folder / AttackConfig.FILE),
+            **{name: value for name, value in given.items() if name in ("data_dir", "checkpoint", "device", "threads")},
+        }
+    )
+    asked = stored.replaced(**given)
+    more = stored.n is not None and (asked.n is None or asked.n >= stored.n)
+    elsewhere = stored.attack == ENSEMBLE
+    if changes := stored.changes(asked, free=lambda name: (name == "n" and more) or (name == "save" and elsewhere)):
         raise refusal(folder, changes)
-    return stored
+    return asked

@@ -29,6 +29,7 @@ class Config(ConfigModel):
     data: str = Field("digits", description=f"dataset: {', '.join(datasets.DATASETS)}")
     data_dir: Path | None = Field(None, description=datasets.DATA_DIR)
     image_size: int | None = Field(None, ge=1, description=datasets.IMAGE_SIZE)
+    grayscale: bool = Field(False, description="read the images of a folder as one channel")
     augmentation: Augmentation = Field("none", description="random crop with zero padding 1 or 4, and horizontal flip")
     student_samples: int | None = Field(
         None, ge=1, description="train students on this many images, drawn anew for each seed"
@@ -72,6 +73,9 @@ class Config(ConfigModel):
 
     warm_up_lr: float | None = Field(None, gt=0, description="learning rate of a method's warm-up; none is lr")
     clip_norm: float | None = Field(None, gt=0, description="clip the gradient to this l2 norm")
+    teacher_ema: float | None = Field(
+        None, gt=0, le=1, description="decay of the average of a trained teacher's weights; none is ema"
+    )
     ema: float | None = Field(None, gt=0, le=1, description="decay of the average of the weights, which then counts")
     precision: Precision = Field("float32", description="what the student is trained in, under autocast")
     compile: bool = Field(False, description="torch.compile the student")
@@ -84,7 +88,8 @@ class Config(ConfigModel):
 
     eval_epochs: int = Field(1, ge=1, description="epochs between two test accuracies")
     eval_batch_size: int = Field(500, ge=1, description="images in a step of evaluation")
-    eval_samples: int | None = Field(None, ge=1, description="attack only the first test images; none is all")
+    eval_samples: int | None = Field(None, ge=1, description="evaluate on the first test images; none is all")
+    pgd_samples: int | None = Field(None, ge=1, description="attack only the first of these; none is all")
     eval_eps: float = Field(8 / 255, gt=0, description="linf radius of the PGD evaluation")
     eval_steps: int = Field(10, ge=1, description="steps of the PGD evaluation")
 
@@ -114,7 +119,7 @@ class Config(ConfigModel):
             raise ConfigError("nesterov: True, expected momentum above 0 with it")
         if self.teacher_precision != "float32" and not self.freeze_teacher:
             raise ConfigError(f"teacher_precision: {self.teacher_precision!r}, expected freeze_teacher with it")
-        datasets.check_source(self.data, self.data_dir, self.image_size)
+        datasets.check_source(self.data, self.data_dir, self.image_size, self.grayscale)
         check_device(self.device)
         if self.precision == "float16" and not self.device.startswith("cuda"):
             raise ConfigError(f"precision: 'float16' on {self.device!r}, expected bfloat16 or float32 there")
@@ -146,7 +151,7 @@ class Config(ConfigModel):
         if self.teacher_checkpoint is None and self.needs_teacher:
             specs.insert(0, self.spec(self.teacher_method, where="teacher_method"))
         names = ", ".join(dict.fromkeys(spec.name for spec in specs))
-        if self.capture and not any(spec.kind.attacks for spec in specs):
+        if self.capture and not any(spec.claims("attacks") for spec in specs):
             raise ConfigError(f"capture: True, but none of {names} attacks a network")
         second = self.standard_teacher_checkpoint
         if second is not None and not any(spec.takes("standard_teacher") for spec in specs):
@@ -173,11 +178,15 @@ def resolve(*, recipe: str | None = None, flags: Mapping[str, Any] | None = None
         if data not in RECIPE_OF_DATA:
             raise ConfigError(f"recipe: none belongs to {data}, expected --recipe with one, such as tald-cifar100")
         recipe = RECIPE_OF_DATA[data]
-    chosen = read_recipe(recipe)
-    options = checked("options", Config.model_fields["options"].annotation, chosen.get("options", {}))
+    return overridden(read_recipe(recipe), given)
+
+
+def overridden(keys: Mapping[str, Any], given: Mapping[str, Any]) -> Config:
+    """Return the configuration of a recipe's ``keys``, overridden by ``given``; of tables entry by entry."""
+    options = checked("options", Config.model_fields["options"].annotation, keys.get("options", {}))
     for name, table in given.get("options", {}).items():
         options = {**options, name: {**options.get(name, {}), **table}}
-    return Config(**{**chosen, **given, "options": options})
+    return Config(**{**keys, **given, "options": options})
 
 
 def packaged_recipes() -> list[str]:

@@ -48,22 +48,29 @@ IMAGE_SIZE = f"scale and cut the images of {' or '.join(_RESIZED)} to squares of
 
 
 def load(
-    name: str, *, data_dir: Path | None = None, image_size: int | None = None, device: "torch.device | str" = "cpu"
+    name: str,
+    *,
+    data_dir: Path | None = None,
+    image_size: int | None = None,
+    grayscale: bool = False,
+    device: "torch.device | str" = "cpu",
 ) -> "Dataset":
     """Load the dataset ``name`` of DATASETS, on ``device``.
 
     data_dir: the folder that holds it, laid out as its entry says.
     image_size: the side that images are scaled and cut to; None keeps theirs.
+    grayscale: read one channel, of a folder.
 
     Raises ConfigError for arguments that check_source refuses, DataError for missing or damaged files,
     MissingExtraError where a library is missing that reads them.
     """
-    check_source(name, data_dir, image_size)
+    check_source(name, data_dir, image_size, grayscale)
     from fastadv.train.data.splits import from_stored
 
     module, _, function = DATASETS[name].reader.partition(":")
     read = getattr(importlib.import_module(f"fastadv.train.data.{module}"), function)
-    return from_stored(read(data_dir, image_size), device)
+    options = {"grayscale": True} if grayscale else {}
+    return from_stored(read(data_dir, image_size, **options), device)
 
 
 def check_name(name: str) -> None:
@@ -73,10 +80,12 @@ def check_name(name: str) -> None:
         raise ConfigError(f"data: {name!r}{near or ','} expected one of {', '.join(DATASETS)}")
 
 
-def check_source(name: str, data_dir: Path | None, image_size: int | None) -> None:
-    """Raise ConfigError for an unknown name, a missing data_dir, an image_size where images are not resized."""
+def check_source(name: str, data_dir: Path | None, image_size: int | None, grayscale: bool = False) -> None:
+    """Raise ConfigError for an unknown name, a missing data_dir, and what the dataset has no use for."""
     check_name(name)
     if data_dir is None and name in _LAYOUTS:
         raise ConfigError(f"data_dir: None, expected the folder that holds {_LAYOUTS[name]}")
     if image_size is not None and name not in _RESIZED:
         raise ConfigError(f"image_size: {image_size}, expected none with {name}; it is for {' and '.join(_RESIZED)}")
+    if grayscale and name != "folder":
+        raise ConfigError(f"grayscale: True, expected no with {name}; it is for folder")

@@ -25,17 +25,26 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
-def read_images(paths: Sequence[Path], size: int | None, *, root: Path, split: str) -> np.ndarray:
-    """Return the images of a split in RGB, uint8 [N, 3, H, W].
+def read_images(
+    paths: Sequence[Path], size: int | None, *, root: Path, split: str, grayscale: bool = False
+) -> np.ndarray:
+    """Return the images of a split in RGB, uint8 [N, 3, H, W], or float32 in [0, 1] where files hold finer levels.
+
+    Finer are images of one channel of 16 bits, or of floats in [0, 1]. Palettes and 1-bit images have their colours; an
+    alpha channel must be opaque.
 
     size: each is scaled to fill a square of that many pixels and cut to it around its centre (Pillow's ImageOps.fit,
     bicubic); None takes them as they are.
     root: the dataset's folder, which keeps the array in .fastadv/ until a file changes its name, size or time.
-    Raises DataError naming the file that is missing, damaged, or without `size` of another shape than the first;
-    MissingExtraError without Pillow.
+    grayscale: one channel, [N, 1, H, W], in place of three.
+    Raises DataError naming the file that is missing, damaged, transparent, of levels that would be lost, or of another
+    shape (without `size`) or fineness than the first; MissingExtraError without Pillow.
     """
-    path = root / CACHE / f"{split}-{size or 'own-size'}.npz"
-    return _cached(path, _fingerprint(paths, root), lambda: _decode_all(paths, size, label=f"reading {split}"))
+    channels = 1 if grayscale else 3
+    path = root / CACHE / f"{split}-{size or 'own-size'}{'-gray' if grayscale else ''}.npz"
+    # The number of the way of reading: what an earlier one kept is made anew.
+    key = f"2 {_fingerprint(paths, root)}"
+    return _cached(path, key, lambda: _decode_all(paths, size, channels, label=f"reading {split}"))
 
 
 def _cached(path: Path, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
@@ -71,19 +80,23 @@ def _fingerprint(paths: Sequence[Path], root: Path) -> str:
     return digest.hexdigest()
 
 
-def _decode_all(paths: Sequence[Path], size: int | None, *, label: str) -> np.ndarray:
+def _decode_all(paths: Sequence[Path], size: int | None, channels: int, *, label: str) -> np.ndarray:
     """Decode with as many threads as there are processors: Pillow does so outside the interpreter's lock."""
     pillow = require("PIL.Image", "reading image files"), require("PIL.ImageOps", "reading image files")
-    shape = _decode(pillow, paths[0], size).shape
-    images = np.empty((len(paths), *shape), dtype=np.uint8)
+    first = _decode(pillow, paths[0], size, channels)
+    shape, images = first.shape, np.empty((len(paths), *first.shape), dtype=first.dtype)
 
     def decode_batch(start: int) -> None:
         for index in range(start, min(start + BATCH, len(paths))):
-            image = _decode(pillow, paths[index], size)
+            image = _decode(pillow, paths[index], size, channels)
             if image.shape != shape:
                 raise DataError(
                     f"{paths[index]}: {image.shape[2]}x{image.shape[1]} pixels, but {paths[0]} has"
                     f" {shape[2]}x{shape[1]}; expected image_size, or images of one size"
+                )
+            if image.dtype != first.dtype:
+                raise DataError(
+                    f"{paths[index]}: {image.dtype} levels, but {paths[0]} has {first.dtype}; expected one of both"
                 )
             images[index] = image
 
@@ -97,13 +110,45 @@ def _decode_all(paths: Sequence[Path], size: int | None, *, label: str) -> np.nd
     return images
 
 
-def _decode(pillow: tuple[Any, Any], path: Path, size: int | None) -> np.ndarray:
+def _decode(pillow: tuple[Any, Any], path: Path, size: int | None, channels: int) -> np.ndarray:
+    """Return an image [channels, H, W], uint8 or, where its levels are finer, float32 in [0, 1]."""
     pil_image, pil_ops = pillow
     try:
         with pil_image.open(path) as file:
-            image = file.convert("RGB")
+            fine = file.mode in ("F", "I") or file.mode.startswith("I;16")
+            image = _fine(pil_image, file, path) if fine else _coarse(file, path, channels)
+    except DataError:
+        raise
     except Exception as error:  # a damaged file can raise nearly anything
         raise DataError(f"{path}: no readable image ({type(error).__name__}: {error})") from error
     if size is not None and image.size != (size, size):
         image = pil_ops.fit(image, (size, size))
-    return np.asarray(image).transpose(2, 0, 1)
+    array = np.asarray(image)
+    if array.ndim == 3:
+        return array.transpose(2, 0, 1)
+    # Bicubic scaling may overshoot.
+    array = array.clip(0, 1) if fine else array
+    return np.repeat(array[None], channels, axis=0)
+
+
+def _coarse(file: Any, path: Path, channels: int) -> Any:
+    """Return an image of 8 bits or fewer in RGB or gray."""
+    if any(";16" in str(tile[-1]) for tile in file.tile):
+        raise DataError(f"{path}: colours of 16 bits, of which Pillow reads 8; save them as 8 bits")
+    if file.mode in ("RGBA", "LA", "PA") or "transparency" in file.info:
+        lowest, _ = file.convert("RGBA").getchannel("A").getextrema()
+        if lowest < 255:
+            raise DataError(f"{path}: transparent in places, expected an opaque image")
+    return file.convert("L" if channels == 1 else "RGB")
+
+
+def _fine(pil_image: Any, file: Any, path: Path) -> Any:
+    """Return an image of one channel of 16 bits or of floats as floats in [0, 1]."""
+    levels = np.asarray(file)
+    if levels.dtype.kind in "iu":
+        if not (file.mode.startswith("I;16") or file.format == "PNG"):
+            raise DataError(f"{path}: integers of 32 bits, whose range is not known; expected 16 bits or floats")
+        return pil_image.fromarray((levels / (2**16 - 1)).astype(np.float32), mode="F")
+    if not np.isfinite(levels).all() or levels.min() < 0 or levels.max() > 1:
+        raise DataError(f"{path}: floats from {levels.min():.4g} to {levels.max():.4g}, expected within [0, 1]")
+    return pil_image.fromarray(levels.astype(np.float32), mode="F")

@@ -16,7 +16,8 @@ Arrays = tuple[np.ndarray, np.ndarray]
 class Stored(NamedTuple):
     """A dataset as its files hold it.
 
-    splits: {"train": (images uint8 [N, C, H, W], labels int64 [N]), "test": ...}. class_names: by label.
+    splits: {"train": (images [N, C, H, W], uint8 or float32 in [0, 1], and labels int64 [N]), "test": ...}.
+    class_names: by label.
     mean, std: per channel, of pixels in [0, 1]; None leaves them to be computed from the training split.
     """
 
@@ -28,13 +29,16 @@ class Stored(NamedTuple):
 
 @dataclass(frozen=True)
 class Split:
-    """Images uint8 [N, C, H, W] and labels int64 [N], on one device."""
+    """Images [N, C, H, W], uint8 or float32 in [0, 1], and labels int64 [N], on one device."""
 
     images: Tensor
     labels: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __getitem__(self, part: slice) -> "Split":
+        return Split(self.images[part], self.labels[part])
 
     def to(self, device: torch.device | str) -> "Split":
         return Split(self.images.to(device), self.labels.to(device))
@@ -60,9 +64,10 @@ class Dataset:
 
 
 def to_pixels(images: Tensor, *, channels_last: bool = False) -> Tensor:
-    """Return uint8 images [N, C, H, W] as float32 pixels in [0, 1]."""
+    """Return images [N, C, H, W], uint8 or float32 already, as float32 pixels in [0, 1]."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    return images.to(torch.float32, memory_format=layout).div_(255)
+    pixels = images.to(torch.float32, memory_format=layout)
+    return pixels if images.is_floating_point() else pixels.div_(255)
 
 
 def stratified_order(labels: Tensor, *, seed: int) -> Tensor:
@@ -93,8 +98,12 @@ def from_stored(stored: Stored, device: torch.device | str = "cpu") -> Dataset:
 
 
 def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per channel of the pixels of ``images`` [N, C, H, W], uint8."""
+    """Return mean and standard deviation per channel of the pixels of ``images`` [N, C, H, W]."""
     channels = torch.from_numpy(images).unbind(1)
+    if images.dtype != np.uint8:
+        spread, centre = zip(*(torch.std_mean(channel.double(), correction=0) for channel in channels), strict=True)
+        # A channel that never changes has to be divided by something.
+        return tuple(each.item() for each in centre), tuple(max(each.item(), 1 / 255) for each in spread)
     counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in channels])
     share = counts / counts.sum(dim=1, keepdim=True, dtype=torch.float64)
     levels = torch.arange(256, dtype=torch.float64) / 255

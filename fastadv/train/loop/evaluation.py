@@ -16,14 +16,17 @@ ATTACK_SEED = 0
 
 
 def evaluate(model: nn.Module, split: Split, config: Config) -> dict[str, float]:
-    """Return {"clean": accuracy on `split`, "pgd": accuracy under attack on its first config.eval_samples images}."""
-    attacked = Split(split.images[: config.eval_samples], split.labels[: config.eval_samples])
-    return {"clean": clean_accuracy(model, split, config), "pgd": pgd_accuracy(model, attacked, config)}
+    """Return {"clean": accuracy on the first config.eval_samples images of `split`, "pgd": that of an attack on them}.
+
+    Of these the attack sees the first config.pgd_samples.
+    """
+    clean = clean_accuracy(model, split, config)
+    return {"clean": clean, "pgd": pgd_accuracy(model, split[: config.eval_samples][: config.pgd_samples], config)}
 
 
 def clean_accuracy(model: nn.Module, split: Split, config: Config) -> float:
-    """Return the share of `split` that `model` classifies correctly, in [0, 1]."""
-    return _accuracy(model, split, config, lambda x, y, start: x)
+    """Return the share of the first config.eval_samples images of `split` that is classified correctly, in [0, 1]."""
+    return _accuracy(model, split[: config.eval_samples], config, lambda x, y, start: x)
 
 
 def pgd_accuracy(model: nn.Module, split: Split, config: Config) -> float:

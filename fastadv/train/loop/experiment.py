@@ -58,7 +58,13 @@ def prepare_experiment(config: Config) -> Prepared:
     if config.tensorboard and not tensorboard_installed():
         print("TensorBoard is not installed: the metrics go to metrics.jsonl alone", flush=True)
         config = config.replaced(tensorboard=False)
-    dataset = datasets.load(config.data, data_dir=config.data_dir, image_size=config.image_size, device=config.device)
+    dataset = datasets.load(
+        config.data,
+        data_dir=config.data_dir,
+        image_size=config.image_size,
+        grayscale=config.grayscale,
+        device=config.device,
+    )
     attacking = _check_students(config, dataset)
     standard = _loaded(config, dataset, config.standard_teacher_checkpoint)
     teacher = _loaded(config, dataset, config.teacher_checkpoint) if config.needs_teacher else None
@@ -191,7 +197,12 @@ def _obtain_teacher(config: Config, dataset: Dataset, loaded: Classifier | None,
             teacher=None,
             train=dataset.train,
             test=dataset.test,
-            config=config.replaced(epochs=config.teacher_epochs, steps_per_epoch=None, max_steps=None),
+            config=config.replaced(
+                epochs=config.teacher_epochs,
+                steps_per_epoch=None,
+                max_steps=None,
+                ema=config.teacher_ema or config.ema,
+            ),
             seed=TEACHER_SEED,
             folder=folder,
             label=label,
@@ -217,7 +228,11 @@ def _frozen(teacher: nn.Module, config: Config, dataset: Dataset, folder: Path) 
 
 def _say_what_is_captured(config: Config, attacking: list[str], folder: Path) -> None:
     """Print which attacks are CUDA graphs, or why none is, and add it to origin.json."""
-    if config.teacher_checkpoint is None and config.needs_teacher and config.spec(config.teacher_method).kind.attacks:
+    if (
+        config.teacher_checkpoint is None
+        and config.needs_teacher
+        and config.spec(config.teacher_method).claims("attacks")
+    ):
         attacking = [config.teacher_method, *attacking]
     eager = why_eager(torch.device(config.device))
     names = ", ".join(dict.fromkeys(attacking))
@@ -232,7 +247,7 @@ def _train_student(
 ) -> None:
     """Train one student, unless it is finished. The methods share a seed's initial weights, images and order."""
     own_folder = student_folder(folder, spec.name, seed)
-    if Processes().broadcast_from_rank0((own_folder / "result.json").is_file):
+    if Processes().broadcast_from_rank0(lambda: _finished(own_folder, config)):
         return
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "method", spec.name))
@@ -251,6 +266,16 @@ def _train_student(
             label=label,
         ).fit()
     print(f"{label}: clean {result['clean']:.2%}, under PGD {result['pgd']:.2%}", flush=True)
+
+
+def _finished(folder: Path, config: Config) -> bool:
+    """Return whether a student is trained, and for as many epochs as the run has by now."""
+    try:
+        result = json.loads((folder / "result.json").read_text())
+    except FileNotFoundError:
+        return False
+    # Results of earlier versions have no "epochs": their number could not grow.
+    return result.get("epochs", config.epochs) >= config.epochs
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from fastadv.attacks.model.values import NotFiniteError
 from fastadv.distill import Distiller, Method
 from fastadv.distill.distiller import Stage
 from fastadv.distill.parts.float32_output import DTYPES
@@ -87,7 +88,7 @@ class Trainer:
         """Train what is left to train, evaluate, write and return the result.
 
         Result: "clean" and "pgd" (accuracy in [0, 1]), "images_per_second" and "seconds" of training alone, "steps",
-        and the method's "notes".
+        "epochs", and the method's "notes".
         Raises Stopped after a step that a signal came in, with a checkpoint of it; DivergenceError when the loss is not
         finite; CheckpointError when every checkpoint is damaged, and where processes end up with different states.
         """
@@ -114,6 +115,7 @@ class Trainer:
             "images_per_second": self.images_seen / self.stopwatch.seconds,
             "seconds": self.stopwatch.seconds,
             "steps": self.step,
+            "epochs": self.config.epochs,
             "notes": [note for part in self.method.parts() for note in part.notes],
         }
         if self.processes.first:
@@ -152,7 +154,10 @@ class Trainer:
             rate = learning_rate(self.config.lr, self.config, epoch=epoch, progress=stage.progress)
             for group in self.distiller.optimizer.param_groups:
                 group["lr"] = rate
-        found = self.distiller.step_on(self.batches.micro_batches(plan, index))
+        try:
+            found = self.distiller.step_on(self.batches.micro_batches(plan, index))
+        except NotFiniteError as error:  # of an attack on the student, which looks before the log does
+            raise DivergenceError(f"{self.label}: after step {self.step}, {error}; try a lower lr") from error
         self.terms.add(found.student)
         if found.adversary is not None:
             self.adversary_terms.add({f"adversary_{name}": term for name, term in found.adversary.items()})

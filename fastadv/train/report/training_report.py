@@ -91,10 +91,16 @@ def protocol(run: RunResults) -> list[str]:
     if run.teacher is not None:
         trained = f"trained on all {run.train_images} training images, {run.teacher_method}"
         lines.append(f"Teacher: one network, {'loaded' if run.teacher_method is None else trained}.")
-    attacked = run.test_images if config["eval_samples"] == "none" else min(config["eval_samples"], run.test_images)
+    # Results of earlier versions have no "pgd_samples": eval_samples bounded the attack alone.
+    clean_bound, pgd_bound = config["eval_samples"], config.get("pgd_samples", config["eval_samples"])
+    clean = run.test_images
+    if "pgd_samples" in config and clean_bound != "none":
+        clean = min(clean, clean_bound)
+    attacked = clean if pgd_bound == "none" else min(clean, pgd_bound)
+    which = "all" if clean == run.test_images else "the first"
     return [
         *lines,
-        f"Clean accuracy: all {run.test_images} test images, after the last step.",
+        f"Clean accuracy: {which} {clean} test images, after the last step.",
         f"PGD: linf, eps {config['eval_eps']:.4g} of pixels in [0, 1], {config['eval_steps']} steps, one random start, "
         f"{attacked} test images.",
     ]

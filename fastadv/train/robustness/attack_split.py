@@ -1,6 +1,5 @@
 """Attack a test split batch by batch. A batch that is saved is not attacked again."""
 
-import hashlib
 import math
 import statistics
 from dataclasses import dataclass
@@ -40,7 +39,13 @@ class Subject:
 def prepare(config: AttackConfig) -> Subject:
     """Load data and network. Raises DataError, CheckpointError or ConfigError."""
     assert config.checkpoint is not None
-    dataset = datasets.load(config.data, data_dir=config.data_dir, image_size=config.image_size, device=config.device)
+    dataset = datasets.load(
+        config.data,
+        data_dir=config.data_dir,
+        image_size=config.image_size,
+        grayscale=config.grayscale,
+        device=config.device,
+    )
     images = len(dataset.test) if config.n is None else config.n
     if images > len(dataset.test):
         raise ConfigError(f"n: {images}, expected at most {len(dataset.test)}, the test images of {config.data}")
@@ -52,17 +57,12 @@ def prepare(config: AttackConfig) -> Subject:
     return Subject(classifier, copy, dataset, images)
 
 
-def fingerprint(config: AttackConfig) -> str:
-    """Return the SHA-256 of the checkpoint."""
-    assert config.checkpoint is not None
-    return hashlib.sha256(config.checkpoint.read_bytes()).hexdigest()
-
-
 def attack_missing(config: AttackConfig, subject: Subject, folder: Path) -> list[Shard]:
     """Attack every batch that has no shard in `folder` yet; return the shards of all batches."""
     shards = Shards(folder / "batches")
     batches = math.ceil(subject.images / config.batch_size)
-    missing = shards.missing(batches)
+    size = config.batch_size
+    missing = shards.missing([min(size, subject.images - number * size) for number in range(batches)])
     done = batches - len(missing)
     if done:
         print(f"continuing: {done} of {batches} batches are there", flush=True)
@@ -105,8 +105,9 @@ def _attack_rows(config: AttackConfig, subject: Subject, rows: slice) -> tuple[T
     x = to_pixels(subject.dataset.test.images[rows], channels_last=True)
     ids = torch.arange(rows.start, rows.stop, device=x.device)
     attack, timed = config.build_attack(), TimedNetwork(subject.copy, x.device)
+    given = (labels,) if attack.reads_labels else ()
     try:
-        return x, labels, *timed.time(lambda: attack(timed, x, labels, sample_ids=ids))
+        return x, labels, *timed.time(lambda: attack(timed, x, *given, sample_ids=ids))
     except ValueError as error:
         raise ConfigError(f"{config.attack}: {error}") from error
 

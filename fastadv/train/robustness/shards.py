@@ -1,7 +1,7 @@
 """The verdicts on each batch of test images, one file a batch: a killed evaluation goes on after the last."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,24 +33,35 @@ class Shards:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def missing(self, count: int) -> list[int]:
-        """Return which of `count` batches are not there yet."""
-        return [number for number in range(count) if not self._path(number).exists()]
+    def missing(self, sizes: Sequence[int]) -> list[int]:
+        """Return the numbers of the batches, of so many images, that are not there yet or had fewer images.
+
+        Raises CheckpointError naming one that is damaged.
+        """
+        return [number for number, size in enumerate(sizes) if self._images(number) < size]
 
     def save(self, number: int, shard: Shard) -> None:
         self._folder.mkdir(exist_ok=True)
         write_atomically(self._path(number), lambda file: file.write(json.dumps(asdict(shard)).encode()))
 
+    def _images(self, number: int) -> int:
+        """Return the number of images in a batch; 0 where it is not there."""
+        if not self._path(number).exists():
+            return 0
+        return min(len(verdict.clean) for verdict in self._load(number).verdicts.values())
+
     def load(self, count: int) -> Iterator[Shard]:
         """Read all `count` of them, in order. Raises CheckpointError naming one that is damaged."""
-        for number in range(count):
-            path = self._path(number)
-            try:
-                content = json.loads(path.read_text())
-                verdicts = {judge: Verdict(**verdict) for judge, verdict in content.pop("verdicts").items()}
-                yield Shard(verdicts=verdicts, **content)
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise CheckpointError(f"{path}: damaged ({error}); delete it and add --resume") from None
+        return map(self._load, range(count))
+
+    def _load(self, number: int) -> Shard:
+        path = self._path(number)
+        try:
+            content = json.loads(path.read_text())
+            verdicts = {judge: Verdict(**verdict) for judge, verdict in content.pop("verdicts").items()}
+            return Shard(verdicts=verdicts, **content)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{path}: damaged ({error}); delete it and add --resume") from None
 
     def _path(self, number: int) -> Path:
         return self._folder / f"batch-{number:05d}.json"

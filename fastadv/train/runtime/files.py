@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +33,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         if cause is None:
             raise
         raise OSError(cause.errno, cause.strerror, str(path)) from error
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

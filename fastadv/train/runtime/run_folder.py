@@ -66,8 +66,8 @@ def read_origin(folder: Path) -> dict[str, str]:
 
 
 def check_facts(folder: Path, facts: Mapping[str, str]) -> None:
-    """Raise ConfigError where facts that start_run was given are others by now."""
-    stored = read_origin(folder)
+    """Raise ConfigError where facts that start_run was given are others by now, or were not given."""
+    stored = {**dict.fromkeys(facts, "not known"), **read_origin(folder)}
     changes = [f"{name} {stored[name]} -> {now}" for name, now in facts.items() if stored[name] != now]
     if changes:
         raise refusal(folder, ", ".join(changes))

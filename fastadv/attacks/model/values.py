@@ -1,0 +1,85 @@
+"""Values with which an attack would say nothing about a model: pixels outside of the box, NaN and infinity.
+
+They are looked at where nothing waits for it, on a CPU, and on a device where the caller asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from fastadv.ops import checks
+from fastadv.ops.pixelwise import Bounds
+
+# How far a pixel may lie outside of the box, as a share of its width: what decoding and normalising back may round.
+_SLACK = 1e-4
+
+
+class NotFiniteError(ValueError):
+    """A parameter, an image or a logit is NaN or infinite."""
+
+
+def readable(x: Tensor, check: bool | None) -> bool:
+    """Return whether to look at values of ``x``: where ``check`` says so, for None on a CPU."""
+    if torch.compiler.is_compiling() or x.device.type == "meta":
+        return False
+    return x.device.type == "cpu" if check is None else checks.flag("check", check)
+
+
+def check_images(x: Tensor, bounds: Bounds) -> None:
+    """Raise ValueError where images ``x`` [N, ...] are NaN or infinite, or lie outside of ``bounds``."""
+    if not x.numel():
+        return
+    least, most = (value.item() for value in x.aminmax())
+    if not (torch.finfo(x.dtype).min <= least and most <= torch.finfo(x.dtype).max):
+        raise NotFiniteError(f"x must be finite, got NaN or infinity in {_places('image', x.isfinite().flatten(1))}")
+    if bounds is None:
+        return
+    low, high = bounds
+    box = ""
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        slack = _SLACK * (high - low)
+        outside = bool(((x < low - slack) | (x > high + slack)).any())
+    else:
+        low, high = checks.box((low, high))
+        slack, box = _SLACK * (high - low), f", {(low, high)}"
+        outside = least < low - slack or most > high + slack
+    if outside:
+        raise ValueError(
+            f"x must lie in bounds{box}, got values from {least:.4g} to {most:.4g}: images are pixels in "
+            "[0, 1], and the model normalises them (fastadv.attacks.Normalized); bounds=None is no box"
+        )
+
+
+def check_output(output: Tensor, modules: Iterable[nn.Module], copies: int) -> None:
+    """Raise NotFiniteError where ``output`` [N * copies, ...] of a model is NaN or infinite, and name the cause.
+
+    The cause is a parameter or buffer of ``modules``, or else the images that give such logits.
+    """
+    finite = output.isfinite()
+    if finite.all():
+        return
+    for module in modules:
+        name = not_finite(module)
+        if name is not None:
+            raise NotFiniteError(f"model must be finite, got NaN or infinity in its {name}")
+    images = finite.view(output.shape[0] // copies, -1)
+    raise NotFiniteError(f"model must give finite logits, got NaN or infinity for {_places('image', images)}")
+
+
+def not_finite(module: nn.Module) -> str | None:
+    """Return the name of the first parameter or buffer of ``module`` that is not finite, None where all are."""
+    for kind, tensors in (("parameter", module.named_parameters()), ("buffer", module.named_buffers())):
+        for name, tensor in tensors:
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                return f"{kind} {name}"
+    return None
+
+
+def _places(what: str, finite: Tensor) -> str:
+    """Return the first of the rows of ``finite`` [N, M] that do not hold throughout, in words."""
+    places = (~finite.all(1)).nonzero().flatten().tolist()
+    more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+    return f"{what} {places[0]} of the batch{more}"

@@ -1,0 +1,137 @@
+"""Every attack does what it is for: a table of the accuracy that it leaves, beside that of plain projected gradient."""
+
+import copy
+import functools
+import inspect
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, kl_div
+
+import fastadv
+from fastadv import attacks
+from fastadv.attacks import bss, pgd, vat
+from tests.attacks.trained import accuracy, trained
+
+EPS = {"linf": 0.08, "l2": 0.5, "l1": 2.5}
+STEPS = 10
+LOSSES = ("ce", "kl", "dlr", "cw")
+# Those that are configured by norm and loss; the others have tests of their own below.
+TABLE = {
+    name: inspect.signature(kind.function).parameters
+    for name, kind in attacks.ATTACKS.items()
+    if {"norm", "loss"} <= inspect.signature(kind.function).parameters.keys()
+}
+# A sampler whose particles repel each other as strongly as the loss draws them is no attack. Here they are only drawn,
+# by the steps that are steepest in the norm; its defaults have a test below.
+AS_AN_ATTACK = {"svgd": lambda norm: {"score_scale": 1e6, "update": "sign" if norm == "linf" else "l2"}}
+
+# Points above plain PGD that are allowed, 3 elsewhere. The gradient of dlr turns where two logits change places, and a
+# momentum goes on.
+MORE = {("mi_fgsm", "dlr"): 8}
+
+
+def value(loss, logits, clean, y):
+    """The sum over images of a loss as people write it."""
+    if loss == "ce":
+        return cross_entropy(logits, y, reduction="sum")
+    if loss == "kl":
+        return kl_div(logits.log_softmax(1), clean.softmax(1), reduction="sum")
+    others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+    margin = others - logits.gather(1, y[:, None])[:, 0]
+    ranked = logits.sort(1, descending=True).values
+    return (margin if loss == "cw" else margin / (ranked[:, 0] - ranked[:, 2] + 1e-12)).sum()
+
+
+@functools.cache
+def left_by_plain_pgd(norm, loss, steps, from_x):
+    """The accuracy that projected gradient ascent leaves, in double precision, from a random start or x."""
+    network, x, y = trained()
+    network, x0, eps = copy.deepcopy(network).double(), x.double(), EPS[norm]
+    start_eps = (0.1 * eps if loss == "kl" else 0.0) if from_x else eps
+    moved = fastadv.random_start(x0, eps=start_eps, norm=norm, seed=0)
+    step_size = eps if steps == 1 else 2.5 * eps / steps
+    for _ in range(steps):
+        leaf = moved.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(value(loss, network(leaf), network(x0).detach(), y), leaf)
+        moved = fastadv.pgd_step(moved, grad, x0, eps=eps, step_size=step_size, norm=norm)
+    return accuracy(trained().network, moved.float(), y)
+
+
+def test_the_table_is_neither_trivial_nor_hopeless():
+    clean = accuracy(*trained())
+    assert clean > 90
+    for norm in EPS:
+        assert 15 < left_by_plain_pgd(norm, "ce", STEPS, from_x=False) < clean - 20
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("norm", EPS)
+@pytest.mark.parametrize("name", TABLE)
+def test_leaves_no_more_than_plain_pgd_of_as_many_steps(name, norm, loss):
+    network, x, y = trained()
+    takes = TABLE[name]
+    given = {"steps": STEPS} if "steps" in takes else {}
+    given |= AS_AN_ATTACK.get(name, lambda norm: {})(norm)
+    from_x = "random_start" in takes and not takes["random_start"].default
+    labels = () if loss == "kl" else (y,)
+    found = getattr(attacks, name)(network, x, *labels, eps=EPS[norm], norm=norm, loss=loss, seed=0, **given)
+    more = MORE.get((name, loss), 3)
+    assert accuracy(network, found, y) <= left_by_plain_pgd(norm, loss, given.get("steps", 1), from_x) + more
+
+
+def test_particles_leave_less_than_random_points():
+    network, x, y = trained()
+    noise = attacks.svgd(network, x, y, eps=EPS["linf"], steps=0, seed=0)
+    found = attacks.svgd(network, x, y, eps=EPS["linf"], seed=0)
+    assert accuracy(network, found, y) < accuracy(network, noise, y) - 15
+
+
+def test_vat_leaves_less_than_noise_of_its_length():
+    network, x, y = trained()
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    noise *= 1.5 / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    assert accuracy(network, vat(network, x, eps=1.5, seed=0), y) < accuracy(network, x + noise, y) - 20
+
+
+def test_bss_reaches_the_boundary():
+    network, x, y = trained()
+    target = (network(x) - 1e9 * nn.functional.one_hot(y, 10)).argmax(1)
+    assert accuracy(network, bss(network, x, target, steps=20), y) < 5
+
+
+class Scaled(nn.Module):
+    """``scale`` times the logits of ``network`` plus ``shift``, in float32: the same predictions."""
+
+    def __init__(self, network: nn.Module, scale: float, shift: float) -> None:
+        super().__init__()
+        self.network, self.scale, self.shift = network, scale, shift
+
+    def forward(self, x):
+        return self.network(x).float() * self.scale + self.shift
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["pgd", "apgd", "mi_fgsm", "fgsm", "svgd"])
+def test_the_scale_of_the_logits_flatters_no_network(name, dtype):
+    network, x, y = trained()
+    network, x, y = copy.deepcopy(network).to(dtype), x[:150], y[:150]
+    attack = getattr(attacks, name)
+
+    def left(scale, shift=0.0):
+        found = attack(Scaled(network, scale, shift), x, y, eps=EPS["linf"], seed=0)
+        return accuracy(Scaled(network, 1.0, 0.0), found.to(dtype), y)
+
+    # Sharper logits let the largest of the other classes lead, which may leave less.
+    for scaled in (left(10.0), left(100.0), left(1000.0), left(1.0, 1e4)):
+        assert left(1.0) - 6 <= scaled <= left(1.0) + 2
+
+
+def test_plain_cross_entropy_dies_where_the_log_odds_do_not():
+    """Why "ce" climbs the log-odds: what people write does nothing to confident images."""
+    network, x, y = trained()
+    confident = Scaled(network, 1000.0, 0.0)
+    by_hand = pgd(confident, x, y, eps=EPS["linf"], seed=0, loss=lambda z, y: cross_entropy(z, y, reduction="none"))
+    ours = pgd(confident, x, y, eps=EPS["linf"], seed=0)
+    assert accuracy(network, by_hand, y) > accuracy(network, ours, y) + 20
