@@ -230,7 +230,7 @@ def test_what_cannot_be_continued(tmp_path, small_run, capsys):
     attacked(folder, *options)
     assert "already holds a run" in fails(capsys, "--out", folder, *options)
     assert "steps 1 -> 2" in fails(capsys, "--out", folder, "--resume", "--steps=2")
-    assert f"(checkpoint '{checkpoint}' -> 'b.pt')" in fails(capsys, "--out", folder, "--resume", "--checkpoint=b.pt")
+    assert "b.pt: no such file" in fails(capsys, "--out", folder, "--resume", "--checkpoint=b.pt")
     batch = folder / "batches" / "batch-00001.json"
     batch.write_text(batch.read_text()[:40])
     assert "batch-00001.json: damaged" in fails(capsys, "--out", folder, "--resume")

@@ -32,7 +32,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         cause = error if isinstance(error, OSError) else None if file is None else file.error
         if cause is None:
             raise
-        raise OSError(cause.errno, cause.strerror, str(path)) from error
+        raise OSError(cause.errno, cause.strerror or str(cause), str(path)) from error
 
 
 def sha256(path: Path) -> str:
