@@ -113,8 +113,8 @@ class StreamedRow {
 
   template <class F>
   DEVICE void each(const F& f) const {
-    // 128 bytes on their way, in the precision that they are computed in.
-    constexpr int kMany = 128 / static_cast<int>(sizeof(A)) / (kInputs * kWidth);
+    // 128 bytes on their way, in the precision that they are computed in; of doubles half, whose arithmetic takes more.
+    constexpr int kNumbers = sizeof(A) == 4 ? 32 : 8, kMany = kNumbers / (kInputs * kWidth);
     constexpr int kAtOnce = kMany < 1 ? 1 : kMany > 8 ? 8 : kMany;
     const int64_t stride = int64_t{blockDim.x} * kWidth;
     for (int64_t first = first_ + int64_t{threadIdx.x} * kWidth; first < last_; first += kAtOnce * stride) {

@@ -411,12 +411,12 @@ HEAD = f"""# What the CUDA kernels should take on an H100
 (`make gpu-check`) confirms or refutes it row by row.
 
 The model: {MULTIPROCESSORS} multiprocessors of {REGISTERS:,} registers; {MEMORY / 1e12:.1f} TB/s of device memory and
-{CACHE / 1e12:.1f} of the L2 cache, of which {CACHE_BYTES / 1e6:.0f} MB hold what is read again; {LAUNCH * 1e6:.1f} us a kernel
-of a CUDA graph; {TRIP * 1e6:.1f} us a trip to memory. A launch takes the longer of moving its bytes and of its dependent
-trips, which two blocks of a multiprocessor overlap. Bandwidth is had in full only where the loads of all resident
-threads add up to what is on its way in one trip. The floor is one launch, every input read once and every output
-written once. The model knows nothing of instruction issue, of bank conflicts or of the tail of a last wave: expect
-longer times, and where they are much longer one of these as the reason.
+{CACHE / 1e12:.1f} of the L2 cache, of which {CACHE_BYTES / 1e6:.0f} MB hold what is read again; {LAUNCH * 1e6:.1f} us
+a kernel of a CUDA graph; {TRIP * 1e6:.1f} us a trip to memory. A launch takes the longer of moving its bytes and
+of its dependent trips, which two blocks of a multiprocessor overlap. Bandwidth is had in full only where the loads of
+all resident threads add up to what is on its way in one trip. The floor is one launch, every input read once and every
+output written once. The model knows nothing of instruction issue, of bank conflicts or of the tail of a last wave:
+expect longer times, and where they are much longer one of these as the reason.
 """
 DETAILS = """Loads and stores: instructions in the machine code by width in bits; those of a loop are counted once.
 Waves: blocks over the blocks that fit at a time.
