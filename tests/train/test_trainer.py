@@ -7,7 +7,7 @@ from fastadv.train.data import datasets
 from fastadv.train.data.splits import subset
 from fastadv.train.loop.experiment import build_classifier
 from fastadv.train.loop.trainer import Trainer
-from fastadv.train.runtime.errors import CheckpointError, DivergenceError
+from fastadv.train.runtime.errors import CheckpointError, ConfigError, DivergenceError
 from fastadv.train.runtime.metrics import read_metrics
 
 
@@ -115,3 +115,35 @@ def test_training_leaves_the_global_generator_alone(digits, tmp_path):
     torch.manual_seed(3)
     make_trainer(digits, tmp_path, CrossEntropy(), max_steps="2").fit()
     assert torch.equal(torch.rand(2), expected)
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "RMSprop"])
+def test_another_optimizer_trains_and_continues_bit_for_bit(digits, tmp_path, optimizer):
+    flags = {"optimizer": optimizer, "lr": "0.003", "weight_decay": "0.01"}
+    whole = make_trainer(digits, tmp_path / "whole", CrossEntropy(), **flags)
+    assert type(whole.distiller.optimizer) is getattr(torch.optim, optimizer)
+    found = whole.fit()
+    assert found["clean"] > 0.2  # of ten classes, after twelve steps
+    rows = read_metrics(tmp_path / "whole", "train")
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    cut = make_trainer(digits, tmp_path / "cut", CrossEntropy(), **flags, checkpoint_steps="5")
+    save, cut._save = cut._save, lambda log: (save(log), cut.step == 5 and (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        cut.fit()
+    again = make_trainer(digits, tmp_path / "cut", CrossEntropy(), **flags)
+    again.fit()
+    for mine, theirs in zip(again.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"optimizer": "adamw"}, "optimizer: 'adamw', did you mean AdamW"),
+        ({"optimizer": "LBFGS"}, "optimizer: 'LBFGS', expected one of ASGD, Adadelta"),
+        ({"optimizer": "AdamW", "nesterov": True}, "nesterov: True, expected no with AdamW"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_is_named(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(flags=flags)

@@ -1,5 +1,6 @@
 """The configuration of a run: defaults, a recipe and flags, in rising precedence. Importing this imports no torch."""
 
+import inspect
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -59,10 +60,11 @@ class Config(ConfigModel):
     steps_per_epoch: int | None = Field(None, ge=1, description="steps in an epoch; none is all training images once")
     batch_size: int = Field(64, ge=2, description="images in a step, over all processes")
     accumulate: int = Field(1, ge=1, description="pieces of a batch, computed in turn in each process")
-    lr: float = Field(0.05, gt=0, description="peak learning rate of SGD")
+    optimizer: str = Field("SGD", description="an optimizer of torch.optim with weight decay, such as AdamW")
+    lr: float = Field(0.05, gt=0, description="peak learning rate")
     momentum: float = Field(0.9, ge=0, le=1, description="momentum of SGD")
     nesterov: bool = Field(False, description="Nesterov momentum")
-    weight_decay: float = Field(5e-4, ge=0, description="weight decay of SGD")
+    weight_decay: float = Field(5e-4, ge=0, description="weight decay of the optimizer")
     schedule: Literal["step", "cosine"] = Field(
         "cosine", description="learning rate: times lr_decay at milestones, or cosine to 0"
     )
@@ -117,6 +119,8 @@ class Config(ConfigModel):
             raise ConfigError(f"milestones: {self.milestones!r}, expected ascending epochs")
         if self.nesterov and self.momentum == 0:
             raise ConfigError("nesterov: True, expected momentum above 0 with it")
+        if self.optimizer != "SGD":
+            check_optimizer(self.optimizer, nesterov=self.nesterov)
         if self.teacher_precision != "float32" and not self.freeze_teacher:
             raise ConfigError(f"teacher_precision: {self.teacher_precision!r}, expected freeze_teacher with it")
         datasets.check_source(self.data, self.data_dir, self.image_size, self.grayscale)
@@ -205,6 +209,19 @@ def read_recipe(recipe: str) -> dict[str, Any]:
         raise ConfigError(
             f"recipe: {recipe!r} not found{near or ','} expected one of {', '.join(names)}, or a path ending in .toml"
         ) from None
+
+
+def check_optimizer(name: str, *, nesterov: bool) -> None:
+    """Raise ConfigError where ``name`` is no optimizer of torch.optim with a rate and weight decay."""
+    from torch import optim
+
+    kinds = {key: kind for key, kind in vars(optim).items() if inspect.isclass(kind)}
+    known = [key for key, kind in kinds.items() if {"lr", "weight_decay"} <= inspect.signature(kind).parameters.keys()]
+    if name not in known:
+        near = did_you_mean(name, known)
+        raise ConfigError(f"optimizer: {name!r}{near or ','} expected one of {', '.join(sorted(known))}")
+    if nesterov:
+        raise ConfigError(f"nesterov: True, expected no with {name}; it is for SGD")
 
 
 def check_device(name: str) -> None:

@@ -172,7 +172,7 @@ class Trainer:
             self.method,
             self.model,
             teacher,
-            self._sgd(list(self.model.parameters()), config.lr),
+            self._optimizer(list(self.model.parameters()), config.lr),
             epochs=config.epochs,
             steps_per_epoch=self.batches.steps_per_epoch,
             total_steps=config.max_steps,
@@ -183,12 +183,14 @@ class Trainer:
             scaler=torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16"),
             clip_norm=config.clip_norm,
             compile=config.compile,
-            warm_up_optimizer=lambda parameters: self._sgd(parameters, config.warm_up_lr or config.lr),
+            warm_up_optimizer=lambda parameters: self._optimizer(parameters, config.warm_up_lr or config.lr),
             processes=self.processes,
         )
 
-    def _sgd(self, parameters: list[nn.Parameter], lr: float) -> Optimizer:
+    def _optimizer(self, parameters: list[nn.Parameter], lr: float) -> Optimizer:
         config = self.config
+        if config.optimizer != "SGD":
+            return getattr(torch.optim, config.optimizer)(parameters, lr=lr, weight_decay=config.weight_decay)
         return torch.optim.SGD(
             parameters,
             lr=lr,

@@ -30,5 +30,6 @@ class MissingExtraError(TrainError, ImportError):
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """A clause for the message of an unknown ``name``: the nearest of ``names``; empty where none is near."""
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.7)
-    return f", did you mean {near[0]}?" if near else ""
+    by_lower = {each.lower(): each for each in names}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.7)
+    return f", did you mean {by_lower[near[0]]}?" if near else ""
