@@ -55,3 +55,11 @@ def adv_lib(monkeypatch):
 def peer(name: str) -> ModuleType:
     """The library of that name, which `make test` installs; without it the test is skipped."""
     return pytest.importorskip(name, reason=f"{name} is not installed (make test installs it)")
+
+
+@pytest.fixture
+def as_on_a_device(monkeypatch):
+    """Values that are checked where reading them costs nothing are not read, as on a device."""
+    from fastadv.attacks.model import values
+
+    monkeypatch.setattr(values, "readable", lambda x, check: bool(check))

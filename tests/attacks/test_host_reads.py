@@ -6,7 +6,6 @@ from torch import nn
 
 import fastadv
 from fastadv.attacks import pgd, svgd
-from fastadv.attacks.model import values
 from tests.attacks.every_attack import ATTACKS, QUEUED, every_attack_but
 from tests.attacks.host_reads import HostReads
 
@@ -57,12 +56,6 @@ def test_the_probe_sees_into_a_loop(network, images, labels, as_on_a_device):
     assert len(reads(pgd, Peeks(), images, labels, eps=0.1, steps=3)) == 3
     peeking = reads(pgd, network, images, eps=0.1, steps=2, loss=lambda z: z.sum(1) / z.abs().max().item())
     assert len(peeking) == 2
-
-
-@pytest.fixture
-def as_on_a_device(monkeypatch):
-    """Values that are checked where reading them costs nothing are not read, as on a device."""
-    monkeypatch.setattr(values, "readable", lambda x, check: bool(check))
 
 
 @compiled

@@ -124,7 +124,7 @@ def test_a_saved_state_gives_the_same_next_loss(method):
 
 @compiled
 @every_method
-def test_nothing_waits_for_the_device(method):
+def test_nothing_waits_for_the_device(method, as_on_a_device):
     method, student, teacher, batch = set_up(method)
     with HostReads() as reads:
         method(student, teacher, batch)

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastadv.attacks.loop.arguments import count
 from fastadv.attacks.loop.ascent import Evaluation
 from fastadv.attacks.loop.rows import repeat_rows
-from fastadv.attacks.model.networks import Networks, two_classes
+from fastadv.attacks.model.networks import KeepMode, Networks, two_classes
 from fastadv.ops import checks
 from fastadv.ops.attack_loss import attack_loss, attack_loss_value_and_grad
 
@@ -81,7 +81,8 @@ class Objective:
 
     "ce" stands for the log-odds ``v = logsumexp_{j != y} z_j - z_y`` of being wrong: the cross-entropy is ``log(1 + exp
     v)``, so that both rise together and their gradients have one direction, but that of v does not underflow where the
-    network is sure of y.
+    network is sure of y. A network that keeps its mode may be in train mode, where the rows of a batch share statistics
+    and the direction of the sum over them is that of its own terms: there "ce" is the cross-entropy itself.
 
     mask: the elements whose gradient counts, bool, broadcast to the rows; elsewhere it is zero.
     judged: tell which rows have reached the goal: are not of class y (of the reference's class for "kl") any more, or
@@ -113,7 +114,8 @@ class Objective:
             return
         if networks.together:
             raise ValueError(f"loss must be a callable of the tuple of logits for a sequence of networks, got {loss!r}")
-        self._keywords: dict[str, Any] = {"kind": _CLIMBED.get(loss, loss), "targeted": targeted}
+        by_rows = not any(isinstance(member, KeepMode) for member in networks.members)
+        self._keywords: dict[str, Any] = {"kind": _CLIMBED.get(loss, loss) if by_rows else loss, "targeted": targeted}
         if loss == "kl":
             reference = _clean_logits(networks, x) if reference is None else reference
             checks.logits("reference", reference)
