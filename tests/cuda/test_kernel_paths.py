@@ -147,7 +147,7 @@ def test_mix_finds_all_that_took_an_index(fused):
     """Over several blocks, and several turns of each; on numbers whose sums have no rounding."""
     x = Draw(torch.float32).normal((600, 5)).mul(8).round()
     permutation = torch.arange(599, -1, -1)
-    permutation[::30] = 599
+    permutation[::3] = 599
     alone = x.clone().requires_grad_()
     fused.mix(alone, 0.25, permutation).backward(x)
     assert torch.equal(alone.grad.double(), ORACLE.mix_backward(x.double(), 0.25, permutation))
