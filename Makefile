@@ -20,7 +20,7 @@
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
-PEERS := torchattacks==3.5.1 adv-lib==0.2.8 foolbox==3.3.4 pytorch-metric-learning==2.9.0
+PEERS := torchattacks==3.5.1 pyautoattack==0.2.0 adv-lib==0.2.8 foolbox==3.3.4 pytorch-metric-learning==2.9.0
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 SOURCES := $(wildcard csrc/common/* csrc/cpu/* csrc/cuda/*) fastadv/ops/schemas.py pyproject.toml setup.py

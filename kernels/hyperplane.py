@@ -116,6 +116,7 @@ def onto_planes(
         else:
             speed = _speed(weight, NORM)
             length = tl.where(speed > 0, tl.minimum(time * speed, room), 0.0)
+        length = tl.where(far > 0, length, 0.0)
         moved = clamp(point + direction * length, scalar(low, zeros), scalar(high, zeros))
         tl.store(out_ptr + column, narrow(moved, out_ptr.dtype.element_ty), column < elements)
 

@@ -40,7 +40,8 @@ void propose_other(const Proposals<T, A>& all, int64_t n, const T* x, const T* x
   }));
   for (int64_t channel = 0; channel < all.channels; ++channel) {
     const A sign = all.sign_of(n, channel);
-    A inside = 0, windows = 0, length = 0;
+    // Added up one by one, over as many pixels as a window has.
+    double inside = 0, windows = 0, length = 0;
     each_pixel(query.first, [&](int64_t row, int64_t column) {
       inside += norm_term<norm>(delta(all.offset(channel, row, column)));
     });
@@ -52,13 +53,13 @@ void propose_other(const Proposals<T, A>& all, int64_t n, const T* x, const T* x
         out[at] = x0[at];
       }
     });
-    const A over = norm_of<norm>(inside) + A(1e-12);
+    const A over = norm_of<norm>(static_cast<A>(inside)) + A(1e-12);
     const auto patch = [&](int64_t row, int64_t column) {
       return sign * query.bump_at(row, column) + delta(all.offset(channel, row, column)) / over;
     };
     each_pixel(query.first, [&](int64_t row, int64_t column) { length += norm_term<norm>(patch(row, column)); });
-    const A wanted = patch_length<norm>(eps, whole, norm_of<norm>(windows), all.channels);
-    const A stretch = wanted / (norm_of<norm>(length) + A(1e-12));
+    const A wanted = patch_length<norm>(eps, whole, norm_of<norm>(static_cast<A>(windows)), all.channels);
+    const A stretch = wanted / (norm_of<norm>(static_cast<A>(length)) + A(1e-12));
     each_pixel(query.first, [&](int64_t row, int64_t column) {
       const int64_t at = all.offset(channel, row, column);
       const A moved = static_cast<A>(x0[at]) + patch(row, column) * stretch;

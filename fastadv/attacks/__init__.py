@@ -14,7 +14,7 @@ from fastadv.attacks.methods.fab import FAB, fab
 from fastadv.attacks.methods.fgsm import FGSM, fgsm
 from fastadv.attacks.methods.mi_fgsm import MIFGSM, mi_fgsm
 from fastadv.attacks.methods.pgd import PGD, pgd
-from fastadv.attacks.methods.square import Square, square
+from fastadv.attacks.methods.square import SQUARE, square
 from fastadv.attacks.methods.svgd import SVGD, repulsion_ratio, svgd
 from fastadv.attacks.methods.vat import VAT, vat
 from fastadv.attacks.model.freeze import Frozen, freeze
@@ -28,6 +28,7 @@ __all__ = [
     "FGSM",
     "MIFGSM",
     "PGD",
+    "SQUARE",
     "SVGD",
     "VAT",
     "Attack",
@@ -38,7 +39,6 @@ __all__ = [
     "Frozen",
     "Logits",
     "Normalized",
-    "Square",
     "apgd",
     "autoattack",
     "bss",

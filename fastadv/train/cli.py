@@ -14,6 +14,7 @@ from typing import Any
 
 import fastadv
 from fastadv.train.config.attack_config import AttackConfig
+from fastadv.train.config.attacks import ENSEMBLE
 from fastadv.train.config.model import ConfigModel, describe, is_table, shown
 from fastadv.train.config.train_config import Config, packaged_recipes, resolve
 from fastadv.train.data.download import ARCHIVES
@@ -222,6 +223,8 @@ def _attack(options: argparse.Namespace) -> int:
     elif config is None:
         print("nothing to resume: starting a new evaluation", flush=True)
         config = AttackConfig(**AttackConfig.read_flags(flags))
+    if config.attack == ENSEMBLE:
+        return _attack_with_ensemble(config, folder, options)
     with cpu_threads(config.threads):
         subject = prepare(config)
         assert config.checkpoint is not None
@@ -238,6 +241,45 @@ def _attack(options: argparse.Namespace) -> int:
             print(f"folder: {out}", flush=True)
             summary = write_result(config, subject, attack_missing(config, subject, out), out)
     print(f"\n{summary}\nclasses and JSON: {out / 'report.md'}, {out / 'result.json'}")
+    return 0
+
+
+def _attack_with_ensemble(config: AttackConfig, folder: Path | None, options: argparse.Namespace) -> int:
+    from fastadv.train.robustness.attack_split import prepare
+    from fastadv.train.robustness.ensemble import attack_with_ensemble
+    from fastadv.train.robustness.ensemble_report import save_images, write_ensemble_result
+    from fastadv.train.runtime.files import locked, sha256, write_atomically
+    from fastadv.train.runtime.machine import cpu_threads
+    from fastadv.train.runtime.processes import joined
+    from fastadv.train.runtime.run_folder import check_facts, named_by_time, start_run
+
+    with contextlib.ExitStack() as entered:
+        processes = entered.enter_context(joined(config.device))
+        entered.enter_context(cpu_threads(config.threads))
+        subject = prepare(config)
+        assert config.checkpoint is not None
+        facts = {"Checkpoint SHA-256": sha256(config.checkpoint)}
+
+        def take_folder() -> Path:
+            out = folder or options.out or named_by_time(config.run_name)
+            out.mkdir(parents=True, exist_ok=True)
+            entered.enter_context(locked(out))
+            if folder is None:
+                start_run(config, out, command=options.typed, facts=facts)
+            else:
+                check_facts(out, facts)
+                write_atomically(out / config.FILE, lambda file: file.write(config.to_toml().encode()))
+            return out
+
+        run = processes.broadcast_from_rank0(take_folder)
+        options.again = shlex.join(["fastadv", "attack", "--resume", "--out", str(run)])
+        print(f"folder: {run}", flush=True)
+        evaluated = attack_with_ensemble(config, subject, run, processes)
+        if processes.first:
+            print(f"\n{write_ensemble_result(config, subject, evaluated, run)}")
+            print(f"classes, picture and JSON: {run / 'report.md'}, {run / 'result.json'}")
+            if config.save is not None:
+                print(save_images(config.save, config, subject, evaluated))
     return 0
 
 

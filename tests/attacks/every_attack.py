@@ -57,7 +57,7 @@ def two_networks(model, x, y=None, **keywords):
 def plainest(kind: type[Attack]) -> Callable[..., Tensor]:
     """An attack with nothing but a radius and few steps, where it takes them."""
     takes = inspect.signature(kind.function).parameters
-    attack = kind(**{name: value for name, value in {"eps": 0.1, "steps": 3}.items() if name in takes})
+    attack = kind(**{name: value for name, value in {"eps": 0.1, "steps": 3, "queries": 3}.items() if name in takes})
     if "target" in takes:
         return to_a_class(attack)
     return attack if "y" in takes else unlabelled(attack)
@@ -122,3 +122,6 @@ def every_attack_but(*words: str) -> pytest.MarkDecorator:
 
 
 every_attack = every_attack_but()
+
+# Their rows come from a queue, which asks at each step which images fell.
+QUEUED = ("fab", "square")

@@ -18,7 +18,20 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
-from fastadv.kernels import attack_loss, ball, divergence, loss, matching, metric, mix, rkd, step, svgd
+from fastadv.kernels import (
+    attack_loss,
+    ball,
+    divergence,
+    hyperplane,
+    loss,
+    matching,
+    metric,
+    mix,
+    rkd,
+    square,
+    step,
+    svgd,
+)
 
 _TYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.int64: "i64", torch.bool: "i1"}
 _OPTIONS = ("num_warps", "enable_fp_fusion")
@@ -78,6 +91,16 @@ def launch_all(dtype: torch.dtype) -> None:
         step.momentum_step(*[images] * 4, 0.03, 0.01, norm, *box, 0.05, 0.9, None, None)
         ball.project(images, images, 0.0, norm, -math.inf, math.inf, False, per_image)
         ball.random_start(channels_last, 0.0, norm, *box, 1, per_image, None, torch.arange(8))
+    level, sides = torch.zeros(8, dtype=torch.int64), torch.full([10], 5)
+    bumps = torch.zeros(10, 5, 5, dtype=accumulator)
+    for norm in (0, 1, 2):
+        hyperplane.project_hyperplane(images, images, per_image, norm, *box)
+        square.square_propose(
+            images, images, level, level, sides, 0.03, norm, *box, 0, bumps if norm else None, None, None, None
+        )
+    square.square_propose(
+        *[channels_last] * 2, level, level, sides, 0.0, 1, *box, 1, bumps, per_image, torch.tensor(7), torch.arange(8)
+    )
     ball.random_start(images, 0.03, 0, *box, 0, None, torch.tensor(7), None)
     step.bss_step(images, images, per_image, torch.ones(8, dtype=torch.bool), 0.3, *box, None)
     for lam_n in (None, per_image):

@@ -17,10 +17,12 @@ KERNELS = {
     "mix_elements",
     "move_elements",
     "move_samples",
+    "onto_planes",
     "pair_sums",
     "scale_rows",
     "triplet_rows",
     "update",
+    "windows",
 }
 # What a block may have on the smallest parts of each family, in KiB.
 SHARED = {"cuda": 99, "hip": 64}

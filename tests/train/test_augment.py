@@ -49,3 +49,41 @@ def test_batches_cover_the_epoch_with_their_labels():
     assert sorted(torch.cat([labels for _, labels in batches]).tolist()) == list(range(10))
     for pictures, labels in batches:
         assert torch.equal(pictures[:, 0, 0, 0].long(), labels)
+
+
+# Limits that a right draw passes but once in a million: of a share p of n draws within 5 standard deviations.
+DRAWS = 40_000
+
+
+def within(share, expected):
+    return abs(share - expected) < 5 * (expected * (1 - expected) / DRAWS) ** 0.5
+
+
+def test_half_of_the_images_are_flipped_and_every_window_is_as_likely():
+    plan = EpochPlan.draw(DRAWS, augmentation="crop4_flip", seed=1, epoch=2)
+    assert within(plan.flip.double().mean().item(), 0.5)
+    for offsets in (plan.top, plan.left):
+        for place in range(9):
+            assert within((offsets == place).double().mean().item(), 1 / 9)
+
+
+def test_draws_do_not_depend_on_each_other():
+    plan = EpochPlan.draw(DRAWS, augmentation="crop4_flip", seed=1, epoch=3)
+    columns = torch.stack([plan.order, plan.top, plan.left, plan.flip]).double()
+    correlations = torch.corrcoef(columns) - torch.eye(4)
+    assert correlations.abs().max() < 5 / DRAWS**0.5
+    # Nor on the image that they fall on, nor on the epoch.
+    by_image = columns[1:, plan.order.argsort()]
+    other = EpochPlan.draw(DRAWS, augmentation="crop4_flip", seed=1, epoch=4)
+    next_epoch = torch.stack([other.top, other.left, other.flip]).double()[:, other.order.argsort()]
+    assert torch.corrcoef(torch.cat((by_image, next_epoch)))[:3, 3:].abs().max() < 5 / DRAWS**0.5
+
+
+def test_an_order_is_any_permutation():
+    """Of three images each of the six orders comes as often."""
+    orders = [
+        tuple(EpochPlan.draw(3, augmentation="none", seed=0, epoch=epoch).order.tolist()) for epoch in range(3000)
+    ]
+    for order in set(orders):
+        assert abs(orders.count(order) / 3000 - 1 / 6) < 5 * (5 / 36 / 3000) ** 0.5
+    assert len(set(orders)) == 6

@@ -1,11 +1,12 @@
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
 from fastadv.train.cli import main
 from fastadv.train.config.methods import METHODS, options_of
-from fastadv.train.config.train_config import Config, packaged_recipes
+from fastadv.train.config.train_config import Config, packaged_recipes, resolve
 
 
 def fails(capsys, *arguments: str) -> str:
@@ -36,22 +37,39 @@ def test_errors_of_the_users_have_no_traceback(capsys, tmp_path):
     assert "recipe: 'unheard'" in fails(capsys, "--recipe", "unheard")
     run = ["--run-dir", str(tmp_path / "run"), "--data", "cifar100", "--no-tensorboard"]
     assert "holds neither" in fails(capsys, *run, "--data-dir", str(tmp_path))
-    assert "already holds a run" in fails(capsys, *run, "--data-dir", str(tmp_path))
+    assert not (tmp_path / "run").exists()
+
+
+def stored(folder: Path, **flags: object) -> str:
+    """The folder of a run whose configuration is stored, and of which a student is finished."""
+    config = resolve(flags={"data": "cifar100", "data_dir": str(folder), **flags})
+    run = folder / "runs" / "cifar100-stored"
+    (run / "ce-seed0").mkdir(parents=True)
+    (run / "ce-seed0" / "result.json").write_text("{}")
+    (run / "config.toml").write_text(config.to_toml())
+    (run / "origin.json").write_text("{}")
+    return str(run)
 
 
 def test_a_resumed_run_keeps_its_configuration(capsys, tmp_path):
-    run = ["--run-dir", str(tmp_path / "run"), "--data", "cifar100", "--data-dir", str(tmp_path), "--lr", "0.5"]
-    fails(capsys, *run)
-    assert "lr 0.5 -> 0.25" in fails(capsys, *run[:2], "--resume", "--lr", "1/4")
-    assert "holds neither" in fails(capsys, *run[:2], "--resume", "--lr", "1/2")
-    assert "holds neither" in fails(capsys, *run, "--resume")
+    run = stored(tmp_path, lr="0.5")
+    resume = ["--resume", "--run-dir", run]
+    assert "lr 0.5 -> 0.25" in fails(capsys, *resume, "--lr", "1/4")
+    assert "holds neither" in fails(capsys, *resume, "--lr", "1/2")
+    assert "holds neither" in fails(capsys, *resume)
+    given = ["--data", "cifar100", "--data-dir", str(tmp_path)]
+    assert "already holds a run" in fails(capsys, "--run-dir", run, "--methods=ce", "--seeds=0")
+    assert "holds neither" in fails(capsys, *resume, *given, "--lr", "0.5")
 
 
 def test_resume_without_a_run_starts_one_and_says_so(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--resume", "--data", "cifar100", "--data-dir", str(tmp_path)]) == 2
     assert "nothing to resume" in capsys.readouterr().out
-    assert len(list((tmp_path / "runs").glob("cifar100-*/config.toml"))) == 1
+    run = stored(tmp_path)
+    assert "holds neither" in fails(capsys, "--resume")
+    assert "nothing to resume" not in capsys.readouterr().out
+    assert (Path(run) / "config.toml").exists()
 
 
 def test_doctor_says_what_serves_each_op(capsys):

@@ -82,7 +82,6 @@ def test_its_class_says_whether_it_follows_progress(name):
     method.build(student, teacher.eval(), x, images=8)
     method.start_epoch(student)
     batch = Batch(x, y, seed=0, index=torch.arange(8))
-    # DKD's ramp is an option.
-    follows = spec.claims("follows_progress") and name != "dkd"
+    follows = spec.claims("follows_progress")
     with pytest.raises(ValueError, match="progress") if follows else contextlib.nullcontext():
         method(student, teacher, batch)

@@ -84,9 +84,10 @@ def projected_ascent(
         start = tries.start(x, goal, ball, noise)
         choosing = tries.best or copies > 1
         objective = objective_of(networks, x, goal, copies, judged=choosing, mask=around_rows.mask)
+        schedule = schedule.of_copies(copies)
+        if not choosing:
+            return tries.finished(ascend(objective, start, step, schedule), x, ball)
         best = Best(start.clone())
-        last = ascend(objective, start, step, schedule.of_copies(copies), watch=best.watch if tries.best else None)
-        if choosing:
-            best.offer(last, *objective.judge(last))
-            last = best.of_copies(copies).x
-        return tries.finished(last, x, ball)
+        last = ascend(objective, start, step, schedule, watch=best.watch if tries.best else None)
+        best.offer(last, *objective.judge(last))
+        return tries.finished(best.of_copies(copies).x, x, ball)

@@ -416,8 +416,8 @@ class AutoAttack:
         if accuracies["square"] < least - _MASKED:
             self._warn(
                 f"square, which sees no gradient, breaks {least - accuracies['square']:.1%} of the images beyond all"
-                " other attacks: gradients may be masked and the robust accuracy too high; the defence needs an attack"
-                " made for it"
+                " other attacks: gradients may be masked and the robust accuracy too high; the defence needs an"
+                " attack made for it"
             )
 
     def _warn(self, message: str) -> None:

@@ -112,10 +112,10 @@ def square(
         return x.index_copy(0, judge.standing, queue.x)
 
 
-class Square(
+class SQUARE(
     Attack, function=square, own_checks={"queries": partial(count, least=0), "batch_size": partial(count, least=1)}
 ):
-    """:func:`fastadv.attacks.square`, configured once: ``Square(eps=8 / 255, queries=1000)(model, x, y)``."""
+    """:func:`fastadv.attacks.square`, configured once: ``SQUARE(eps=8 / 255, queries=1000)(model, x, y)``."""
 
 
 class Windows:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from fastadv.train.config.attacks import ATTACKS, OPTIONAL, build_attack, keywords
+from fastadv.train.config.attacks import ATTACKS, ENSEMBLE, ENSEMBLE_VERSIONS, OPTIONAL, build_attack, keywords
 from fastadv.train.config.model import ConfigModel
 from fastadv.train.config.train_config import Precision, check_device
 from fastadv.train.data import datasets
@@ -34,7 +34,8 @@ class AttackConfig(ConfigModel):
     n: int | None = Field(None, ge=1, description="attack only the first n test images; none is all")
 
     attack: str = Field(
-        "pgd", description=f"attack: {', '.join(ATTACKS)}; svgd is judged by each image's worst particle"
+        "pgd",
+        description=f"attack: {', '.join((*ATTACKS, ENSEMBLE))}; svgd is judged by each image's worst particle",
     )
     eps: float = Field(8 / 255, ge=0, description="radius of the ball")
     allow_large_eps: bool = Field(False, description="take an eps above 1, the width of the box, in linf")
@@ -44,6 +45,14 @@ class AttackConfig(ConfigModel):
     loss: str | None = Field(None, description="ce, kl, dlr or cw; none is the attack's own")
     restarts: int | None = Field(None, ge=1, description="attacks an image, several at random starts; the worst counts")
     particles: int | None = Field(None, ge=1, description="particles an image of svgd; none is its own number")
+    queries: int | None = Field(None, ge=0, description="queries an image of square; none is its own number")
+    ensemble: str | None = Field(
+        None,
+        description=f"of autoattack, {', '.join(ENSEMBLE_VERSIONS)}, or attacks joined by commas; none is standard",
+    )
+    save: Path | None = Field(
+        None, description="of autoattack, a file NAME.npz for all images, or a folder for the broken ones as 8-bit PNG"
+    )
     seed: int = Field(0, ge=0, description="of the random starts, which do not depend on the batch size")
 
     dtype: Precision = Field("float32", description="of the frozen copy that is attacked; float32 judges")
@@ -54,22 +63,49 @@ class AttackConfig(ConfigModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         catalogue.check_name("model", self.model)
-        if self.attack not in ATTACKS:
-            near = did_you_mean(self.attack, ATTACKS)
-            raise ConfigError(f"attack: {self.attack!r}{near or ','} expected one of {', '.join(ATTACKS)}")
+        known = (*ATTACKS, ENSEMBLE)
+        if self.attack not in known:
+            near = did_you_mean(self.attack, known)
+            raise ConfigError(f"attack: {self.attack!r}{near or ','} expected one of {', '.join(known)}")
         if self.checkpoint is None:
             raise ConfigError("checkpoint: None, expected the file with the network's weights")
         datasets.check_source(self.data, self.data_dir, self.image_size, self.grayscale)
         check_device(self.device)
         if self.device == "meta":
             raise ConfigError("device: 'meta', but there are no values on it")
-        attack = self.build_attack()
-        if keywords(attack).get("norm") == "linf" and self.eps > 1 and not self.allow_large_eps:
+        if self.attack == ENSEMBLE:
+            self._check_ensemble()
+            self._check_eps(self.norm or "linf")
+            return self
+        for name in ("ensemble", "save"):
+            if getattr(self, name) is not None:
+                raise ConfigError(f"{name}: {getattr(self, name)!r}, but only {ENSEMBLE} has it")
+        self._check_eps(keywords(self.build_attack()).get("norm"))
+        return self
+
+    def _check_eps(self, norm: object) -> None:
+        if norm == "linf" and self.eps > 1 and not self.allow_large_eps:
             raise ConfigError(
                 f"eps: {self.eps}, expected at most 1, the width of the box: pixels are in [0, 1], and 8 of 255 levels "
                 "are --eps 8/255; --allow-large-eps takes it"
             )
-        return self
+
+    def _check_ensemble(self) -> None:
+        for name in OPTIONAL:
+            if name != "norm" and getattr(self, name) is not None:
+                raise ConfigError(
+                    f"{name}: {getattr(self, name)!r}, but {ENSEMBLE} has no {name}; it takes norm, ensemble"
+                )
+        if self.norm not in (None, "linf", "l2", "l1"):
+            raise ConfigError(f"norm: {self.norm!r}, expected linf, l2 or l1")
+        if self.save is not None and self.save.suffix not in ("", ".npz"):
+            raise ConfigError(f"save: {str(self.save)!r}, expected a file NAME.npz, or a folder for PNG")
+
+    @property
+    def ensemble_version(self) -> str | list[str]:
+        """The version of :func:`fastadv.attacks.autoattack`, or the names of its attacks."""
+        version = self.ensemble or "standard"
+        return version if version in ENSEMBLE_VERSIONS else [name.strip() for name in version.split(",")]
 
     def build_attack(self) -> "Attack":
         """Build the attack. Raises ConfigError for a field that the attack does not take or a value it refuses."""

@@ -10,10 +10,13 @@ if TYPE_CHECKING:
 
 # Those of fastadv.attacks.ATTACKS that take labels, eps, seed and sample_ids, by name, so that help needs no torch. One
 # that returns several images for each is judged by its worst.
-ATTACKS = ("apgd", "fgsm", "mi_fgsm", "pgd", "svgd")
+ATTACKS = ("apgd", "fab", "fgsm", "mi_fgsm", "pgd", "square", "svgd")
+# The ensemble, which is no single attack and reports of its own.
+ENSEMBLE = "autoattack"
+ENSEMBLE_VERSIONS = ("standard", "plus", "rand")
 
 # Fields of the configuration that not every attack takes; None leaves the attack's own default.
-OPTIONAL = ("steps", "step_size", "norm", "loss", "restarts", "particles")
+OPTIONAL = ("steps", "step_size", "norm", "loss", "restarts", "particles", "queries")
 
 # Keywords that hold something for each image of a batch.
 _PER_IMAGE = ("reference", "sample_ids", "mask")
@@ -33,7 +36,7 @@ def build_attack(name: str, *, eps: float, seed: int, **optional: Any) -> "Attac
         if option not in known:
             takes = ", ".join(each for each in OPTIONAL if each in known)
             raise ConfigError(f"{option}: {value!r}, but {name} has no {option}; it takes {takes}")
-    if given.get("restarts", 1) > 1:
+    if given.get("restarts", 1) > 1 and "random_start" in known:
         given["random_start"] = True  # without, fgsm and mi_fgsm would do the same so many times
     try:
         return kind(eps=eps, seed=seed, **given)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fastadv.train.config.attack_config import AttackConfig
+from fastadv.train.config.attacks import ENSEMBLE
 from fastadv.train.config.train_config import Config, overridden, read_recipe
 from fastadv.train.runtime.files import sha256, write_atomically
 from fastadv.train.runtime.run_folder import add_fact, check_facts, read_origin, refusal
@@ -89,7 +90,8 @@ def extend_run(folder: Path, config: Config, *, command: str) -> None:
 
 
 def stored_attack(folder: Path, *, flags: Mapping[str, Any]) -> AttackConfig:
-    """Return the configuration of the evaluation in ``folder``, with a larger n where flags give one.
+    """Return the configuration of the evaluation in ``folder``, with a larger n where flags give one,
+    and for AutoAttack another place to save images.
 
     Raises ConfigError naming the flags that would change it.
     """
@@ -102,6 +104,7 @@ def stored_attack(folder: Path, *, flags: Mapping[str, Any]) -> AttackConfig:
     )
     asked = stored.replaced(**given)
     more = stored.n is not None and (asked.n is None or asked.n >= stored.n)
-    if changes := stored.changes(asked, free=lambda name: name == "n" and more):
+    elsewhere = stored.attack == ENSEMBLE
+    if changes := stored.changes(asked, free=lambda name: (name == "n" and more) or (name == "save" and elsewhere)):
         raise refusal(folder, changes)
     return asked

@@ -146,6 +146,31 @@ def draw_particles(method: TALD, teacher: nn.Module, dataset: Dataset, path: Pat
     figure.savefig(path, dpi=110)
 
 
+def draw_broken(
+    network: nn.Module, dataset: Dataset, x: Tensor, adversarial: Tensor, attacks: Sequence[str], path: Path
+) -> None:
+    """Draw a row for each broken image: the clean one, the adversarial one and the difference.
+
+    Titles name the classes that the network says and the attack that broke the image. Differences are shown as in
+    :func:`draw_particles`.
+    """
+    with torch.no_grad():
+        classes = [network(images).argmax(dim=1) for images in (x, adversarial)]
+    difference = (adversarial - x).mean(dim=1)
+    largest = difference.abs().max().item()
+    figure = require("matplotlib.figure", "the report's pictures").Figure(
+        figsize=(5.2, 1.5 * len(x) + 0.6), layout="constrained"
+    )
+    grid = figure.subplots(len(x), 3, squeeze=False)
+    names = dataset.class_names
+    for row, axes in enumerate(grid):
+        _show(axes[0], x[row], f"clean: {names[classes[0][row]]}")
+        _show(axes[1], adversarial[row], f"{attacks[row]}: {names[classes[1][row]]}")
+        shades = _show_difference(axes[2], difference[row], largest, "difference")
+    figure.colorbar(shades, ax=grid[:, -1], label=f"difference{' (mean of colours)' if x.shape[1] > 1 else ''}")
+    figure.savefig(path, dpi=110)
+
+
 def _show(axes: Any, image: Tensor, title: str) -> None:
     # Particles drawn without bounds may leave the range of pixels.
     picture = image.clamp(0, 1).permute(1, 2, 0).cpu().numpy()

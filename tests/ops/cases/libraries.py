@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import fastadv
 from fastadv.ops.loss import scale_grad
 from fastadv.ops.mix import mix_backward
-from fastadv.reference import attack_loss, ball, divergence, matching, metric, mix, rkd, step, svgd
+from fastadv.reference import attack_loss, ball, divergence, hyperplane, matching, metric, mix, rkd, square, step, svgd
 
 FUSED = SimpleNamespace(
     scale_grad=lambda *arguments: scale_grad.on(arguments[0])(*arguments),
@@ -15,7 +15,7 @@ FUSED = SimpleNamespace(
     **{name: getattr(fastadv, name) for name in fastadv.__all__},
 )
 # A function of the reference has its op's name; what is no public function is called with the op's own arguments.
-_MODULES = (attack_loss, ball, divergence, matching, metric, mix, rkd, step, svgd)
+_MODULES = (attack_loss, ball, divergence, hyperplane, matching, metric, mix, rkd, square, step, svgd)
 ORACLE = SimpleNamespace(
     **{name: getattr(module, name) for name in fastadv.__all__ for module in _MODULES if hasattr(module, name)}
     | {

@@ -1,0 +1,165 @@
+"""AutoAttack on a test split: shared among processes, stored as it goes, and extended to more images."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv.attacks import AutoAttack, AutoAttackResult
+from fastadv.attacks.methods.autoattack import summary
+from fastadv.train.config.attack_config import AttackConfig
+from fastadv.train.data.splits import to_pixels
+from fastadv.train.robustness.attack_split import Subject
+from fastadv.train.runtime.errors import CheckpointError, ConfigError
+from fastadv.train.runtime.files import write_atomically
+from fastadv.train.runtime.processes import Processes
+
+SECONDS_BETWEEN_STORES = 30.0
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Images of the test split, by their place in it, and what AutoAttack made of them.
+
+    places: int64 [n]. images: the adversarial ones, the clean ones where there is none [n, ...]. broken_by: see
+    :class:`fastadv.attacks.AutoAttackResult`. attacks: those that ran, in order, with their seconds.
+    """
+
+    places: Tensor
+    images: Tensor
+    broken_by: Tensor
+    attacks: tuple[str, ...]
+    seconds: tuple[float, ...]
+    warnings: tuple[str, ...]
+
+    def result(self) -> AutoAttackResult:
+        """Return the verdict on these images."""
+        return summary(self.broken_by, self.attacks, self.seconds, self.warnings)
+
+
+def attack_with_ensemble(config: AttackConfig, subject: Subject, folder: Path, processes: Processes) -> Evaluated:
+    """Attack every image that `folder` has no verdict on; return all verdicts, in the order of the split.
+
+    Each process takes its share; a search that was cut off is gone on with where it was stored.
+    """
+    stored = _Stored(folder / "parts")
+    for file in stored.begun()[processes.rank :: processes.count]:
+        _run(config, subject, stored, file, stored.read(file))
+    _meet(processes)
+    done = torch.zeros(subject.images, dtype=torch.bool)
+    for part in stored.finished():
+        done[part.places[part.places < subject.images]] = True
+    mine = (~done).nonzero().flatten()[processes.rank :: processes.count]
+    # Nobody looks for parts any more before all have finished theirs.
+    _meet(processes)
+    if len(mine):
+        _run(config, subject, stored, stored.new(int(mine[0]), processes.rank), {"places": mine})
+    _meet(processes)
+    return _joined(stored.finished(), subject.images)
+
+
+def _run(config: AttackConfig, subject: Subject, stored: "_Stored", file: Path, begun: dict[str, Any]) -> None:
+    """Run one part to its end, storing it now and then."""
+    places: Tensor = begun["places"]
+    device = subject.dataset.test.images.device
+    x = to_pixels(subject.dataset.test.images[places.to(device)], channels_last=True)
+    y = subject.dataset.test.labels[places.to(device)]
+    try:
+        evaluation = AutoAttack(
+            subject.network,
+            x,
+            y,
+            eps=config.eps,
+            norm=config.norm or "linf",
+            version=config.ensemble_version,
+            attack_dtype=config.dtype,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            sample_ids=places.to(device),
+        )
+    except ValueError as error:
+        raise ConfigError(f"autoattack: {error}") from error
+    if "state" in begun:
+        evaluation.load_state_dict(begun["state"])
+    printed, written = 0.0, time.monotonic()
+
+    def watch(evaluation: AutoAttack) -> None:
+        nonlocal printed, written
+        now = time.monotonic()
+        if now - written > SECONDS_BETWEEN_STORES:
+            stored.write(file, {"places": places, "state": evaluation.state_dict()})
+            written = time.monotonic()
+        if now - printed > SECONDS_BETWEEN_LINES:
+            printed = now
+            print(_progress(evaluation), flush=True)
+
+    evaluation.run(watch)
+    result = evaluation.result()
+    names = tuple(stage.attack for stage in result.stages)
+    seconds = tuple(stage.seconds for stage in result.stages)
+    part = Evaluated(places, evaluation.images.cpu(), evaluation.broken_by.cpu(), names, seconds, result.warnings)
+    stored.finish(file, part)
+
+
+def _progress(evaluation: AutoAttack) -> str:
+    result = evaluation.result()
+    stage = min(evaluation.stage, len(evaluation.attacks) - 1)
+    return (
+        f"{evaluation.attacks[stage]} ({stage + 1} of {len(evaluation.attacks)}): robust accuracy at most"
+        f" {100 * result.robust_accuracy:.2f} % of {len(evaluation.broken_by)} images, at most"
+        f" {evaluation.seconds_left():,.0f} s left"
+    )
+
+
+class _Stored:
+    """The parts of an evaluation in a folder: PART.begun while one runs, PART.pt when it is over."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(exist_ok=True)
+
+    def new(self, first: int, rank: int) -> Path:
+        return self._folder / f"part-{first:07d}-{rank:04d}.begun"
+
+    def begun(self) -> list[Path]:
+        return sorted(self._folder.glob("*.begun"))
+
+    def read(self, file: Path) -> dict[str, Any]:
+        """Read what is in a file. Raises CheckpointError where it is damaged."""
+        try:
+            return torch.load(file, weights_only=True, map_location="cpu")
+        except Exception as error:  # a damaged file raises anything
+            raise CheckpointError(f"{file}: damaged ({error}); delete it and add --resume") from None
+
+    def write(self, file: Path, content: dict[str, Any]) -> None:
+        write_atomically(file, lambda out: torch.save(content, out))
+
+    def finish(self, file: Path, part: Evaluated) -> None:
+        self.write(file.with_suffix(".pt"), vars(part))
+        file.unlink(missing_ok=True)
+
+    def finished(self) -> list[Evaluated]:
+        return [Evaluated(**self.read(file)) for file in sorted(self._folder.glob("*.pt"))]
+
+
+def _joined(parts: Sequence[Evaluated], images: int) -> Evaluated:
+    """Return the verdicts on the first ``images`` of the split, in their order; seconds and warnings of all parts."""
+    places = torch.cat([part.places for part in parts])
+    order = places.argsort()
+    order = order[places[order] < images]
+    attacks = parts[0].attacks
+    seconds = tuple(sum(part.seconds[stage] for part in parts) for stage in range(len(attacks)))
+    warnings = tuple(dict.fromkeys(warning for part in parts for warning in part.warnings))
+    found, broken_by = (torch.cat([getattr(part, name) for part in parts])[order] for name in ("images", "broken_by"))
+    return Evaluated(places[order], found, broken_by, attacks, seconds, warnings)
+
+
+def _meet(processes: Processes) -> None:
+    """Wait for all processes."""
+    if processes.count > 1:
+        torch.distributed.barrier()

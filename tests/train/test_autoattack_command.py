@@ -1,0 +1,118 @@
+"""`fastadv attack --attack autoattack`: its report, resuming, extending, saving."""
+
+import json
+
+import numpy
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from fastadv.attacks.methods import autoattack as ensemble
+from fastadv.train import cli
+from fastadv.train.data import datasets
+from fastadv.train.data.splits import to_pixels
+from fastadv.train.networks import catalogue
+from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.robustness import ensemble as running
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A network that has seen the digits a few times."""
+    dataset = datasets.load("digits", data_dir=None, image_size=None, device="cpu")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = catalogue.build("digits_cnn", num_classes=10, image_shape=dataset.image_shape)
+        classifier = Classifier(Normalize(dataset.mean, dataset.std), network)
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+        for _ in range(15):
+            rows = torch.randperm(len(dataset.train))[:128]
+            optimizer.zero_grad()
+            cross_entropy(classifier(to_pixels(dataset.train.images[rows])), dataset.train.labels[rows]).backward()
+            optimizer.step()
+    file = tmp_path_factory.mktemp("network") / "weights.pt"
+    torch.save(network.state_dict(), file)
+    return file
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    monkeypatch.setattr(ensemble, "_STEPS", 5)
+    monkeypatch.setattr(ensemble, "_QUERIES", 10)
+
+
+def command(checkpoint, *more):
+    common = ["attack", "--checkpoint", str(checkpoint), "--attack", "autoattack", "--eps", "0.1", "--batch-size", "16"]
+    return cli.main([*common, *map(str, more)])
+
+
+def result(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_the_report(checkpoint, tmp_path, capsys):
+    out, images = tmp_path / "run", tmp_path / "images.npz"
+    assert command(checkpoint, "--n", 40, "--out", out, "--save", images) == 0
+    found = result(out)
+    assert [stage["attack"] for stage in found["stages"]] == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    assert found["images"] == len(found["broken_by"]) == 40
+    assert found["robust"]["correct"] == found["broken_by"].count(-1)
+    assert found["clean"]["correct"] == 40 - found["broken_by"].count(-2)
+    assert sum(stage["broken"] for stage in found["stages"]) == found["clean"]["correct"] - found["robust"]["correct"]
+    assert found["largest_distance"] <= 0.1 * (1 + 1e-6)
+    low, high = found["robust"]["interval"]
+    assert low <= found["robust"]["accuracy"] <= high
+    assert sum(entry["robust"] for entry in found["classes"]) == found["robust"]["correct"]
+    report = (out / "report.md").read_text()
+    assert "apgd-t" in report
+    assert (out / "broken.png").exists() == ("broken.png" in report) == any(stage >= 0 for stage in found["broken_by"])
+    with numpy.load(images) as arrays:
+        assert arrays["images"].shape == (40, 1, 8, 8)
+        assert arrays["broken_by"].tolist() == found["broken_by"]
+    assert "images in float32" in capsys.readouterr().out
+
+
+def test_it_goes_on_where_it_was_cut_off_and_to_more_images(checkpoint, tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert command(checkpoint, "--n", 30, "--out", whole) == 0
+    monkeypatch.setattr(running, "SECONDS_BETWEEN_STORES", 0.0)
+    advance, passes = ensemble.AutoAttack.advance, []
+
+    def cut_off(self):
+        passes.append(1)
+        if len(passes) == 25:
+            raise KeyboardInterrupt
+        return advance(self)
+
+    monkeypatch.setattr(ensemble.AutoAttack, "advance", cut_off)
+    assert command(checkpoint, "--n", 20, "--out", parts) == 130
+    assert not (parts / "result.json").exists()
+    assert cli.main(["attack", "--out", str(parts), "--resume"]) == 0
+    assert result(parts)["images"] == 20
+    assert cli.main(["attack", "--out", str(parts), "--resume", "--n", "30"]) == 0
+    assert result(parts)["broken_by"] == result(whole)["broken_by"]
+    assert result(parts)["robust"] == result(whole)["robust"]
+    assert cli.main(["attack", "--out", str(parts), "--resume", "--eps", "0.5"]) == 2
+
+
+def test_png_of_8_bits_stay_in_the_ball(checkpoint, tmp_path, capsys):
+    folder = tmp_path / "png"
+    assert command(checkpoint, "--n", 20, "--out", tmp_path / "run", "--save", folder, "--ensemble", "apgd-ce") == 0
+    broken = [place for place, stage in enumerate(result(tmp_path / "run")["broken_by"]) if stage >= 0]
+    assert sorted(int(file.stem) for file in folder.glob("*.png")) == broken
+    assert f"{len(broken)} broken images as 8-bit PNG" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--steps", "3"], "but autoattack has no steps"),
+        (["--norm", "l3"], "norm: 'l3'"),
+        (["--save", "images.zip"], "expected a file NAME.npz"),
+        (["--ensemble", "fast"], "version must be one of"),
+        (["--attack", "pgd", "--save", "x.npz"], "but only autoattack has it"),
+    ],
+)
+def test_errors(checkpoint, tmp_path, capsys, flags, message):
+    assert command(checkpoint, "--n", 4, "--out", tmp_path / "run", *flags) == 2
+    assert message in capsys.readouterr().err
