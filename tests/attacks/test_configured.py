@@ -22,7 +22,7 @@ def test_every_attack_has_its_object():
     functions.remove("autoattack")  # an ensemble of them, which returns a report as well
     assert attacks.ATTACKS.keys() == functions
     assert functions <= {name.split()[0] for name in ATTACKS}
-    assert all(cls.__name__.lower() == function.__name__.replace("_", "") for cls, function in PAIRS)
+    assert all(cls.__name__ == function.__name__.upper().replace("_", "") for cls, function in PAIRS)
     assert all(getattr(attacks, cls.__name__) is cls for cls, _ in PAIRS)
     assert all(cls.__name__ in attacks.__all__ for cls, _ in PAIRS)
 
