@@ -272,7 +272,7 @@ def test_folding_in_half_precision_rounds_once():
     assert torch.equal(freeze(model, dtype=torch.bfloat16).network[1].weight, exact.bfloat16())
 
 
-def test_refresh_follows_a_training_model(network, images, labels, monkeypatch):
+def test_refresh_follows_a_training_model(network, images, labels, monkeypatch, as_on_a_device):
     frozen = freeze(network.eval())
     addresses = [tensor.data_ptr() for tensor in frozen.state_dict().values()]
     monkeypatch.setattr(folding, "survey", None)  # nothing is traced again

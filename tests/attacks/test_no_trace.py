@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from fastadv.attacks import pgd
-from tests.attacks.every_attack import every_attack
+from tests.attacks.every_attack import QUEUED, every_attack
 
 
 class FailsOnItsSecondCall(nn.Module):
@@ -86,7 +86,7 @@ def test_everything_is_as_it_was_when_the_loss_fails(partly_frozen, images):
 
 
 @every_attack
-def test_the_model_runs_in_eval_mode_with_gradients(attack, network, images, labels):
+def test_the_model_runs_in_eval_mode_with_gradients(attack, network, images, labels, request):
     seen = []
     network[5].register_forward_hook(
         lambda module, args, output: seen.append((module.training, network[1].training, output.requires_grad))
@@ -94,7 +94,8 @@ def test_the_model_runs_in_eval_mode_with_gradients(attack, network, images, lab
     with torch.no_grad():
         attack(network, images, labels)
     assert {modes[:2] for modes in seen} == {(False, False)}
-    assert any(modes[2] for modes in seen)
+    # Square search is forward only, and nearest-boundary steps are for images that are classified right at first.
+    assert any(modes[2] for modes in seen) or request.node.callspec.id in QUEUED
 
 
 @every_attack

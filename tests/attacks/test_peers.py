@@ -96,7 +96,7 @@ class TestTorchattacks:
     def test_tpgd_is_pgd_of_the_divergence(self, torchattacks, hills, batch, start_at):
         seen, expected = first_images(torchattacks.TPGD(hills, eps=0.1, alpha=0.03, steps=7), *batch)
         start_at(seen[1])  # after the clean images
-        found = pgd(hills, *batch, eps=0.1, step_size=0.03, steps=7, loss="kl")
+        found = pgd(hills, batch[0], eps=0.1, step_size=0.03, steps=7, loss="kl")
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
     @pytest.mark.parametrize(
