@@ -106,8 +106,9 @@ class TestAutoPGD:
         )
         seen = run(search, rows(x, y, eps, target))
         for (state, _), expected in zip(seen, shown.seen, strict=True):
-            # For l2 it adds 1e-12 to the length of a gradient, which is 1e-8 where the loss is flat.
-            torch.testing.assert_close(state["x"], expected, atol=1e-9 if norm == "linf" else 1e-4, rtol=0)
+            # For l2 it adds 1e-12 to the length of a gradient, which is 1e-8 where a dlr is flat; steps then part ways.
+            bound = 1e-9 if norm == "linf" else 1e-3 if loss == "dlr" else 1e-6
+            torch.testing.assert_close(state["x"], expected, atol=bound, rtol=0)
         claims = torch.stack([claims for _, claims in seen])
         assert torch.equal(~claims.any(0), standing)
         last = torch.where(claims, torch.arange(len(seen))[:, None], -1).amax(0)
