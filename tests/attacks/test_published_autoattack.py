@@ -105,15 +105,20 @@ class TestAutoPGD:
             seed=0,
         )
         seen = run(search, rows(x, y, eps, target))
-        for (state, _), expected in zip(seen, shown.seen, strict=True):
-            # For l2 it adds 1e-12 to the length of a gradient, which is 1e-8 where a dlr is flat; steps then part ways.
-            bound = 1e-9 if norm == "linf" else 1e-3 if loss == "dlr" else 1e-6
-            torch.testing.assert_close(state["x"], expected, atol=bound, rtol=0)
+        # For l2 it adds 1e-12 to the length of a gradient, 1e-8 where a dlr is flat: one image parts ways there.
+        apart = torch.stack(
+            [
+                (state["x"] - expected).flatten(1).abs().amax(1)
+                for (state, _), expected in zip(seen, shown.seen, strict=True)
+            ]
+        )
+        together = apart.amax(0) < (1e-9 if norm == "linf" else 1e-6)
+        assert (~together).sum() <= (norm == "l2" and loss == "dlr")
         claims = torch.stack([claims for _, claims in seen])
         assert torch.equal(~claims.any(0), standing)
         last = torch.where(claims, torch.arange(len(seen))[:, None], -1).amax(0)
         assert not standing.all()
-        for image in (~standing).nonzero().flatten().tolist():
+        for image in (~standing & together).nonzero().flatten().tolist():
             torch.testing.assert_close(seen[last[image]][0]["x"][image], adversarial[image], atol=1e-6, rtol=0)
 
 
