@@ -45,6 +45,13 @@ def script(name, code, *, resumes=False, **environment):
     return Step(name, (sys.executable, "-c", code), environment, resumes)
 
 
+@pytest.fixture(autouse=True)
+def _no_worker(monkeypatch):
+    """The tests that a check starts are no part of the session that runs these, whose workers are told by these."""
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
