@@ -91,7 +91,7 @@ def onto_planes(
         share = tl.minimum(tl.maximum(share, 0.0), 1.0)
     else:
         running = far > 0
-        for _ in range(_PASSES):
+        for _turn in range(_PASSES):
             if running:
                 slope, spent = zeros, zeros
                 for start in range(0, elements, BLOCK):
