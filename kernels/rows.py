@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastadv.kernels.launch import block, launch, rows_at_once
+from fastadv.kernels.launch import accumulator, block, launch, rows_at_once
 from fastadv.kernels.loss import empty_results, reduced
 from fastadv.kernels.numerics import divide, scalar, weighted, widen
 
@@ -77,7 +77,8 @@ def logit_loss(
             scale,
             samples,
             classes,
-            elements=rows * columns,
+            # The registers of a thread hold half as many of float64.
+            elements=rows * columns * accumulator(student).itemsize // 4,
             LOSS=loss.value,
             ROWS=rows,
             BLOCK=columns,

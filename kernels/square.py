@@ -42,11 +42,13 @@ def square_propose(
     if x.numel() == 0:
         return out
     samples, channels, height, width = x.shape
-    columns = block(height * width, x)
+    columns = min(block(height * width, x), 512)
     widest = 0 if bumps is None else bumps.shape[1]
     where = (query, level, sides, bumps, len(sides), widest, eps, eps_n, low, high, seed, seed_t, sample_ids)
     constants = {"CHANNELS_LAST": not x.is_contiguous(), "NORM": norm, "BLOCK": columns}
-    launch(windows, samples, x, x0, out, *where, channels, height, width, 1 / channels, elements=columns, **constants)
+    # Where an element lies in both windows takes as many registers as the element itself.
+    elements = 2 * columns
+    launch(windows, samples, x, x0, out, *where, channels, height, width, 1 / channels, elements=elements, **constants)
     return out
 
 
@@ -82,7 +84,7 @@ def windows(
     key, sample_id = _identity(seed, seed_ptr, sample_ids, sample)
     counter = tl.load(queries + sample) << _QUERY_SHIFT
     level = tl.minimum(tl.maximum(tl.load(levels + sample), 0), level_count - 1)
-    side = tl.load(sides + level)
+    side = tl.load(sides + level).to(tl.int32)
     a, b, c, d = philox(key, counter, sample_id)
     top, left = _place(a, height, side), _place(b, width, side)
     other_top, other_left = _place(c, height, side), _place(d, width, side)
@@ -151,7 +153,7 @@ def windows(
 @triton.jit
 def _place(word, extent, side):
     """Return where a window of ``side`` begins in ``extent`` pixels, as ``word`` says; never at the far edge."""
-    return (word.to(tl.int64) & 0xFFFFFFFF) * (extent - side) >> 32
+    return ((word.to(tl.int64) & 0xFFFFFFFF) * (extent - side) >> 32).to(tl.int32)
 
 
 @triton.jit

@@ -22,10 +22,10 @@ MISSING = "no-such-compiler"
 
 USE = """
 import warnings
+import torch
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     import fastadv
-import torch
 from fastadv.ops.dispatch import report, serving
 print(fastadv.__file__)
 print([str(warning.message) for warning in caught if "fastadv" in str(warning.message)])
