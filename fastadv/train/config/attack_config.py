@@ -21,13 +21,11 @@ class AttackConfig(ConfigModel):
 
     FILE: ClassVar[str] = "attack.toml"
 
-    model: str = Field("digits_cnn", description="network")
+    model: str = Field("digits_cnn", description=f"network: {catalogue.NETWORK}")
     checkpoint: Path | None = Field(
         None, description="state_dict of the network, or a checkpoint of `fastadv train`; always needed"
     )
-    data: str = Field(
-        "digits", description=f"dataset, of which the test split is attacked: {', '.join(datasets.DATASETS)}"
-    )
+    data: str = Field("digits", description=f"dataset, of which the test split is attacked: {datasets.DATA}")
     data_dir: Path | None = Field(None, description=datasets.DATA_DIR)
     image_size: int | None = Field(None, ge=1, description=datasets.IMAGE_SIZE)
     grayscale: bool = Field(False, description="read the images of a folder as one channel")

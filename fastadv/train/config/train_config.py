@@ -17,8 +17,9 @@ from fastadv.train.runtime.errors import ConfigError, did_you_mean
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
-# The recipe that --data chooses when none is named.
-RECIPE_OF_DATA = {"digits": "digits", "cifar100": "tald-cifar100"}
+# The recipe that --data chooses when none is named; of all other data it is OTHER_RECIPE.
+RECIPE_OF_DATA = {"digits": "digits", "cifar100": "tald-cifar100", "cifar10": "cifar10"}
+OTHER_RECIPE = "images"
 _RECIPES = resources.files("fastadv.train") / "recipes"
 
 
@@ -27,7 +28,7 @@ class Config(ConfigModel):
 
     FILE: ClassVar[str] = "config.toml"
 
-    data: str = Field("digits", description=f"dataset: {', '.join(datasets.DATASETS)}")
+    data: str = Field("digits", description=f"dataset: {datasets.DATA}")
     data_dir: Path | None = Field(None, description=datasets.DATA_DIR)
     image_size: int | None = Field(None, ge=1, description=datasets.IMAGE_SIZE)
     grayscale: bool = Field(False, description="read the images of a folder as one channel")
@@ -36,7 +37,7 @@ class Config(ConfigModel):
         None, ge=1, description="train students on this many images, drawn anew for each seed"
     )
 
-    teacher: str = Field("digits_cnn", description="teacher network")
+    teacher: str = Field("digits_cnn", description=f"teacher network: {catalogue.NETWORK}")
     teacher_checkpoint: Path | None = Field(
         None, description="state_dict of the teacher; without it the teacher is trained"
     )
@@ -45,7 +46,7 @@ class Config(ConfigModel):
     standard_teacher_checkpoint: Path | None = Field(
         None, description="state_dict of a second teacher of that network, trained on clean images, for iad-ii"
     )
-    student: str = Field("digits_small", description="student network")
+    student: str = Field("digits_small", description="student network, of the same names")
     methods: tuple[str, ...] = Field(
         ("ce", "kd", "tald"),
         description="methods to train the student with, and settings of them; see `fastadv methods`",
@@ -179,9 +180,7 @@ def resolve(*, recipe: str | None = None, flags: Mapping[str, Any] | None = None
     if recipe is None:
         data = given.get("data", "digits")
         datasets.check_name(data)
-        if data not in RECIPE_OF_DATA:
-            raise ConfigError(f"recipe: none belongs to {data}, expected --recipe with one, such as tald-cifar100")
-        recipe = RECIPE_OF_DATA[data]
+        recipe = RECIPE_OF_DATA.get(data, OTHER_RECIPE)
     return overridden(read_recipe(recipe), given)
 
 

@@ -1,11 +1,13 @@
 """The networks by name. Importing this imports no torch."""
 
 import importlib
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastadv.train.networks import libraries
+from fastadv.train.runtime import own_code
 from fastadv.train.runtime.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -44,20 +46,43 @@ NETWORKS: "dict[str, Callable[..., nn.Module]]" = {
     "shufflenetv2": partial(_build, "shufflenetv2:ShuffleNetV2"),
 }
 
+# Help of the flags of both commands.
+NETWORK = (
+    f"{', '.join(NETWORKS)}, timm:NAME, torchvision:NAME, or MODULE:FUNCTION of your own, called with num_classes and "
+    "image_shape where it takes them"
+)
+# Networks that functions of the user's own have made.
+_BUILT: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+
 
 def check_name(field: str, name: str) -> None:
-    """Raise ConfigError naming ``field`` where ``name`` is neither in NETWORKS nor of an installed library."""
+    """Raise ConfigError naming ``field`` where ``name`` is none of NETWORKS, of an installed library or one's own."""
     if libraries.is_from_library(name):
         libraries.check(field, name)
+    elif own_code.is_own(name):
+        own_code.find(field, name)
     elif name not in NETWORKS:
         near = did_you_mean(name, NETWORKS)
-        raise ConfigError(
-            f"{field}: {name!r}{near or ','} expected one of {', '.join(NETWORKS)}, timm:NAME or torchvision:NAME"
-        )
+        raise ConfigError(f"{field}: {name!r}{near or ','} expected one of {NETWORK}")
 
 
-def build(name: str, *, num_classes: int, image_shape: tuple[int, int, int]) -> "nn.Module":
-    """Build the network ``name``, as check_name has them, for images [C, H, W]. Raises ConfigError."""
-    check_name("network", name)
-    builder = partial(libraries.build, name) if libraries.is_from_library(name) else NETWORKS[name]
-    return builder(num_classes=num_classes, in_channels=image_shape[0])
+def build(name: str, *, num_classes: int, image_shape: tuple[int, int, int], field: str = "network") -> "nn.Module":
+    """Build the network ``name``, as check_name has them, for images [C, H, W]. Raises ConfigError naming ``field``."""
+    check_name(field, name)
+    if libraries.is_from_library(name):
+        return libraries.build(name, num_classes=num_classes, in_channels=image_shape[0])
+    if own_code.is_own(name):
+        return _build_own(field, name, num_classes=num_classes, image_shape=image_shape)
+    return NETWORKS[name](num_classes=num_classes, in_channels=image_shape[0])
+
+
+def _build_own(field: str, name: str, **arguments: object) -> "nn.Module":
+    from torch import nn
+
+    network = own_code.call(field, name, **arguments)
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"{field}: {name!r} gave {type(network).__name__}, expected a torch.nn.Module")
+    if network in _BUILT:
+        raise ConfigError(f"{field}: {name!r} gave the same network again, expected a new one at each call")
+    _BUILT.add(network)
+    return network
