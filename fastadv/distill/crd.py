@@ -52,6 +52,7 @@ class CRD(WeightedLoss):
     (RepDistiller) has it, with negatives in its "exact" mode.
     """
 
+    mixes_images = False
     term = "crd"
 
     def __init__(

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,9 @@ from fastadv.train.data import datasets
 from fastadv.train.data.datasets import Augmentation
 from fastadv.train.networks import catalogue
 from fastadv.train.runtime.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from fastadv.distill import Method
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -75,6 +78,10 @@ class Config(ConfigModel):
     lr_decay: float = Field(0.1, gt=0, le=1, description="factor of the step schedule")
 
     warm_up_lr: float | None = Field(None, gt=0, description="learning rate of a method's warm-up; none is lr")
+    label_smoothing: float = Field(0.0, ge=0, le=1, description="share of a label that cross-entropy spreads evenly")
+    mixup: float | None = Field(
+        None, gt=0, description="mix a batch's images in pairs, with shares of Beta(MIXUP, MIXUP); none mixes nothing"
+    )
     clip_norm: float | None = Field(None, gt=0, description="clip the gradient to this l2 norm")
     teacher_ema: float | None = Field(
         None, gt=0, le=1, description="decay of the average of a trained teacher's weights; none is ema"
@@ -156,6 +163,9 @@ class Config(ConfigModel):
         if self.teacher_checkpoint is None and self.needs_teacher:
             specs.insert(0, self.spec(self.teacher_method, where="teacher_method"))
         names = ", ".join(dict.fromkeys(spec.name for spec in specs))
+        if self.label_smoothing or self.mixup:
+            for spec in specs:
+                self._check_labels(spec.name, spec.build())
         if self.capture and not any(spec.claims("attacks") for spec in specs):
             raise ConfigError(f"capture: True, but none of {names} attacks a network")
         second = self.standard_teacher_checkpoint
@@ -163,6 +173,14 @@ class Config(ConfigModel):
             raise ConfigError(
                 f"standard_teacher_checkpoint: {str(second)!r}, but none of {names} asks a second teacher; iad-ii does"
             )
+
+    def _check_labels(self, name: str, method: "Method") -> None:
+        if self.label_smoothing and not any(part.smooths_labels for part in method.parts()):
+            raise ConfigError(
+                f"label_smoothing: {self.label_smoothing}, but {name} has no cross-entropy of labels here"
+            )
+        if self.mixup and not all(part.mixes_images for part in method.parts()):
+            raise ConfigError(f"mixup: {self.mixup}, but {name} looks at each single image's class or number")
 
     @property
     def run_name(self) -> str:
