@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from fastadv.attacks import captured
+from fastadv.near_misses import answers_near_misses
 from fastadv.numerics import accumulate
 
 Network = Callable[[Tensor], Tensor]
@@ -107,6 +108,12 @@ class Method(nn.Module, abc.ABC):
 
     # Epochs of ``warm_up_terms`` over ``warm_up_parameters()`` alone, before the student's first step.
     warm_up_epochs: int = 0
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Answer a near miss of an argument of the constructor with its name."""
+        super().__init_subclass__(**keywords)
+        if "__init__" in vars(cls):
+            cls.__init__ = answers_near_misses(cls.__init__)  # type: ignore[method-assign]
 
     @abc.abstractmethod
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:

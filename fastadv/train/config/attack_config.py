@@ -95,7 +95,8 @@ class AttackConfig(ConfigModel):
                     f"{name}: {getattr(self, name)!r}, but {ENSEMBLE} has no {name}; it takes norm, ensemble"
                 )
         if self.norm not in (None, "linf", "l2", "l1"):
-            raise ConfigError(f"norm: {self.norm!r}, expected linf, l2 or l1")
+            near = did_you_mean(self.norm, ("linf", "l2", "l1"))
+            raise ConfigError(f"norm: {self.norm!r}{near or ','} expected linf, l2 or l1")
         if self.save is not None and self.save.suffix not in ("", ".npz"):
             raise ConfigError(f"save: {str(self.save)!r}, expected a file NAME.npz, or a folder for PNG")
 
