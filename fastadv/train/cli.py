@@ -15,7 +15,7 @@ from typing import Any
 import fastadv
 from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.config.attacks import ENSEMBLE
-from fastadv.train.config.model import ConfigModel, describe, is_table, shown
+from fastadv.train.config.config_model import ConfigModel, describe, is_table, shown
 from fastadv.train.config.train_config import Config, packaged_recipes, resolve
 from fastadv.train.data.download import ARCHIVES
 from fastadv.train.runtime.errors import TrainError, did_you_mean
