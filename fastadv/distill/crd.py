@@ -53,6 +53,7 @@ class CRD(WeightedLoss):
     """
 
     mixes_images = False
+    remembers_images = True
     term = "crd"
 
     def __init__(

@@ -344,7 +344,12 @@ class Distiller:
             yield
 
     def _check_networks(self, example: Tensor) -> None:
-        """Raises ValueError where the networks have different numbers of classes."""
+        """Raises ValueError where they have different numbers of classes, or there are more processes than can be."""
+        if self._processes.count > 1 and any(part.remembers_images for part in self.method.parts()):
+            raise ValueError(
+                f"{_name(self.method)} remembers the images that its process saw: train it in one process, "
+                f"got {self._processes.count}"
+            )
         if self.teacher is None or not self.method.needs_teacher or example.dim() < 2:
             return
         networks = [self.model, self.teacher]

@@ -94,6 +94,8 @@ class Method(nn.Module, abc.ABC):
     follows_progress: bool = False
     # Whether it makes adversarial images, in some or all of its settings.
     attacks: bool = False
+    # Whether it remembers something of each image, by Batch.index: then one process must see them all.
+    remembers_images: bool = False
     # Whether it has a term of Batch.cross_entropy, so that smoothed labels mean something.
     smooths_labels: bool = False
     # Whether nothing of it needs the class or the number of each single image, so that images may be mixed.
