@@ -32,7 +32,7 @@ def did_you_mean(name: object, names: Iterable[str]) -> str:
 def answers_near_misses(function: Callable[P, T]) -> Callable[P, T]:
     """Return ``function``, which answers a keyword that it has not with the nearest that it has: TypeError."""
     names = frozenset(inspect.signature(function).parameters)
-    called = function.__qualname__.removesuffix(".__init__")
+    called = f"{function.__qualname__.removesuffix('.__init__')}()"
 
     @functools.wraps(function)
     def answering(*args: P.args, **keywords: P.kwargs) -> T:
@@ -43,10 +43,10 @@ def answers_near_misses(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def check_keywords(called: str, keywords: Iterable[str], names: Iterable[str]) -> None:
-    """Raise TypeError for the first of ``keywords`` that is none of ``names``, the arguments of ``called``."""
+    """Raise TypeError for the first of ``keywords`` that is none of ``names``, of what is ``called`` so."""
     for name in keywords:
         if name not in names:
-            raise TypeError(f"{called}() got an unexpected keyword argument {name!r}{did_you_mean(name, names)}")
+            raise TypeError(f"{called} got an unexpected keyword argument {name!r}{did_you_mean(name, names)}")
 
 
 def _plain(name: str) -> str:

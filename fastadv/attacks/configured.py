@@ -50,7 +50,7 @@ class Attack:
         ATTACKS[function.__name__] = cls
 
     def __init__(self, **keywords: Any) -> None:
-        check_keywords(type(self).__name__, keywords, self.__signature__.parameters)
+        check_keywords(f"{type(self).__name__}:", keywords, self.__signature__.parameters)
         try:
             self.__signature__.bind(**keywords)
         except TypeError as error:

@@ -107,13 +107,12 @@ def test_a_missing_extra_is_named_before_anything_is_trained(capsys, tmp_path, m
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--metods=kd"], "--metods=kd, did you mean --methods?"),
         (["attack", "--epsilon", "8/255"], "--epsilon 8/255, did you mean --eps?"),
         (["attack", "--alpha=2/255"], "--alpha=2/255, did you mean --step-size?"),
         (["attack", "--nb-iter=3"], "--nb-iter=3, did you mean --steps?"),
     ],
 )
-def test_an_unknown_flag_is_answered_with_the_nearest(capsys, arguments, message):
+def test_other_libraries_names_of_a_flag_are_answered_with_ours(capsys, arguments, message):
     with pytest.raises(SystemExit) as left:
         main(arguments)
     assert left.value.code == 2
