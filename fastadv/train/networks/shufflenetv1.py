@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastadv.distill import Features
-from fastadv.train.networks.blocks import ReluBlock, Stage, run
+from fastadv.train.networks.blocks import Network, ReluBlock, Stage, conv_bn, repeat, run
 
 GROUPS = 3
 STEM = 24
@@ -30,12 +30,9 @@ class ShuffleUnit(ReluBlock):
         # The stem has too few channels to be split.
         self._groups = 1 if inputs == STEM else GROUPS
         self._strided = stride == 2
-        self.conv1 = nn.Conv2d(inputs, inner, 1, groups=self._groups, bias=False)
-        self.bn1 = nn.BatchNorm2d(inner)
-        self.conv2 = nn.Conv2d(inner, inner, 3, stride=stride, padding=1, groups=inner, bias=False)
-        self.bn2 = nn.BatchNorm2d(inner)
-        self.conv3 = nn.Conv2d(inner, own, 1, groups=GROUPS, bias=False)
-        self.bn3 = nn.BatchNorm2d(own)
+        self.conv1, self.bn1 = conv_bn(inputs, inner, 1, groups=self._groups)
+        self.conv2, self.bn2 = conv_bn(inner, inner, 3, stride=stride, groups=inner)
+        self.conv3, self.bn3 = conv_bn(inner, own, 1, groups=GROUPS)
 
     def preactivation(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
@@ -46,23 +43,18 @@ class ShuffleUnit(ReluBlock):
         return out + x
 
 
-class ShuffleNetV1(nn.Module):
-    """x [N, C, H, W] to logits [N, num_classes]."""
-
+class ShuffleNetV1(Network):
     def __init__(self, *, num_classes: int, in_channels: int = 3) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, STEM, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(STEM)
+        self.conv1, self.bn1 = conv_bn(in_channels, STEM, 1)
         self.layer1, self.layer2, self.layer3 = (
-            Stage(ShuffleUnit(inputs, outputs, 2), *(ShuffleUnit(outputs, outputs, 1) for _ in range(count - 1)))
+            Stage(*repeat(ShuffleUnit, inputs, outputs, count, stride=2))
             for inputs, outputs, count in zip((STEM, *WIDTHS), WIDTHS, BLOCKS, strict=False)
         )
         self.linear = nn.Linear(WIDTHS[-1], num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.with_features(x).logits
-
     def with_features(self, x: Tensor) -> Features:
-        maps, preactivations = run(self.bn1(self.conv1(x)), (self.layer1, self.layer2, self.layer3))
+        stages = [stage.preactivation for stage in (self.layer1, self.layer2, self.layer3)]
+        maps, preactivations = run(self.bn1(self.conv1(x)), stages)
         embedding = maps[-1].mean(dim=(2, 3))
         return Features(maps, preactivations, embedding, self.linear(embedding))

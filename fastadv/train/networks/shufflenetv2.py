@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastadv.distill import Features
-from fastadv.train.networks.blocks import ReluBlock, Stage, run
+from fastadv.train.networks.blocks import Network, ReluBlock, Stage, conv_bn, run
 
 STEM = 24
 WIDTHS = (116, 232, 464)
@@ -30,12 +30,9 @@ class HalfUnit(ReluBlock):
     def __init__(self, channels: int) -> None:
         super().__init__()
         half = channels // 2
-        self.conv1 = nn.Conv2d(half, half, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(half)
-        self.conv2 = nn.Conv2d(half, half, 3, padding=1, groups=half, bias=False)
-        self.bn2 = nn.BatchNorm2d(half)
-        self.conv3 = nn.Conv2d(half, half, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(half)
+        self.conv1, self.bn1 = conv_bn(half, half, 1)
+        self.conv2, self.bn2 = conv_bn(half, half, 3, groups=half)
+        self.conv3, self.bn3 = conv_bn(half, half, 1)
 
     def preactivation(self, x: Tensor) -> Tensor:
         kept, out = x.chunk(2, dim=1)
@@ -50,16 +47,11 @@ class DownUnit(ReluBlock):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         half = outputs // 2
-        self.conv1 = nn.Conv2d(inputs, inputs, 3, stride=2, padding=1, groups=inputs, bias=False)
-        self.bn1 = nn.BatchNorm2d(inputs)
-        self.conv2 = nn.Conv2d(inputs, half, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(half)
-        self.conv3 = nn.Conv2d(inputs, half, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(half)
-        self.conv4 = nn.Conv2d(half, half, 3, stride=2, padding=1, groups=half, bias=False)
-        self.bn4 = nn.BatchNorm2d(half)
-        self.conv5 = nn.Conv2d(half, half, 1, bias=False)
-        self.bn5 = nn.BatchNorm2d(half)
+        self.conv1, self.bn1 = conv_bn(inputs, inputs, 3, stride=2, groups=inputs)
+        self.conv2, self.bn2 = conv_bn(inputs, half, 1)
+        self.conv3, self.bn3 = conv_bn(inputs, half, 1)
+        self.conv4, self.bn4 = conv_bn(half, half, 3, stride=2, groups=half)
+        self.conv5, self.bn5 = conv_bn(half, half, 1)
 
     def preactivation(self, x: Tensor) -> Tensor:
         left = self.bn2(self.conv2(self.bn1(self.conv1(x))))
@@ -67,25 +59,19 @@ class DownUnit(ReluBlock):
         return _shuffled(left, self.bn5(self.conv5(right)))
 
 
-class ShuffleNetV2(nn.Module):
-    """x [N, C, H, W] to logits [N, num_classes]."""
-
+class ShuffleNetV2(Network):
     def __init__(self, *, num_classes: int, in_channels: int = 3) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, STEM, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(STEM)
+        self.conv1, self.bn1 = conv_bn(in_channels, STEM, 1)
         self.layer1, self.layer2, self.layer3 = (
             Stage(DownUnit(inputs, outputs), *(HalfUnit(outputs) for _ in range(count - 1)))
             for inputs, outputs, count in zip((STEM, *WIDTHS), WIDTHS, BLOCKS, strict=False)
         )
-        self.conv2 = nn.Conv2d(WIDTHS[-1], EMBEDDING, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(EMBEDDING)
+        self.conv2, self.bn2 = conv_bn(WIDTHS[-1], EMBEDDING, 1)
         self.linear = nn.Linear(EMBEDDING, num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.with_features(x).logits
-
     def with_features(self, x: Tensor) -> Features:
-        maps, preactivations = run(self.bn1(self.conv1(x)), (self.layer1, self.layer2, self.layer3))
+        stages = [stage.preactivation for stage in (self.layer1, self.layer2, self.layer3)]
+        maps, preactivations = run(self.bn1(self.conv1(x)), stages)
         embedding = F.relu(self.bn2(self.conv2(maps[-1]))).mean(dim=(2, 3))
         return Features(maps, preactivations, embedding, self.linear(embedding))
