@@ -133,7 +133,7 @@ class Trainer:
             self._train_step(plan, epoch, index)
             progress.step()
             if stage.finished or stage.done % config.log_steps == 0:
-                progress.loss(self._log_terms(stage, log))
+                progress.note(f"loss {self._log_terms(stage, log):.4f}")
             if proper and _ended(stage, every=config.eval_epochs):
                 with self.stopwatch.paused():
                     accuracy = clean_accuracy(self.evaluated, self.test, config)

@@ -43,8 +43,8 @@ NETWORKS: "dict[str, Callable[..., nn.Module]]" = {
     "vgg13": partial(_build, "vgg:Vgg", (2, 2, 2, 2, 2)),
     "mobilenetv2": partial(_build, "mobilenetv2:MobileNetV2"),
     "mobilenetv2_8x": partial(_build, "mobilenetv2:MobileNetV2", 1.0, stem_stride=1, projected=True),
-    "shufflenetv1": partial(_build, "shufflenetv1:ShuffleNetV1"),
-    "shufflenetv2": partial(_build, "shufflenetv2:ShuffleNetV2"),
+    "shufflenetv1": partial(_build, "shufflenet:ShuffleNetV1"),
+    "shufflenetv2": partial(_build, "shufflenet:ShuffleNetV2"),
 }
 
 

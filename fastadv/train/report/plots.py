@@ -157,10 +157,10 @@ def _draw_changes(
     """
     with torch.no_grad():
         classes = network(images.flatten(0, 1)).argmax(dim=1).view(images.shape[:2]).tolist()
-    changes = (images[:, 1:] - images[:, :1]).mean(dim=2).cpu()
-    largest = changes.abs().max().item()
+    changes = (images[:, 1:] - images[:, :1]).mean(dim=2).cpu().numpy()
+    largest = float(abs(changes).max())
     # Particles drawn without bounds may leave the range of pixels.
-    pictures = images.clamp(0, 1).movedim(2, -1).cpu()
+    pictures = images.clamp(0, 1).movedim(2, -1).cpu().numpy()
     columns = len(kinds[0]) + len(differences)
     figure = _figure(1.3 * (columns + 1), 1.5 * len(images) + 0.6)
     grid = figure.subplots(len(images), columns, squeeze=False)

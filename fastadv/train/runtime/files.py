@@ -3,10 +3,11 @@
 import contextlib
 import fcntl
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from fastadv.train.runtime.errors import ConfigError
 
@@ -17,19 +18,19 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises the OSError of a write that failed, such as that of a full disk, with the path.
     """
     temporary = path.with_name(path.name + ".tmp")
-    file = None
+    raw = None
     try:
-        with temporary.open("wb") as opened:
-            file = _Noting(opened)
-            write(cast(BinaryIO, file))
-            opened.flush()
-            os.fsync(opened.fileno())
+        raw = _Noting(temporary, "wb")
+        with io.BufferedWriter(raw) as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except Exception as error:
         temporary.unlink(missing_ok=True)
         # Torch and numpy raise errors of their own where a write fails.
-        cause = error if isinstance(error, OSError) else None if file is None else file.error
+        cause = error if isinstance(error, OSError) else getattr(raw, "error", None)
         if cause is None:
             raise
         raise OSError(cause.errno, cause.strerror or str(cause), str(path)) from error
@@ -52,22 +53,17 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-class _Noting:
+class _Noting(io.FileIO):
     """A file that remembers the OSError of a write."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.error: OSError | None = None
+    error: OSError | None = None
 
     def write(self, content: Any) -> int:
         try:
-            return self._file.write(content)
+            return super().write(content)
         except OSError as error:
             self.error = error
             raise
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
 
 
 def _sync_folder(folder: Path) -> None:
