@@ -91,8 +91,10 @@ def stratified_order(labels: Tensor, *, seed: int) -> Tensor:
     return grouped[torch.argsort(rank_in_class, stable=True)]
 
 
-def subset(split: Split, size: int, *, seed: int) -> Split:
-    """Draw `size` images of `split` by class. Raises ConfigError when there are fewer."""
+def subset(split: Split, size: int | None, *, seed: int) -> Split:
+    """Draw `size` images of `split` by class; None is all of them. Raises ConfigError when there are fewer."""
+    if size is None:
+        return split
     if not 0 < size <= len(split):
         raise ConfigError(f"student_samples: {size}, expected 1..{len(split)}")
     chosen = stratified_order(split.labels, seed=seed)[:size].to(split.labels.device)

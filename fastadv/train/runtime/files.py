@@ -3,11 +3,10 @@
 import contextlib
 import fcntl
 import hashlib
-import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from fastadv.train.runtime.errors import ConfigError
 
@@ -18,10 +17,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises the OSError of a write that failed, such as that of a full disk, with the path.
     """
     temporary = path.with_name(path.name + ".tmp")
-    raw = None
     try:
-        raw = _Noting(temporary, "wb")
-        with io.BufferedWriter(raw) as file:
+        with temporary.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -30,7 +27,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except Exception as error:
         temporary.unlink(missing_ok=True)
         # Torch and numpy raise errors of their own where a write fails.
-        cause = error if isinstance(error, OSError) else getattr(raw, "error", None)
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
         if cause is None:
             raise
         raise OSError(cause.errno, cause.strerror or str(cause), str(path)) from error
@@ -51,19 +50,6 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise ConfigError(f"{folder}: another process works in it") from None
         yield
-
-
-class _Noting(io.FileIO):
-    """A file that remembers the OSError of a write."""
-
-    error: OSError | None = None
-
-    def write(self, content: Any) -> int:
-        try:
-            return super().write(content)
-        except OSError as error:
-            self.error = error
-            raise
 
 
 def _sync_folder(folder: Path) -> None:
