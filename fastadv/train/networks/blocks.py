@@ -32,10 +32,9 @@ class ReluBlock(nn.Module, abc.ABC):
 
 
 class Stage(nn.Sequential):
-    """ReluBlocks one after the other."""
+    """ReluBlocks one after the other, but for the ReLU of the last."""
 
-    def preactivation(self, x: Tensor) -> Tensor:
-        """Return the input of the last block's ReLU."""
+    def forward(self, x: Tensor) -> Tensor:
         *blocks, last = self
         for block in blocks:
             x = block(x)
@@ -43,19 +42,25 @@ class Stage(nn.Sequential):
         return last.preactivation(x)
 
 
-Maps = tuple[Tensor, ...]
+Part = Callable[[Tensor], Tensor]
 
 
-def run(stem: Tensor, stages: Iterable[Callable[[Tensor], Tensor]]) -> tuple[Maps, Maps]:
-    """Return maps and preactivations of a stem and of the stages that follow it, a ReLU after each.
+def global_average(x: Tensor) -> Tensor:
+    """x [N, C, H, W] to [N, C]."""
+    return x.mean(dim=(2, 3))
 
-    stem: its preactivation. stages: each from the map before it to its own preactivation.
+
+def run(stem: Tensor, stages: Iterable[Part], head: Part, *, embed: Part = global_average) -> Features:
+    """Return the features of a stem and the stages that follow it, a ReLU after each, an embedding and a head.
+
+    stem: its preactivation. stages: each from the map before it to its own preactivation. embed: from the last map.
     """
     preactivations, maps = [stem], [F.relu(stem)]
     for stage in stages:
         preactivations.append(stage(maps[-1]))
         maps.append(F.relu(preactivations[-1]))
-    return tuple(maps), tuple(preactivations)
+    embedding = embed(maps[-1])
+    return Features(tuple(maps), tuple(preactivations), embedding, head(embedding))
 
 
 def conv_bn(

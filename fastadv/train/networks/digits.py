@@ -21,6 +21,4 @@ class DigitsNet(Network):
 
     def with_features(self, x: Tensor) -> Features:
         stem, *stages = self.stages
-        maps, preactivations = run(stem(x), stages)
-        embedding = F.adaptive_avg_pool2d(maps[-1], 2).flatten(1)
-        return Features(maps, preactivations, embedding, self.fc(embedding))
+        return run(stem(x), stages, self.fc, embed=lambda last: F.adaptive_avg_pool2d(last, 2).flatten(1))

@@ -84,10 +84,8 @@ class ResNet(Network):
         self.register_load_state_dict_pre_hook(_understand_other_names)
 
     def with_features(self, x: Tensor) -> Features:
-        stages = [module.preactivation for module in self.children() if isinstance(module, Stage)]
-        maps, preactivations = run(self.bn1(self.conv1(x)), stages)
-        embedding = maps[-1].mean(dim=(2, 3))
-        return Features(maps, preactivations, embedding, self.fc(embedding))
+        stages = [module for module in self.children() if isinstance(module, Stage)]
+        return run(self.bn1(self.conv1(x)), stages, self.fc)
 
 
 def _understand_other_names(module: nn.Module, weights: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastadv.distill import Features
-from fastadv.train.networks.blocks import Network, ReluBlock, Stage, conv_bn, repeat, run
+from fastadv.train.networks.blocks import Network, ReluBlock, Stage, conv_bn, global_average, repeat, run
 
 GROUPS = 3
 STEM = 24
@@ -56,10 +56,7 @@ class ShuffleNetV1(Network):
         self.linear = nn.Linear(WIDTHS_V1[-1], num_classes)
 
     def with_features(self, x: Tensor) -> Features:
-        stages = [stage.preactivation for stage in (self.layer1, self.layer2, self.layer3)]
-        maps, preactivations = run(self.bn1(self.conv1(x)), stages)
-        embedding = maps[-1].mean(dim=(2, 3))
-        return Features(maps, preactivations, embedding, self.linear(embedding))
+        return run(self.bn1(self.conv1(x)), (self.layer1, self.layer2, self.layer3), self.linear)
 
 
 class HalfUnit(ReluBlock):
@@ -117,7 +114,8 @@ class ShuffleNetV2(Network):
         self.linear = nn.Linear(EMBEDDING, num_classes)
 
     def with_features(self, x: Tensor) -> Features:
-        stages = [stage.preactivation for stage in (self.layer1, self.layer2, self.layer3)]
-        maps, preactivations = run(self.bn1(self.conv1(x)), stages)
-        embedding = F.relu(self.bn2(self.conv2(maps[-1]))).mean(dim=(2, 3))
-        return Features(maps, preactivations, embedding, self.linear(embedding))
+        stages = (self.layer1, self.layer2, self.layer3)
+        return run(self.bn1(self.conv1(x)), stages, self.linear, embed=self._embed)
+
+    def _embed(self, last: Tensor) -> Tensor:
+        return global_average(F.relu(self.bn2(self.conv2(last))))

@@ -31,9 +31,7 @@ class Vgg(Network):
 
     def with_features(self, x: Tensor) -> Features:
         pooled = map(_after_pooling, (self.block1, self.block2, self.block3))
-        maps, preactivations = run(self.block0(x), [*pooled, self.block4])
-        embedding = maps[-1].mean(dim=(2, 3))
-        return Features(maps, preactivations, embedding, self.classifier(embedding))
+        return run(self.block0(x), [*pooled, self.block4], self.classifier)
 
 
 def _stage(inputs: int, outputs: int, count: int) -> nn.Sequential:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastadv.distill import Features
-from fastadv.train.networks.blocks import Network, initialise_convolutions, repeat
+from fastadv.train.networks.blocks import Network, global_average, initialise_convolutions, repeat
 
 
 class PreActivationBlock(nn.Module):
@@ -65,7 +65,7 @@ class WideResNet(Network):
                 x = block(x)
         preactivations.append(self.bn1(x))
         maps.append(F.relu(preactivations[-1]))
-        embedding = maps[-1].mean(dim=(2, 3))
+        embedding = global_average(maps[-1])
         return Features(tuple(maps), tuple(preactivations), embedding, self.fc(embedding))
 
 
