@@ -105,9 +105,11 @@ class Trainer:
         )
         # Of several processes each would stop at a step of its own.
         patient = deferred() if self.processes.count == 1 else contextlib.nullcontext()
-        with patient, progress, self.stopwatch.running():
+        with patient, progress:
+            self.stopwatch.start()
             while not self.distiller.finished:
                 self._run_epoch(self.distiller.stage, log, progress)
+            self.stopwatch.stop()
         if log is not None:
             log.close()
         result = {
