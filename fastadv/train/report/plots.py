@@ -1,12 +1,12 @@
 """The pictures of reports: training curves, particles, and the accuracies of several runs."""
 
 import itertools
-import math
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -68,18 +68,15 @@ def _looks() -> Iterator[dict[str, str]]:
 
 
 def _draw_seeds(axes: Any, seeds: list[Rows], key: str, scale: float, label: str, look: dict[str, str]) -> None:
-    steps = [row["step"] for row in seeds[0]]
-    values = [[_value(row, key, scale) for row in rows] for rows in seeds]
-    for line in values:
-        axes.plot(steps, line, linewidth=0.6, alpha=0.5, **look)
-    mean = [sum(column) / len(column) for column in zip(*values, strict=True)]
-    axes.plot(steps, mean, linewidth=2, label=label, **look)
+    steps, values = [row["step"] for row in seeds[0]], _values(seeds, key, scale)
+    axes.plot(steps, values.T, linewidth=0.6, alpha=0.5, **look)
+    axes.plot(steps, values.mean(axis=0), linewidth=2, label=label, **look)
 
 
 def _draw_ends(axes: Any, methods: dict[str, list[Rows]], key: str, scale: float, texts: dict[str, str]) -> None:
     """What was measured once a run: a row a method."""
     for place, (seeds, look) in enumerate(zip(methods.values(), _looks(), strict=False)):
-        _draw_row(axes, place, [_value(rows[0], key, scale) for rows in seeds], look["color"])
+        _draw_row(axes, place, _values(seeds, key, scale)[:, 0].tolist(), look["color"])
     axes.set_yticks(range(len(methods)), methods, fontsize="small")
     axes.invert_yaxis()
     axes.set(xlabel=texts["ylabel"], title=f"{texts['title']}, after the last step")
@@ -92,9 +89,9 @@ def _draw_row(axes: Any, place: int, values: list[float], colour: str, spread: f
     axes.errorbar(statistics.mean(values), place, xerr=spread, fmt="D", color=colour, capsize=4)
 
 
-def _value(row: dict[str, Any], key: str, scale: float) -> float:
-    """What was not finite is null in the metrics, and a gap in a line."""
-    return math.nan if row[key] is None else scale * row[key]
+def _values(seeds: list[Rows], key: str, scale: float) -> np.ndarray:
+    """[seeds, rows]. What was not finite is null in the metrics, NaN here, and a gap in a line."""
+    return scale * np.array([[row[key] for row in rows] for rows in seeds], dtype=float)
 
 
 def draw_comparison(methods: Sequence[MethodResults], path: Path) -> None:
