@@ -3,7 +3,9 @@
 import contextlib
 import json
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.config.attacks import ENSEMBLE
@@ -26,9 +28,11 @@ def attack_students(config: Config, dataset: Dataset, folder: Path, processes: P
         return
     bounds = (len(dataset.test), config.eval_samples, config.pgd_samples)
     images = min(bound for bound in bounds if bound is not None)
-    for student in (student_folder(folder, spec.name, seed) for seed in config.seeds for spec in config.specs):
-        if not processes.broadcast_from_rank0(lambda student=student: "attack" in _result(student)):
-            _attack(config, student, images, processes)
+    for seed in config.seeds:
+        for spec in config.specs:
+            student = student_folder(folder, spec.name, seed)
+            if "attack" not in processes.broadcast_from_rank0(partial(_result, student)):
+                _attack(config, student, images, processes)
 
 
 def _attack(config: Config, student: Path, images: int, processes: Processes) -> None:
@@ -52,11 +56,15 @@ def _attack(config: Config, student: Path, images: int, processes: Processes) ->
                 # Of the same student after fewer epochs.
                 shutil.rmtree(out)
                 begun = False
-            command = f"fastadv train --eval-attack {config.eval_attack}"
-            resumed, extend = out if begun else None, lambda folder: extend_attack(folder, asked, facts)
-            return held.enter_context(
-                taken(asked, resumed=resumed, named=out, command=command, facts=facts, extend=extend)
+            taking = taken(
+                asked,
+                resumed=out if begun else None,
+                named=out,
+                command=f"fastadv train --eval-attack {config.eval_attack}",
+                facts=facts,
+                extend=lambda folder: extend_attack(folder, asked, facts),
             )
+            return held.enter_context(taking)
 
         processes.broadcast_from_rank0(take_folder)
         print(f"{student.name}: {config.eval_attack} on {images} test images, in {out}", flush=True)
@@ -69,5 +77,5 @@ def _attack(config: Config, student: Path, images: int, processes: Processes) ->
         print(f"{student.name}: {share['accuracy']:.2%} under {config.eval_attack}", flush=True)
 
 
-def _result(folder: Path) -> dict:
+def _result(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "result.json").read_text())
