@@ -15,7 +15,7 @@ from typing import Any
 import fastadv
 from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.config.attacks import ENSEMBLE
-from fastadv.train.config.model import ConfigModel, describe, is_table, shown
+from fastadv.train.config.config_model import ConfigModel, describe, is_table, shown
 from fastadv.train.config.train_config import Config, packaged_recipes, resolve
 from fastadv.train.data.download import ARCHIVES
 from fastadv.train.runtime.errors import TrainError, did_you_mean
@@ -172,7 +172,7 @@ def _train(options: argparse.Namespace) -> int:
     from fastadv.train.robustness.students import attack_students
     from fastadv.train.runtime.machine import cpu_threads
     from fastadv.train.runtime.processes import joined
-    from fastadv.train.runtime.run_folder import find_run, taken
+    from fastadv.train.runtime.run_folder import find_run, open_run
 
     folder = find_run(options.run_dir, Config.FILE) if options.resume else None
     if folder is not None:
@@ -185,7 +185,7 @@ def _train(options: argparse.Namespace) -> int:
         require_libraries()
         prepared = prepare_experiment(config)
         facts = {"Processes": str(processes.count)} if processes.count > 1 else {}
-        folder_taken = taken(
+        opened = open_run(
             config,
             resumed=folder,
             named=options.run_dir,
@@ -193,7 +193,7 @@ def _train(options: argparse.Namespace) -> int:
             facts={**facts, **checkpoint_facts(config)},
             extend=lambda run: extend_run(run, config, command=options.typed),
         )
-        run = processes.broadcast_from_rank0(lambda: held.enter_context(folder_taken))
+        run = processes.broadcast_from_rank0(lambda: held.enter_context(opened))
         options.again = shlex.join(["fastadv", "train", "--resume", "--run-dir", str(run)])
         print(f"run folder: {run}", flush=True)
         teacher = run_experiment(prepared, run)
@@ -213,7 +213,7 @@ def _attack(options: argparse.Namespace) -> int:
     from fastadv.train.runtime.files import sha256
     from fastadv.train.runtime.machine import cpu_threads
     from fastadv.train.runtime.processes import joined
-    from fastadv.train.runtime.run_folder import find_run, taken
+    from fastadv.train.runtime.run_folder import find_run, open_run
 
     folder = find_run(options.out, AttackConfig.FILE) if options.resume else None
     if folder is not None:
@@ -226,7 +226,7 @@ def _attack(options: argparse.Namespace) -> int:
         subject = prepare(config)
         assert config.checkpoint is not None
         facts = {"Checkpoint SHA-256": sha256(config.checkpoint)}
-        folder_taken = taken(
+        opened = open_run(
             config,
             resumed=folder,
             named=options.out,
@@ -234,7 +234,7 @@ def _attack(options: argparse.Namespace) -> int:
             facts=facts,
             extend=lambda out: extend_attack(out, config, facts),
         )
-        out = processes.broadcast_from_rank0(lambda: held.enter_context(folder_taken))
+        out = processes.broadcast_from_rank0(lambda: held.enter_context(opened))
         options.again = shlex.join(["fastadv", "attack", "--resume", "--out", str(out)])
         print(f"folder: {out}", flush=True)
         summary = evaluate(config, subject, out, processes)

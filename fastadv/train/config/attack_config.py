@@ -14,7 +14,7 @@ from fastadv.train.config.attacks import (
     check_attack,
     keywords,
 )
-from fastadv.train.config.model import ConfigModel
+from fastadv.train.config.config_model import ConfigModel
 from fastadv.train.config.train_config import Precision, check_device
 from fastadv.train.data import datasets
 from fastadv.train.networks import catalogue

@@ -32,7 +32,7 @@ class Configuration(Protocol):
 
 
 @contextlib.contextmanager
-def taken(
+def open_run(
     config: Configuration,
     *,
     resumed: Path | None,
