@@ -16,7 +16,7 @@ from fastadv.train.robustness import attack_report, ensemble_report
 from fastadv.train.robustness.attack_split import prepare
 from fastadv.train.runtime.files import sha256, write_atomically
 from fastadv.train.runtime.processes import Processes
-from fastadv.train.runtime.run_folder import read_origin, student_folder, taken
+from fastadv.train.runtime.run_folder import open_run, read_origin, student_folder
 
 
 def attack_students(config: Config, dataset: Dataset, folder: Path, processes: Processes) -> None:
@@ -56,7 +56,7 @@ def _attack(config: Config, student: Path, images: int, processes: Processes) ->
                 # Of the same student after fewer epochs.
                 shutil.rmtree(out)
                 begun = False
-            taking = taken(
+            opened = open_run(
                 asked,
                 resumed=out if begun else None,
                 named=out,
@@ -64,7 +64,7 @@ def _attack(config: Config, student: Path, images: int, processes: Processes) ->
                 facts=facts,
                 extend=lambda folder: extend_attack(folder, asked, facts),
             )
-            return held.enter_context(taking)
+            return held.enter_context(opened)
 
         processes.broadcast_from_rank0(take_folder)
         print(f"{student.name}: {config.eval_attack} on {images} test images, in {out}", flush=True)
