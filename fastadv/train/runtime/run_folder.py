@@ -12,8 +12,8 @@ from fastadv.train.runtime.files import locked, write_atomically
 from fastadv.train.runtime.machine import describe
 
 RUNS = Path("runs")
-# Files that a run has from its first saved step on.
-SAVED = ("*/checkpoints/step-*.pt", "*/result.json", "result.json", "batches/*.json")
+# Files of which a run has one from its first saved step on.
+SAVED = ("*/checkpoints/step-*.pt", "*/result.json", "result.json", "batches/*.json", "parts/*.begun", "parts/*.pt")
 
 
 class Configuration(Protocol):
