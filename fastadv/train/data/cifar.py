@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastadv.train.data import restricted_pickle
-from fastadv.train.data.splits import Arrays, Stored, check_count, find
+from fastadv.train.data.splits import Arrays, Stored, check_count, find_root
 from fastadv.train.runtime.errors import DataError
 
 PIXELS = 3 * 32 * 32
@@ -85,7 +85,7 @@ def read(cifar: Cifar, folder: Path, rows: dict[str, int] = ROWS) -> Stored:
         (cifar.binary_folder, cifar.binary_files, _read_rows, _names_from_text),
     )
     for name, files, read_file, read_names in layouts:
-        if place := find(folder, name, files["train"][0]):
+        if place := find_root(folder, name, files["train"][0]):
             splits = {split: _join(read_file(cifar, place / file) for file in files[split]) for split in rows}
             for split, (_, labels) in splits.items():
                 check_count(place, split, len(labels), rows)

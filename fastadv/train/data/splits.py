@@ -28,7 +28,7 @@ class Stored(NamedTuple):
     std: tuple[float, ...] | None = None
 
 
-def find(folder: Path, name: str, marker: str) -> Path | None:
+def find_root(folder: Path, name: str, marker: str) -> Path | None:
     """Return `name` in `folder`, or `folder` itself, whichever holds the file `marker`; None where neither does."""
     return next((place for place in (folder / name, folder) if (place / marker).is_file()), None)
 

@@ -7,7 +7,7 @@ a class, which is the test split here: the official one has no labels. words.txt
 from pathlib import Path
 
 from fastadv.train.data.image_files import folders_in, images_in, read_split
-from fastadv.train.data.splits import Stored, check_count, find
+from fastadv.train.data.splits import Stored, check_count, find_root
 from fastadv.train.runtime.errors import DataError
 
 FOLDER = "tiny-imagenet-200"
@@ -21,7 +21,7 @@ def read(folder: Path, size: int | None = None, *, classes: int = CLASSES, rows:
     size: see :func:`fastadv.train.data.image_files.read_split`. `classes` and `rows` are what must be there.
     Raises DataError naming the file or folder when something is missing, damaged or of the wrong size.
     """
-    place = find(folder, FOLDER, "val/val_annotations.txt")
+    place = find_root(folder, FOLDER, "val/val_annotations.txt")
     if place is None or not (place / "train").is_dir():
         raise DataError(
             f"data_dir {folder}: expected {FOLDER} with train/WNID/images and val/val_annotations.txt,"

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from fastadv.distill import Features
 
+Part = Callable[[Tensor], Tensor]
+
 
 class Network(nn.Module, abc.ABC):
     """x [N, C, H, W] to logits [N, num_classes]."""
@@ -40,9 +42,6 @@ class Stage(nn.Sequential):
             x = block(x)
         assert isinstance(last, ReluBlock)
         return last.preactivation(x)
-
-
-Part = Callable[[Tensor], Tensor]
 
 
 def global_average(x: Tensor) -> Tensor:
