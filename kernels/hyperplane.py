@@ -138,7 +138,7 @@ def _legs(x_ptr, normal_ptr, start, scale, gap, low, high, elements, like, BLOCK
 
 @triton.jit
 def _speed(weight, NORM: tl.constexpr):
-    """How far a coordinate goes in a unit of time: for linf all alike, for l2 each as far as its weight."""
+    """Distance that a coordinate goes in a unit of time: for linf 1, for l2 its weight."""
     if NORM == L2:
         return weight
     else:

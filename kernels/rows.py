@@ -4,8 +4,8 @@ Every loss here is made of the cross-entropies of student and teacher against a 
 softmax(teacher / T) and softmax(student / T): the Kullback-Leibler divergence, of all classes or of all but the target,
 or the Jensen-Shannon divergence; :func:`_value` says how. A program takes one row, or several where C is small. It
 reads each network's logits once and writes a gradient of 4 (float64: 8) bytes an element for each network that needs
-one, and the loss. Rows of up to 1024 (float64: 512) classes stay in registers; longer ones are read in blocks, twice:
-once for online softmaxes and the divergence together, and again, from the cache, for the gradients; JS once more.
+one, and the loss. Rows of up to 1024 (float64: 512) classes stay in registers; longer ones are read in blocks, in two
+passes, of which the second finds them in the cache: online softmaxes with the divergence, then gradients. JS has three.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def logit_loss(
 
     With ``minus`` the logits are differences, student - minus[0] and teacher - minus[1]; then ``needs_grad``, and the
     gradients, are of student, minus[0], teacher, minus[1]. All results are multiplied by ``scale * weight`` in the
-    precision that sums are taken in.
+    precision of the sums.
     """
     samples, classes = student.shape
     value, grads = empty_results(student, needs_grad)
@@ -113,7 +113,7 @@ def logit_loss_rows(
 ):
     SOFT: tl.constexpr = (LOSS == KL) | (LOSS == KD) | (LOSS == JS) | (LOSS == DKD)
     HARD: tl.constexpr = (LOSS == KD) | (LOSS == LOSS_MATCHING)
-    # Of the other classes against the target; the cross-entropy alone is a function of them.
+    # Log-odds of the other classes against the target; cross-entropy alone is computed from them.
     ODDS: tl.constexpr = (LOSS == LOG_ODDS) | (LOSS == CROSS_ENTROPY)
     TEACHER_HARD: tl.constexpr = LOSS == LOSS_MATCHING
     STUDENT_GRAD: tl.constexpr = (student_grad_ptr is not None) | (student_minus_grad_ptr is not None)
@@ -134,7 +134,7 @@ def logit_loss_rows(
     # Largest logit and sum of exponentials above it: of both at the temperature, and of both as they are.
     soft_s_top, soft_s_sum, soft_t_top, soft_t_sum = zeros - float("inf"), zeros, zeros - float("inf"), zeros
     hard_s_top, hard_s_sum, hard_t_top, hard_t_sum = zeros - float("inf"), zeros, zeros - float("inf"), zeros
-    # The teacher's logits over the student's, both below their largest, summed with the teacher's exponentials.
+    # Running sum of exp(t) (t - s), the logits t of the teacher and s of the student taken below their largest.
     gap = zeros
     for start in range(0, classes, BLOCK):
         s = held_s if HELD else load_logits(student_ptr, student_minus_ptr, base, present, start, classes, BLOCK)
@@ -171,7 +171,7 @@ def logit_loss_rows(
     factor = weighted(scale, weight_ptr, row, present, zeros)
     share, rest = scalar(alpha, zeros) + zeros, scalar(1 - alpha, zeros)
 
-    # Of DKD: the divergence of target against the rest, and how it pulls at the odds of either network's target.
+    # Of DKD: the divergence of target against the rest, and its gradient w.r.t. the log-odds of each network's target.
     of_target, student_pull, teacher_pull = zeros, zeros, zeros
     if LOSS == DKD:
         student_odds = _odds(student_ptr, base, present, target, classes, T, soft_s_top, soft_s_log)
@@ -186,7 +186,7 @@ def logit_loss_rows(
     if LOSS == DKD:
         by_soft = scalar(beta, zeros) + zeros
 
-    # The divergence; for JS, in a pass of its own, two halves, each the mean surprise of one network's distribution.
+    # The divergence; for JS, in a pass of its own, two halves, each half the divergence of one network from the mean.
     divergence, student_half, teacher_half = zeros, zeros, zeros
     if SOFT and LOSS != JS:
         divergence = divide(gap, soft_t_sum) + (soft_s_log - soft_t_log)
@@ -370,7 +370,7 @@ def _online_softmax(top, total, logits):
 
 @triton.jit
 def _shift(top):
-    """Number to subtract of a logit: nothing while all have been -inf."""
+    """Number to subtract from a logit: the largest so far, 0 while that is -inf."""
     return tl.where(top == -float("inf"), 0.0, top)
 
 
@@ -396,7 +396,7 @@ def _log_softmax(logits, top, log_total):
 
 @triton.jit
 def _cross_entropy(ptr, base, present, target, classes, top, log_total):
-    """Cross-entropy of each row; NaN where the target is no class, which is not read."""
+    """Cross-entropy of each row; NaN, and no read, where the target is no class."""
     valid = (target >= 0) & (target < classes)
     chosen = widen(tl.load(ptr + base + tl.where(valid, target, 0), present, other=0))
     return tl.where(valid, log_total - (chosen - top), float("nan"))

@@ -60,7 +60,7 @@ class Attack:
 
     @property
     def reads_labels(self) -> bool:
-        """Whether y is looked at: not by an attack without labels, nor for a loss that brings its own."""
+        """True where y is used: not by an attack without labels, nor with a loss that brings its own."""
         takes, given = self.__signature__.parameters, self._keywords
         if "y" not in signature(self.function).parameters or given.get("variant") == "released":
             return False

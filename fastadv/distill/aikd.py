@@ -15,7 +15,7 @@ from fastadv.attacks.model.guard import evaluating
 from fastadv.distill.method import AdversarialMethod, Batch, Network, Terms
 from fastadv.distill.parts.building import Unbuilt
 from fastadv.distill.parts.features import logits_from
-from fastadv.distill.parts.isolation import constant_parameters
+from fastadv.distill.parts.isolation import frozen_parameters
 from fastadv.distill.parts.teacher import teacher_logits
 from fastadv.numerics import accumulate
 from fastadv.ops import checks
@@ -149,7 +149,7 @@ class AIKD(AdversarialMethod):
             loss = loss + self.beta * batch.progress_for(self) * progressive
             terms["progressive"] = progressive.detach()
         if self.omega:
-            with constant_parameters([self.adversary]):
+            with frozen_parameters([self.adversary]):
                 score = self.adversary(of_student)
             adversarial = (softplus(-score) if self.adversarial_loss == "bce" else -score).mean()
             loss = loss + self.omega * adversarial

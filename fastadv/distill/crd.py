@@ -10,7 +10,7 @@ from fastadv.distill.method import Batch
 from fastadv.distill.parts import noise
 from fastadv.distill.parts.building import Unbuilt, example_features
 from fastadv.distill.parts.features import Features
-from fastadv.distill.parts.memory import Memory
+from fastadv.distill.parts.memory import MemoryBank
 from fastadv.distill.parts.weighted import WeightedLoss
 from fastadv.numerics import accumulate
 from fastadv.ops import checks
@@ -102,15 +102,15 @@ class _Contrast(nn.Module):
         momentum: float,
     ) -> None:
         super().__init__()
-        self.student, self.teacher = (Memory(size, width, images, temperature, momentum) for size in inputs)
+        self.student, self.teacher = (MemoryBank(size, width, images, temperature, momentum) for size in inputs)
         self.negatives = negatives
         self.register_buffer("classes", torch.full((images,), _UNSEEN))
 
     def forward(self, student: Tensor, teacher: Tensor, y: Tensor, index: Tensor, seed: int | Tensor) -> Tensor:
         of_student, of_teacher = self.student.embed(student), self.teacher.embed(teacher)
         self.classes.index_copy_(0, index, y)
-        places = torch.cat((index[:, None], self._draw(y, index, seed)), dim=1)
-        loss = self.teacher.tell(of_student, places) + self.student.tell(of_teacher, places)
+        indices = torch.cat((index[:, None], self._draw(y, index, seed)), dim=1)
+        loss = self.teacher.nce_loss(of_student, indices) + self.student.nce_loss(of_teacher, indices)
         self.student.remember(of_student, index)
         self.teacher.remember(of_teacher, index)
         return loss
@@ -127,6 +127,6 @@ class _Contrast(nn.Module):
         like = self.student.rows
         drawn = noise.uniform(index, self.negatives, seed=seed, stream=noise.APART, like=like).double()
         drawn = ((drawn + 1) / 2 * (images - own)).long()
-        places = drawn + own * (drawn >= first[:, None])
+        indices = drawn + own * (drawn >= first[:, None])
         # A set of a single class has no others: then an image is its own negative.
-        return order[places.clamp(max=images - 1)]
+        return order[indices.clamp(max=images - 1)]

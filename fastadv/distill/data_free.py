@@ -17,7 +17,7 @@ from fastadv.distill.parts.building import Unbuilt, example_features
 from fastadv.distill.parts.connectors import connector
 from fastadv.distill.parts.features import Features, observe
 from fastadv.distill.parts.generator import ImageGenerator
-from fastadv.distill.parts.isolation import constant_parameters
+from fastadv.distill.parts.isolation import frozen_parameters
 from fastadv.distill.parts.teacher import required, teacher_features
 from fastadv.numerics import accumulate
 from fastadv.ops import checks
@@ -183,7 +183,7 @@ class DataFree(AdversarialMethod):
     def adversary_terms(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
         teacher = required(self, teacher)
         x = self._generated(len(batch.x), batch.seed_for(self), _GENERATOR)
-        with evaluating([teacher]), constant_parameters([student, teacher, self.connectors]):
+        with evaluating([teacher]), frozen_parameters([student, teacher, self.connectors]):
             deep = self.activation_weight > 0 and self.activation_in_generator
             responses = observe("student", student, x, deep=deep), observe("teacher", teacher, x, deep=deep)
             discrepancy = _discrepancy(*responses)

@@ -47,7 +47,7 @@ class StepTerms(NamedTuple):
 
 @dataclass
 class Stage:
-    """The warm-up or the training proper: ``total`` steps, of which ``done`` are done."""
+    """The warm-up or the training itself: ``total`` steps, of which ``done`` are done."""
 
     kind: str
     total: int
@@ -65,7 +65,7 @@ class Stage:
 
     @property
     def epoch(self) -> int:
-        """The epoch of the next step, from 0; after the last step of an epoch, the number of those that ended."""
+        """The epoch of the next step, from 0: at the end of an epoch the number of epochs finished."""
         return self.done // (self.steps_per_epoch or self.total)
 
     @property
@@ -89,14 +89,14 @@ class Distiller:
         student, teacher: modules from images to logits [N, C], or to an output with ``logits``; the student also under
             torch.compile or DistributedDataParallel, whose processes then share each step equally. The teacher is only
             read; None where the method needs none. The student stays in the mode you put it in.
-        optimizer: of the student's parameters. The method's own join its first group, at the first step.
-        total_steps: steps of training; or ``epochs`` of ``steps_per_epoch``. With all three, the fewer.
+        optimizer: of the student's parameters. The method's own are added to its first group, at the first step.
+        total_steps: steps of training; or ``epochs`` of ``steps_per_epoch``. With all three, the smaller number counts.
         seed: of all random numbers.
         images: number of training images, for methods that remember each (CRD), with ``index`` at each step.
         example: images [N, ...] to build the method with; None takes those of the first step.
         autocast: dtype in which the student runs; losses are computed in float32. None leaves it to its weights.
         scaler: of the loss, for float16.
-        clip_norm: largest l2 norm of the gradient; None is any. For ``step`` alone.
+        clip_norm: largest l2 norm of the gradient; None disables clipping. For ``step`` alone.
         compile: run the student through torch.compile, as one graph.
         warm_up_optimizer: makes that of ``method.warm_up_parameters()`` for ``method.warm_up_epochs``, which come
             before the training's own; None makes one like ``optimizer``.
@@ -131,7 +131,7 @@ class Distiller:
         _check_arguments(method, student, teacher, optimizer)
         self.method, self.teacher, self.optimizer, self.seed = method, teacher, optimizer, seed
         self._wrapper = student if isinstance(student, DistributedDataParallel) else None
-        # The processes' gradients are added here, whatever calls of the network a method makes.
+        # Gradients are added here and not by DDP, which expects one call of the network a step.
         self.model: nn.Module = student if self._wrapper is None else self._wrapper.module
         self._processes = processes or (_alone() if self._wrapper is None else Processes())
         self.student: nn.Module = self.model
@@ -229,7 +229,7 @@ class Distiller:
         self.training.done += 1
 
     def build(self, example: Tensor) -> None:
-        """Build what the method makes of the networks, from ``example`` [N, ...]; the first step does it otherwise."""
+        """Build what the method makes of the networks, from ``example`` [N, ...]; otherwise the first step does it."""
         if self._example is not None:
             return
         self._check_networks(example)
@@ -268,7 +268,7 @@ class Distiller:
         """Go on from what ``state_dict`` gave, with the student as it was then. Before the first step."""
         if state["example"] is not None:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # said when it was built
+                warnings.simplefilter("ignore")  # already warned of when it was built
                 self.build(state["example"].to(self._device))
             self.method.load_state_dict(state["method"])
             for name, part in self.method.named_modules():
@@ -306,7 +306,7 @@ class Distiller:
         ]
 
     def _step_adversary(self, batches: Sequence[Weighted]) -> Terms | None:
-        """Train the adversary on the very batches of the student's step, whose results it may use, where one is due."""
+        """Train the adversary, where that is due, on the batches of the student's step, whose results it may use."""
         method = self.method
         if not isinstance(method, AdversarialMethod) or (self.training.done + 1) % method.adversary_every:
             return None

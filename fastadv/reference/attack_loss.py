@@ -91,7 +91,7 @@ class _Gap(NamedTuple):
 
 
 def _gap(logits: Tensor, target: Tensor, *, ratio: bool = False, truth: Tensor | None = None) -> _Gap:
-    """By how much the strongest other class beats the target; given a ``truth``, by how much the target beats that.
+    """Margin of the strongest other class over the target; given a ``truth``, of the target over that.
 
     A ``ratio`` is taken to the spread of the largest logits. A target or truth that is no class makes the loss NaN.
     """

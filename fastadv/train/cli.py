@@ -15,7 +15,7 @@ from typing import Any
 import fastadv
 from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.config.attacks import ENSEMBLE
-from fastadv.train.config.model import ConfigModel, describe, is_table, shown
+from fastadv.train.config.config_model import ConfigModel, describe, is_table, shown
 from fastadv.train.config.train_config import Config, packaged_recipes, resolve
 from fastadv.train.data.download import ARCHIVES
 from fastadv.train.runtime.errors import TrainError, did_you_mean
@@ -169,10 +169,9 @@ def _train(options: argparse.Namespace) -> int:
     from fastadv.train.config.resume import checkpoint_facts, continued_config, extend_run
     from fastadv.train.loop.experiment import prepare_experiment, run_experiment
     from fastadv.train.report.training_report import require_libraries, write_report
-    from fastadv.train.runtime.files import locked
     from fastadv.train.runtime.machine import cpu_threads
     from fastadv.train.runtime.processes import joined
-    from fastadv.train.runtime.run_folder import find_run, named_by_time, start_run
+    from fastadv.train.runtime.run_folder import find_run, open_run
 
     folder = find_run(options.run_dir, Config.FILE) if options.resume else None
     if folder is not None:
@@ -182,22 +181,18 @@ def _train(options: argparse.Namespace) -> int:
         config = resolve(recipe=options.recipe, flags=flags)
     config.check_used()
     with joined(config.device) as processes, cpu_threads(config.threads), contextlib.ExitStack() as held:
-        facts = {"Processes": str(processes.count)} if processes.count > 1 else {}
-
-        def take_folder() -> Path:
-            run = folder or options.run_dir or named_by_time(config.run_name)
-            run.mkdir(parents=True, exist_ok=True)
-            held.enter_context(locked(run))
-            if folder is None:
-                start_run(config, run, command=options.typed, facts=facts)
-            else:
-                extend_run(run, config, command=options.typed)
-            return run
-
         require_libraries()
         prepared = prepare_experiment(config)
-        facts.update(checkpoint_facts(config))
-        run = processes.broadcast_from_rank0(take_folder)
+        facts = {"Processes": str(processes.count)} if processes.count > 1 else {}
+        opened = open_run(
+            config,
+            resumed=folder,
+            named=options.run_dir,
+            command=options.typed,
+            facts={**facts, **checkpoint_facts(config)},
+            extend=lambda run: extend_run(run, config, command=options.typed),
+        )
+        run = processes.broadcast_from_rank0(lambda: held.enter_context(opened))
         options.again = shlex.join(["fastadv", "train", "--resume", "--run-dir", str(run)])
         print(f"run folder: {run}", flush=True)
         teacher = run_experiment(prepared, run)
@@ -210,12 +205,13 @@ def _attack(options: argparse.Namespace) -> int:
     flags = _typed(options, AttackConfig)
     config = None if options.resume else AttackConfig(**AttackConfig.read_flags(flags))
 
-    from fastadv.train.config.resume import stored_attack
-    from fastadv.train.robustness.attack_report import write_result
-    from fastadv.train.robustness.attack_split import attack_missing, prepare
-    from fastadv.train.runtime.files import locked, sha256, write_atomically
+    from fastadv.train.config.resume import extend_attack, stored_attack
+    from fastadv.train.robustness import attack_report, ensemble_report
+    from fastadv.train.robustness.attack_split import prepare
+    from fastadv.train.runtime.files import sha256
     from fastadv.train.runtime.machine import cpu_threads
-    from fastadv.train.runtime.run_folder import check_facts, find_run, named_by_time, start_run
+    from fastadv.train.runtime.processes import joined
+    from fastadv.train.runtime.run_folder import find_run, open_run
 
     folder = find_run(options.out, AttackConfig.FILE) if options.resume else None
     if folder is not None:
@@ -223,63 +219,24 @@ def _attack(options: argparse.Namespace) -> int:
     elif config is None:
         print("nothing to resume: starting a new evaluation", flush=True)
         config = AttackConfig(**AttackConfig.read_flags(flags))
-    if config.attack == ENSEMBLE:
-        return _attack_with_ensemble(config, folder, options)
-    with cpu_threads(config.threads):
+    evaluate = ensemble_report.evaluate if config.attack == ENSEMBLE else attack_report.evaluate
+    with joined(config.device) as processes, cpu_threads(config.threads), contextlib.ExitStack() as held:
         subject = prepare(config)
         assert config.checkpoint is not None
         facts = {"Checkpoint SHA-256": sha256(config.checkpoint)}
-        out = folder or options.out or named_by_time(config.run_name)
-        out.mkdir(parents=True, exist_ok=True)
-        with locked(out):
-            if folder is None:
-                start_run(config, out, command=options.typed, facts=facts)
-            else:
-                check_facts(out, facts)
-                write_atomically(out / config.FILE, lambda file: file.write(config.to_toml().encode()))
-            options.again = shlex.join(["fastadv", "attack", "--resume", "--out", str(out)])
-            print(f"folder: {out}", flush=True)
-            summary = write_result(config, subject, attack_missing(config, subject, out), out)
-    print(f"\n{summary}\nclasses and JSON: {out / 'report.md'}, {out / 'result.json'}")
-    return 0
-
-
-def _attack_with_ensemble(config: AttackConfig, folder: Path | None, options: argparse.Namespace) -> int:
-    from fastadv.train.robustness.attack_split import prepare
-    from fastadv.train.robustness.ensemble import attack_with_ensemble
-    from fastadv.train.robustness.ensemble_report import save_images, write_ensemble_result
-    from fastadv.train.runtime.files import locked, sha256, write_atomically
-    from fastadv.train.runtime.machine import cpu_threads
-    from fastadv.train.runtime.processes import joined
-    from fastadv.train.runtime.run_folder import check_facts, named_by_time, start_run
-
-    with contextlib.ExitStack() as entered:
-        processes = entered.enter_context(joined(config.device))
-        entered.enter_context(cpu_threads(config.threads))
-        subject = prepare(config)
-        assert config.checkpoint is not None
-        facts = {"Checkpoint SHA-256": sha256(config.checkpoint)}
-
-        def take_folder() -> Path:
-            out = folder or options.out or named_by_time(config.run_name)
-            out.mkdir(parents=True, exist_ok=True)
-            entered.enter_context(locked(out))
-            if folder is None:
-                start_run(config, out, command=options.typed, facts=facts)
-            else:
-                check_facts(out, facts)
-                write_atomically(out / config.FILE, lambda file: file.write(config.to_toml().encode()))
-            return out
-
-        run = processes.broadcast_from_rank0(take_folder)
-        options.again = shlex.join(["fastadv", "attack", "--resume", "--out", str(run)])
-        print(f"folder: {run}", flush=True)
-        evaluated = attack_with_ensemble(config, subject, run, processes)
-        if processes.first:
-            print(f"\n{write_ensemble_result(config, subject, evaluated, run)}")
-            print(f"classes, picture and JSON: {run / 'report.md'}, {run / 'result.json'}")
-            if config.save is not None:
-                print(save_images(config.save, config, subject, evaluated))
+        opened = open_run(
+            config,
+            resumed=folder,
+            named=options.out,
+            command=options.typed,
+            facts=facts,
+            extend=lambda out: extend_attack(out, config, facts),
+        )
+        out = processes.broadcast_from_rank0(lambda: held.enter_context(opened))
+        options.again = shlex.join(["fastadv", "attack", "--resume", "--out", str(out)])
+        print(f"folder: {out}", flush=True)
+        summary = evaluate(config, subject, out, processes)
+        print(f"\n{summary}\nclasses and JSON: {out / 'report.md'}, {out / 'result.json'}")
     return 0
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fastadv.attacks.loop.row_queue import Begun
-from fastadv.attacks.methods import apgd_rows, fab
+from fastadv.attacks.methods import apgd_autoattack, fab
 from fastadv.attacks.methods import square as windows
 from fastadv.attacks.model.networks import Networks
 from fastadv.reference import square as reference
@@ -92,8 +92,8 @@ class TestAutoPGD:
         _, standing, _, adversarial = theirs.attack_single_run(x, y)
 
         unit = 2 * noise - 1 if norm == "linf" else noise
-        monkeypatch.setattr(apgd_rows, "random_start", lambda x, **_: unit)
-        search = apgd_rows.AutoPGD(
+        monkeypatch.setattr(apgd_autoattack, "random_start", lambda x, **_: unit)
+        search = apgd_autoattack.AutoPGD(
             Networks(hills),
             loss=loss[:3].strip("-"),
             targeted=loss == "dlr-targeted",
@@ -158,10 +158,10 @@ class TestSparseAutoPGD:
             return x0 + (x - x0) + onto(x, x0, eps)
 
         monkeypatch.setattr(torch.Tensor, "float", lambda x: x.double())
-        monkeypatch.setattr(apgd_rows, "project", project)
-        monkeypatch.setattr(apgd_rows, "pgd_step", pgd_step)
-        monkeypatch.setattr(apgd_rows.SparseAutoPGD, "_normal", lambda self, rows: noise)
-        search = apgd_rows.SparseAutoPGD(
+        monkeypatch.setattr(apgd_autoattack, "project", project)
+        monkeypatch.setattr(apgd_autoattack, "pgd_step", pgd_step)
+        monkeypatch.setattr(apgd_autoattack.SparseAutoPGD, "_normal", lambda self, rows: noise)
+        search = apgd_autoattack.SparseAutoPGD(
             Networks(hills),
             loss="dlr" if targeted else "ce",
             targeted=targeted,
@@ -178,7 +178,7 @@ class TestSparseAutoPGD:
 
     def test_its_noise_is_normal(self):
         x = torch.zeros(64, 3, 32, 32)
-        noise = apgd_rows.SparseAutoPGD._normal(
+        noise = apgd_autoattack.SparseAutoPGD._normal(
             type("Search", (), {"_seed": 1})(), rows(x, torch.zeros(64).long(), 1.0)
         )
         assert noise.isfinite().all()

@@ -5,6 +5,7 @@ Objects are kept in build/simulated under a name with the hash of all that goes 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -55,8 +56,11 @@ def build(compiler: str, folder: Path) -> Path:
             shutil.move(made, target)
         return str(target)
 
-    with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compiled, sources))
+    # Of several test processes one compiles, and the others take its objects.
+    with (OBJECTS / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with ThreadPoolExecutor(2) as pool:
+            objects = list(pool.map(compiled, sources))
     library = folder / "simulated.so"
     libraries = [f"-L{path}" for path in cpp_extension.library_paths()] + ["-ltorch", "-ltorch_cpu", "-lc10"]
     subprocess.run([compiler, "-shared", *objects, *libraries, "-o", str(library)], check=True)

@@ -7,7 +7,7 @@ import torch
 
 from fastadv.distill import CRD, Batch
 from fastadv.distill.parts import noise
-from fastadv.distill.parts.memory import Memory
+from fastadv.distill.parts.memory import MemoryBank
 from tests.distill.staged import staged_student, staged_teacher
 
 IMAGES = 12
@@ -32,8 +32,8 @@ def built(networks, pixels, **options):
 
 
 def some(pixels, *index, seed=3):
-    places = torch.tensor(index)
-    return Batch(pixels[places], CLASSES[places], seed=seed, index=places, progress=0.0)
+    indices = torch.tensor(index)
+    return Batch(pixels[indices], CLASSES[indices], seed=seed, index=indices, progress=0.0)
 
 
 def embedded(memory, features):
@@ -145,8 +145,8 @@ def test_the_seed_and_the_image_decide_the_negatives(networks, pixels):
     contrast.classes.copy_(CLASSES)
 
     def draw(*index, seed):
-        places = torch.tensor(index)
-        return contrast._draw(CLASSES[places], places, seed)
+        indices = torch.tensor(index)
+        return contrast._draw(CLASSES[indices], indices, seed)
 
     assert torch.equal(draw(4, 1, seed=3), draw(4, 1, seed=torch.tensor(3)))
     assert torch.equal(draw(4, 1, seed=3), draw(1, 4, seed=3).flip(0))
@@ -183,8 +183,8 @@ def test_images_must_be_counted(networks, pixels):
 
 
 def test_similarities_keep_their_precision_under_autocast():
-    memory = Memory(5, 7, IMAGES, temperature=0.07, momentum=0.5)
-    anchors, places = memory.embed(torch.randn(3, 5)), torch.arange(9).view(3, 3)
-    expected = memory.tell(anchors, places)
+    memory = MemoryBank(5, 7, IMAGES, temperature=0.07, momentum=0.5)
+    anchors, indices = memory.embed(torch.randn(3, 5)), torch.arange(9).view(3, 3)
+    expected = memory.nce_loss(anchors, indices)
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(memory.tell(anchors, places), expected)
+        torch.testing.assert_close(memory.nce_loss(anchors, indices), expected)

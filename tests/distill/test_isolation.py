@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from fastadv.distill.parts.isolation import constant_parameters
+from fastadv.distill.parts.isolation import frozen_parameters
 
 
 def test_constant_parameters(student, batch):
     x = batch[0].requires_grad_()
     student.layers[4].bias.requires_grad_(False)
     flags = [parameter.requires_grad for parameter in student.parameters()]
-    with constant_parameters([student, torch.relu]):
+    with frozen_parameters([student, torch.relu]):
         loss = student(x).square().sum()
     loss.backward()
     assert x.grad.abs().sum() > 0
@@ -19,6 +19,6 @@ def test_constant_parameters(student, batch):
 
 
 def test_the_parameters_are_restored_after_an_error(student):
-    with pytest.raises(ZeroDivisionError), constant_parameters([student]):
+    with pytest.raises(ZeroDivisionError), frozen_parameters([student]):
         raise ZeroDivisionError
     assert all(parameter.requires_grad for parameter in student.parameters())

@@ -78,8 +78,8 @@ def without_memory(t: Tensor) -> Tensor:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_layouts(case, layout, dtype, backend):
-    if backend == "triton" and dtype == torch.bfloat16 and layout not in ("contiguous", "channels_last", "mixed"):
-        pytest.skip("made dense before it comes to a kernel, as in float32, and Triton's interpreter takes its time")
+    if backend == "triton" and layout not in ("contiguous", "channels_last", "mixed"):
+        pytest.skip("made dense before it comes to a kernel, as mixed is, and Triton's interpreter takes its time")
     assert_agrees(case, dtype, layout, SIZES[case.sizes][0], backend)
 
 
@@ -109,6 +109,8 @@ def test_half_precision_beyond_one_block(case, dtype, backend):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_strides_that_mean_nothing(case, samples, layout, backend):
     """The stride of one sample or of none means nothing."""
+    if backend == "triton" and layout.startswith("broadcast"):
+        pytest.skip("made dense before it comes to a kernel, as mixed is, and Triton's interpreter takes its time")
     size = SIZES[case.sizes][0]
     assert_agrees(case, torch.float32, layout, (samples, *size[1:]), backend)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fastadv.distill import KD, TALD, CrossEntropy, Method
+from fastadv.train.config.config_model import parse_entries
 from fastadv.train.config.methods import METHODS, MethodEntry, check_tables, label_specs, options_of, read_spec
-from fastadv.train.config.model import parse_entries
 from fastadv.train.runtime.errors import ConfigError
 
 

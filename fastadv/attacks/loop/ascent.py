@@ -1,4 +1,4 @@
-"""The loop that every attack runs, and the best iterate it has seen. Nothing here waits for a device by itself."""
+"""The loop that every attack runs, and the best iterate it has seen. Nothing here synchronises with the device."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ class Evaluation(NamedTuple):
     """An objective at rows of images.
 
     value: [rows]. grad: of the sum of the values w.r.t. the images, [rows, ...].
-    reached: the rows that are where the attack wants them, bool [rows]; None where nobody asks or nothing says.
-    log_scale: the logarithm [rows] of what grad is to be multiplied by, which may underflow; None where it was not
-        asked for, or is zero.
+    reached: the rows that are where the attack wants them, bool [rows]; None where it is not asked for,
+        or not known for the loss.
+    log_scale: the logarithm [rows] of the factor that is left out of grad, where it may underflow; None where it is
+        not asked for, or there is none.
     """
 
     value: Tensor
@@ -52,12 +53,12 @@ def ascend(
     """Repeat ``x = step(x, gradient)`` as often as ``schedule`` says, and return the last ``x`` [rows, ...].
 
     A row that has made all steps of its own stays where it is. ``step`` may be an object that carries state from one
-    step to the next; what it keeps of a row that stays is of no account. It may write the next x into the memory of the
-    one it is given: ``x`` must be memory of the loop's own, and what ``watch`` keeps of it a copy.
+    step to the next; its state for a row that is done is ignored. It may write the next x into the memory of the one it
+    is given: pass an ``x`` that nobody else uses, and let ``watch`` clone what it keeps.
 
     Args:
         watch: called with each x and its evaluation, before its step.
-        finished: asked after that; the loop ends where it returns True.
+        finished: called after ``watch``; the loop ends where it returns True.
     """
     for made in range(schedule.longest):
         found = objective.evaluate(x)
@@ -72,10 +73,9 @@ def ascend(
 
 
 class Best:
-    """For each row the best iterate offered so far, ``x`` while there is none.
+    """The best iterate of each row so far, ``x`` while there is none: success comes first, then the higher value.
 
-    One that has reached the goal is better than one that has not, and of two alike that of the higher value; a NaN
-    never wins.
+    NaN never wins.
     """
 
     def __init__(self, x: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What the network itself says: which images stand, which classes come next, whether an image is adversarial."""
+"""The network's own verdict: the images still classified correctly, the runner-up classes, success on an image."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Judge:
         self.standing = (prediction == self.y).nonzero().flatten()
 
     def misclassified(self, x: Tensor, y: Tensor) -> Tensor:
-        """Whether each image of ``x`` [n, ...] is taken for another class than its ``y`` [n]."""
+        """Return the mask [n] of the images of ``x`` [n, ...] that are taken for another class than their ``y`` [n]."""
         return self._logits(x).argmax(1) != y
 
     def targets(self, count: int, restarts: int = 1) -> Tensor:

@@ -197,7 +197,7 @@ class Averaged:
         self._forwards = forwards
 
     def evaluate(self, x: Tensor) -> Evaluation:
-        """As :meth:`Objective.evaluate`."""
+        """Return the mean of :meth:`Objective.evaluate` over the forward passes."""
         value, grad, reached, log_scale = zip(
             *(self._objective.evaluate(x) for _ in range(self._forwards)), strict=True
         )
@@ -210,7 +210,7 @@ class Averaged:
         return Evaluation(_mean(value), _mean(grad), _majority(reached), largest)
 
     def judge(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """As :meth:`Objective.judge`."""
+        """Return the mean of :meth:`Objective.judge` over the forward passes."""
         value, reached = zip(*(self._objective.judge(x) for _ in range(self._forwards)), strict=True)
         return _mean(value), _majority(reached)
 

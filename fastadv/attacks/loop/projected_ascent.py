@@ -1,4 +1,4 @@
-"""Ascent from a start in the ball by one rule of stepping: the body of pgd, fgsm and mi_fgsm."""
+"""Ascent from a start in the ball with one step rule: the body of pgd, fgsm and mi_fgsm."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
 from fastadv.ops import checks
 
-# The radius of a random start, in those of the ball, for a loss that has no gradient at x itself.
+# The radius of a random start, as a fraction of the ball's, for a loss that has no gradient at x itself.
 _NEAR = 0.1
 
 # Called with clean rows [rows, ...], the ball around them and the length of a step, a float or [rows].
@@ -35,7 +35,7 @@ class Tries(NamedTuple):
     quantize: bool = False
 
     def check(self, x: Tensor, ball: Ball, check: bool | None) -> None:
-        """Raise TypeError or ValueError for what images ``x`` [N, ...] in ``ball`` cannot be attacked with."""
+        """Raise TypeError or ValueError where these settings do not fit images ``x`` [N, ...] and ``ball``."""
         count("restarts", self.restarts, 1)
         checks.flag("random_start", self.random_start)
         checks.flag("best", self.best)
@@ -53,7 +53,7 @@ class Tries(NamedTuple):
         return ball.clean_rows(x, self.restarts)
 
     def finished(self, found: Tensor, x: Tensor, ball: Ball) -> Tensor:
-        """Return the images that were ``found`` as the caller wants them."""
+        """Return the images that were ``found``, quantised where that was asked for."""
         return quantized(found, x, ball) if self.quantize else found
 
 
@@ -70,7 +70,7 @@ def projected_ascent(
     steps: int | Tensor,
     check: bool | None,
 ) -> Tensor:
-    """Return adversarial images as :func:`fastadv.attacks.pgd` does, by the steps that ``stepper`` makes."""
+    """Return adversarial images as :func:`fastadv.attacks.pgd` does, with the steps of ``stepper``."""
     networks = Networks(model, check)
     x = clean_images(x, ball.bounds, check)
     schedule = step_count(steps, x)

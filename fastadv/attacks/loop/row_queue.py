@@ -123,7 +123,7 @@ class Queue:
         return True
 
     def looks_left(self) -> int:
-        """How many looks remain at most, of all rows together."""
+        """The largest number of looks that remain, of all rows together."""
         begun = sum(self._search.looks - self._age[row] for row in self._busy())
         return begun + self._search.looks * sum(map(self._wanted, range(self._next, self.pairs)))
 

@@ -16,7 +16,7 @@ from fastadv.attacks.loop.noise import Noise
 from fastadv.attacks.loop.objective import Goal, Loss, objective_of
 from fastadv.attacks.loop.projected_ascent import Tries
 from fastadv.attacks.loop.rows import repeat_rows
-from fastadv.attacks.methods.apgd_rows import first_misclassified
+from fastadv.attacks.methods.apgd_autoattack import first_misclassified
 from fastadv.attacks.methods.apgd_state import (
     ApgdState,
     L1Sparsity,

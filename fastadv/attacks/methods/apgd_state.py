@@ -140,9 +140,10 @@ class StepHalving(ApgdState):
 
     def _check(self, period: Tensor) -> Tensor:
         due = period > 0
-        seldom = self._rises < self._rho * period
-        stuck = (self.highest.value == self._checked) & ~self._halved
-        halves = due & (seldom | stuck)
+        # Conditions 1 and 2 of the paper: the value rose too rarely; neither it nor the step size changed.
+        rarely = self._rises < self._rho * period
+        unchanged = (self.highest.value == self._checked) & ~self._halved
+        halves = due & (rarely | unchanged)
         self._sizes = torch.where(halves, self._sizes / 2, self._sizes)
         self._halved = torch.where(due, halves, self._halved)
         self._checked = torch.where(due, self.highest.value, self._checked)  # type: ignore[arg-type]

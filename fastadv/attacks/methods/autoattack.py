@@ -16,7 +16,7 @@ from fastadv.attacks.loop.judging import Judge
 from fastadv.attacks.loop.noise import derived, resolve
 from fastadv.attacks.loop.row_queue import Queue, Search
 from fastadv.attacks.loop.standing import queue_of
-from fastadv.attacks.methods.apgd_rows import AutoPGD, SparseAutoPGD
+from fastadv.attacks.methods.apgd_autoattack import AutoPGD, SparseAutoPGD
 from fastadv.attacks.methods.fab import NearestBoundary
 from fastadv.attacks.methods.square import Windows
 from fastadv.attacks.model.freeze import freeze

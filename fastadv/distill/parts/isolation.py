@@ -10,7 +10,7 @@ from torch import nn
 
 
 @contextlib.contextmanager
-def constant_parameters(networks: Iterable[Any]) -> Iterator[None]:
+def frozen_parameters(networks: Iterable[Any]) -> Iterator[None]:
     """Keep gradients of what is computed inside from the networks' parameters; they reach the networks' inputs.
 
     Afterwards each parameter requires grad as before. Callables that are no modules are left alone.

@@ -1,4 +1,4 @@
-"""A memory of an embedding of each training image, to contrast with; CRD keeps one of each network."""
+"""A memory bank: an embedding of each training image, to contrast with; CRD keeps one of each network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastadv.numerics import accumulate
 _GUARD = 1e-7
 
 
-class Memory(nn.Module):
+class MemoryBank(nn.Module):
     """A linear embedding [N, width] of features [N, inputs], to l2 length one, and a row of memory for each image.
 
     rows: [images, width], noise at first. partition: Z, [], zero until the first batch has set it.
@@ -37,25 +37,25 @@ class Memory(nn.Module):
     def embed(self, features: Tensor) -> Tensor:
         return normalize(accumulate(self.linear(accumulate(features))))
 
-    def tell(self, anchors: Tensor, places: Tensor) -> Tensor:
-        """Return the loss of anchors [N, width] telling the row at the first of ``places`` [N, 1 + K] from the others.
+    def nce_loss(self, anchors: Tensor, indices: Tensor) -> Tensor:
+        """Return the NCE loss of anchors [N, width]: the mean of l of :class:`CRD`.
 
-        The mean over the anchors of l, see :class:`CRD`.
+        indices: of the rows, [N, 1 + K], an anchor's own first and then those it is told from.
         """
         with without_autocast(anchors):
             # A copy, since remembering changes the rows before the backward pass reads them. The product with all rows
             # moves far less memory than K rows for each anchor would.
             similarity = anchors @ self.rows.clone().T
-        likeness = (similarity.gather(1, places) / self.temperature).exp()
-        images, negatives = len(self.rows), places.shape[1] - 1
+        likeness = (similarity.gather(1, indices) / self.temperature).exp()
+        images, negatives = len(self.rows), indices.shape[1] - 1
         with torch.no_grad():
             first = likeness.mean() * images
             self.partition.copy_(torch.where(self.partition > 0, self.partition, first))
         p = likeness / self.partition
         noise = negatives / images
         positive, negative = p[:, 0], p[:, 1:]
-        told = (positive / (positive + noise + _GUARD)).log() + (noise / (negative + noise + _GUARD)).log().sum(1)
-        return -told.mean()
+        log_share = (positive / (positive + noise + _GUARD)).log() + (noise / (negative + noise + _GUARD)).log().sum(1)
+        return -log_share.mean()
 
     @torch.no_grad()
     def remember(self, embeddings: Tensor, index: Tensor) -> None:

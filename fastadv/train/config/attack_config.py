@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from pydantic import Field, model_validator
 
 from fastadv.train.config.attacks import ATTACKS, ENSEMBLE, ENSEMBLE_VERSIONS, OPTIONAL, build_attack, keywords
-from fastadv.train.config.model import ConfigModel
+from fastadv.train.config.config_model import ConfigModel
 from fastadv.train.config.train_config import Precision, check_device
 from fastadv.train.data import datasets
 from fastadv.train.networks import catalogue

@@ -5,8 +5,8 @@ import re
 import textwrap
 from typing import TYPE_CHECKING
 
+from fastadv.train.config.config_model import shown
 from fastadv.train.config.methods import METHODS, REQUIRED, Option, options_of
-from fastadv.train.config.model import shown
 from fastadv.train.runtime.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:

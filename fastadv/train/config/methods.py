@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastadv.train.config.model import checked, describe, expressible
+from fastadv.train.config.config_model import checked, describe, expressible
 from fastadv.train.runtime.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:

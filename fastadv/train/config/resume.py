@@ -108,3 +108,9 @@ def stored_attack(folder: Path, *, flags: Mapping[str, Any]) -> AttackConfig:
     if changes := stored.changes(asked, free=lambda name: (name == "n" and more) or (name == "save" and elsewhere)):
         raise refusal(folder, changes)
     return asked
+
+
+def extend_attack(folder: Path, config: AttackConfig, facts: Mapping[str, str]) -> None:
+    """Store what ``config`` adds to the evaluation in ``folder``. Raises ConfigError where ``facts`` are others now."""
+    check_facts(folder, facts)
+    write_atomically(folder / config.FILE, lambda file: file.write(config.to_toml().encode()))

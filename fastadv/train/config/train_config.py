@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from fastadv.train.config.config_model import ConfigModel, checked
 from fastadv.train.config.methods import MethodSpec, check_name, check_tables, read_spec
-from fastadv.train.config.model import ConfigModel, checked
 from fastadv.train.data import datasets
 from fastadv.train.data.datasets import Augmentation
 from fastadv.train.networks import catalogue

@@ -41,7 +41,7 @@ class _Teachers(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A run that is known to be possible: its data, and what was loaded or found of its networks and methods."""
+    """A validated run: its data, and what was loaded or found of its networks and methods."""
 
     config: Config
     dataset: Dataset
@@ -104,7 +104,7 @@ def build_classifier(name: str, config: Config, dataset: Dataset, *, seed: int) 
 
 
 def _check_students(config: Config, dataset: Dataset) -> list[str]:
-    """Run both networks and build every method once, on untrained networks, and what it reads batches from.
+    """Run both networks, and build every method and its batches once, on untrained networks.
 
     Returns the names of the specs whose methods attack a network.
 
@@ -115,13 +115,13 @@ def _check_students(config: Config, dataset: Dataset) -> list[str]:
     x = torch.zeros(2, *dataset.image_shape, device=config.device)
     attacking: list[str] = []
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # What a method finds in a teacher that is not trained yet is no news.
+        # Warnings of a teacher that is not trained yet mean nothing.
         warnings.simplefilter("ignore")
         student = _fitting("student", config.student, config, dataset, x)
         teacher = _fitting("teacher", config.teacher, config, dataset, x) if config.needs_teacher else None
         standard = None if config.standard_teacher_checkpoint is None else teacher
         for spec in config.specs:
-            with _blamed_on_options(labels[spec.name]):
+            with _as_config_error(labels[spec.name]):
                 method = spec.build(standard_teacher=standard).to(config.device)
                 method.build(student, teacher, x, images=len(x))
             batches = Batches(train, config, Processes(), images=method.needs_images, device=x.device)
@@ -190,7 +190,7 @@ def _obtain_teacher(config: Config, dataset: Dataset, loaded: Classifier | None,
         assert again is not None
         return again
     label = f"teacher {config.teacher}"
-    with _blamed_on_options(label):
+    with _as_config_error(label):
         trainer = Trainer(
             model=build_classifier(config.teacher, config, dataset, seed=TEACHER_SEED),
             method=config.spec(config.teacher_method).build().to(config.device),
@@ -253,7 +253,7 @@ def _train_student(
         torch.manual_seed(derive_seed(seed, "method", spec.name))
         method = spec.build(standard_teacher=teachers.standard).to(config.device)
     label = f"{label}, seed {seed}"
-    with _blamed_on_options(label):
+    with _as_config_error(label):
         result = Trainer(
             model=build_classifier(config.student, config, dataset, seed=seed),
             method=method,
@@ -279,8 +279,8 @@ def _finished(folder: Path, config: Config) -> bool:
 
 
 @contextmanager
-def _blamed_on_options(label: str) -> Iterator[None]:
-    """Turn what a method refuses only once it runs, of its options or networks, into a ConfigError."""
+def _as_config_error(label: str) -> Iterator[None]:
+    """Raise as a ConfigError what a method refuses, of its options or networks, only once it runs."""
     try:
         yield
     except TrainError:

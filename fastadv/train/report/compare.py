@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fastadv.train.config.model import flattened
+from fastadv.train.config.config_model import flattened
 from fastadv.train.report.plots import draw_comparison
 from fastadv.train.report.results import MethodResults, RunResults, read_results
 from fastadv.train.report.tables import (

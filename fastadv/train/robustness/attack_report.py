@@ -9,32 +9,39 @@ from torch import Tensor
 
 from fastadv.ops import dispatch
 from fastadv.train.config.attack_config import AttackConfig
-from fastadv.train.config.attacks import keywords
+from fastadv.train.config.attacks import ENSEMBLE, keywords
 from fastadv.train.report.intervals import wilson
 from fastadv.train.report.tables import render_table
-from fastadv.train.robustness.attack_split import JUDGE, Subject
+from fastadv.train.robustness.attack_split import JUDGE, Subject, attack_missing
 from fastadv.train.robustness.shards import Shard, Verdict
+from fastadv.train.runtime.errors import ConfigError
 from fastadv.train.runtime.files import write_atomically
+from fastadv.train.runtime.processes import Processes
 from fastadv.train.runtime.run_folder import read_origin
 
 
-def write_result(config: AttackConfig, subject: Subject, shards: Sequence[Shard], folder: Path) -> str:
-    """Write result.json and report.md into `folder`; return the summary as text."""
+def evaluate(config: AttackConfig, subject: Subject, folder: Path, processes: Processes) -> str:
+    """Attack what `folder` has no verdict on, and write result.json and report.md there; return the summary.
+
+    Raises ConfigError where several processes run it.
+    """
+    if processes.count > 1:
+        raise ConfigError(f"attack: {config.attack!r} runs in one process; {ENSEMBLE} shares its images among several")
+    shards = attack_missing(config, subject, folder)
     origin = read_origin(folder)
     result = summarise(config, subject, shards, origin)
     summary = _summary(config, result)
-    sections = [
-        f"# {config.model} on {config.data} under {config.attack}",
-        summary,
-        "## Classes",
-        _class_table(config, result),
-        "## Where it ran",
-        "\n".join(f"- {label}: {fact}" for label, fact in origin.items()),
-        f"```\n{dispatch.report().rstrip()}\n```\n",
-    ]
-    for name, text in (("result.json", json.dumps(result, indent=1) + "\n"), ("report.md", "\n\n".join(sections))):
-        write_atomically(folder / name, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
+    classes = class_table(result, f"under {config.attack}, %")
+    write_files(folder, result, f"{config.model} on {config.data} under {config.attack}", summary, classes)
     return summary
+
+
+def write_files(folder: Path, result: Mapping[str, Any], title: str, *sections: str) -> None:
+    """Write result.json, and report.md of these sections and where it ran, into `folder`."""
+    where = "\n".join(f"- {label}: {fact}" for label, fact in result["origin"].items())
+    report = [f"# {title}", *sections, "## Where it ran", where, f"```\n{dispatch.report().rstrip()}\n```\n"]
+    for name, text in (("result.json", json.dumps(result, indent=1) + "\n"), ("report.md", "\n\n".join(report))):
+        write_atomically(folder / name, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
 
 
 def summarise(
@@ -55,10 +62,10 @@ def summarise(
         "dtype": config.dtype,
         "judge": JUDGE,
         "accuracy": {
-            judge: {"clean": _share(verdict.clean), "robust": _share(verdict.robust)}
+            judge: {kind: share(sum(correct), len(correct)) for kind, correct in vars(verdict).items()}
             for judge, verdict in verdicts.items()
         },
-        "classes": _classes(subject.dataset.class_names, labels, verdicts[JUDGE]),
+        "classes": count_classes(subject.dataset.class_names, labels, **vars(verdicts[JUDGE])),
         "largest_distance": max(shard.distance for shard in shards),
         "seconds": {"attack": seconds, "model": in_model, "update": seconds - in_model},
         "origin": dict(origin),
@@ -69,33 +76,35 @@ def _joined(verdicts: Sequence[Verdict]) -> Verdict:
     return Verdict(*([each for verdict in verdicts for each in getattr(verdict, kind)] for kind in ("clean", "robust")))
 
 
-def _share(correct: Sequence[bool]) -> dict[str, Any]:
-    return {
-        "correct": sum(correct),
-        "accuracy": sum(correct) / len(correct),
-        "interval": list(wilson(sum(correct), len(correct))),
-    }
+def share(correct: int, images: int) -> dict[str, Any]:
+    """Return a count as result.json has it."""
+    return {"correct": correct, "accuracy": correct / images, "interval": list(wilson(correct, images))}
 
 
-def _classes(names: Sequence[str], labels: Tensor, verdict: Verdict) -> list[dict[str, Any]]:
+def count_classes(
+    names: Sequence[str], labels: Tensor, clean: Sequence[bool], robust: Sequence[bool]
+) -> list[dict[str, Any]]:
     """Return the counts of each class; a class without an image among those attacked has zeros."""
     rows = [{"name": name, "images": 0, "clean": 0, "robust": 0} for name in names]
-    for label, clean, robust in zip(labels.tolist(), verdict.clean, verdict.robust, strict=True):
-        row = rows[label]
-        for count, more in (("images", 1), ("clean", clean), ("robust", robust)):
-            row[count] += more
+    for label, as_is, attacked in zip(labels.tolist(), clean, robust, strict=True):
+        for count, more in (("images", 1), ("clean", as_is), ("robust", attacked)):
+            rows[label][count] += more
     return rows
+
+
+def interval_cells(share: Mapping[str, Any]) -> list[str]:
+    """Return an accuracy and its interval, in %."""
+    low, high = (f"{100 * bound:.2f}" for bound in share["interval"])
+    return [f"{100 * share['accuracy']:.2f}", f"{low} to {high}"]
 
 
 def _summary(config: AttackConfig, result: Mapping[str, Any]) -> str:
     rows = [["", "correct", "accuracy, %", "95 % interval, %"]]
     for judge in (JUDGE, *(each for each in result["accuracy"] if each != JUDGE)):
         for kind, label in (("clean", "clean"), ("robust", f"under {config.attack}")):
-            share = result["accuracy"][judge][kind]
-            low, high = (f"{100 * bound:.2f}" for bound in share["interval"])
+            found = result["accuracy"][judge][kind]
             name = label if judge == JUDGE else f"{label}, judged in {judge}"
-            row = [name, f"{share['correct']} of {result['images']}", f"{100 * share['accuracy']:.2f}"]
-            rows.append([*row, f"{low} to {high}"])
+            rows.append([name, f"{found['correct']} of {result['images']}", *interval_cells(found)])
     settings = ", ".join(f"{name}={value}" for name, value in result["attack"].items() if name not in ("name", "eps"))
     seconds = result["seconds"]
     notes = (
@@ -116,11 +125,12 @@ def _pixels(length: float) -> str:
     return f"{length:.7g} = {255 * length:.6g}/255"
 
 
-def _class_table(config: AttackConfig, result: Mapping[str, Any]) -> str:
-    rows = [["class", "images", "clean, %", f"under {config.attack}, %"]]
+def class_table(result: Mapping[str, Any], robust: str) -> str:
+    """Return the section of the report on the classes. robust: the heading of the accuracy under attack."""
+    rows = [["class", "images", "clean, %", robust]]
     for entry in result["classes"]:
         shares = (
             f"{100 * entry[kind] / entry['images']:.1f}" if entry["images"] else "" for kind in ("clean", "robust")
         )
         rows.append([entry["name"], str(entry["images"]), *shares])
-    return render_table(rows)
+    return f"## Classes\n\n{render_table(rows)}"

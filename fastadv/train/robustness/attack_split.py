@@ -24,6 +24,7 @@ from fastadv.train.runtime.stopping import deferred, stop_if_asked
 
 # The judge that counts is the network as it was loaded.
 JUDGE = "float32"
+ORDER = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,5 @@ def _correct(judge: nn.Module, candidates: Tensor, labels: Tensor) -> list[bool]
 
 def _distance(candidates: Tensor, x: Tensor, norm: str) -> float:
     """Return the largest distance of a candidate from its image in the norm, computed in float64."""
-    order = {"linf": math.inf, "l2": 2, "l1": 1}[norm]
     moved = (candidates.double() - x.double().unsqueeze(1)).flatten(2)
-    return torch.linalg.vector_norm(moved, ord=order, dim=2).max().item()
+    return torch.linalg.vector_norm(moved, ord=ORDER[norm], dim=2).max().item()

@@ -1,7 +1,5 @@
 """The report of AutoAttack on a test split: tables, JSON, a picture, and the images themselves."""
 
-import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,30 +7,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.ops import dispatch
 from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.data.splits import to_pixels
-from fastadv.train.report.intervals import wilson
 from fastadv.train.report.plots import draw_broken
 from fastadv.train.report.tables import render_table
-from fastadv.train.robustness.attack_split import JUDGE, Subject
-from fastadv.train.robustness.ensemble import Evaluated
+from fastadv.train.robustness.attack_report import class_table, count_classes, interval_cells, share, write_files
+from fastadv.train.robustness.attack_split import JUDGE, ORDER, Subject
+from fastadv.train.robustness.ensemble import Evaluated, attack_with_ensemble
 from fastadv.train.runtime.errors import ConfigError
 from fastadv.train.runtime.extras import require
 from fastadv.train.runtime.files import write_atomically
+from fastadv.train.runtime.processes import Processes
 from fastadv.train.runtime.run_folder import read_origin
 
-ORDER = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 # How many broken images the picture shows.
 PICTURED = 6
 
 
-def write_ensemble_result(config: AttackConfig, subject: Subject, evaluated: Evaluated, folder: Path) -> str:
-    """Write result.json, report.md and broken.png into `folder`; return the summary as text."""
-    origin = read_origin(folder)
-    result = summarise_ensemble(config, subject, evaluated, origin)
-    text = _summary(config, result)
-    sections = [f"# {config.model} on {config.data} under AutoAttack", text, "## Classes", _class_table(result)]
+def evaluate(config: AttackConfig, subject: Subject, folder: Path, processes: Processes) -> str:
+    """Attack what `folder` has no verdict on, and write result.json, report.md and broken.png there; save the images.
+
+    Returns the summary; of several processes the first alone writes and has one.
+    """
+    evaluated = attack_with_ensemble(config, subject, folder, processes)
+    if not processes.first:
+        return ""
+    result = summarise(config, subject, evaluated, read_origin(folder))
+    summary = _summary(config, result)
+    sections = [summary, class_table(result, "robust, %")]
     broken = (evaluated.broken_by >= 0).nonzero().flatten()[:PICTURED]
     if len(broken):
         x = to_pixels(subject.dataset.test.images[broken.to(subject.dataset.test.images.device)])
@@ -41,35 +43,21 @@ def write_ensemble_result(config: AttackConfig, subject: Subject, evaluated: Eva
             subject.network, subject.dataset, x, evaluated.images[broken].to(x.device), names, folder / "broken.png"
         )
         sections += ["## Some broken images", "![broken images](broken.png)"]
-    sections += [
-        "## Where it ran",
-        "\n".join(f"- {label}: {fact}" for label, fact in origin.items()),
-        f"```\n{dispatch.report().rstrip()}\n```\n",
-    ]
-    for name, content in (("result.json", json.dumps(result, indent=1) + "\n"), ("report.md", "\n\n".join(sections))):
-        write_atomically(folder / name, lambda file, content=content: file.write(content.encode()))  # type: ignore[misc]
-    return text
+    write_files(folder, result, f"{config.model} on {config.data} under AutoAttack", *sections)
+    saved = "" if config.save is None else "\n\n" + _save_images(config.save, config, subject, evaluated)
+    return summary + saved
 
 
-def summarise_ensemble(
+def summarise(
     config: AttackConfig, subject: Subject, evaluated: Evaluated, origin: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return the content of result.json. Accuracies are shares in [0, 1], intervals Wilson's of 95 %."""
     result = evaluated.result()
     count = len(evaluated.broken_by)
-    clean = evaluated.broken_by != -2
+    clean, robust = evaluated.broken_by != -2, evaluated.broken_by == -1
     x = to_pixels(subject.dataset.test.images[:count]).cpu()
     moved = (evaluated.images.double() - x.double()).flatten(1)
     labels = subject.dataset.test.labels[:count].cpu()
-    classes = [
-        {
-            "name": name,
-            "images": int((labels == label).sum()),
-            "clean": int(clean[labels == label].sum()),
-            "robust": int((evaluated.broken_by[labels == label] == -1).sum()),
-        }
-        for label, name in enumerate(subject.dataset.class_names)
-    ]
     return {
         "model": config.model,
         "data": config.data,
@@ -85,19 +73,19 @@ def summarise_ensemble(
         },
         "dtype": config.dtype,
         "judge": JUDGE,
-        "clean": _share(int(clean.sum()), count),
-        "robust": _share(int((evaluated.broken_by == -1).sum()), count),
+        "clean": share(int(clean.sum()), count),
+        "robust": share(int(robust.sum()), count),
         "stages": [
             {
                 "attack": stage.attack,
                 "attacked": stage.attacked,
                 "broken": stage.broken,
-                "robust": _share(round(stage.robust_accuracy * count), count),
+                "robust": share(round(stage.robust_accuracy * count), count),
                 "seconds": stage.seconds,
             }
             for stage in result.stages
         ],
-        "classes": classes,
+        "classes": count_classes(subject.dataset.class_names, labels, clean.tolist(), robust.tolist()),
         "broken_by": evaluated.broken_by.tolist(),
         "largest_distance": float(moved.norm(ORDER[config.norm or "linf"], dim=1).max()),
         "warnings": list(result.warnings),
@@ -105,7 +93,7 @@ def summarise_ensemble(
     }
 
 
-def save_images(path: Path, config: AttackConfig, subject: Subject, evaluated: Evaluated) -> str:
+def _save_images(path: Path, config: AttackConfig, subject: Subject, evaluated: Evaluated) -> str:
     """Save the images to a .npz, or as 8-bit PNG into a folder; return what became of them, in a sentence.
 
     The file has images [n, C, H, W] in float32, labels, places in the split and broken_by [n]. As PNG go the broken
@@ -149,16 +137,12 @@ def to_8_bits(x: Tensor, clean: Tensor) -> Tensor:
     return torch.where(x > clean, down, up).clamp(0, 1)
 
 
-def _share(correct: int, count: int) -> dict[str, Any]:
-    return {"correct": correct, "accuracy": correct / count, "interval": list(wilson(correct, count))}
-
-
 def _summary(config: AttackConfig, result: Mapping[str, Any]) -> str:
     rows = [["", "attacked", "broken", "robust accuracy, %", "95 % interval, %", "seconds"]]
-    rows.append(["clean", "", str(result["images"] - result["clean"]["correct"]), *_cells(result["clean"]), ""])
+    rows.append(["clean", "", str(result["images"] - result["clean"]["correct"]), *interval_cells(result["clean"]), ""])
     for stage in result["stages"]:
         counts = [stage["attack"], str(stage["attacked"]), str(stage["broken"])]
-        rows.append([*counts, *_cells(stage["robust"]), f"{stage['seconds']:.1f}"])
+        rows.append([*counts, *interval_cells(stage["robust"]), f"{stage['seconds']:.1f}"])
     notes = [
         f"AutoAttack, {result['attack']['version']}: {result['attack']['norm']}, eps {config.eps:.7g} ="
         f" {255 * config.eps:.6g}/255, on a copy frozen in {config.dtype}; {config.model} as loaded, in {JUDGE},"
@@ -170,18 +154,3 @@ def _summary(config: AttackConfig, result: Mapping[str, Any]) -> str:
         *(f"Warning: {warning}." for warning in result["warnings"]),
     ]
     return render_table(rows) + "\n\n" + "\n".join(f"- {note}" for note in notes)
-
-
-def _cells(share: Mapping[str, Any]) -> list[str]:
-    low, high = (f"{100 * bound:.2f}" for bound in share["interval"])
-    return [f"{100 * share['accuracy']:.2f}", f"{low} to {high}"]
-
-
-def _class_table(result: Mapping[str, Any]) -> str:
-    rows = [["class", "images", "clean, %", "robust, %"]]
-    for entry in result["classes"]:
-        shares = (
-            f"{100 * entry[kind] / entry['images']:.1f}" if entry["images"] else "" for kind in ("clean", "robust")
-        )
-        rows.append([entry["name"], str(entry["images"]), *shares])
-    return render_table(rows)

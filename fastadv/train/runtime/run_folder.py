@@ -1,13 +1,14 @@
 """The folder of a run: made once, found again by --resume."""
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 from fastadv.train.runtime.errors import ConfigError
-from fastadv.train.runtime.files import write_atomically
+from fastadv.train.runtime.files import locked, write_atomically
 from fastadv.train.runtime.machine import describe
 
 RUNS = Path("runs")
@@ -19,6 +20,9 @@ class Configuration(Protocol):
     FILE: ClassVar[str]
 
     @property
+    def run_name(self) -> str: ...
+
+    @property
     def device(self) -> str: ...
 
     @property
@@ -27,7 +31,32 @@ class Configuration(Protocol):
     def to_toml(self) -> str: ...
 
 
-def start_run(config: Configuration, folder: Path, *, command: str, facts: Mapping[str, str] | None = None) -> None:
+@contextlib.contextmanager
+def open_run(
+    config: Configuration,
+    *,
+    resumed: Path | None,
+    named: Path | None,
+    command: str,
+    facts: Mapping[str, str],
+    extend: Callable[[Path], object],
+) -> Iterator[Path]:
+    """Hold the folder of a run for this process: ``resumed``, else the one ``named``, else one named by the time.
+
+    A new one is started with :func:`start_run`; ``extend`` is called with a resumed one. Raises ConfigError where
+    another process holds it, and what these raise.
+    """
+    folder = resumed or named or named_by_time(config.run_name)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        if resumed is None:
+            start_run(config, folder, command=command, facts=facts)
+        else:
+            extend(folder)
+        yield folder
+
+
+def start_run(config: Configuration, folder: Path, *, command: str, facts: Mapping[str, str]) -> None:
     """Write the configuration and origin.json into `folder`. One in which no step was saved is started anew.
 
     facts: lines of origin.json beside machine, software and command.
@@ -36,7 +65,7 @@ def start_run(config: Configuration, folder: Path, *, command: str, facts: Mappi
     if (folder / config.FILE).exists() and _has_results(folder):
         raise ConfigError(f"{folder} already holds a run; add --resume to continue it, or name another folder")
     origin = describe(command=command, device=config.device, threads=config.threads)
-    origin.update(facts or {})
+    origin.update(facts)
     _write_origin(folder, origin)
     # Last, because it marks the folder as a run.
     write_atomically(folder / config.FILE, lambda file: file.write(config.to_toml().encode()))

@@ -1,0 +1,78 @@
+"""What may change how a student is trained and not how good it is: one short training with each, and one without."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fastadv.distill import CrossEntropy
+from fastadv.train.cli import main
+from fastadv.train.config.train_config import resolve
+from fastadv.train.data.splits import Stored, from_stored
+from fastadv.train.loop.experiment import build_classifier
+from fastadv.train.loop.trainer import Trainer
+
+# In points; one image of the test split is 0.2.
+ALLOWED = 2.0
+FLAGS = ["--methods=kd", "--seeds=0", "--epochs=24", "--student-samples=600", "--augmentation=none", "--no-tensorboard"]
+FLAGS += ["--eval-epochs=24", "--eval-steps=1", "--pgd-samples=20"]
+HARMLESS = {
+    "bfloat16": "--precision=bfloat16",
+    "channels last": "--channels-last",
+    "compiled": "--compile",
+    "frozen teacher": "--freeze-teacher",
+    "frozen teacher in bfloat16": "--freeze-teacher --teacher-precision=bfloat16",
+    "micro-batches": "--accumulate=3",
+    "clipped": "--clip-norm=1",
+    "averaged": "--ema=0.9",
+    "step schedule": "--schedule=step --milestones=12,18",
+    "shifted images": "--augmentation=shift1",
+    "other batches of evaluation": "--eval-batch-size=77",
+}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The folder of the run without any of them."""
+    folder = tmp_path_factory.mktemp("accuracy") / "plain"
+    assert main(["train", "--run-dir", str(folder), "--teacher-epochs=8", *FLAGS]) == 0
+    return folder
+
+
+def accuracy(folder):
+    return 100 * json.loads((folder / "kd-seed0" / "result.json").read_text())["clean"]
+
+
+def test_a_student_has_learned(plain):
+    assert accuracy(plain) > 85
+
+
+@pytest.mark.parametrize("flags", HARMLESS.values(), ids=HARMLESS)
+def test_a_student_is_as_good_with_it(flags, plain, tmp_path):
+    teacher = f"--teacher-checkpoint={plain / 'teacher' / 'weights.pt'}"
+    assert main(["train", "--run-dir", str(tmp_path / "run"), teacher, *FLAGS, *flags.split()]) == 0
+    assert abs(accuracy(tmp_path / "run") - accuracy(plain)) < ALLOWED
+
+
+def stripes(count, seed):
+    """Images [count, 3, 16, 16] of stripes across, stripes down, or squares of both, at any phase and in any colour."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    row, column = (np.arange(16) + random.integers(0, 4, (2, count, 1))) // 2 % 2
+    across, down = np.repeat(row[:, :, None], 16, 2), np.repeat(column[:, None, :], 16, 1)
+    pattern = np.select([labels[:, None, None] == 0, labels[:, None, None] == 1], [across, down], across ^ down)
+    colour = random.integers(80, 200, (count, 3, 1, 1))
+    return (pattern[:, None] * colour + random.integers(0, 50, (count, 3, 16, 16))).astype(np.uint8), labels
+
+
+@pytest.mark.parametrize("augmentation", ["none", "shift1", "crop4_flip"])
+def test_what_is_cropped_and_flipped_is_learned_as_well(augmentation, tmp_path):
+    data = from_stored(Stored({"train": stripes(300, 0), "test": stripes(300, 1)}, ("across", "down", "squares")))
+    flags = {"student": "resnet8", "epochs": "6", "batch_size": "50", "eval_epochs": "6", "eval_steps": "1"}
+    config = resolve(flags={**flags, "tensorboard": False, "augmentation": augmentation})
+    student = build_classifier("resnet8", config, data, seed=0)
+    training = {"train": data.train, "test": data.test, "config": config, "seed": 0}
+    trainer = Trainer(
+        model=student, method=CrossEntropy(), teacher=None, folder=tmp_path, label=augmentation, **training
+    )
+    assert trainer.fit()["clean"] > 0.98
