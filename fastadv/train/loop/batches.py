@@ -62,24 +62,22 @@ class Batches:
         for number in range(first, first + mine):
             # As torch.tensor_split: the first are one longer where the size is no multiple of their number.
             start, stop = (min(at, size % self._parts) + at * (size // self._parts) for at in (number, number + 1))
-            share = (stop - start) / size
+            mixed = None
             if plan is None:
-                x = torch.empty(stop - start, 0, device=self._device)
+                x, ids = torch.empty(stop - start, 0, device=self._device), None
                 labels = torch.full((stop - start,), -1, device=self._device)
-                found.append(MicroBatch(x, labels, None, share, number))
             else:
                 at = index * self._config.batch_size + start
                 images, labels = plan.batch(self._train.images, self._train.labels, at, stop - start)
-                x = to_pixels(images, channels_last=self._config.channels_last)
-                mixed = None
+                x, ids = to_pixels(images, channels_last=self._config.channels_last), plan.order[at : at + stop - start]
                 if own < 1:
                     # Whichever process has them, the partners are the same.
                     other = index * self._config.batch_size + size - stop
                     images, theirs = plan.batch(self._train.images, self._train.labels, other, stop - start)
                     x = to_pixels(images.flip(0), channels_last=self._config.channels_last).lerp_(x, own)
                     mixed = theirs.flip(0), own
-                ids, smoothing = plan.order[at : at + stop - start], self._config.label_smoothing
-                found.append(MicroBatch(x, labels, ids, share, number, smoothing, mixed))
+            smoothing = self._config.label_smoothing
+            found.append(MicroBatch(x, labels, ids, (stop - start) / size, number, smoothing, mixed))
         return found
 
     def example(self, shape: torch.Size) -> torch.Tensor:

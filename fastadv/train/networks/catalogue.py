@@ -1,4 +1,7 @@
-"""The networks by name. Importing this imports no torch."""
+"""The networks by name: our own, timm:NAME and torchvision:NAME where those are installed, MODULE:FUNCTION of a user.
+
+The libraries' are built without pretrained weights and have no ``with_features``. Importing this imports no torch.
+"""
 
 import importlib
 import weakref
@@ -6,9 +9,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fastadv.train.networks import libraries
 from fastadv.train.runtime import own_code
 from fastadv.train.runtime.errors import ConfigError, did_you_mean
+from fastadv.train.runtime.extras import require
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,8 +45,8 @@ NETWORKS: "dict[str, Callable[..., nn.Module]]" = {
     "vgg13": partial(_build, "vgg:Vgg", (2, 2, 2, 2, 2)),
     "mobilenetv2": partial(_build, "mobilenetv2:MobileNetV2"),
     "mobilenetv2_8x": partial(_build, "mobilenetv2:MobileNetV2", 1.0, stem_stride=1, projected=True),
-    "shufflenetv1": partial(_build, "shufflenetv1:ShuffleNetV1"),
-    "shufflenetv2": partial(_build, "shufflenetv2:ShuffleNetV2"),
+    "shufflenetv1": partial(_build, "shufflenet:ShuffleNetV1"),
+    "shufflenetv2": partial(_build, "shufflenet:ShuffleNetV2"),
 }
 
 # Help of the flags of both commands.
@@ -51,14 +54,21 @@ NETWORK = (
     f"{', '.join(NETWORKS)}, timm:NAME, torchvision:NAME, or MODULE:FUNCTION of your own, called with num_classes and "
     "image_shape where it takes them"
 )
+_LIBRARIES = ("timm:", "torchvision:")
 # Networks that functions of the user's own have made.
 _BUILT: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 
 
 def check_name(field: str, name: str) -> None:
-    """Raise ConfigError naming ``field`` where ``name`` is none of NETWORKS, of an installed library or one's own."""
-    if libraries.is_from_library(name):
-        libraries.check(field, name)
+    """Raise ConfigError naming ``field`` where ``name`` is none of NETWORKS, of a library or one's own.
+
+    Raises MissingExtraError where that library is not installed.
+    """
+    if name.startswith(_LIBRARIES):
+        library, module, model = _from_library(field, name)
+        known = module.is_model(model) if library == "timm" else model in module.models.list_models(module.models)
+        if not known:
+            raise ConfigError(f"{field}: {name!r}, but {library} {module.__version__} has no classifier {model!r}")
     elif own_code.is_own(name):
         own_code.find(field, name)
     elif name not in NETWORKS:
@@ -67,13 +77,29 @@ def check_name(field: str, name: str) -> None:
 
 
 def build(name: str, *, num_classes: int, image_shape: tuple[int, int, int], field: str = "network") -> "nn.Module":
-    """Build the network ``name``, as check_name has them, for images [C, H, W]. Raises ConfigError naming ``field``."""
+    """Build the network ``name``, as check_name has them, for images [C, H, W].
+
+    Raises what check_name raises, and ConfigError naming ``field`` where the network of a library cannot have that many
+    channels, or one's own function raises or makes none.
+    """
     check_name(field, name)
-    if libraries.is_from_library(name):
-        return libraries.build(name, num_classes=num_classes, in_channels=image_shape[0])
-    if own_code.is_own(name):
+    in_channels = image_shape[0]
+    if name in NETWORKS:
+        return NETWORKS[name](num_classes=num_classes, in_channels=in_channels)
+    if not name.startswith(_LIBRARIES):
         return _build_own(field, name, num_classes=num_classes, image_shape=image_shape)
-    return NETWORKS[name](num_classes=num_classes, in_channels=image_shape[0])
+    library, module, model = _from_library(field, name)
+    if library == "timm":
+        return module.create_model(model, pretrained=False, num_classes=num_classes, in_chans=in_channels)
+    if in_channels != 3:
+        raise ConfigError(f"{field}: {name!r} takes images of 3 channels, the data have {in_channels}")
+    return module.models.get_model(model, weights=None, num_classes=num_classes)
+
+
+def _from_library(field: str, name: str) -> tuple[str, Any, str]:
+    """Return the library's name, the library, and the model's name in it."""
+    library, _, model = name.partition(":")
+    return library, require(library, f"{field} {name}", install=library), model
 
 
 def _build_own(field: str, name: str, **arguments: object) -> "nn.Module":
