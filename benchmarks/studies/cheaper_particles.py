@@ -152,7 +152,7 @@ def run(seeds: int, epochs: int) -> list[Result]:
     config = resolve(recipe="digits", flags=flags)
     data = datasets.load("digits")
     with cpu_threads(1), tempfile.TemporaryDirectory() as folder:
-        teacher = _trained(
+        teacher, _ = _trained(
             config, data, CrossEntropy(), None, seed=0, folder=Path(folder) / "teacher", network="teacher"
         )
         results = []
