@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import statistics
 import sys
 import tempfile
@@ -218,10 +219,10 @@ def table(results: Sequence[Result]) -> str:
     return markdown(rows)
 
 
-def write(output: Path, results: Sequence[Result]) -> None:
-    """Write the table with where it was measured to OUTPUT.md, and every student to OUTPUT.json."""
+def write(output: Path, results: Sequence[Result], command: str) -> None:
+    """Write the table with the command that made it to OUTPUT.md, and every student to OUTPUT.json."""
     machine = describe(torch.device("cpu"))
-    where = f"Made by `python -m benchmarks.studies.cheaper_particles` on {machine['cpu']}, one thread."
+    where = f"Made by `{command}` on {machine['cpu']}, one thread."
     notes = (
         "Students of the digits by TALD over KD; a digits_cnn teaches. Loss: the teacher's cross-entropy on the "
         "last epoch's particles, which they climb. Spread: the mean l2 distance of an image's particles over sqrt(D). "
@@ -241,7 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = run(options.seeds, options.epochs)
     print(table(results))
     if options.output is not None:
-        write(options.output, results)
+        given = shlex.join(sys.argv[1:] if arguments is None else arguments)
+        write(options.output, results, f"python -m benchmarks.studies.cheaper_particles {given}")
 
 
 if __name__ == "__main__":

@@ -51,8 +51,9 @@ def test_a_shared_first_step_asks_the_teacher_less(teacher):
 def test_the_pages_have_every_way_and_student(tmp_path):
     one = Result("", 0, 0.9, 0.3, 1.0, 0.5, 0.1)
     results = [replace(one, way=way.name, seed=seed, clean=0.9 + seed / 100) for way in WAYS for seed in range(2)]
-    cheaper_particles.write(tmp_path / "page", results)
+    cheaper_particles.write(tmp_path / "page", results, "the command")
     page = (tmp_path / "page.md").read_text()
     assert all(f"| {way.name} | {way.rows} | 0.50 | 0.1000 | 90.50 |" in page for way in WAYS)
     assert "| +0.00 [+0.00, +0.00] |" in page
+    assert "Made by `the command` on" in page
     assert len(json.loads((tmp_path / "page.json").read_text())["students"]) == 2 * len(WAYS)

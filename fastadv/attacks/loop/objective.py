@@ -90,8 +90,8 @@ class Objective:
     judged: tell which rows have reached the goal: are not of class y (of the reference's class for "kl") any more, or
         are where targeted. A callable loss does not say.
 
-    Raises TypeError and ValueError as :meth:`Goal.check`, for a named loss of several networks, and for a y or
-    reference that does not fit x.
+    Raises TypeError and ValueError as :meth:`Goal.check`, for a named loss of several networks, for a y or reference
+    that does not fit x, and for a reference that is not finite.
     """
 
     def __init__(
@@ -127,6 +127,7 @@ class Objective:
             reference = _clean_logits(networks, x) if reference is None else reference
             checks.logits("reference", reference)
             checks.same_batch("reference", reference, "x", x)
+            networks.check_finite("reference", reference)
             reference = repeat_rows(reference.detach(), copies)
             self._keywords["reference"] = reference if reference.shape[1] > 1 else two_classes(reference)
             classes = self._keywords["reference"].argmax(1)

@@ -71,7 +71,8 @@ def svgd(
     ``variant="released"``: what the published code of TALD computes instead, see
     :func:`fastadv.attacks.methods.tald_released.released_particles`. It takes eps (an l2 radius), particles, bandwidth
     (a float; "median" is its own rule), bounds, seed and sample_ids. It is label-free, makes one step whatever
-    ``steps`` (an int, 1 or more) is, and has no use for the other keywords.
+    ``steps`` (an int, 1 or more) is, and has no use for step_size, norm, loss, update and score_scale. It refuses the
+    other keywords.
 
     Args:
         model, x, y, steps, norm, loss, reference, bounds, seed, sample_ids, mask, eot, quantize,
@@ -97,6 +98,9 @@ def svgd(
         count("steps", steps, 1)  # type: ignore[arg-type]
         if y is not None:
             raise ValueError("y must be None for variant 'released', which reads no classes")
+        others = {"reference": reference is None, "mask": mask is None, "eot": eot == 1, "quantize": quantize is False}
+        for name in (name for name, default in others.items() if not default):
+            raise ValueError(f"{name} must be left out for variant 'released'")
         return released_particles(
             model,
             x,
