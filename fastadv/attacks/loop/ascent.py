@@ -18,16 +18,11 @@ Step = Callable[[Tensor, Tensor], Tensor]
 class Evaluation(NamedTuple):
     """An objective at rows of images.
 
-        value: [rows]. grad: of the sum of the values w.r.t. the images, [rows, ...].
-        reached: the rows that are where the attack wants them, bool [rows]; None where it is not asked for,
-            or not known for the loss.
-    <<<<<<< HEAD
-        log_scale: the logarithm [rows] of what grad is to be multiplied by, which may underflow; None where it was not
-            asked for, or is zero.
-    =======
-        log_scale: the logarithm [rows] of the factor that is left out of grad, where it may underflow; None where it is
-            not asked for, or there is none.
-    >>>>>>> main
+    value: [rows]. grad: of the sum of the values w.r.t. the images, [rows, ...].
+    reached: the rows that are where the attack wants them, bool [rows]; None where it is not asked for,
+        or not known for the loss.
+    log_scale: the logarithm [rows] of the factor that is left out of grad, where it may underflow; None where it is
+        not asked for, or there is none.
     """
 
     value: Tensor
