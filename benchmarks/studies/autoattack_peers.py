@@ -1,79 +1,84 @@
 """Is the verdict of autoattack that of pyautoattack, and how much sooner is it there?
 
-python -m benchmarks.studies.autoattack_peers run --checkpoint FILE --data-dir DIR --norm linf --eps 8/255 --n 1000
+python -m benchmarks.studies.autoattack_peers run --checkpoint FILE [FILE ...] --data-dir DIR
 python -m benchmarks.studies.autoattack_peers page
 
 `run` attacks the first n CIFAR-100 test images with pyautoattack under two seeds and with fastadv in float32 and on the
-bfloat16 copy, a shard of images at a time and each side in turn, and stores what each says of every image and each
-attack's seconds in RESULTS/NAME. It goes on where it was stopped: a shard that is there is not run again. `page` writes
-RESULTS/NAME.md for all that is stored: robust accuracy of each side, images on which they differ, and ratios of time.
+bfloat16 copy, in every norm: SHARD images at a time, the sides in turn, each attack on what the last one left. What an
+attack leaves standing, its seconds and its memory are a file in RESULTS/NAME, written when it is over: a run that was
+stopped goes on there, and so does one with a larger n. `page` writes RESULTS/NAME.md for all that is stored: robust
+accuracy of each side, images on which they differ, and ratios of time.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
-import logging
 import math
-import platform
-import re
 import time
-from collections.abc import Callable, Iterable
-from fractions import Fraction
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.suite.machine import cpu_name, installed
 from fastadv.attacks import autoattack
 from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.data.splits import to_pixels
 from fastadv.train.report.tables import render_table
-from fastadv.train.robustness.attack_split import prepare
-from fastadv.train.runtime.files import write_atomically
+from fastadv.train.robustness.attack_split import Subject, prepare
+from fastadv.train.runtime.files import sha256, write_atomically
 from fastadv.train.runtime.machine import cpu_threads
 
 RESULTS = Path("benchmarks/results/autoattack")
 ORDER = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
+# Radii in pixels of [0, 1]; of the network that is not robust, ones at which 20 to 50 % of the images stand.
+EPS = {
+    "cifar100_resnet20_pgdat": {"linf": "8/255", "l2": "0.5", "l1": "6"},
+    "cifar100_resnet20": {"linf": "0.25/255", "l2": "0.05", "l1": "0.5"},
+}
 # The largest difference of robust accuracy, in points, with which the verdicts are called equal.
 EQUAL = 0.3
-SHARD = 50
+SHARD = 200
+BATCH = 250
+
+# From a network, images [n, ...], their classes and identities [n], and an attack, norm and eps to the images after it.
+Side = Callable[[nn.Module, Tensor, Tensor, Tensor, str, str, float], Tensor]
+
+# Of each side, in the order of the images: what is stored of each attack.
+Shards = dict[str, list[dict[str, Any]]]
 
 
-def theirs(seed: int) -> Callable[..., dict[str, Any]]:
+def theirs(seed: int) -> Side:
     """Return a side that runs pyautoattack with this seed."""
 
-    def run(network: nn.Module, x: Tensor, y: Tensor, ids: Tensor, norm: str, eps: float) -> dict[str, Any]:
-        from pyautoattack import AutoAttack
+    def run(network: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: str, norm: str, eps: float) -> Tensor:
+        from pyautoattack import AutoAttack as Published
 
-        log = _Times()
-        logger = logging.getLogger("auto-attack")
-        logger.setLevel(logging.DEBUG)
-        logger.addHandler(log)
-        try:
-            attack = AutoAttack(network, norm=norm.capitalize(), eps=eps, seed=seed)
-            adversarial, _ = attack.run_standard_evaluation(x, y, batch_size=250)
-        finally:
-            logger.removeHandler(log)
-        return {"adversarial": adversarial, "seconds": log.seconds()}
+        # It views gradients as rows, which those of images in channels_last are not.
+        network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+        published = Published(network, norm=norm.capitalize(), eps=eps, seed=seed)
+        published.attacks_to_run = [attack]
+        return published.run_standard_evaluation(x.contiguous(), y, batch_size=BATCH)[0]
 
     return run
 
 
-def ours(attack_dtype: str) -> Callable[..., dict[str, Any]]:
+def ours(attack_dtype: str) -> Side:
     """Return a side that runs fastadv on a copy in this precision."""
 
-    def run(network: nn.Module, x: Tensor, y: Tensor, ids: Tensor, norm: str, eps: float) -> dict[str, Any]:
-        how: dict[str, Any] = {"attack_dtype": attack_dtype, "batch_size": 250, "sample_ids": ids}
-        images, result = autoattack(network, x, y, eps=eps, norm=norm, **how)
-        return {"adversarial": images, "seconds": {stage.attack: stage.seconds for stage in result.stages}}
+    def run(network: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: str, norm: str, eps: float) -> Tensor:
+        how: dict[str, Any] = {"version": [attack], "attack_dtype": attack_dtype, "batch_size": BATCH}
+        return autoattack(network, x, y, eps=eps, norm=norm, sample_ids=ids, **how)[0]
 
     return run
 
 
-SIDES: dict[str, Callable[..., dict[str, Any]]] = {
+SIDES: dict[str, Side] = {
     "pyautoattack, seed 0": theirs(0),
     "pyautoattack, seed 1": theirs(1),
     "fastadv, float32": ours("float32"),
@@ -81,170 +86,226 @@ SIDES: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 
-class _Times(logging.Handler):
-    """The seconds of each attack, from what pyautoattack logs: the total after each."""
+class Clock:
+    """The seconds in a network and in all copies of it."""
 
     def __init__(self) -> None:
+        self.seconds = 0.0
+        self._begun = 0.0
+
+    def begin(self, *_: Tensor) -> None:
+        self._begun = time.perf_counter()
+
+    def end(self, *_: Tensor) -> None:
+        self.seconds += time.perf_counter() - self._begun
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Clock:
+        return self
+
+
+class Clocked(nn.Module):
+    """``network``, its forward passes and its backward passes to the images on a clock."""
+
+    def __init__(self, network: nn.Module, clock: Clock) -> None:
         super().__init__()
-        self._totals: dict[str, float] = {}
+        self.network, self._clock = network, clock
 
-    def emit(self, record: logging.LogRecord) -> None:
-        found = re.match(r"robust accuracy after (\S+): .*total time ([\d.]+) s", record.getMessage())
-        if found:
-            self._totals[found[1].lower()] = float(found[2])
-
-    def seconds(self) -> dict[str, float]:
-        times, before = {}, 0.0
-        for name, total in self._totals.items():
-            times[name], before = total - before, total
-        return times
+    def forward(self, x: Tensor) -> Tensor:
+        self._clock.begin()
+        logits = self.network(x)
+        self._clock.end()
+        if logits.requires_grad:
+            logits.register_hook(self._clock.begin)
+            x.register_hook(self._clock.end)
+        return logits
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.autoattack_peers", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="attack, shard by shard")
-    run.add_argument("--name", help="of the results (default: NETWORK-NORM-EPS)")
     run.add_argument("--model", default="resnet20", help="network (default: resnet20)")
-    run.add_argument("--checkpoint", type=Path, required=True, help="its weights")
+    run.add_argument("--checkpoint", type=Path, nargs="+", required=True, help="its weights, one file or several")
     run.add_argument("--data-dir", type=Path, required=True, help="folder of CIFAR-100")
-    run.add_argument("--norm", choices=ORDER, default="linf", help="(default: linf)")
-    run.add_argument("--eps", default="8/255", help="radius in pixels of [0, 1] (default: 8/255)")
+    run.add_argument("--norm", choices=ORDER, nargs="+", default=list(ORDER), help="(default: all)")
+    run.add_argument("--eps", help="radius in pixels of [0, 1] (default: the one of checkpoint and norm, see EPS)")
     run.add_argument("--n", type=int, default=1000, help="test images (default: 1000)")
-    run.add_argument("--sides", default=",".join(map(str, range(len(SIDES)))), help="numbers of the sides to run")
+    run.add_argument("--sides", type=int, nargs="+", default=[*range(len(SIDES))], help="numbers of those to run")
     run.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
-    commands.add_parser("page", help="write the pages of all that is stored")
+    for command in (run, commands.add_parser("page", help="write the pages of all that is stored")):
+        command.add_argument(
+            "--results", type=Path, default=RESULTS, help=f"folder of the results (default: {RESULTS})"
+        )
     options = parser.parse_args()
     if options.command == "run":
-        _run(options)
-    for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
-        page = RESULTS / f"{folder.name}.md"
+        for checkpoint in options.checkpoint:
+            for norm in options.norm:
+                _run(options, checkpoint, norm)
+    for folder in sorted(path for path in options.results.iterdir() if path.is_dir()):
+        page = folder.with_suffix(".md")
         page.write_text(_page(folder))
         print(page)
 
 
-def _run(options: argparse.Namespace) -> None:
-    eps = float(Fraction(options.eps))
-    config = AttackConfig(
-        model=options.model, data="cifar100", checkpoint=options.checkpoint, data_dir=options.data_dir, n=options.n
-    )
-    subject = prepare(config)
-    name = options.name or f"{options.checkpoint.stem}-{options.norm}-{options.eps.replace('/', '_')}"
-    folder = RESULTS / name
+def _run(options: argparse.Namespace, checkpoint: Path, norm: str) -> None:
+    eps = options.eps or EPS.get(checkpoint.stem, {}).get(norm)
+    if eps is None:
+        raise SystemExit(f"--eps is needed for {checkpoint.name} in {norm}")
+    given = {"model": options.model, "data": "cifar100", "checkpoint": str(checkpoint), "eps": eps}
+    given |= {"data_dir": str(options.data_dir), "n": str(options.n)}
+    config = AttackConfig(**AttackConfig.read_flags(given))
+    folder = options.results / f"{checkpoint.stem}-{norm}-{eps.replace('/', '_')}"
     folder.mkdir(parents=True, exist_ok=True)
-    about = {
-        "norm": options.norm,
-        "eps": options.eps,
-        "checkpoint": options.checkpoint.name,
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "threads": options.threads or torch.get_num_threads(),
-    }
-    (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n")
-    sides = [list(SIDES)[int(number)] for number in options.sides.split(",")]
     with cpu_threads(options.threads):
+        about = {
+            "norm": norm,
+            "eps": eps,
+            "checkpoint": checkpoint.name,
+            "sha256": sha256(checkpoint),
+            "shard": SHARD,
+            "machine": cpu_name(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "pyautoattack": installed("pyautoattack"),
+        }
+        _check_same(folder / "about.json", about)
+        subject = prepare(config)
         for start in range(0, options.n, SHARD):
-            ids = torch.arange(start, min(start + SHARD, options.n))
-            x = to_pixels(subject.dataset.test.images[ids], channels_last=True)
-            y = subject.dataset.test.labels[ids]
-            for side in sides:
-                file = folder / f"{_slug(side)}-{start:05d}.json"
-                if not file.exists():
-                    shard = _measured(SIDES[side], subject.network, x, y, ids, options.norm, eps)
-                    write_atomically(file, lambda out, shard=shard: out.write(json.dumps(shard).encode()))  # type: ignore[misc]
-                    print(f"{side}, images {start} to {start + len(ids) - 1}: {shard['total']:.1f} s", flush=True)
+            for number in options.sides:
+                _run_shard(list(SIDES)[number], folder, subject, start, norm, config.eps)
 
 
-def _measured(
-    side: Callable[..., dict[str, Any]], network: nn.Module, x: Tensor, y: Tensor, ids: Tensor, norm: str, eps: float
-) -> dict[str, Any]:
-    begun = time.perf_counter()
-    found = side(network, x, y, ids, norm, eps)
-    total = time.perf_counter() - begun
-    adversarial = found["adversarial"]
+def _check_same(file: Path, about: dict[str, Any]) -> None:
+    """Store what the results in a folder share, or exit where those that are there were made otherwise."""
+    if not file.exists():
+        write_atomically(file, lambda out: out.write(json.dumps(about, indent=1).encode()))
+    stored = json.loads(file.read_text())
+    changes = (
+        f"{name} {stored.get(name)} there, {value} here" for name, value in about.items() if stored.get(name) != value
+    )
+    if apart := list(changes):
+        raise SystemExit(f"{file.parent} holds results of another run: {'; '.join(apart)}")
+
+
+def _run_shard(side: str, folder: Path, subject: Subject, start: int, norm: str, eps: float) -> None:
+    """Let ``side`` attack the images from ``start`` on, one attack after the other; what is stored is not run again."""
+    ids = torch.arange(start, min(start + SHARD, subject.images))
+    x = to_pixels(subject.dataset.test.images[ids], channels_last=True)
+    y = subject.dataset.test.labels[ids]
     with torch.no_grad():
-        clean, stands = network(x).argmax(1) == y, network(adversarial).argmax(1) == y
-    distances = (adversarial.double() - x.double()).flatten(1).norm(ORDER[norm], dim=1)
-    return {
-        "clean": clean.tolist(),
-        "stands": (clean & stands).tolist(),
-        "largest_distance": float(distances.max()),
-        "seconds": found["seconds"],
-        "total": total,
-    }
+        stands = clean = subject.network(x).argmax(1) == y
+    for attack in ATTACKS:
+        file = folder / f"{_slug(side)}-{start:05d}-{attack}.json"
+        stored = json.loads(file.read_text()) if file.exists() else None
+        if stored is None or len(stored["stands"]) < len(ids):
+            at = stands.nonzero().flatten()
+            clock = Clock()
+            found, seconds = x[at], 0.0
+            before = reset_peak()
+            if len(at):
+                begun = time.perf_counter()
+                found = SIDES[side](Clocked(subject.network, clock), x[at], y[at], ids[at], attack, norm, eps)
+                seconds = time.perf_counter() - begun
+            with torch.no_grad():
+                stands = stands.index_put((at,), subject.network(found).argmax(1) == y[at])
+            moved = (found.double() - x[at].double()).flatten(1).norm(ORDER[norm], dim=1)
+            stored = {
+                "clean": clean.tolist(),
+                "stands": stands.tolist(),
+                "largest_distance": float(moved.max()) if len(at) else 0.0,
+                "seconds": seconds,
+                "seconds_in_network": clock.seconds,
+                "megabytes": resident("VmHWM") - before,
+            }
+            write_atomically(file, lambda out, stored=stored: out.write(json.dumps(stored).encode()))  # type: ignore[misc]
+            print(f"{folder.name}: {side}, images {start} to {int(ids[-1])}, {attack}: {seconds:.1f} s", flush=True)
+        stands = torch.tensor(stored["stands"])[: len(ids)]
+
+
+def reset_peak() -> float:
+    """Let Linux forget the peak of the memory that this process took; return what it takes now, in MB."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident("VmRSS")
+
+
+def resident(which: str) -> float:
+    """The memory of this process, VmRSS now or VmHWM at its peak, in MB."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(which))
+    return int(line.split()[1]) / 1024
 
 
 def _page(folder: Path) -> str:
     about = json.loads((folder / "about.json").read_text())
-    shards = {side: _stored(folder, side) for side in SIDES}
+    stored = {side: _stored(folder, side) for side in SIDES}
     # Only shards that every side with any has are compared.
-    present = [side for side in SIDES if shards[side]]
-    common = sorted(set.intersection(*(set(shards[side]) for side in present))) if present else []
-    rows = [["", "images", "clean, %", "robust, %", "largest distance", "seconds", *ATTACKS]]
-    stands: dict[str, list[bool]] = {}
-    for side in present:
-        mine = [shards[side][start] for start in common]
-        stands[side] = [each for shard in mine for each in shard["stands"]]
-        count = len(stands[side])
-        clean = sum(sum(shard["clean"]) for shard in mine)
-        seconds = [sum(shard["seconds"].get(name, 0.0) for shard in mine) for name in ATTACKS]
-        rows.append(
-            [
-                side,
-                str(count),
-                f"{100 * clean / max(count, 1):.2f}",
-                f"{100 * sum(stands[side]) / max(count, 1):.2f}",
-                f"{max((shard['largest_distance'] for shard in mine), default=0):.7g}",
-                f"{sum(shard['total'] for shard in mine):.1f}",
-                *(f"{each:.1f}" for each in seconds),
-            ]
-        )
+    present = [side for side in SIDES if stored[side]]
+    common = sorted(set.intersection(*(set(stored[side]) for side in present))) if present else []
+    shards = {side: [stored[side][start] for start in common] for side in present}
+    stands = {side: [each for shard in shards[side] for each in shard[ATTACKS[-1]]["stands"]] for side in present}
     lines = [
         f"# AutoAttack beside pyautoattack: {about['checkpoint']}, {about['norm']}, eps {about['eps']}",
-        render_table(rows),
-        "\n".join(f"- {line}" for line in (*_ratios(rows), *_differences(stands, common, shards))),
-        "Written by `python -m benchmarks.studies.autoattack_peers page` from"
-        f" {about['threads']} threads of {about['machine']}, torch {about['torch']}.",
+        render_table(list(_verdicts(shards, stands))),
+        "\n".join(f"- {line}" for line in _differences(stands, common)),
+        "Seconds, of them in the network, and the memory that an attack takes beyond what was there before it:",
+        render_table(list(_times(shards))),
+        "An attack's time has the checks of the network in it that each package makes first.",
+        f"Written by `python -m benchmarks.studies.autoattack_peers page`: {about['threads']} threads of"
+        f" {about['machine']}, torch {about['torch']}, pyautoattack {about['pyautoattack']}.",
     ]
     return "\n\n".join(lines) + "\n"
 
 
-def _ratios(rows: list[list[str]]) -> Iterable[str]:
-    """How much sooner each of our sides is than the first of theirs, in all and for each attack."""
-    by_side = {row[0]: [float(cell) for cell in row[5:]] for row in rows[1:]}
-    peer = next((times for side, times in by_side.items() if side.startswith("pyautoattack")), None)
-    for side, times in by_side.items():
-        if peer is not None and not side.startswith("pyautoattack"):
-            ratios = [
-                f"{name} {theirs / mine:.2f}x"
-                for name, theirs, mine in zip(("in all", *ATTACKS), peer, times, strict=True)
-                if mine
-            ]
-            yield f"{side}: sooner by {', '.join(ratios)}"
+def _verdicts(shards: Shards, stands: dict[str, list[bool]]) -> Iterator[list[str]]:
+    """What each side leaves standing, after each attack."""
+    yield ["", "images", "clean, %", *(f"after {attack}, %" for attack in ATTACKS), "largest distance"]
+    for side, mine in shards.items():
+        count = len(stands[side])
+        left = [[shard[ATTACKS[0]]["clean"] for shard in mine]]
+        left += [[shard[attack]["stands"] for shard in mine] for attack in ATTACKS]
+        shares = [f"{100 * sum(map(sum, each)) / max(count, 1):.2f}" for each in left]
+        distances = (shard[attack]["largest_distance"] for shard in mine for attack in ATTACKS)
+        yield [side, str(count), *shares, f"{max(distances, default=0):.7g}"]
 
 
-def _differences(stands: dict[str, list[bool]], common: list[int], shards: dict[str, Any]) -> Iterable[str]:
-    """Between which sides the robust accuracy differs, by how much, and on which images."""
-    first = next(iter(SIDES))
-    if first not in stands:
-        return
-    places = [start + k for start in common for k in range(len(shards[first][start]["stands"]))]
+def _times(shards: Shards) -> Iterator[list[str]]:
+    """The time of each attack of each side, and how much sooner it is over than that of the first."""
+    yield ["", "attack", "seconds", "in the network, %", "sooner than the first", "MB"]
+    first: dict[str, float] = {}
+    for side, mine in shards.items():
+        for name, attacks in (("all", ATTACKS), *((attack, (attack,)) for attack in ATTACKS)):
+            runs = [shard[attack] for shard in mine for attack in attacks]
+            seconds = sum(run["seconds"] for run in runs)
+            share = 100 * sum(run["seconds_in_network"] for run in runs) / seconds if seconds else 0
+            sooner = first.setdefault(name, seconds) / seconds if seconds else math.nan
+            most = max((run["megabytes"] for run in runs), default=0)
+            yield [side, name, f"{seconds:.1f}", f"{share:.0f}", f"{sooner:.2f}x", f"{most:.0f}"]
+
+
+def _differences(stands: dict[str, list[bool]], common: list[int]) -> Iterator[str]:
+    """By how much the robust accuracy of each side differs from that of the first, and on which images."""
+    first = next(iter(stands), None)
+    places = [start + k for start in common for k in range(SHARD)]
     for side, mine in stands.items():
-        if side == first or not places:
+        if side == first or not mine:
             continue
-        gap = 100 * (sum(mine) - sum(stands[first])) / len(places)
-        only_first = [place for place, a, b in zip(places, stands[first], mine, strict=True) if b and not a]
-        only_side = [place for place, a, b in zip(places, stands[first], mine, strict=True) if a and not b]
+        theirs = stands[first]
+        gap = 100 * (sum(mine) - sum(theirs)) / len(mine)
         verdict = "within" if abs(gap) <= EQUAL else "outside of"
+        both = list(zip(places, theirs, mine, strict=False))
         yield (
             f"{side} against {first}: {gap:+.2f} points, {verdict} {EQUAL}; broken by the latter alone: images"
-            f" {only_first}, by the former alone: {only_side}"
+            f" {[place for place, a, b in both if b and not a]}, by the former alone:"
+            f" {[place for place, a, b in both if a and not b]}"
         )
 
 
 def _stored(folder: Path, side: str) -> dict[int, dict[str, Any]]:
-    files = folder.glob(f"{_slug(side)}-*.json")
-    return {int(file.stem.rpartition("-")[2]): json.loads(file.read_text()) for file in files}
+    """The shards in which all attacks of a side are over: by their first image, what is stored of each attack."""
+    shards: dict[int, dict[str, Any]] = {}
+    for file in folder.glob(f"{_slug(side)}-*.json"):
+        start, attack = file.stem.removeprefix(f"{_slug(side)}-").split("-", 1)
+        shards.setdefault(int(start), {})[attack] = json.loads(file.read_text())
+    return {start: shard for start, shard in shards.items() if set(shard) == set(ATTACKS)}
 
 
 def _slug(side: str) -> str:

@@ -169,6 +169,7 @@ def _train(options: argparse.Namespace) -> int:
     from fastadv.train.config.resume import checkpoint_facts, continued_config, extend_run
     from fastadv.train.loop.experiment import prepare_experiment, run_experiment
     from fastadv.train.report.training_report import require_libraries, write_report
+    from fastadv.train.robustness.students import attack_students
     from fastadv.train.runtime.machine import cpu_threads
     from fastadv.train.runtime.processes import joined
     from fastadv.train.runtime.run_folder import find_run, open_run
@@ -196,6 +197,7 @@ def _train(options: argparse.Namespace) -> int:
         options.again = shlex.join(["fastadv", "train", "--resume", "--run-dir", str(run)])
         print(f"run folder: {run}", flush=True)
         teacher = run_experiment(prepared, run)
+        attack_students(config, prepared.dataset, run, processes)
         table = processes.broadcast_from_rank0(lambda: write_report(config, prepared.dataset, teacher, run))
         print(f"\n{table}\nreport, pictures, metrics and weights: {run}")
     return 0

@@ -88,6 +88,14 @@ def boundary(student: Any = X, teacher: Any = X0, **keywords: Any) -> Any:
     return fastadv.activation_boundary_loss(student, teacher, **keywords)
 
 
+def plane(x: Any = X, normal: Any = G, offset: Any = GAP, **keywords: Any) -> Any:
+    return fastadv.project_hyperplane(x, normal, offset, **keywords)
+
+
+def square(x: Any = PARTICLES, x0: Any = PARTICLES, query: Any = ORDER, **keywords: Any) -> Any:
+    return fastadv.square_propose(x, x0, query, **({"eps": 0.1} | keywords))
+
+
 Bad = tuple[str, Callable[[], Any], type[Exception], str]
 
 # What is refused, the call, the exception, and what its message says.
@@ -115,7 +123,7 @@ BAD: list[Bad] = [
     ("complex x", lambda: project(X.to(torch.complex64)), TypeError, "x must be float64, .* got torch.complex64"),
     ("x of one dimension", lambda: project(X[0, 0], X0[0, 0]), ValueError, r"x must have shape \[N, ...\].*\[4\]"),
     ("x0 of another shape", lambda: project(X, X0[:1]), ValueError, r"x0 must have the shape of x, .*\[1, 3, 4\]"),
-    ("x0 on another device", lambda: project(X, META), ValueError, "x0 must be on the device of x, cpu, got meta"),
+    ("x0 on another device", lambda: project(X, META), ValueError, "x0 must be on the device of x, cpu, got"),
     ("negative eps", lambda: project(eps=-0.1), ValueError, "eps must not be negative, got -0.1"),
     ("eps nan", lambda: project(eps=NAN), ValueError, "eps must be a number, got nan"),
     ("eps a bool", lambda: project(eps=True), TypeError, "eps must be a float, got bool"),
@@ -177,7 +185,7 @@ BAD: list[Bad] = [
     ("momentum elsewhere", lambda: momentum(m=META), ValueError, "momentum must be on the device of x, cpu, got meta"),
     ("momentum x of one dimension", lambda: momentum(X[0, 0]), ValueError, r"x must have shape \[N, ...\].*\[4\]"),
     ("momentum grad of integers", lambda: momentum(grad=G.int()), TypeError, "grad must be float64"),
-    ("momentum x0 elsewhere", lambda: momentum(x0=META), ValueError, "x0 must be on the device of x, cpu, got meta"),
+    ("momentum x0 elsewhere", lambda: momentum(x0=META), ValueError, "x0 must be on the device of x, cpu, got"),
     ("momentum negative eps", lambda: momentum(eps=-0.1), ValueError, "eps must not be negative, got -0.1"),
     ("momentum step_size nan", lambda: momentum(step_size=NAN), ValueError, "step_size must be a number, got nan"),
     ("momentum unknown norm", lambda: momentum(norm="l0"), ValueError, "norm must be one of .* got 'l0'"),
@@ -279,6 +287,38 @@ BAD: list[Bad] = [
     ("true classes of a batch", lambda: towards(reference=Y[:1]), ValueError, r"reference must have shape \[2\], got"),
     ("true classes elsewhere", lambda: towards(reference=Y.to("meta")), ValueError, "reference must be on the device"),
     ("reference elsewhere", lambda: attack(kind="kl", reference=T.to("meta")), ValueError, "reference must be on"),
+    ("plane of integers", lambda: plane(X.int()), TypeError, "x must be float64, .* got torch.int32"),
+    ("plane of one dimension", lambda: plane(X[0, 0], G[0, 0]), ValueError, r"x must have shape \[N, ...\].*\[4\]"),
+    ("normal of integers", lambda: plane(normal=G.int()), TypeError, "normal must be float64, .* got torch.int32"),
+    ("normal of a batch", lambda: plane(normal=G[:1]), ValueError, r"normal must have the shape of x, .*\[1, 3, 4\]"),
+    ("normal elsewhere", lambda: plane(normal=META), ValueError, "normal must be on the device of x, cpu, got meta"),
+    ("offset a float", lambda: plane(offset=0.5), TypeError, "offset must be a tensor, got float"),
+    ("offset of integers", lambda: plane(offset=ORDER), TypeError, "offset must be float64, .* got torch.int64"),
+    ("offset of a batch", lambda: plane(offset=GAP[:1]), ValueError, r"offset must have shape \[2\], got \[1\]"),
+    ("offset elsewhere", lambda: plane(offset=GAP.to("meta")), ValueError, "offset must be on device cpu, got"),
+    ("plane of a norm", lambda: plane(norm="l3"), ValueError, "norm must be one of 'linf', 'l2', 'l1', got 'l3'"),
+    ("plane of bounds", lambda: plane(bounds=(1.0, 0.0)), ValueError, "bounds must be"),
+    ("plane of one bound", lambda: plane(bounds=1.0), TypeError, "bounds must be None or a pair of floats, got 1.0"),
+    ("square of integers", lambda: square(PARTICLES.int()), TypeError, "x must be float64, .* got torch.int32"),
+    ("square of rows", lambda: square(X, X0), ValueError, r"x must have shape \[N, C, H, W\], got \[2, 3, 4\]"),
+    ("x0 of integers", lambda: square(x0=PARTICLES.int()), TypeError, "x0 must be float64, .* got torch.int32"),
+    ("x0 of a batch", lambda: square(x0=PARTICLES[:1]), ValueError, r"x0 must have the shape of x, .*\[1, 5, 3, 4\]"),
+    ("x0 elsewhere", lambda: square(x0=PARTICLES.to("meta")), ValueError, "x0 must be on the device of x, cpu, got"),
+    ("query an int", lambda: square(query=3), TypeError, "query must be an int64 tensor, got int"),
+    ("query of int32", lambda: square(query=ORDER.int()), TypeError, "query must be an int64 tensor, got torch.int32"),
+    ("query of a batch", lambda: square(query=ORDER[:1]), ValueError, r"query must have shape \[2\], got \[1\]"),
+    ("query negative", lambda: square(query=ORDER - 2), ValueError, "query must not be negative, got -2"),
+    ("query elsewhere", lambda: square(query=ORDER.to("meta")), ValueError, "query must be on device cpu, got"),
+    ("square eps negative", lambda: square(eps=-0.1), ValueError, "eps must not be negative, got -0.1"),
+    ("square eps of one", lambda: square(eps=GAP - 1), ValueError, "eps must be at least 0.0 for every sample, got -"),
+    ("square eps of more", lambda: square(eps=torch.ones(3)), ValueError, r"eps must .*\[2\], got \[3\]"),
+    ("square norm", lambda: square(norm="l0"), ValueError, "norm must be one of 'linf', 'l2', 'l1', got 'l0'"),
+    ("square bounds", lambda: square(bounds=(1.0, 0.0)), ValueError, "bounds must be"),
+    ("square seed a float", lambda: square(seed=0.5), TypeError, "seed must be an int or an int64 tensor, got float"),
+    ("square seeds", lambda: square(seed=ORDER), ValueError, r"seed must have shape \[\], got \[2\]"),
+    ("square seed too large", lambda: square(seed=2**64), ValueError, "seed must fit in 64 bits, got"),
+    ("sample_ids of int32", lambda: square(sample_ids=ORDER.int()), TypeError, "sample_ids must be an int64 tensor"),
+    ("sample_ids of one", lambda: square(sample_ids=ORDER[:1]), ValueError, r"sample_ids must have shape \[2\], got"),
 ]  # fmt: skip
 
 

@@ -114,23 +114,3 @@ def test_the_published_projection(pyautoattack, norm):
     theirs = getattr(importlib.import_module("pyautoattack.fab_projections"), f"projection_{norm}")
     expected = x + theirs(x, w, b)
     torch.testing.assert_close(fastadv.project_hyperplane(x, w, b, norm=norm), expected, atol=1e-9, rtol=0)
-
-
-X, W, B = torch.rand(2, 3), torch.rand(2, 3), torch.rand(2)
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "match"),
-    [
-        (lambda: fastadv.project_hyperplane(X.int(), W, B), TypeError, "x must be float64"),
-        (lambda: fastadv.project_hyperplane(X, W[:1], B), ValueError, "normal must have the shape of x"),
-        (lambda: fastadv.project_hyperplane(X, W, 0.5), TypeError, "offset must be a tensor, got float"),
-        (lambda: fastadv.project_hyperplane(X, W, B.int()), TypeError, "offset must be float64"),
-        (lambda: fastadv.project_hyperplane(X, W, B[:1]), ValueError, r"offset must have shape \[2\], got \[1\]"),
-        (lambda: fastadv.project_hyperplane(X, W, B, norm="l3"), ValueError, "norm must be one of"),
-        (lambda: fastadv.project_hyperplane(X, W, B, bounds=(1.0, 0.0)), ValueError, "bounds must be"),
-    ],
-)
-def test_errors(call, error, match):
-    with pytest.raises(error, match=match):
-        call()

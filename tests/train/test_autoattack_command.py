@@ -87,6 +87,8 @@ def test_it_goes_on_where_it_was_cut_off_and_to_more_images(checkpoint, tmp_path
     monkeypatch.setattr(ensemble.AutoAttack, "advance", cut_off)
     assert command(checkpoint, "--n", 20, "--out", parts) == 130
     assert not (parts / "result.json").exists()
+    # What is there is of another radius.
+    assert command(checkpoint, "--n", 20, "--out", parts, "--eps", 0.5) == 2
     assert cli.main(["attack", "--out", str(parts), "--resume"]) == 0
     assert result(parts)["images"] == 20
     assert cli.main(["attack", "--out", str(parts), "--resume", "--n", "30"]) == 0

@@ -5,12 +5,20 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from fastadv.train.config.attacks import ATTACKS, ENSEMBLE, ENSEMBLE_VERSIONS, OPTIONAL, build_attack, keywords
+from fastadv.train.config.attacks import (
+    ATTACKS,
+    ENSEMBLE,
+    ENSEMBLE_VERSIONS,
+    OPTIONAL,
+    build_attack,
+    check_attack,
+    keywords,
+)
 from fastadv.train.config.config_model import ConfigModel
 from fastadv.train.config.train_config import Precision, check_device
 from fastadv.train.data import datasets
 from fastadv.train.networks import catalogue
-from fastadv.train.runtime.errors import ConfigError, did_you_mean
+from fastadv.train.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from fastadv.attacks import Attack
@@ -63,10 +71,7 @@ class AttackConfig(ConfigModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         catalogue.check_name("model", self.model)
-        known = (*ATTACKS, ENSEMBLE)
-        if self.attack not in known:
-            near = did_you_mean(self.attack, known)
-            raise ConfigError(f"attack: {self.attack!r}{near or ','} expected one of {', '.join(known)}")
+        check_attack("attack", self.attack)
         if self.checkpoint is None:
             raise ConfigError("checkpoint: None, expected the file with the network's weights")
         datasets.check_source(self.data, self.data_dir, self.image_size, self.grayscale)

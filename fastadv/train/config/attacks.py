@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fastadv.train.runtime.errors import ConfigError
+from fastadv.train.runtime.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from fastadv.attacks import Attack
@@ -20,6 +20,14 @@ OPTIONAL = ("steps", "step_size", "norm", "loss", "restarts", "particles", "quer
 
 # Keywords that hold something for each image of a batch.
 _PER_IMAGE = ("reference", "sample_ids", "mask")
+
+
+def check_attack(field: str, name: str) -> None:
+    """Raise ConfigError naming the field where ``name`` is neither an attack nor the ensemble."""
+    known = (*ATTACKS, ENSEMBLE)
+    if name not in known:
+        near = did_you_mean(name, known)
+        raise ConfigError(f"{field}: {name!r}{near or ','} expected one of {', '.join(known)}")
 
 
 def build_attack(name: str, *, eps: float, seed: int, **optional: Any) -> "Attack":

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from fastadv.train.config.attacks import check_attack
 from fastadv.train.config.config_model import ConfigModel, checked
 from fastadv.train.config.methods import MethodSpec, check_name, check_tables, read_spec
 from fastadv.train.data import datasets
@@ -92,8 +93,13 @@ class Config(ConfigModel):
     eval_batch_size: int = Field(500, ge=1, description="images in a step of evaluation")
     eval_samples: int | None = Field(None, ge=1, description="evaluate on the first test images; none is all")
     pgd_samples: int | None = Field(None, ge=1, description="attack only the first of these; none is all")
-    eval_eps: float = Field(8 / 255, gt=0, description="linf radius of the PGD evaluation")
+    eval_eps: float = Field(8 / 255, gt=0, description="linf radius of the evaluation under attack")
     eval_steps: int = Field(10, ge=1, description="steps of the PGD evaluation")
+    eval_attack: str = Field(
+        "pgd",
+        description="also attack each finished student in linf by this one of `fastadv attack`, autoattack among them,"
+        " with its own settings; pgd is the PGD evaluation alone",
+    )
 
     log_steps: int = Field(50, ge=1, description="steps between two lines of metrics")
     checkpoint_epochs: int = Field(1, ge=1, description="epochs between two checkpoints")
@@ -121,6 +127,7 @@ class Config(ConfigModel):
             raise ConfigError("nesterov: True, expected momentum above 0 with it")
         if self.optimizer != "SGD":
             check_optimizer(self.optimizer, nesterov=self.nesterov)
+        check_attack("eval_attack", self.eval_attack)
         if self.teacher_precision != "float32" and not self.freeze_teacher:
             raise ConfigError(f"teacher_precision: {self.teacher_precision!r}, expected freeze_teacher with it")
         datasets.check_source(self.data, self.data_dir, self.image_size, self.grayscale)

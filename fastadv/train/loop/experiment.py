@@ -14,6 +14,7 @@ from fastadv.attacks import CaptureError, freeze
 from fastadv.attacks.captured import why_eager
 from fastadv.distill.parts.float32_output import DTYPES, CompileError, Float32Output
 from fastadv.distill.parts.seeding import derive_seed
+from fastadv.train.config.attacks import ENSEMBLE
 from fastadv.train.config.methods import MethodSpec, label_specs
 from fastadv.train.config.train_config import Config
 from fastadv.train.data import datasets
@@ -65,6 +66,8 @@ def prepare_experiment(config: Config) -> Prepared:
         grayscale=config.grayscale,
         device=config.device,
     )
+    if config.eval_attack not in ("pgd", ENSEMBLE) and Processes().count > 1:
+        raise ConfigError(f"eval_attack: {config.eval_attack!r} runs in one process, expected pgd or {ENSEMBLE}")
     attacking = _check_students(config, dataset)
     standard = _loaded(config, dataset, config.standard_teacher_checkpoint)
     teacher = _loaded(config, dataset, config.teacher_checkpoint) if config.needs_teacher else None

@@ -77,10 +77,15 @@ def result_table(run: RunResults) -> str:
     networks = [(method.label, method.seeds) for method in run.methods]
     if run.teacher is not None:
         networks.insert(0, (teacher_label(run), [run.teacher]))
-    rows = [[*RESULT_HEADS, "images/s in training"]]
+    attack = _last_attack(run)
+    rows = [[*RESULT_HEADS, *([f"accuracy under {attack}, %"] if attack else []), "images/s in training"]]
     for label, results in networks:
+        found = [100 * result["attack"]["accuracy"] for result in results if "attack" in result]
+        under = [mean_and_spread(found, 2) if found else "not attacked"] if attack else []
         speeds = [result["images_per_second"] for result in results if "images_per_second" in result]
-        rows.append([*result_cells(label, results), mean_and_spread(speeds, 0) if speeds else "not trained here"])
+        rows.append(
+            [*result_cells(label, results), *under, mean_and_spread(speeds, 0) if speeds else "not trained here"]
+        )
     return render_table(rows)
 
 
@@ -98,12 +103,21 @@ def protocol(run: RunResults) -> list[str]:
         clean = min(clean, clean_bound)
     attacked = clean if pgd_bound == "none" else min(clean, pgd_bound)
     which = "all" if clean == run.test_images else "the first"
+    attack = _last_attack(run)
+    last = f"{attack}: linf, the same eps and images; a student's own report of it is attack/report.md in its folder."
     return [
         *lines,
         f"Clean accuracy: {which} {clean} test images, after the last step.",
         f"PGD: linf, eps {config['eval_eps']:.4g} of pixels in [0, 1], {config['eval_steps']} steps, one random start, "
         f"{attacked} test images.",
+        *([last] if attack else []),
     ]
+
+
+def _last_attack(run: RunResults) -> str:
+    """Return the attack that finished students met beside PGD, empty where there was none, as in earlier versions."""
+    attack = run.config.get("eval_attack", "pgd")
+    return "" if attack == "pgd" else attack
 
 
 def _duration(config: Mapping[str, Any]) -> str:

@@ -112,7 +112,7 @@ def refusal(folder: Path, changes: str) -> ConfigError:
 
 
 def _has_results(folder: Path) -> bool:
-    saved = ("*/checkpoints/step-*.pt", "*/result.json", "result.json", "batches/*.json")
+    saved = ("*/checkpoints/step-*.pt", "*/result.json", "result.json", "batches/*.json", "parts/*.begun", "parts/*.pt")
     return any(any(folder.glob(pattern)) for pattern in saved)
 
 

@@ -1,0 +1,102 @@
+"""AutoAttack beside pyautoattack: a study that was stopped goes on, and its page says what differs."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.studies import autoattack_peers as study
+from fastadv.train.data.splits import Split
+from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.robustness.attack_split import Subject
+
+FIRST, OTHER = "pyautoattack, seed 0", "fastadv, float32"
+
+
+@pytest.fixture
+def subject():
+    """Ten small images, and a network that says the labels of all but the last."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+        network = Classifier(Normalize((0.5,) * 3, (0.25,) * 3), layers).eval().requires_grad_(False)
+        images = torch.randint(256, (10, 3, 8, 8), dtype=torch.uint8)
+    labels = network(images / 255).argmax(1)
+    labels[-1] = (labels[-1] + 1) % 10
+    return Subject(network, None, SimpleNamespace(test=Split(images, labels)), len(labels))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "SHARD", 6)
+    folder = tmp_path / "results"
+    folder.mkdir()
+    about = dict.fromkeys(("checkpoint", "norm", "eps", "threads", "machine", "torch", "pyautoattack"), "?")
+    (folder / "about.json").write_text(json.dumps(about))
+    return folder
+
+
+def breaking(network, which, calls=None):
+    """A side whose every attack moves the images with these identities to where the network says another class."""
+
+    def run(clocked, x, y, ids, attack, norm, eps):
+        if calls is not None:
+            calls.append((attack, ids.tolist()))
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+        clocked(x)
+        others = torch.rand(1000, *x.shape[1:], generator=torch.Generator().manual_seed(1))
+        said = network(others).argmax(1)
+        found = x.clone()
+        for row in (row for row, place in enumerate(ids.tolist()) if place in which):
+            found[row] = others[said != y[row]][0]
+        return found
+
+    return run
+
+
+def shards(side, folder, subject):
+    for start in (0, 6):
+        study._run_shard(side, folder, subject, start, "linf", 1.0)
+
+
+def test_a_study_goes_on_after_the_last_attack_and_names_the_images(folder, subject, monkeypatch):
+    network, calls = subject.network, []
+    sides = {FIRST: breaking(network, {1, 7}), OTHER: breaking(network, {1, 2}, calls)}
+    monkeypatch.setattr(study, "SIDES", sides)
+    shards(FIRST, folder, subject)
+    with pytest.raises(KeyboardInterrupt):
+        shards(OTHER, folder, subject)
+    assert calls == [("apgd-ce", [0, 1, 2, 3, 4, 5]), ("apgd-t", [0, 3, 4, 5]), ("fab-t", [0, 3, 4, 5])]
+    shards(OTHER, folder, subject)
+    assert [call[0] for call in calls[3:]] == ["fab-t", "square", *study.ATTACKS]
+    assert calls[5:] == [(attack, [6, 7, 8]) for attack in study.ATTACKS]
+    done = len(calls)
+    shards(OTHER, folder, subject)
+    assert len(calls) == done
+    page = study._page(folder)
+    assert f"{OTHER} against {FIRST}: +0.00 points, within 0.3" in page
+    assert "broken by the latter alone: images [7], by the former alone: [2]" in page
+    cells = [cell.strip() for line in page.splitlines() if line.startswith(f"| {OTHER}") for cell in line.split("|")]
+    assert cells[2:6] == ["10", "90.00", "70.00", "70.00"]
+
+
+def test_both_packages_are_timed_in_the_network_and_beside_it(folder, subject, pyautoattack, monkeypatch):
+    monkeypatch.setattr(study, "ATTACKS", ("apgd-ce",))
+    for side in study.SIDES:
+        study._run_shard(side, folder, subject, 0, "l2", 0.02)
+        stored = json.loads((folder / f"{study._slug(side)}-00000-apgd-ce.json").read_text())
+        assert 0 < stored["seconds_in_network"] < stored["seconds"]
+        assert 0 < stored["largest_distance"] <= 0.02 * (1 + 1e-6)
+        assert 0 < sum(stored["stands"]) < sum(stored["clean"]) == 6
+
+
+def test_results_of_another_run_are_not_gone_on_with(tmp_path):
+    study._check_same(tmp_path / "about.json", {"eps": "1/255", "threads": 1})
+    study._check_same(tmp_path / "about.json", {"eps": "1/255", "threads": 1})
+    with pytest.raises(SystemExit, match="eps 1/255 there, 2/255 here"):
+        study._check_same(tmp_path / "about.json", {"eps": "2/255", "threads": 1})
