@@ -105,9 +105,11 @@ class Trainer:
         )
         # Of several processes each would stop at a step of its own.
         patient = deferred() if self.processes.count == 1 else contextlib.nullcontext()
-        with patient, progress, self.stopwatch.running():
+        with patient, progress:
+            self.stopwatch.start()
             while not self.distiller.finished:
                 self._run_epoch(self.distiller.stage, log, progress)
+            self.stopwatch.stop()
         if log is not None:
             log.close()
         result = {
@@ -133,7 +135,7 @@ class Trainer:
             self._train_step(plan, epoch, index)
             progress.step()
             if stage.finished or stage.done % config.log_steps == 0:
-                progress.loss(self._log_terms(stage, log))
+                progress.note(f"loss {self._log_terms(stage, log):.4f}")
             if proper and _ended(stage, every=config.eval_epochs):
                 with self.stopwatch.paused():
                     accuracy = clean_accuracy(self.evaluated, self.test, config)
