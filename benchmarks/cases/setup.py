@@ -16,7 +16,7 @@ from benchmarks.cases.inputs import CIFAR, generator, uniform
 from fastadv.attacks.loop.ball import Ball
 from fastadv.attacks.loop.noise import Noise
 from fastadv.distill import CRD, IADII, Batch
-from fastadv.distill.parts.memory import Memory
+from fastadv.distill.parts.memory import MemoryBank
 from fastadv.train.config.methods import METHODS
 from fastadv.train.networks import catalogue
 
@@ -105,6 +105,6 @@ def _make_repeatable(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, _BatchNorm):
             module.momentum = 0.0
-        elif isinstance(module, Memory):
+        elif isinstance(module, MemoryBank):
             module.rows.copy_(F.normalize(module.rows))
             module.momentum = 1.0
