@@ -95,7 +95,7 @@ def svgd_from(
     shape, classes = start.shape, y.repeat_interleave(start.shape[1])
 
     def loss(rows: Tensor) -> Tensor:
-        return _odds(network(rows), classes).sum()
+        return F.cross_entropy(network(rows), classes, reduction="sum")
 
     def rule(rows: Tensor, score: Tensor) -> Tensor:
         moved = step.svgd_step(rows.view(shape), score.view(shape), x, eps, step_size, balanced=balanced)
@@ -172,12 +172,6 @@ def apgd(network: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int) -> Te
 
 def _error(network: nn.Module, y: Tensor) -> Loss:
     return lambda x: F.cross_entropy(network(x), y)
-
-
-def _odds(logits: Tensor, y: Tensor) -> Tensor:
-    """The log-odds [N] of being wrong, whose gradient is the score of fastadv's particles too."""
-    others = logits.masked_fill(F.one_hot(y, logits.shape[1]).bool(), -math.inf)
-    return others.logsumexp(1) - logits.gather(1, y[:, None]).squeeze(1)
 
 
 def _value_and_grad(network: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fastadv.attacks.model.networks import check_logits
 from fastadv.distill.method import Network, Terms
 from fastadv.distill.parts.expansion import TrueClassExpansion
 from fastadv.distill.parts.robust import NEAR, RobustMethod, Views
@@ -95,4 +96,5 @@ def apart_from(teacher: Network, method: RobustMethod, views: Views) -> Tensor:
 
 def _apart(logits: tuple[Tensor, Tensor]) -> Tensor:
     """KL(p_T || p_S) [N] of the logits of student and teacher."""
-    return kl_distill(*logits, reduction="none")
+    student = check_logits("student", logits[0], logits[0])
+    return kl_distill(student, check_logits("teacher", logits[1], student), reduction="none")

@@ -40,8 +40,7 @@ class TALD(Method):
     What the particles are is where the text and the published code part ways; both are here:
 
     - ``variant="projected"`` (the default) samples what the text defines, p(x'|x, y) proportional to exp(CE(T(x'), y))
-      in the ball around x: :func:`fastadv.attacks.svgd` with ``steps`` projected steps on the teacher's cross-entropy,
-      by way of its log-odds, so that particles move where the teacher is sure of y too.
+      in the ball around x: :func:`fastadv.attacks.svgd` with ``steps`` projected steps on the teacher's cross-entropy.
       It is a reconstruction: radius, sign update and projection are those of the code of its predecessor ALD (AISTATS
       2022); the kernel within one image, its median bandwidth, ``score_scale="rms"`` and 3 steps are this library's.
     - ``variant="released"`` computes what the published code does,

@@ -102,23 +102,25 @@ def refuse_transforms() -> None:
         ) from None
 
 
-def refuse_second_derivatives() -> None:
-    """Raise in a backward pass that records a graph.
+def refuse_second_derivatives(ctx: Any) -> None:
+    """Raise in a backward pass that records a graph; ``ctx.traced`` tells whether a compiler traced the forward pass.
 
     torch's once_differentiable would raise only where the incoming gradient requires grad, and else leave terms out.
+    To ask here whether a compiler is at work would not do: Dynamo compiles a backward pass that runs by itself, too.
     """
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if torch.is_grad_enabled() and not ctx.traced:
         raise RuntimeError("fastadv offers no second derivatives: its losses and mix refuse create_graph=True")
 
 
 class _OnceDifferentiable(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.traced = torch.compiler.is_compiling()
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        refuse_second_derivatives()
+        refuse_second_derivatives(ctx)
         return grad
 
 
@@ -173,11 +175,12 @@ class _Loss(torch.autograd.Function):
         ctx.save_for_backward(*grads)
         ctx.dtypes = [x.dtype for x in inputs]
         ctx.scale_grad = scale_grad.on(loss)
+        ctx.traced = torch.compiler.is_compiling()
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivatives()
+        refuse_second_derivatives(ctx)
         unscaled = _is_one(grad_output) and not _graph_is_kept()
         grads: list[Tensor | None] = [None]
         for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True):

@@ -56,11 +56,12 @@ class _Mix(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         ctx.lam = lam
         ctx.mix_backward = mix_backward.on(x)
+        ctx.traced = torch.compiler.is_compiling()
         return _mix.on(x)(*aligned(x), lam, *tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivatives()
+        refuse_second_derivatives(ctx)
         grad = ctx.mix_backward(*aligned(grad), ctx.lam, *ctx.saved_tensors)
         return grad, *[None] * (1 + len(ctx.saved_tensors))
 

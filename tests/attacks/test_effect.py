@@ -7,7 +7,7 @@ import inspect
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, kl_div
+from torch.nn.functional import cross_entropy, kl_div, softplus
 
 import fastadv
 from fastadv import attacks
@@ -23,13 +23,15 @@ TABLE = {
     for name, kind in attacks.ATTACKS.items()
     if {"norm", "loss"} <= inspect.signature(kind.function).parameters.keys()
 }
-# A sampler whose particles repel each other as strongly as the loss draws them is no attack. Here they are only drawn,
-# by the steps that are steepest in the norm; its defaults have a test below.
-AS_AN_ATTACK = {"svgd": lambda norm: {"score_scale": 1e6, "update": "sign" if norm == "linf" else "l2"}}
-
-# Points above plain PGD that are allowed, 3 elsewhere. The gradient of dlr turns where two logits change places, and a
-# momentum goes on.
-MORE = {("mi_fgsm", "dlr"): 8}
+# What an attack is given beside norm and loss.
+AS_AN_ATTACK = {
+    # A sampler whose particles repel each other as strongly as the loss draws them is no attack. Here they are only
+    # drawn, by the steps that are steepest in the norm; its defaults have a test below.
+    "svgd": lambda norm, loss: {"score_scale": 1e6, "update": "sign" if norm == "linf" else "l2"},
+    # The gradient of dlr turns where two logits change places, and a momentum that forgets nothing goes on: what it
+    # leaves falls with the decay, from 7 points above plain ascent to none.
+    "mi_fgsm": lambda norm, loss: {"decay": 0.5} if loss == "dlr" else {},
+}
 
 
 def value(loss, logits, clean, y):
@@ -73,12 +75,11 @@ def test_leaves_no_more_than_plain_pgd_of_as_many_steps(name, norm, loss):
     network, x, y = trained()
     takes = TABLE[name]
     given = {"steps": STEPS} if "steps" in takes else {}
-    given |= AS_AN_ATTACK.get(name, lambda norm: {})(norm)
+    given |= AS_AN_ATTACK.get(name, lambda *_: {})(norm, loss)
     from_x = "random_start" in takes and not takes["random_start"].default
     labels = () if loss == "kl" else (y,)
     found = getattr(attacks, name)(network, x, *labels, eps=EPS[norm], norm=norm, loss=loss, seed=0, **given)
-    more = MORE.get((name, loss), 3)
-    assert accuracy(network, found, y) <= left_by_plain_pgd(norm, loss, given.get("steps", 1), from_x) + more
+    assert accuracy(network, found, y) <= left_by_plain_pgd(norm, loss, given.get("steps", 1), from_x) + 3
 
 
 def test_particles_leave_less_than_random_points():
@@ -102,36 +103,83 @@ def test_bss_reaches_the_boundary():
 
 
 class Scaled(nn.Module):
-    """``scale`` times the logits of ``network`` plus ``shift``, in float32: the same predictions."""
+    """``scale`` times the logits of ``network`` plus ``shift``, in ``dtype``: the same predictions."""
 
-    def __init__(self, network: nn.Module, scale: float, shift: float) -> None:
+    def __init__(self, network: nn.Module, scale: float, shift: float, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.network, self.scale, self.shift = network, scale, shift
+        self.network, self.scale, self.shift, self.dtype = network, scale, shift, dtype
 
     def forward(self, x):
-        return self.network(x).float() * self.scale + self.shift
+        return self.network(x).to(self.dtype) * self.scale + self.shift
+
+
+SCALES = [(10.0, 0.0), (100.0, 0.0), (1000.0, 0.0), (1.0, 1e4)]
+
+
+@functools.cache
+def left_in_double(name, scale):
+    """The accuracy that an attack leaves of ``scale`` times the logits, by the cross-entropy in double precision."""
+    network, x, y = trained()
+    network = Scaled(copy.deepcopy(network).double(), scale, 0.0, torch.float64)
+
+    def error(z, y):
+        own = nn.functional.one_hot(y, 10).bool()
+        return softplus(z.masked_fill(own, -torch.inf).logsumexp(1) - z[own])
+
+    found = getattr(attacks, name)(network, x.double(), y, eps=EPS["linf"], seed=0, loss=error)
+    return accuracy(trained().network, found.float(), y)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["pgd", "apgd", "mi_fgsm", "fgsm", "svgd"])
 def test_the_scale_of_the_logits_flatters_no_network(name, dtype):
     network, x, y = trained()
-    network, x, y = copy.deepcopy(network).to(dtype), x[:150], y[:150]
-    attack = getattr(attacks, name)
+    network = copy.deepcopy(network).to(dtype)
 
     def left(scale, shift=0.0):
-        found = attack(Scaled(network, scale, shift), x, y, eps=EPS["linf"], seed=0)
+        found = getattr(attacks, name)(Scaled(network, scale, shift), x, y, eps=EPS["linf"], seed=0)
         return accuracy(Scaled(network, 1.0, 0.0), found.to(dtype), y)
 
-    # Sharper logits let the largest of the other classes lead, which may leave less.
-    for scaled in (left(10.0), left(100.0), left(1000.0), left(1.0, 1e4)):
-        assert left(1.0) - 6 <= scaled <= left(1.0) + 2
+    unscaled = left(1.0)
+    assert abs(unscaled - left_in_double(name, 1.0)) <= 2
+    # Sharper logits are another loss, in which the largest of the other classes leads: in exact arithmetic too a single
+    # step and the particles leave less of it. In double precision nothing underflows at a scale of 10.
+    sharp = left_in_double(name, 10.0) if name in ("fgsm", "svgd") else unscaled
+    for scale, shift in SCALES:
+        scaled = left(scale, shift)
+        assert min(unscaled, sharp) - 2 <= scaled <= unscaled + 2
+        assert shift or abs(scaled - sharp) <= 2
+
+
+@pytest.mark.parametrize("loss", ["kl", "dlr", "cw"])
+@pytest.mark.parametrize("name", ["pgd", "apgd", "mi_fgsm", "fgsm", "svgd"])
+def test_no_other_loss_dies_on_a_confident_network(name, loss):
+    network, x, y = trained()
+    labels = () if loss == "kl" else (y,)
+
+    def left(scale, shift=0.0):
+        model = Scaled(network, scale, shift)
+        return accuracy(network, getattr(attacks, name)(model, x, *labels, eps=EPS["linf"], seed=0, loss=loss), y)
+
+    # Both margins rank logits, whatever their scale. Of the divergence a sharper one is another loss, see above.
+    less = 4 if loss == "kl" and name == "svgd" else 2
+    for scale, shift in SCALES:
+        assert left(1.0) - less <= left(scale, shift) <= left(1.0) + 2
+
+
+@pytest.mark.parametrize("norm", EPS)
+def test_neither_does_the_search_of_autoattack(norm):
+    network, x, y = trained()
+    x, y = x[:100], y[:100]
+    how = {"eps": EPS[norm], "norm": norm, "variant": "autoattack", "steps": 20, "seed": 0}
+    left = [accuracy(network, attacks.apgd(Scaled(network, scale, 0.0), x, y, **how), y) for scale in (1.0, 1000.0)]
+    assert abs(left[1] - left[0]) <= 2
 
 
 def test_plain_cross_entropy_dies_where_the_log_odds_do_not():
     """Why "ce" climbs the log-odds: what people write does nothing to confident images."""
     network, x, y = trained()
     confident = Scaled(network, 1000.0, 0.0)
-    by_hand = pgd(confident, x, y, eps=EPS["linf"], seed=0, loss=lambda z, y: cross_entropy(z, y, reduction="none"))
+    plain = pgd(confident, x, y, eps=EPS["linf"], seed=0, loss=lambda z, y: cross_entropy(z, y, reduction="none"))
     ours = pgd(confident, x, y, eps=EPS["linf"], seed=0)
-    assert accuracy(network, by_hand, y) > accuracy(network, ours, y) + 20
+    assert accuracy(network, plain, y) > accuracy(network, ours, y) + 20

@@ -1,11 +1,14 @@
 """svgd, variant "projected", and the ratio that says what its particles do."""
 
+import copy
+
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, softplus
 
 import fastadv
 from fastadv.attacks import pgd, repulsion_ratio, svgd
+from tests.attacks.trained import trained
 
 
 @pytest.mark.parametrize("update", ["sign", "l2", "raw"])
@@ -82,17 +85,53 @@ def test_labels_by_default_and_losses(network, images):
     rows = prediction.repeat_interleave(4)
     expected = svgd(network, images, prediction, eps=0.1, seed=1)
     assert torch.equal(svgd(network, images, eps=0.1, seed=1), expected)
-
-    def log_odds(z):
-        return -(z.log_softmax(1).gather(1, rows[:, None]).squeeze(1).exp().logit())
-
-    # At a fixed scale the size of the score matters: a mean over the batch would show, and so would the cross-entropy.
-    called = svgd(network, images, eps=0.1, seed=1, score_scale=1.0, loss=log_odds)
+    # At a fixed scale the size of the score matters: a mean over the batch would show, and so would the log-odds.
+    called = svgd(
+        network, images, eps=0.1, seed=1, score_scale=1.0, loss=lambda z: cross_entropy(z, rows, reduction="none")
+    )
     torch.testing.assert_close(called, svgd(network, images, prediction, eps=0.1, seed=1, score_scale=1.0))
     clean = network(images).detach()
     against_itself = svgd(network, images, eps=0.1, seed=1, loss="kl")
     assert torch.equal(against_itself, svgd(network, images, eps=0.1, seed=1, loss="kl", reference=clean))
     assert not torch.equal(against_itself, expected)
+
+
+def test_a_confident_network_has_the_score_of_the_cross_entropy():
+    """At logits so sharp that 1 - p_y underflows, by its logarithm in double precision."""
+    network, x, y = trained()
+    network, x, y = copy.deepcopy(network).double(), x[:40].double(), y[:40]
+    classes = y.repeat_interleave(4)
+
+    def sharp(x):
+        return 300.0 * network(x)
+
+    particles = svgd(sharp, x, y, eps=0.08, steps=0, norm="l2", seed=1)
+    for _ in range(4):
+        leaf = particles.flatten(0, 1).requires_grad_()
+        z = sharp(leaf)
+        odds = z.scatter(1, classes[:, None], -torch.inf).logsumexp(1) - z.gather(1, classes[:, None])[:, 0]
+        (grad,) = torch.autograd.grad(odds.sum(), leaf)
+        sure = -softplus(-odds.detach()).view(-1, 4)
+        assert (sure.exp() == 0).any()
+        # Of the weights of an image's particles only the ratio counts where the repulsion sets the scale.
+        weight = (sure - sure.amax(1, keepdim=True)).exp()
+        score = (weight.view(-1, 1, 1, 1) * grad).view_as(particles)
+        particles = fastadv.svgd_step(
+            particles.detach(), score, x, eps=0.08, step_size=0.05, score_scale="rms", update="l2", norm="l2"
+        )
+    how = {"eps": 0.08, "step_size": 0.05, "steps": 4, "update": "l2", "norm": "l2", "seed": 1}
+    torch.testing.assert_close(svgd(sharp, x, y, **how), particles, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("update", ["sign", "l2"])
+def test_every_particle_climbs_however_sure_the_network(update):
+    """A kernel that reaches nowhere leaves each particle alone, and the surest one has no less to climb."""
+    network, x, y = trained()
+    how = {"eps": 0.5, "norm": "l2", "update": update, "bandwidth": 1e-3, "steps": 1, "step_size": 0.3}
+    start = svgd(network, x, y, eps=0.5, norm="l2", steps=0, seed=1)
+    for scale in (1.0, 1000.0):
+        moved = svgd(lambda x, scale=scale: scale * network(x), x, y, seed=1, **how)
+        assert ((moved - start).flatten(2).norm(dim=2) > 0.05).all()
 
 
 def test_eps_and_step_size_for_each_image(network, images, labels):

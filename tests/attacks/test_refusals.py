@@ -105,6 +105,29 @@ def test_labels_that_the_released_sampler_does_not_read(network, images, labels)
         svgd(network, images, labels, eps=0.1, variant="released")
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"mask": torch.ones(6, 6, dtype=torch.bool)},
+        {"eot": 2},
+        {"quantize": True},
+        {"reference": torch.zeros(6, 5)},
+    ],
+    ids=str,
+)
+def test_keywords_that_the_released_sampler_does_not_read(network, images, given):
+    with pytest.raises(ValueError, match=f"{next(iter(given))} must be left out for variant 'released'"):
+        svgd(network, images, eps=0.1, variant="released", **given)
+
+
+@pytest.mark.parametrize("attack", LABELLED)
+def test_a_reference_that_is_not_finite(attack, network, images):
+    reference = torch.zeros(6, 5)
+    reference[4, 1] = torch.nan
+    with pytest.raises(ValueError, match="reference must be finite, got NaN or infinity in row 4 of the batch"):
+        attack(network, images, eps=0.1, loss="kl", reference=reference)
+
+
 @pytest.mark.parametrize("attack", LABELLED)
 def test_one_logit_is_two_classes(attack, network, images):
     network.eval()

@@ -124,8 +124,8 @@ def test_terms(student, teacher, batch):
     x, y = batch
     start = svgd(teacher, x, y, eps=EPS, steps=0, seed=3)
     leaf = start.flatten(0, 1).requires_grad_()
-    sure = teacher.eval()(leaf).softmax(1).gather(1, y.repeat_interleave(4)[:, None])
-    (score,) = torch.autograd.grad(-sure.logit().sum(), leaf)  # of the odds of being wrong
+    loss = cross_entropy(teacher.eval()(leaf), y.repeat_interleave(4), reduction="sum")
+    (score,) = torch.autograd.grad(loss, leaf)
     expected = repulsion_ratio(start, score.view_as(start)).median()
     torch.testing.assert_close(terms["repulsion"], expected)
 

@@ -66,6 +66,23 @@ def test_second_derivatives_are_refused(compiled, call, backend):
 
 
 @EACH
+@pytest.mark.parametrize("loss_inside", [False, True])
+def test_second_derivatives_inside_of_compiled_code_are_refused(loss_inside, call):
+    """Dynamo compiles the backward pass that such code starts, in which it once did not look."""
+    torch._dynamo.reset()
+    x = LOGITS.clone().requires_grad_()
+
+    def total():
+        return call(x) + x.pow(3).sum()
+
+    def first(loss):
+        return torch.autograd.grad(total() if loss_inside else loss, x, create_graph=True)[0]
+
+    with pytest.raises(RuntimeError, match="fastadv offers no second derivatives"):
+        torch.compile(first, backend="eager")(total())
+
+
+@EACH
 @pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
 def test_first_derivatives_are_the_same_compiled(compiler, call):
     torch._dynamo.reset()

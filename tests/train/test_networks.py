@@ -11,8 +11,7 @@ from fastadv.attacks import freeze
 from fastadv.train.networks import catalogue
 from fastadv.train.networks.mobilenetv2 import InvertedResidual
 from fastadv.train.networks.resnet import cifar_resnet
-from fastadv.train.networks.shufflenetv1 import ShuffleUnit
-from fastadv.train.networks.shufflenetv2 import DownUnit, HalfUnit
+from fastadv.train.networks.shufflenet import DownUnit, HalfUnit, ShuffleUnit
 from fastadv.train.networks.wide_resnet import PreActivationBlock, WideResNet
 
 # The figures as published, exactly or as rounded there, and for how many classes.

@@ -1,7 +1,9 @@
+import copy
+
 import pytest
 import torch
 
-from fastadv.distill import PGDAT, CrossEntropy, Method
+from fastadv.distill import KD, PGDAT, TALD, CrossEntropy, Method
 from fastadv.train.config.train_config import resolve
 from fastadv.train.data import datasets
 from fastadv.train.data.splits import subset
@@ -16,12 +18,12 @@ def digits():
     return datasets.load("digits")
 
 
-def make_trainer(digits, folder, method, **flags):
+def make_trainer(digits, folder, method, teacher=None, **flags):
     config = resolve(flags={"epochs": "4", "batch_size": "60", "tensorboard": False, "log_steps": "3", **flags})
     return Trainer(
         model=build_classifier(config.student, config, digits, seed=0),
         method=method,
-        teacher=None,
+        teacher=teacher,
         train=subset(digits.train, 150, seed=0),
         test=digits.test,
         config=config,
@@ -96,6 +98,15 @@ def test_a_student_that_diverges_under_attack_stops_the_run(digits, tmp_path):
     with pytest.raises(
         DivergenceError, match=r"test: after step 1, model must be finite, .* its parameter .*try a lower"
     ):
+        trainer.fit()
+
+
+@pytest.mark.parametrize("method", [KD, TALD])
+def test_a_teacher_that_is_not_finite_is_named(digits, tmp_path, method):
+    teacher = copy.deepcopy(make_trainer(digits, tmp_path, CrossEntropy()).model)
+    next(teacher.parameters()).data[0] = torch.nan
+    trainer = make_trainer(digits, tmp_path, method(), teacher)
+    with pytest.raises(DivergenceError, match="; the teacher is not finite in its parameter "):
         trainer.fit()
 
 

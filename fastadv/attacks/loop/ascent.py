@@ -21,11 +21,14 @@ class Evaluation(NamedTuple):
     value: [rows]. grad: of the sum of the values w.r.t. the images, [rows, ...].
     reached: the rows that are where the attack wants them, bool [rows]; None where it is not asked for,
         or not known for the loss.
+    log_scale: the logarithm [rows] of the factor that is left out of grad, where it may underflow; None where it is
+        not asked for, or there is none.
     """
 
     value: Tensor
     grad: Tensor
     reached: Tensor | None = None
+    log_scale: Tensor | None = None
 
 
 Watch = Callable[[Tensor, Evaluation], object]

@@ -8,18 +8,18 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from fastadv.attacks.loop.arguments import count
 from fastadv.attacks.loop.ascent import Evaluation
 from fastadv.attacks.loop.rows import repeat_rows
 from fastadv.attacks.model.networks import KeepMode, Networks, two_classes
+from fastadv.numerics import accumulate, per_sample
 from fastadv.ops import checks
 from fastadv.ops.attack_loss import attack_loss, attack_loss_value_and_grad
 
 Loss = str | Callable[..., Tensor]
 _NAMED = ("ce", "kl", "dlr", "cw")
-# The kind of fastadv.attack_loss that stands for a loss where only the direction of its gradient and its order count.
-_CLIMBED = {"ce": "log_odds"}
 
 
 class Goal(NamedTuple):
@@ -81,15 +81,17 @@ class Objective:
 
     "ce" stands for the log-odds ``v = logsumexp_{j != y} z_j - z_y`` of being wrong: the cross-entropy is ``log(1 + exp
     v)``, so that both rise together and their gradients have one direction, but that of v does not underflow where the
-    network is sure of y. A network that keeps its mode may be in train mode, where the rows of a batch share statistics
-    and the direction of the sum over them is that of its own terms: there "ce" is the cross-entropy itself.
+    network is sure of y. For the same reason the gradient of "kl" is that of :func:`divergence_direction`. A network
+    that keeps its mode may be in train mode, where the rows of a batch share statistics and the direction of the sum
+    over them is that of its own terms: there "ce" and "kl" are the losses themselves.
 
+    scaled: tell the scale of "ce" and "kl" too, for those to whom the direction of the gradient is not all.
     mask: the elements whose gradient counts, bool, broadcast to the rows; elsewhere it is zero.
     judged: tell which rows have reached the goal: are not of class y (of the reference's class for "kl") any more, or
         are where targeted. A callable loss does not say.
 
-    Raises TypeError and ValueError as :meth:`Goal.check`, for a named loss of several networks, and for a y or
-    reference that does not fit x.
+    Raises TypeError and ValueError as :meth:`Goal.check`, for a named loss of several networks, for a y or reference
+    that does not fit x, and for a reference that is not finite.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Objective:
         copies: int = 1,
         *,
         judged: bool = False,
+        scaled: bool = False,
         mask: Tensor | None = None,
     ) -> None:
         goal.check()
@@ -107,6 +110,7 @@ class Objective:
         self._networks, self._copies, self._mask = networks, copies, mask
         self._loss, self._targeted = loss, targeted
         self._classes: Tensor | None = None
+        self._scaled = scaled
         if callable(loss):
             if y is not None:
                 checks.same_batch("y", _tensor("y", y), "x", x)
@@ -115,11 +119,15 @@ class Objective:
         if networks.together:
             raise ValueError(f"loss must be a callable of the tuple of logits for a sequence of networks, got {loss!r}")
         by_rows = not any(isinstance(member, KeepMode) for member in networks.members)
-        self._keywords: dict[str, Any] = {"kind": _CLIMBED.get(loss, loss) if by_rows else loss, "targeted": targeted}
+        # Of "ce" and "kl" the gradient to a positive factor a row.
+        self._to_a_factor = loss if by_rows and loss in ("ce", "kl") else None
+        kind = "log_odds" if self._to_a_factor == "ce" else loss
+        self._keywords: dict[str, Any] = {"kind": kind, "targeted": targeted}
         if loss == "kl":
             reference = _clean_logits(networks, x) if reference is None else reference
             checks.logits("reference", reference)
             checks.same_batch("reference", reference, "x", x)
+            networks.check_finite("reference", reference)
             reference = repeat_rows(reference.detach(), copies)
             self._keywords["reference"] = reference if reference.shape[1] > 1 else two_classes(reference)
             classes = self._keywords["reference"].argmax(1)
@@ -134,13 +142,14 @@ class Objective:
         """Return the values at ``x`` [rows, ...], the gradient of their sum w.r.t. x, and the rows at the goal."""
         x = x.detach().requires_grad_()
         if callable(self._loss):
-            value, reached = self._called(x), None
+            value, reached, log_scale = self._called(x), None, None
             grad = gradient(value, x, torch.ones_like(value))
         else:
             logits = self._networks.logits(x, self._copies)
-            value, grad_logits = attack_loss_value_and_grad(logits, **self._keywords)
+            value, grad_logits, log_scale = self._by_logits(logits)
             grad, reached = backprop_to_input(logits, x, grad_logits), self._reached(logits)
-        return Evaluation(value.detach(), grad if self._mask is None else torch.where(self._mask, grad, 0.0), reached)
+        grad = grad if self._mask is None else torch.where(self._mask, grad, 0.0)
+        return Evaluation(value.detach(), grad, reached, log_scale)
 
     def judge(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the values [rows] at ``x`` [rows, ...] and the rows that have reached the goal, detached."""
@@ -149,6 +158,18 @@ class Objective:
                 return self._called(x), None
             logits = self._networks.logits(x, self._copies)
             return attack_loss(logits, **self._keywords), self._reached(logits)
+
+    def _by_logits(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the values, their gradient w.r.t. the logits [rows, C], and its scale; see :class:`Evaluation`."""
+        if self._to_a_factor == "kl":
+            logits, sign = logits.detach(), -1.0 if self._targeted else 1.0
+            value = attack_loss(logits, **self._keywords)
+            direction, log_scale = divergence_direction(logits, self._keywords["reference"])
+            return value, sign * direction, log_scale if self._scaled else None
+        value, grad = attack_loss_value_and_grad(logits, **self._keywords)
+        if self._to_a_factor is None or not self._scaled:
+            return value, grad, None
+        return value, grad, logsigmoid(-value if self._targeted else value)
 
     def _reached(self, logits: Tensor) -> Tensor | None:
         if self._classes is None:
@@ -177,8 +198,16 @@ class Averaged:
 
     def evaluate(self, x: Tensor) -> Evaluation:
         """Return the mean of :meth:`Objective.evaluate` over the forward passes."""
-        value, grad, reached = zip(*(self._objective.evaluate(x) for _ in range(self._forwards)), strict=True)
-        return Evaluation(_mean(value), _mean(grad), _majority(reached))
+        value, grad, reached, log_scale = zip(
+            *(self._objective.evaluate(x) for _ in range(self._forwards)), strict=True
+        )
+        if log_scale[0] is None:
+            return Evaluation(_mean(value), _mean(grad), _majority(reached))
+        scales = torch.stack(log_scale)
+        largest = scales.amax(0)
+        shares = (scales - largest).exp()
+        grad = tuple(per_sample(share, x) * each for share, each in zip(shares, grad, strict=True))
+        return Evaluation(_mean(value), _mean(grad), _majority(reached), largest)
 
     def judge(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the mean of :meth:`Objective.judge` over the forward passes."""
@@ -187,11 +216,39 @@ class Averaged:
 
 
 def objective_of(
-    networks: Networks, x: Tensor, goal: Goal, copies: int, *, judged: bool = False, mask: Tensor | None = None
+    networks: Networks,
+    x: Tensor,
+    goal: Goal,
+    copies: int,
+    *,
+    judged: bool = False,
+    scaled: bool = False,
+    mask: Tensor | None = None,
 ) -> Objective | Averaged:
     """Return the :class:`Objective` of an attack, :class:`Averaged` where the goal asks for it."""
-    objective = Objective(networks, x, goal, copies, judged=judged, mask=mask)
-    return objective if goal.eot == 1 else Averaged(objective, goal.eot)
+    several = goal.eot > 1
+    objective = Objective(networks, x, goal, copies, judged=judged, scaled=scaled or several, mask=mask)
+    return Averaged(objective, goal.eot) if several else objective
+
+
+def divergence_direction(logits: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient of ``KL(softmax(reference) || softmax(logits))`` w.r.t. the logits, and the logarithm of its scale.
+
+    The gradient, ``softmax(logits) - softmax(reference)``, is divided by the largest probability that either gives to
+    a class other than the reference's first, so that nothing underflows where both are sure of that one, whose own
+    entry is what makes the row's sum zero.
+
+    Args:
+        logits, reference: [N, C], C at least 2.
+
+    Returns:
+        The gradient [N, C] and the logarithm [N] of that probability, float64 for float64 logits, else float32.
+    """
+    first = reference.argmax(1, keepdim=True)
+    log_q, log_p = (accumulate(each).log_softmax(1).scatter(1, first, -torch.inf) for each in (logits, reference))
+    log_scale = torch.maximum(log_q, log_p).amax(1)
+    others = (log_q - log_scale[:, None]).exp() - (log_p - log_scale[:, None]).exp()
+    return others.scatter(1, first, -others.sum(1, keepdim=True)), log_scale
 
 
 def _mean(each: tuple[Tensor, ...]) -> Tensor:

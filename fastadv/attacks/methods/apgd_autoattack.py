@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from fastadv.attacks.loop.arguments import clean_images, count
 from fastadv.attacks.loop.ball import Ball
@@ -92,6 +93,11 @@ def first_misclassified(
 class AutoPGD:
     """The search of "apgd-ce", "apgd-dlr" and "apgd-t", for linf and l2.
 
+    "ce" climbs the log-odds v, as in :class:`fastadv.attacks.loop.objective.Objective`. The published code climbs the
+    cross-entropy, ``log(1 + exp v)``: as no more than signs, directions and comparisons of values are taken, both make
+    the same steps until the cross-entropy of an image the network is sure of rounds to zero, where the published ones
+    follow no gradient any more.
+
     Args:
         networks: what is attacked.
         loss: "ce" or "dlr".
@@ -136,8 +142,9 @@ class AutoPGD:
         return self._common(rows, x) | {
             "before": x,
             "size": 2 * rows.eps,
-            # The loss after the last step; the published code takes that before the first to be zero.
-            "last": number,
+            # The loss after the last step; the published code takes that before the first to be zero, which every
+            # cross-entropy exceeds.
+            "last": torch.full_like(number, -math.inf) if self._loss == "ce" else number,
             "rises": torch.zeros_like(rows.y),
             "checked": number,
             "halved": torch.ones_like(rows.y, dtype=torch.bool),
@@ -208,13 +215,21 @@ class AutoPGD:
 
     def _differentiate(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, losses [rows], and the mean of as many gradients as are asked for; both first ones of the last."""
-        total = torch.zeros_like(state["x"])
+        total, largest = torch.zeros_like(state["x"]), torch.full_like(state["eps"], -math.inf)
+        kind = "log_odds" if self._loss == "ce" else self._loss
         for _ in range(self._eot):
             x = state["x"].detach().requires_grad_()
             logits = self._networks.logits(x)
             targets = {"target": state["target"], "reference": state["y"]} if self._targeted else {"target": state["y"]}
-            value, by_logits = attack_loss_value_and_grad(logits, kind=self._loss, targeted=self._targeted, **targets)
-            total = total + backprop_to_input(logits, x, by_logits)
+            value, by_logits = attack_loss_value_and_grad(logits, kind=kind, targeted=self._targeted, **targets)
+            grad = backprop_to_input(logits, x, by_logits)
+            if self._loss == "ce" and self._eot > 1:
+                # Each counts as in the mean of the cross-entropies, by 1 - p_y, to that of the largest.
+                log_scale = logsigmoid(value).to(largest.dtype)
+                before, largest = largest, torch.maximum(largest, log_scale)
+                total = per_sample((before - largest).exp(), total) * total
+                grad = per_sample((log_scale - largest).exp(), grad) * grad
+            total = total + grad
         if self._loss == "dlr":
             self.zero_gradients = self.zero_gradients + ((state["made"] == 0) & (total == 0).flatten(1).all(1)).sum()
         return logits.detach(), value.to(state["eps"].dtype), total / self._eot

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastadv.attacks.configured import Attack, among
 from fastadv.attacks.loop.arguments import clean_images, count, step_count, step_length
-from fastadv.attacks.loop.ascent import Step, Watch, ascend
+from fastadv.attacks.loop.ascent import Differentiable, Evaluation, Step, Watch, ascend
 from fastadv.attacks.loop.ball import Ball
 from fastadv.attacks.loop.noise import Noise
 from fastadv.attacks.loop.objective import Goal, Loss, objective_of
@@ -20,9 +20,12 @@ from fastadv.attacks.loop.rows import repeat_rows
 from fastadv.attacks.methods.tald_released import released_particles
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
-from fastadv.numerics import accumulate
+from fastadv.numerics import accumulate, per_sample
 from fastadv.ops import checks
 from fastadv.ops.svgd import UPDATES, svgd_stepper
+
+# The logarithm of the smallest scale of a score. The product of two and a gradient is a float32, and so is its square.
+_LEAST_SCALE = math.log(1e-9)
 
 VARIANTS = {name: name for name in ("projected", "released")}
 
@@ -53,8 +56,12 @@ def svgd(
 ) -> Tensor:
     """Particles drawn from ``p(x'|x, y)``, proportional to ``exp(loss(model(x'), y))`` in the ball around x.
 
-    For "ce" that is ``1 / p_y``, p_y the model's probability of y, of which the score is taken of ``(1 - p_y) / p_y``,
-    the odds of being wrong: next to a misclassified image the same, and not flat where the model is sure of y.
+    For "ce" that is ``1 / p_y``, with p_y the model's probability of y, and the score is ``(1 - p_y) grad v``, with v
+    the log-odds of being wrong. The factor underflows on a confident model. It is therefore taken to be at least 1e-9
+    for the least sure particle of an image, and at least 1e-9 of that for the others; where it is larger by itself, the
+    score is that of the cross-entropy. For "kl" the same holds of the largest probability that model or reference gives
+    to any class but the reference's first. Sharper logits are another density, in which the least sure particle draws
+    the others more: particles need not be the same at every scale of the logits.
 
     ``variant="projected"``: the particles of each image start uniform in the ball and follow :func:`fastadv.svgd_step`,
     whose kernel joins no two images; the score is the gradient of the loss at each particle. The model sees
@@ -64,7 +71,8 @@ def svgd(
     ``variant="released"``: what the published code of TALD computes instead, see
     :func:`fastadv.attacks.methods.tald_released.released_particles`. It takes eps (an l2 radius), particles, bandwidth
     (a float; "median" is its own rule), bounds, seed and sample_ids. It is label-free, makes one step whatever
-    ``steps`` (an int, 1 or more) is, and has no use for the other keywords.
+    ``steps`` (an int, 1 or more) is, and has no use for step_size, norm, loss, update and score_scale. It refuses the
+    other keywords.
 
     Args:
         model, x, y, steps, norm, loss, reference, bounds, seed, sample_ids, mask, eot, quantize,
@@ -90,6 +98,9 @@ def svgd(
         count("steps", steps, 1)  # type: ignore[arg-type]
         if y is not None:
             raise ValueError("y must be None for variant 'released', which reads no classes")
+        others = {"reference": reference is None, "mask": mask is None, "eot": eot == 1, "quantize": quantize is False}
+        for name in (name for name, default in others.items() if not default):
+            raise ValueError(f"{name} must be left out for variant 'released'")
         return released_particles(
             model,
             x,
@@ -178,11 +189,35 @@ def projected_particles(
 
     with no_trace(networks.members):
         start = ball.random_rows(x, particles, noise)
-        objective = objective_of(networks, x, goal, particles, mask=ball.of_copies(x, particles).mask)
-        rows = ascend(objective, start, step, schedule.of_copies(particles), watch=watch)
+        mask = ball.of_copies(x, particles).mask
+        score = Score(objective_of(networks, x, goal, particles, scaled=True, mask=mask), particles)
+        rows = ascend(score, start, step, schedule.of_copies(particles), watch=watch)
         if quantize:
             rows = quantized(rows, repeat_rows(x, particles), ball.of_copies(x, particles))
         return rows.unflatten(0, shape)
+
+
+class Score:
+    """``objective`` with its gradients multiplied by their scale, but for what would underflow; see :func:`svgd`.
+
+    Args:
+        objective: tells the scale of its gradients, if they have one.
+        particles: how many rows an image has.
+    """
+
+    def __init__(self, objective: Differentiable, particles: int) -> None:
+        self._objective = objective
+        self._particles = particles
+
+    def evaluate(self, x: Tensor) -> Evaluation:
+        """Return the objective's values at ``x`` [N * particles, ...], and the scores."""
+        found = self._objective.evaluate(x)
+        if found.log_scale is None:
+            return found
+        scale = found.log_scale.unflatten(0, (-1, self._particles))
+        largest = scale.amax(1, keepdim=True)
+        scale = (scale - largest).clamp(min=_LEAST_SCALE) + largest.clamp(min=_LEAST_SCALE)
+        return Evaluation(found.value, found.grad * per_sample(scale.exp().flatten(), x), found.reached)
 
 
 def repulsion_ratio(particles: Tensor, score: Tensor, *, bandwidth: float | str = "median") -> Tensor:

@@ -67,6 +67,11 @@ class Networks:
         self._check_first((logits,), copies)
         return logits if logits.shape[1] > 1 else two_classes(logits)
 
+    def check_finite(self, name: str, value: Tensor) -> None:
+        """Raise NotFiniteError where ``value`` [N, ...] of the argument ``name`` is NaN or infinite, if looked at."""
+        if values.readable(value, self._check):
+            values.check_finite(name, value)
+
     def _check_first(self, outputs: tuple[Any, ...], copies: int) -> None:
         if self._is_checked:
             return

@@ -53,6 +53,13 @@ def check_images(x: Tensor, bounds: Bounds) -> None:
         )
 
 
+def check_finite(name: str, value: Tensor) -> None:
+    """Raise NotFiniteError where ``value`` [N, ...] of the argument ``name`` is NaN or infinite."""
+    finite = value.isfinite()
+    if not finite.all():
+        raise NotFiniteError(f"{name} must be finite, got NaN or infinity in {_places('row', finite.flatten(1))}")
+
+
 def check_output(output: Tensor, modules: Iterable[nn.Module], copies: int) -> None:
     """Raise NotFiniteError where ``output`` [N * copies, ...] of a model is NaN or infinite, and name the cause.
 

@@ -16,15 +16,10 @@ def crop_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, *, pad: i
     out[i, c, h, w] = padded[i, c, top[i] + h, left[i] + w'], w' = W-1-w where flip[i], else w.
     images: [N, C, H, W] of any dtype. top, left: int64 [N] in [0, 2 pad]. flip: bool [N].
     """
-    n, channels, height, width = images.shape
-    padded = F.pad(images, (pad, pad, pad, pad))
-    device = images.device
-    across = torch.arange(width, device=device)
-    rows = top[:, None] + torch.arange(height, device=device)
-    columns = left[:, None] + torch.where(flip[:, None], across.flip(0), across)
-    sample = torch.arange(n, device=device)[:, None, None, None]
-    channel = torch.arange(channels, device=device)[None, :, None, None]
-    return padded[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    height, width = images.shape[2:]
+    windows = F.pad(images, (pad, pad, pad, pad)).unfold(2, height, 1).unfold(3, width, 1)
+    cut = windows[torch.arange(len(images), device=images.device), :, top, left]
+    return torch.where(flip[:, None, None, None], cut.flip(3), cut)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ as red, green and blue planes of 32 rows.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastadv.train.data import restricted_pickle
-from fastadv.train.data.splits import Arrays, Stored
+from fastadv.train.data.splits import Arrays, Stored, check_count, find_root
 from fastadv.train.runtime.errors import DataError
 
 PIXELS = 3 * 32 * 32
@@ -21,7 +22,12 @@ ROWS = {"train": 50_000, "test": 10_000}
 
 @dataclass(frozen=True)
 class Cifar:
-    """Names in one of the two datasets' layouts. files: of each split. mean, std: those of public checkpoints."""
+    """Names in one of the two datasets' layouts.
+
+    python_files: of each split; those of the binary layout are the same with the suffix .bin. labels: the entry of a
+    pickle, label_bytes: of a row, of which the last counts. python_names: the file of the classes' names and the entry
+    in it. mean, std: those of public checkpoints.
+    """
 
     name: str
     classes: int
@@ -30,11 +36,14 @@ class Cifar:
     labels: str
     python_names: tuple[str, str]
     binary_folder: str
-    binary_files: dict[str, tuple[str, ...]]
     label_bytes: int
     binary_names: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    @property
+    def binary_files(self) -> dict[str, tuple[str, ...]]:
+        return {split: tuple(f"{file}.bin" for file in files) for split, files in self.python_files.items()}
 
 
 CIFAR10 = Cifar(
@@ -45,7 +54,6 @@ CIFAR10 = Cifar(
     labels="labels",
     python_names=("batches.meta", "label_names"),
     binary_folder="cifar-10-batches-bin",
-    binary_files={"train": tuple(f"data_batch_{batch}.bin" for batch in range(1, 6)), "test": ("test_batch.bin",)},
     label_bytes=1,
     binary_names="batches.meta.txt",
     mean=(0.4914, 0.4822, 0.4465),
@@ -59,22 +67,11 @@ CIFAR100 = Cifar(
     labels="fine_labels",
     python_names=("meta", "fine_label_names"),
     binary_folder="cifar-100-binary",
-    binary_files={"train": ("train.bin",), "test": ("test.bin",)},
     label_bytes=2,
     binary_names="fine_label_names.txt",
     mean=(0.5070, 0.4865, 0.4409),
     std=(0.2673, 0.2564, 0.2761),
 )
-
-
-def read_cifar10(folder: Path, image_size: None = None) -> Stored:
-    """Read CIFAR-10, see :func:`read`."""
-    return read(CIFAR10, folder)
-
-
-def read_cifar100(folder: Path, image_size: None = None) -> Stored:
-    """Read CIFAR-100, see :func:`read`."""
-    return read(CIFAR100, folder)
 
 
 def read(cifar: Cifar, folder: Path, rows: dict[str, int] = ROWS) -> Stored:
@@ -83,40 +80,27 @@ def read(cifar: Cifar, folder: Path, rows: dict[str, int] = ROWS) -> Stored:
     Class names are numbers where the layout has no names. `rows` is the number of images each split must have.
     Raises DataError naming the file when something is missing, damaged or of the wrong size.
     """
-    place = _find(folder, cifar.python_folder, cifar.python_files)
-    if place is not None:
-        splits = {
-            split: _join(_read_pickle(cifar, place / file) for file in cifar.python_files[split]) for split in rows
-        }
-        names = _names_from_pickle(cifar, place)
-    else:
-        place = _find(folder, cifar.binary_folder, cifar.binary_files)
-        if place is None:
-            python, binary = (
-                f"{name}/{files['train'][0]}"
-                for name, files in (
-                    (cifar.python_folder, cifar.python_files),
-                    (cifar.binary_folder, cifar.binary_files),
-                )
-            )
-            raise DataError(
-                f"data_dir {folder}: holds neither {python} nor {binary}; expected the unpacked {cifar.name} archive"
-            )
-        splits = {split: _join(_read_rows(cifar, place / file) for file in cifar.binary_files[split]) for split in rows}
-        names = _names_from_text(cifar, place / cifar.binary_names)
-    for split, (images, labels) in splits.items():
-        if len(images) != rows[split]:
-            raise DataError(f"{place}: {split} has {len(images)} images, expected {rows[split]}")
-        if labels.min() < 0 or labels.max() >= cifar.classes:
-            raise DataError(
-                f"{place}: {split} has labels {labels.min()}..{labels.max()}, expected 0..{cifar.classes - 1}"
-            )
-    return Stored(splits, names, cifar.mean, cifar.std)
+    layouts = (
+        (cifar.python_folder, cifar.python_files, _read_pickle, _names_from_pickle),
+        (cifar.binary_folder, cifar.binary_files, _read_rows, _names_from_text),
+    )
+    for name, files, read_file, read_names in layouts:
+        if place := find_root(folder, name, files["train"][0]):
+            splits = {split: _join(read_file(cifar, place / file) for file in files[split]) for split in rows}
+            for split, (_, labels) in splits.items():
+                check_count(place, split, len(labels), rows)
+                if labels.min() < 0 or labels.max() >= cifar.classes:
+                    raise DataError(
+                        f"{place}: {split} has labels {labels.min()}..{labels.max()}, expected 0..{cifar.classes - 1}"
+                    )
+            return Stored(splits, read_names(cifar, place), cifar.mean, cifar.std)
+    python, binary = (f"{name}/{files['train'][0]}" for name, files, *_ in layouts)
+    raise DataError(
+        f"data_dir {folder}: holds neither {python} nor {binary}; expected the unpacked {cifar.name} archive"
+    )
 
 
-def _find(folder: Path, name: str, files: dict[str, tuple[str, ...]]) -> Path | None:
-    """Return `name` in `folder`, or `folder` itself, whichever holds a first file of the training split."""
-    return next((place for place in (folder / name, folder) if (place / files["train"][0]).is_file()), None)
+read_cifar10, read_cifar100 = partial(read, CIFAR10), partial(read, CIFAR100)
 
 
 def _join(parts: Iterable[Arrays]) -> Arrays:
@@ -165,7 +149,8 @@ def _names_from_pickle(cifar: Cifar, place: Path) -> tuple[str, ...]:
     return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
 
 
-def _names_from_text(cifar: Cifar, path: Path) -> tuple[str, ...]:
+def _names_from_text(cifar: Cifar, place: Path) -> tuple[str, ...]:
+    path = place / cifar.binary_names
     if not path.is_file():
         return tuple(str(label) for label in range(cifar.classes))
     names = tuple(path.read_text().split())

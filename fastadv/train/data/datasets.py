@@ -17,10 +17,10 @@ Augmentation = Literal["none", "shift1", "crop4_flip"]
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """MODULE:FUNCTION of this package, called with (folder, image_size), which gives splits.Stored.
+    """MODULE:FUNCTION of this package, called with the folder, which gives splits.Stored.
 
     layout: what the folder holds; None where the data come with a library. resized: whether images are scaled to
-    image_size.
+    image_size, the function's second argument.
     """
 
     reader: str
@@ -69,8 +69,9 @@ def load(
 
     module, _, function = DATASETS[name].reader.partition(":")
     read = getattr(importlib.import_module(f"fastadv.train.data.{module}"), function)
+    sizes = [image_size] if DATASETS[name].resized else []
     options = {"grayscale": True} if grayscale else {}
-    return from_stored(read(data_dir, image_size, **options), device)
+    return from_stored(read(data_dir, *sizes, **options), device)
 
 
 def check_name(name: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastadv.train.data.splits import Arrays
 from fastadv.train.runtime.errors import DataError
 from fastadv.train.runtime.extras import require
 from fastadv.train.runtime.files import write_atomically
@@ -25,13 +26,19 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
-def read_images(
-    paths: Sequence[Path], size: int | None, *, root: Path, split: str, grayscale: bool = False
-) -> np.ndarray:
-    """Return the images of a split in RGB, uint8 [N, 3, H, W], or float32 in [0, 1] where files hold finer levels.
+def folders_in(folder: Path) -> list[str]:
+    """Return the names of the folders in `folder`, in their order."""
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
 
-    Finer are images of one channel of 16 bits, or of floats in [0, 1]. Palettes and 1-bit images have their colours; an
-    alpha channel must be opaque.
+
+def read_split(
+    files: Sequence[tuple[Path, int]], size: int | None, *, root: Path, split: str, grayscale: bool = False
+) -> Arrays:
+    """Return images and labels of a split's `files`, each with its label.
+
+    Images are in RGB, uint8 [N, 3, H, W], or float32 in [0, 1] where files hold finer levels. Finer are images of one
+    channel of 16 bits, or of floats in [0, 1]. Palettes and 1-bit images have their colours; an alpha channel must be
+    opaque.
 
     size: each is scaled to fill a square of that many pixels and cut to it around its centre (Pillow's ImageOps.fit,
     bicubic); None takes them as they are.
@@ -40,11 +47,13 @@ def read_images(
     Raises DataError naming the file that is missing, damaged, transparent, of levels that would be lost, or of another
     shape (without `size`) or fineness than the first; MissingExtraError without Pillow.
     """
+    paths, labels = zip(*files, strict=True)
     channels = 1 if grayscale else 3
     path = root / CACHE / f"{split}-{size or 'own-size'}{'-gray' if grayscale else ''}.npz"
     # The number of the way of reading: what an earlier one kept is made anew.
     key = f"2 {_fingerprint(paths, root)}"
-    return _cached(path, key, lambda: _decode_all(paths, size, channels, label=f"reading {split}"))
+    images = _cached(path, key, lambda: _decode_all(paths, size, channels, label=f"reading {split}"))
+    return images, np.array(labels, dtype=np.int64)
 
 
 def _cached(path: Path, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:

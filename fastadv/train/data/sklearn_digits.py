@@ -10,7 +10,7 @@ TEST_PER_CLASS = 50
 SPLIT_SEED = 0
 
 
-def read(folder: None, image_size: None) -> Stored:
+def read(folder: None) -> Stored:
     """Read images [N, 1, 8, 8]: 50 a class to test, the rest to train, one fixed split. Raises MissingExtraError."""
     bunch = require("sklearn.datasets", "the digits dataset").load_digits()
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]

@@ -1,6 +1,7 @@
 """A dataset: its files as arrays, and its splits on the device as uint8."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv.distill.parts.seeding import generator
-from fastadv.train.runtime.errors import ConfigError
+from fastadv.train.runtime.errors import ConfigError, DataError
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -25,6 +26,17 @@ class Stored(NamedTuple):
     class_names: tuple[str, ...]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+
+def find_root(folder: Path, name: str, marker: str) -> Path | None:
+    """Return `name` in `folder`, or `folder` itself, whichever holds the file `marker`; None where neither does."""
+    return next((place for place in (folder / name, folder) if (place / marker).is_file()), None)
+
+
+def check_count(place: Path, split: str, found: int, rows: dict[str, int]) -> None:
+    """Raise DataError where a split has not as many images as it should."""
+    if found != rows[split]:
+        raise DataError(f"{place}: {split} has {found} images, expected {rows[split]}")
 
 
 @dataclass(frozen=True)
@@ -79,8 +91,10 @@ def stratified_order(labels: Tensor, *, seed: int) -> Tensor:
     return grouped[torch.argsort(rank_in_class, stable=True)]
 
 
-def subset(split: Split, size: int, *, seed: int) -> Split:
-    """Draw `size` images of `split` by class. Raises ConfigError when there are fewer."""
+def subset(split: Split, size: int | None, *, seed: int) -> Split:
+    """Draw `size` images of `split` by class; None is all of them. Raises ConfigError when there are fewer."""
+    if size is None:
+        return split
     if not 0 < size <= len(split):
         raise ConfigError(f"student_samples: {size}, expected 1..{len(split)}")
     chosen = stratified_order(split.labels, seed=seed)[:size].to(split.labels.device)

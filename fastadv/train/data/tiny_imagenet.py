@@ -6,10 +6,8 @@ a class, which is the test split here: the official one has no labels. words.txt
 
 from pathlib import Path
 
-import numpy as np
-
-from fastadv.train.data.image_files import images_in, read_images
-from fastadv.train.data.splits import Stored
+from fastadv.train.data.image_files import folders_in, images_in, read_split
+from fastadv.train.data.splits import Stored, check_count, find_root
 from fastadv.train.runtime.errors import DataError
 
 FOLDER = "tiny-imagenet-200"
@@ -20,32 +18,23 @@ ROWS = {"train": 500 * CLASSES, "test": 50 * CLASSES}
 def read(folder: Path, size: int | None = None, *, classes: int = CLASSES, rows: dict[str, int] = ROWS) -> Stored:
     """Read both splits from tiny-imagenet-200 in `folder` (or `folder` itself); labels in the order of the WNIDs.
 
-    size: see :func:`fastadv.train.data.image_files.read_images`. `classes` and `rows` are what must be there.
+    size: see :func:`fastadv.train.data.image_files.read_split`. `classes` and `rows` are what must be there.
     Raises DataError naming the file or folder when something is missing, damaged or of the wrong size.
     """
-    place = next(
-        (place for place in (folder / FOLDER, folder) if (place / "val" / "val_annotations.txt").is_file()), None
-    )
+    place = find_root(folder, FOLDER, "val/val_annotations.txt")
     if place is None or not (place / "train").is_dir():
         raise DataError(
             f"data_dir {folder}: expected {FOLDER} with train/WNID/images and val/val_annotations.txt,"
             " the unpacked Tiny-ImageNet archive"
         )
-    wnids = sorted(entry.name for entry in (place / "train").iterdir() if entry.is_dir())
+    wnids = folders_in(place / "train")
     if len(wnids) != classes:
         raise DataError(f"{place / 'train'}: {len(wnids)} folders, expected {classes}")
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
     files = {"train": _training_files(place / "train", label_of), "test": _validation_files(place / "val", label_of)}
     for split, found in files.items():
-        if len(found) != rows[split]:
-            raise DataError(f"{place}: {split} has {len(found)} images, expected {rows[split]}")
-    splits = {
-        split: (
-            read_images([path for path, _ in found], size, root=place, split=split),
-            np.array([label for _, label in found], dtype=np.int64),
-        )
-        for split, found in files.items()
-    }
+        check_count(place, split, len(found), rows)
+    splits = {split: read_split(found, size, root=place, split=split) for split, found in files.items()}
     return Stored(splits, _names(place / "words.txt", wnids))
 
 

@@ -59,16 +59,14 @@ class Batches:
         for number in range(first, first + mine):
             # As torch.tensor_split: the first are one longer where the size is no multiple of their number.
             start, stop = (min(at, size % self._parts) + at * (size // self._parts) for at in (number, number + 1))
-            share = (stop - start) / size
             if plan is None:
-                x = torch.empty(stop - start, 0, device=self._device)
+                x, ids = torch.empty(stop - start, 0, device=self._device), None
                 labels = torch.full((stop - start,), -1, device=self._device)
-                found.append(MicroBatch(x, labels, None, share, number))
             else:
                 at = index * self._config.batch_size + start
                 images, labels = plan.batch(self._train.images, self._train.labels, at, stop - start)
-                x = to_pixels(images, channels_last=self._config.channels_last)
-                found.append(MicroBatch(x, labels, plan.order[at : at + stop - start], share, number))
+                x, ids = to_pixels(images, channels_last=self._config.channels_last), plan.order[at : at + stop - start]
+            found.append(MicroBatch(x, labels, ids, (stop - start) / size, number))
         return found
 
     def example(self, shape: torch.Size) -> torch.Tensor:

@@ -1,9 +1,7 @@
 """Accuracy on a split, clean and under PGD."""
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastadv.attacks import pgd
 from fastadv.distill.parts.seeding import derive_seed
@@ -21,27 +19,17 @@ def evaluate(model: nn.Module, split: Split, config: Config) -> dict[str, float]
     Of these the attack sees the first config.pgd_samples.
     """
     clean = clean_accuracy(model, split, config)
-    return {"clean": clean, "pgd": pgd_accuracy(model, split[: config.eval_samples][: config.pgd_samples], config)}
+    attacked = split[: config.eval_samples][: config.pgd_samples]
+    return {"clean": clean, "pgd": _accuracy(model, attacked, config, attack=True)}
 
 
 def clean_accuracy(model: nn.Module, split: Split, config: Config) -> float:
     """Return the share of the first config.eval_samples images of `split` that is classified correctly, in [0, 1]."""
-    return _accuracy(model, split[: config.eval_samples], config, lambda x, y, start: x)
+    return _accuracy(model, split[: config.eval_samples], config, attack=False)
 
 
-def pgd_accuracy(model: nn.Module, split: Split, config: Config) -> float:
-    """Return the share of `split`, in [0, 1], that is correct after linf PGD on the cross-entropy, one random start."""
-
-    def attack(x: Tensor, y: Tensor, start: int) -> Tensor:
-        seed = derive_seed(ATTACK_SEED, "pgd", start)
-        return pgd(model, x, y, eps=config.eval_eps, steps=config.eval_steps, seed=seed)
-
-    return _accuracy(model, split, config, attack)
-
-
-def _accuracy(
-    model: nn.Module, split: Split, config: Config, perturb: Callable[[Tensor, Tensor, int], Tensor]
-) -> float:
+def _accuracy(model: nn.Module, split: Split, config: Config, *, attack: bool) -> float:
+    """Return the share of `split` that is correct, or so after linf PGD on the cross-entropy with one random start."""
     training, size = model.training, config.eval_batch_size
     processes = Processes()
     model.eval()
@@ -50,7 +38,9 @@ def _accuracy(
     for start in range(processes.rank * size, len(split), processes.count * size):
         labels = split.labels[start : start + size]
         x = to_pixels(split.images[start : start + size], channels_last=config.channels_last)
-        x = perturb(x, labels, start)
+        if attack:
+            seed = derive_seed(ATTACK_SEED, "pgd", start)
+            x = pgd(model, x, labels, eps=config.eval_eps, steps=config.eval_steps, seed=seed)
         with torch.no_grad():
             correct += (model(x).argmax(dim=1) == labels).sum()
     model.train(training)

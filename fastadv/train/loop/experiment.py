@@ -18,7 +18,7 @@ from fastadv.train.config.attacks import ENSEMBLE
 from fastadv.train.config.methods import MethodSpec, label_specs
 from fastadv.train.config.train_config import Config
 from fastadv.train.data import datasets
-from fastadv.train.data.splits import Dataset, Split, subset, to_pixels
+from fastadv.train.data.splits import Dataset, subset, to_pixels
 from fastadv.train.loop.batches import Batches
 from fastadv.train.loop.evaluation import evaluate
 from fastadv.train.loop.trainer import Trainer
@@ -32,13 +32,6 @@ from fastadv.train.runtime.processes import Processes
 from fastadv.train.runtime.run_folder import add_fact, student_folder
 
 TEACHER_SEED = 0
-
-
-class _Teachers(NamedTuple):
-    """The teacher as methods see it and the second one; None where there is none."""
-
-    main: nn.Module | None
-    standard: nn.Module | None
 
 
 class Prepared(NamedTuple):
@@ -79,7 +72,7 @@ def run_experiment(prepared: Prepared, folder: Path) -> nn.Module | None:
 
     Raises what :meth:`Trainer.fit` raises, and ConfigError.
     """
-    config, dataset, loaded, standard, attacking = prepared
+    config, dataset, loaded, _, attacking = prepared
     specs = config.specs
     labels = label_specs(specs)
     if config.capture:
@@ -88,10 +81,9 @@ def run_experiment(prepared: Prepared, folder: Path) -> nn.Module | None:
     shown: nn.Module | None = teacher
     if teacher is not None and config.freeze_teacher:
         shown = _frozen(teacher, config, dataset, folder)
-    teachers = _Teachers(shown, standard)
     for seed in config.seeds:
         for spec in specs:
-            _train_student(config, dataset, spec, labels[spec.name], seed, teachers, folder)
+            _train_student(prepared, shown, spec, labels[spec.name], seed, folder)
     return teacher
 
 
@@ -114,7 +106,7 @@ def _check_students(config: Config, dataset: Dataset) -> list[str]:
     Raises ConfigError for the first that is refused: here, and not when the teacher and all before it are trained.
     """
     labels = label_specs(config.specs)
-    train = _training_split(config, dataset, seed=0)
+    train = subset(dataset.train, config.student_samples, seed=0)
     x = torch.zeros(2, *dataset.image_shape, device=config.device)
     attacking: list[str] = []
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -159,13 +151,6 @@ def _fitting(field: str, name: str, config: Config, dataset: Dataset, x: Tensor)
     if not isinstance(logits, Tensor):
         raise ConfigError(f"{field}: {name!r} gives a {type(logits).__name__} in training, expected logits alone")
     return classifier
-
-
-def _training_split(config: Config, dataset: Dataset, *, seed: int) -> Split:
-    """Return the training images of the students of a seed."""
-    if config.student_samples is None:
-        return dataset.train
-    return subset(dataset.train, config.student_samples, seed=seed)
 
 
 def _loaded(config: Config, dataset: Dataset, checkpoint: Path | None) -> Classifier | None:
@@ -246,22 +231,23 @@ def _say_what_is_captured(config: Config, attacking: list[str], folder: Path) ->
 
 
 def _train_student(
-    config: Config, dataset: Dataset, spec: MethodSpec, label: str, seed: int, teachers: _Teachers, folder: Path
+    prepared: Prepared, teacher: nn.Module | None, spec: MethodSpec, label: str, seed: int, folder: Path
 ) -> None:
     """Train one student, unless it is finished. The methods share a seed's initial weights, images and order."""
+    config, dataset = prepared.config, prepared.dataset
     own_folder = student_folder(folder, spec.name, seed)
     if Processes().broadcast_from_rank0(lambda: _finished(own_folder, config)):
         return
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "method", spec.name))
-        method = spec.build(standard_teacher=teachers.standard).to(config.device)
+        method = spec.build(standard_teacher=prepared.standard).to(config.device)
     label = f"{label}, seed {seed}"
     with _as_config_error(label):
         result = Trainer(
             model=build_classifier(config.student, config, dataset, seed=seed),
             method=method,
-            teacher=teachers.main,
-            train=_training_split(config, dataset, seed=seed),
+            teacher=teacher,
+            train=subset(dataset.train, config.student_samples, seed=seed),
             test=dataset.test,
             config=config,
             seed=seed,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from fastadv.attacks.model.values import NotFiniteError
+from fastadv.attacks.model.values import NotFiniteError, not_finite
 from fastadv.distill import Distiller, Method
 from fastadv.distill.distiller import Stage
 from fastadv.distill.parts.float32_output import DTYPES
@@ -105,9 +105,11 @@ class Trainer:
         )
         # Of several processes each would stop at a step of its own.
         patient = deferred() if self.processes.count == 1 else contextlib.nullcontext()
-        with patient, progress, self.stopwatch.running():
+        with patient, progress:
+            self.stopwatch.start()
             while not self.distiller.finished:
                 self._run_epoch(self.distiller.stage, log, progress)
+            self.stopwatch.stop()
         if log is not None:
             log.close()
         result = {
@@ -133,7 +135,7 @@ class Trainer:
             self._train_step(plan, epoch, index)
             progress.step()
             if stage.finished or stage.done % config.log_steps == 0:
-                progress.loss(self._log_terms(stage, log))
+                progress.note(f"loss {self._log_terms(stage, log):.4f}")
             if proper and _ended(stage, every=config.eval_epochs):
                 with self.stopwatch.paused():
                     accuracy = clean_accuracy(self.evaluated, self.test, config)
@@ -157,7 +159,7 @@ class Trainer:
         try:
             found = self.distiller.step_on(self.batches.micro_batches(plan, index))
         except NotFiniteError as error:  # of an attack on the student, which looks before the log does
-            raise DivergenceError(f"{self.label}: after step {self.step}, {error}; try a lower lr") from error
+            raise DivergenceError(f"{self.label}: after step {self.step}, {error}; {self._advice()}") from error
         self.terms.add(found.student)
         if found.adversary is not None:
             self.adversary_terms.add({f"adversary_{name}": term for name, term in found.adversary.items()})
@@ -206,11 +208,17 @@ class Trainer:
         means = {**self.terms.read(), **self.adversary_terms.read()}
         if not math.isfinite(means["loss"]):
             raise DivergenceError(
-                f"{self.label}: the mean loss up to step {self.step} is {means['loss']}; try a lower lr"
+                f"{self.label}: the mean loss up to step {self.step} is {means['loss']}; {self._advice()}"
             )
         if log is not None:
             log.write(stage.kind, stage.done, {**means, "lr": self.distiller.rate_of(stage)})
         return means["loss"]
+
+    def _advice(self) -> str:
+        """Return what to do about values that are not finite."""
+        teacher = self.distiller.teacher
+        broken = not_finite(teacher) if isinstance(teacher, nn.Module) else None
+        return f"the teacher is not finite in its {broken}" if broken else "try a lower lr"
 
     def _steps_done(self) -> int:
         return sum(stage.done for stage in self.distiller.stages)

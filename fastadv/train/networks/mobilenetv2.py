@@ -9,13 +9,14 @@ eighth of it in the last map, and a projected shortcut where a block changes the
 A group ends in a linear convolution: map and preactivation are the same.
 """
 
+from functools import partial
 from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastadv.distill import Features
-from fastadv.train.networks.blocks import initialise_convolutions
+from fastadv.train.networks.blocks import Network, conv_bn, initialise_convolutions, repeat
 
 EXPANSION = 6
 # Expansion, channels at full width, blocks and stride of each group.
@@ -43,26 +44,21 @@ class InvertedResidual(nn.Module):
         super().__init__()
         inner = inputs * expansion
         self.conv = nn.Sequential(
-            nn.Conv2d(inputs, inner, 1, bias=False),
-            nn.BatchNorm2d(inner),
+            *conv_bn(inputs, inner, 1),
             nn.ReLU(),
-            nn.Conv2d(inner, inner, 3, stride=stride, padding=1, groups=inner, bias=False),
-            nn.BatchNorm2d(inner),
+            *conv_bn(inner, inner, 3, stride=stride, groups=inner),
             nn.ReLU(),
-            nn.Conv2d(inner, outputs, 1, bias=False),
-            nn.BatchNorm2d(outputs),
+            *conv_bn(inner, outputs, 1),
         )
         self._residual = stride == 1 and (projected or inputs == outputs)
-        if self._residual and inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
-        else:
-            self.shortcut = nn.Sequential()
+        projection = conv_bn(inputs, outputs, 1) if self._residual and inputs != outputs else ()
+        self.shortcut = nn.Sequential(*projection)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shortcut(x) + self.conv(x) if self._residual else self.conv(x)
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(Network):
     """x [N, C, H, W] to logits [N, num_classes].
 
     width: what the channels of the paper are multiplied by. stem_stride: of the first convolution. projected: see
@@ -80,25 +76,17 @@ class MobileNetV2(nn.Module):
     ) -> None:
         super().__init__()
         widths = [int(32 * width), *(int(channels * width) for _, channels, _, _ in GROUPS)]
-        self.conv1 = nn.Sequential(
-            nn.Conv2d(in_channels, widths[0], 3, stride=stem_stride, padding=1, bias=False), nn.BatchNorm2d(widths[0])
-        )
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                InvertedResidual(inputs, outputs, stride, expansion, projected=projected),
-                *(InvertedResidual(outputs, outputs, 1, expansion) for _ in range(count - 1)),
-            )
-            for (inputs, outputs), (expansion, _, count, stride) in zip(pairwise(widths), GROUPS, strict=True)
-        )
-        self.conv2 = nn.Sequential(nn.Conv2d(widths[-1], EMBEDDING, 1, bias=False), nn.BatchNorm2d(EMBEDDING))
+        self.conv1 = nn.Sequential(*conv_bn(in_channels, widths[0], 3, stride=stem_stride))
+        self.blocks = nn.ModuleList()
+        for (inputs, outputs), (expansion, _, count, stride) in zip(pairwise(widths), GROUPS, strict=True):
+            block = partial(InvertedResidual, expansion=expansion, projected=projected)
+            self.blocks.append(nn.Sequential(*repeat(block, inputs, outputs, count, stride)))
+        self.conv2 = nn.Sequential(*conv_bn(widths[-1], EMBEDDING, 1))
         linear = nn.Linear(EMBEDDING, num_classes)
         self.classifier = nn.Sequential(linear)
         initialise_convolutions(self)
         nn.init.normal_(linear.weight, std=0.01)
         nn.init.zeros_(linear.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.with_features(x).logits
 
     def with_features(self, x: Tensor) -> Features:
         stem = self.conv1(x)

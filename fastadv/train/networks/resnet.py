@@ -11,24 +11,21 @@ The shortcut where shapes change is a 1x1 convolution and BatchNorm (option B), 
 checkpoints of chenyaofo/pytorch-cifar-models; those of kuangliu/pytorch-cifar are understood.
 """
 
+import re
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastadv.distill import Features
-from fastadv.train.networks.blocks import ReluBlock, Stage, initialise_convolutions, run
-
-
-def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+from fastadv.train.networks.blocks import Network, ReluBlock, Stage, conv_bn, initialise_convolutions, repeat, run
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
     if stride == 1 and inputs == outputs:
         return nn.Identity()
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
+    return nn.Sequential(*conv_bn(inputs, outputs, 1, stride=stride))
 
 
 class BasicBlock(ReluBlock):
@@ -36,10 +33,8 @@ class BasicBlock(ReluBlock):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(inputs, outputs, stride)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = _conv3x3(outputs, outputs)
-        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv1, self.bn1 = conv_bn(inputs, outputs, 3, stride=stride)
+        self.conv2, self.bn2 = conv_bn(outputs, outputs, 3)
         self.downsample = _shortcut(inputs, outputs, stride)
 
     def preactivation(self, x: Tensor) -> Tensor:
@@ -53,12 +48,9 @@ class Bottleneck(ReluBlock):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         inner = outputs // 4
-        self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(inner)
-        self.conv2 = _conv3x3(inner, inner, stride)
-        self.bn2 = nn.BatchNorm2d(inner)
-        self.conv3 = nn.Conv2d(inner, outputs, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs)
+        self.conv1, self.bn1 = conv_bn(inputs, inner, 1)
+        self.conv2, self.bn2 = conv_bn(inner, inner, 3, stride=stride)
+        self.conv3, self.bn3 = conv_bn(inner, outputs, 1)
         self.downsample = _shortcut(inputs, outputs, stride)
 
     def preactivation(self, x: Tensor) -> Tensor:
@@ -67,7 +59,7 @@ class Bottleneck(ReluBlock):
         return self.bn3(self.conv3(out)) + self.downsample(x)
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """x [N, C, H, W] to logits [N, num_classes]; every stage but the first halves H and W.
 
     blocks: in each stage. widths: channels of the stem and of each stage.
@@ -83,34 +75,24 @@ class ResNet(nn.Module):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(in_channels, widths[0])
-        self.bn1 = nn.BatchNorm2d(widths[0])
-        self._stages = [f"layer{number}" for number in range(1, len(blocks) + 1)]
-        for name, inputs, outputs, count in zip(self._stages, widths, widths[1:], blocks, strict=False):
-            first = block(inputs, outputs, 1 if name == "layer1" else 2)
-            self.add_module(name, Stage(first, *(block(outputs, outputs, 1) for _ in range(count - 1))))
+        self.conv1, self.bn1 = conv_bn(in_channels, widths[0], 3)
+        for number, (width, count) in enumerate(zip(widths[1:], blocks, strict=True), start=1):
+            stage = repeat(block, widths[number - 1], width, count, stride=1 if number == 1 else 2)
+            self.add_module(f"layer{number}", Stage(*stage))
         self.fc = nn.Linear(widths[-1], num_classes)
         initialise_convolutions(self)
         self.register_load_state_dict_pre_hook(_understand_other_names)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.with_features(x).logits
-
     def with_features(self, x: Tensor) -> Features:
-        stages = [cast(Stage, self.get_submodule(name)) for name in self._stages]
-        maps, preactivations = run(self.bn1(self.conv1(x)), stages)
-        embedding = maps[-1].mean(dim=(2, 3))
-        return Features(maps, preactivations, embedding, self.fc(embedding))
+        stages = [module for module in self.children() if isinstance(module, Stage)]
+        return run(self.bn1(self.conv1(x)), stages, self.fc)
 
 
 def _understand_other_names(module: nn.Module, weights: dict[str, Any], prefix: str, *_: Any) -> None:
     """A state_dict in the names of kuangliu/pytorch-cifar, in ours."""
     for name in list(weights):
-        own = name.removeprefix(prefix)
-        if name.startswith(prefix) and (own.startswith("linear.") or ".shortcut." in own):
-            own = (
-                own.replace("linear.", "fc.", 1) if own.startswith("linear.") else own.replace("shortcut", "downsample")
-            )
+        if name.startswith(prefix):
+            own = re.sub(r"^linear\.", "fc.", name.removeprefix(prefix)).replace(".shortcut.", ".downsample.")
             weights[prefix + own] = weights.pop(name)
 
 

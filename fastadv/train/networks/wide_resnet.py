@@ -5,13 +5,11 @@ BatchNorm after it gives, its map that after the ReLU. A BatchNorm that reads a 
 Parameter names are those of HobbitLong/RepDistiller.
 """
 
-from typing import cast
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastadv.distill import Features
-from fastadv.train.networks.blocks import initialise_convolutions
+from fastadv.train.networks.blocks import Network, global_average, initialise_convolutions, repeat
 
 
 class PreActivationBlock(nn.Module):
@@ -37,54 +35,40 @@ class PreActivationBlock(nn.Module):
         return shortcut + self.conv2(F.relu(self.bn2(self.conv1(activated))))
 
 
-class WideStage(nn.Module):
-    """Blocks one after the other, under the name that public checkpoints have for them."""
-
-    def __init__(self, inputs: int, outputs: int, blocks: int, stride: int) -> None:
-        super().__init__()
-        first = PreActivationBlock(inputs, outputs, stride)
-        self.layer = nn.Sequential(first, *(PreActivationBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
-
-    def preactivation(self, x: Tensor) -> Tensor:
-        """The first BatchNorm of ``x``, which closes what came before."""
-        return cast(PreActivationBlock, self.layer[0]).bn1(x)
-
-    def after_activation(self, x: Tensor, activated: Tensor) -> Tensor:
-        first, *blocks = self.layer
-        x = cast(PreActivationBlock, first).after_activation(x, activated)
-        for block in blocks:
-            x = block(x)
-        return x
-
-
-class WideResNet(nn.Module):
+class WideResNet(Network):
     """x [N, C, H, W] to logits [N, num_classes]. Raises ValueError for a depth that is not 6 n + 4."""
 
     def __init__(self, depth: int, width: int, *, num_classes: int, in_channels: int = 3) -> None:
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
             raise ValueError(f"depth: {depth}, expected 6 n + 4 with n >= 1")
-        blocks = (depth - 4) // 6
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
-        self.block1 = WideStage(16, 16 * width, blocks, stride=1)
-        self.block2 = WideStage(16 * width, 32 * width, blocks, stride=2)
-        self.block3 = WideStage(32 * width, 64 * width, blocks, stride=2)
+        blocks = (depth - 4) // 6
+        self.block1 = _stage(16, 16 * width, blocks, stride=1)
+        self.block2 = _stage(16 * width, 32 * width, blocks, stride=2)
+        self.block3 = _stage(32 * width, 64 * width, blocks, stride=2)
         self.bn1 = nn.BatchNorm2d(64 * width)
         self.fc = nn.Linear(64 * width, num_classes)
         initialise_convolutions(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.with_features(x).logits
 
     def with_features(self, x: Tensor) -> Features:
         preactivations: list[Tensor] = []
         maps: list[Tensor] = []
         x = self.conv1(x)
         for stage in (self.block1, self.block2, self.block3):
-            preactivations.append(stage.preactivation(x))
+            first, *blocks = stage["layer"].children()
+            assert isinstance(first, PreActivationBlock)
+            preactivations.append(first.bn1(x))
             maps.append(F.relu(preactivations[-1]))
-            x = stage.after_activation(x, maps[-1])
+            x = first.after_activation(x, maps[-1])
+            for block in blocks:
+                x = block(x)
         preactivations.append(self.bn1(x))
         maps.append(F.relu(preactivations[-1]))
-        embedding = maps[-1].mean(dim=(2, 3))
+        embedding = global_average(maps[-1])
         return Features(tuple(maps), tuple(preactivations), embedding, self.fc(embedding))
+
+
+def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.ModuleDict:
+    """Blocks one after the other, under the name that public checkpoints have for them."""
+    return nn.ModuleDict({"layer": nn.Sequential(*repeat(PreActivationBlock, inputs, outputs, blocks, stride))})

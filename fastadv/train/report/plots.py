@@ -1,12 +1,12 @@
 """The pictures of reports: training curves, particles, and the accuracies of several runs."""
 
 import itertools
-import math
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,9 +34,7 @@ def draw_curves(metrics: dict[str, dict[str, list[Rows]]], path: Path) -> None:
         ("train", "repulsion", 1, {"ylabel": "repulsion / attraction", "title": "Particles"}),
     ]
     panels = [panel for panel in panels if any(_has(kinds[panel[0]], panel[1]) for kinds in metrics.values())]
-    figure = require("matplotlib.figure", "the report's pictures").Figure(
-        figsize=(5.5 * len(panels), 4), layout="constrained"
-    )
+    figure = _figure(5.5 * len(panels), 4)
     for axes, (kind, key, scale, texts) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         shown = {label: kinds[kind] for label, kinds in metrics.items() if _has(kinds[kind], key)}
         if all(len(rows) == 1 for seeds in shown.values() for rows in seeds):
@@ -55,6 +53,10 @@ def draw_curves(metrics: dict[str, dict[str, list[Rows]]], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
+def _figure(width: float, height: float, purpose: str = "the report's pictures") -> Any:
+    return require("matplotlib.figure", purpose).Figure(figsize=(width, height), layout="constrained")
+
+
 def _has(seeds: list[Rows], key: str) -> bool:
     return all(key in row for rows in seeds for row in rows)
 
@@ -66,44 +68,41 @@ def _looks() -> Iterator[dict[str, str]]:
 
 
 def _draw_seeds(axes: Any, seeds: list[Rows], key: str, scale: float, label: str, look: dict[str, str]) -> None:
-    steps = [row["step"] for row in seeds[0]]
-    values = [[_value(row, key, scale) for row in rows] for rows in seeds]
-    for line in values:
-        axes.plot(steps, line, linewidth=0.6, alpha=0.5, **look)
-    mean = [sum(column) / len(column) for column in zip(*values, strict=True)]
-    axes.plot(steps, mean, linewidth=2, label=label, **look)
+    steps, values = [row["step"] for row in seeds[0]], _values(seeds, key, scale)
+    axes.plot(steps, values.T, linewidth=0.6, alpha=0.5, **look)
+    axes.plot(steps, values.mean(axis=0), linewidth=2, label=label, **look)
 
 
 def _draw_ends(axes: Any, methods: dict[str, list[Rows]], key: str, scale: float, texts: dict[str, str]) -> None:
     """What was measured once a run: a row a method."""
     for place, (seeds, look) in enumerate(zip(methods.values(), _looks(), strict=False)):
-        values = [_value(rows[0], key, scale) for rows in seeds]
-        axes.plot(values, [place] * len(values), ".", color=look["color"], alpha=0.5)
-        axes.plot(sum(values) / len(values), place, "D", color=look["color"])
+        _draw_row(axes, place, _values(seeds, key, scale)[:, 0].tolist(), look["color"])
     axes.set_yticks(range(len(methods)), methods, fontsize="small")
     axes.invert_yaxis()
     axes.set(xlabel=texts["ylabel"], title=f"{texts['title']}, after the last step")
     axes.grid(alpha=0.3)
 
 
-def _value(row: dict[str, Any], key: str, scale: float) -> float:
-    """What was not finite is null in the metrics, and a gap in a line."""
-    return math.nan if row[key] is None else scale * row[key]
+def _draw_row(axes: Any, place: int, values: list[float], colour: str, spread: float | None = None) -> None:
+    """A dot a value and a diamond for their mean, with a bar of ``spread`` to both sides."""
+    axes.plot(values, [place] * len(values), ".", color=colour, alpha=0.5)
+    axes.errorbar(statistics.mean(values), place, xerr=spread, fmt="D", color=colour, capsize=4)
+
+
+def _values(seeds: list[Rows], key: str, scale: float) -> np.ndarray:
+    """[seeds, rows]. What was not finite is null in the metrics, NaN here, and a gap in a line."""
+    return scale * np.array([[row[key] for row in rows] for rows in seeds], dtype=float)
 
 
 def draw_comparison(methods: Sequence[MethodResults], path: Path) -> None:
     """Each accuracy of each method: a dot a seed, the mean and the standard deviation."""
-    figure = require("matplotlib.figure", "the picture of a comparison").Figure(
-        figsize=(11, 1.2 + 0.4 * len(methods)), layout="constrained"
-    )
+    figure = _figure(11, 1.2 + 0.4 * len(methods), "the picture of a comparison")
     panels = figure.subplots(1, len(ACCURACIES), sharey=True)
     for axes, (key, name) in zip(panels, ACCURACIES.items(), strict=True):
         for row, method in enumerate(methods):
             values = [100 * value for value in method.values(key).values()]
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            colour = COLOURS[row % len(COLOURS)]
-            axes.plot(values, [row] * len(values), ".", color=colour, alpha=0.5)
-            axes.errorbar(statistics.mean(values), row, xerr=spread, fmt="D", color=colour, capsize=4)
+            _draw_row(axes, row, values, COLOURS[row % len(COLOURS)], spread)
         axes.set(xlabel=f"{name}, %")
         axes.grid(alpha=0.3)
     panels[0].set_yticks(range(len(methods)), [f"{method.label}, n = {len(method.seeds)}" for method in methods])
@@ -124,24 +123,10 @@ def draw_particles(method: TALD, teacher: nn.Module, dataset: Dataset, path: Pat
     labels = dataset.test.labels[chosen]
     x = to_pixels(dataset.test.images[chosen])
     particles = method.draw(teacher, x, labels, seed=PARTICLE_SEED)
-    with torch.no_grad():
-        clean_classes = teacher(x).argmax(dim=1)
-        classes = teacher(particles.flatten(0, 1)).argmax(dim=1).view(particles.shape[:2])
-    difference = (particles - x[:, None]).mean(dim=2)
-    largest = difference.abs().max().item()
-
-    n = particles.shape[1]
-    figure = require("matplotlib.figure", "the report's pictures").Figure(
-        figsize=(1.3 * (2 * n + 1), 1.5 * len(x) + 0.6), layout="constrained"
-    )
-    grid = figure.subplots(len(x), 2 * n + 1, squeeze=False)
-    names = dataset.class_names
-    for row, axes in enumerate(grid):
-        _show(axes[0], x[row], f"clean: {names[clean_classes[row]]}")
-        for i in range(n):
-            _show(axes[1 + i], particles[row, i], f"particle {i + 1}: {names[classes[row, i]]}")
-            shades = _show_difference(axes[1 + n + i], difference[row, i], largest, f"particle {i + 1} - clean")
-    figure.colorbar(shades, ax=grid[:, -1], label=f"difference{' (mean of colours)' if x.shape[1] > 1 else ''}")
+    kinds = [f"particle {number}" for number in range(1, 1 + particles.shape[1])]
+    images = torch.cat((x[:, None], particles), dim=1)
+    differences = [f"{kind} - clean" for kind in kinds]
+    figure, largest = _draw_changes(teacher, dataset, images, [["clean", *kinds]] * len(x), differences)
     figure.suptitle(f"Clean images, their particles with the teacher's class, differences (largest {largest:.3g} of 1)")
     figure.savefig(path, dpi=110)
 
@@ -154,38 +139,36 @@ def draw_broken(
     Titles name the classes that the network says and the attack that broke the image. Differences are shown as in
     :func:`draw_particles`.
     """
-    with torch.no_grad():
-        classes = [network(images).argmax(dim=1) for images in (x, adversarial)]
-    difference = (adversarial - x).mean(dim=1)
-    largest = difference.abs().max().item()
-    figure = require("matplotlib.figure", "the report's pictures").Figure(
-        figsize=(5.2, 1.5 * len(x) + 0.6), layout="constrained"
-    )
-    grid = figure.subplots(len(x), 3, squeeze=False)
-    names = dataset.class_names
-    for row, axes in enumerate(grid):
-        _show(axes[0], x[row], f"clean: {names[classes[0][row]]}")
-        _show(axes[1], adversarial[row], f"{attacks[row]}: {names[classes[1][row]]}")
-        shades = _show_difference(axes[2], difference[row], largest, "difference")
-    figure.colorbar(shades, ax=grid[:, -1], label=f"difference{' (mean of colours)' if x.shape[1] > 1 else ''}")
+    images = torch.stack((x, adversarial), dim=1)
+    figure, _ = _draw_changes(network, dataset, images, [["clean", attack] for attack in attacks], ["difference"])
     figure.savefig(path, dpi=110)
 
 
-def _show(axes: Any, image: Tensor, title: str) -> None:
+def _draw_changes(
+    network: nn.Module, dataset: Dataset, images: Tensor, kinds: Sequence[Sequence[str]], differences: Sequence[str]
+) -> tuple[Any, float]:
+    """Draw a row for each of images [R, K, C, H, W], of which the first of K is clean, and its K - 1 differences.
+
+    kinds: what the images of each row are, in their titles beside the class that the network says. differences: titles
+    of these. Returns the figure and the largest difference.
+    """
+    with torch.no_grad():
+        classes = network(images.flatten(0, 1)).argmax(dim=1).view(images.shape[:2]).tolist()
+    changes = (images[:, 1:] - images[:, :1]).mean(dim=2).cpu().numpy()
+    largest = float(abs(changes).max())
     # Particles drawn without bounds may leave the range of pixels.
-    picture = image.clamp(0, 1).permute(1, 2, 0).cpu().numpy()
-    if picture.shape[2] == 1:
-        axes.imshow(picture[:, :, 0], cmap="gray", vmin=0, vmax=1)
-    else:
-        axes.imshow(picture)
-    axes.set_title(title, fontsize=7)
-    axes.set_axis_off()
-
-
-def _show_difference(axes: Any, difference: Tensor, largest: float, title: str) -> Any:
-    """Show [H, W] in colours that diverge from white at zero; the mapping of colours."""
-    limit = largest or 1.0
-    shades = axes.imshow(difference.cpu().numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
-    axes.set_title(title, fontsize=7)
-    axes.set_axis_off()
-    return shades
+    pictures = images.clamp(0, 1).movedim(2, -1).cpu().numpy()
+    columns = len(kinds[0]) + len(differences)
+    figure = _figure(1.3 * (columns + 1), 1.5 * len(images) + 0.6)
+    grid = figure.subplots(len(images), columns, squeeze=False)
+    for row, axes in enumerate(grid):
+        titles = [f"{kind}: {dataset.class_names[label]}" for kind, label in zip(kinds[row], classes[row], strict=True)]
+        for place, title in enumerate([*titles, *differences]):
+            axes[place].set_title(title, fontsize=7)
+            axes[place].set_axis_off()
+        for axis, picture in zip(axes, pictures[row], strict=False):
+            axis.imshow(picture, cmap="gray", vmin=0, vmax=1)  # colours are shown as they are
+        for axis, change in zip(axes[len(titles) :], changes[row], strict=True):
+            shades = axis.imshow(change, cmap="RdBu_r", vmin=-(largest or 1), vmax=largest or 1)
+    figure.colorbar(shades, ax=grid[:, -1], label=f"difference{' (mean of colours)' if images.shape[2] > 1 else ''}")
+    return figure, largest

@@ -49,15 +49,15 @@ def write_report(config: Config, dataset: Dataset, teacher: nn.Module | None, fo
         }
         for method in run.methods
     }
-    table = result_table(run)
+    table, comparison = result_table(run), comparison_table(run)
     sections = [
         f"# {run.title}",
         table,
         "\n".join(protocol(run)),
         *_notes(run),
-        *_comparison(run),
+        *([] if comparison is None else ["## Seed by seed against the baseline", comparison, PAIRING]),
         "## Each seed",
-        render_table(_seed_rows(run)),
+        _seed_table(run),
         *_repulsion({label: kinds["train"] for label, kinds in metrics.items()}),
         "![Curves over the steps](curves.png)",
         *_draw_particles(config, dataset, teacher, folder),
@@ -156,11 +156,6 @@ def comparison_table(run: RunResults) -> str | None:
     return render_table(rows)
 
 
-def _comparison(run: RunResults) -> list[str]:
-    table = comparison_table(run)
-    return [] if table is None else ["## Seed by seed against the baseline", table, PAIRING]
-
-
 def _notes(run: RunResults) -> list[str]:
     """Return the section of the methods' notes for a reader of the results, where there are any."""
     lines = [
@@ -171,12 +166,12 @@ def _notes(run: RunResults) -> list[str]:
     return ["## Notes", "\n".join(lines)] if lines else []
 
 
-def _seed_rows(run: RunResults) -> list[list[str]]:
+def _seed_table(run: RunResults) -> str:
     """Clean / PGD accuracy of every student."""
     rows = [["clean / PGD, %", *(f"seed {seed}" for seed in run.config["seeds"])]]
     for method in run.methods:
         rows.append([method.label, *(f"{100 * r['clean']:.2f} / {100 * r['pgd']:.2f}" for r in method.seeds)])
-    return rows
+    return render_table(rows)
 
 
 def _repulsion(metrics: dict[str, list[list[dict[str, Any]]]]) -> list[str]:

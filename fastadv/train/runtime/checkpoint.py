@@ -56,13 +56,11 @@ def read(path: Path, *, device: torch.device | str) -> dict[str, Any]:
         # torch.load does not look at the archive's checksums.
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-        if damaged is not None:
-            raise CheckpointError(f"{path}: damaged checkpoint (checksum of {damaged})")
-        return torch.load(path, map_location=device, weights_only=True)
-    except CheckpointError:
-        raise
+        if damaged is None:
+            return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # zipfile, pickle and torch raise many kinds for a damaged file
         raise CheckpointError(f"{path}: damaged checkpoint ({why_refused(error)})") from error
+    raise CheckpointError(f"{path}: damaged checkpoint (checksum of {damaged})")
 
 
 def why_refused(error: Exception) -> str:

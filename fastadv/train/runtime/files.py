@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO
 
 from fastadv.train.runtime.errors import ConfigError
 
@@ -17,19 +17,19 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises the OSError of a write that failed, such as that of a full disk, with the path.
     """
     temporary = path.with_name(path.name + ".tmp")
-    file = None
     try:
-        with temporary.open("wb") as opened:
-            file = _Noting(opened)
-            write(cast(BinaryIO, file))
-            opened.flush()
-            os.fsync(opened.fileno())
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except Exception as error:
         temporary.unlink(missing_ok=True)
         # Torch and numpy raise errors of their own where a write fails.
-        cause = error if isinstance(error, OSError) else None if file is None else file.error
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
         if cause is None:
             raise
         raise OSError(cause.errno, cause.strerror or str(cause), str(path)) from error
@@ -50,24 +50,6 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise ConfigError(f"{folder}: another process works in it") from None
         yield
-
-
-class _Noting:
-    """A file that remembers the OSError of a write."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.error: OSError | None = None
-
-    def write(self, content: Any) -> int:
-        try:
-            return self._file.write(content)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
 
 
 def _sync_folder(folder: Path) -> None:

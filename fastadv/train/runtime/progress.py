@@ -3,7 +3,7 @@
 import shutil
 import sys
 import time
-from types import TracebackType
+from contextlib import AbstractContextManager
 from typing import Any
 
 from fastadv.train.runtime.errors import MissingExtraError
@@ -12,7 +12,7 @@ from fastadv.train.runtime.extras import require
 SECONDS_BETWEEN_LINES = 5.0
 
 
-class Progress:
+class Progress(AbstractContextManager["Progress"]):
     """Steps done, images/s, time left and the newest note, such as the loss; a context manager.
 
     shown: False for all but one of the processes that share a loop.
@@ -25,10 +25,8 @@ class Progress:
         self._first = done
         self._note = ""
         self._started = self._printed = time.monotonic()
-        self._bar: Any = None
         self._shown = shown
-        if shown and sys.stderr.isatty():
-            self._bar = self._open_bar()
+        self._bar = self._open_bar() if shown and sys.stderr.isatty() else None
 
     def _open_bar(self) -> Any:
         """A bar of tqdm, or None where it is not installed."""
@@ -57,10 +55,6 @@ class Progress:
         elif self._shown and time.monotonic() - self._printed > SECONDS_BETWEEN_LINES:
             self._print()
 
-    def loss(self, value: float) -> None:
-        """Show the mean loss of the last interval."""
-        self.note(f"loss {value:.4f}")
-
     def note(self, text: str) -> None:
         """Show this beside the rate from now on."""
         self._note = text
@@ -77,11 +71,6 @@ class Progress:
             flush=True,
         )
 
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         if self._bar is not None:
             self._bar.close()

@@ -12,21 +12,19 @@ from fastadv.train.runtime.files import locked, write_atomically
 from fastadv.train.runtime.machine import describe
 
 RUNS = Path("runs")
+# Files of which a run has one from its first saved step on.
+SAVED = ("*/checkpoints/step-*.pt", "*/result.json", "result.json", "batches/*.json", "parts/*.begun", "parts/*.pt")
 
 
 class Configuration(Protocol):
     """A configuration of a run. FILE: its name in the folder."""
 
     FILE: ClassVar[str]
+    device: str
+    threads: int | None
 
     @property
     def run_name(self) -> str: ...
-
-    @property
-    def device(self) -> str: ...
-
-    @property
-    def threads(self) -> int | None: ...
 
     def to_toml(self) -> str: ...
 
@@ -43,32 +41,25 @@ def open_run(
 ) -> Iterator[Path]:
     """Hold the folder of a run for this process: ``resumed``, else the one ``named``, else one named by the time.
 
-    A new one is started with :func:`start_run`; ``extend`` is called with a resumed one. Raises ConfigError where
-    another process holds it, and what these raise.
+    A new one, or one in which no step was saved, receives the configuration and origin.json, with the lines ``facts``
+    beside machine, software and command. ``extend`` is called with a resumed one.
+
+    Raises ConfigError where another process holds the folder or it has a run that is not to be resumed, and what
+    ``extend`` raises.
     """
     folder = resumed or named or named_by_time(config.run_name)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        if resumed is None:
-            start_run(config, folder, command=command, facts=facts)
-        else:
+        if resumed is not None:
             extend(folder)
+        elif (folder / config.FILE).exists() and any(any(folder.glob(pattern)) for pattern in SAVED):
+            raise ConfigError(f"{folder} already holds a run; add --resume to continue it, or name another folder")
+        else:
+            origin = describe(command=command, device=config.device, threads=config.threads)
+            _write_origin(folder, {**origin, **facts})
+            # Last, because it marks the folder as a run.
+            write_atomically(folder / config.FILE, lambda file: file.write(config.to_toml().encode()))
         yield folder
-
-
-def start_run(config: Configuration, folder: Path, *, command: str, facts: Mapping[str, str]) -> None:
-    """Write the configuration and origin.json into `folder`. One in which no step was saved is started anew.
-
-    facts: lines of origin.json beside machine, software and command.
-    Raises ConfigError where the folder already holds a run.
-    """
-    if (folder / config.FILE).exists() and _has_results(folder):
-        raise ConfigError(f"{folder} already holds a run; add --resume to continue it, or name another folder")
-    origin = describe(command=command, device=config.device, threads=config.threads)
-    origin.update(facts)
-    _write_origin(folder, origin)
-    # Last, because it marks the folder as a run.
-    write_atomically(folder / config.FILE, lambda file: file.write(config.to_toml().encode()))
 
 
 def add_fact(folder: Path, name: str, fact: str) -> None:
@@ -95,7 +86,7 @@ def read_origin(folder: Path) -> dict[str, str]:
 
 
 def check_facts(folder: Path, facts: Mapping[str, str]) -> None:
-    """Raise ConfigError where facts that start_run was given are others by now, or were not given."""
+    """Raise ConfigError where facts that a run was started with are others by now, or were not given."""
     stored = {**dict.fromkeys(facts, "not known"), **read_origin(folder)}
     changes = [f"{name} {stored[name]} -> {now}" for name, now in facts.items() if stored[name] != now]
     if changes:
@@ -109,11 +100,6 @@ def _write_origin(folder: Path, origin: Mapping[str, str]) -> None:
 def refusal(folder: Path, changes: str) -> ConfigError:
     """Return the error where ``changes`` would make another run of the one in ``folder``."""
     return ConfigError(f"resume: the run in {folder} was started with other values ({changes})")
-
-
-def _has_results(folder: Path) -> bool:
-    saved = ("*/checkpoints/step-*.pt", "*/result.json", "result.json", "batches/*.json", "parts/*.begun", "parts/*.pt")
-    return any(any(folder.glob(pattern)) for pattern in saved)
 
 
 def student_folder(folder: Path, name: str, seed: int) -> Path:

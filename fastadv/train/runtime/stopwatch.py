@@ -8,7 +8,7 @@ import torch
 
 
 class Stopwatch:
-    """Runs inside `running()`, stands still inside `paused()`; both wait for the device first."""
+    """Runs from `start()` to `stop()`, but for what is inside `paused()`; waits for the device first."""
 
     def __init__(self, device: torch.device, seconds: float = 0.0) -> None:
         self._device = device
@@ -19,29 +19,19 @@ class Stopwatch:
     def seconds(self) -> float:
         return self._elapsed + (time.perf_counter() - self._since if self._since is not None else 0.0)
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        self._start()
-        try:
-            yield
-        finally:
-            self._stop()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        self._stop()
-        try:
-            yield
-        finally:
-            self._start()
-
-    def _start(self) -> None:
+    def start(self) -> None:
         self._wait()
         self._since = time.perf_counter()
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
         self._wait()
         self._elapsed, self._since = self.seconds, None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        self.stop()
+        yield
+        self.start()
 
     def _wait(self) -> None:
         if self._device.type == "cuda":
