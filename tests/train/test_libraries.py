@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from fastadv.attacks import pgd
+from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.config.train_config import Config
 from fastadv.train.networks import catalogue
 from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.robustness.attack_split import prepare
 from fastadv.train.runtime.errors import ConfigError, MissingExtraError
 
 
@@ -59,3 +61,19 @@ def test_torchvision_takes_colour_images_only(monkeypatch):
     assert catalogue.build("torchvision:tiny", num_classes=7, image_shape=(3, 8, 8)).out_features == 7
     with pytest.raises(ConfigError, match="takes images of 3 channels, the data have 1"):
         catalogue.build("torchvision:tiny", num_classes=7, image_shape=(1, 8, 8))
+
+
+def test_weights_of_a_librarys_network_come_from_a_file(monkeypatch, tmp_path):
+    def create_model(name, *, pretrained, num_classes, in_chans):
+        assert not pretrained
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64 * in_chans, num_classes))
+
+    timm = SimpleNamespace(is_model=lambda name: name == "tiny", create_model=create_model, __version__="0")
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    network = catalogue.build("timm:tiny", num_classes=10, image_shape=(1, 8, 8))
+    torch.save(
+        {"state_dict": {f"model.{name}": each for name, each in network.state_dict().items()}}, tmp_path / "w.pt"
+    )
+    config = AttackConfig(model="timm:tiny", checkpoint=tmp_path / "w.pt", n=10)
+    loaded = prepare(config).network.network
+    assert all(torch.equal(mine, network.state_dict()[name]) for name, mine in loaded.state_dict().items())
