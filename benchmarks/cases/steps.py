@@ -12,10 +12,14 @@ import fastadv
 from benchmarks.cases.inputs import CIFAR, EPS, IMAGENET, STEP, generator, images, normal, size, uniform
 from benchmarks.opponents import steps
 from benchmarks.suite.case import Case, Entry, Sweep, Work, share_apart
+from fastadv.reference.square import bump, sides
 
 Shape = tuple[int, ...]
 BATCHES = (1, 4, 16, 64, 128, 256, 1024, 4096)
 SIDES = (32, 64, 128, 224)
+# Where Square Attack proposes: a query, and its place among the sizes of windows.
+QUERY, LEVEL = 300, 3
+HOST = "it draws its window on the host, a new one at each call"
 LEAST_ROUNDING = 2**-8  # of a bfloat16 pixel, towards the clean image
 
 
@@ -28,6 +32,12 @@ def entries() -> Iterator[Entry]:
         yield Entry(
             f"random_start linf {size(shape)}", "random_start", partial(_random_start, shape), chosen, large=large
         )
+        for norm in ("linf", "l2", "l1"):
+            name = f"project_hyperplane {norm} {size(shape)}"
+            yield Entry(name, "project_hyperplane", partial(_plane, norm, shape), chosen, large=large)
+        for norm, build in (("linf", _square_linf), ("l2", _square_l2)):
+            name = f"square_propose {norm} {size(shape)}"
+            yield Entry(name, "square_propose", partial(build, shape), chosen, large=large)
         for dtype in (torch.float32, torch.bfloat16):
             precise = chosen and dtype == torch.float32
             name = size(shape, dtype)
@@ -126,6 +136,78 @@ def _project(shape: Shape, device: torch.device) -> Case:
         work=Work.of({"x": x, "x0": x0, "result": x}, 7, x.numel(), "squared norm, scaling, box of a pixel"),
         atol=1e-6,
         opponents={"torch": lambda: lambda: steps.project_l2_renorm(x, x0, 0.5)},
+    )
+
+
+def _plane(norm: str, shape: Shape, device: torch.device) -> Case:
+    x, normal, _ = images(generator(device), shape)
+    # Planes that lie at a tenth of the way to the far corner.
+    room = torch.where(normal > 0, x, 1 - x)
+    offset = ((normal * x) - 0.1 * normal.abs() * room).flatten(1).sum(1)
+    return Case(
+        fused=lambda: fastadv.project_hyperplane(x, normal, offset, norm=norm),
+        eager=steps.project_hyperplane,
+        arguments=(x, normal, offset, norm),
+        work=Work.of(
+            {"x": x, "normal": normal, "result": x}, 10, x.numel(), "gap, room, a pass of the search, and the move"
+        ),
+        atol=1e-4 if norm == "l1" else 1e-6,
+    )
+
+
+def _square_linf(shape: Shape, device: torch.device) -> Case:
+    source = generator(device)
+    x0 = images(source, shape)[0].clamp(EPS, 1 - EPS)
+    x = x0 + EPS * (1 - 2 * (uniform(source, shape[0], shape[1], 1, shape[3]) < 0.5).float())
+    side = sides(*shape[2:], "linf")[LEVEL]
+
+    def unlike_a_window(result: object, expected: object) -> float:
+        """How far a pixel is from the surface of the ball in units of eps, and the share of changed ones from half."""
+        assert isinstance(result, Tensor)
+        off = ((result - x0).abs() / EPS - 1).abs().max()
+        changed = ((result - x).abs() > EPS).float().mean() * shape[2] * shape[3] / side**2
+        return max(float(off), abs(2 * float(changed) - 1))
+
+    query = torch.full([shape[0]], QUERY, device=device)
+    return Case(
+        fused=lambda: fastadv.square_propose(x, x0, query, eps=EPS, seed=1),
+        eager=steps.square_propose_linf,
+        arguments=(x, x0, EPS, side),
+        work=Work.of(
+            {"x": x, "result": x, "x0 in the window": x0[:, :, :side, :side]},
+            5,
+            x0[:, :, :side, :side].numel(),
+            "a sum and four comparisons of a pixel in the window",
+        ),
+        # Of a window for each image or for the batch, the share of stripes that change is binomial.
+        atol=0.1,
+        not_compiled=HOST,
+        difference=unlike_a_window,
+        agreement="on the surface of the ball, half of a window changed",
+    )
+
+
+def _square_l2(shape: Shape, device: torch.device) -> Case:
+    source = generator(device)
+    x0 = 0.35 + 0.3 * uniform(source, *shape)
+    x = fastadv.project(x0 + 0.05 * normal(source, *shape), x0, eps=0.5, norm="l2")
+    tile = bump(sides(*shape[2:], "l2")[LEVEL], "l2").float().to(device)
+
+    def unlike_the_radius(result: object, expected: object) -> float:
+        """How far a distance is from eps, relative to it."""
+        assert isinstance(result, Tensor)
+        return float(((result - x0).flatten(1).norm(dim=1) / 0.5 - 1).abs().max())
+
+    query = torch.full([shape[0]], QUERY, device=device)
+    return Case(
+        fused=lambda: fastadv.square_propose(x, x0, query, eps=0.5, norm="l2", seed=1),
+        eager=steps.square_propose_l2,
+        arguments=(x, x0, 0.5, tile),
+        work=Work.of({"x": x, "x0": x0, "result": x}, 3, x.numel(), "the squared norm of the perturbation"),
+        atol=1e-4,
+        not_compiled=HOST,
+        difference=unlike_the_radius,
+        agreement="all of the radius spent",
     )
 
 

@@ -118,3 +118,64 @@ def svgd_step(
     moved = particles + step_size * phi.sign().to(particles.dtype)
     centre = x0.unsqueeze(1)
     return torch.clamp(centre + torch.clamp(moved - centre, -eps, eps), 0, 1)
+
+
+def project_hyperplane(x: Tensor, normal: Tensor, offset: Tensor, norm: str) -> Tensor:
+    """The nearest point of a plane in the unit box as FAB's code finds it: rooms sorted, then a closed form.
+
+    linf and l2: every coordinate moves by ``min(t rate, room)``. l1: the largest weights first.
+    """
+    flat, weight = x.flatten(1), normal.flatten(1)
+    gap = (weight * flat).sum(1) - offset
+    weight, gap = weight * gap.sign()[:, None], gap.abs()[:, None]
+    size, room = weight.abs(), torch.where(weight > 0, flat, 1 - flat)
+    if norm == "l1":
+        size, order = size.sort(1, descending=True)
+        gains = size * room.gather(1, order)
+        missing = (gap - (gains.cumsum(1) - gains)).clamp(min=0)
+        moved = torch.minimum(missing / size.clamp(min=1e-12), room.gather(1, order))
+        move = torch.zeros_like(moved).scatter(1, order, moved)
+    else:
+        rate = size if norm == "l2" else (size > 0).to(size.dtype)
+        ends, order = (room / rate.clamp(min=1e-12)).sort(1)
+        gains, slopes = (size * room).gather(1, order), (size * rate).gather(1, order)
+        done, left = gains.cumsum(1) - gains, slopes.flip(1).cumsum(1).flip(1)
+        last = (done + ends * left < gap).sum(1, keepdim=True).clamp(max=ends.shape[1] - 1)
+        move = torch.minimum((gap - done.gather(1, last)) / left.gather(1, last) * rate, room)
+    return (flat - weight.sign() * move).view_as(x)
+
+
+def square_propose_linf(x: Tensor, x0: Tensor, eps: float, side: int) -> Tensor:
+    """A proposal of Square Attack as published: one window and its colours for the whole batch, drawn on the host."""
+    channels, height, width = x.shape[1:]
+    top, left = (int(torch.randint(room - side, [])) for room in (height, width))
+    colours = 1 - 2 * torch.randint(2, (channels, 1, 1), device=x.device)
+    moved = x.clone()
+    moved[:, :, top : top + side, left : left + side] += 2 * eps * colours
+    return torch.clamp(torch.minimum(torch.maximum(moved, x0 - eps), x0 + eps), 0, 1)
+
+
+def square_propose_l2(x: Tensor, x0: Tensor, eps: float, tile: Tensor) -> Tensor:
+    """The same in l2: a window of the perturbation becomes a bump of what it and a second window held.
+
+    tile: the bump [side, side].
+    """
+    samples, channels, height, width = x.shape
+    side = len(tile)
+    first, second = (
+        tuple(slice(start, start + side) for start in (int(torch.randint(room - side, [])) for room in (height, width)))
+        for _ in range(2)
+    )
+    delta = x - x0
+    both = torch.zeros(height, width, dtype=x.dtype, device=x.device)
+    both[first] = both[second] = 1
+    spent = (delta * both).square().sum((2, 3), keepdim=True)
+    lacking = (eps**2 - delta.square().sum((1, 2, 3), keepdim=True)).clamp(min=0)
+    old = delta[:, :, *first]
+    colours = 1 - 2 * torch.randint(2, (samples, channels, 1, 1), device=x.device)
+    turned = tile.T if torch.rand([]) < 0.5 else tile
+    patch = colours * turned + old / (old.square().sum((2, 3), keepdim=True).sqrt() + 1e-12)
+    patch = patch * (lacking / channels + spent).sqrt() / (patch.square().sum((2, 3), keepdim=True).sqrt() + 1e-12)
+    delta[:, :, *second] = 0
+    delta[:, :, *first] = patch
+    return torch.clamp(x0 + eps * delta / delta.square().sum((1, 2, 3), keepdim=True).sqrt(), 0, 1)

@@ -37,7 +37,10 @@ FAMILIES = (
         "steps",
         "Steps and projections",
         "One step of an attack on a batch of images; no network is in it.",
-        ("project", "random_start", "pgd_step", "momentum_step", "bss_step", "mix"),
+        (
+            *("project", "random_start", "pgd_step", "momentum_step", "bss_step", "mix"),
+            *("project_hyperplane", "square_propose"),
+        ),
     ),
     Family(
         "particles", "Particles", "One SVGD step, images x particles x pixels; no network is in it.", ("svgd_step",)

@@ -131,12 +131,13 @@ def test_the_other_versions(short, subject, version):
     assert tuple(stage.attack for stage in result.stages) == ensemble.VERSIONS[version]
 
 
+@pytest.mark.parametrize("norm", RADII)
 @pytest.mark.parametrize("classes", [2, 3, 4])
-def test_few_classes_and_images_that_are_not_square(short, classes):
+def test_few_classes_and_images_that_are_not_square(short, classes, norm):
     network, x, y = trained(classes, shape=(2, 9, 14), images=12)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        result = attacks.autoattack(network, x, y, eps=0.1)[1]
+        result = attacks.autoattack(network, x, y, eps=2.5 * RADII[norm], norm=norm)[1]
     attacked = [stage.attack for stage in result.stages]
     assert ("apgd-t" in attacked) == (classes >= 4)
     assert any("apgd-t is left out" in str(each.message) for each in caught) == (classes < 4)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fastadv.attacks.methods import autoattack as ensemble
 from fastadv.distill import KD, TALD, AdversarialMethod, CrossEntropy
 from fastadv.train import cli
 from fastadv.train.config.train_config import resolve
@@ -25,6 +26,9 @@ from fastadv.train.runtime.processes import Processes, joined
 
 FLAGS = {"epochs": "2", "batch_size": "51", "tensorboard": False, "log_steps": "1", "eval_batch_size": "90"}
 FLAGS.update(augmentation="none", eval_steps="2", eval_samples="200", eval_eps="0.1")
+
+# Of AutoAttack: how many images it sees, at what radius, and how short it is.
+ATTACKED, EPS, STEPS, QUERIES = 60, 0.02, 5, 10
 
 
 class FromNoise(AdversarialMethod):
@@ -124,14 +128,21 @@ def train_jobs(folder: Path) -> None:
 
 def train_whole_run(folder: Path) -> int:
     options = ["--methods=kd", "--seeds=0", "--teacher-epochs=1", "--student-samples=100", "--epochs=1"]
-    return cli.main(["train", "--run-dir", str(folder), "--no-tensorboard", "--eval-steps=1", *options])
+    options += ["--eval-steps=1", "--eval-attack=autoattack", f"--eval-samples={ATTACKED}", f"--eval-eps={EPS}"]
+    return cli.main(["train", "--run-dir", str(folder), "--no-tensorboard", *options])
+
+
+def attack(folder: Path, weights: Path) -> int:
+    options = ["--model=digits_small", f"--checkpoint={weights}", "--attack=autoattack", f"--eps={EPS}"]
+    return cli.main(["attack", "--out", str(folder), f"--n={ATTACKED}", "--batch-size=8", *options])
 
 
 if __name__ == "__main__":
     given = Path(sys.argv[1])
     with joined("cpu"):
         train_jobs(given)
-        status = train_whole_run(given / "run")
+        ensemble._STEPS, ensemble._QUERIES = STEPS, QUERIES
+        status = train_whole_run(given / "run") or attack(given / "attack", given / "run" / "kd-seed0" / "weights.pt")
     threads = [task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")]
     (given / f"threads-{os.environ['RANK']}.json").write_text(json.dumps(threads))
     raise SystemExit(status)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastadv.attacks import pgd, svgd
+from fastadv.attacks import apgd, fab, pgd, svgd
 from fastadv.train.cli import main
 from fastadv.train.config.attacks import ATTACKS
 from fastadv.train.data import datasets
@@ -255,6 +255,8 @@ def test_what_cannot_be_continued(tmp_path, small_run, capsys):
         ("--norm=l7", "norm must be one of 'linf', 'l2', 'l1', got 'l7'"),
         ("--loss=hinge", "loss must be one of"),
         ("--particles=2", "particles: 2, but pgd has no particles; it takes steps"),
+        ("--targets=2", "targets: 2, but pgd has no targets; it takes steps"),
+        ("--targets=0", "targets: 0, expected at least 1"),
         ("--dtype=float8", "dtype: 'float8'"),
         ("--device=tpu9", "device: 'tpu9'"),
         ("--device=meta", "device: 'meta', but there are no values on it"),
@@ -283,6 +285,22 @@ def test_a_large_radius_is_taken_where_it_is_meant(tmp_path, small_run):
 def test_other_losses(tmp_path, small_run, loss):
     result = attacked(tmp_path / "result", *arguments(small_run, f"--loss={loss}", "--n=100"))
     assert share(result, "robust")["accuracy"] < share(result, "clean")["accuracy"] - 0.1
+
+
+@pytest.mark.parametrize("name", ["apgd", "fab"])
+def test_targets_are_aimed_at_in_turn(tmp_path, small_run, student, name):
+    model, x, labels = student
+    how = {"variant": "autoattack", "loss": "dlr"} if name == "apgd" else {}
+    robust = {}
+    for targets in (1, 4):
+        options = arguments(small_run, f"--attack={name}", f"--targets={targets}", "--n=150")
+        result = attacked(tmp_path / str(targets), *options)
+        assert result["attack"].items() >= {"targets": targets, "steps": 4, **how}.items()
+        robust[targets] = share(result, "robust")["correct"]
+        attack = {"apgd": apgd, "fab": fab}[name]
+        found = attack(model, x[:150], labels[:150], eps=EPS, steps=4, targets=targets, seed=0, **how)
+        assert abs(robust[targets] - correct(model, found, labels[:150]).sum()) <= 1
+    assert robust[4] < robust[1]
 
 
 @pytest.mark.parametrize("name", ["fgsm", "mi_fgsm"])

@@ -5,6 +5,7 @@ import json
 import numpy
 import pytest
 import torch
+from PIL import Image
 from torch.nn.functional import cross_entropy
 
 from fastadv.attacks.methods import autoattack as ensemble
@@ -13,6 +14,7 @@ from fastadv.train.data import datasets
 from fastadv.train.data.splits import to_pixels
 from fastadv.train.networks import catalogue
 from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.weights import load_weights
 from fastadv.train.robustness import ensemble as running
 
 
@@ -93,16 +95,37 @@ def test_it_goes_on_where_it_was_cut_off_and_to_more_images(checkpoint, tmp_path
     assert result(parts)["images"] == 20
     assert cli.main(["attack", "--out", str(parts), "--resume", "--n", "30"]) == 0
     assert result(parts)["broken_by"] == result(whole)["broken_by"]
+    found = [torch.load(file)["places"].tolist() for file in sorted((parts / "parts").glob("*.pt"))]
+    assert found == [[*range(20)], [*range(20, 30)]]
     assert result(parts)["robust"] == result(whole)["robust"]
     assert cli.main(["attack", "--out", str(parts), "--resume", "--eps", "0.5"]) == 2
+    # Nothing is left to attack; the images are saved all the same.
+    made = len(passes)
+    assert cli.main(["attack", "--out", str(parts), "--resume", "--save", str(tmp_path / "later.npz")]) == 0
+    assert len(passes) == made
+    with numpy.load(tmp_path / "later.npz") as arrays:
+        assert arrays["broken_by"].tolist() == result(whole)["broken_by"]
 
 
 def test_png_of_8_bits_stay_in_the_ball(checkpoint, tmp_path, capsys):
+    """How many of them still count is said as they are read again."""
     folder = tmp_path / "png"
     assert command(checkpoint, "--n", 20, "--out", tmp_path / "run", "--save", folder, "--ensemble", "apgd-ce") == 0
     broken = [place for place, stage in enumerate(result(tmp_path / "run")["broken_by"]) if stage >= 0]
     assert sorted(int(file.stem) for file in folder.glob("*.png")) == broken
-    assert f"{len(broken)} broken images as 8-bit PNG" in capsys.readouterr().out
+    dataset = datasets.load("digits")
+    network = catalogue.build("digits_cnn", num_classes=10, image_shape=dataset.image_shape)
+    load_weights(network, checkpoint)
+    classifier = Classifier(Normalize(dataset.mean, dataset.std), network).eval()
+    counts = 0
+    for place in broken:
+        read = torch.from_numpy(numpy.array(Image.open(folder / f"{place:07d}.png"))).view(1, 1, 8, 8)
+        clean = to_pixels(dataset.test.images[place : place + 1])
+        assert (to_pixels(read) - clean).abs().max() <= 0.1 + 1e-6
+        counts += int(classifier(to_pixels(read)).argmax(1) != dataset.test.labels[place])
+    assert counts > 0
+    said = f"{len(broken)} broken images as 8-bit PNG, of which {counts} still count: misclassified and in the ball"
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from fastadv.attacks.methods import autoattack as ensemble
 from fastadv.train.data import datasets
 from fastadv.train.data.augment import EpochPlan
 from fastadv.train.data.splits import subset, to_pixels
@@ -136,6 +137,26 @@ def test_what_the_first_process_says_holds_for_all(together):
 def test_a_whole_run_says_how_many_processes_made_it(together):
     assert "- Processes: 2" in (together / "run" / "report.md").read_text()
     assert (together / "run" / "kd-seed0" / "result.json").exists()
+
+
+def test_autoattack_gives_the_verdict_of_one_process(together, tmp_path, monkeypatch):
+    """By the attack command, and at the end of a training; each process had every second image."""
+    monkeypatch.setattr(ensemble, "_STEPS", processes_train.STEPS)
+    monkeypatch.setattr(ensemble, "_QUERIES", processes_train.QUERIES)
+    student = together / "run" / "kd-seed0"
+    assert processes_train.attack(tmp_path / "alone", student / "weights.pt") == 0
+    expected = json.loads((tmp_path / "alone" / "result.json").read_text())
+    assert 0 < expected["robust"]["correct"] < expected["clean"]["correct"]
+    for folder in (together / "attack", student / "attack"):
+        assert len(list((folder / "parts").glob("*.pt"))) == 2
+        found = json.loads((folder / "result.json").read_text())
+        for name in ("images", "clean", "robust", "broken_by", "classes"):
+            assert found[name] == expected[name], name
+        counts = [[stage[name] for name in ("attack", "attacked", "broken")] for stage in found["stages"]]
+        assert counts == [[stage[name] for name in ("attack", "attacked", "broken")] for stage in expected["stages"]]
+        assert found["largest_distance"] == pytest.approx(expected["largest_distance"], abs=1e-6)
+    found = json.loads((student / "result.json").read_text())["attack"]
+    assert found == {"name": "autoattack", "images": processes_train.ATTACKED, **expected["robust"]}
 
 
 def test_no_thread_of_the_group_outlives_it(together):

@@ -14,10 +14,12 @@ from fastadv.attacks.loop.noise import Noise
 from fastadv.attacks.loop.objective import Goal, Loss
 from fastadv.attacks.loop.projected_ascent import Tries, projected_ascent
 from fastadv.attacks.model.networks import Network
+from fastadv.near_misses import answers_near_misses
 from fastadv.ops.pixelwise import Bounds
 from fastadv.ops.step import pgd_stepper
 
 
+@answers_near_misses
 def pgd(
     model: Network | Sequence[Network],
     x: Tensor,

@@ -47,6 +47,10 @@ class Views:
         self.x, self.y = as_float32(batch.x), batch.y
         self.index = batch.index
 
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """Return that of ``logits`` and the batch's labels, see :meth:`Batch.cross_entropy`."""
+        return self._batch.cross_entropy(logits)
+
     def student_logits(self, images: Tensor) -> Tensor:
         """Return the student's logits on ``images``."""
         return logits_from("student", self.student, self.as_input(images))

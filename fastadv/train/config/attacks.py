@@ -16,7 +16,7 @@ ENSEMBLE = "autoattack"
 ENSEMBLE_VERSIONS = ("standard", "plus", "rand")
 
 # Fields of the configuration that not every attack takes; None leaves the attack's own default.
-OPTIONAL = ("steps", "step_size", "norm", "loss", "restarts", "particles", "queries")
+OPTIONAL = ("steps", "step_size", "norm", "loss", "restarts", "particles", "queries", "targets")
 
 # Keywords that hold something for each image of a batch.
 _PER_IMAGE = ("reference", "sample_ids", "mask")
@@ -46,6 +46,8 @@ def build_attack(name: str, *, eps: float, seed: int, **optional: Any) -> "Attac
             raise ConfigError(f"{option}: {value!r}, but {name} has no {option}; it takes {takes}")
     if given.get("restarts", 1) > 1 and "random_start" in known:
         given["random_start"] = True  # without, fgsm and mi_fgsm would do the same so many times
+    if name == "apgd" and "targets" in given:
+        given = {"variant": "autoattack", "loss": "dlr", **given}  # the only form that aims at classes in turn
     try:
         return kind(eps=eps, seed=seed, **given)
     except (TypeError, ValueError) as error:
