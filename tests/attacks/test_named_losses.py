@@ -3,10 +3,11 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import one_hot
+from torch.nn.functional import cross_entropy, kl_div, one_hot
 
-from fastadv.attacks import pgd, svgd
+from fastadv.attacks import fgsm, pgd, svgd
 from fastadv.attacks.loop.objective import divergence_direction
+from fastadv.attacks.model.networks import KeepMode
 
 EPS = 0.1
 
@@ -66,6 +67,24 @@ def test_the_direction_of_the_divergence(scale):
     single, _ = divergence_direction(logits.float(), reference.float())
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), direction, atol=1e-5 * scale, rtol=0)
+
+
+@pytest.mark.parametrize("loss", ["ce", "kl"])
+def test_rows_that_share_statistics_climb_the_sum_of_the_losses_themselves(loss, network, images, labels):
+    """There the direction of the sum is not that of each term by itself."""
+    network = network.double().train()
+    network[3].p = 0.0
+    network[5].weight.data *= 10.0
+    x, reference = images.double(), torch.randn(6, 5, dtype=torch.float64)
+    leaf = x.clone().requires_grad_()
+    logits = network(leaf)
+    value = cross_entropy(logits, labels, reduction="sum")
+    if loss == "kl":
+        value = kl_div(logits.log_softmax(1), reference.softmax(1), reduction="sum")
+    (grad,) = torch.autograd.grad(value, leaf)
+    given = {"y": labels} if loss == "ce" else {"reference": reference}
+    found = fgsm(KeepMode(network), x, eps=0.01, bounds=None, loss=loss, **given)
+    torch.testing.assert_close(found, x + 0.01 * grad.sign())
 
 
 @pytest.mark.parametrize("loss", ["cw", "dlr"])
