@@ -13,6 +13,7 @@ from torch import Tensor
 from fastadv.attacks.loop.arguments import count, step_count
 from fastadv.attacks.loop.objective import check_loss, reads_classes
 from fastadv.attacks.model.networks import Network
+from fastadv.near_misses import check_keywords
 from fastadv.ops import checks
 
 # Called with a keyword's name and value; raises TypeError or ValueError where it is wrong whatever the images are.
@@ -49,6 +50,7 @@ class Attack:
         ATTACKS[function.__name__] = cls
 
     def __init__(self, **keywords: Any) -> None:
+        check_keywords(f"{type(self).__name__}:", keywords, self.__signature__.parameters)
         try:
             self.__signature__.bind(**keywords)
         except TypeError as error:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from fastadv.distill.method import Terms
 from fastadv.distill.parts.robust import NEAR, RobustMethod, Views
-from fastadv.numerics import accumulate
 from fastadv.ops import checks
 from fastadv.ops.divergence import kl_distill
 
@@ -26,6 +24,7 @@ class PGDAT(RobustMethod):
     """
 
     needs_teacher = False
+    smooths_labels = True
 
     def __init__(
         self,
@@ -41,7 +40,7 @@ class PGDAT(RobustMethod):
         )
 
     def terms_on(self, views: Views) -> Terms:
-        return {"loss": cross_entropy(accumulate(views.student_adversarial), views.y)}
+        return {"loss": views.cross_entropy(views.student_adversarial)}
 
 
 class TRADES(RobustMethod):
@@ -49,9 +48,6 @@ class TRADES(RobustMethod):
 
     ``L = CE(S(x), y) + beta KL(p_S(x) || p_S(x'))``, means over the batch, the gradient through both answers of the
     divergence; x' maximises ``KL(p_S(x) || p_S(x'))`` by PGD from next to x, where that divergence has no gradient yet.
-
-    Where a student is so sure of one class on x and x' that float32 holds no other probability (below 1e-45), that
-    divergence has no gradient and the image stays where it is; the attack of :class:`PGDAT` has no such end.
 
     The released code has eps 0.031, step size 0.007 and a start of x + 0.001 N(0, 1); here the noise is uniform, with
     the same deviation.
@@ -68,6 +64,7 @@ class TRADES(RobustMethod):
     """
 
     needs_teacher = False
+    smooths_labels = True
     start_eps = NEAR
 
     def __init__(
@@ -86,7 +83,7 @@ class TRADES(RobustMethod):
         return self.ascent(self.attacked(views.student), views.x, loss="kl", seed=views.seed, sample_ids=views.index)
 
     def terms_on(self, views: Views) -> Terms:
-        ce = cross_entropy(accumulate(views.student_clean), views.y)
+        ce = views.cross_entropy(views.student_clean)
         apart = kl_distill(views.student_adversarial, views.student_clean)
         return {"loss": ce + self.beta * apart, "ce": ce.detach(), "robust": apart.detach()}
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, softplus
+from torch.nn.functional import softplus
 from torch.optim import Adam, Optimizer
 
 from fastadv.attacks.model.guard import evaluating
@@ -79,6 +79,8 @@ class AIKD(AdversarialMethod):
     Knowledge-Based Systems 2024 (its abstract).
     """
 
+    smooths_labels = True
+    mixes_images = True
     needs_teacher = True
     follows_progress = True
     needs_epochs = True
@@ -128,13 +130,13 @@ class AIKD(AdversarialMethod):
             self.previous.load_state_dict(student.state_dict())
 
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:
-        x, y = batch.x, batch.y
+        x = batch.x
         of_student = logits_from("student", student, x)
         in_first_epoch = self._epochs <= 1
         in_its_place = self.beta and in_first_epoch and self.first_epoch == "teacher"
         of_teacher = teacher_logits(self, teacher, x) if self.alpha or in_its_place else None
 
-        loss = cross_entropy(accumulate(of_student), y)
+        loss = batch.cross_entropy(of_student)
         terms = {"ce": loss.detach()}
         if self.alpha:
             deterministic = self._soft_targets(of_student, of_teacher)

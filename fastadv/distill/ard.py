@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from torch.nn.functional import cross_entropy
-
 from fastadv.distill.method import Terms
 from fastadv.distill.parts.robust import RobustMethod, Views
-from fastadv.numerics import accumulate
 from fastadv.ops import checks
 from fastadv.ops.divergence import kl_distill
 
@@ -52,12 +49,13 @@ class ARD(RobustMethod):
         )
         self.temperature = checks.positive("temperature", temperature)
         self.alpha = checks.number("alpha", alpha)
+        self.smooths_labels = self.alpha != 1
 
     def terms_on(self, views: Views) -> Terms:
         soft = kl_distill(views.student_adversarial, views.teacher_clean, temperature=self.temperature)
         if self.alpha == 1:
             return {"loss": soft}
-        hard = cross_entropy(accumulate(views.student_clean), views.y)
+        hard = views.cross_entropy(views.student_clean)
         return {"loss": self.alpha * soft + (1 - self.alpha) * hard, "robust": soft.detach(), "ce": hard.detach()}
 
     def extra_repr(self) -> str:

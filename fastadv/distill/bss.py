@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from fastadv.attacks.loop.arguments import count
 from fastadv.attacks.methods.bss import BSS as BoundaryAscent
@@ -15,7 +14,6 @@ from fastadv.attacks.methods.bss_base_samples import bss_candidates, bss_targets
 from fastadv.distill.method import Batch, Method, Network, Terms
 from fastadv.distill.parts.features import Features, observe
 from fastadv.distill.parts.teacher import required, teacher_features
-from fastadv.numerics import accumulate
 from fastadv.ops import checks
 from fastadv.ops.divergence import kl_distill
 from fastadv.ops.layout import aligned
@@ -82,6 +80,7 @@ class BSS(Method):
     needs_teacher = True
     follows_progress = True
     attacks = True
+    smooths_labels = True
     ascent: Callable[..., Tensor]
     # Whether it reads more than logits: only then the networks must have ``with_features``.
     needs_features: bool = False
@@ -116,7 +115,7 @@ class BSS(Method):
     def distil(self, student: Network, teacher: Network, batch: Batch) -> tuple[Features, Boundary | None, Terms]:
         """Return the student's features of the clean images, the boundary samples if they weigh anything, the terms."""
         clean, taught = self._observe(student, teacher, batch.x)
-        ce = cross_entropy(accumulate(clean.logits), batch.y)
+        ce = batch.cross_entropy(clean.logits)
         kd = self._apart(clean, taught).mean()
         loss = ce + (self.kd_start + (self.kd_end - self.kd_start) * batch.progress_for(self)) * kd
         weight = self.bss_weight * max(1 - batch.progress_for(self) / self.bss_end, 0.0)

@@ -52,6 +52,8 @@ class CRD(WeightedLoss):
     (RepDistiller) has it, with negatives in its "exact" mode.
     """
 
+    mixes_images = False
+    remembers_images = True
     term = "crd"
 
     def __init__(

@@ -28,7 +28,7 @@ class MicroBatch:
     """A part of a step's batch, computed by itself.
 
     x: images [N, ...]. y: classes [N]. index: see :class:`Batch`. share: of the step's images, over all processes.
-    number: its place among the step's parts, over all processes.
+    number: its place among the step's parts, over all processes. label_smoothing, mixed: see :class:`Batch`.
     """
 
     x: Tensor
@@ -36,6 +36,8 @@ class MicroBatch:
     index: Tensor | None
     share: float
     number: int
+    label_smoothing: float = 0.0
+    mixed: tuple[Tensor, float] | None = None
 
 
 class StepTerms(NamedTuple):
@@ -299,6 +301,8 @@ class Distiller:
                     # Noise belongs to the index of an image; without images, to the part.
                     seed=seed if self.method.needs_images else derive_seed(seed, "piece", part.number),
                     index=part.index,
+                    label_smoothing=part.label_smoothing,
+                    mixed=part.mixed,
                 ),
                 part.share,
             )
@@ -340,7 +344,12 @@ class Distiller:
             yield
 
     def _check_networks(self, example: Tensor) -> None:
-        """Raises ValueError where the networks have different numbers of classes."""
+        """Raises ValueError where they have different numbers of classes, or there are more processes than can be."""
+        if self._processes.count > 1 and any(part.remembers_images for part in self.method.parts()):
+            raise ValueError(
+                f"{_name(self.method)} remembers the images that its process saw: train it in one process, "
+                f"got {self._processes.count}"
+            )
         if self.teacher is None or not self.method.needs_teacher or example.dim() < 2:
             return
         networks = [self.model, self.teacher]

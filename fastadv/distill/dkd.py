@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from fastadv.distill.method import Batch
 from fastadv.distill.parts.base_loss import BaseLoss
 from fastadv.distill.parts.features import Features
-from fastadv.numerics import accumulate
 from fastadv.ops import checks
 from fastadv.ops.divergence import dkd_loss
 
@@ -49,6 +47,7 @@ class DKD(BaseLoss):
         self.alpha = checks.not_negative("alpha", alpha)
         self.beta = checks.not_negative("beta", beta)
         self.gamma = checks.not_negative("gamma", gamma)
+        self.smooths_labels = self.gamma > 0
         self.ramp = checks.not_negative("ramp", ramp)
 
     def on_features(self, student: Features, teacher: Features | None, batch: Batch) -> Tensor:
@@ -62,7 +61,7 @@ class DKD(BaseLoss):
             beta=self.beta,
         )
         risen = min(batch.progress_for(self) / self.ramp, 1.0) if self.ramp else 1.0
-        return self.gamma * cross_entropy(accumulate(student.logits), batch.y) + risen * decoupled
+        return self.gamma * batch.cross_entropy(student.logits) + risen * decoupled
 
     def extra_repr(self) -> str:
         weights = f"alpha={self.alpha}, beta={self.beta}, gamma={self.gamma}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from fastadv.distill.adaad import AdaAD
 from fastadv.distill.method import Network, Terms
@@ -66,6 +65,7 @@ class IAD(RobustMethod):
         )
         self.temperature = checks.positive("temperature", temperature)
         self.alpha = checks.number("alpha", alpha)
+        self.smooths_labels = self.alpha != 1
         self.beta = checks.not_negative("beta", beta)
         self.begin = checks.number("begin", begin)
         self.detach_clean = checks.flag("detach_clean", detach_clean)
@@ -75,7 +75,7 @@ class IAD(RobustMethod):
         own = _introspection(views, self.beta, begin=self.begin, detach_clean=self.detach_clean)
         loss = self.alpha * (guided + own)
         if self.alpha != 1:
-            loss = loss + (1 - self.alpha) * cross_entropy(accumulate(views.student_clean), views.y)
+            loss = loss + (1 - self.alpha) * views.cross_entropy(views.student_clean)
         return {"loss": loss, "teacher": guided.detach(), "self": own.detach()}
 
     def extra_repr(self) -> str:
@@ -116,6 +116,7 @@ class IADII(RobustMethod):
 
     needs_teacher = True
     follows_progress = True
+    smooths_labels = True
 
     def __init__(
         self,
@@ -152,7 +153,7 @@ class IADII(RobustMethod):
         trust = _trust(teacher, views.y, self.beta if views.progress >= self.begin else 0.0)
         guided = kl_distill(student, teacher, temperature=self.temperature, weight=trust)
         own = _introspection(views, self.beta, begin=self.begin, detach_clean=self.detach_clean)
-        hard = cross_entropy(accumulate(student), views.y)
+        hard = views.cross_entropy(student)
         loss = (1 - self.teacher_weight - self.standard_weight) * hard
         loss = loss + self.teacher_weight * (guided + self.temperature**2 * own)
         terms = {"teacher": guided.detach(), "self": own.detach(), "ce": hard.detach()}

@@ -7,8 +7,8 @@ from torch import Tensor
 from fastadv.distill.method import Batch
 from fastadv.distill.parts.base_loss import BaseLoss
 from fastadv.distill.parts.features import Features
+from fastadv.distill.parts.soft_targets import soft_targets
 from fastadv.ops import checks
-from fastadv.ops.divergence import kd_loss
 
 
 class KD(BaseLoss):
@@ -28,16 +28,18 @@ class KD(BaseLoss):
     """
 
     needs_teacher = True
+    mixes_images = True
     term = "kd"
 
     def __init__(self, temperature: float = 4.0, alpha: float = 0.9) -> None:
         super().__init__()
         self.temperature = checks.positive("temperature", temperature)
         self.alpha = checks.number("alpha", alpha)
+        self.smooths_labels = self.alpha != 1
 
     def on_features(self, student: Features, teacher: Features | None, batch: Batch) -> Tensor:
         assert teacher is not None
-        return kd_loss(student.logits, teacher.logits, batch.y, temperature=self.temperature, alpha=self.alpha)
+        return soft_targets(student.logits, teacher.logits, batch, temperature=self.temperature, alpha=self.alpha)
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}, alpha={self.alpha}"

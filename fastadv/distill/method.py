@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from fastadv.attacks import captured
+from fastadv.near_misses import answers_near_misses
+from fastadv.numerics import accumulate
 
 Network = Callable[[Tensor], Tensor]
 Terms = dict[str, Tensor]
@@ -29,6 +32,8 @@ class Batch:
         method draws any.
     index: positions [N] of the images in the training set, int64, for methods that remember something of each image;
         None where the caller does not count them.
+    label_smoothing: share of the label that ``cross_entropy`` spreads over all classes.
+    mixed: where x are mixed images, the classes [N] of the others in them and the share of those of y.
     """
 
     x: Tensor
@@ -36,6 +41,25 @@ class Batch:
     progress: float | None = None
     seed: int | Tensor | None = None
     index: Tensor | None = None
+    label_smoothing: float = 0.0
+    mixed: tuple[Tensor, float] | None = None
+
+    @property
+    def hard(self) -> bool:
+        """Whether ``cross_entropy`` is that of y alone."""
+        return not self.label_smoothing and self.mixed is None
+
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """Return the cross-entropy of ``logits`` [N, C] and the labels, in float32 or float64, the mean over the batch.
+
+        Of mixed images it is ``share CE(y) + (1 - share) CE(mixed)``.
+        """
+        logits = accumulate(logits)
+        own = cross_entropy(logits, self.y, label_smoothing=self.label_smoothing)
+        if self.mixed is None:
+            return own
+        classes, share = self.mixed
+        return share * own + (1 - share) * cross_entropy(logits, classes, label_smoothing=self.label_smoothing)
 
     def progress_for(self, method: Method) -> float:
         """Return ``progress``. Raises ValueError naming ``method``, which needs it, where it is None."""
@@ -70,6 +94,12 @@ class Method(nn.Module, abc.ABC):
     follows_progress: bool = False
     # Whether it makes adversarial images, in some or all of its settings.
     attacks: bool = False
+    # Whether it remembers something of each image, by Batch.index: then one process must see them all.
+    remembers_images: bool = False
+    # Whether it has a term of Batch.cross_entropy, so that smoothed labels mean something.
+    smooths_labels: bool = False
+    # Whether nothing of it needs the class or the number of each single image, so that images may be mixed.
+    mixes_images: bool = False
     # What it is built on where its argument ``base`` is None; None where it has no such argument.
     default_base: type[Method] | None = None
 
@@ -80,6 +110,12 @@ class Method(nn.Module, abc.ABC):
 
     # Epochs of ``warm_up_terms`` over ``warm_up_parameters()`` alone, before the student's first step.
     warm_up_epochs: int = 0
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Answer a near miss of an argument of the constructor with its name."""
+        super().__init_subclass__(**keywords)
+        if "__init__" in vars(cls):
+            cls.__init__ = answers_near_misses(cls.__init__)  # type: ignore[method-assign]
 
     @abc.abstractmethod
     def forward(self, student: Network, teacher: Network | None, batch: Batch) -> Terms:

@@ -16,9 +16,6 @@ class RSLAD(RobustMethod):
     ``L = scale [w KL(p_T(x) || p_S(x')) + (1 - w) KL(p_T(x) || p_S(x))]``, means over the batch; x' maximises
     ``KL(p_T(x) || p_S(x'))`` by PGD from next to x.
 
-    Where teacher and student are so sure of one class that float32 holds no other probability (below 1e-45), that
-    divergence has no gradient and the image stays where it is.
-
     The published code averages over batch and classes, times 10 on CIFAR-100: on CIFAR-10 and CIFAR-100 a tenth of the
     loss at scale 1. It takes the logarithm of the teacher's p + 1e-5, which shifts the value and not the gradient. Its
     start adds 0.001 N(0, 1) to x; here the noise is uniform, with the same deviation.

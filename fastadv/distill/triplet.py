@@ -34,6 +34,7 @@ class TripletKD(WeightedLoss):
     """
 
     needs_features = False
+    mixes_images = False
     term = "triplet"
 
     def __init__(

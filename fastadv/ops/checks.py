@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastadv.near_misses import did_you_mean
 from fastadv.numerics import accumulation_dtype
 
 FLOATING = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
@@ -25,7 +26,9 @@ def choice(name: str, value: Any, among: Mapping[str, Any]) -> Any:
     try:
         return among[value]
     except (KeyError, TypeError):
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, among))}, got {value!r}") from None
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(repr, among))}, got {value!r}{did_you_mean(value, among)}"
+        ) from None
 
 
 def floating(name: str, x: Tensor) -> None:

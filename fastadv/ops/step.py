@@ -42,7 +42,7 @@ def pgd_step(
     Args:
         x: iterates [N, ...], float64, float32, bfloat16 or float16.
         grad: gradient of what ascends, of the shape and device of x.
-        x0: clean samples, of the shape and device of x; finite.
+        x0: clean samples, of the shape and device of x; finite, and in the box, see :func:`project`.
         eps: radius in the units of x, as in :func:`project`.
         step_size: length of the step in the norm, a float or one a sample, [N]; for linf also one a channel or pixel,
             as eps; negative descends.
@@ -172,7 +172,7 @@ def momentum_step(
         x: iterates [N, ...], float64, float32, bfloat16 or float16.
         grad: gradient of what ascends, of the shape and device of x.
         momentum: the momentum so far, of the shape and device of x; zeros at first. Best kept in float32.
-        x0: clean samples, of the shape and device of x; finite.
+        x0: clean samples, of the shape and device of x; finite, and in the box, see :func:`project`.
         eps: radius in the units of x, as in :func:`project`.
         step_size: length of the step in the norm, as in :func:`pgd_step`; negative descends.
         decay: what is kept of the momentum.

@@ -44,7 +44,7 @@ def svgd_step(
     Args:
         particles: [N, n, ...], float64, float32, bfloat16 or float16.
         score: gradient of the log-density at each particle, of the shape and device of particles.
-        x0: clean images [N, ...]; finite.
+        x0: clean images [N, ...]; finite, and in the box, see :func:`project`.
         eps: radius in the units of the images, a float or one an image, [N]; not negative.
         step_size: length of the step, a float or one an image, [N].
         norm: "linf", "l2" or "l1", of the ball.

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.functional import one_hot
 
 from fastadv.attacks import pgd, svgd
+from fastadv.attacks.loop.objective import divergence_direction
 
 EPS = 0.1
 
@@ -48,6 +49,23 @@ def test_optimum_of_a_linear_model(model, images, loss, targeted, restarts, norm
     # A divergence reads no classes.
     found = pgd(model, x, None if loss == "kl" else aim, eps=EPS, loss=loss, **how)
     torch.testing.assert_close(found, optimum(x, uphill, norm), atol=1e-15 if norm == "linf" else 1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0])
+def test_the_direction_of_the_divergence(scale):
+    """Times its scale it is softmax(z) - softmax(r), which is zero where nothing else has a probability."""
+    generator = torch.Generator().manual_seed(0)
+    reference = scale * torch.randn(40, 7, generator=generator).double()
+    logits = reference + scale * torch.randn(40, 7, generator=generator).double()
+    logits[:20, :] = reference[:20, :] + 0.01 * scale * torch.randn(20, 7, generator=generator).double()
+    direction, log_scale = divergence_direction(logits, reference)
+    expected = logits.softmax(1) - reference.softmax(1)
+    torch.testing.assert_close(log_scale.exp()[:, None] * direction, expected, atol=1e-14, rtol=0)
+    assert direction.sum(1).abs().max() < 1e-14
+    assert direction.abs().amax(1).min() > 1e-3
+    single, _ = divergence_direction(logits.float(), reference.float())
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), direction, atol=1e-5 * scale, rtol=0)
 
 
 @pytest.mark.parametrize("loss", ["cw", "dlr"])

@@ -1,10 +1,12 @@
 """Pixels one by one: masks, radii and boxes of their own, images of 8 bits, and models that draw random numbers."""
 
+import copy
 import math
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy, kl_div
 
 from fastadv.attacks import APGD, PGD, apgd, fgsm, mi_fgsm, pgd, svgd
 
@@ -131,6 +133,37 @@ def test_the_expectation_over_transformations(attack, network, images, labels):
     )
     with pytest.raises(ValueError, match="eot must be at least 1, got 0"):
         attack(network, images, labels, eps=0.1, eot=0)
+
+
+class InTurn(nn.Module):
+    """The logits of one network, then of the other, and so on."""
+
+    def __init__(self, *networks):
+        super().__init__()
+        self.networks, self.calls = nn.ModuleList(networks), 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.networks[self.calls % len(self.networks)](x)
+
+
+@pytest.mark.parametrize("loss", ["ce", "kl"])
+def test_the_mean_of_gradients_is_that_of_the_loss_itself(loss, network, images, labels):
+    """Forwards of which one is sure and one is not: what either is scaled by for itself does not count."""
+    unsure, sure = network.double().eval(), copy.deepcopy(network)
+    sure[5].weight.data *= -8.0
+    x, y, reference = images.double(), labels, torch.randn(6, 5, dtype=torch.float64)
+    of = {
+        "ce": lambda z: cross_entropy(z, y, reduction="sum"),
+        "kl": lambda z: kl_div(z.log_softmax(1), reference.softmax(1), reduction="sum"),
+    }[loss]
+    leaf = x.clone().requires_grad_()
+    grads = [torch.autograd.grad(of(net(leaf)), leaf)[0] for net in (unsure, sure)]
+    assert (grads[0].sign() != (grads[0] + grads[1]).sign()).any()
+    expected = x + 0.01 * (grads[0] + grads[1]).sign()
+    given = {"reference": reference} if loss == "kl" else {"y": y}
+    found = fgsm(InTurn(unsure, sure), x, eps=0.01, bounds=None, eot=2, loss=loss, **given)
+    torch.testing.assert_close(found, expected)
 
 
 def test_an_averaged_gradient_is_nearer_to_the_expected_one(network, images, labels):

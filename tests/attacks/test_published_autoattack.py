@@ -122,6 +122,30 @@ class TestAutoPGD:
             torch.testing.assert_close(seen[last[image]][0]["x"][image], adversarial[image], atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_several_forwards_have_the_mean_gradient_of_the_cross_entropies(hills, batch, first):
+    """That of the forward in which the network is sure hardly counts, in whichever order they come."""
+    x, y = batch
+    sure, unsure = (lambda x: 6 * hills(x)), (lambda x: -hills(x))
+    turns = [sure, unsure]
+
+    def in_turn(x):
+        turns.reverse()
+        return turns[first](x)
+
+    how = {"targeted": False, "norm": "linf", "bounds": None, "steps": 1, "rho": 0.75, "seed": 0}
+    search = apgd_autoattack.AutoPGD(Networks(in_turn), loss="ce", eot=2, **how)
+    state = search.begin(rows(x, y, 0.1))
+    grad = search._differentiate(state)[2]
+    leaf = state["x"].clone().requires_grad_()
+    of_each = [
+        torch.autograd.grad(nn.functional.cross_entropy(network(leaf), y, reduction="sum"), leaf)[0]
+        for network in (sure, unsure)
+    ]
+    assert torch.equal(grad.sign(), sum(of_each).sign())
+    assert (grad.sign() != of_each[0].sign()).any()
+
+
 class TestSparseAutoPGD:
     @pytest.mark.parametrize("targeted", [False, True])
     def test_the_same_three_phases(self, pyautoattack, monkeypatch, hills, batch, targeted):

@@ -102,3 +102,23 @@ def test_a_missing_extra_is_named_before_anything_is_trained(capsys, tmp_path, m
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert "pip install 'fastadv[train]'" in fails(capsys, "--run-dir", str(tmp_path / "run"))
     assert not (tmp_path / "run" / "teacher").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["attack", "--epsilon", "8/255"], "--epsilon 8/255, did you mean --eps?"),
+        (["attack", "--alpha=2/255"], "--alpha=2/255, did you mean --step-size?"),
+        (["attack", "--nb-iter=3"], "--nb-iter=3, did you mean --steps?"),
+    ],
+)
+def test_other_libraries_names_of_a_flag_are_answered_with_ours(capsys, arguments, message):
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_unknown_option_is_answered_with_the_nearest(capsys):
+    message = "options.rslad.alpha: no such option, did you mean step_size?"
+    assert message in fails(capsys, "--methods=rslad", "--option=rslad.alpha=3")

@@ -144,10 +144,16 @@ def test_changes_are_named_to_the_option():
     assert resolve().changes(changed) == expected
 
 
-def test_data_without_a_recipe_of_its_own_asks_for_one(tmp_path):
-    with pytest.raises(ConfigError, match="none belongs to cifar10, expected --recipe"):
-        resolve(flags={"data": "cifar10", "data_dir": tmp_path})
-    config = resolve(recipe="tald-cifar100", flags={"data": "cifar10", "data_dir": tmp_path})
-    assert (config.data, config.augmentation) == ("cifar10", "crop4_flip")
+@pytest.mark.parametrize(
+    ("data", "recipe"),
+    [("cifar10", "cifar10"), ("folder", "images"), ("tiny-imagenet", "images"), ("json:loads", "images")],
+)
+def test_all_data_have_a_recipe(tmp_path, data, recipe):
+    flags = {"data": data, "data_dir": str(tmp_path)}
+    config = resolve(flags=flags)
+    assert config == resolve(recipe=recipe, flags=flags)
+    assert (config.data, config.augmentation, config.methods) == (data, "crop4_flip", ("ce", "kd", "tald"))
+    tald = config.spec("tald").build()
+    assert (tald.variant, tald.images, tald.eps) == ("projected", 10, 8 / 255)
     with pytest.raises(ConfigError, match="data: 'mnist', expected one of digits, cifar10"):
         resolve(flags={"data": "mnist"})

@@ -158,3 +158,66 @@ def test_another_optimizer_trains_and_continues_bit_for_bit(digits, tmp_path, op
 def test_an_optimizer_that_cannot_be_is_named(flags, message):
     with pytest.raises(ConfigError, match=message):
         resolve(flags=flags)
+
+
+def recorded(digits, folder, **flags):
+    method = Recorder()
+    make_trainer(digits, folder, method, epochs="2", **flags).fit()
+    return method.calls
+
+
+def test_mixup_mixes_the_first_with_the_last_by_a_share_of_each_step(digits, tmp_path):
+    clean = recorded(digits, tmp_path / "clean")
+    mixed = recorded(digits, tmp_path / "mixed", mixup="0.4", label_smoothing="0.1")
+    shares = []
+    for whole, batch in zip(clean, mixed, strict=True):
+        assert (whole.mixed, whole.label_smoothing, batch.label_smoothing) == (None, 0.0, 0.1)
+        classes, share = batch.mixed
+        torch.testing.assert_close(batch.x, share * whole.x + (1 - share) * whole.x.flip(0))
+        assert torch.equal(batch.y, whole.y)
+        assert torch.equal(classes, whole.y.flip(0))
+        shares.append(share)
+    assert len(set(shares)) == len(shares) == 6
+    parts = recorded(digits, tmp_path / "parts", mixup="0.4", accumulate="3")
+    assert [batch.mixed[1] for batch in parts[::3]] == shares
+    torch.testing.assert_close(torch.cat([batch.x for batch in parts[:3]]), mixed[0].x)
+    assert torch.equal(torch.cat([batch.mixed[0] for batch in parts[:3]]), mixed[0].mixed[0])
+
+
+def test_the_share_of_mixup_is_beta_distributed(digits, tmp_path):
+    """Beta(a, a) has mean 1/2 and variance 1 / (4 (2 a + 1)), over 400 steps."""
+    method = Recorder()
+    flags = {"student_samples": "20", "batch_size": "20", "mixup": "2", "eval_samples": "10", "eval_epochs": "400"}
+    make_trainer(digits, tmp_path, method, epochs="58", checkpoint_epochs="400", **flags).fit()
+    shares = torch.tensor([batch.mixed[1] for batch in method.calls], dtype=torch.float64)
+    assert len(shares) == 464
+    assert shares.mean().item() == pytest.approx(0.5, abs=4 * 0.224 / 464**0.5)
+    assert shares.var().item() == pytest.approx(1 / 20, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"label_smoothing": "0.1", "methods": "ce,rslad"}, "label_smoothing: 0.1, but rslad has no cross-entropy of"),
+        ({"label_smoothing": "0.1", "methods": "ard"}, "label_smoothing: 0.1, but ard has no cross-entropy of labels"),
+        ({"mixup": "0.2", "methods": "kd,tald"}, "mixup: 0.2, but tald looks at each single image's class or number"),
+        ({"mixup": "0.2", "methods": "kd", "teacher_method": "pgd-at"}, "mixup: 0.2, but pgd-at looks at each single"),
+        ({"mixup": "0"}, "mixup: 0.0, expected more than 0"),
+        ({"label_smoothing": "1.1"}, "label_smoothing: 1.1, expected at most 1"),
+    ],
+)
+def test_what_cannot_be_smoothed_or_mixed_is_named(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(flags=flags).check_used()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"label_smoothing": "0.1", "methods": "ce,kd,tald,ard", "options": ["ard.alpha=0.5"]},
+        {"mixup": "0.2", "methods": "ce,kd,fitnet", "label_smoothing": "0.1"},
+        {"mixup": "0.2", "methods": "kd", "teacher_method": "pgd-at", "teacher_checkpoint": "there.pt"},
+    ],
+)
+def test_what_can_be_smoothed_or_mixed_is_taken(flags):
+    resolve(flags=flags).check_used()

@@ -14,6 +14,7 @@ from fastadv.attacks.loop.arguments import count
 from fastadv.attacks.loop.ascent import Evaluation
 from fastadv.attacks.loop.rows import repeat_rows
 from fastadv.attacks.model.networks import KeepMode, Networks, two_classes
+from fastadv.near_misses import did_you_mean
 from fastadv.numerics import accumulate, per_sample
 from fastadv.ops import checks
 from fastadv.ops.attack_loss import attack_loss, attack_loss_value_and_grad
@@ -68,7 +69,8 @@ class Goal(NamedTuple):
 def check_loss(loss: Loss) -> None:
     """Raise ValueError unless ``loss`` is a callable or the name of a loss."""
     if not callable(loss) and loss not in _NAMED:
-        raise ValueError(f"loss must be one of {', '.join(map(repr, _NAMED))} or a callable, got {loss!r}")
+        names = ", ".join(map(repr, _NAMED))
+        raise ValueError(f"loss must be one of {names} or a callable, got {loss!r}{did_you_mean(loss, _NAMED)}")
 
 
 def reads_classes(loss: Loss) -> bool:

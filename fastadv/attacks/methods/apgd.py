@@ -27,6 +27,7 @@ from fastadv.attacks.methods.apgd_state import (
 )
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
+from fastadv.near_misses import answers_near_misses
 from fastadv.ops import checks
 from fastadv.ops.pixelwise import Bounds
 
@@ -34,6 +35,7 @@ from fastadv.ops.pixelwise import Bounds
 VARIANTS = {"paper": False, "autoattack": True}
 
 
+@answers_near_misses
 def apgd(
     model: Network | Sequence[Network],
     x: Tensor,

@@ -22,6 +22,7 @@ from fastadv.attacks.methods.square import Windows
 from fastadv.attacks.model.freeze import freeze
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
+from fastadv.near_misses import answers_near_misses
 from fastadv.ops import checks
 
 # The order in which the attacks run, with the number from which each derives its seed.
@@ -86,6 +87,7 @@ class AutoAttackResult(NamedTuple):
         return share(self.broken_by == STANDS)
 
 
+@answers_near_misses
 def autoattack(
     model: Network,
     x: Tensor,

@@ -13,11 +13,13 @@ from fastadv.attacks.loop.ascent import Evaluation, ascend
 from fastadv.attacks.loop.objective import backprop_to_input
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
+from fastadv.near_misses import answers_near_misses
 from fastadv.ops import checks
 from fastadv.ops.attack_loss import attack_loss_value_and_grad
 from fastadv.ops.step import bss_stepper
 
 
+@answers_near_misses
 def bss(
     model: Network | Sequence[Network],
     x: Tensor,

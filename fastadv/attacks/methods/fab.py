@@ -19,6 +19,7 @@ from fastadv.attacks.loop.rows import choose
 from fastadv.attacks.loop.standing import attacked
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
+from fastadv.near_misses import answers_near_misses
 from fastadv.ops import checks
 from fastadv.ops.ball import random_start
 from fastadv.ops.hyperplane import project_hyperplane
@@ -32,6 +33,7 @@ _DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
 _ORDER = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 
 
+@answers_near_misses
 def fab(
     model: Network,
     x: Tensor,

@@ -14,9 +14,11 @@ from fastadv.attacks.loop.objective import Goal, Loss
 from fastadv.attacks.loop.projected_ascent import Tries, projected_ascent
 from fastadv.attacks.methods.pgd import steepest_step
 from fastadv.attacks.model.networks import Network
+from fastadv.near_misses import answers_near_misses
 from fastadv.ops.pixelwise import Bounds
 
 
+@answers_near_misses
 def fgsm(
     model: Network | Sequence[Network],
     x: Tensor,

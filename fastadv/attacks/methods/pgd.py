@@ -14,10 +14,12 @@ from fastadv.attacks.loop.noise import Noise
 from fastadv.attacks.loop.objective import Goal, Loss
 from fastadv.attacks.loop.projected_ascent import Tries, projected_ascent
 from fastadv.attacks.model.networks import Network
+from fastadv.near_misses import answers_near_misses
 from fastadv.ops.pixelwise import Bounds
 from fastadv.ops.step import pgd_stepper
 
 
+@answers_near_misses
 def pgd(
     model: Network | Sequence[Network],
     x: Tensor,
@@ -70,8 +72,8 @@ def pgd(
         norm: "linf", "l2" or "l1".
         loss: "ce", "kl" (the divergence from ``reference``), "dlr" or "cw", see :func:`fastadv.attack_loss`. "ce"
             climbs ``logsumexp_{j != y} z_j - z_y``, of which the cross-entropy is a monotone function: the same ascent,
-            whose gradient does not vanish where the model is sure of y. "dlr" and "cw" do not vanish either; "kl" does
-            where model and reference are so sure of one class that float32 holds no other probability (below 1e-45).
+            whose gradient does not vanish where the model is sure of y. Nor does that of "dlr" or "cw", nor that of
+            "kl", which is scaled where model and reference are sure of one class.
             Or a callable of the model's output (whatever that is), or of it and y (repeated for restarts), that gives
             one value a row and is differentiated by autograd. Values are summed, never averaged.
         reference: logits [N, C] of loss "kl", or true classes [N] of a targeted "dlr"; None is the model's own clean

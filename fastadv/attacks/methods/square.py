@@ -18,6 +18,7 @@ from fastadv.attacks.loop.rows import choose
 from fastadv.attacks.loop.standing import attacked
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
+from fastadv.near_misses import answers_near_misses
 from fastadv.ops import checks
 from fastadv.ops.attack_loss import attack_loss
 from fastadv.ops.ball import project, random_start
@@ -29,6 +30,7 @@ _TILES = 5
 _INSIDE = 1 - 1e-6
 
 
+@answers_near_misses
 def square(
     model: Network,
     x: Tensor,

@@ -20,6 +20,7 @@ from fastadv.attacks.loop.rows import repeat_rows
 from fastadv.attacks.methods.tald_released import released_particles
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
+from fastadv.near_misses import answers_near_misses
 from fastadv.numerics import accumulate, per_sample
 from fastadv.ops import checks
 from fastadv.ops.svgd import UPDATES, svgd_stepper
@@ -30,6 +31,7 @@ _LEAST_SCALE = math.log(1e-9)
 VARIANTS = {name: name for name in ("projected", "released")}
 
 
+@answers_near_misses
 def svgd(
     model: Network | Sequence[Network],
     x: Tensor,

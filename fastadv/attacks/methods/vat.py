@@ -16,10 +16,12 @@ from fastadv.attacks.loop.objective import gradient
 from fastadv.attacks.loop.rows import choose
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
+from fastadv.near_misses import answers_near_misses
 from fastadv.numerics import accumulate, per_sample, safe_norm
 from fastadv.ops import ball, checks
 
 
+@answers_near_misses
 def vat(
     model: Network | Sequence[Network],
     x: Tensor,

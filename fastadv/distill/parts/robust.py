@@ -47,6 +47,10 @@ class Views:
         self.x, self.y = as_float32(batch.x), batch.y
         self.index = batch.index
 
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """Return that of ``logits`` and the batch's labels, see :meth:`Batch.cross_entropy`."""
+        return self._batch.cross_entropy(logits)
+
     def student_logits(self, images: Tensor) -> Tensor:
         """Return the student's logits on ``images``."""
         return logits_from("student", self.student, self.as_input(images))
@@ -94,7 +98,9 @@ class RobustMethod(Method):
         attack_mode: "eval" attacks the student in eval mode, which leaves no trace in it; "frozen" a copy of it in eval
             mode, made by :func:`fastadv.attacks.freeze` in ``build`` and refreshed before each attack: the same to
             rounding and sooner, in the student's own dtype whatever it trains in under autocast; "train" in the mode it
-            is trained in, with the statistics of the attacked batch and moving BatchNorm's buffers at each step.
+            is trained in, with the statistics of the attacked batch and moving BatchNorm's buffers at each step. There
+            the images of a batch act on each other, and the attack climbs the sum of their losses as they are; an image
+            of whose class the student is so sure that the others' probability is below 1e-45 has no share in it.
         clean_forward: run the clean images through the student at each step even where no term reads them, as the
             released code of IGDM does, so that BatchNorm's running statistics have their share of them.
 

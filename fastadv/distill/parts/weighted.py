@@ -9,8 +9,8 @@ from torch import Tensor
 from fastadv.distill.method import Batch
 from fastadv.distill.parts.base_loss import BaseLoss
 from fastadv.distill.parts.features import Features
+from fastadv.distill.parts.soft_targets import soft_targets
 from fastadv.ops import checks
-from fastadv.ops.divergence import kd_loss
 
 
 class WeightedLoss(BaseLoss):
@@ -32,11 +32,13 @@ class WeightedLoss(BaseLoss):
 
     needs_teacher = True
     needs_features = True
+    mixes_images = True
 
     def __init__(self, *, beta: float, gamma: float, alpha: float, temperature: float) -> None:
         super().__init__()
         self.beta = checks.not_negative("beta", beta)
         self.gamma = checks.not_negative("gamma", gamma)
+        self.smooths_labels = self.gamma > 0
         self.alpha = checks.not_negative("alpha", alpha)
         self.temperature = checks.positive("temperature", temperature)
 
@@ -52,8 +54,8 @@ class WeightedLoss(BaseLoss):
             return loss
         # One op computes both terms, whose weights it wants to sum to one.
         share = self.alpha / total
-        return loss + total * kd_loss(
-            student.logits, teacher.logits, batch.y, temperature=self.temperature, alpha=share
+        return loss + total * soft_targets(
+            student.logits, teacher.logits, batch, temperature=self.temperature, alpha=share
         )
 
     def extra_repr(self) -> str:

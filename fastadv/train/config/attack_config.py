@@ -18,7 +18,7 @@ from fastadv.train.config.config_model import ConfigModel
 from fastadv.train.config.train_config import Precision, check_device
 from fastadv.train.data import datasets
 from fastadv.train.networks import catalogue
-from fastadv.train.runtime.errors import ConfigError
+from fastadv.train.runtime.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from fastadv.attacks import Attack
@@ -29,13 +29,11 @@ class AttackConfig(ConfigModel):
 
     FILE: ClassVar[str] = "attack.toml"
 
-    model: str = Field("digits_cnn", description="network")
+    model: str = Field("digits_cnn", description=f"network: {catalogue.NETWORK}")
     checkpoint: Path | None = Field(
         None, description="state_dict of the network, or a checkpoint of `fastadv train`; always needed"
     )
-    data: str = Field(
-        "digits", description=f"dataset, of which the test split is attacked: {', '.join(datasets.DATASETS)}"
-    )
+    data: str = Field("digits", description=f"dataset, of which the test split is attacked: {datasets.DATA}")
     data_dir: Path | None = Field(None, description=datasets.DATA_DIR)
     image_size: int | None = Field(None, ge=1, description=datasets.IMAGE_SIZE)
     grayscale: bool = Field(False, description="read the images of a folder as one channel")
@@ -108,7 +106,8 @@ class AttackConfig(ConfigModel):
                     f"{name}: {getattr(self, name)!r}, but {ENSEMBLE} has no {name}; it takes norm, ensemble"
                 )
         if self.norm not in (None, "linf", "l2", "l1"):
-            raise ConfigError(f"norm: {self.norm!r}, expected linf, l2 or l1")
+            near = did_you_mean(self.norm, ("linf", "l2", "l1"))
+            raise ConfigError(f"norm: {self.norm!r}{near or ','} expected linf, l2 or l1")
         if self.save is not None and self.save.suffix not in ("", ".npz"):
             raise ConfigError(f"save: {str(self.save)!r}, expected a file NAME.npz, or a folder for PNG")
 

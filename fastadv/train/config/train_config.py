@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -16,10 +16,14 @@ from fastadv.train.data.datasets import Augmentation
 from fastadv.train.networks import catalogue
 from fastadv.train.runtime.errors import ConfigError, did_you_mean
 
+if TYPE_CHECKING:
+    from fastadv.distill import Method
+
 Precision = Literal["float32", "bfloat16", "float16"]
 
-# The recipe that --data chooses when none is named.
-RECIPE_OF_DATA = {"digits": "digits", "cifar100": "tald-cifar100"}
+# The recipe that --data chooses when none is named; of all other data it is OTHER_RECIPE.
+RECIPE_OF_DATA = {"digits": "digits", "cifar100": "tald-cifar100", "cifar10": "cifar10"}
+OTHER_RECIPE = "images"
 _RECIPES = resources.files("fastadv.train") / "recipes"
 
 
@@ -28,7 +32,7 @@ class Config(ConfigModel):
 
     FILE: ClassVar[str] = "config.toml"
 
-    data: str = Field("digits", description=f"dataset: {', '.join(datasets.DATASETS)}")
+    data: str = Field("digits", description=f"dataset: {datasets.DATA}")
     data_dir: Path | None = Field(None, description=datasets.DATA_DIR)
     image_size: int | None = Field(None, ge=1, description=datasets.IMAGE_SIZE)
     grayscale: bool = Field(False, description="read the images of a folder as one channel")
@@ -37,7 +41,7 @@ class Config(ConfigModel):
         None, ge=1, description="train students on this many images, drawn anew for each seed"
     )
 
-    teacher: str = Field("digits_cnn", description="teacher network")
+    teacher: str = Field("digits_cnn", description=f"teacher network: {catalogue.NETWORK}")
     teacher_checkpoint: Path | None = Field(
         None, description="state_dict of the teacher; without it the teacher is trained"
     )
@@ -46,7 +50,7 @@ class Config(ConfigModel):
     standard_teacher_checkpoint: Path | None = Field(
         None, description="state_dict of a second teacher of that network, trained on clean images, for iad-ii"
     )
-    student: str = Field("digits_small", description="student network")
+    student: str = Field("digits_small", description="student network, of the same names")
     methods: tuple[str, ...] = Field(
         ("ce", "kd", "tald"),
         description="methods to train the student with, and settings of them; see `fastadv methods`",
@@ -75,6 +79,10 @@ class Config(ConfigModel):
     lr_decay: float = Field(0.1, gt=0, le=1, description="factor of the step schedule")
 
     warm_up_lr: float | None = Field(None, gt=0, description="learning rate of a method's warm-up; none is lr")
+    label_smoothing: float = Field(0.0, ge=0, le=1, description="share of a label that cross-entropy spreads evenly")
+    mixup: float | None = Field(
+        None, gt=0, description="mix a batch's images in pairs, with shares of Beta(MIXUP, MIXUP); none mixes nothing"
+    )
     clip_norm: float | None = Field(None, gt=0, description="clip the gradient to this l2 norm")
     teacher_ema: float | None = Field(
         None, gt=0, le=1, description="decay of the average of a trained teacher's weights; none is ema"
@@ -162,6 +170,9 @@ class Config(ConfigModel):
         if self.teacher_checkpoint is None and self.needs_teacher:
             specs.insert(0, self.spec(self.teacher_method, where="teacher_method"))
         names = ", ".join(dict.fromkeys(spec.name for spec in specs))
+        if self.label_smoothing or self.mixup:
+            for spec in specs:
+                self._check_labels(spec.name, spec.build())
         if self.capture and not any(spec.claims("attacks") for spec in specs):
             raise ConfigError(f"capture: True, but none of {names} attacks a network")
         second = self.standard_teacher_checkpoint
@@ -169,6 +180,14 @@ class Config(ConfigModel):
             raise ConfigError(
                 f"standard_teacher_checkpoint: {str(second)!r}, but none of {names} asks a second teacher; iad-ii does"
             )
+
+    def _check_labels(self, name: str, method: "Method") -> None:
+        if self.label_smoothing and not any(part.smooths_labels for part in method.parts()):
+            raise ConfigError(
+                f"label_smoothing: {self.label_smoothing}, but {name} has no cross-entropy of labels here"
+            )
+        if self.mixup and not all(part.mixes_images for part in method.parts()):
+            raise ConfigError(f"mixup: {self.mixup}, but {name} looks at each single image's class or number")
 
     @property
     def run_name(self) -> str:
@@ -186,9 +205,7 @@ def resolve(*, recipe: str | None = None, flags: Mapping[str, Any] | None = None
     if recipe is None:
         data = given.get("data", "digits")
         datasets.check_name(data)
-        if data not in RECIPE_OF_DATA:
-            raise ConfigError(f"recipe: none belongs to {data}, expected --recipe with one, such as tald-cifar100")
-        recipe = RECIPE_OF_DATA[data]
+        recipe = RECIPE_OF_DATA.get(data, OTHER_RECIPE)
     return overridden(read_recipe(recipe), given)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from fastadv.train.runtime import own_code
 from fastadv.train.runtime.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ DATASETS = {
 _LAYOUTS = {name: entry.layout for name, entry in DATASETS.items() if entry.layout is not None}
 _RESIZED = [name for name, entry in DATASETS.items() if entry.resized]
 # Help of the flags of both commands.
+DATA = f"{', '.join(DATASETS)}, or MODULE:FUNCTION of your own, which gives (train, test)"
 DATA_DIR = "folder that holds, for " + "; for ".join(f"{name}, {layout}" for name, layout in _LAYOUTS.items())
 IMAGE_SIZE = f"scale and cut the images of {' or '.join(_RESIZED)} to squares of this side; none keeps theirs"
 
@@ -55,9 +57,9 @@ def load(
     grayscale: bool = False,
     device: "torch.device | str" = "cpu",
 ) -> "Dataset":
-    """Load the dataset ``name`` of DATASETS, on ``device``.
+    """Load the dataset ``name`` of DATASETS, or MODULE:FUNCTION of one's own, on ``device``.
 
-    data_dir: the folder that holds it, laid out as its entry says.
+    data_dir: the folder that holds it, laid out as its entry says; one's own function may take it.
     image_size: the side that images are scaled and cut to; None keeps theirs.
     grayscale: read one channel, of a folder.
 
@@ -67,6 +69,10 @@ def load(
     check_source(name, data_dir, image_size, grayscale)
     from fastadv.train.data.splits import from_stored
 
+    if own_code.is_own(name):
+        from fastadv.train.data import own_data
+
+        return from_stored(own_data.read(name, data_dir), device)
     module, _, function = DATASETS[name].reader.partition(":")
     read = getattr(importlib.import_module(f"fastadv.train.data.{module}"), function)
     sizes = [image_size] if DATASETS[name].resized else []
@@ -75,10 +81,12 @@ def load(
 
 
 def check_name(name: str) -> None:
-    """Raise ConfigError for a name not in DATASETS."""
-    if name not in DATASETS:
+    """Raise ConfigError for a name that is neither in DATASETS nor one's own."""
+    if own_code.is_own(name):
+        own_code.find("data", name)
+    elif name not in DATASETS:
         near = did_you_mean(name, DATASETS)
-        raise ConfigError(f"data: {name!r}{near or ','} expected one of {', '.join(DATASETS)}")
+        raise ConfigError(f"data: {name!r}{near or ','} expected one of {DATA}")
 
 
 def check_source(name: str, data_dir: Path | None, image_size: int | None, grayscale: bool = False) -> None:

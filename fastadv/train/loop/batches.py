@@ -51,14 +51,18 @@ class Batches:
         augmentation = self._config.augmentation
         return EpochPlan.draw(len(self._train), augmentation=augmentation, seed=seed, epoch=epoch, device=self._device)
 
-    def micro_batches(self, plan: EpochPlan | None, index: int) -> list[MicroBatch]:
-        """Return this process's micro-batches of batch `index` of the epoch. Reads nothing back from the device."""
+    def micro_batches(self, plan: EpochPlan | None, index: int, own: float = 1.0) -> list[MicroBatch]:
+        """Return this process's micro-batches of batch `index` of the epoch. Reads nothing back from the device.
+
+        own: share of each image where the batch's first is mixed with its last, and so on inward; 1 mixes nothing.
+        """
         size, mine = self.size(index), self._config.accumulate
         first = self._processes.rank * mine
         found = []
         for number in range(first, first + mine):
             # As torch.tensor_split: the first are one longer where the size is no multiple of their number.
             start, stop = (min(at, size % self._parts) + at * (size // self._parts) for at in (number, number + 1))
+            mixed = None
             if plan is None:
                 x, ids = torch.empty(stop - start, 0, device=self._device), None
                 labels = torch.full((stop - start,), -1, device=self._device)
@@ -66,7 +70,14 @@ class Batches:
                 at = index * self._config.batch_size + start
                 images, labels = plan.batch(self._train.images, self._train.labels, at, stop - start)
                 x, ids = to_pixels(images, channels_last=self._config.channels_last), plan.order[at : at + stop - start]
-            found.append(MicroBatch(x, labels, ids, (stop - start) / size, number))
+                if own < 1:
+                    # Whichever process has them, the partners are the same.
+                    other = index * self._config.batch_size + size - stop
+                    images, theirs = plan.batch(self._train.images, self._train.labels, other, stop - start)
+                    x = to_pixels(images.flip(0), channels_last=self._config.channels_last).lerp_(x, own)
+                    mixed = theirs.flip(0), own
+            smoothing = self._config.label_smoothing
+            found.append(MicroBatch(x, labels, ids, (stop - start) / size, number, smoothing, mixed))
         return found
 
     def example(self, shape: torch.Size) -> torch.Tensor:

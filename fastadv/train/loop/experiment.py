@@ -23,7 +23,7 @@ from fastadv.train.loop.batches import Batches
 from fastadv.train.loop.evaluation import evaluate
 from fastadv.train.loop.trainer import Trainer
 from fastadv.train.networks import catalogue
-from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.classifier import Classifier, Normalize, check_fit
 from fastadv.train.networks.weights import load_weights
 from fastadv.train.runtime.errors import ConfigError, TrainError
 from fastadv.train.runtime.files import write_atomically
@@ -87,11 +87,13 @@ def run_experiment(prepared: Prepared, folder: Path) -> nn.Module | None:
     return teacher
 
 
-def build_classifier(name: str, config: Config, dataset: Dataset, *, seed: int) -> Classifier:
+def build_classifier(name: str, config: Config, dataset: Dataset, *, seed: int, field: str = "network") -> Classifier:
     """The network `name` behind the dataset's normalisation, initialised from `seed`, on the configured device."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "weights", name))
-        network = catalogue.build(name, num_classes=len(dataset.class_names), image_shape=dataset.image_shape)
+        network = catalogue.build(
+            name, num_classes=len(dataset.class_names), image_shape=dataset.image_shape, field=field
+        )
     classifier = Classifier(Normalize(dataset.mean, dataset.std), network).to(config.device)
     if config.channels_last:
         torch.nn.utils.convert_conv2d_weight_memory_format(classifier, torch.channels_last)
@@ -141,15 +143,8 @@ def _check_one_image(name: str, student: nn.Module, x: Tensor) -> None:
 
 def _fitting(field: str, name: str, config: Config, dataset: Dataset, x: Tensor) -> Classifier:
     """Build the untrained network `name`. Raises ConfigError naming `field` where it does not make logits of `x`."""
-    classifier = build_classifier(name, config, dataset, seed=0)
-    try:
-        with torch.no_grad():
-            logits = classifier.train()(x)
-    except Exception as error:  # networks of other libraries raise nearly anything
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        raise ConfigError(f"{field}: {name!r} cannot take images {list(x.shape[1:])} ({reason})") from error
-    if not isinstance(logits, Tensor):
-        raise ConfigError(f"{field}: {name!r} gives a {type(logits).__name__} in training, expected logits alone")
+    classifier = build_classifier(name, config, dataset, seed=0, field=field)
+    check_fit(field, name, classifier.train(), x, len(dataset.class_names))
     return classifier
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import random
 from pathlib import Path
 from typing import Any, cast
 
@@ -151,13 +152,16 @@ class Trainer:
         """Take the step on batch `index` of the epoch. Reads nothing back from the device."""
         stage = self.distiller.stage
         proper = stage is self.distiller.training
+        own, alpha = 1.0, self.config.mixup
+        if proper and alpha is not None:
+            own = random.Random(derive_seed(self.seed, "mixup", stage.done)).betavariate(alpha, alpha)
         self.model.train()
         if proper:
             rate = learning_rate(self.config.lr, self.config, epoch=epoch, progress=stage.progress)
             for group in self.distiller.optimizer.param_groups:
                 group["lr"] = rate
         try:
-            found = self.distiller.step_on(self.batches.micro_batches(plan, index))
+            found = self.distiller.step_on(self.batches.micro_batches(plan, index, own))
         except NotFiniteError as error:  # of an attack on the student, which looks before the log does
             raise DivergenceError(f"{self.label}: after step {self.step}, {error}; {self._advice()}") from error
         self.terms.add(found.student)

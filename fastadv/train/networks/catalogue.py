@@ -1,13 +1,15 @@
-"""The networks by name: our own, and timm:NAME and torchvision:NAME where those libraries are installed.
+"""The networks by name: our own, timm:NAME and torchvision:NAME where those are installed, MODULE:FUNCTION of a user.
 
 The libraries' are built without pretrained weights and have no ``with_features``. Importing this imports no torch.
 """
 
 import importlib
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from fastadv.train.runtime import own_code
 from fastadv.train.runtime.errors import ConfigError, did_you_mean
 from fastadv.train.runtime.extras import require
 
@@ -47,38 +49,50 @@ NETWORKS: "dict[str, Callable[..., nn.Module]]" = {
     "shufflenetv2": partial(_build, "shufflenet:ShuffleNetV2"),
 }
 
+# Help of the flags of both commands.
+NETWORK = (
+    f"{', '.join(NETWORKS)}, timm:NAME, torchvision:NAME, or MODULE:FUNCTION of your own, called with num_classes and "
+    "image_shape where it takes them"
+)
+_LIBRARIES = ("timm:", "torchvision:")
+# Networks that functions of the user's own have made.
+_BUILT: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+
 
 def check_name(field: str, name: str) -> None:
-    """Raise ConfigError naming ``field`` where ``name`` is neither in NETWORKS nor of a library.
+    """Raise ConfigError naming ``field`` where ``name`` is none of NETWORKS, of a library or one's own.
 
     Raises MissingExtraError where that library is not installed.
     """
-    if name.startswith(("timm:", "torchvision:")):
+    if name.startswith(_LIBRARIES):
         library, module, model = _from_library(field, name)
         known = module.is_model(model) if library == "timm" else model in module.models.list_models(module.models)
         if not known:
             raise ConfigError(f"{field}: {name!r}, but {library} {module.__version__} has no classifier {model!r}")
+    elif own_code.is_own(name):
+        own_code.find(field, name)
     elif name not in NETWORKS:
         near = did_you_mean(name, NETWORKS)
-        raise ConfigError(
-            f"{field}: {name!r}{near or ','} expected one of {', '.join(NETWORKS)}, timm:NAME or torchvision:NAME"
-        )
+        raise ConfigError(f"{field}: {name!r}{near or ','} expected one of {NETWORK}")
 
 
-def build(name: str, *, num_classes: int, image_shape: tuple[int, int, int]) -> "nn.Module":
+def build(name: str, *, num_classes: int, image_shape: tuple[int, int, int], field: str = "network") -> "nn.Module":
     """Build the network ``name``, as check_name has them, for images [C, H, W].
 
-    Raises what check_name raises, and ConfigError where the network of a library cannot have that many channels.
+    Raises what check_name raises, and ConfigError naming ``field`` where the network of a library cannot have that many
+    channels, or one's own function raises or makes none.
     """
-    check_name("network", name)
+    check_name(field, name)
     in_channels = image_shape[0]
     if name in NETWORKS:
         return NETWORKS[name](num_classes=num_classes, in_channels=in_channels)
-    library, module, model = _from_library("network", name)
+    if not name.startswith(_LIBRARIES):
+        return _build_own(field, name, num_classes=num_classes, image_shape=image_shape)
+    library, module, model = _from_library(field, name)
     if library == "timm":
         return module.create_model(model, pretrained=False, num_classes=num_classes, in_chans=in_channels)
     if in_channels != 3:
-        raise ConfigError(f"network: {name!r} takes images of 3 channels, the data have {in_channels}")
+        raise ConfigError(f"{field}: {name!r} takes images of 3 channels, the data have {in_channels}")
     return module.models.get_model(model, weights=None, num_classes=num_classes)
 
 
@@ -86,3 +100,15 @@ def _from_library(field: str, name: str) -> tuple[str, Any, str]:
     """Return the library's name, the library, and the model's name in it."""
     library, _, model = name.partition(":")
     return library, require(library, f"{field} {name}", install=library), model
+
+
+def _build_own(field: str, name: str, **arguments: object) -> "nn.Module":
+    from torch import nn
+
+    network = own_code.call(field, name, **arguments)
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"{field}: {name!r} gave {type(network).__name__}, expected a torch.nn.Module")
+    if network in _BUILT:
+        raise ConfigError(f"{field}: {name!r} gave the same network again, expected a new one at each call")
+    _BUILT.add(network)
+    return network

@@ -1,10 +1,12 @@
 """A network behind its normalisation."""
 
+import torch
 from torch import Tensor, nn
 
 from fastadv.attacks.model.wrappers import Normalize, Normalized
 from fastadv.distill import Features
 from fastadv.distill.parts.features import features_of
+from fastadv.train.runtime.errors import ConfigError
 
 __all__ = ["Classifier", "Normalize"]
 
@@ -22,3 +24,23 @@ class Classifier(Normalized):
     def with_features(self, x: Tensor) -> Features:
         """Return the features of the network; TypeError where it has none."""
         return features_of("network", self.network, self.normalize(x))
+
+
+def check_fit(field: str, name: str, network: nn.Module, x: Tensor, classes: int) -> None:
+    """Raise ConfigError naming ``field`` where ``network``, called ``name``, makes no logits [N, classes] of ``x``."""
+    try:
+        with torch.no_grad():
+            logits = network(x)
+    except Exception as error:  # networks of others raise nearly anything
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise ConfigError(f"{field}: {name!r} cannot take images {list(x.shape[1:])} ({reason})") from error
+    if not isinstance(logits, Tensor):
+        mode = "training" if network.training else "evaluation"
+        raise ConfigError(
+            f"{field}: {name!r} gives a {type(logits).__name__} in {mode}, expected logits alone; "
+            "fastadv.attacks.Logits(network, key) gives those"
+        )
+    if logits.shape != (len(x), classes):
+        raise ConfigError(
+            f"{field}: {name!r} gives {list(logits.shape)} for {len(x)} images, expected logits [{len(x)}, {classes}]"
+        )

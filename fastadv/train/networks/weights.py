@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastadv.distill import Hooked
 from fastadv.train.runtime.checkpoint import why_refused
 from fastadv.train.runtime.errors import CheckpointError
 from fastadv.train.runtime.extras import require
@@ -20,14 +21,18 @@ SHOWN = 4
 def load_weights(network: nn.Module, path: Path, *, name: str | None = None) -> None:
     """Load the weights in ``path`` into ``network``, which messages call ``name``; None is its class.
 
-    The file is one of torch.save or a .safetensors. Its weights are found by one rule: of dictionaries in each other,
-    the one that fits best; of its entries those that are tensors; without the prefixes that all their names share, such
-    as "module.", "model." or "_orig_mod.". What else lies beside them, such as an optimizer's state, is passed over.
+    Of a :class:`fastadv.distill.Hooked` they are its model's. The file is one of torch.save or a .safetensors. Its
+    weights are found by one rule: of dictionaries in each other, the one that fits best; of its entries those that are
+    tensors; without the prefixes that all their names share, such as "module.", "model." or "_orig_mod.". What else
+    lies beside them, such as an optimizer's state, is passed over.
 
     Raises CheckpointError where the file is missing, damaged, or something else than a checkpoint, where it holds code,
     where no dictionary of it fits, and where weights are not finite.
     """
-    name, wanted = name or type(network).__name__, network.state_dict().keys()
+    name = name or type(network).__name__
+    if isinstance(network, Hooked):
+        network = network.model
+    wanted = network.state_dict().keys()
     candidates = [_unprefixed(table, wanted) for table in _tables(_read(path))]
     if not candidates:
         raise CheckpointError(f"{path}: holds no weights")

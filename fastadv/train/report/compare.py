@@ -87,7 +87,8 @@ def _paired_runs(runs: Mapping[str, RunResults], baseline: MethodResults) -> set
 
     def identity(run: RunResults) -> list[Any]:
         # The path of other datasets may differ where they are the same.
-        own = run.config.get("data_dir") if run.config["data"] == "folder" else None
+        data = run.config["data"]
+        own = run.config.get("data_dir") if data == "folder" or ":" in data else None
         return [own, *(run.config.get(key) for key in PAIRED_BY)]
 
     of_baseline = next(identity(run) for run in runs.values() if baseline in run.methods)

@@ -14,7 +14,7 @@ from fastadv.train.config.attacks import keywords
 from fastadv.train.data import datasets
 from fastadv.train.data.splits import Dataset, to_pixels
 from fastadv.train.networks import catalogue
-from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.classifier import Classifier, Normalize, check_fit
 from fastadv.train.networks.weights import load_weights
 from fastadv.train.robustness.shards import Shard, Shards, Verdict
 from fastadv.train.robustness.timing import TimedNetwork
@@ -50,10 +50,12 @@ def prepare(config: AttackConfig) -> Subject:
     images = len(dataset.test) if config.n is None else config.n
     if images > len(dataset.test):
         raise ConfigError(f"n: {images}, expected at most {len(dataset.test)}, the test images of {config.data}")
-    network = catalogue.build(config.model, num_classes=len(dataset.class_names), image_shape=dataset.image_shape)
-    load_weights(network, config.checkpoint, name=config.model)
+    classes = len(dataset.class_names)
+    network = catalogue.build(config.model, num_classes=classes, image_shape=dataset.image_shape, field="model")
     classifier = Classifier(Normalize(dataset.mean, dataset.std), network).eval().requires_grad_(False)
     torch.nn.utils.convert_conv2d_weight_memory_format(classifier.to(config.device), torch.channels_last)
+    check_fit("model", config.model, classifier, torch.zeros(1, *dataset.image_shape, device=config.device), classes)
+    load_weights(network, config.checkpoint, name=config.model)
     copy = freeze(classifier, dtype=getattr(torch, config.dtype))
     return Subject(classifier, copy, dataset, images)
 

@@ -1,7 +1,6 @@
 """Errors a user can cause and mend. The command line prints their message without a traceback."""
 
-import difflib
-from collections.abc import Iterable
+from fastadv.near_misses import did_you_mean as did_you_mean
 
 
 class TrainError(Exception):
@@ -26,10 +25,3 @@ class DivergenceError(TrainError, ArithmeticError):
 
 class MissingExtraError(TrainError, ImportError):
     """An optional dependency is needed and not installed."""
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """A clause for the message of an unknown ``name``: the nearest of ``names``; empty where none is near."""
-    by_lower = {each.lower(): each for each in names}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.7)
-    return f", did you mean {by_lower[near[0]]}?" if near else ""

@@ -69,7 +69,7 @@ def add_fact(folder: Path, name: str, fact: str) -> None:
 
 def named_by_time(name: str) -> Path:
     """Return the folder of what was given none: runs/NAME-TIME."""
-    return RUNS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return RUNS / f"{name.replace(':', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def find_run(run_dir: Path | None, file: str) -> Path | None:

@@ -1,0 +1,47 @@
+"""MODULE:FUNCTION of a user's own, which makes a network or gives data."""
+
+import inspect
+import os
+import pkgutil
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from fastadv.train.runtime.errors import ConfigError, TrainError
+
+
+def is_own(name: str) -> bool:
+    """Return whether ``name`` is MODULE:FUNCTION."""
+    return ":" in name
+
+
+def find(field: str, name: str) -> Callable[..., Any]:
+    """Return the function MODULE:FUNCTION; the module is looked for in the current folder first.
+
+    field: what errors call the name. Raises ConfigError where there is none, or its module cannot be imported.
+    """
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        function = pkgutil.resolve_name(name)
+    except Exception as error:  # its module may raise anything
+        raise ConfigError(f"{field}: {name!r} cannot be imported in {here} ({_in_a_line(error)})") from error
+    if not callable(function):
+        raise ConfigError(f"{field}: {name!r} is a {type(function).__name__}, expected a function")
+    return function
+
+
+def call(field: str, name: str, **offered: object) -> Any:
+    """Call MODULE:FUNCTION with those of ``offered`` that it has arguments for. Raises ConfigError where it raises."""
+    function = find(field, name)
+    try:
+        taken = {key: offered[key] for key in inspect.signature(function).parameters if key in offered}
+        return function(**taken)
+    except TrainError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{field}: {name!r} raised {_in_a_line(error)}") from error
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
