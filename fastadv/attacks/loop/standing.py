@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fastadv.attacks.loop.judging import Judge
 from fastadv.attacks.loop.row_queue import Queue, Search
+
+
+def attacked(search: Search, judge: Judge, x: Tensor, **how: Any) -> Tensor:
+    """Return ``x`` [N, ...] with what ``search`` finds in the place of images that stand; ``how``: of queue_of."""
+    queue = queue_of(search, judge, x, judge.standing, **how)
+    queue.run()
+    return x.index_copy(0, judge.standing, queue.x)
 
 
 def queue_of(

@@ -16,7 +16,7 @@ from fastadv.attacks.loop.noise import Noise, resolve
 from fastadv.attacks.loop.objective import Loss, backprop_to_input
 from fastadv.attacks.loop.row_queue import Begun, State
 from fastadv.attacks.loop.rows import choose
-from fastadv.attacks.loop.standing import queue_of
+from fastadv.attacks.loop.standing import attacked
 from fastadv.attacks.methods.apgd_state import largest
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Networks
@@ -75,19 +75,16 @@ def first_misclassified(
     with no_trace(networks.members):
         judge = Judge(networks, x, y, batch_size=count("batch_size", batch_size, 1))
         how |= {"bounds": ball.bounds, "seed": resolve(noise.seed)}
-        queue = queue_of(
+        return attacked(
             SparseAutoPGD(networks, **how) if sparse else AutoPGD(networks, norm=ball.norm, **how),
             judge,
             x,
-            judge.standing,
             eps=ball.eps,
             sample_ids=noise.sample_ids,
             targets=None if targets is None else judge.targets(targets, restarts),
             copies=restarts,
             batch_size=batch_size,
         )
-        queue.run()
-        return x.index_copy(0, judge.standing, queue.x)
 
 
 class AutoPGD:

@@ -364,7 +364,7 @@ class AutoAttack:
         where: dict[str, Any] = {"bounds": self._bounds, "seed": seed}
         if name == "square":
             return Windows(self._attacked, norm=self._norm, queries=_QUERIES, **where), 1, None
-        restarts = _RESTARTS if self._restarts(name) else 1
+        restarts = self._restarts(name)
         targets = None
         if name.endswith("-t"):
             fewer = self._norm == "l1" and name == "apgd-t"
@@ -384,12 +384,12 @@ class AutoAttack:
             return SparseAutoPGD(self._attacked, **how, **where), copies, targets
         return AutoPGD(self._attacked, norm=self._norm, **how, **where), copies, targets
 
-    def _restarts(self, name: str) -> bool:
-        """Whether an attack begins five times."""
-        if name == "fab" or (name == "apgd-ce" and self._norm == "l1"):
-            return True
-        plus = self._version == "plus" or (self._version is None and name == "apgd-dlr")
-        return plus and name in ("apgd-ce", "apgd-dlr")
+    def _restarts(self, name: str) -> int:
+        """How often an attack begins on an image, or on each of its targets."""
+        by_name = self._version is None and name == "apgd-dlr"  # which "plus" has before "rand"
+        in_plus = (self._version == "plus" or by_name) and name in ("apgd-ce", "apgd-dlr")
+        in_l1 = self._norm == "l1" and name == "apgd-ce"
+        return _RESTARTS if name == "fab" or in_plus or in_l1 else 1
 
     def _check_network(self, x: Tensor) -> None:
         """Warn of what the published code warns of, before any attack."""

@@ -16,7 +16,7 @@ from fastadv.attacks.loop.noise import Noise, resolve
 from fastadv.attacks.loop.objective import gradient
 from fastadv.attacks.loop.row_queue import Begun, Queue, State
 from fastadv.attacks.loop.rows import choose
-from fastadv.attacks.loop.standing import queue_of
+from fastadv.attacks.loop.standing import attacked
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
 from fastadv.near_misses import answers_near_misses
@@ -118,11 +118,10 @@ def fab(
             restarts=restarts,
             seed=resolve(noise.seed),
         )
-        queue = queue_of(
+        return attacked(
             search,
             judge,
             x,
-            judge.standing,
             eps=math.inf if eps is None else eps,
             sample_ids=sample_ids,
             targets=None if targets is None else judge.targets(targets, restarts),
@@ -130,8 +129,6 @@ def fab(
             batch_size=batch_size,
             kind=Queue if eps is not None else _ToTheEnd,
         )
-        queue.run()
-        return x.index_copy(0, judge.standing, queue.x)
 
 
 class FAB(Attack, function=fab, own_checks={"targets": _at_least_one, "batch_size": _at_least_one}):

@@ -15,7 +15,7 @@ from fastadv.attacks.loop.judging import Judge
 from fastadv.attacks.loop.noise import Noise, resolve
 from fastadv.attacks.loop.row_queue import Begun, State
 from fastadv.attacks.loop.rows import choose
-from fastadv.attacks.loop.standing import queue_of
+from fastadv.attacks.loop.standing import attacked
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
 from fastadv.near_misses import answers_near_misses
@@ -99,19 +99,8 @@ def square(
     with no_trace(networks.members):
         judge = Judge(networks, x, y, batch_size=count("batch_size", batch_size, 1))
         search = Windows(networks, norm=norm, bounds=bounds, queries=queries, seed=resolve(noise.seed))
-        queue = queue_of(
-            search,
-            judge,
-            x,
-            judge.standing,
-            eps=eps,
-            sample_ids=sample_ids,
-            targets=None,
-            copies=restarts,
-            batch_size=batch_size,
-        )
-        queue.run()
-        return x.index_copy(0, judge.standing, queue.x)
+        rows: dict[str, Any] = {"copies": restarts, "targets": None, "batch_size": batch_size}
+        return attacked(search, judge, x, eps=eps, sample_ids=sample_ids, **rows)
 
 
 class SQUARE(
