@@ -31,6 +31,6 @@ def normal(source: torch.Generator, *shape: int) -> Tensor:
 
 
 def size(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> str:
-    """As it stands in a case's name; the precision where it is not float32."""
+    """Part of a case's name: the size, with the precision where it is not float32."""
     suffix = "" if dtype == torch.float32 else f" {str(dtype).removeprefix('torch.')}"
     return "x".join(map(str, shape)) + suffix

@@ -24,7 +24,7 @@ LARGE = ((16_384, 1000), (512, 128_000))
 
 @dataclass(frozen=True)
 class Logits:
-    """What the losses are given, all [N, C] and targets [N]; ``student`` is a leaf."""
+    """Inputs of the losses, all [N, C] and targets [N]; ``student`` is a leaf."""
 
     student: Tensor
     teacher: Tensor

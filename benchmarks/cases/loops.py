@@ -112,7 +112,7 @@ def _images_shown(network: nn.Module, call: Call) -> int:
 
 
 def _reached(network: nn.Module, x: Tensor, y: Tensor, attack: str, result: object, expected: object) -> float:
-    """By how much the mean losses reached differ, relative to what was to be gained; infinite outside of the ball."""
+    """Difference of the mean losses reached, relative to what was to be gained; infinite outside of the ball."""
     assert isinstance(result, Tensor)
     assert isinstance(expected, Tensor)
     # Images [N, C, H, W] or particles [N, n, C, H, W].
@@ -124,7 +124,7 @@ def _reached(network: nn.Module, x: Tensor, y: Tensor, attack: str, result: obje
 
 
 def _outside(found: Tensor, x: Tensor, attack: str) -> bool:
-    """Whether one of the images [N, n, C, H, W] has left ball or box; bss has no ball, vat no box."""
+    """True where one of the images [N, n, C, H, W] has left ball or box; bss has no ball, vat no box."""
     away = (found - x.unsqueeze(1)).flatten(2)
     beyond = away.norm(dim=2).amax() - L2 if attack in ("pgd l2", "vat") else away.abs().amax() - EPS
     out_of_box = bool((found < 0).any() | (found > 1).any())

@@ -1,4 +1,4 @@
-"""What a training step is made of, ours and the plain one: small networks, a batch, and the method's own modules."""
+"""The parts of a training step, ours and the plain one: small networks, a batch, and the method's own modules."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _AS_PUBLISHED: dict[str, dict[str, Any]] = {"bss": {"stop_early": True}, "amkd":
 
 @dataclass(frozen=True)
 class Setup:
-    """What a step is made of. A plain step takes nothing of ``method`` but the modules it has built.
+    """Parts of a step. A plain step takes nothing of ``method`` but the modules it has built.
 
     standard: the second teacher of IAD-II.
     """
@@ -46,7 +46,7 @@ class Setup:
         return self.student, self.teacher
 
     def start(self, radius: float, copies: int = 1) -> Tensor:
-        """Where the method's attack starts: [N * copies, ...] in the linf ball."""
+        """Starting points of the method's attack: [N * copies, ...] in the linf ball."""
         batch = self.batch
         return Ball(radius).random_rows(batch.x, copies, Noise(batch.seed, batch.index))
 

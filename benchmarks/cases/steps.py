@@ -162,7 +162,7 @@ def _square_linf(shape: Shape, device: torch.device) -> Case:
     side = sides(*shape[2:], "linf")[LEVEL]
 
     def unlike_a_window(result: object, expected: object) -> float:
-        """How far a pixel is from the surface of the ball in units of eps, and the share of changed ones from half."""
+        """Distance of a pixel from the surface of the ball, in eps, and of the share of changed ones from half."""
         assert isinstance(result, Tensor)
         off = ((result - x0).abs() / EPS - 1).abs().max()
         changed = ((result - x).abs() > EPS).float().mean() * shape[2] * shape[3] / side**2
@@ -194,7 +194,7 @@ def _square_l2(shape: Shape, device: torch.device) -> Case:
     tile = bump(sides(*shape[2:], "l2")[LEVEL], "l2").float().to(device)
 
     def unlike_the_radius(result: object, expected: object) -> float:
-        """How far a distance is from eps, relative to it."""
+        """Relative difference of a distance from eps."""
         assert isinstance(result, Tensor)
         return float(((result - x0).flatten(1).norm(dim=1) / 0.5 - 1).abs().max())
 
@@ -215,7 +215,7 @@ def _random_start(shape: Shape, device: torch.device) -> Case:
     x0 = images(generator(device), shape)[0].clamp(EPS, 1 - EPS)
 
     def unlike_uniform(result: object, expected: object) -> float:
-        """How far the noise, in units of its range, is from uniform: its extremes, mean and variance."""
+        """Distance of the noise, in units of its range, from uniform: its extremes, mean and variance."""
         assert isinstance(result, Tensor)
         noise = (result - x0).double() / EPS
         beyond = float(noise.abs().max()) - 1

@@ -21,7 +21,7 @@ def kd(student: nn.Module, teacher: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def see(student: nn.Module, teacher: nn.Module, x: Tensor) -> tuple[Features, Features]:
-    """What both networks show of the images."""
+    """Features of the images in both networks."""
     of_student = student.with_features(x)
     with torch.no_grad():
         of_teacher = teacher.with_features(x)

@@ -66,7 +66,7 @@ def activation_boundary_total(pairs: Pairs) -> Tensor:
 
 
 def attention(x: Tensor) -> Tensor:
-    """Where maps are strong, as RepDistiller writes it: [N, H W], of l2 length one."""
+    """Attention of maps, as RepDistiller writes it: [N, H W], of l2 length one."""
     return F.normalize(x.pow(2).mean(1).view(x.shape[0], -1))
 
 

@@ -174,5 +174,5 @@ def _weighted(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
 
 
 def _trust(teacher: Tensor, y: Tensor) -> Tensor:
-    """How far the teacher is right, [N]."""
+    """The teacher's probability of the right class, [N]."""
     return F.softmax(teacher, dim=1).gather(1, y.unsqueeze(1)).squeeze(1).pow(0.1)

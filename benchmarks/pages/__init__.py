@@ -1,1 +1,1 @@
-"""What is generated from the results: pages, tables, plots."""
+"""Generated from the results: pages, tables, plots."""

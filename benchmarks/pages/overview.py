@@ -1,4 +1,4 @@
-"""What a person in a hurry reads: ops, attacks and training steps side by side, and how much of each is the network.
+"""Overview in a few lines: ops, attacks and training steps side by side, and how much of each is the network.
 
 From the suite's results and from two studies, which time whole attacks and training steps on networks people use.
 """

@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def pages() -> dict[Path, dict[str, str]]:
-    """What stands between the markers of each name, page by page."""
+    """Text between the markers of each name, page by page."""
     front, studies = results.read(FRONT_PAGE), committed_studies()
     every = [tables.machine_page(path.stem, results.read(path), plots.links(path)) for path in results.files()]
     return {

@@ -1,4 +1,4 @@
-"""Why a row is far from its floor or close to ``torch.compile``, by the family of its case; of CPUs.
+"""Reasons why a row is far from its floor or close to ``torch.compile``, by the family of its case; of CPUs.
 
 A family is the beginning of a case's name without its sizes: ``kl_distill 64x100 bfloat16 forward + backward`` belongs
 to ``kl_distill``, ``kl_distill bfloat16`` and ``kl_distill bfloat16 forward + backward``. The first reason that fits
@@ -97,7 +97,7 @@ COMPILED = (
 
 
 def of(row: Mapping[str, Any], *, on_gpu: bool = False) -> dict[str, str | None]:
-    """Why a row of results is far from its floor ("floor"), why it is close to the compiled formula ("torch.compile").
+    """Reasons why a row is far from its floor ("floor"), why it is close to the compiled formula ("torch.compile").
 
     None for a reason that nobody has given; nothing for what needs none.
     """

@@ -1,4 +1,4 @@
-"""How the cost of a call grows with its size, and what that means for runs that were not measured."""
+"""Growth of the cost of a call with its size, and what that means for runs that were not measured."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def curves(results: Mapping[str, Any]) -> list[Curve]:
 
 
 def projection(results: Mapping[str, Any]) -> list[str]:
-    """What an ImageNet-scale run would take of this machine, and what breaks first: a paragraph each, in Markdown.
+    """Estimate of an ImageNet-scale run on this machine, and of what breaks first: a paragraph each, in Markdown.
 
     Every figure is measured, or follows from measured ones by the formula beside it.
     """

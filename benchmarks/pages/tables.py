@@ -105,7 +105,7 @@ def losses(rows: Sequence[Row]) -> str:
 
 
 def counted(rows: Sequence[Row]) -> str:
-    """How many comparisons are lost and how many are even."""
+    """Numbers of comparisons that are lost and that are even."""
     return losses(rows).splitlines()[0].rstrip(".")
 
 
@@ -149,13 +149,13 @@ def _shares(row: Row) -> str:
 
 
 def notes(rows: Sequence[Row]) -> str:
-    """What is to be known of the two sides of a row, where anything is."""
+    """Notes on the two sides of a row, where there are any."""
     lines = [f"{row['case']}: {row['note']}" for row in rows if row.get("note")]
     return f"Of what both sides do:\n\n{bullets(lines)}" if lines else ""
 
 
 def absent(rows: Sequence[Row]) -> str:
-    """Why a figure is a dash: the reasons, with the cases each holds for."""
+    """Reasons why a figure is a dash, with the cases each holds for."""
     cases: dict[str, list[str]] = {}
     for row in rows:
         for name, reason in row["missing"].items():
@@ -203,7 +203,7 @@ def floor_table(floor: Mapping[str, Any] | None) -> str:
 
 
 def memory_table(rows: Sequence[Row]) -> str:
-    """Where a formula takes more memory than the fused call, or less."""
+    """Rows where a formula takes more memory than the fused call, or less."""
     table = [["case", "fused, KiB", "eager, KiB", "compiled, KiB", "eager / fused"]]
     for row in rows:
         peak = row["peak_bytes"]

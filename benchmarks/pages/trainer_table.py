@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def pages(results: Path = RESULTS) -> dict[Path, dict[str, str]]:
-    """What stands between the markers of each name, page by page."""
+    """Text between the markers of each name, page by page."""
     runs = {path.parent.name: read_results(path.parent) for path in results.glob(f"*/{FILE}")}
     demo = runs.pop(DEMO)
     return {

@@ -43,12 +43,12 @@ class Row:
 
     @property
     def weaker(self) -> bool:
-        """Whether APGD leaves more than PGD by more than the interval."""
+        """True where APGD leaves more than PGD by more than the interval."""
         return self.robust["apgd"]["accuracy"] > self.robust["pgd"]["interval"][1]
 
     @property
     def telling(self) -> bool:
-        """Whether both lie where there is something to compare."""
+        """True where both lie where there is something to compare."""
         return all(0.2 <= self.robust[name]["accuracy"] <= 0.5 for name in ("pgd", "apgd"))
 
     def cells(self) -> list[str]:

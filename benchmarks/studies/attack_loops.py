@@ -176,7 +176,7 @@ def run(attacks: Mapping[str, Variant], x: Tensor, y: Tensor, steps: int, rounds
 
 
 def flips(network: nn.Module, other: nn.Module, points: tuple[Tensor, ...], y: Tensor) -> dict[str, float]:
-    """How many signs of the loss's gradient differ at ``points``, and how large the largest of them is.
+    """Number of signs of the loss's gradient that differ at ``points``, and how large the largest of them is.
 
     As a share of all signs and of the largest gradient of its image.
     """

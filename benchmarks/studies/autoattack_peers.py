@@ -256,7 +256,7 @@ def _page(folder: Path) -> str:
 
 
 def _verdicts(shards: Shards, stands: dict[str, list[bool]]) -> Iterator[list[str]]:
-    """What each side leaves standing, after each attack."""
+    """Robust accuracy of each side, after each attack."""
     yield ["", "images", "clean, %", *(f"after {attack}, %" for attack in ATTACKS), "largest distance"]
     for side, mine in shards.items():
         count = len(stands[side])
@@ -282,7 +282,7 @@ def _times(shards: Shards) -> Iterator[list[str]]:
 
 
 def _differences(stands: dict[str, list[bool]], common: list[int]) -> Iterator[str]:
-    """By how much the robust accuracy of each side differs from that of the first, and on which images."""
+    """Differences of the robust accuracy of each side from that of the first, and the images they lie on."""
     first = next(iter(stands), None)
     places = [start + k for start in common for k in range(SHARD)]
     for side, mine in stands.items():

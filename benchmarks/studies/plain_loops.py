@@ -40,7 +40,7 @@ class PlainLoop(abc.ABC):
 
     @abc.abstractmethod
     def start(self, x: Tensor) -> Tensor:
-        """Where the attack starts, drawn: [N * copies, ...]."""
+        """Starting points of the attack, drawn: [N * copies, ...]."""
 
     @abc.abstractmethod
     def attack(self, x: Tensor, y: Tensor, start: Tensor) -> Tensor:

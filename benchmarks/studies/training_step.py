@@ -61,8 +61,7 @@ CLASSES = 100
 
 @dataclass(frozen=True)
 class Scale:
-    """What every row trains: networks of fastadv.train.networks, images in a batch, where the teacher's weights
-    lie."""
+    """Sizes of every row: networks of fastadv.train.networks, images in a batch, folder of the teacher's weights."""
 
     teacher: str = "resnet56"
     student: str = "resnet20"

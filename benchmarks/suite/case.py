@@ -1,4 +1,4 @@
-"""What one row of the benchmark is: the call that is measured, what it is measured against, the work it has to do."""
+"""One row of the benchmark: the call that is measured, what it is measured against, the work it has to do."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Case:
 
 
 class Sweep(NamedTuple):
-    """Where a case stands in a family that differs in one size alone."""
+    """Place of a case in a family that differs in one size alone."""
 
     family: str
     axis: str

@@ -1,4 +1,4 @@
-"""What the machine itself can do: its copies, its arithmetic, and what a call costs before it computes anything."""
+"""Floor that the machine itself sets: its copies, its arithmetic, and what a call costs before it computes anything."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Floor:
 
 
 def overhead(device: torch.device, effort: Effort | None = None) -> dict[str, dict[str, Any]]:
-    """What a call costs the host on the smallest problem, where only the way to the kernel counts."""
+    """Cost of a call for the host on the smallest problem, where only the way to the kernel counts."""
     x, logits, zero = (torch.ones(size, device=device) for size in ((1, 4), (1, 2), (1,)))
     student = logits.clone().requires_grad_()
     # Each with what it is measured against.

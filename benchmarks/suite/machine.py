@@ -1,4 +1,4 @@
-"""What the numbers depend on."""
+"""The machine and software that the numbers depend on."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def cpu_name() -> str:
 
 
 def clock_notes() -> str:
-    """Which clock times the calls, and what is known of the processor's own."""
+    """The clock that times the calls, and what is known of the processor's own."""
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     resolution = time.get_clock_info("perf_counter").resolution
     policy = f"governor {governor.read_text().strip()}" if governor.exists() else "governor unknown"

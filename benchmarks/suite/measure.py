@@ -23,7 +23,7 @@ from fastadv.attacks.captured import recording
 
 @dataclass(frozen=True)
 class Effort:
-    """How long a case is measured: rounds are fewer where they would take more than ``budget_seconds`` in all.
+    """Effort that a case is measured with: rounds are fewer where they would take more than ``budget_seconds`` in all.
 
     Not fewer than ``fewest_rounds``: of seven rounds, the bootstrap interval of a median that is meant to hold it in
     95 % of all runs does so in 86 %; of fifteen in 92 %.
@@ -60,7 +60,7 @@ def uncollected() -> Iterator[None]:
 
 
 def host_clock(call: Call, calls: int) -> float:
-    """What the host waits, for calls that are done when they return."""
+    """Time that the host waits, for calls that are done when they return."""
     with uncollected():
         start = time.perf_counter()
         for _ in range(calls):
@@ -69,7 +69,7 @@ def host_clock(call: Call, calls: int) -> float:
 
 
 def device_clock(call: Call, calls: int) -> float:
-    """What passes on the current stream, gaps in which the GPU waits for the host included."""
+    """Time that passes on the current stream, gaps in which the GPU waits for the host included."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     with uncollected():
         start.record()
@@ -81,7 +81,7 @@ def device_clock(call: Call, calls: int) -> float:
 
 
 class ColdClock:
-    """As the warm clock of ``device``, each call alone and after the last cache has been overwritten."""
+    """Clock like the warm one of ``device``, each call alone and after the last cache has been overwritten."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

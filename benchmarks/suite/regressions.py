@@ -1,4 +1,4 @@
-"""What has become slower since results were committed, by more than the noise. For people: no test asks this."""
+"""Rows that have become slower since results were committed, by more than the noise. For people: no test asks this."""
 
 from __future__ import annotations
 

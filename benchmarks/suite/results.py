@@ -41,7 +41,7 @@ def write(path: Path, results: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What was written. Raises OSError where there is no such file, ValueError where it holds something else."""
+    """Read what was written. Raises OSError where there is no such file, ValueError where it holds something else."""
     try:
         found = json.loads(path.read_text())
     except json.JSONDecodeError as error:
@@ -57,7 +57,7 @@ def files() -> list[Path]:
 
 
 def lines(row: Mapping[str, Any]) -> Iterator[dict[str, object]]:
-    """What the CSV says of a row: a line a variant, and a line with the reason for one that is missing."""
+    """Lines of the CSV for a row: a line a variant, and a line with the reason for one that is missing."""
     for variant, times in row["seconds"].items():
         ratio = row["ratio_to_fused"].get(variant, {})
         line = {

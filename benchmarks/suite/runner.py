@@ -32,7 +32,7 @@ class Differs(Exception):
 
 @dataclass(frozen=True)
 class Conditions:
-    """How the cases are measured.
+    """Options of the measurement of the cases.
 
     Attributes:
         cold: times calls one by one after the caches have been overwritten; None leaves that out.

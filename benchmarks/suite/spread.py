@@ -1,4 +1,4 @@
-"""What repeated measurements say: medians, quartiles, and how sure a median is."""
+"""Summary of repeated measurements: medians, quartiles, and how sure a median is."""
 
 from __future__ import annotations
 

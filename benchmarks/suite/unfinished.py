@@ -1,4 +1,4 @@
-"""What a run has measured so far, kept beside where its results go, so that an interrupted run can go on."""
+"""Rows that a run has measured so far, kept beside where its results go, so that an interrupted run can go on."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def save(path: Path, measured: Mapping[str, Any]) -> None:
 
 
 def load(path: Path, fresh: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``path`` holds, to be gone on with; ``fresh`` is what the run would begin with.
+    """Read what ``path`` holds, to be gone on with; ``fresh`` is what the run would begin with.
 
     Cases that failed are tried again. Raises Other for another machine, version or choice of opponents.
     """

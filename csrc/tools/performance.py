@@ -72,7 +72,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Code:
-    """What the machine code of a kernel takes and how wide its accesses of global memory are, by bits."""
+    """Resources of the machine code of a kernel and how wide its accesses of global memory are, by bits."""
 
     registers: int
     shared: int

@@ -30,7 +30,7 @@ _ENTRY = re.compile(r"Compiling entry function '(\S+)' for 'sm_(\d+)\w*'(.*?)(?=
 
 @dataclass(frozen=True)
 class Usage:
-    """What one kernel takes on one architecture: registers a thread, the rest in bytes."""
+    """Resources of one kernel on one architecture: registers a thread, the rest in bytes."""
 
     registers: int
     stack: int

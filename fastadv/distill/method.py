@@ -46,7 +46,7 @@ class Batch:
 
     @property
     def hard(self) -> bool:
-        """Whether ``cross_entropy`` is that of y alone."""
+        """True where ``cross_entropy`` is that of y alone."""
         return not self.label_smoothing and self.mixed is None
 
     def cross_entropy(self, logits: Tensor) -> Tensor:

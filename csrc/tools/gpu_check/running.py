@@ -60,7 +60,7 @@ class Part:
 
 @dataclass
 class Outcome:
-    """How a part ended: "passed", "failed", "stopped" by its limit or "skipped", and why."""
+    """End of a part: "passed", "failed", "stopped" by its limit or "skipped", and why."""
 
     part: str
     outcome: str = "passed"

@@ -187,7 +187,7 @@ class AutoPGD:
         state["made"] = state["made"] + 1
 
     def _common(self, rows: Begun, x: Tensor) -> State:
-        """What rows of every norm begin with at ``x``."""
+        """State of rows of every norm at their start ``x``."""
         return {
             "x": x,
             "x0": rows.x0,
@@ -304,12 +304,12 @@ class SparseAutoPGD(AutoPGD):
 
 
 def _support(x: Tensor, x0: Tensor) -> Tensor:
-    """How many coordinates of each image have moved [rows]."""
+    """Number of coordinates of each image that have moved [rows]."""
     return (x != x0).flatten(1).sum(1)
 
 
 def _kept(support: Tensor, x0: Tensor) -> Tensor:
-    """How many coordinates a step moves: two thirds of the support, counted as in the published code, in float32."""
+    """Number of coordinates that a step moves: two thirds of the support, in float32 as in the published code."""
     elements = x0[0:1].numel()
     left_out = ((1 - support.float() / elements / 1.5) * elements).clamp(0, elements - 1).long()
     return elements - left_out

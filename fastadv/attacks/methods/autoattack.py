@@ -66,7 +66,7 @@ class Stage(NamedTuple):
 
 
 class AutoAttackResult(NamedTuple):
-    """What :func:`autoattack` found.
+    """Verdict of :func:`autoattack`.
 
     Attributes:
         clean_accuracy: share of the images that are classified right.
@@ -385,7 +385,7 @@ class AutoAttack:
         return AutoPGD(self._attacked, norm=self._norm, **how, **where), copies, targets
 
     def _restarts(self, name: str) -> int:
-        """How often an attack begins on an image, or on each of its targets."""
+        """Number of times that an attack begins on an image, or on each of its targets."""
         by_name = self._version is None and name == "apgd-dlr"  # which "plus" has before "rand"
         in_plus = (self._version == "plus" or by_name) and name in ("apgd-ce", "apgd-dlr")
         in_l1 = self._norm == "l1" and name == "apgd-ce"

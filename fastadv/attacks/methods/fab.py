@@ -205,7 +205,7 @@ class NearestBoundary:
         state["made"] = state["made"] + 1
 
     def _plane(self, x: Tensor, state: State) -> tuple[Tensor, Tensor]:
-        """How far the logit of the class aimed at is above that of y [rows], and the gradient of that [rows, ...]."""
+        """Margin of the logit of the class aimed at over that of y [rows], and the gradient of that [rows, ...]."""
         x = x.detach().requires_grad_()
         logits = self._networks.logits(x)
         sides = logits.float() if logits.dtype != torch.float64 else logits

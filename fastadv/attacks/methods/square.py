@@ -170,7 +170,7 @@ class Windows:
         state["query"] = state["query"] + 1
 
     def _within(self, x: Tensor, x0: Tensor, eps: Tensor) -> Tensor:
-        """For l1 the projection is part of a proposal, for l2 it takes back what rounding may have added."""
+        """Projection of a proposal: for l1 a part of it, for l2 it takes back what rounding may have added."""
         if self._norm == "linf":
             return x
         return project(x, x0, eps=eps * _INSIDE if self._norm == "l1" else eps, norm=self._norm, bounds=self._bounds)

@@ -74,7 +74,7 @@ def _draw_seeds(axes: Any, seeds: list[Rows], key: str, scale: float, label: str
 
 
 def _draw_ends(axes: Any, methods: dict[str, list[Rows]], key: str, scale: float, texts: dict[str, str]) -> None:
-    """What was measured once a run: a row a method."""
+    """Draw what was measured once a run: a row a method."""
     for place, (seeds, look) in enumerate(zip(methods.values(), _looks(), strict=False)):
         _draw_row(axes, place, _values(seeds, key, scale)[:, 0].tolist(), look["color"])
     axes.set_yticks(range(len(methods)), methods, fontsize="small")
