@@ -210,7 +210,6 @@ def _attack(options: argparse.Namespace) -> int:
     from fastadv.train.config.resume import extend_attack, stored_attack
     from fastadv.train.robustness import attack_report, ensemble_report
     from fastadv.train.robustness.attack_split import prepare
-    from fastadv.train.runtime.files import sha256
     from fastadv.train.runtime.machine import cpu_threads
     from fastadv.train.runtime.processes import joined
     from fastadv.train.runtime.run_folder import find_run, open_run
@@ -224,15 +223,13 @@ def _attack(options: argparse.Namespace) -> int:
     evaluate = ensemble_report.evaluate if config.attack == ENSEMBLE else attack_report.evaluate
     with joined(config.device) as processes, cpu_threads(config.threads), contextlib.ExitStack() as held:
         subject = prepare(config)
-        assert config.checkpoint is not None
-        facts = {"Checkpoint SHA-256": sha256(config.checkpoint)}
         opened = open_run(
             config,
             resumed=folder,
             named=options.out,
             command=options.typed,
-            facts=facts,
-            extend=lambda out: extend_attack(out, config, facts),
+            facts=subject.weights,
+            extend=lambda out: extend_attack(out, config, subject.weights),
         )
         out = processes.broadcast_from_rank0(lambda: held.enter_context(opened))
         options.again = shlex.join(["fastadv", "attack", "--resume", "--out", str(out)])

@@ -179,6 +179,19 @@ def test_a_run_of_own_networks_and_data_resumes_and_is_attacked(here, capsys):
     assert main(["train", "--run-dir=second", "--no-tensorboard", own[0], *teacher, "--methods=kd", *SHORT]) == 0
 
 
+def test_a_network_that_brings_its_weights_is_attacked_without_a_checkpoint(here, capsys):
+    module = here / "own_networks.py"
+    trained = "\n\ndef trained(num_classes):\n    torch.manual_seed(SEED)\n    return Net(4, 1, num_classes)\n"
+    module.write_text(f"import torch\n\nSEED = 1\n{module.read_text()}{trained}")
+    attack = ["attack", "--model=own_networks:trained", "--n=20", "--steps=1"]
+    assert main([*attack, "--out=attacked"]) == 0
+    assert len(json.loads((here / "attacked" / "result.json").read_text())["origin"]["Weights SHA-256"]) == 64
+    assert main(["attack", "--resume", "--out=attacked", "--n=30"]) == 0
+    sys.modules.pop("own_networks")
+    module.write_text(module.read_text().replace("SEED = 1", "SEED = 2"))
+    assert "Weights SHA-256" in fails(capsys, "attack", "--resume", "--out=attacked", "--n=40")
+
+
 def test_weights_of_the_inside_fit_a_hooked_network(here):
     inside = catalogue.build("own_networks:plain", num_classes=3, image_shape=(1, 8, 8))
     torch.save({"state_dict": inside.state_dict()}, here / "inside.pt")

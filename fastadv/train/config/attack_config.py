@@ -31,7 +31,8 @@ class AttackConfig(ConfigModel):
 
     model: str = Field("digits_cnn", description=f"network: {catalogue.NETWORK}")
     checkpoint: Path | None = Field(
-        None, description="state_dict of the network, or a checkpoint of `fastadv train`; always needed"
+        None,
+        description="state_dict of the network, or a checkpoint of `fastadv train`; MODULE:FUNCTION may do without",
     )
     data: str = Field("digits", description=f"dataset, of which the test split is attacked: {datasets.DATA}")
     data_dir: Path | None = Field(None, description=datasets.DATA_DIR)
@@ -76,7 +77,7 @@ class AttackConfig(ConfigModel):
     def _check(self) -> Self:
         catalogue.check_name("model", self.model)
         check_attack("attack", self.attack)
-        if self.checkpoint is None:
+        if self.checkpoint is None and not catalogue.is_own(self.model):
             raise ConfigError("checkpoint: None, expected the file with the network's weights")
         datasets.check_source(self.data, self.data_dir, self.image_size, self.grayscale)
         check_device(self.device)

@@ -59,6 +59,11 @@ _LIBRARIES = ("timm:", "torchvision:")
 _BUILT: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 
 
+def is_own(name: str) -> bool:
+    """Return whether ``name`` is MODULE:FUNCTION, whose networks may come with weights."""
+    return own_code.is_own(name) and not name.startswith(_LIBRARIES)
+
+
 def check_name(field: str, name: str) -> None:
     """Raise ConfigError naming ``field`` where ``name`` is none of NETWORKS, of a library or one's own.
 
@@ -69,7 +74,7 @@ def check_name(field: str, name: str) -> None:
         known = module.is_model(model) if library == "timm" else model in module.models.list_models(module.models)
         if not known:
             raise ConfigError(f"{field}: {name!r}, but {library} {module.__version__} has no classifier {model!r}")
-    elif own_code.is_own(name):
+    elif is_own(name):
         own_code.find(field, name)
     elif name not in NETWORKS:
         near = did_you_mean(name, NETWORKS)

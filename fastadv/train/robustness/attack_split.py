@@ -1,5 +1,6 @@
 """Attack a test split batch by batch. A batch that is saved is not attacked again."""
 
+import hashlib
 import math
 import statistics
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from fastadv.train.networks.weights import load_weights
 from fastadv.train.robustness.shards import Shard, Shards, Verdict
 from fastadv.train.robustness.timing import TimedNetwork
 from fastadv.train.runtime.errors import ConfigError
+from fastadv.train.runtime.files import sha256
 from fastadv.train.runtime.progress import Progress
 from fastadv.train.runtime.stopping import deferred, stop_if_asked
 
@@ -29,17 +31,17 @@ ORDER = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 
 @dataclass(frozen=True)
 class Subject:
-    """The network as loaded, its frozen copy that the attack sees, and the images."""
+    """The network as loaded, its frozen copy that the attack sees, the images, and what identifies the weights."""
 
     network: nn.Module
     copy: Frozen
     dataset: Dataset
     images: int
+    weights: dict[str, str]
 
 
 def prepare(config: AttackConfig) -> Subject:
     """Load data and network. Raises DataError, CheckpointError or ConfigError."""
-    assert config.checkpoint is not None
     dataset = datasets.load(
         config.data,
         data_dir=config.data_dir,
@@ -55,9 +57,20 @@ def prepare(config: AttackConfig) -> Subject:
     classifier = Classifier(Normalize(dataset.mean, dataset.std), network).eval().requires_grad_(False)
     torch.nn.utils.convert_conv2d_weight_memory_format(classifier.to(config.device), torch.channels_last)
     check_fit("model", config.model, classifier, torch.zeros(1, *dataset.image_shape, device=config.device), classes)
-    load_weights(network, config.checkpoint, name=config.model)
+    if config.checkpoint is None:
+        weights = {"Weights SHA-256": _sha256_of_weights(network)}
+    else:
+        load_weights(network, config.checkpoint, name=config.model)
+        weights = {"Checkpoint SHA-256": sha256(config.checkpoint)}
     copy = freeze(classifier, dtype=getattr(torch, config.dtype))
-    return Subject(classifier, copy, dataset, images)
+    return Subject(classifier, copy, dataset, images, weights)
+
+
+def _sha256_of_weights(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(name.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def attack_missing(config: AttackConfig, subject: Subject, folder: Path) -> list[Shard]:
