@@ -235,9 +235,12 @@ def test_the_protocol_says_what_was_done_not_what_was_allowed(tmp_path):
         "--max-steps=3",
         "--student-samples=40",
         "--eval-samples=9999",
+        "--label-smoothing=0.1",
+        "--mixup=0.4",
     ]
     assert main(["train", "--run-dir", str(tmp_path / "run"), "--no-tensorboard", "--eval-steps=1", *arguments]) == 0
     report = (tmp_path / "run" / "report.md").read_text()
+    assert "Labels: smoothing 0.1, mixup 0.4." in report
     assert "each student trained for 9 epochs, at most 3 steps, on 40 of 1297 training images" in report
     assert "one random start, 500 test images." in report
 

@@ -93,6 +93,10 @@ def protocol(run: RunResults) -> list[str]:
     """Return the lines that define the numbers of the table."""
     config = run.config
     lines = [f"{_spread_note(run)}, each student trained for {_duration(config)} on {_training_images(run)}."]
+    labels = {"smoothing": config.get("label_smoothing", 0), "mixup": config.get("mixup", "none")}
+    softened = [f"{name} {value}" for name, value in labels.items() if value not in (0, "none")]
+    if softened:
+        lines.append(f"Labels: {', '.join(softened)}.")
     if run.teacher is not None:
         trained = f"trained on all {run.train_images} training images, {run.teacher_method}"
         lines.append(f"Teacher: one network, {'loaded' if run.teacher_method is None else trained}.")
