@@ -59,6 +59,8 @@ class Recorder(TorchDispatchMode):
 def test_opcheck(case: Case, backend: str, layout: str):
     if layout == "channels_last" and case.sizes not in ("images", "features"):
         pytest.skip("has no channels")
+    if layout == "channels_last" and backend == "triton":
+        pytest.skip("is checked of the other overloads, and Triton's interpreter takes its time")
     require_backend(backend)
     size = (2, 3, 4, 5) if case.sizes in ("images", "features") else SIZES[case.sizes][0]
     tensors = case.make(Draw(torch.float32), size)
