@@ -27,7 +27,7 @@ def subject():
         images = torch.randint(256, (10, 3, 8, 8), dtype=torch.uint8)
     labels = network(images / 255).argmax(1)
     labels[-1] = (labels[-1] + 1) % 10
-    return Subject(network, None, SimpleNamespace(test=Split(images, labels)), len(labels))
+    return Subject(network, None, SimpleNamespace(test=Split(images, labels)), len(labels), weights={})
 
 
 @pytest.fixture
