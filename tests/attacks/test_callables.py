@@ -130,7 +130,7 @@ def test_threads_leave_no_trace_on_a_module_they_share(network, images, labels):
     network.eval()
     expected = pgd(network, images, labels, eps=0.1, steps=5, seed=0)
     network.train()
-    together, found = threading.Barrier(3), []
+    together, found = threading.Barrier(3, timeout=60), []
 
     def attack(number):
         for _ in range(4):
