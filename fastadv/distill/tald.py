@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks.loop.arguments import as_float32, count
+from fastadv.attacks.loop.arguments import as_float32, clean_images, count
 from fastadv.attacks.loop.ascent import Evaluation
 from fastadv.attacks.loop.ball import Ball
 from fastadv.attacks.loop.noise import Noise
@@ -177,7 +177,8 @@ class TALD(Method):
             return repeat_rows(as_float32(x), self.particles).unflatten(0, shape), None
         if self.samples == "noise":
             ball = self._ball._replace(norm="l2" if self.variant == "released" else self.norm)
-            return ball.random_rows(as_float32(x), self.particles, Noise(seed, ids)).unflatten(0, shape), None
+            clean = clean_images(x, self.bounds, None)
+            return ball.random_rows(clean, self.particles, Noise(seed, ids)).unflatten(0, shape), None
         assert self.ascent is not None
         if self.variant == "released":
             return self.ascent(teacher, x, seed=seed, sample_ids=ids), None

@@ -78,6 +78,13 @@ def test_controls(teacher, batch):
     assert ((released - x[:, None]).flatten(2).norm(dim=2) <= EPS * (1 + 1e-6)).all()
 
 
+@pytest.mark.parametrize("samples", ["svgd", "noise"])
+def test_images_outside_of_the_bounds_are_refused(samples, teacher, batch):
+    x, y = batch
+    with pytest.raises(ValueError, match=r"x must lie in bounds, \(0.0, 1.0\), got values from"):
+        TALD(samples=samples, eps=EPS).draw(teacher, 4 * x - 2, y, seed=3)
+
+
 def test_particles_of_an_image_interact_and_images_do_not(teacher, batch):
     x, y = batch
     first = [TALD(particles=n, eps=EPS).draw(teacher, x, y, seed=3)[:, 0] for n in (1, 2)]
