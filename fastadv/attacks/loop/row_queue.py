@@ -30,6 +30,11 @@ class Begun(NamedTuple):
     ids: Tensor
     copy: Tensor
 
+    def aimed(self, x: Tensor) -> State:
+        """Return what the state of a search by gradients has of its rows, which begin at ``x``, with no step made."""
+        given = {"x0": self.x0, "y": self.y, "eps": self.eps, "target": self.target}
+        return {"x": x, **given, "made": torch.zeros_like(self.y)}
+
 
 class Search(Protocol):
     """A way to look for a misclassified image near a clean one, a row at a time.

@@ -189,12 +189,7 @@ class AutoPGD:
     def _common(self, rows: Begun, x: Tensor) -> State:
         """State of rows of every norm at their start ``x``."""
         return {
-            "x": x,
-            "x0": rows.x0,
-            "y": rows.y,
-            "eps": rows.eps,
-            "target": rows.target,
-            "made": torch.zeros_like(rows.y),
+            **rows.aimed(x),
             "best": torch.zeros_like(rows.eps),
             "best_x": x,
             "best_grad": torch.zeros_like(x),

@@ -167,16 +167,7 @@ class NearestBoundary:
         x = rows.x0
         if self._restarts > 1:
             x = choose(rows.copy % self._restarts > 0, self._start(rows), x)
-        return {
-            "x": x,
-            "x0": rows.x0,
-            "y": rows.y,
-            "eps": rows.eps,
-            "target": rows.target,
-            "made": torch.zeros_like(rows.y),
-            "nearest": rows.x0,
-            "distance": torch.full_like(rows.eps, math.inf),
-        }
+        return {**rows.aimed(x), "nearest": rows.x0, "distance": torch.full_like(rows.eps, math.inf)}
 
     def look(self, state: State) -> Tensor:
         with torch.no_grad():
