@@ -1,6 +1,8 @@
 import pytest
+import torch
+from torch.optim.lr_scheduler import OneCycleLR
 
-from fastadv.train.loop.schedule import cosine_lr, step_lr
+from fastadv.train.loop.schedule import cosine_lr, one_cycle_lr, step_lr
 
 
 def test_the_step_schedule_decays_at_each_milestone():
@@ -10,3 +12,17 @@ def test_the_step_schedule_decays_at_each_milestone():
 
 def test_the_cosine_schedule_falls_from_lr_to_zero():
     assert [cosine_lr(progress, lr=0.2) for progress in (0.0, 0.5, 1.0)] == pytest.approx([0.2, 0.1, 0.0])
+
+
+def test_the_one_cycle_schedule_is_that_of_torch():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.2)
+    theirs = OneCycleLR(optimizer, max_lr=0.2, total_steps=1001, cycle_momentum=False)
+    rates = []
+    for _ in range(1000):
+        rates.append(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
+    own = [one_cycle_lr(step / 1000, lr=0.2) for step in range(1000)]
+    # Its peak is one step earlier, and its end at a 250,000th of it.
+    assert own == pytest.approx(rates, abs=1e-3)
+    assert [own[0], own[300]] == pytest.approx([0.008, 0.2])

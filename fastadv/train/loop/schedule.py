@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from fastadv.train.config.train_config import Config
 
+# The share of a one-cycle training in which the rate rises.
+RISE = 0.3
+
 
 def step_lr(epoch: int, *, lr: float, milestones: Sequence[int], decay: float) -> float:
     """Return lr decay^(number of milestones at or before `epoch`), epochs counted from 0."""
@@ -17,8 +20,20 @@ def cosine_lr(progress: float, *, lr: float) -> float:
     return lr * (1 + math.cos(math.pi * progress)) / 2
 
 
+def one_cycle_lr(progress: float, *, lr: float) -> float:
+    """Return the rate that rises in a cosine from lr / 25 to lr at 0.3 of the progress and falls in one towards 0.
+
+    These are the numbers of torch.optim.lr_scheduler.OneCycleLR, whose momentum is not cycled here.
+    """
+    if progress < RISE:
+        return lr - cosine_lr(progress / RISE, lr=lr - lr / 25)
+    return cosine_lr((progress - RISE) / (1 - RISE), lr=lr)
+
+
 def learning_rate(peak: float, config: Config, *, epoch: int, progress: float) -> float:
-    """Return the rate of a step by config.schedule. peak: the first rate. progress: share of the steps done."""
+    """Return the rate of a step by config.schedule. peak: the highest rate. progress: share of the steps done."""
     if config.schedule == "cosine":
         return cosine_lr(progress, lr=peak)
+    if config.schedule == "one-cycle":
+        return one_cycle_lr(progress, lr=peak)
     return step_lr(epoch, lr=peak, milestones=config.milestones, decay=config.lr_decay)

@@ -1,9 +1,11 @@
 """Train one network with one method, so that a killed run ends with the same weights as one that was not."""
 
 import contextlib
+import itertools
 import json
 import math
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -292,8 +294,21 @@ def _averaged(model: nn.Module, decay: float) -> AveragedModel:
 
 @torch.no_grad()
 def _update(average: AveragedModel, model: nn.Module) -> None:
-    """Take in the model as it is now; counters, which have no average, as they are."""
-    average.update_parameters(model)
-    for mine, theirs in zip(average.module.buffers(), model.buffers(), strict=True):
-        if not theirs.is_floating_point():
-            mine.copy_(theirs)
+    """Take in the model as it is now: the first as it is, and counters, which have no average, always.
+
+    AveragedModel.update_parameters, of which this is the body, copies its own count to the device and waits for it.
+    """
+    pairs = list(zip(_state(average.module), _state(model), strict=True))
+    mine, theirs = (list(each) for each in zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True))
+    if average.n_averaged and average.multi_avg_fn is not None:
+        average.multi_avg_fn(mine, theirs, average.n_averaged)
+    else:
+        torch._foreach_copy_(mine, theirs)
+    for counter, newest in pairs:
+        if not counter.is_floating_point():
+            counter.copy_(newest)
+    average.n_averaged += 1
+
+
+def _state(model: nn.Module) -> Iterator[Tensor]:
+    return itertools.chain(model.parameters(), model.buffers())
