@@ -17,10 +17,10 @@
 # make gpu-check      everything a machine with an NVIDIA GPU can tell, in one call of DEADLINE (540) seconds, into the
 #                     folder OUT; no .venv, no network: PYTHON has a CUDA PyTorch. PARTS=ops,graphs chooses some of its
 #                     parts: facts, ops, graphs, benchmarks, triton, sanitizer, compiled, alone. Not run on a GPU yet.
-# make gpu-reproduce  CIFAR-100 trained there, in as many such calls as it takes: DATA_DIR=DIR CHECKPOINTS=DIR, the rest as
-#                     gpu-check; RESUME=DIR goes on from the results of an earlier call, SEEDS=0,1,2 trains more students.
-#                     PARTS: facts, students (KD and TALD), speedrun. REHEARSE=1 makes it at tiny sizes on a CPU, where it
-#                     needs neither data nor .venv. Not run on a GPU yet. csrc/README.md says what to carry, and how.
+# make gpu-reproduce  CIFAR-100 trained there, in as many such calls as it takes: DATA_DIR=DIR CHECKPOINTS=DIR, the rest
+#                     as above; RESUME=DIR goes on from the results of an earlier call, SEEDS=0,1,2 trains more students.
+#                     PARTS: facts, students (KD and TALD), speedrun. REHEARSE=1 makes it at tiny sizes on a CPU, with
+#                     neither data nor .venv. Not run on a GPU yet. csrc/README.md says what to carry, and how.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -86,8 +86,9 @@ gpu-check:
 
 gpu-reproduce:
 	$(PYTHON) -m gpu_reproduce --parts "$(PARTS)" --deadline $(or $(DEADLINE),540) $(if $(OUT),--out "$(OUT)") \
-		$(if $(REHEARSE),--rehearse,--data-dir "$(DATA_DIR)" --checkpoints "$(CHECKPOINTS)") \
-		$(if $(RESUME),--resume "$(RESUME)") $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(FLAGS),--flags "$(FLAGS)")
+		$(if $(REHEARSE),--rehearse) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") \
+		$(if $(CHECKPOINTS),--checkpoints "$(CHECKPOINTS)") $(if $(RESUME),--resume "$(RESUME)") \
+		$(if $(SEEDS),--seeds "$(SEEDS)") $(if $(FLAGS),--flags "$(FLAGS)")
 
 # PyTorch comes first and is kept by the second line, which without build isolation compiles against it. The libraries
 # that tests and benchmark compare with come last and alone: torchvision, which two of them name, would bring its own.

@@ -18,7 +18,7 @@ TEACHER = "teacher.pth"
 
 
 def write(folder: Path) -> None:
-    """Write the set, whose images are noise, and an untrained teacher, unless they are there."""
+    """Write the set, whose images are noise, and an untrained teacher: the same ones each time."""
     kind, random = cifar.CIFAR100, np.random.default_rng(0)
     place = folder / kind.python_folder
     place.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,9 @@ def write(folder: Path) -> None:
         (place / split).write_bytes(pickle.dumps(rows, protocol=2))
     file, names = kind.python_names
     (place / file).write_bytes(pickle.dumps({names.encode(): [b"name %d" % label for label in range(kind.classes)]}))
-    network = catalogue.build(NETWORK, num_classes=kind.classes, image_shape=(3, 32, 32))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = catalogue.build(NETWORK, num_classes=kind.classes, image_shape=(3, 32, 32))
     torch.save(network.state_dict(), folder / TEACHER)
 
 

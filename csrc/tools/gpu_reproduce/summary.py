@@ -30,12 +30,11 @@ def collect(out: Path, runs: Path, names: Sequence[str], largest: int) -> dict[s
 
 
 def _run(run: Path, largest: int) -> dict[str, Any]:
-    """The configuration of a run, the results of each of its students, None for one that is not finished."""
+    """The configuration of a run, and of each of its students the result, or the steps that are saved so far."""
     config = Config.read_toml(run / Config.FILE)
     students = {
-        f"{method}-seed{seed}": _result(run / f"{method}-seed{seed}")
-        for seed in config["seeds"]
-        for method in config["methods"]
+        folder.name: _result(folder) or {"saved_steps": _saved_steps(folder)}
+        for folder in (run / f"{method}-seed{seed}" for seed in config["seeds"] for method in config["methods"])
     }
     behind = {str(path.relative_to(run)): path.stat().st_size for path in carried(run, largest)[1]}
     return {"config": config, "teacher": _result(run / "teacher"), "students": students, "left_behind": behind}
@@ -44,6 +43,10 @@ def _run(run: Path, largest: int) -> dict[str, Any]:
 def _result(folder: Path) -> dict[str, Any] | None:
     path = folder / "result.json"
     return json.loads(path.read_text()) if path.exists() else None
+
+
+def _saved_steps(folder: Path) -> int:
+    return max((int(path.stem.removeprefix("step-")) for path in folder.glob("checkpoints/step-*.pt")), default=0)
 
 
 def write(out: Path, runs: Path, names: Sequence[str], largest: int) -> str:
@@ -66,7 +69,7 @@ def page(results: Mapping[str, Any]) -> str:
 
 def _title(name: str, run: Mapping[str, Any]) -> str:
     config, students = run["config"], run["students"]
-    finished = sum(found is not None for found in students.values())
+    finished = sum("clean" in found for found in students.values())
     teacher = "" if run["teacher"] is None else f"{config['teacher']} ({100 * run['teacher']['clean']:.2f} % clean) to "
     return f"{name}: {teacher}{config['student']}, {config['epochs']} epochs, {finished} of {len(students)} finished"
 
@@ -75,8 +78,9 @@ def _table(run: Mapping[str, Any]) -> list[str]:
     """A line for each student, and what its archive leaves behind."""
     lines = [f"{'':24}" + "".join(f"{head:>12}" for head in HEADS)]
     for name, found in run["students"].items():
-        if found is None:
-            lines.append(f"{name:24}not finished")
+        if "clean" not in found:
+            left = run["config"]["epochs"] * run["config"]["steps_per_epoch"] - found["saved_steps"]
+            lines.append(f"{name:24}not finished: {found['saved_steps']} steps are saved, {left} are left")
             continue
         attacked = f"{100 * found['attack']['accuracy']:.2f}" if "attack" in found else "-"
         cells = [f"{100 * found['clean']:.2f}", f"{100 * found['pgd']:.2f}", attacked]
