@@ -18,7 +18,7 @@
 #                     folder OUT; no .venv, no network: PYTHON has a CUDA PyTorch. PARTS=ops,graphs chooses some of its
 #                     parts: facts, ops, graphs, benchmarks, triton, sanitizer, compiled, alone. Not run on a GPU yet.
 # make gpu-reproduce  CIFAR-100 trained there, in as many such calls as it takes: DATA_DIR=DIR CHECKPOINTS=DIR, the rest
-#                     as above; RESUME=DIR goes on from the results of an earlier call, SEEDS=0,1,2 trains more students.
+#                     as above; RESUME=DIR goes on from the results of an earlier call, SEEDS=0,1,2 trains more of each.
 #                     PARTS: facts, students (KD and TALD), speedrun. REHEARSE=1 makes it at tiny sizes on a CPU, with
 #                     neither data nor .venv. Not run on a GPU yet. csrc/README.md says what to carry, and how.
 
