@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -120,6 +121,33 @@ def test_a_part_past_its_limit_ends_with_all_it_has_started(out, tmp_path, monke
     assert following["outcome"] == "passed"
     assert "never" not in (out / "log.txt").read_text()
     assert ended(int(started.read_text()))
+
+
+def test_a_step_has_a_patience_of_its_own(out):
+    # Told to end it needs a while, which it says when it is over.
+    slow = """
+import signal, time
+def end(*_):
+    time.sleep(0.5)
+    print("ended by itself", flush=True)
+    raise SystemExit
+signal.signal(signal.SIGTERM, end)
+print("hangs", flush=True)
+time.sleep(10**6)
+"""
+    step = script("slow", slow)
+    for patience, found in ((0.1, False), (30.0, True)):
+        Session(out, 4).run([Part("part", (dataclasses.replace(step, patience=patience),))])
+        log = (out / "log.txt").read_text()
+        assert "part: hangs" in log
+        assert ("ended by itself" in log) == found
+
+
+def test_a_step_finds_the_packages_that_its_caller_finds(out, tmp_path, monkeypatch):
+    (tmp_path / "carried_along.py").write_text("print('here')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert check([Part("part", (script("one", "import carried_along, gpu_check, fastadv"),))], out, 60) == 0
+    assert "part: here" in (out / "log.txt").read_text()
 
 
 def test_told_to_end_it_takes_all_it_has_started_along_and_sums_up(out, tmp_path):

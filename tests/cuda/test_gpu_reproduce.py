@@ -76,6 +76,8 @@ def test_a_training_is_planned_made_and_summed_up(tmp_path):
     data, out, folder = (tmp_path / each for each in ("data", "out", "runs"))
     rehearsal.write(data)
     out.mkdir()
+    (folder / "speedrun" / "pgd-at-seed0").mkdir(parents=True)
+    (folder / "speedrun" / "config.toml").write_text("epochs = 7")  # of which no step was saved
     briefly = ["--epochs=1", "--eval-samples=10", "--pgd-samples=4", "--eval-steps=1", "--option=pgd-at.steps=1"]
     flags = [*rehearsal.flags(data), *SMALL, *briefly, "--eval-attack=fgsm"]
     train(TRAININGS["speedrun"], folder / "speedrun", 600, out, "0,1", 1, flags)

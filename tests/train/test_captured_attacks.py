@@ -23,6 +23,7 @@ METHODS = {
     "tald released": lambda: TALD(variant="released", eps=0.1, weight=0.5, bounds=None, images=8),
     "bss": lambda: BSS(steps=2, step_size=0.4, attack_size=8),
     "pgd-at": lambda: PGDAT(steps=2),
+    "pgd-at on a copy": lambda: PGDAT(steps=2, attack_mode="frozen-bfloat16"),
     "trades": lambda: TRADES(steps=2),
     "ard in train mode": lambda: ARD(steps=2),
     "rslad": lambda: RSLAD(steps=2),

@@ -29,7 +29,7 @@ def _needed(path: Path) -> bool:
     if path.parent.name != "checkpoints":
         return True
     finished = (path.parent.parent / "result.json").exists()
-    return not finished and path == max(path.parent.glob(path.name[:5] + "*.pt"))
+    return not finished and path == max(path.parent.glob("step-*.pt"), default=None)
 
 
 def pack(run: Path, archive: Path, largest: int) -> None:

@@ -21,11 +21,16 @@ from gpu_reproduce.plan import TRAININGS, Plan, Training, fitting_epochs
 def train(
     training: Training, run: Path, seconds: float, out: Path, seeds: str, timed_steps: int, flags: list[str]
 ) -> None:
-    """Begin the training in the folder ``run``, or go on with it. Exits where `fastadv train` does not succeed."""
-    if (run / Config.FILE).exists():
+    """Begin the training in the folder ``run``, or go on with it. Exits where `fastadv train` does not succeed.
+
+    One of which nothing was saved, or nothing came along, is begun anew: it had the time of another call.
+    """
+    flags = [*flags, "--no-tensorboard"]
+    if any(any(run.glob(f"*-seed*/{saved}")) for saved in ("result.json", "checkpoints/step-*.pt")):
         epochs = Config.read_toml(run / Config.FILE)["epochs"]
         _fastadv("--resume", "--run-dir", str(run), *flags, "--seeds", seeds, "--epochs", str(epochs))
         return
+    shutil.rmtree(run, ignore_errors=True)
     flags = ["--recipe", training.recipe, *flags]
     start, trial = time.monotonic(), run.with_name(f"{run.name}-trial")
     _try(trial, timed_steps, flags)
@@ -45,7 +50,7 @@ def train(
 def _try(trial: Path, steps: int, flags: Sequence[str]) -> None:
     """Take twice so many steps with each method, in the folder ``trial``, with a checkpoint after half of them."""
     shutil.rmtree(trial, ignore_errors=True)
-    briefly = ["--max-steps", str(2 * steps), "--checkpoint-steps", str(steps), "--no-tensorboard"]
+    briefly = ["--max-steps", str(2 * steps), "--checkpoint-steps", str(steps)]
     unseen = ["--eval-samples", "100", "--pgd-samples", "100", "--eval-attack", "pgd"]
     _fastadv("--run-dir", str(trial), *flags, "--seeds", "0", *briefly, *unseen)
 
