@@ -50,7 +50,7 @@ def test_options_reach_the_constructor_in_their_types():
 
 def test_what_is_not_given_is_the_constructors_default():
     assert read("kd").build().temperature == KD().temperature
-    assert read("tald").value("eps") == 8 / 255
+    assert read("tald").build().eps == TALD().eps == 8 / 255
     assert isinstance(read("ce").build(), CrossEntropy)
 
 

@@ -14,8 +14,7 @@ from fastadv.train.config.attacks import (
     check_attack,
     keywords,
 )
-from fastadv.train.config.config_model import ConfigModel
-from fastadv.train.config.train_config import Precision, check_device
+from fastadv.train.config.train_config import DataConfig, Precision, check_device
 from fastadv.train.data import datasets
 from fastadv.train.networks import catalogue
 from fastadv.train.runtime.errors import ConfigError, did_you_mean
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from fastadv.attacks import Attack
 
 
-class AttackConfig(ConfigModel):
+class AttackConfig(DataConfig):
     """Every field is a flag of `fastadv attack`. eps and step sizes are in pixels of [0, 1]."""
 
     FILE: ClassVar[str] = "attack.toml"
@@ -35,9 +34,6 @@ class AttackConfig(ConfigModel):
         description="state_dict of the network, or a checkpoint of `fastadv train`; MODULE:FUNCTION may do without",
     )
     data: str = Field("digits", description=f"dataset, of which the test split is attacked: {datasets.DATA}")
-    data_dir: Path | None = Field(None, description=datasets.DATA_DIR)
-    image_size: int | None = Field(None, ge=1, description=datasets.IMAGE_SIZE)
-    grayscale: bool = Field(False, description="read the images of a folder as one channel")
     n: int | None = Field(None, ge=1, description="attack only the first n test images; none is all")
 
     attack: str = Field(

@@ -16,6 +16,7 @@ from fastadv.distill.parts.float32_output import DTYPES, CompileError, Float32Ou
 from fastadv.distill.parts.seeding import derive_seed
 from fastadv.train.config.attacks import ENSEMBLE
 from fastadv.train.config.methods import MethodSpec, label_specs
+from fastadv.train.config.run_folder import add_fact, student_folder
 from fastadv.train.config.train_config import Config
 from fastadv.train.data import datasets
 from fastadv.train.data.splits import Dataset, subset, to_pixels
@@ -29,7 +30,6 @@ from fastadv.train.runtime.errors import ConfigError, TrainError
 from fastadv.train.runtime.files import write_atomically
 from fastadv.train.runtime.metrics import tensorboard_installed
 from fastadv.train.runtime.processes import Processes
-from fastadv.train.runtime.run_folder import add_fact, student_folder
 
 TEACHER_SEED = 0
 

@@ -18,7 +18,7 @@ from fastadv.train.report.tables import (
     teacher_label,
 )
 from fastadv.train.runtime.errors import ConfigError
-from fastadv.train.runtime.files import write_atomically
+from fastadv.train.runtime.files import write_text
 
 # What students must share for a seed to give them the same first weights, images and order.
 PAIRED_BY = ("data", "image_size", "student", "student_samples")
@@ -49,7 +49,7 @@ def compare_runs(folders: Sequence[Path], baseline: str | None, out: Path) -> st
     page = "\n\n".join([f"# {', '.join(runs)}", text, "![The accuracies](compare.png)", "## Runs", sources]) + "\n"
     out.mkdir(parents=True, exist_ok=True)
     draw_comparison([method for run in runs.values() for method in run.methods], out / "compare.png")
-    write_atomically(out / "compare.md", lambda file: file.write(page.encode()))
+    write_text(out / "compare.md", page)
     return text
 
 

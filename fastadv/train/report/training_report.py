@@ -10,6 +10,7 @@ from torch import nn
 from fastadv.distill import TALD
 from fastadv.ops import dispatch
 from fastadv.train.config.methods import METHODS
+from fastadv.train.config.run_folder import student_folder
 from fastadv.train.config.train_config import Config
 from fastadv.train.data.splits import Dataset
 from fastadv.train.report.plots import draw_curves, draw_particles
@@ -25,9 +26,8 @@ from fastadv.train.report.tables import (
     teacher_label,
 )
 from fastadv.train.runtime.extras import require
-from fastadv.train.runtime.files import write_atomically
+from fastadv.train.runtime.files import write_text
 from fastadv.train.runtime.metrics import read_metrics
-from fastadv.train.runtime.run_folder import student_folder
 
 
 def require_libraries() -> None:
@@ -67,8 +67,7 @@ def write_report(config: Config, dataset: Dataset, teacher: nn.Module | None, fo
         "The resolved configuration is in [config.toml](config.toml), the numbers in [results.json](results.json).\n",
     ]
     draw_curves(metrics, folder / "curves.png")
-    report = "\n\n".join(sections)
-    write_atomically(folder / "report.md", lambda file: file.write(report.encode()))
+    write_text(folder / "report.md", "\n\n".join(sections))
     return f"{table}\n{_spread_note(run)}"
 
 

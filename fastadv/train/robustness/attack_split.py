@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from fastadv.attacks import Frozen, freeze
 from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.config.attacks import keywords
-from fastadv.train.data import datasets
 from fastadv.train.data.splits import Dataset, to_pixels
 from fastadv.train.networks import catalogue
 from fastadv.train.networks.classifier import Classifier, Normalize, check_fit
@@ -39,16 +38,16 @@ class Subject:
     images: int
     weights: dict[str, str]
 
+    def batch(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Return pixels [n, C, H, W] and labels [n] of the test images at ``places``, int64 [n]."""
+        test = self.dataset.test
+        at = places.to(test.labels.device)
+        return to_pixels(test.images[at], channels_last=True), test.labels[at]
+
 
 def prepare(config: AttackConfig) -> Subject:
     """Load data and network. Raises DataError, CheckpointError or ConfigError."""
-    dataset = datasets.load(
-        config.data,
-        data_dir=config.data_dir,
-        image_size=config.image_size,
-        grayscale=config.grayscale,
-        device=config.device,
-    )
+    dataset = config.load_data(config.device)
     images = len(dataset.test) if config.n is None else config.n
     if images > len(dataset.test):
         raise ConfigError(f"n: {images}, expected at most {len(dataset.test)}, the test images of {config.data}")
@@ -76,30 +75,28 @@ def _sha256_of_weights(network: nn.Module) -> str:
 def attack_missing(config: AttackConfig, subject: Subject, folder: Path) -> list[Shard]:
     """Attack every batch that has no shard in `folder` yet; return the shards of all batches."""
     shards = Shards(folder / "batches")
-    batches = math.ceil(subject.images / config.batch_size)
-    size = config.batch_size
-    missing = shards.missing([min(size, subject.images - number * size) for number in range(batches)])
-    done = batches - len(missing)
+    batches = torch.arange(subject.images).split(config.batch_size)
+    missing = shards.missing([len(places) for places in batches])
+    done = len(batches) - len(missing)
     if done:
-        print(f"continuing: {done} of {batches} batches are there", flush=True)
+        print(f"continuing: {done} of {len(batches)} batches are there", flush=True)
     if missing:
         # What torch loads and chooses in its first steps is no part of the time that an attack takes.
-        _attack_rows(config, subject, slice(0, 1))
+        _attack_places(config, subject, batches[0][:1])
     label = f"{config.attack} on {config.model}"
-    with Progress(label, done=done, total=batches, images_per_step=min(config.batch_size, subject.images)) as progress:
+    with Progress(label, done=done, total=len(batches), images_per_step=len(batches[0])) as progress:
         for number in missing:
             with deferred():
-                shard = _attack_batch(config, subject, number)
+                shard = _attack_batch(config, subject, batches[number])
                 shards.save(number, shard)
             stop_if_asked()
             progress.note(f"{statistics.mean(shard.verdicts[JUDGE].robust):.0%} of the last batch stand")
             progress.step()
-    return list(shards.load(batches))
+    return [shards.load(number) for number in range(len(batches))]
 
 
-def _attack_batch(config: AttackConfig, subject: Subject, number: int) -> Shard:
-    rows = slice(number * config.batch_size, min((number + 1) * config.batch_size, subject.images))
-    x, labels, found, seconds, model_seconds = _attack_rows(config, subject, rows)
+def _attack_batch(config: AttackConfig, subject: Subject, places: Tensor) -> Shard:
+    x, labels, found, seconds, model_seconds = _attack_places(config, subject, places)
     # One axis more than the images: several candidates for each, of which the worst counts. So does the image itself.
     candidates = found if found.dim() > x.dim() else found.unsqueeze(1)
     with_clean = torch.cat((x.unsqueeze(1), candidates), dim=1)
@@ -115,15 +112,15 @@ def _attack_batch(config: AttackConfig, subject: Subject, number: int) -> Shard:
     )
 
 
-def _attack_rows(config: AttackConfig, subject: Subject, rows: slice) -> tuple[Tensor, Tensor, Tensor, float, float]:
+def _attack_places(
+    config: AttackConfig, subject: Subject, places: Tensor
+) -> tuple[Tensor, Tensor, Tensor, float, float]:
     """Attack these test images: images, labels, what the attack finds, its seconds and those of them in the network."""
-    labels = subject.dataset.test.labels[rows]
-    x = to_pixels(subject.dataset.test.images[rows], channels_last=True)
-    ids = torch.arange(rows.start, rows.stop, device=x.device)
+    x, labels = subject.batch(places)
     attack, timed = config.build_attack(), TimedNetwork(subject.copy, x.device)
     given = (labels,) if attack.reads_labels else ()
     try:
-        return x, labels, *timed.time(lambda: attack(timed, x, *given, sample_ids=ids))
+        return x, labels, *timed.time(lambda: attack(timed, x, *given, sample_ids=places.to(x.device)))
     except ValueError as error:
         raise ConfigError(f"{config.attack}: {error}") from error
 

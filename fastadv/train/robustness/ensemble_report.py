@@ -4,21 +4,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fastadv.train.config.attack_config import AttackConfig
-from fastadv.train.data.splits import to_pixels
+from fastadv.train.config.run_folder import read_origin
 from fastadv.train.report.plots import draw_broken
 from fastadv.train.report.tables import render_table
-from fastadv.train.robustness.attack_report import class_table, count_classes, interval_cells, share, write_files
+from fastadv.train.robustness.attack_report import (
+    class_table,
+    conditions,
+    count_classes,
+    interval_cells,
+    share,
+    write_files,
+)
 from fastadv.train.robustness.attack_split import JUDGE, ORDER, Subject
 from fastadv.train.robustness.ensemble import Evaluated, attack_with_ensemble
-from fastadv.train.runtime.errors import ConfigError
 from fastadv.train.runtime.extras import require
 from fastadv.train.runtime.files import write_atomically
 from fastadv.train.runtime.processes import Processes
-from fastadv.train.runtime.run_folder import read_origin
 
 # How many broken images the picture shows.
 PICTURED = 6
@@ -37,11 +43,10 @@ def evaluate(config: AttackConfig, subject: Subject, folder: Path, processes: Pr
     sections = [summary, class_table(result, "robust, %")]
     broken = (evaluated.broken_by >= 0).nonzero().flatten()[:PICTURED]
     if len(broken):
-        x = to_pixels(subject.dataset.test.images[broken.to(subject.dataset.test.images.device)])
+        x, _ = subject.batch(broken)
+        found = evaluated.images[broken].to(x.device)
         names = [evaluated.attacks[int(stage)] for stage in evaluated.broken_by[broken]]
-        draw_broken(
-            subject.network, subject.dataset, x, evaluated.images[broken].to(x.device), names, folder / "broken.png"
-        )
+        draw_broken(subject.network, subject.dataset, x, found, names, folder / "broken.png")
         sections += ["## Some broken images", "![broken images](broken.png)"]
     write_files(folder, result, f"{config.model} on {config.data} under AutoAttack", *sections)
     saved = "" if config.save is None else "\n\n" + _save_images(config.save, config, subject, evaluated)
@@ -55,24 +60,12 @@ def summarise(
     result = evaluated.result()
     count = len(evaluated.broken_by)
     clean, robust = evaluated.broken_by != -2, evaluated.broken_by == -1
-    x = to_pixels(subject.dataset.test.images[:count]).cpu()
-    moved = (evaluated.images.double() - x.double()).flatten(1)
-    labels = subject.dataset.test.labels[:count].cpu()
+    x, labels = subject.batch(torch.arange(count))
+    moved = (evaluated.images.double() - x.cpu().double()).flatten(1)
+    norm = config.norm or "linf"
+    keywords = {"version": config.ensemble_version, "eps": config.eps, "norm": norm, "seed": config.seed}
     return {
-        "model": config.model,
-        "data": config.data,
-        "split": "test",
-        "selection": "first",
-        "images": count,
-        "attack": {
-            "name": "autoattack",
-            "version": config.ensemble_version,
-            "eps": config.eps,
-            "norm": config.norm or "linf",
-            "seed": config.seed,
-        },
-        "dtype": config.dtype,
-        "judge": JUDGE,
+        **conditions(config, count, keywords),
         "clean": share(int(clean.sum()), count),
         "robust": share(int(robust.sum()), count),
         "stages": [
@@ -87,7 +80,7 @@ def summarise(
         ],
         "classes": count_classes(subject.dataset.class_names, labels, clean.tolist(), robust.tolist()),
         "broken_by": evaluated.broken_by.tolist(),
-        "largest_distance": float(moved.norm(ORDER[config.norm or "linf"], dim=1).max()),
+        "largest_distance": float(moved.norm(ORDER[norm], dim=1).max()),
         "warnings": list(result.warnings),
         "origin": dict(origin),
     }
@@ -99,24 +92,18 @@ def _save_images(path: Path, config: AttackConfig, subject: Subject, evaluated: 
     The file has images [n, C, H, W] in float32, labels, places in the split and broken_by [n]. As PNG go the broken
     images, every pixel rounded towards the clean one, so that they stay in the ball.
     """
-    labels = subject.dataset.test.labels[: len(evaluated.places)]
+    labels = subject.dataset.test.labels[: len(evaluated.places)].cpu()
     if path.suffix == ".npz":
-        numpy = require("numpy", "--save")
-        arrays = {
-            "images": evaluated.images.float().contiguous().numpy(),
-            "labels": labels.cpu().numpy(),
-            "places": evaluated.places.numpy(),
-            "broken_by": evaluated.broken_by.numpy(),
-        }
-        write_atomically(path, lambda file: numpy.savez_compressed(file, **arrays))
+        tensors = {"images": evaluated.images.float().contiguous(), "labels": labels}
+        tensors |= {"places": evaluated.places, "broken_by": evaluated.broken_by}
+        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
+        write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
         return f"{path}: {len(labels)} images in float32, {int((evaluated.broken_by >= 0).sum())} of them adversarial"
-    if path.suffix:
-        raise ConfigError(f"save: {str(path)!r}, expected a file NAME.npz or a folder for PNG")
     broken = (evaluated.broken_by >= 0).nonzero().flatten()
-    clean = to_pixels(subject.dataset.test.images[broken.to(subject.dataset.test.images.device)]).cpu()
+    clean = subject.batch(broken)[0].cpu()
     rounded = to_8_bits(evaluated.images[broken], clean)
-    inside = (rounded.double() - clean.double()).flatten(1).norm(ORDER[config.norm or "linf"], dim=1)
-    inside = inside <= config.eps * (1 + 1e-6)
+    moved = (rounded.double() - clean.double()).flatten(1).norm(ORDER[config.norm or "linf"], dim=1)
+    inside = moved <= config.eps * (1 + 1e-6)
     image = require("PIL.Image", "--save")
     path.mkdir(parents=True, exist_ok=True)
     for place, picture in zip(evaluated.places[broken].tolist(), rounded, strict=True):
@@ -125,7 +112,7 @@ def _save_images(path: Path, config: AttackConfig, subject: Subject, evaluated: 
     device = next(subject.network.parameters()).device
     with torch.no_grad():
         said = [subject.network(part.to(device)).argmax(1).cpu() for part in rounded.split(config.batch_size)]
-    counts = int(((torch.cat(said) != labels.cpu()[broken]) & inside).sum())
+    counts = int(((torch.cat(said) != labels[broken]) & inside).sum())
     count = f"of which {counts} still count: misclassified and in the ball"
     return f"{path}: {len(broken)} broken images as 8-bit PNG, {count}"
 

@@ -1,12 +1,12 @@
 """The verdicts on each batch of test images, one file a batch: a killed evaluation goes on after the last."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fastadv.train.runtime.errors import CheckpointError
-from fastadv.train.runtime.files import write_atomically
+from fastadv.train.runtime.files import write_text
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,10 @@ class Shard:
     seconds: float
     model_seconds: float
 
+    @property
+    def images(self) -> int:
+        return min(len(verdict.clean) for verdict in self.verdicts.values())
+
 
 class Shards:
     """The shards of an evaluation, in `folder`, by the number of their batch."""
@@ -38,23 +42,18 @@ class Shards:
 
         Raises CheckpointError naming one that is damaged.
         """
-        return [number for number, size in enumerate(sizes) if self._images(number) < size]
+        return [
+            number
+            for number, size in enumerate(sizes)
+            if not self._path(number).exists() or self.load(number).images < size
+        ]
 
     def save(self, number: int, shard: Shard) -> None:
         self._folder.mkdir(exist_ok=True)
-        write_atomically(self._path(number), lambda file: file.write(json.dumps(asdict(shard)).encode()))
+        write_text(self._path(number), json.dumps(asdict(shard)))
 
-    def _images(self, number: int) -> int:
-        """Return the number of images in a batch; 0 where it is not there."""
-        if not self._path(number).exists():
-            return 0
-        return min(len(verdict.clean) for verdict in self._load(number).verdicts.values())
-
-    def load(self, count: int) -> Iterator[Shard]:
-        """Read all `count` of them, in order. Raises CheckpointError naming one that is damaged."""
-        return map(self._load, range(count))
-
-    def _load(self, number: int) -> Shard:
+    def load(self, number: int) -> Shard:
+        """Read the shard of a batch. Raises CheckpointError naming the file where it is damaged."""
         path = self._path(number)
         try:
             content = json.loads(path.read_text())
