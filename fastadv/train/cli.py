@@ -155,7 +155,7 @@ def _train(options: argparse.Namespace) -> None:
 
     from fastadv.train.config.resume import checkpoint_facts, continued_config, extend_run
     from fastadv.train.config.run_folder import open_run
-    from fastadv.train.loop.experiment import prepare_experiment, run_experiment
+    from fastadv.train.loop.experiment import Experiment
     from fastadv.train.report.training_report import require_libraries, write_report
     from fastadv.train.robustness.students import attack_students
     from fastadv.train.runtime.machine import cpu_threads
@@ -166,7 +166,7 @@ def _train(options: argparse.Namespace) -> None:
     config.check_used()
     with joined(config.device) as processes, cpu_threads(config.threads):
         require_libraries()
-        prepared = prepare_experiment(config)
+        experiment = Experiment(config)
         facts = {"Processes": str(processes.count)} if processes.count > 1 else {}
         with open_run(
             config,
@@ -179,9 +179,9 @@ def _train(options: argparse.Namespace) -> None:
         ) as run:
             options.again = shlex.join(["fastadv", "train", "--resume", "--run-dir", str(run)])
             print(f"run folder: {run}", flush=True)
-            teacher = run_experiment(prepared, run)
-            attack_students(config, prepared.dataset, run, processes)
-            table = processes.broadcast_from_rank0(lambda: write_report(config, prepared.dataset, teacher, run))
+            teacher = experiment.run(run)
+            attack_students(config, experiment.dataset, run, processes)
+            table = processes.broadcast_from_rank0(lambda: write_report(config, experiment.dataset, teacher, run))
             print(f"\n{table}\nreport, pictures, metrics and weights: {run}")
 
 

@@ -2,23 +2,16 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
 
 from fastadv.train.config.train_config import Config
 
 
-def step_lr(epoch: int, *, lr: float, milestones: Sequence[int], decay: float) -> float:
-    """Return lr decay^(number of milestones at or before `epoch`), epochs counted from 0."""
-    return lr * decay ** bisect_right(milestones, epoch)
+def learning_rate(config: Config, *, epoch: int, progress: float) -> float:
+    """Return the rate of a step by config.schedule: lr times a factor.
 
-
-def cosine_lr(progress: float, *, lr: float) -> float:
-    """Return lr (1 + cos(pi progress)) / 2, progress in [0, 1)."""
-    return lr * (1 + math.cos(math.pi * progress)) / 2
-
-
-def learning_rate(peak: float, config: Config, *, epoch: int, progress: float) -> float:
-    """Return the rate of a step by config.schedule. peak: the first rate. progress: share of the steps done."""
+    "cosine": (1 + cos(pi progress)) / 2, progress the share of the steps that are done, in [0, 1).
+    "step": lr_decay^(number of milestones at or before `epoch`), epochs counted from 0.
+    """
     if config.schedule == "cosine":
-        return cosine_lr(progress, lr=peak)
-    return step_lr(epoch, lr=peak, milestones=config.milestones, decay=config.lr_decay)
+        return config.lr * (1 + math.cos(math.pi * progress)) / 2
+    return config.lr * config.lr_decay ** bisect_right(config.milestones, epoch)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -26,7 +26,7 @@ from fastadv.train.loop.schedule import learning_rate
 from fastadv.train.networks.classifier import Classifier
 from fastadv.train.runtime.checkpoint import Checkpoints, why_refused
 from fastadv.train.runtime.errors import CheckpointError, ConfigError, DivergenceError
-from fastadv.train.runtime.files import write_atomically
+from fastadv.train.runtime.files import write_atomically, write_text
 from fastadv.train.runtime.metrics import MeanTerms, MetricsLog
 from fastadv.train.runtime.processes import Processes
 from fastadv.train.runtime.progress import Progress
@@ -72,6 +72,11 @@ class Trainer:
 
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.terms, self.adversary_terms = MeanTerms(), MeanTerms()
+        # A checkpoint holds the state_dict of each.
+        self._parts: dict[str, Any] = {"model": model, "distiller": self.distiller, "terms": self.terms}
+        self._parts["adversary_terms"] = self.adversary_terms
+        if self.average is not None:
+            self._parts["average"] = self.average
         self.images_seen = 0
         self.stopwatch = Stopwatch(self.device)
 
@@ -124,7 +129,7 @@ class Trainer:
         if self.processes.first:
             weights = self.evaluated.network.state_dict()
             write_atomically(self.folder / "weights.pt", lambda file: torch.save(weights, file))
-            write_atomically(self.folder / "result.json", lambda file: file.write(json.dumps(result).encode()))
+            write_text(self.folder / "result.json", json.dumps(result))
         return result
 
     def _run_epoch(self, stage: Stage, log: MetricsLog | None, progress: Progress) -> None:
@@ -157,7 +162,7 @@ class Trainer:
             own = random.Random(derive_seed(self.seed, "mixup", stage.done)).betavariate(alpha, alpha)
         self.model.train()
         if proper:
-            rate = learning_rate(self.config.lr, self.config, epoch=epoch, progress=stage.progress)
+            rate = learning_rate(self.config, epoch=epoch, progress=stage.progress)
             for group in self.distiller.optimizer.param_groups:
                 group["lr"] = rate
         try:
@@ -228,7 +233,9 @@ class Trainer:
         return sum(stage.done for stage in self.distiller.stages)
 
     def _save(self, log: MetricsLog | None) -> None:
-        differing = self.processes.differing(self._tensors())
+        modules = {"model": self.model, "method": self.method}
+        tensors = {f"{name}.{key}": each for name, part in modules.items() for key, each in part.state_dict().items()}
+        differing = self.processes.differing(tensors)
         if differing:
             raise CheckpointError(
                 f"{self.label}: {', '.join(differing[:3])} are not the same in all {self.processes.count} processes; "
@@ -237,7 +244,7 @@ class Trainer:
         if log is None:
             return
         content = {
-            **{name: part.state_dict() for name, part in self._parts().items()},
+            **{name: part.state_dict() for name, part in self._parts.items()},
             "metrics_position": log.sync(),
             "images_seen": self.images_seen,
             "seconds": self.stopwatch.seconds,
@@ -250,9 +257,9 @@ class Trainer:
         if content is None:
             return 0
         other = "the newest checkpoint, which another version of fastadv wrote; train anew"
-        if missing := self._parts().keys() - content.keys():
+        if missing := self._parts.keys() - content.keys():
             raise CheckpointError(f"{self.checkpoints.folder}: no {', '.join(sorted(missing))} in {other}")
-        for name, part in self._parts().items():
+        for name, part in self._parts.items():
             try:
                 part.load_state_dict(content[name])
             except (RuntimeError, KeyError, ValueError) as error:
@@ -262,17 +269,6 @@ class Trainer:
         self.stopwatch = Stopwatch(self.device, content["seconds"])
         print(f"{self.label}: continuing after step {self.step} of {self.distiller.training.total}", flush=True)
         return content["metrics_position"]
-
-    def _parts(self) -> dict[str, Any]:
-        """Return the parts of which a checkpoint holds the state_dict, by name."""
-        parts = {"model": self.model, "distiller": self.distiller, "terms": self.terms}
-        parts["adversary_terms"] = self.adversary_terms
-        return parts if self.average is None else {**parts, "average": self.average}
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """Return what every process must agree on, by name."""
-        modules = {"model": self.model, "method": self.method}
-        return {f"{name}.{key}": tensor for name, part in modules.items() for key, tensor in part.state_dict().items()}
 
 
 def _ended(stage: Stage, *, every: int) -> bool:

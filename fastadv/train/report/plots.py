@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastadv.distill import TALD
 from fastadv.train.data.splits import Dataset, to_pixels
 from fastadv.train.report.results import ACCURACIES, MethodResults
-from fastadv.train.runtime.extras import require
+from fastadv.train.runtime.imports import require
 
 Rows = list[dict[str, Any]]
 

@@ -25,8 +25,8 @@ from fastadv.train.report.tables import (
     result_cells,
     teacher_label,
 )
-from fastadv.train.runtime.extras import require
 from fastadv.train.runtime.files import write_text
+from fastadv.train.runtime.imports import require
 from fastadv.train.runtime.metrics import read_metrics
 
 

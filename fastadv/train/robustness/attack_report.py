@@ -13,8 +13,7 @@ from fastadv.train.config.attacks import ENSEMBLE, keywords
 from fastadv.train.config.run_folder import read_origin
 from fastadv.train.report.intervals import wilson
 from fastadv.train.report.tables import render_table
-from fastadv.train.robustness.attack_split import JUDGE, Subject, attack_missing
-from fastadv.train.robustness.shards import Shard, Verdict
+from fastadv.train.robustness.attack_split import JUDGE, Shard, Subject, attack_missing
 from fastadv.train.runtime.errors import ConfigError
 from fastadv.train.runtime.files import write_text
 from fastadv.train.runtime.processes import Processes
@@ -48,16 +47,22 @@ def summarise(
     config: AttackConfig, subject: Subject, shards: Sequence[Shard], origin: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return the content of result.json. Accuracies are shares in [0, 1], intervals Wilson's of 95 %."""
-    verdicts = {judge: _joined([shard.verdicts[judge] for shard in shards]) for judge in shards[0].verdicts}
+    verdicts = {
+        judge: {
+            kind: [correct for shard in shards for correct in getattr(shard.verdicts[judge], kind)]
+            for kind in ("clean", "robust")
+        }
+        for judge in shards[0].verdicts
+    }
     labels = subject.dataset.test.labels[: subject.images]
     seconds, in_model = (sum(getattr(shard, name) for shard in shards) for name in ("seconds", "model_seconds"))
     return {
         **conditions(config, subject.images, keywords(config.build_attack())),
         "accuracy": {
-            judge: {kind: share(sum(correct), len(correct)) for kind, correct in vars(verdict).items()}
+            judge: {kind: share(sum(correct), len(correct)) for kind, correct in verdict.items()}
             for judge, verdict in verdicts.items()
         },
-        "classes": count_classes(subject.dataset.class_names, labels, **vars(verdicts[JUDGE])),
+        "classes": count_classes(subject.dataset.class_names, labels, **verdicts[JUDGE]),
         "largest_distance": max(shard.distance for shard in shards),
         "seconds": {"attack": seconds, "model": in_model, "update": seconds - in_model},
         "origin": dict(origin),
@@ -76,10 +81,6 @@ def conditions(config: AttackConfig, images: int, keywords: Mapping[str, Any]) -
         "dtype": config.dtype,
         "judge": JUDGE,
     }
-
-
-def _joined(verdicts: Sequence[Verdict]) -> Verdict:
-    return Verdict(*([each for verdict in verdicts for each in getattr(verdict, kind)] for kind in ("clean", "robust")))
 
 
 def share(correct: int, images: int) -> dict[str, Any]:

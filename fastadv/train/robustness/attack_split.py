@@ -1,9 +1,11 @@
-"""Attack a test split batch by batch. A batch that is saved is not attacked again."""
+"""Attack a test split batch by batch: the verdicts on each are one file, and what has one is not attacked again."""
 
 import hashlib
+import json
 import math
 import statistics
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -16,10 +18,9 @@ from fastadv.train.data.splits import Dataset, to_pixels
 from fastadv.train.networks import catalogue
 from fastadv.train.networks.classifier import Classifier, Normalize, check_fit
 from fastadv.train.networks.weights import load_weights
-from fastadv.train.robustness.shards import Shard, Shards, Verdict
 from fastadv.train.robustness.timing import TimedNetwork
-from fastadv.train.runtime.errors import ConfigError
-from fastadv.train.runtime.files import sha256
+from fastadv.train.runtime.errors import CheckpointError, ConfigError
+from fastadv.train.runtime.files import sha256, write_text
 from fastadv.train.runtime.progress import Progress
 from fastadv.train.runtime.stopping import deferred, stop_if_asked
 
@@ -43,6 +44,63 @@ class Subject:
         test = self.dataset.test
         at = places.to(test.labels.device)
         return to_pixels(test.images[at], channels_last=True), test.labels[at]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One judge's answers: each image correct as it is (clean); that, and correct after the attack too (robust)."""
+
+    clean: list[bool]
+    robust: list[bool]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One batch. verdicts: by the dtype of the judge. distance: of the farthest adversarial image, in the norm."""
+
+    verdicts: dict[str, Verdict]
+    distance: float
+    seconds: float
+    model_seconds: float
+
+    @property
+    def images(self) -> int:
+        return min(len(verdict.clean) for verdict in self.verdicts.values())
+
+
+class Shards:
+    """The shards of an evaluation, in `folder`, by the number of their batch."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def missing(self, sizes: Sequence[int]) -> list[int]:
+        """Return the numbers of the batches, of so many images, that are not there yet or had fewer images.
+
+        Raises CheckpointError naming one that is damaged.
+        """
+        return [
+            number
+            for number, size in enumerate(sizes)
+            if not self._path(number).exists() or self.load(number).images < size
+        ]
+
+    def save(self, number: int, shard: Shard) -> None:
+        self._folder.mkdir(exist_ok=True)
+        write_text(self._path(number), json.dumps(asdict(shard)))
+
+    def load(self, number: int) -> Shard:
+        """Read the shard of a batch. Raises CheckpointError naming the file where it is damaged."""
+        path = self._path(number)
+        try:
+            content = json.loads(path.read_text())
+            verdicts = {judge: Verdict(**verdict) for judge, verdict in content.pop("verdicts").items()}
+            return Shard(verdicts=verdicts, **content)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{path}: damaged ({error}); delete it and add --resume") from None
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"batch-{number:05d}.json"
 
 
 def prepare(config: AttackConfig) -> Subject:
@@ -106,7 +164,7 @@ def _attack_batch(config: AttackConfig, subject: Subject, places: Tensor) -> Sha
             dtype: Verdict(_correct(judge, with_clean[:, :1], labels), _correct(judge, with_clean, labels))
             for dtype, judge in judges.items()
         },
-        distance=_distance(candidates, x, str(keywords(config.build_attack()).get("norm", "l2"))),
+        distance=distances(candidates, x.unsqueeze(1), keywords(config.build_attack()).get("norm", "l2")).max().item(),
         seconds=seconds,
         model_seconds=model_seconds,
     )
@@ -132,7 +190,6 @@ def _correct(judge: nn.Module, candidates: Tensor, labels: Tensor) -> list[bool]
     return (classes == labels).all(dim=0).tolist()
 
 
-def _distance(candidates: Tensor, x: Tensor, norm: str) -> float:
-    """Return the largest distance of a candidate from its image in the norm, computed in float64."""
-    moved = (candidates.double() - x.double().unsqueeze(1)).flatten(2)
-    return torch.linalg.vector_norm(moved, ord=ORDER[norm], dim=2).max().item()
+def distances(found: Tensor, x: Tensor, norm: str) -> Tensor:
+    """Return the distances of images [..., C, H, W] from ``x``, which broadcasts to them, in the norm, in float64."""
+    return torch.linalg.vector_norm((found.double() - x.double()).flatten(-3), ord=ORDER[norm], dim=-1)

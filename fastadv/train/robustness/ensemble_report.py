@@ -20,10 +20,10 @@ from fastadv.train.robustness.attack_report import (
     share,
     write_files,
 )
-from fastadv.train.robustness.attack_split import JUDGE, ORDER, Subject
+from fastadv.train.robustness.attack_split import JUDGE, Subject, distances
 from fastadv.train.robustness.ensemble import Evaluated, attack_with_ensemble
-from fastadv.train.runtime.extras import require
 from fastadv.train.runtime.files import write_atomically
+from fastadv.train.runtime.imports import require
 from fastadv.train.runtime.processes import Processes
 
 # How many broken images the picture shows.
@@ -61,7 +61,6 @@ def summarise(
     count = len(evaluated.broken_by)
     clean, robust = evaluated.broken_by != -2, evaluated.broken_by == -1
     x, labels = subject.batch(torch.arange(count))
-    moved = (evaluated.images.double() - x.cpu().double()).flatten(1)
     norm = config.norm or "linf"
     keywords = {"version": config.ensemble_version, "eps": config.eps, "norm": norm, "seed": config.seed}
     return {
@@ -80,7 +79,7 @@ def summarise(
         ],
         "classes": count_classes(subject.dataset.class_names, labels, clean.tolist(), robust.tolist()),
         "broken_by": evaluated.broken_by.tolist(),
-        "largest_distance": float(moved.norm(ORDER[norm], dim=1).max()),
+        "largest_distance": distances(evaluated.images, x.cpu(), norm).max().item(),
         "warnings": list(result.warnings),
         "origin": dict(origin),
     }
@@ -102,8 +101,7 @@ def _save_images(path: Path, config: AttackConfig, subject: Subject, evaluated: 
     broken = (evaluated.broken_by >= 0).nonzero().flatten()
     clean = subject.batch(broken)[0].cpu()
     rounded = to_8_bits(evaluated.images[broken], clean)
-    moved = (rounded.double() - clean.double()).flatten(1).norm(ORDER[config.norm or "linf"], dim=1)
-    inside = moved <= config.eps * (1 + 1e-6)
+    inside = distances(rounded, clean, config.norm or "linf") <= config.eps * (1 + 1e-6)
     image = require("PIL.Image", "--save")
     path.mkdir(parents=True, exist_ok=True)
     for place, picture in zip(evaluated.places[broken].tolist(), rounded, strict=True):

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from fastadv.train.runtime.errors import MissingExtraError
-from fastadv.train.runtime.extras import require
+from fastadv.train.runtime.imports import require
 
 SECONDS_BETWEEN_LINES = 5.0
 
