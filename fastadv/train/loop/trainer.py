@@ -233,9 +233,7 @@ class Trainer:
         return sum(stage.done for stage in self.distiller.stages)
 
     def _save(self, log: MetricsLog | None) -> None:
-        modules = {"model": self.model, "method": self.method}
-        tensors = {f"{name}.{key}": each for name, part in modules.items() for key, each in part.state_dict().items()}
-        differing = self.processes.differing(tensors)
+        differing = self.processes.differing(self._tensors())
         if differing:
             raise CheckpointError(
                 f"{self.label}: {', '.join(differing[:3])} are not the same in all {self.processes.count} processes; "
@@ -269,6 +267,11 @@ class Trainer:
         self.stopwatch = Stopwatch(self.device, content["seconds"])
         print(f"{self.label}: continuing after step {self.step} of {self.distiller.training.total}", flush=True)
         return content["metrics_position"]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return what every process must agree on, by name."""
+        modules = {"model": self.model, "method": self.method}
+        return {f"{name}.{key}": tensor for name, part in modules.items() for key, tensor in part.state_dict().items()}
 
 
 def _ended(stage: Stage, *, every: int) -> bool:
