@@ -5,15 +5,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from fastadv.train.config.attacks import (
-    ATTACKS,
-    ENSEMBLE,
-    ENSEMBLE_VERSIONS,
-    OPTIONAL,
-    build_attack,
-    check_attack,
-    keywords,
-)
+from fastadv.train.config import attacks
+from fastadv.train.config.attacks import ATTACKS, ENSEMBLE, ENSEMBLE_VERSIONS, OPTIONAL
 from fastadv.train.config.train_config import DataConfig, Precision, check_device
 from fastadv.train.data import datasets
 from fastadv.train.networks import catalogue
@@ -72,7 +65,7 @@ class AttackConfig(DataConfig):
     @model_validator(mode="after")
     def _check(self) -> Self:
         catalogue.check_name("model", self.model)
-        check_attack("attack", self.attack)
+        attacks.check_attack("attack", self.attack)
         if self.checkpoint is None and not catalogue.is_own(self.model):
             raise ConfigError("checkpoint: None, expected the file with the network's weights")
         datasets.check_source(self.data, self.data_dir, self.image_size, self.grayscale)
@@ -86,7 +79,7 @@ class AttackConfig(DataConfig):
         for name in ("ensemble", "save"):
             if getattr(self, name) is not None:
                 raise ConfigError(f"{name}: {getattr(self, name)!r}, but only {ENSEMBLE} has it")
-        self._check_eps(keywords(self.build_attack()).get("norm"))
+        self._check_eps(attacks.keywords(self.build_attack()).get("norm"))
         return self
 
     def _check_eps(self, norm: object) -> None:
@@ -117,7 +110,7 @@ class AttackConfig(DataConfig):
     def build_attack(self) -> "Attack":
         """Build the attack. Raises ConfigError for a field that the attack does not take or a value it refuses."""
         optional = {name: getattr(self, name) for name in OPTIONAL}
-        return build_attack(self.attack, eps=self.eps, seed=self.seed, **optional)
+        return attacks.build_attack(self.attack, eps=self.eps, seed=self.seed, **optional)
 
     @property
     def run_name(self) -> str:

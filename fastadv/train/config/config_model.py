@@ -1,5 +1,6 @@
 """The base of a configuration: a pydantic model that is read from flags and TOML and written back."""
 
+import contextlib
 import re
 import tomllib
 import types
@@ -160,15 +161,11 @@ def from_text(hint: Any, text: str) -> Any:
     kinds = _alternatives(hint)
     if text.lower() == "none" and types.NoneType in kinds:
         return None
-    for kind in kinds:
-        if typing.get_origin(kind) is tuple:
-            parts = (part.strip() for part in text.split(","))
-            return tuple(from_text(typing.get_args(kind)[0], part) for part in parts if part)
-    if int in kinds:
-        try:
-            return int(text)
-        except ValueError:
-            return text
+    if typing.get_origin(kinds[0]) is tuple:
+        parts = (part.strip() for part in text.split(","))
+        return tuple(from_text(typing.get_args(kinds[0])[0], part) for part in parts if part)
+    with contextlib.suppress(ValueError):
+        return int(text) if int in kinds else text
     return text
 
 

@@ -22,7 +22,9 @@ BATCH = 256
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Return the image files in `folder`, known by their suffix, in the order of their names."""
+    """Return the image files in `folder`, known by their suffix, in the order of their names. Raises DataError."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 

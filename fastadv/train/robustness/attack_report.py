@@ -57,7 +57,7 @@ def summarise(
     labels = subject.dataset.test.labels[: subject.images]
     seconds, in_model = (sum(getattr(shard, name) for shard in shards) for name in ("seconds", "model_seconds"))
     return {
-        **conditions(config, subject.images, keywords(config.build_attack())),
+        **setup(config, subject.images, keywords(config.build_attack())),
         "accuracy": {
             judge: {kind: share(sum(correct), len(correct)) for kind, correct in verdict.items()}
             for judge, verdict in verdicts.items()
@@ -69,7 +69,7 @@ def summarise(
     }
 
 
-def conditions(config: AttackConfig, images: int, keywords: Mapping[str, Any]) -> dict[str, Any]:
+def setup(config: AttackConfig, images: int, keywords: Mapping[str, Any]) -> dict[str, Any]:
     """Return the beginning of result.json: what was attacked with which keywords, and what judges."""
     return {
         "model": config.model,

@@ -12,14 +12,7 @@ from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.config.run_folder import read_origin
 from fastadv.train.report.plots import draw_broken
 from fastadv.train.report.tables import render_table
-from fastadv.train.robustness.attack_report import (
-    class_table,
-    conditions,
-    count_classes,
-    interval_cells,
-    share,
-    write_files,
-)
+from fastadv.train.robustness.attack_report import class_table, count_classes, interval_cells, setup, share, write_files
 from fastadv.train.robustness.attack_split import JUDGE, Subject, distances
 from fastadv.train.robustness.ensemble import Evaluated, attack_with_ensemble
 from fastadv.train.runtime.files import write_atomically
@@ -64,7 +57,7 @@ def summarise(
     norm = config.norm or "linf"
     keywords = {"version": config.ensemble_version, "eps": config.eps, "norm": norm, "seed": config.seed}
     return {
-        **conditions(config, count, keywords),
+        **setup(config, count, keywords),
         "clean": share(int(clean.sum()), count),
         "robust": share(int(robust.sum()), count),
         "stages": [
