@@ -49,7 +49,7 @@ def open_run(
             raise ConfigError(f"{folder} already holds a run; add --resume to continue it, or name another folder")
         else:
             origin = describe(command=command, device=config.device, threads=config.threads)
-            _write_origin(folder, {**origin, **facts})
+            write_text(folder / "origin.json", json.dumps({**origin, **facts}, indent=1))
             # Last, because it marks the folder as a run.
             write_text(folder / config.FILE, config.to_toml())
         return folder
@@ -60,7 +60,7 @@ def open_run(
 
 def add_fact(folder: Path, name: str, fact: str) -> None:
     """Add a line to origin.json, in the place of an older one of that name."""
-    _write_origin(folder, {**read_origin(folder), name: fact})
+    write_text(folder / "origin.json", json.dumps({**read_origin(folder), name: fact}, indent=1))
 
 
 def named_by_time(name: str) -> Path:
@@ -92,10 +92,6 @@ def check_facts(folder: Path, facts: Mapping[str, str]) -> None:
     changes = [f"{name} {stored[name]} -> {now}" for name, now in facts.items() if stored[name] != now]
     if changes:
         raise refusal(folder, ", ".join(changes))
-
-
-def _write_origin(folder: Path, origin: Mapping[str, str]) -> None:
-    write_text(folder / "origin.json", json.dumps(origin, indent=1))
 
 
 def refusal(folder: Path, changes: str) -> ConfigError:

@@ -24,9 +24,9 @@ from fastadv.train.loop.trainer import Trainer
 from fastadv.train.networks import catalogue
 from fastadv.train.networks.classifier import Classifier, Normalize, check_fit
 from fastadv.train.networks.weights import load_weights
-from fastadv.train.runtime.errors import ConfigError, TrainError
+from fastadv.train.runtime.errors import ConfigError, MissingExtraError, TrainError
 from fastadv.train.runtime.files import write_text
-from fastadv.train.runtime.metrics import tensorboard_installed
+from fastadv.train.runtime.imports import require
 from fastadv.train.runtime.processes import Processes
 
 TEACHER_SEED = 0
@@ -39,9 +39,12 @@ class Experiment:
     """
 
     def __init__(self, config: Config) -> None:
-        if config.tensorboard and not tensorboard_installed():
-            print("TensorBoard is not installed: the metrics go to metrics.jsonl alone", flush=True)
-            config = config.replaced(tensorboard=False)
+        if config.tensorboard:
+            try:
+                require("torch.utils.tensorboard", "--tensorboard")
+            except MissingExtraError:
+                print("TensorBoard is not installed: the metrics go to metrics.jsonl alone", flush=True)
+                config = config.replaced(tensorboard=False)
         self.config, self._processes = config, Processes()
         self.dataset = config.load_data(config.device)
         self._labels = label_specs(config.specs)

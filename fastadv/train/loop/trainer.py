@@ -21,7 +21,7 @@ from fastadv.train.config.train_config import Config
 from fastadv.train.data.augment import EpochPlan
 from fastadv.train.data.splits import Split
 from fastadv.train.loop.batches import Batches
-from fastadv.train.loop.evaluation import clean_accuracy, evaluate
+from fastadv.train.loop.evaluation import accuracy, evaluate
 from fastadv.train.loop.schedule import learning_rate
 from fastadv.train.networks.classifier import Classifier
 from fastadv.train.runtime.checkpoint import Checkpoints, why_refused
@@ -144,9 +144,9 @@ class Trainer:
                 progress.note(f"loss {self._log_terms(stage, log):.4f}")
             if proper and _ended(stage, every=config.eval_epochs):
                 with self.stopwatch.paused():
-                    accuracy = clean_accuracy(self.evaluated, self.test, config)
+                    found = accuracy(self.evaluated, self.test, config)
                     if log is not None:
-                        log.write("test", stage.done, {"accuracy": accuracy})
+                        log.write("test", stage.done, {"accuracy": found})
             by_step = config.checkpoint_steps is not None and stage.done % config.checkpoint_steps == 0
             if by_step or asked_to_stop() or _ended(stage, every=config.checkpoint_epochs):
                 with self.stopwatch.paused():

@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -74,16 +73,9 @@ class Shards:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def missing(self, sizes: Sequence[int]) -> list[int]:
-        """Return the numbers of the batches, of so many images, that are not there yet or had fewer images.
-
-        Raises CheckpointError naming one that is damaged.
-        """
-        return [
-            number
-            for number, size in enumerate(sizes)
-            if not self._path(number).exists() or self.load(number).images < size
-        ]
+    def has(self, number: int, images: int) -> bool:
+        """Return whether a batch is there with so many images. Raises CheckpointError where it is damaged."""
+        return self._path(number).exists() and self.load(number).images >= images
 
     def save(self, number: int, shard: Shard) -> None:
         self._folder.mkdir(exist_ok=True)
@@ -134,7 +126,7 @@ def attack_missing(config: AttackConfig, subject: Subject, folder: Path) -> list
     """Attack every batch that has no shard in `folder` yet; return the shards of all batches."""
     shards = Shards(folder / "batches")
     batches = torch.arange(subject.images).split(config.batch_size)
-    missing = shards.missing([len(places) for places in batches])
+    missing = [number for number, places in enumerate(batches) if not shards.has(number, len(places))]
     done = len(batches) - len(missing)
     if done:
         print(f"continuing: {done} of {len(batches)} batches are there", flush=True)
