@@ -202,19 +202,19 @@ def _attack(options: argparse.Namespace) -> None:
         config = stored_attack(folder, flags=flags)
     evaluate = ensemble_report.evaluate if config.attack == ENSEMBLE else attack_report.evaluate
     with joined(config.device) as processes, cpu_threads(config.threads):
-        subject = prepare(config)
+        prepared = prepare(config)
         with open_run(
             config,
             processes,
             resumed=folder,
             named=options.out,
             command=options.typed,
-            facts=subject.weights,
-            extend=lambda out: extend_attack(out, config, subject.weights),
+            facts=prepared.weights,
+            extend=lambda out: extend_attack(out, config, prepared.weights),
         ) as out:
             options.again = shlex.join(["fastadv", "attack", "--resume", "--out", str(out)])
             print(f"folder: {out}", flush=True)
-            summary = evaluate(config, subject, out, processes)
+            summary = evaluate(config, prepared, out, processes)
             print(f"\n{summary}\nclasses and JSON: {out / 'report.md'}, {out / 'result.json'}")
 
 

@@ -13,22 +13,22 @@ from fastadv.train.config.attacks import ENSEMBLE, keywords
 from fastadv.train.config.run_folder import read_origin
 from fastadv.train.report.intervals import wilson
 from fastadv.train.report.tables import render_table
-from fastadv.train.robustness.attack_split import JUDGE, Shard, Subject, attack_missing
+from fastadv.train.robustness.attack_split import JUDGE, PreparedAttack, Shard, attack_missing
 from fastadv.train.runtime.errors import ConfigError
 from fastadv.train.runtime.files import write_text
 from fastadv.train.runtime.processes import Processes
 
 
-def evaluate(config: AttackConfig, subject: Subject, folder: Path, processes: Processes) -> str:
+def evaluate(config: AttackConfig, prepared: PreparedAttack, folder: Path, processes: Processes) -> str:
     """Attack what `folder` has no verdict on, and write result.json and report.md there; return the summary.
 
     Raises ConfigError where several processes run it.
     """
     if processes.count > 1:
         raise ConfigError(f"attack: {config.attack!r} runs in one process; {ENSEMBLE} shares its images among several")
-    shards = attack_missing(config, subject, folder)
+    shards = attack_missing(config, prepared, folder)
     origin = read_origin(folder)
-    result = summarise(config, subject, shards, origin)
+    result = summarise(config, prepared, shards, origin)
     summary = _summary(config, result)
     classes = class_table(result, f"under {config.attack}, %")
     write_files(folder, result, f"{config.model} on {config.data} under {config.attack}", summary, classes)
@@ -44,7 +44,7 @@ def write_files(folder: Path, result: Mapping[str, Any], title: str, *sections: 
 
 
 def summarise(
-    config: AttackConfig, subject: Subject, shards: Sequence[Shard], origin: Mapping[str, str]
+    config: AttackConfig, prepared: PreparedAttack, shards: Sequence[Shard], origin: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return the content of result.json. Accuracies are shares in [0, 1], intervals Wilson's of 95 %."""
     verdicts = {
@@ -54,15 +54,15 @@ def summarise(
         }
         for judge in shards[0].verdicts
     }
-    labels = subject.dataset.test.labels[: subject.images]
+    labels = prepared.dataset.test.labels[: prepared.images]
     seconds, in_model = (sum(getattr(shard, name) for shard in shards) for name in ("seconds", "model_seconds"))
     return {
-        **setup(config, subject.images, keywords(config.build_attack())),
+        **setup(config, prepared.images, keywords(config.build_attack())),
         "accuracy": {
             judge: {kind: share(sum(correct), len(correct)) for kind, correct in verdict.items()}
             for judge, verdict in verdicts.items()
         },
-        "classes": count_classes(subject.dataset.class_names, labels, **verdicts[JUDGE]),
+        "classes": count_classes(prepared.dataset.class_names, labels, **verdicts[JUDGE]),
         "largest_distance": max(shard.distance for shard in shards),
         "seconds": {"attack": seconds, "model": in_model, "update": seconds - in_model},
         "origin": dict(origin),

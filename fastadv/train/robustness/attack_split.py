@@ -29,7 +29,7 @@ ORDER = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 
 
 @dataclass(frozen=True)
-class Subject:
+class PreparedAttack:
     """The network as loaded, its frozen copy that the attack sees, the images, and what identifies the weights."""
 
     network: nn.Module
@@ -95,7 +95,7 @@ class Shards:
         return self._folder / f"batch-{number:05d}.json"
 
 
-def prepare(config: AttackConfig) -> Subject:
+def prepare(config: AttackConfig) -> PreparedAttack:
     """Load data and network. Raises DataError, CheckpointError or ConfigError."""
     dataset = config.load_data(config.device)
     images = len(dataset.test) if config.n is None else config.n
@@ -112,7 +112,7 @@ def prepare(config: AttackConfig) -> Subject:
         load_weights(network, config.checkpoint, name=config.model)
         weights = {"Checkpoint SHA-256": sha256(config.checkpoint)}
     copy = freeze(classifier, dtype=getattr(torch, config.dtype))
-    return Subject(classifier, copy, dataset, images, weights)
+    return PreparedAttack(classifier, copy, dataset, images, weights)
 
 
 def _sha256_of_weights(network: nn.Module) -> str:
@@ -122,22 +122,22 @@ def _sha256_of_weights(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def attack_missing(config: AttackConfig, subject: Subject, folder: Path) -> list[Shard]:
+def attack_missing(config: AttackConfig, prepared: PreparedAttack, folder: Path) -> list[Shard]:
     """Attack every batch that has no shard in `folder` yet; return the shards of all batches."""
     shards = Shards(folder / "batches")
-    batches = torch.arange(subject.images).split(config.batch_size)
+    batches = torch.arange(prepared.images).split(config.batch_size)
     missing = [number for number, places in enumerate(batches) if not shards.has(number, len(places))]
     done = len(batches) - len(missing)
     if done:
         print(f"continuing: {done} of {len(batches)} batches are there", flush=True)
     if missing:
         # What torch loads and chooses in its first steps is no part of the time that an attack takes.
-        _attack_places(config, subject, batches[0][:1])
+        _attack_places(config, prepared, batches[0][:1])
     label = f"{config.attack} on {config.model}"
     with Progress(label, done=done, total=len(batches), images_per_step=len(batches[0])) as progress:
         for number in missing:
             with deferred():
-                shard = _attack_batch(config, subject, batches[number])
+                shard = _attack_batch(config, prepared, batches[number])
                 shards.save(number, shard)
             stop_if_asked()
             progress.note(f"{statistics.mean(shard.verdicts[JUDGE].robust):.0%} of the last batch stand")
@@ -145,12 +145,12 @@ def attack_missing(config: AttackConfig, subject: Subject, folder: Path) -> list
     return [shards.load(number) for number in range(len(batches))]
 
 
-def _attack_batch(config: AttackConfig, subject: Subject, places: Tensor) -> Shard:
-    x, labels, found, seconds, model_seconds = _attack_places(config, subject, places)
+def _attack_batch(config: AttackConfig, prepared: PreparedAttack, places: Tensor) -> Shard:
+    x, labels, found, seconds, model_seconds = _attack_places(config, prepared, places)
     # One axis more than the images: several candidates for each, of which the worst counts. So does the image itself.
     candidates = found if found.dim() > x.dim() else found.unsqueeze(1)
     with_clean = torch.cat((x.unsqueeze(1), candidates), dim=1)
-    judges = {config.dtype: subject.copy, JUDGE: subject.network}
+    judges = {config.dtype: prepared.copy, JUDGE: prepared.network}
     return Shard(
         verdicts={
             dtype: Verdict(_correct(judge, with_clean[:, :1], labels), _correct(judge, with_clean, labels))
@@ -163,11 +163,11 @@ def _attack_batch(config: AttackConfig, subject: Subject, places: Tensor) -> Sha
 
 
 def _attack_places(
-    config: AttackConfig, subject: Subject, places: Tensor
+    config: AttackConfig, prepared: PreparedAttack, places: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, float, float]:
     """Attack these test images: images, labels, what the attack finds, its seconds and those of them in the network."""
-    x, labels = subject.batch(places)
-    attack, timed = config.build_attack(), TimedNetwork(subject.copy, x.device)
+    x, labels = prepared.batch(places)
+    attack, timed = config.build_attack(), TimedNetwork(prepared.copy, x.device)
     given = (labels,) if attack.reads_labels else ()
     try:
         return x, labels, *timed.time(lambda: attack(timed, x, *given, sample_ids=places.to(x.device)))

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastadv.attacks import AutoAttack, AutoAttackResult
 from fastadv.attacks.methods.autoattack import summary
 from fastadv.train.config.attack_config import AttackConfig
-from fastadv.train.robustness.attack_split import Subject
+from fastadv.train.robustness.attack_split import PreparedAttack
 from fastadv.train.runtime.errors import CheckpointError, ConfigError
 from fastadv.train.runtime.files import write_atomically
 from fastadv.train.runtime.processes import Processes
@@ -41,7 +41,7 @@ class Evaluated:
         return summary(self.broken_by, self.attacks, self.seconds, self.warnings)
 
 
-def attack_with_ensemble(config: AttackConfig, subject: Subject, folder: Path, processes: Processes) -> Evaluated:
+def run_autoattack(config: AttackConfig, prepared: PreparedAttack, folder: Path, processes: Processes) -> Evaluated:
     """Attack every image that `folder` has no verdict on; return all verdicts, in the order of the split.
 
     Each process takes its share; a search that was cut off is gone on with where it was stored.
@@ -50,27 +50,27 @@ def attack_with_ensemble(config: AttackConfig, subject: Subject, folder: Path, p
     folder = folder / "parts"
     folder.mkdir(exist_ok=True)
     for file in sorted(folder.glob("*.begun"))[processes.rank :: processes.count]:
-        _run(config, subject, file, _read(file))
+        _run(config, prepared, file, _read(file))
     _meet(processes)
-    done = torch.zeros(subject.images, dtype=torch.bool)
+    done = torch.zeros(prepared.images, dtype=torch.bool)
     for part in _finished(folder):
-        done[part.places[part.places < subject.images]] = True
+        done[part.places[part.places < prepared.images]] = True
     mine = (~done).nonzero().flatten()[processes.rank :: processes.count]
     # Nobody looks for parts any more before all have finished theirs.
     _meet(processes)
     if len(mine):
-        _run(config, subject, folder / f"part-{int(mine[0]):07d}-{processes.rank:04d}.begun", {"places": mine})
+        _run(config, prepared, folder / f"part-{int(mine[0]):07d}-{processes.rank:04d}.begun", {"places": mine})
     _meet(processes)
-    return _joined(_finished(folder), subject.images)
+    return _joined(_finished(folder), prepared.images)
 
 
-def _run(config: AttackConfig, subject: Subject, file: Path, begun: dict[str, Any]) -> None:
+def _run(config: AttackConfig, prepared: PreparedAttack, file: Path, begun: dict[str, Any]) -> None:
     """Run one part to its end, storing it now and then."""
     places: Tensor = begun["places"]
-    x, y = subject.batch(places)
+    x, y = prepared.batch(places)
     try:
         evaluation = AutoAttack(
-            subject.network,
+            prepared.network,
             x,
             y,
             eps=config.eps,
