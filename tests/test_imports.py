@@ -40,11 +40,8 @@ def imported_packages(file: Path) -> set[str]:
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_imports_run_one_way(package):
-    files = (
-        [PACKAGE / f"{package}.py"]
-        if (PACKAGE / f"{package}.py").exists()
-        else sorted((PACKAGE / package).rglob("*.py"))
-    )
+    file = PACKAGE / f"{package}.py"
+    files = [file] if file.exists() else sorted((PACKAGE / package).rglob("*.py"))
     assert files
     allowed = MAY_IMPORT[package] | {package} | (set() if package == "reference" else {"numerics", "near_misses"})
     wrong = {str(file.relative_to(PACKAGE)): imported_packages(file) - allowed for file in files}

@@ -212,7 +212,7 @@ class TestSparseAutoPGD:
         assert (noise[1:] * noise[:-1]).mean().abs() < 0.01
 
 
-class TestNearestBoundary:
+class TestFabSearch:
     @pytest.mark.parametrize("targeted", [True, False])
     @pytest.mark.parametrize("norm", NORMS)
     def test_the_same_iterates(self, pyautoattack, hills, batch, norm, targeted, monkeypatch):
@@ -236,7 +236,7 @@ class TestNearestBoundary:
         torch.testing.assert_close(seen[-1][0]["nearest"], nearest, atol=1e-6, rtol=0)
 
 
-class TestWindows:
+class TestSquareSearch:
     @pytest.mark.parametrize("norm", NORMS)
     def test_the_same_proposals(self, pyautoattack, hills, batch, norm, monkeypatch):
         """One image at a time, since it draws a window for all of a batch, with our draws in the place of its own."""
