@@ -40,8 +40,8 @@ _L1_TARGETS, _EOT = 5, 20
 _COST = {"apgd-ce": 2, "apgd-dlr": 2, "apgd-t": 2, "fab-t": 3, "fab": 3, "square": 1}
 # Fewest classes that an attack is defined for.
 _LEAST_CLASSES = {"apgd-dlr": 3, "apgd-t": 4}
-# Of the warnings: passes of the clean images, how far normalised logits or a sum of probabilities may be off, by how much
-# accuracy Square may beat the rest.
+# Of the warnings: passes of the clean images, how far normalised logits or a sum of probabilities may be off, and the
+# accuracy by which Square may beat the rest.
 _REPEATS, _SPREAD, _OFF, _MASKED = 5, 1e-4, 1e-5, 0.002
 
 ROBUST, MISCLASSIFIED = -1, -2
