@@ -1,7 +1,7 @@
 import pytest
 
 from fastadv.train.config.train_config import Config
-from fastadv.train.loop.schedule import learning_rate
+from fastadv.train.loop.trainer import learning_rate
 
 
 def test_the_step_schedule_decays_at_each_milestone():

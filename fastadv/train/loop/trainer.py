@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import random
+from bisect import bisect_right
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,6 @@ from fastadv.train.data.augment import EpochPlan
 from fastadv.train.data.splits import Split
 from fastadv.train.loop.batches import Batches
 from fastadv.train.loop.evaluation import accuracy, evaluate
-from fastadv.train.loop.schedule import learning_rate
 from fastadv.train.networks.classifier import Classifier
 from fastadv.train.runtime.checkpoint import Checkpoints, why_refused
 from fastadv.train.runtime.errors import CheckpointError, ConfigError, DivergenceError
@@ -68,15 +68,16 @@ class Trainer:
                 method.capture_ascents(self.device)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{label}: {error}") from error
-        self.average = None if config.ema is None else _averaged(model, config.ema)
-
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.terms, self.adversary_terms = MeanTerms(), MeanTerms()
         # A checkpoint holds the state_dict of each.
         self._parts: dict[str, Any] = {"model": model, "distiller": self.distiller, "terms": self.terms}
         self._parts["adversary_terms"] = self.adversary_terms
-        if self.average is not None:
-            self._parts["average"] = self.average
+        # a = decay a + (1 - decay) w, of weights and BatchNorm statistics: newer statistics are not those of older weights.
+        self.average: AveragedModel | None = None
+        if config.ema is not None:
+            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+            self._parts["average"] = self.average.requires_grad_(False)
         self.images_seen = 0
         self.stopwatch = Stopwatch(self.device)
 
@@ -274,19 +275,20 @@ class Trainer:
         return {f"{name}.{key}": tensor for name, part in modules.items() for key, tensor in part.state_dict().items()}
 
 
+def learning_rate(config: Config, *, epoch: int, progress: float) -> float:
+    """Return the learning rate of a step by config.schedule, which is lr times a factor.
+
+    "cosine": (1 + cos(pi progress)) / 2, progress the share of the steps that are done, in [0, 1).
+    "step": lr_decay^(number of milestones at or before `epoch`), epochs counted from 0.
+    """
+    if config.schedule == "cosine":
+        return config.lr * (1 + math.cos(math.pi * progress)) / 2
+    return config.lr * config.lr_decay ** bisect_right(config.milestones, epoch)
+
+
 def _ended(stage: Stage, *, every: int) -> bool:
     """Return whether the newest step was the last of all, or of an epoch that is a multiple of `every`."""
     return stage.finished or (stage.between_epochs and stage.epoch % every == 0)
-
-
-def _averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """Return the exponential moving average of weights and BatchNorm statistics: a = decay a + (1 - decay) w.
-
-    Both, because newer statistics are not those of older weights.
-    """
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-    average.module.requires_grad_(False)
-    return average
 
 
 @torch.no_grad()
