@@ -73,7 +73,7 @@ class Trainer:
         # A checkpoint holds the state_dict of each.
         self._parts: dict[str, Any] = {"model": model, "distiller": self.distiller, "terms": self.terms}
         self._parts["adversary_terms"] = self.adversary_terms
-        # a = decay a + (1 - decay) w, of weights and BatchNorm statistics: newer statistics are not those of older weights.
+        # a = decay a + (1 - decay) w, of weights and BatchNorm statistics: newer statistics do not fit older weights.
         self.average: AveragedModel | None = None
         if config.ema is not None:
             self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
