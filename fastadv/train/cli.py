@@ -154,7 +154,7 @@ def _train(options: argparse.Namespace) -> None:
         config = resolve(recipe=options.recipe, flags=flags)
 
     from fastadv.train.config.resume import checkpoint_facts, continued_config, extend_run
-    from fastadv.train.config.run_folder import open_run
+    from fastadv.train.config.run_folder import named_by_time, open_run
     from fastadv.train.loop.experiment import Experiment
     from fastadv.train.report.training_report import require_libraries, write_report
     from fastadv.train.robustness.students import attack_students
@@ -172,7 +172,7 @@ def _train(options: argparse.Namespace) -> None:
             config,
             processes,
             resumed=folder,
-            named=options.run_dir,
+            named=options.run_dir or named_by_time(config.data),
             command=options.typed,
             facts={**facts, **checkpoint_facts(config)},
             extend=lambda run: extend_run(run, config, command=options.typed),
@@ -192,7 +192,7 @@ def _attack(options: argparse.Namespace) -> None:
         config = AttackConfig(**AttackConfig.read_flags(flags))
 
     from fastadv.train.config.resume import extend_attack, stored_attack
-    from fastadv.train.config.run_folder import open_run
+    from fastadv.train.config.run_folder import named_by_time, open_run
     from fastadv.train.robustness import attack_report, ensemble_report
     from fastadv.train.robustness.attack_split import prepare
     from fastadv.train.runtime.machine import cpu_threads
@@ -207,7 +207,7 @@ def _attack(options: argparse.Namespace) -> None:
             config,
             processes,
             resumed=folder,
-            named=options.out,
+            named=options.out or named_by_time(f"{config.attack}-{config.model}-{config.data}"),
             command=options.typed,
             facts=prepared.weights,
             extend=lambda out: extend_attack(out, config, prepared.weights),

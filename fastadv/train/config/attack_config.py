@@ -111,8 +111,3 @@ class AttackConfig(DataConfig):
         """Build the attack. Raises ConfigError for a field that the attack does not take or a value it refuses."""
         optional = {name: getattr(self, name) for name in OPTIONAL}
         return attacks.build_attack(self.attack, eps=self.eps, seed=self.seed, **optional)
-
-    @property
-    def run_name(self) -> str:
-        """The folder's name where none is given."""
-        return f"{self.attack}-{self.model}-{self.data}"

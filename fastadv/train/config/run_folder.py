@@ -25,12 +25,12 @@ def open_run(
     processes: Processes,
     *,
     resumed: Path | None,
-    named: Path | None,
+    named: Path,
     command: str,
     facts: Mapping[str, str],
     extend: Callable[[Path], object],
 ) -> Iterator[Path]:
-    """Hold the folder of a run for ``processes``: ``resumed``, else the one ``named``, else one named by the time.
+    """Hold the folder of a run for ``processes``: ``resumed``, else the one ``named``.
 
     A new one, or one in which no step was saved, receives the configuration and origin.json, with the lines ``facts``
     beside machine, software and command. ``extend`` is called with a resumed one, by the first process alone.
@@ -40,7 +40,7 @@ def open_run(
     """
 
     def take() -> Path:
-        folder = resumed or named or named_by_time(config.run_name)
+        folder = resumed or named
         folder.mkdir(parents=True, exist_ok=True)
         held.enter_context(locked(folder))
         if resumed is not None:

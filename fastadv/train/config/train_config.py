@@ -206,11 +206,6 @@ class Config(DataConfig):
                 f"standard_teacher_checkpoint: {str(second)!r}, but none of {names} asks a second teacher; iad-ii does"
             )
 
-    @property
-    def run_name(self) -> str:
-        """The folder's name where none is given."""
-        return self.data
-
 
 def resolve(*, recipe: str | None = None, flags: Mapping[str, Any] | None = None) -> Config:
     """Read defaults, overridden by the recipe, overridden by flags (texts as typed on the command line).
