@@ -51,16 +51,16 @@ def run_autoattack(config: AttackConfig, prepared: PreparedAttack, folder: Path,
     folder.mkdir(exist_ok=True)
     for file in sorted(folder.glob("*.begun"))[processes.rank :: processes.count]:
         _run(config, prepared, file, _read(file))
-    _meet(processes)
+    _barrier(processes)
     done = torch.zeros(prepared.images, dtype=torch.bool)
     for part in _finished(folder):
         done[part.places[part.places < prepared.images]] = True
     mine = (~done).nonzero().flatten()[processes.rank :: processes.count]
     # Nobody looks for parts any more before all have finished theirs.
-    _meet(processes)
+    _barrier(processes)
     if len(mine):
         _run(config, prepared, folder / f"part-{int(mine[0]):07d}-{processes.rank:04d}.begun", {"places": mine})
-    _meet(processes)
+    _barrier(processes)
     return _joined(_finished(folder), prepared.images)
 
 
@@ -143,7 +143,7 @@ def _joined(parts: Sequence[Evaluated], images: int) -> Evaluated:
     return Evaluated(places[order], found, broken_by, attacks, seconds, warnings)
 
 
-def _meet(processes: Processes) -> None:
+def _barrier(processes: Processes) -> None:
     """Wait for all processes."""
     if processes.count > 1:
         torch.distributed.barrier()
