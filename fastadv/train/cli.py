@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _add_runs(commands: Any) -> None:
-    """The commands whose flags are the fields of a configuration, and which make a folder that can be continued."""
+    """The commands that make a folder which can be continued; their flags are the fields of a configuration."""
     train = commands.add_parser(
         "train",
         help="train a teacher and its students, and report",
@@ -68,6 +68,15 @@ def _add_runs(commands: Any) -> None:
         "--recipe", default=None, help=f"the path of a TOML file, or one of {', '.join(packaged_recipes())}"
     )
     train.add_argument("--run-dir", default=None, type=Path, help="folder of the run; default runs/DATA-TIME")
+    train.add_argument(
+        "--resume",
+        action="store_true",
+        default=False,
+        help="continue the run (the newest one by default); methods, seeds and settings given with it are added to it",
+    )
+    _add_fields(train, Config, "Each overrides the recipe. Fractions such as 8/255 are numbers.")
+    train.set_defaults(run=_train)
+
     attack = commands.add_parser(
         "attack",
         help="accuracy of a network, clean and under attack",
@@ -75,27 +84,28 @@ def _add_runs(commands: Any) -> None:
         argument_default=argparse.SUPPRESS,
     )
     attack.add_argument("--out", default=None, type=Path, help="folder of the result; default runs/ATTACK-MODEL-TIME")
-    more = "methods, seeds and settings given with it are added to it"
-    for command, run, kind, resume, overriding in (
-        (train, _train, Config, f"continue the run (the newest one by default); {more}", "Each overrides the recipe. "),
-        (attack, _attack, AttackConfig, "continue in the folder (the newest by default)", ""),
-    ):
-        command.set_defaults(run=run)
-        command.add_argument("--resume", action="store_true", default=False, help=resume)
-        fields = command.add_argument_group("configuration", f"{overriding}Fractions such as 8/255 are numbers.")
-        for name, field in kind.model_fields.items():
-            flag = "--" + name.replace("_", "-")
-            default = field.default
-            default = ",".join(map(shown, default)) or "none" if isinstance(default, tuple) else shown(default)
-            text = f"{field.description} (default: {default})".replace("%", "%%")
-            if field.annotation is bool:
-                fields.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
-            elif is_table(field.annotation):
-                # Given entry by entry: --option for the field options.
-                flag = flag.removesuffix("s")
-                fields.add_argument(flag, dest=name, action="append", metavar="NAME.KEY=VALUE", help=field.description)
-            else:
-                fields.add_argument(flag, metavar=describe(field.annotation), help=text)
+    attack.add_argument(
+        "--resume", action="store_true", default=False, help="continue in the folder (the newest by default)"
+    )
+    _add_fields(attack, AttackConfig, "Fractions such as 8/255 are numbers.")
+    attack.set_defaults(run=_attack)
+
+
+def _add_fields(command: argparse.ArgumentParser, kind: type[ConfigModel], note: str) -> None:
+    """A flag for every field."""
+    group = command.add_argument_group("configuration", note)
+    for name, field in kind.model_fields.items():
+        flag, default = "--" + name.replace("_", "-"), field.default
+        default = ",".join(map(shown, default)) or "none" if isinstance(default, tuple) else shown(default)
+        text = f"{field.description} (default: {default})".replace("%", "%%")
+        if field.annotation is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+        elif is_table(field.annotation):
+            # Given entry by entry: --option for the field options.
+            flag = flag.removesuffix("s")
+            group.add_argument(flag, dest=name, action="append", metavar="NAME.KEY=VALUE", help=field.description)
+        else:
+            group.add_argument(flag, metavar=describe(field.annotation), help=text)
 
 
 def _add_others(commands: Any) -> None:
