@@ -176,14 +176,17 @@ class TestSparseAutoPGD:
                 x = x + onto(x, x0, eps)
             return x
 
-        def pgd_step(x, grad, x0, *, eps, step_size, **_):
-            moved = grad.sign() / (grad != 0).flatten(1).sum(1).view(-1, 1, 1, 1)
-            x = x + step_size.view(-1, 1, 1, 1) * moved
-            return x0 + (x - x0) + onto(x, x0, eps)
+        def pgd_stepper(x0, *, eps, step_size, **_):
+            def step(x, grad):
+                moved = grad.sign() / (grad != 0).flatten(1).sum(1).view(-1, 1, 1, 1)
+                x = x + step_size.view(-1, 1, 1, 1) * moved
+                return x0 + (x - x0) + onto(x, x0, eps)
+
+            return step
 
         monkeypatch.setattr(torch.Tensor, "float", lambda x: x.double())
         monkeypatch.setattr(apgd_autoattack, "project", project)
-        monkeypatch.setattr(apgd_autoattack, "pgd_step", pgd_step)
+        monkeypatch.setattr(apgd_autoattack, "pgd_stepper", pgd_stepper)
         monkeypatch.setattr(apgd_autoattack.SparseAutoPGD, "_normal", lambda self, rows: noise)
         search = apgd_autoattack.SparseAutoPGD(
             Networks(hills),
