@@ -27,18 +27,26 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 INSTALLED := .venv/.installed
 SOURCES := $(wildcard csrc/common/* csrc/cpu/* csrc/cuda/*) fastadv/ops/schemas.py pyproject.toml setup.py
 
-.PHONY: demo test bench bench-pages bench-slower bench-compare bench-attacks bench-training \
-	lint format sanitize cuda-compile gpu-libraries gpu-check clean
+.PHONY: demo test pytest bench bench-pages bench-slower bench-compare bench-attacks bench-training \
+	lint style types format sanitize cuda-compile gpu-libraries gpu-check clean
 
 demo: $(INSTALLED)
 	$(BIN)/fastadv train
 
-test: lint
+# mypy works on one core; beside the tests, none waits for it.
+test: style
+	@$(MAKE) --no-print-directory --jobs 2 types pytest
+
+pytest: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
-lint: $(INSTALLED)
+lint: style types
+
+style: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
 	$(BIN)/mypy
 
 format: $(INSTALLED)
