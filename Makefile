@@ -17,6 +17,10 @@
 # make gpu-check      everything a machine with an NVIDIA GPU can tell, in one call of DEADLINE (540) seconds, into the
 #                     folder OUT; no .venv, no network: PYTHON has a CUDA PyTorch. PARTS=ops,graphs chooses some of its
 #                     parts: facts, ops, graphs, benchmarks, triton, sanitizer, compiled, alone. Not run on a GPU yet.
+# make gpu-reproduce  CIFAR-100 trained there, in as many such calls as it takes: DATA_DIR=DIR CHECKPOINTS=DIR, the rest
+#                     as above; RESUME=DIR goes on from the results of an earlier call, SEEDS=0,1,2 trains more of each.
+#                     PARTS: facts, students (KD and TALD), speedrun. REHEARSE=1 makes it at tiny sizes on a CPU, with
+#                     neither data nor .venv. Not run on a GPU yet. csrc/README.md says what to carry, and how.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -28,7 +32,7 @@ INSTALLED := .venv/.installed
 SOURCES := $(wildcard csrc/common/* csrc/cpu/* csrc/cuda/*) fastadv/ops/schemas.py pyproject.toml setup.py
 
 .PHONY: demo test pytest bench bench-pages bench-slower bench-compare bench-attacks bench-training \
-	lint style types format sanitize cuda-compile gpu-libraries gpu-check clean
+	lint style types format sanitize cuda-compile gpu-libraries gpu-check gpu-reproduce clean
 
 demo: $(INSTALLED)
 	$(BIN)/fastadv train
@@ -84,9 +88,17 @@ cuda-compile: $(INSTALLED)
 gpu-libraries: $(INSTALLED)
 	USE_CUDA=1 TORCH_CUDA_ARCH_LIST=$(or $(ARCH),9.0) $(BIN)/python setup.py build_ext --inplace
 
+# What PYTHONPATH holds already may be packages that were carried along.
+gpu-check gpu-reproduce: export PYTHONPATH := csrc/tools:$(PYTHONPATH)
+
 gpu-check:
-	PYTHONPATH=csrc/tools $(PYTHON) -m gpu_check --parts "$(PARTS)" --deadline $(or $(DEADLINE),540) \
-		$(if $(OUT),--out "$(OUT)")
+	$(PYTHON) -m gpu_check --parts "$(PARTS)" --deadline $(or $(DEADLINE),540) $(if $(OUT),--out "$(OUT)")
+
+gpu-reproduce:
+	$(PYTHON) -m gpu_reproduce --parts "$(PARTS)" --deadline $(or $(DEADLINE),540) $(if $(OUT),--out "$(OUT)") \
+		$(if $(REHEARSE),--rehearse) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") \
+		$(if $(CHECKPOINTS),--checkpoints "$(CHECKPOINTS)") $(if $(RESUME),--resume "$(RESUME)") \
+		$(if $(SEEDS),--seeds "$(SEEDS)") $(if $(FLAGS),--flags "$(FLAGS)")
 
 # PyTorch comes first and is kept by the second line, which without build isolation compiles against it. The libraries
 # that tests and benchmark compare with come last and alone: torchvision, which two of them name, would bring its own.

@@ -80,8 +80,9 @@ class Config(DataConfig):
     momentum: float = Field(0.9, ge=0, le=1, description="momentum of SGD")
     nesterov: bool = Field(False, description="Nesterov momentum")
     weight_decay: float = Field(5e-4, ge=0, description="weight decay of the optimizer")
-    schedule: Literal["step", "cosine"] = Field(
-        "cosine", description="learning rate: times lr_decay at milestones, or cosine to 0"
+    schedule: Literal["step", "cosine", "one-cycle"] = Field(
+        "cosine",
+        description="learning rate: times lr_decay at milestones, cosine to 0, or that after a rise from lr/25",
     )
     milestones: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (), description="epochs after which the step schedule decays"

@@ -1,10 +1,12 @@
 """Train one network with one method, so that a killed run ends with the same weights as one that was not."""
 
 import contextlib
+import itertools
 import json
 import math
 import random
 from bisect import bisect_right
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +34,9 @@ from fastadv.train.runtime.processes import Processes
 from fastadv.train.runtime.progress import Progress
 from fastadv.train.runtime.stopping import asked_to_stop, deferred, stop_if_asked
 from fastadv.train.runtime.stopwatch import Stopwatch
+
+# The share of a one-cycle training in which the rate rises.
+_RISE = 0.3
 
 
 class Trainer:
@@ -279,11 +284,21 @@ def learning_rate(config: Config, *, epoch: int, progress: float) -> float:
     """Return the learning rate of a step by config.schedule, which is lr times a factor.
 
     "cosine": (1 + cos(pi progress)) / 2, progress the share of the steps that are done, in [0, 1).
+    "one-cycle": up in a cosine from 1/25 to 1 at 0.3 of the progress, and down in one towards 0: the numbers of
+    torch.optim.lr_scheduler.OneCycleLR, whose momentum is not cycled here.
     "step": lr_decay^(number of milestones at or before `epoch`), epochs counted from 0.
     """
     if config.schedule == "cosine":
-        return config.lr * (1 + math.cos(math.pi * progress)) / 2
+        return _cosine(config.lr, progress)
+    if config.schedule == "one-cycle":
+        if progress < _RISE:
+            return config.lr - _cosine(config.lr - config.lr / 25, progress / _RISE)
+        return _cosine(config.lr, (progress - _RISE) / (1 - _RISE))
     return config.lr * config.lr_decay ** bisect_right(config.milestones, epoch)
+
+
+def _cosine(lr: float, progress: float) -> float:
+    return lr * (1 + math.cos(math.pi * progress)) / 2
 
 
 def _ended(stage: Stage, *, every: int) -> bool:
@@ -293,8 +308,21 @@ def _ended(stage: Stage, *, every: int) -> bool:
 
 @torch.no_grad()
 def _update(average: AveragedModel, model: nn.Module) -> None:
-    """Take in the model as it is now; counters, which have no average, as they are."""
-    average.update_parameters(model)
-    for mine, theirs in zip(average.module.buffers(), model.buffers(), strict=True):
-        if not theirs.is_floating_point():
-            mine.copy_(theirs)
+    """Take in the model as it is now: the first as it is, and counters, which have no average, always.
+
+    AveragedModel.update_parameters, of which this is the body, copies its own count to the device and waits for it.
+    """
+    pairs = list(zip(_state(average.module), _state(model), strict=True))
+    mine, theirs = (list(each) for each in zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True))
+    if average.n_averaged and average.multi_avg_fn is not None:
+        average.multi_avg_fn(mine, theirs, average.n_averaged)
+    else:
+        torch._foreach_copy_(mine, theirs)
+    for counter, newest in pairs:
+        if not counter.is_floating_point():
+            counter.copy_(newest)
+    average.n_averaged += 1
+
+
+def _state(model: nn.Module) -> Iterator[Tensor]:
+    return itertools.chain(model.parameters(), model.buffers())
