@@ -163,6 +163,7 @@ def _train(options: argparse.Namespace) -> None:
     if folder is None:
         config = resolve(recipe=options.recipe, flags=flags)
 
+    from fastadv.train.config.auto_precision import decided
     from fastadv.train.config.resume import checkpoint_facts, continued_config, extend_run
     from fastadv.train.config.run_folder import named_by_time, open_run
     from fastadv.train.loop.experiment import Experiment
@@ -173,11 +174,13 @@ def _train(options: argparse.Namespace) -> None:
 
     if folder is not None:
         config = continued_config(folder, recipe=options.recipe, flags=flags)
+    config, facts = decided(config)
     config.check_used()
     with joined(config.device) as processes, cpu_threads(config.threads):
         require_libraries()
         experiment = Experiment(config)
-        facts = {"Processes": str(processes.count)} if processes.count > 1 else {}
+        if processes.count > 1:
+            facts["Processes"] = str(processes.count)
         with open_run(
             config,
             processes,
@@ -189,6 +192,8 @@ def _train(options: argparse.Namespace) -> None:
         ) as run:
             options.again = shlex.join(["fastadv", "train", "--resume", "--run-dir", str(run)])
             print(f"run folder: {run}", flush=True)
+            if "Precision" in facts:
+                print(f"precision: {facts['Precision']}", flush=True)
             teacher = experiment.run(run)
             attack_students(config, experiment.dataset, run, processes)
             table = processes.broadcast_from_rank0(lambda: write_report(config, experiment.dataset, teacher, run))

@@ -12,17 +12,18 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fastadv.attacks.model.values import NotFiniteError, not_finite
 from fastadv.distill import Distiller, Method
 from fastadv.distill.distiller import Stage
-from fastadv.distill.parts.float32_output import DTYPES
+from fastadv.distill.parts.float32_output import DTYPES, Float32Output
 from fastadv.distill.parts.seeding import derive_seed
 from fastadv.train.config.train_config import Config
 from fastadv.train.data.augment import EpochPlan
-from fastadv.train.data.splits import Split
+from fastadv.train.data.splits import Split, to_pixels
 from fastadv.train.loop.batches import Batches
 from fastadv.train.loop.evaluation import accuracy, evaluate
 from fastadv.train.networks.classifier import Classifier
@@ -130,7 +131,7 @@ class Trainer:
             "seconds": self.stopwatch.seconds,
             "steps": self.step,
             "epochs": self.config.epochs,
-            "notes": [note for part in self.method.parts() for note in part.notes],
+            "notes": [*(note for part in self.method.parts() for note in part.notes), *self._rounding()],
         }
         if self.processes.first:
             weights = self.evaluated.network.state_dict()
@@ -234,6 +235,23 @@ class Trainer:
         teacher = self.distiller.teacher
         broken = not_finite(teacher) if isinstance(teacher, nn.Module) else None
         return f"the teacher is not finite in its {broken}" if broken else "try a lower lr"
+
+    @torch.no_grad()
+    def _rounding(self) -> list[str]:
+        """Return a note on how far the network in config.precision is from itself in float32, as it is evaluated."""
+        config, network = self.config, self.evaluated.eval()
+        if config.precision == "float32":
+            return []
+        split = self.test[: config.eval_batch_size]
+        x = to_pixels(split.images, channels_last=config.channels_last)
+        exact = network(x)
+        rounded = Float32Output(network, autocast=DTYPES[config.precision])(x)
+        losses = [cross_entropy(logits, split.labels).item() for logits in (rounded, exact)]
+        return [
+            f"in {config.precision} the student's logits lie within {(rounded - exact).abs().max():.2g} of those in "
+            f"float32, of up to {exact.abs().max():.3g}, and its cross-entropy is {losses[0]:.4f} for {losses[1]:.4f}, "
+            f"on {len(x)} test images; accuracies are float32's"
+        ]
 
     def _steps_done(self) -> int:
         return sum(stage.done for stage in self.distiller.stages)
