@@ -26,21 +26,31 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 PEERS := torchattacks==3.5.1 pyautoattack==0.2.0 adv-lib==0.2.8 foolbox==3.3.4 pytorch-metric-learning==2.9.0
 BIN := .venv/bin
+# Without compiling to byte code what will never be imported, which takes a minute.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 INSTALLED := .venv/.installed
 SOURCES := $(wildcard csrc/common/* csrc/cpu/* csrc/cuda/*) fastadv/ops/schemas.py pyproject.toml setup.py
 
-.PHONY: demo test bench bench-pages bench-slower bench-compare bench-attacks bench-training \
-	lint format sanitize cuda-compile gpu-libraries gpu-check gpu-reproduce clean
+.PHONY: demo test pytest bench bench-pages bench-slower bench-compare bench-attacks bench-training \
+	lint style types format sanitize cuda-compile gpu-libraries gpu-check gpu-reproduce clean
 
 demo: $(INSTALLED)
 	$(BIN)/fastadv train
 
-test: lint
+# mypy works on one core; beside the tests, none waits for it.
+test: style
+	@$(MAKE) --no-print-directory --jobs 2 types pytest
+
+pytest: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
-lint: $(INSTALLED)
+lint: style types
+
+style: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
 	$(BIN)/mypy
 
 format: $(INSTALLED)
@@ -94,9 +104,9 @@ gpu-reproduce:
 # that tests and benchmark compare with come last and alone: torchvision, which two of them name, would bring its own.
 $(INSTALLED): $(SOURCES)
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy ninja "setuptools>=77"
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
-	$(BIN)/python -m pip install --quiet --no-deps $(PEERS)
+	$(INSTALL) "$(TORCH)" numpy ninja "setuptools>=77"
+	$(INSTALL) --no-build-isolation --editable ".[dev]"
+	$(INSTALL) --no-deps $(PEERS)
 	@$(BIN)/fastadv doctor
 	@touch $@
 
