@@ -64,7 +64,7 @@ def timed(run: Path) -> tuple[dict[str, float], dict[str, float]]:
     """
     step_seconds, first_seconds = {}, {}
     for folder in sorted(run.glob("*-seed*/checkpoints")):
-        late, early = (torch.load(path, map_location="cpu", weights_only=True) for path in Checkpoints(folder).paths())
+        late, early = (torch.load(path, "cpu", weights_only=True) for path in Checkpoints(folder).paths())
         done = [content["distiller"]["steps"]["train"] for content in (early, late)]
         name = folder.parent.name.rpartition("-seed")[0]
         step_seconds[name] = (late["seconds"] - early["seconds"]) / (done[1] - done[0])
