@@ -30,9 +30,9 @@ def test_dtypes(case, dtype, fused):
     assert_agrees(fused, case, dtype, "contiguous", SIZES[case.sizes][0])
 
 
-# The others are made dense in Python before an op is called, as those of "mixed" are, on the simulator in the same way
-# as for the C++ ops.
-SIMULATED_LAYOUTS = ("contiguous", "channels_last", "mixed", "mixed_channels_last")
+# The others are made dense in Python before an op is called, as these are, on the simulator in the same way as for the
+# C++ ops.
+SIMULATED_LAYOUTS = ("contiguous", "channels_last", "gaps", "mixed", "mixed_channels_last")
 EACH_LAYOUT = [(layout, "simulated") for layout in SIMULATED_LAYOUTS]
 EACH_LAYOUT += [pytest.param(layout, *gpu.values, id=f"{layout}-{gpu.id}") for layout in LAYOUTS for gpu in ON_GPU]
 

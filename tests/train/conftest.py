@@ -1,6 +1,23 @@
+import importlib.util
+
 import pytest
 
 from fastadv.train.cli import main
+
+# The modules that are about pictures, that look at all that a run leaves, or train every method.
+DRAWN = {"test_plots", "test_compare", "test_experiment", "test_every_method", "test_autoattack_command"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _pictures_of_one_pixel(request):
+    """In other modules the pictures of a report are composed but not rendered, most of the time of a short run."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__.rpartition(".")[2] not in DRAWN and importlib.util.find_spec("matplotlib"):
+            from matplotlib.figure import Figure
+            from PIL import Image
+
+            patch.setattr(Figure, "savefig", lambda figure, path, **options: Image.new("L", (1, 1)).save(path, "PNG"))
+        yield
 
 
 @pytest.fixture(scope="session")
