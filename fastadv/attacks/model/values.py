@@ -28,29 +28,33 @@ def readable(x: Tensor, check: bool | None) -> bool:
     return x.device.type == "cpu" if check is None else checks.flag("check", check)
 
 
-def check_images(x: Tensor, bounds: Bounds) -> None:
-    """Raise ValueError where images ``x`` [N, ...] are NaN or infinite, or lie outside of ``bounds``."""
+def check_images(x: Tensor, bounds: Bounds) -> bool:
+    """Raise ValueError where images ``x`` [N, ...] are NaN or infinite, or lie outside of ``bounds``.
+
+    A little outside is let pass; returns whether all are known to lie inside.
+    """
     if not x.numel():
-        return
+        return True
     least, most = (value.item() for value in x.aminmax())
     if not (torch.finfo(x.dtype).min <= least and most <= torch.finfo(x.dtype).max):
         raise NotFiniteError(f"x must be finite, got NaN or infinity in {_places('image', x.isfinite().flatten(1))}")
     if bounds is None:
-        return
+        return True
     low, high = bounds
-    box = ""
+    box, inside = "", False
     if isinstance(low, Tensor) or isinstance(high, Tensor):
         slack = _SLACK * (high - low)
         outside = bool(((x < low - slack) | (x > high + slack)).any())
     else:
         low, high = checks.box((low, high))
-        slack, box = _SLACK * (high - low), f", {(low, high)}"
+        slack, box, inside = _SLACK * (high - low), f", {(low, high)}", low <= least and most <= high
         outside = least < low - slack or most > high + slack
     if outside:
         raise ValueError(
             f"x must lie in bounds{box}, got values from {least:.4g} to {most:.4g}: images are pixels in "
             "[0, 1], and the model normalises them (fastadv.attacks.Normalized); bounds=None is no box"
         )
+    return inside
 
 
 def check_finite(name: str, value: Tensor) -> None:
