@@ -35,7 +35,9 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "SHARD", 6)
     folder = tmp_path / "results"
     folder.mkdir()
-    about = dict.fromkeys(("checkpoint", "norm", "eps", "threads", "machine", "torch", "pyautoattack"), "?")
+    about = dict.fromkeys(
+        ("checkpoint", "norm", "eps", "threads", "machine", "instructions", "torch", "pyautoattack"), "?"
+    )
     (folder / "about.json").write_text(json.dumps(about))
     return folder
 
