@@ -47,8 +47,9 @@ def clean_images(x: Tensor, bounds: Bounds, check: bool | None) -> Tensor:
 
 def images_looked_at(x: Tensor, bounds: Bounds, check: bool | None) -> tuple[Tensor, bool]:
     """Return :func:`clean_images`, and whether they are known to lie in the box, without any slack."""
-    x = as_float32(x)
-    return x, values.readable(x, check) and values.check_images(x, bounds)
+    checks.samples("x", x)
+    inside = values.readable(x, check) and values.check_images(x.detach(), bounds)
+    return as_float32(x), inside
 
 
 def as_float32(x: Tensor) -> Tensor:
