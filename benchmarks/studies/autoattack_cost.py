@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.suite.machine import installed
-from fastadv.attacks.methods.autoattack import STANDS, WRONG, AutoAttack
+from fastadv.attacks.methods.autoattack import ROBUST, AutoAttack
 from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.data.splits import to_pixels
 from fastadv.train.networks.wide_resnet import WideResNet
@@ -36,7 +36,7 @@ from fastadv.train.runtime.machine import cpu_threads
 ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
 REST = "clean and checks"
 # RobustBench's entry Carmon2019Unlabeled, a WRN-28-10 in linf, 8/255: shares of the 10,000 test images.
-PUBLISHED, CLEAN, ROBUST = "Carmon et al. 2019", 0.8969, 0.5953
+PUBLISHED, CLEAN_SHARE, ROBUST_SHARE = "Carmon et al. 2019", 0.8969, 0.5953
 # The small network that is attacked in its place.
 MODEL = "digits_small"
 TEST_IMAGES, SHAPE, CLASSES = 10_000, (3, 32, 32), 10
@@ -157,9 +157,8 @@ def mixture(
     """
     evaluation = AutoAttack(network, x, y, eps=eps)
     evaluation.run()
-    verdict = evaluation.broken_by
     stand, right = round(robust * count), round(clean * count)
-    kinds = (verdict == STANDS).nonzero().flatten(), ((verdict != STANDS) & (verdict != WRONG)).nonzero().flatten()
+    kinds = [which.nonzero().flatten() for which in (evaluation.broken_by == ROBUST, evaluation.broken_by >= 0)]
     if len(kinds[0]) < stand or len(kinds[1]) < count - stand:
         raise ValueError(
             f"x must hold {stand} images that stand and {count - stand} that fall, has {len(kinds[0])} and"
@@ -227,10 +226,10 @@ def page(content: dict[str, Any]) -> str:
         "**An estimate from counted passes. Nothing was measured on a GPU.**",
         render_table(list(_hours(sides))),
         f"All {TEST_IMAGES:,} test images, linf, version standard. {right} are classified right and {standing} stand,"
-        f" as RobustBench has it of the WRN-28-10 of {PUBLISHED}: {100 * CLEAN:.2f} and {100 * ROBUST:.2f} %. Assumed"
-        f" of an H100 SXM, whose dense peaks are those of NVIDIA's data sheet: it holds {held}. TF32 is what PyTorch's"
-        " convolutions take unless told not to. The bfloat16 copy is attacked, the network itself judges. Steps,"
-        " projections and windows between the passes are left out.",
+        f" as RobustBench has it of the WRN-28-10 of {PUBLISHED}: {100 * CLEAN_SHARE:.2f} and {100 * ROBUST_SHARE:.2f}"
+        f" %. Assumed of an H100 SXM, whose dense peaks are those of NVIDIA's data sheet: it holds {held}. TF32 is what"
+        " PyTorch's convolutions take unless told not to. The bfloat16 copy is attacked, the network itself judges."
+        " Steps, projections and windows between the passes are left out.",
         "Images in passes for each test image, and the work of them all:",
         render_table(list(_work(sides))),
         f"A pass of an image through the WRN-28-10 takes {gigas}, counted by torch.utils.flop_counter on"
@@ -279,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with cpu_threads(options.threads):
         subject = prepare(config)
         test = subject.dataset.test
-        mixed = {"eps": options.eps, "count": options.n, "clean": CLEAN, "robust": ROBUST}
+        mixed = {"eps": options.eps, "count": options.n, "clean": CLEAN_SHARE, "robust": ROBUST_SHARE}
         x = to_pixels(test.images[: 2 * options.n], channels_last=False)
         x, y = mixture(subject.network, x, test.labels[: 2 * options.n], **mixed)
         how = {"eps": options.eps, "batch_size": options.batch_size}
