@@ -12,9 +12,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from fastadv.train.cli import main as fastadv
 from fastadv.train.config.train_config import Config
-from fastadv.train.runtime import checkpoint
+from fastadv.train.runtime.checkpoint import Checkpoints
 from gpu_reproduce.plan import TRAININGS, Plan, Training, fitting_epochs
 
 
@@ -57,7 +59,7 @@ def timed(run: Path) -> tuple[dict[str, float], dict[str, float]]:
     """
     step_seconds, first_seconds = {}, {}
     for folder in sorted(run.glob("*-seed*/checkpoints")):
-        late, early = (checkpoint.read(path, device="cpu") for path in checkpoint.Checkpoints(folder).paths())
+        late, early = (torch.load(path, "cpu", weights_only=True) for path in Checkpoints(folder).paths())
         done = [content["distiller"]["steps"]["train"] for content in (early, late)]
         name = folder.parent.name.rpartition("-seed")[0]
         step_seconds[name] = (late["seconds"] - early["seconds"]) / (done[1] - done[0])
