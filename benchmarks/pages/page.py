@@ -13,7 +13,7 @@ from benchmarks.suite import results
 
 HERE = Path(__file__).parents[1]
 MACHINE = "amd-epyc-2-cores"
-FRONT_PAGE = results.FOLDER / f"{MACHINE}-0.1.0.json"
+FRONT_PAGE = results.FOLDER / f"{MACHINE}-avx512-0.1.0.json"
 FRONT_CASES = (
     "pgd_step linf 128x3x32x32",
     "pgd_step l1 exact 128x3x32x32",

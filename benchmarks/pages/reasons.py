@@ -53,6 +53,10 @@ FLOOR = (
         "sample each time",
     ),
     Reason(("project l2",), "a sample is read for its distance, and again for the result"),
+    Reason(
+        ("project_hyperplane",),
+        "how far to go until the plane is reached is searched for by Newton steps, a pass over the sample each",
+    ),
     Reason(("random_start",), "arithmetic: ten rounds of Philox for four pixels"),
     Reason(("momentum_step",), "the mean of the gradient is taken before the step can begin, one more pass"),
     Reason(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import ctypes
 import json
 import math
 import time
@@ -59,8 +60,9 @@ def theirs(seed: int) -> Side:
     def run(network: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: str, norm: str, eps: float) -> Tensor:
         from pyautoattack import AutoAttack as Published
 
-        # It views gradients as rows, which those of images in channels_last are not.
-        network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+        # It views gradients as rows, which those of images in channels_last are not. Its examples hand it networks as
+        # they are loaded, with weights that require a gradient, to which the backward passes of FAB go as well.
+        network = copy.deepcopy(network).to(memory_format=torch.contiguous_format).requires_grad_()
         published = Published(network, norm=norm.capitalize(), eps=eps, seed=seed)
         published.attacks_to_run = [attack]
         return published.run_standard_evaluation(x.contiguous(), y, batch_size=BATCH)[0]
@@ -114,7 +116,7 @@ class Clocked(nn.Module):
         self._clock.begin()
         logits = self.network(x)
         self._clock.end()
-        if logits.requires_grad:
+        if x.requires_grad and logits.requires_grad:
             logits.register_hook(self._clock.begin)
             x.register_hook(self._clock.end)
         return logits
@@ -164,6 +166,7 @@ def _run(options: argparse.Namespace, checkpoint: Path, norm: str) -> None:
             "sha256": sha256(checkpoint),
             "shard": SHARD,
             "machine": cpu_name(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "pyautoattack": installed("pyautoattack"),
@@ -223,7 +226,11 @@ def _run_shard(side: str, folder: Path, prepared: PreparedAttack, start: int, no
 
 
 def reset_peak() -> float:
-    """Let Linux forget the peak of the memory that this process took; return what it takes now, in MB."""
+    """Let Linux forget the peak of the memory that this process took; return what it takes now, in MB.
+
+    What the allocator keeps of freed memory is given back before: the next side would take it uncounted.
+    """
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     return resident("VmRSS")
 
@@ -248,9 +255,11 @@ def _page(folder: Path) -> str:
         "\n".join(f"- {line}" for line in _differences(stands, common)),
         "Seconds, of them in the network, and the memory that an attack takes beyond what was there before it:",
         render_table(list(_times(shards))),
-        "An attack's time has the checks of the network in it that each package makes first.",
+        "An attack's time has the checks of the network in it that each package makes first. pyautoattack is given the"
+        " network as its examples give it: the weights require a gradient, so FAB's backward passes go to them too.",
         f"Written by `python -m benchmarks.studies.autoattack_peers page`: {about['threads']} threads of"
-        f" {about['machine']}, torch {about['torch']}, pyautoattack {about['pyautoattack']}.",
+        f" {about['machine']} with {about['instructions']}, torch {about['torch']}, pyautoattack"
+        f" {about['pyautoattack']}.",
     ]
     return "\n\n".join(lines) + "\n"
 

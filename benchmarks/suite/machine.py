@@ -41,8 +41,12 @@ def describe(device: torch.device) -> dict[str, object]:
 
 
 def slug(device: torch.device) -> str:
-    """The name of this machine's and this version's results: one file each."""
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{cpu_name()} {os.cpu_count()} cores"
+    """The name of this machine's and this version's results: one file each.
+
+    A CPU's has its vector instructions: virtual machines give the same name to processors with and without AVX-512.
+    """
+    cpu = f"{cpu_name()} {os.cpu_count()} cores {torch.backends.cpu.get_cpu_capability()}"
+    name = torch.cuda.get_device_name() if device.type == "cuda" else cpu
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + f"-{fastadv.__version__}"
 
 

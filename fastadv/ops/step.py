@@ -121,9 +121,9 @@ def pgd_stepper(
     x and grad, which the loop makes, are taken to have the shape, the device and at most the precision of x0. A third
     argument, [N] in the precision that x0 accumulates in, takes the place of ``step_size``.
 
-    in_place: the next x takes the memory of x, which the loop must own and read no more. New memory at each step costs
-        page faults where x is large. With a mask or pixelwise arguments, and under torch.compile, which plans memory
-        itself, it makes no difference.
+    in_place: the next x takes the memory of x, which the loop must own and read no more; not that of x0, should x be
+        the very same tensor. New memory at each step costs page faults where x is large. With a mask or pixelwise
+        arguments, and under torch.compile, which plans memory itself, it makes no difference.
     """
     checks.samples("x0", x0)
     if pixelwise.given(mask, bounds, eps, step_size):
@@ -136,7 +136,7 @@ def pgd_stepper(
     def step(x: Tensor, grad: Tensor, sizes: Tensor | None = None) -> Tensor:
         if sizes is None:
             samples = aligned(x, grad, x0)
-            if not in_place or samples[0] is not x or torch.compiler.is_compiling():
+            if not in_place or x is x0 or samples[0] is not x or torch.compiler.is_compiling():
                 return _pgd_step.on(x)(*samples, *arguments)
             _pgd_step_.on(x)(*samples, *arguments)
             torch.autograd.graph.increment_version(x)

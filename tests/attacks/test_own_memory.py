@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -30,6 +32,9 @@ def test_all_iterates_lie_in_one_place(network, batch, keywords):
     clean, places = x.clone(), []
     network.register_forward_pre_hook(lambda _, inputs: places.append(inputs[0].data_ptr()))
     found = attacks.pgd(network, x, y, eps=EPS, steps=3, seed=0, **keywords)
+    if keywords == {"random_start": False}:
+        # Images in the box are where the loop begins, which must not step in them.
+        assert places.pop(0) == x.data_ptr()
     assert len(set(places)) == 1
     assert places[0] != x.data_ptr()
     assert torch.equal(x, clean)
@@ -45,21 +50,44 @@ def test_rows_that_stop_early_stay_where_they_are(network, batch):
         assert torch.equal(found[each == steps], alone[each == steps])
 
 
-@pytest.mark.parametrize("attack", ["pgd", "pgd l2"])
-def test_no_more_memory_than_the_loop_that_people_write(network, batch, attack):
+@pytest.mark.parametrize("attack", [attacks.pgd, attacks.mi_fgsm, attacks.apgd])
+def test_no_step_gives_images_of_its_own(network, batch, attack):
     x, y = batch
-    how = {"step_size": EPS / 4, "steps": 4, "random_start": False}
-    ours, plain = {
-        "pgd": (
-            lambda: attacks.pgd(network, x, y, eps=EPS, **how),
-            lambda: loops.pgd_linf(network, x, y, EPS, EPS / 4, 4),
-        ),
-        "pgd l2": (
-            lambda: attacks.pgd(network, x, y, eps=0.5, norm="l2", **how),
-            lambda: loops.pgd_l2(network, x, y, 0.5, EPS / 4, 4),
-        ),
-    }[attack]
-    for call in (ours, plain):
+    found = attack(network, x, y, eps=EPS, steps=0, random_start=False)
+    assert torch.equal(found, x)
+    assert found.data_ptr() != x.data_ptr()
+
+
+def test_images_a_little_outside_of_the_box_are_shown_inside(network, batch):
+    x, y = batch
+    x[0, 0, 0, 0], shown = 1 + 5e-5, []
+    network.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0].max().item()))
+    attacks.pgd(network, x, y, eps=EPS, steps=1, random_start=False)
+    assert shown == [1.0]
+
+
+OURS = {
+    "fgsm": lambda network, x, y: attacks.fgsm(network, x, y, eps=EPS),
+    "pgd": lambda network, x, y: attacks.pgd(network, x, y, eps=EPS, step_size=EPS / 4, steps=4, random_start=False),
+    "pgd l2": lambda network, x, y: attacks.pgd(
+        network, x, y, eps=0.5, norm="l2", step_size=EPS / 4, steps=4, random_start=False
+    ),
+    "mi_fgsm": lambda network, x, y: attacks.mi_fgsm(network, x, y, eps=EPS, step_size=EPS / 4, steps=4),
+    "vat": lambda network, x, y: attacks.vat(network, x, eps=0.5, xi=1.0, seed=0),
+}
+PLAIN = {
+    "fgsm": lambda network, x, y: loops.fgsm(network, x, y, EPS),
+    "pgd": lambda network, x, y: loops.pgd_linf(network, x, y, EPS, EPS / 4, 4),
+    "pgd l2": lambda network, x, y: loops.pgd_l2(network, x, y, 0.5, EPS / 4, 4),
+    "mi_fgsm": lambda network, x, y: loops.mi_fgsm(network, x, y, EPS, EPS / 4, 4),
+    "vat": lambda network, x, y: loops.vat(network, x, 0.5, 1.0),
+}
+
+
+@pytest.mark.parametrize("attack", OURS)
+def test_no_more_memory_than_the_loop_that_people_write(network, batch, attack):
+    calls = [partial(call, network, *batch) for call in (OURS[attack], PLAIN[attack])]
+    for call in calls:
         call()
-    cpu = torch.device("cpu")
-    assert peak_bytes(ours, cpu) <= 1.01 * peak_bytes(plain, cpu)
+    ours, plain = (peak_bytes(call, torch.device("cpu")) for call in calls)
+    assert ours <= 1.01 * plain

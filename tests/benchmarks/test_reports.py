@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 
 import pytest
+import torch
 
 from benchmarks.pages import reasons, scaling, tables
-from benchmarks.suite import regressions
+from benchmarks.suite import machine, regressions
 from benchmarks.suite.spread import Spread
 
 
@@ -157,3 +158,12 @@ def test_a_compiled_attack_that_comes_close_has_its_reason():
     del attack["bytes"]
     attack["ratio_to_fused"]["compiled"] = vars(Spread(0.9, 0.8, 1.0))
     assert "ours compiles whole too" in reasons.of(attack)["torch.compile"]
+
+
+def test_processors_of_one_name_have_results_of_their_own(monkeypatch):
+    names = set()
+    for instructions in ("AVX2", "AVX512"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=instructions: found)
+        names.add(machine.slug(torch.device("cpu")))
+    assert len(names) == 2
+    assert any("-avx2-" in name for name in names)

@@ -42,10 +42,14 @@ def clean_images(x: Tensor, bounds: Bounds, check: bool | None) -> Tensor:
 
     check: see :func:`fastadv.attacks.model.values.readable`.
     """
+    return images_looked_at(x, bounds, check)[0]
+
+
+def images_looked_at(x: Tensor, bounds: Bounds, check: bool | None) -> tuple[Tensor, bool]:
+    """Return :func:`clean_images`, and whether they are known to lie in the box, without any slack."""
     checks.samples("x", x)
-    if values.readable(x, check):
-        values.check_images(x.detach(), bounds)
-    return as_float32(x)
+    inside = values.readable(x, check) and values.check_images(x.detach(), bounds)
+    return as_float32(x), inside
 
 
 def as_float32(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fastadv.attacks.loop.arguments import clean_images, count, step_count, step_length
+from fastadv.attacks.loop.arguments import count, images_looked_at, step_count, step_length
 from fastadv.attacks.loop.ascent import Best, Step, ascend
 from fastadv.attacks.loop.ball import Ball
 from fastadv.attacks.loop.noise import Noise
@@ -44,13 +44,18 @@ class Tries(NamedTuple):
         if checks.flag("quantize", self.quantize):
             check_on_grid(x, ball, check)
 
-    def start(self, x: Tensor, goal: Goal, ball: Ball, noise: Noise) -> Tensor:
-        """Return the rows [N * restarts, ...] at which the attack on images ``x`` [N, ...] begins."""
+    def start(self, x: Tensor, goal: Goal, ball: Ball, noise: Noise, *, inside: bool = False) -> Tensor:
+        """Return the rows [N * restarts, ...] at which the attack on images ``x`` [N, ...] begins.
+
+        inside: x is known to lie in the box; then the rows may be x itself.
+        """
         if self.random_start:
             return ball.around_start(x, self.start_eps).random_rows(x, self.restarts, noise)
         if goal.is_flat_at_x:
             return ball._replace(eps=_NEAR * ball.eps).random_rows(x, self.restarts, noise)
-        return ball.clean_rows(x, self.restarts)
+        # No gradient can be recorded for a tensor of inference mode.
+        as_it_is = inside and not x.is_inference()
+        return repeat_rows(x, self.restarts) if as_it_is else ball.clean_rows(x, self.restarts)
 
     def finished(self, found: Tensor, x: Tensor, ball: Ball) -> Tensor:
         """Return the images that were ``found``, quantised where that was asked for."""
@@ -72,7 +77,7 @@ def projected_ascent(
 ) -> Tensor:
     """Return adversarial images as :func:`fastadv.attacks.pgd` does, with the steps of ``stepper``."""
     networks = Networks(model, check)
-    x = clean_images(x, ball.bounds, check)
+    x, inside = images_looked_at(x, ball.bounds, check)
     schedule = step_count(steps, x)
     step_size = step_length(x, ball.eps, step_size, schedule)
     tries.check(x, ball, check)
@@ -81,12 +86,14 @@ def projected_ascent(
     around_rows = ball.of_copies(x, copies)
     step = stepper(repeat_rows(x, copies), around_rows, repeat_numbers(step_size, x, copies))
     with no_trace(networks.members):
-        start = tries.start(x, goal, ball, noise)
         choosing = tries.best or copies > 1
         objective = objective_of(networks, x, goal, copies, judged=choosing, mask=around_rows.mask)
         schedule = schedule.of_copies(copies)
         if not choosing:
-            return tries.finished(ascend(objective, start, step, schedule), x, ball)
+            # Nobody else may hold the start, whose memory the loop is to give away.
+            found = ascend(objective, tries.start(x, goal, ball, noise, inside=inside), step, schedule)
+            return tries.finished(found.clone() if found is x else found, x, ball)
+        start = tries.start(x, goal, ball, noise)
         best = Best(start.clone())
         last = ascend(objective, start, step, schedule, watch=best.watch if tries.best else None)
         best.offer(last, *objective.judge(last))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.configured import Attack, among
-from fastadv.attacks.loop.arguments import clean_images, count, step_count
+from fastadv.attacks.loop.arguments import count, images_looked_at, step_count
 from fastadv.attacks.loop.ascent import ascend
 from fastadv.attacks.loop.ball import Ball
 from fastadv.attacks.loop.noise import Noise
@@ -137,7 +137,7 @@ def apgd(
     if targets is not None:
         raise ValueError(f'targets must be None but for variant="autoattack", got {targets!r}')
     networks = Networks(model, check)
-    x = clean_images(x, bounds, check)
+    x, inside = images_looked_at(x, bounds, check)
     schedule = step_count(steps, x)
     checks.choice("norm", norm, checks.NORMS)
     sparse = norm == "l1"
@@ -153,12 +153,12 @@ def apgd(
     around_rows = ball.of_copies(x, restarts)
     looks_back = periods(sparsity_checkpoints if sparse else checkpoints, steps, x)
     with no_trace(networks.members):
-        start = tries.start(x, goal, ball, noise)
         objective = objective_of(networks, x, goal, restarts, judged=True, mask=around_rows.mask)
         rule: Callable[..., ApgdState] = L1Sparsity if sparse else partial(StepHalving, rho=rho)
         marks = [repeat_rows(period, restarts) for period in looks_back]
-        state = rule(start, sizes, marks, centre, around_rows)
-        last = ascend(objective, start, state.step, schedule.of_copies(restarts), watch=state.watch)
+        # Nothing holds the start longer than the loop.
+        state = rule(tries.start(x, goal, ball, noise, inside=inside), sizes, marks, centre, around_rows)
+        last = ascend(objective, state.found.x, state.step, schedule.of_copies(restarts), watch=state.watch)
         state.found.offer(last, *objective.judge(last))
         return tries.finished(state.found.of_copies(restarts).x, x, ball)
 

@@ -186,8 +186,7 @@ class FabSearch:
         gap, normal = self._plane(x, state)
         offset = (normal * x).flatten(1).sum(1) - gap
         to: dict[str, Any] = {"bounds": self._bounds, "norm": self._norm}
-        both = project_hyperplane(torch.cat((x, x0)), normal.repeat(2, *[1] * (x.dim() - 1)), offset.repeat(2), **to)
-        here, there = (both - torch.cat((x, x0))).chunk(2)
+        here, there = (project_hyperplane(point, normal, offset, **to).sub_(point) for point in (x, x0))
         far, near = (lengths(step, self._norm).clamp(min=_SHORTEST) for step in (here, there))
         weight = (far / (far + near)).clamp(max=_LARGEST_WEIGHT).view(-1, *[1] * (x.dim() - 1))
         low, high = self._bounds or (-math.inf, math.inf)

@@ -75,8 +75,7 @@ def vat(
     checks.radius("eps", eps, x)
     checks.positive("xi", xi)
     with no_trace(networks.members):
-        drawn = Ball(eps=1.0, norm="l2", bounds=None).random_rows(torch.zeros_like(x), 1, Noise(seed, sample_ids))
-        direction = ascend(_Divergence(networks, x, xi), _unit(drawn, drawn), _unit_or_stay, schedule)
+        direction = ascend(_Divergence(networks, x, xi), _drawn(x, Noise(seed, sample_ids)), _unit_or_stay, schedule)
         return ball.project(x + per_sample(eps, x) * direction, x, eps=eps, norm="l2", bounds=bounds)
 
 
@@ -110,6 +109,12 @@ class _Divergence:
         grad_logits = self._probabilities * (growth - mean)
         # The direction is all that counts; at length one it survives half precision.
         return Evaluation(value, gradient(logits, x, _unit(grad_logits, grad_logits).to(logits.dtype)))
+
+
+def _drawn(x: Tensor, noise: Noise) -> Tensor:
+    """Return random directions of length one for ``x`` [N, ...]."""
+    drawn = Ball(eps=1.0, norm="l2", bounds=None).random_rows(torch.zeros_like(x), 1, noise)
+    return _unit(drawn, drawn)
 
 
 def _unit_or_stay(direction: Tensor, grad: Tensor) -> Tensor:

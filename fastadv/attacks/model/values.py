@@ -25,15 +25,21 @@ def readable(x: Tensor, check: bool | None) -> bool:
     return x.device.type == "cpu" if check is None else checks.flag("check", check)
 
 
-def check_images(x: Tensor, bounds: Bounds) -> None:
-    """Raise ValueError where images ``x`` [N, ...] are NaN or infinite, or lie outside of ``bounds``."""
+def check_images(x: Tensor, bounds: Bounds) -> bool:
+    """Raise ValueError where images ``x`` [N, ...] are NaN or infinite, or lie outside of ``bounds``.
+
+    A little outside is let pass; returns whether all are known to lie inside.
+    """
     if not x.numel():
-        return
+        return True
     least, most = (value.item() for value in x.aminmax())
     if not (torch.finfo(x.dtype).min <= least and most <= torch.finfo(x.dtype).max):
         raise NotFiniteError(f"x must be finite, got NaN or infinity in {_places('image', x.isfinite().flatten(1))}")
-    if bounds is not None:
-        checks.span_in_box("x", x, bounds, least, most)
+    if bounds is None:
+        return True
+    checks.span_in_box("x", x, bounds, least, most)
+    low, high = bounds
+    return not isinstance(low, Tensor) and not isinstance(high, Tensor) and low <= least and most <= high
 
 
 def check_finite(name: str, value: Tensor) -> None:
