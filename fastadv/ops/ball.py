@@ -38,8 +38,7 @@ def project(
 
     Measured in float32, linf results lie within one unit in the last place of the pixel, l2 and l1 norms are at most
     eps (1 + 4 * 2^-23), the box holds exactly. Where ball and box do not meet, the box wins: an x0 outside of it ends
-    in the box, however far that is. This holds of every step, too, and none looks for it, which on a CPU would add a
-    third to a half of its time; the attacks look once, see ``check`` of :func:`fastadv.attacks.pgd`.
+    in the box, however far that is. Steps and starts refuse such an x0 on a CPU, where they look at each x0 once.
 
     Args:
         x: samples [N, ...], float64, float32, bfloat16 or float16.
@@ -124,11 +123,27 @@ def random_start(
 
     Raises:
         TypeError: x0 is not a floating-point tensor, seed or sample_ids are not int64, eps or bounds are no numbers.
-        ValueError: a shape or device is wrong, eps is negative or NaN, low > high, unknown norm; eps or bounds for each
-            channel or pixel with another norm than linf.
+        ValueError: a shape or device is wrong, eps is negative or NaN, low > high, on a CPU x0 lies outside of bounds,
+            unknown norm; eps or bounds for each channel or pixel with another norm than linf.
 
     Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     """
+    start = uniform_start(x0, eps=eps, norm=norm, bounds=bounds, seed=seed, sample_ids=sample_ids, mask=mask)
+    checks.in_box("x0", x0, bounds)
+    return start
+
+
+def uniform_start(
+    x0: Tensor,
+    *,
+    eps: float | Tensor,
+    norm: str = "linf",
+    bounds: Bounds = (0.0, 1.0),
+    seed: int | Tensor = 0,
+    sample_ids: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """:func:`random_start` for a loop, which knows whether its images lie in the box."""
     checks.samples("x0", x0)
     if pixelwise.given(mask, bounds, eps):
         pixels = pixelwise.Pixels(x0, norm, bounds, mask, eps=eps)
@@ -147,10 +162,10 @@ def random_start(
 def _pixelwise_start(pixels: pixelwise.Pixels, x0: Tensor, norm: str, **noise: Any) -> Tensor:
     wide = accumulate(x0.detach())
     if pixels.by_sample:
-        start = random_start(wide, eps=pixels.numbers["eps"], norm=norm, bounds=pixels.bounds, **noise)
+        start = uniform_start(wide, eps=pixels.numbers["eps"], norm=norm, bounds=pixels.bounds, **noise)
     else:
         # The noise depends on where in its sample an element lies, so it is drawn for whole samples.
-        unit = pixels.rows(random_start(torch.zeros_like(wide), eps=1.0, bounds=None, **noise))
+        unit = pixels.rows(uniform_start(torch.zeros_like(wide), eps=1.0, bounds=None, **noise))
         start = pixels.x0 + pixels.numbers["eps"][:, None] * unit
         start = start if pixels.bounds is None else start.clamp(*pixels.bounds)
     return pixels.restored(pixels.inside(start), x0)

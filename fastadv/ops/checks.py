@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+import threading
+import weakref
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ from fastadv.numerics import accumulation_dtype
 FLOATING = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 NORMS = {"linf": 0, "l2": 1, "l1": 2}
 MODES = {"exact": True, "sequential": False}
+# How far a pixel may lie outside of its box, as a share of its width: what decoding and normalising back may round.
+_SLACK = 1e-4
 
 
 def choice(name: str, value: Any, among: Mapping[str, Any]) -> Any:
@@ -271,6 +275,50 @@ def box(bounds: tuple[float | Tensor, float | Tensor] | None) -> tuple[float, fl
     if low > high:
         raise ValueError(f"bounds must be (low, high) with low <= high, got {bounds!r}")
     return low, high
+
+
+class _SeenInBox(threading.local):
+    """The samples that a thread last saw to lie in a box, and how often they had been written to by then."""
+
+    samples: Callable[[], Tensor | None] = staticmethod(lambda: None)
+    version: int = -1
+    box: tuple[float, float] = (math.nan, math.nan)
+
+
+_seen_in_box = _SeenInBox()
+
+
+def in_box(name: str, x: Tensor, bounds: tuple[float | Tensor, float | Tensor] | None) -> None:
+    """Require that samples ``x`` [N, ...] lie in ``bounds``, where that can be known without waiting for a device.
+
+    To look costs a pass over x. The steps of a loop hand in the same x, unwritten, and only the first of them looks.
+    """
+    if bounds is None or x.device.type != "cpu" or torch.compiler.is_compiling() or not x.numel():
+        return
+    seen, version = _seen_in_box, -1 if x.is_inference() else x._version
+    if seen.samples() is x and seen.version == version >= 0 and seen.box == bounds:
+        return
+    span_in_box(name, x, bounds, *(value.item() for value in x.detach().aminmax()))
+    if not any(isinstance(bound, Tensor) for bound in bounds):
+        seen.samples, seen.version, seen.box = weakref.ref(x), version, box(bounds)
+
+
+def span_in_box(name: str, x: Tensor, bounds: tuple[float | Tensor, float | Tensor], least: float, most: float) -> None:
+    """Require that samples ``x`` [N, ...] with values from ``least`` to ``most`` lie in ``bounds``."""
+    low, high = bounds
+    rounding = torch.finfo(x.dtype).eps / 2
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        slack = _SLACK * (high - low) + rounding * max(abs(least), abs(most))
+        outside, where = bool(((x < low - slack) | (x > high + slack)).any()), ""
+    else:
+        low, high = box(bounds)
+        slack = _SLACK * (high - low) + rounding * max(abs(low), abs(high))
+        outside, where = least < low - slack or most > high + slack, f", {(low, high)}"
+    if outside:
+        raise ValueError(
+            f"{name} must lie in bounds{where}, got values from {least:.4g} to {most:.4g}: images are pixels in "
+            "[0, 1], and the model normalises them (fastadv.attacks.Normalized); bounds=None is no box"
+        )
 
 
 def constant(name: str, x: Tensor) -> None:

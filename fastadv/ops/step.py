@@ -42,7 +42,7 @@ def pgd_step(
     Args:
         x: iterates [N, ...], float64, float32, bfloat16 or float16.
         grad: gradient of what ascends, of the shape and device of x.
-        x0: clean samples, of the shape and device of x; finite, and in the box, see :func:`project`.
+        x0: clean samples, of the shape and device of x; finite and in the box.
         eps: radius in the units of x, as in :func:`project`.
         step_size: length of the step in the norm, a float or one a sample, [N]; for linf also one a channel or pixel,
             as eps; negative descends.
@@ -57,9 +57,9 @@ def pgd_step(
 
     Raises:
         TypeError: x, grad or x0 are not floating-point tensors, a number is no number.
-        ValueError: shapes or devices differ, eps is negative or NaN, step_size is NaN, low > high, l1_fraction lies
-            outside of (0, 1], unknown norm or mode; eps, step_size or bounds for each channel or pixel with another
-            norm than linf.
+        ValueError: shapes or devices differ, eps is negative or NaN, step_size is NaN, low > high, on a CPU x0 lies
+            outside of bounds, l1_fraction lies outside of (0, 1], unknown norm or mode; eps, step_size or bounds for
+            each channel or pixel with another norm than linf.
 
     Source: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018; for l1 the sparse
     step of SLIDE, Tramer, Boneh, "Adversarial training and robustness for multiple perturbations", NeurIPS 2019.
@@ -67,6 +67,7 @@ def pgd_step(
     if pixelwise.given(mask, bounds, eps, step_size):
         return _pixelwise_step(x, grad, x0, eps, step_size, norm, bounds, l1_fraction, mode, mask)
     arguments = _arguments(x, grad, x0, eps, step_size, norm, bounds, l1_fraction, mode)
+    checks.in_box("x0", x0, bounds)
     moved = _pgd_step.on(x)(*arguments)
     return moved if arguments[0] is x else rounded(moved, x)
 
@@ -94,6 +95,7 @@ def pgd_step_(
     if pixelwise.given(mask, bounds, eps, step_size):
         return x.copy_(_pixelwise_step(x, grad, x0, eps, step_size, norm, bounds, l1_fraction, mode, mask))
     arguments = _arguments(x, grad, x0, eps, step_size, norm, bounds, l1_fraction, mode)
+    checks.in_box("x0", x0, bounds)
     if arguments[0] is not x:
         return x.copy_(_pgd_step.on(x)(*arguments))
     _pgd_step_.on(x)(*arguments)
@@ -172,7 +174,7 @@ def momentum_step(
         x: iterates [N, ...], float64, float32, bfloat16 or float16.
         grad: gradient of what ascends, of the shape and device of x.
         momentum: the momentum so far, of the shape and device of x; zeros at first. Best kept in float32.
-        x0: clean samples, of the shape and device of x; finite, and in the box, see :func:`project`.
+        x0: clean samples, of the shape and device of x; finite and in the box.
         eps: radius in the units of x, as in :func:`project`.
         step_size: length of the step in the norm, as in :func:`pgd_step`; negative descends.
         decay: what is kept of the momentum.
@@ -187,19 +189,21 @@ def momentum_step(
 
     Raises:
         TypeError: x, grad, momentum or x0 are not floating-point tensors, a number is no number.
-        ValueError: shapes or devices differ, eps is negative or NaN, step_size or decay is NaN, low > high, l1_fraction
-            lies outside of (0, 1], unknown norm; eps, step_size or bounds for each channel or pixel with another norm
-            than linf.
+        ValueError: shapes or devices differ, eps is negative or NaN, step_size or decay is NaN, low > high, on a CPU x0
+            lies outside of bounds, l1_fraction lies outside of (0, 1], unknown norm; eps, step_size or bounds for each
+            channel or pixel with another norm than linf.
 
     Source: Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018 (MI-FGSM).
     """
     dense = checks.samples_alike(("x", "grad", "momentum", "x0"), x, grad, momentum, x0)
     if pixelwise.given(mask, bounds, eps, step_size):
         move = _pixelwise_momentum_stepper(x0, eps, step_size, norm, bounds, l1_fraction, decay, mask)
+        checks.in_box("x0", x0, bounds)
         moved, gathered = move(x, grad, momentum)
         return moved, like(momentum, gathered.view_as(momentum))
     tensors = (x, grad, momentum, x0) if dense else aligned(x, grad, momentum, x0)
     arguments = _momentum_arguments(tensors[0], eps, step_size, norm, bounds, l1_fraction, decay)
+    checks.in_box("x0", x0, bounds)
     moved, gathered = _momentum_step.on(x)(*tensors, *arguments)
     return rounded(moved, x), rounded(gathered, momentum)
 
@@ -322,9 +326,20 @@ def _pixelwise_stepper(
     return step
 
 
-def _pixelwise_step(x: Tensor, grad: Tensor, x0: Tensor, *arguments: Any) -> Tensor:
+def _pixelwise_step(
+    x: Tensor,
+    grad: Tensor,
+    x0: Tensor,
+    eps: float | Tensor,
+    step_size: float | Tensor,
+    norm: str,
+    bounds: Bounds,
+    *rest: Any,
+) -> Tensor:
     checks.samples_alike(("x", "grad", "x0"), x, grad, x0)
-    return _pixelwise_stepper(x0, *arguments)(x, grad)
+    step = _pixelwise_stepper(x0, eps, step_size, norm, bounds, *rest)
+    checks.in_box("x0", x0, bounds)
+    return step(x, grad)
 
 
 def _pixelwise_momentum_stepper(

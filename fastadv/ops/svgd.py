@@ -44,7 +44,7 @@ def svgd_step(
     Args:
         particles: [N, n, ...], float64, float32, bfloat16 or float16.
         score: gradient of the log-density at each particle, of the shape and device of particles.
-        x0: clean images [N, ...]; finite, and in the box, see :func:`project`.
+        x0: clean images [N, ...]; finite and in the box.
         eps: radius in the units of the images, a float or one an image, [N]; not negative.
         step_size: length of the step, a float or one an image, [N].
         norm: "linf", "l2" or "l1", of the ball.
@@ -63,8 +63,8 @@ def svgd_step(
 
     Raises:
         TypeError: particles, score or x0 are not floating-point tensors, a number is no number.
-        ValueError: shapes or devices differ, eps is negative or NaN, bandwidth is too small, low > high, unknown
-            norm, update, bandwidth or score_scale.
+        ValueError: shapes or devices differ, eps is negative or NaN, bandwidth is too small, low > high, on a
+            CPU x0 lies outside of bounds, unknown norm, update, bandwidth or score_scale.
 
     Source: Liu, Wang, "Stein variational gradient descent", NeurIPS 2016; the projected form for adversarial
     distributions is that of ALD (AISTATS 2022), with a kernel that joins no two images.
@@ -79,6 +79,7 @@ def svgd_step(
     dtype = torch.promote_types(torch.promote_types(particles.dtype, score.dtype), x0.dtype)
     tensors = (particles.to(dtype), score.to(dtype), x0.to(dtype))
     arguments = _arguments(tensors[0], eps, step_size, norm, bounds, bandwidth, update, score_scale)
+    checks.in_box("x0", x0, bounds)
     return rounded(_move(*tensors, arguments), particles)
 
 

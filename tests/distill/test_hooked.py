@@ -1,5 +1,8 @@
 """Any module shows features by hooks; students under DistributedDataParallel and torch.compile serve every method."""
 
+import inspect
+from functools import partial
+
 import pytest
 import torch
 from torch import distributed, nn
@@ -87,13 +90,24 @@ def test_what_is_no_map_or_overwritten_is_named(x):
         Hooked(twice, ["0"]).with_features(x)
 
 
+ATTACKED = ("ARD", "AdaAD", "AdaIAD", "BSS", "IAD", "IADII", "PGDAT", "RSLAD", "SAAD", "TRADES")
+SMALL = {
+    **{name: {"steps": 1} for name in ATTACKED},
+    "AMKD": {"steps": 1, "attack_size": 3},
+    "DataFree": {"latent": 8, "width": 8, "adversary_every": 1},
+    "CRD": {"negatives": 2, "width": 8},
+    "FitNet": {"layer": -1},
+    "FT": {"warm_up_epochs": 0},
+    "TALD": {"steps": 1, "particles": 2},
+}
+
+
+def is_method(value):
+    return isinstance(value, type) and issubclass(value, distill.Method) and not inspect.isabstract(value)
+
+
 METHODS = {
-    "at": distill.AT,
-    "amkd": lambda: distill.AMKD(steps=1, attack_size=3),
-    "data-free": lambda: distill.DataFree(latent=8, width=8, adversary_every=1),
-    "crd": lambda: distill.CRD(negatives=2, width=8),
-    "fitnet": lambda: distill.FitNet(layer=-1),
-    "sp": distill.SP,
+    name: partial(kind, **SMALL.get(name, {})) for name, kind in sorted(vars(distill).items()) if is_method(kind)
 }
 
 
@@ -107,14 +121,14 @@ def three_steps(name, student, teacher, x):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_plain_network_serves_methods_that_compare_maps(x, name):
+def test_a_plain_network_with_hooks_serves_every_method(x, name):
     student, teacher = Hooked(plain(0), ["1", "4"]), Hooked(plain(1, width=6).eval(), ["1", "4"])
     before = [parameter.clone() for parameter in student.parameters()]
     assert all(torch.tensor(three_steps(name, student, teacher, x)).isfinite())
     assert any(not torch.equal(mine, old) for mine, old in zip(student.parameters(), before, strict=True))
 
 
-@pytest.mark.parametrize("name", ["at", "amkd"])
+@pytest.mark.parametrize("name", ["AT", "AMKD"])
 def test_a_network_without_features_is_told_of_hooks(x, name):
     with pytest.raises(TypeError, match=r"student must have with_features.*distill\.Hooked\(network, layers="):
         three_steps(name, plain(0), staged_teacher().eval(), x)
@@ -122,7 +136,7 @@ def test_a_network_without_features_is_told_of_hooks(x, name):
 
 def test_amkd_without_features_may_compare_logits(x):
     with pytest.raises(TypeError, match=r"or AMKD\(embedding='logits'\)"):
-        three_steps("amkd", plain(0), plain(1).eval(), x)
+        three_steps("AMKD", plain(0), plain(1).eval(), x)
 
 
 @pytest.fixture(scope="module")

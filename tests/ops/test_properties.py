@@ -38,7 +38,7 @@ SEEDS = st.integers(0, 2**20)
 )
 def test_pgd_step(backend, shape, layout, dtype, norm, mode, eps, step_size, bounds, seed):
     draw = Draw(dtype, seed)
-    x0 = draw.pixels(shape)
+    x0 = draw.pixels(shape) if bounds is None else draw.pixels(shape).clamp(*bounds)
     values = {"x": x0 + draw.normal(shape, 0.05), "grad": draw.gradient(shape), "x0": x0}
     guarded = Guarded()
     t = guarded.place(values, layout)

@@ -42,10 +42,10 @@ def clean_images(x: Tensor, bounds: Bounds, check: bool | None) -> Tensor:
 
     check: see :func:`fastadv.attacks.model.values.readable`.
     """
-    x = as_float32(x)
+    checks.samples("x", x)
     if values.readable(x, check):
-        values.check_images(x, bounds)
-    return x
+        values.check_images(x.detach(), bounds)
+    return as_float32(x)
 
 
 def as_float32(x: Tensor) -> Tensor:

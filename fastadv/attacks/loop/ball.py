@@ -76,7 +76,7 @@ class Ball(NamedTuple):
         eps, norm, bounds, _, mask = self.of_copies(x, copies)
         drawn = noise.of_copies(x, copies)
         rows = repeat_rows(x, copies)
-        return ball.random_start(rows, eps=eps, norm=norm, bounds=bounds, mask=mask, **drawn)
+        return ball.uniform_start(rows, eps=eps, norm=norm, bounds=bounds, mask=mask, **drawn)
 
     def around_start(self, x: Tensor, start_eps: float | Tensor | None) -> Ball:
         """Return the ball of radius ``start_eps``, at most ``eps``, around ``x`` [N, ...]; None is ``eps`` itself."""

@@ -24,7 +24,7 @@ from fastadv.numerics import per_sample
 from fastadv.ops import checks
 from fastadv.ops.attack_loss import attack_loss_value_and_grad
 from fastadv.ops.ball import project, random_start
-from fastadv.ops.step import pgd_step
+from fastadv.ops.step import pgd_stepper
 
 # Shares of the steps, in hundredths: the first period, by how much each is shorter than the last, and the shortest.
 _FIRST, _SHORTER, _SHORTEST = 22, 3, 6
@@ -181,7 +181,7 @@ class AutoPGD:
         # As published to the bit for linf, and for l2 in its order, first the ball.
         mode = "exact" if self._norm == "linf" else "sequential"
         ball: dict[str, Any] = {"eps": state["eps"], "norm": self._norm, "bounds": self._bounds, "mode": mode}
-        moved = pgd_step(x, grad, state["x0"], step_size=state["size"], **ball)
+        moved = pgd_stepper(state["x0"], step_size=state["size"], **ball)(x, grad)
         inertial = project(x + _ALPHA * (moved - x) + (1 - _ALPHA) * (x - state["before"]), state["x0"], **ball)
         state["before"], state["x"] = x, choose(first, moved, inertial)
         state["made"] = state["made"] + 1
@@ -267,7 +267,8 @@ class SparseAutoPGD(AutoPGD):
         state["support"] = torch.where(due, support, state["support"])
         x, grad = choose(sparser, state["best_x"], state["x"]), choose(sparser, state["best_grad"], grad)
         ball: dict[str, Any] = {"eps": state["radius"], "norm": "l1", "bounds": self._bounds}
-        moved = pgd_step(x, largest(grad, state["kept"]), state["x0"], step_size=state["size"], l1_fraction=1.0, **ball)
+        step = pgd_stepper(state["x0"], step_size=state["size"], l1_fraction=1.0, **ball)
+        moved = step(x, largest(grad, state["kept"]))
         state["x"] = choose(over, state["x"], moved)
         state["made"] = state["made"] + ~over
         # A row that is done and free goes on in the last phase.
