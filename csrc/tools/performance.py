@@ -95,7 +95,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Code:
-    """Resources of the machine code of a kernel and how wide its accesses of global memory are, by bits."""
+    """Resources of the machine code of a kernel and how wide its accesses of global memory are, by bits.
+
+    Shared memory is that of cuobjdump, with the kilobyte of a block that is the system's.
+    """
 
     registers: int
     shared: int
@@ -106,7 +109,7 @@ class Code:
         """Return how many blocks of so many threads, and bytes of room each, a multiprocessor holds."""
         warps = math.ceil(threads / 32)
         registers = math.ceil(self.registers * 32 / 256) * 256 * warps
-        return min(BLOCKS, WARPS // warps, REGISTERS // registers, SHARED // (self.shared + room + 1024))
+        return min(BLOCKS, WARPS // warps, REGISTERS // registers, SHARED // max(1, self.shared + room))
 
     @property
     def bytes_on_their_way(self) -> int:
@@ -406,7 +409,7 @@ def reason(case: Case, codes: Mapping[str, Code]) -> str:
     said = []
     if len(case.launches) > 1:
         said.append(f"{len(case.launches)} launches")
-    if expected(launch, code).trips:
+    if launch.cluster or expected(launch, code).trips:
         waves = math.ceil(launch.waves(code))
         said.append(f"{launch.trips} trips in {waves} {'wave' if waves == 1 else 'waves'} of `{name.split('<')[0]}`")
     if launch.on_chip:
@@ -450,7 +453,7 @@ def page(codes: Mapping[str, Mapping[str, Code]], rows_of: Sequence[Case]) -> st
         lines.append(f"| {case.name} | {len(case.launches)} | {floor * 1e6:.1f} | {total * 1e6:.1f} | {share} |")
         if floor / total < GOAL:
             missed[case.floor >= LARGE].append(f"- {case.name} ({share}): {reason(case, codes[case.source])}")
-    lines += ["", f"Below the goal of {GOAL:.0%} from {LARGE / 1e6:.0f} MB up{'' if missed[True] else ': none'}.", ""]
+    lines += ["", f"Below the goal of {GOAL:.0%} from {LARGE / 1e6:.0f} MB up{':' if missed[True] else ': none.'}", ""]
     lines += [*missed[True], "", "Smaller cases so far from their floor, and why:", "", *missed[False]]
     return "\n".join(lines + details) + "\n"
 

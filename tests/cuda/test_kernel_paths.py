@@ -77,6 +77,8 @@ def test_linf_step_is_exact(dtype, elements, fused):
 @pytest.mark.parametrize("elements", [8200, 32768, 40000, 40001])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_large_samples(dtype, elements, mode, clusters, fused):
+    if not clusters and elements < 32768:
+        pytest.skip("a block takes such a sample alone: test_step")
     tensors = drawn(dtype, 3, elements)
     exact = doubles(tensors)
     for scale in (1.0, 1e-24, 1e22) if dtype == torch.float32 else (1.0,):
