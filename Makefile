@@ -17,26 +17,40 @@
 # make gpu-check      everything a machine with an NVIDIA GPU can tell, in one call of DEADLINE (540) seconds, into the
 #                     folder OUT; no .venv, no network: PYTHON has a CUDA PyTorch. PARTS=ops,graphs chooses some of its
 #                     parts: facts, ops, graphs, benchmarks, triton, sanitizer, compiled, alone. Not run on a GPU yet.
+# make gpu-reproduce  CIFAR-100 trained there, in as many such calls as it takes: DATA_DIR=DIR CHECKPOINTS=DIR, the rest
+#                     as above; RESUME=DIR goes on from the results of an earlier call, SEEDS=0,1,2 trains more of each.
+#                     PARTS: facts, students (KD and TALD), speedrun. REHEARSE=1 makes it at tiny sizes on a CPU, with
+#                     neither data nor .venv. Not run on a GPU yet. csrc/README.md says what to carry, and how.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 PEERS := torchattacks==3.5.1 pyautoattack==0.2.0 adv-lib==0.2.8 foolbox==3.3.4 pytorch-metric-learning==2.9.0
 BIN := .venv/bin
+# Without compiling to byte code what will never be imported, which takes a minute.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 INSTALLED := .venv/.installed
 SOURCES := $(wildcard csrc/common/* csrc/cpu/* csrc/cuda/*) fastadv/ops/schemas.py pyproject.toml setup.py
 
-.PHONY: demo test bench bench-pages bench-slower bench-compare bench-attacks bench-training \
-	lint format sanitize cuda-compile gpu-libraries gpu-check clean
+.PHONY: demo test pytest bench bench-pages bench-slower bench-compare bench-attacks bench-training \
+	lint style types format sanitize cuda-compile gpu-libraries gpu-check gpu-reproduce clean
 
 demo: $(INSTALLED)
 	$(BIN)/fastadv train
 
-test: lint
+# mypy works on one core; beside the tests, none waits for it.
+test: style
+	@$(MAKE) --no-print-directory --jobs 2 types pytest
+
+pytest: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
-lint: $(INSTALLED)
+lint: style types
+
+style: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
 	$(BIN)/mypy
 
 format: $(INSTALLED)
@@ -74,17 +88,25 @@ cuda-compile: $(INSTALLED)
 gpu-libraries: $(INSTALLED)
 	USE_CUDA=1 TORCH_CUDA_ARCH_LIST=$(or $(ARCH),9.0) $(BIN)/python setup.py build_ext --inplace
 
+# What PYTHONPATH holds already may be packages that were carried along.
+gpu-check gpu-reproduce: export PYTHONPATH := csrc/tools:$(PYTHONPATH)
+
 gpu-check:
-	PYTHONPATH=csrc/tools $(PYTHON) -m gpu_check --parts "$(PARTS)" --deadline $(or $(DEADLINE),540) \
-		$(if $(OUT),--out "$(OUT)")
+	$(PYTHON) -m gpu_check --parts "$(PARTS)" --deadline $(or $(DEADLINE),540) $(if $(OUT),--out "$(OUT)")
+
+gpu-reproduce:
+	$(PYTHON) -m gpu_reproduce --parts "$(PARTS)" --deadline $(or $(DEADLINE),540) $(if $(OUT),--out "$(OUT)") \
+		$(if $(REHEARSE),--rehearse) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") \
+		$(if $(CHECKPOINTS),--checkpoints "$(CHECKPOINTS)") $(if $(RESUME),--resume "$(RESUME)") \
+		$(if $(SEEDS),--seeds "$(SEEDS)") $(if $(FLAGS),--flags "$(FLAGS)")
 
 # PyTorch comes first and is kept by the second line, which without build isolation compiles against it. The libraries
 # that tests and benchmark compare with come last and alone: torchvision, which two of them name, would bring its own.
 $(INSTALLED): $(SOURCES)
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy ninja "setuptools>=77"
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
-	$(BIN)/python -m pip install --quiet --no-deps $(PEERS)
+	$(INSTALL) "$(TORCH)" numpy ninja "setuptools>=77"
+	$(INSTALL) --no-build-isolation --editable ".[dev]"
+	$(INSTALL) --no-deps $(PEERS)
 	@$(BIN)/fastadv doctor
 	@touch $@
 

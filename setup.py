@@ -19,7 +19,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Distribution, Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
@@ -52,10 +52,12 @@ def cpu_library() -> Extension:
     sanitizers = ["-fsanitize=address,undefined"] if SANITIZE else []
     # The clones are chosen when the library is loaded, before the sanitizers are ready.
     sanitized = [*sanitizers, "-fno-sanitize-recover=all", "-O1", "-g", "-DFASTADV_NO_CLONES"]
-    sources = (path for folder in ("common", "cpu") for path in (ROOT / "csrc" / folder).glob("*.cpp"))
+    sources = [path for folder in ("common", "cpu") for path in (ROOT / "csrc" / folder).glob("*.cpp")]
+    # What compiles longest comes first, so that at the end no core waits for it.
+    sources.sort(key=lambda path: (-path.stat().st_size, path))
     return CppExtension(
         "fastadv._cpu",
-        sorted(str(path.relative_to(ROOT)) for path in sources),
+        [str(path.relative_to(ROOT)) for path in sources],
         py_limited_api=True,
         extra_compile_args=[
             "-std=c++20",
@@ -71,6 +73,15 @@ def cpu_library() -> Extension:
 
 class Build(BuildExtension):
     """Builds what it can, and records for ``fastadv doctor`` why the rest was not built."""
+
+    def finalize_options(self) -> None:
+        if self.editable_mode:
+            # setuptools would compile in a folder that it deletes. In that of the other builds, each compiles only what
+            # has changed since the last of them.
+            build = Distribution().get_command_obj("build")
+            build.ensure_finalized()
+            self.build_temp = build.build_temp
+        super().finalize_options()
 
     def run(self) -> None:
         library = Path(self.get_ext_fullpath("fastadv._cpu"))

@@ -1,8 +1,9 @@
 """Fused kernels for adversarial sampling and adversarial distillation in PyTorch.
 
 ``import fastadv`` alone imports nothing: PyTorch and all ops come with the first function used, a subpackage with its
-first name. Where PyTorch is imported already, the ops come at once, so that ``torch.ops.fastadv`` has them;
-``import fastadv.ops`` brings them in any case.
+first name. Where PyTorch is imported already, the ops come at once. Code that has only their names in PyTorch, such as
+``torch.ops.fastadv.pgd_step`` or ``torch.export.load`` of a program that calls it, begins with ``import fastadv.ops``,
+which registers them in any case.
 """
 
 import importlib

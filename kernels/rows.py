@@ -196,8 +196,8 @@ def logit_loss_rows(
             t = held_t if HELD else load_logits(teacher_ptr, teacher_minus_ptr, base, present, start, classes, BLOCK)
             log_q = _log_softmax(_soft(s, T, target, start, LOSS, BLOCK), soft_s_top, soft_s_log)
             log_p = _log_softmax(_soft(t, T, target, start, LOSS, BLOCK), soft_t_top, soft_t_log)
-            student_half += tl.sum(_expected(log_q, _surprise(log_q, log_p)), 1)
-            teacher_half += tl.sum(_expected(log_p, _surprise(log_p, log_q)), 1)
+            student_half += tl.sum(_expected(log_q, _log_ratio(log_q, log_p)), 1)
+            teacher_half += tl.sum(_expected(log_p, _log_ratio(log_p, log_q)), 1)
         divergence = student_half + teacher_half
     value = _value(student_ce, teacher_ce, divergence, of_target, T, share, rest, by_soft, LOSS)
     if LOSS == LOG_ODDS:
@@ -221,8 +221,8 @@ def logit_loss_rows(
                 log_p = _log_softmax(_soft(t, T, target, start, LOSS, BLOCK), soft_t_top, soft_t_log)
                 q, p = tl.exp(log_q), tl.exp(log_p)
                 if LOSS == JS:
-                    student_grad = _expected(log_q, _surprise(log_q, log_p) - student_half[:, None])
-                    teacher_grad = _expected(log_p, _surprise(log_p, log_q) - teacher_half[:, None])
+                    student_grad = _expected(log_q, _log_ratio(log_q, log_p) - student_half[:, None])
+                    teacher_grad = _expected(log_p, _log_ratio(log_p, log_q) - teacher_half[:, None])
                 else:
                     student_grad = q - p
                     teacher_grad = _expected(log_p, log_p - log_q - divergence[:, None])
@@ -294,7 +294,7 @@ def _expected(log_p, x):
 
 
 @triton.jit
-def _surprise(log_p, log_q):
+def _log_ratio(log_p, log_q):
     """Half of log(p / m) with m the mean of p and q, without overflow."""
     gap = log_q - log_p
     log_sum = tl.maximum(gap, 0.0) + tl.log(1 + tl.exp(-tl.abs(gap)))

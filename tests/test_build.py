@@ -134,16 +134,15 @@ def called(*command: str | Path, cwd: Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel of this tree, its library unoptimised. What it compiles stays in build/, for the next time."""
+    """The wheel of this tree, which compiles only what the last build or installation here did not."""
     if shutil.which(os.environ.get("CXX", "c++")) is None:
         pytest.skip("there is no C++ compiler")
     folder = tmp_path_factory.mktemp("wheel")
     # What an earlier build has put together must not get into the wheel.
-    fresh = f"build_lib = {folder / 'lib'}\nbuild_temp = {ROOT / 'build' / 'test'}\n"
-    (folder / "fresh.cfg").write_text(f"[build]\n{fresh}[egg_info]\negg_base = {folder}\n")
+    fresh = f"[build]\nbuild_lib = {folder / 'lib'}\n[egg_info]\negg_base = {folder}\n"
+    (folder / "fresh.cfg").write_text(fresh)
     pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-index", "--no-build-isolation")
-    settings = {"DIST_EXTRA_CONFIG": str(folder / "fresh.cfg"), "DEBUG": "1"}
-    called(*pip, "--wheel-dir", folder / "dist", ROOT, cwd=folder, **settings)
+    called(*pip, "--wheel-dir", folder / "dist", ROOT, cwd=folder, DIST_EXTRA_CONFIG=str(folder / "fresh.cfg"))
     (made,) = (folder / "dist").iterdir()
     return made
 

@@ -1,4 +1,4 @@
-"""Which room of the package may import which, and that ``import fastadv`` is cheap."""
+"""Which package of the package may import which, and that ``import fastadv`` is cheap."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import fastadv
 
 PACKAGE = Path(fastadv.__file__).parent
-# Each room imports itself, numerics, near_misses and the rooms named: one way, and to the oracle from the ops alone.
+# Each package imports itself, numerics, near_misses and those named: one way, and to the oracle from the ops alone.
 MAY_IMPORT = {
     "numerics": set(),
     "near_misses": set(),
@@ -27,8 +27,8 @@ MAY_IMPORT = {
 }
 
 
-def imported_rooms(file: Path) -> set[str]:
-    """The rooms of fastadv that ``file`` imports, at its top or inside a function."""
+def imported_packages(file: Path) -> set[str]:
+    """The packages of fastadv that ``file`` imports, at its top or inside a function."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -38,18 +38,19 @@ def imported_rooms(file: Path) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("fastadv.")} - {"__version__"}
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
-def test_imports_run_one_way(room):
-    files = [PACKAGE / f"{room}.py"] if (PACKAGE / f"{room}.py").exists() else sorted((PACKAGE / room).rglob("*.py"))
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_run_one_way(package):
+    file = PACKAGE / f"{package}.py"
+    files = [file] if file.exists() else sorted((PACKAGE / package).rglob("*.py"))
     assert files
-    allowed = MAY_IMPORT[room] | {room} | (set() if room == "reference" else {"numerics", "near_misses"})
-    wrong = {str(file.relative_to(PACKAGE)): imported_rooms(file) - allowed for file in files}
-    assert not {file: rooms for file, rooms in wrong.items() if rooms}
+    allowed = MAY_IMPORT[package] | {package} | (set() if package == "reference" else {"numerics", "near_misses"})
+    wrong = {str(file.relative_to(PACKAGE)): imported_packages(file) - allowed for file in files}
+    assert not {file: packages for file, packages in wrong.items() if packages}
 
 
-def test_every_room_is_known():
-    rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
-    assert rooms - {"__init__", "__main__"} == set(MAY_IMPORT)
+def test_every_package_is_known():
+    packages = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert packages - {"__init__", "__main__"} == set(MAY_IMPORT)
 
 
 def run(script: str) -> list[str]:

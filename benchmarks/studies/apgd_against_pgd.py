@@ -100,9 +100,9 @@ def measured(name: str, eps: str, subject: dict[str, Any], steps: int) -> Row:
 
 def _accuracy(fields: dict[str, Any]) -> dict[str, Any]:
     config = AttackConfig(dtype="bfloat16", **fields)
-    subject = prepare(config)
+    prepared = prepare(config)
     with tempfile.TemporaryDirectory() as folder:
-        return summarise(config, subject, attack_missing(config, subject, Path(folder)), {})
+        return summarise(config, prepared, attack_missing(config, prepared, Path(folder)), {})
 
 
 def _percent(share: dict[str, Any], *, interval: bool = False) -> str:

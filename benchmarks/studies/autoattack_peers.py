@@ -29,7 +29,7 @@ from fastadv.attacks import autoattack
 from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.data.splits import to_pixels
 from fastadv.train.report.tables import render_table
-from fastadv.train.robustness.attack_split import Subject, prepare
+from fastadv.train.robustness.attack_split import PreparedAttack, prepare
 from fastadv.train.runtime.files import sha256, write_atomically
 from fastadv.train.runtime.machine import cpu_threads
 
@@ -169,10 +169,10 @@ def _run(options: argparse.Namespace, checkpoint: Path, norm: str) -> None:
             "pyautoattack": installed("pyautoattack"),
         }
         _check_same(folder / "about.json", about)
-        subject = prepare(config)
+        prepared = prepare(config)
         for start in range(0, options.n, SHARD):
             for number in options.sides:
-                _run_shard(list(SIDES)[number], folder, subject, start, norm, config.eps)
+                _run_shard(list(SIDES)[number], folder, prepared, start, norm, config.eps)
 
 
 def _check_same(file: Path, about: dict[str, Any]) -> None:
@@ -187,13 +187,13 @@ def _check_same(file: Path, about: dict[str, Any]) -> None:
         raise SystemExit(f"{file.parent} holds results of another run: {'; '.join(apart)}")
 
 
-def _run_shard(side: str, folder: Path, subject: Subject, start: int, norm: str, eps: float) -> None:
+def _run_shard(side: str, folder: Path, prepared: PreparedAttack, start: int, norm: str, eps: float) -> None:
     """Let ``side`` attack the images from ``start`` on, one attack after the other; what is stored is not run again."""
-    ids = torch.arange(start, min(start + SHARD, subject.images))
-    x = to_pixels(subject.dataset.test.images[ids], channels_last=True)
-    y = subject.dataset.test.labels[ids]
+    ids = torch.arange(start, min(start + SHARD, prepared.images))
+    x = to_pixels(prepared.dataset.test.images[ids], channels_last=True)
+    y = prepared.dataset.test.labels[ids]
     with torch.no_grad():
-        stands = clean = subject.network(x).argmax(1) == y
+        stands = clean = prepared.network(x).argmax(1) == y
     for attack in ATTACKS:
         file = folder / f"{_slug(side)}-{start:05d}-{attack}.json"
         stored = json.loads(file.read_text()) if file.exists() else None
@@ -204,10 +204,10 @@ def _run_shard(side: str, folder: Path, subject: Subject, start: int, norm: str,
             before = reset_peak()
             if len(at):
                 begun = time.perf_counter()
-                found = SIDES[side](Clocked(subject.network, clock), x[at], y[at], ids[at], attack, norm, eps)
+                found = SIDES[side](Clocked(prepared.network, clock), x[at], y[at], ids[at], attack, norm, eps)
                 seconds = time.perf_counter() - begun
             with torch.no_grad():
-                stands = stands.index_put((at,), subject.network(found).argmax(1) == y[at])
+                stands = stands.index_put((at,), prepared.network(found).argmax(1) == y[at])
             moved = (found.double() - x[at].double()).flatten(1).norm(ORDER[norm], dim=1)
             stored = {
                 "clean": clean.tolist(),

@@ -53,7 +53,7 @@ struct JsDistill {
   template <class A>
   FASTADV_INLINE void operator()(Block block, A* const* x, const Gradients<A>& grad, PerRow<A>& loss, A* spare) const {
     const A t = static_cast<A>(temperature), inverse = 1 / t;
-    A *share[2] = {spare, spare + block.room()}, *surprise[2] = {share[1] + block.room(), share[1] + 2 * block.room()};
+    A *share[2] = {spare, spare + block.room()}, *log_ratio[2] = {share[1] + block.room(), share[1] + 2 * block.room()};
     const Softmax<A> own[2] = {softmax<A>(block, x[0], largest<A>(block, x[0]), inverse, share[0]),
                                softmax<A>(block, x[1], largest<A>(block, x[1]), inverse, share[1])};
     const PerRow<A> log_total[2] = {log_positive<A>(own[0].total), log_positive<A>(own[1].total)};
@@ -71,15 +71,15 @@ struct JsDistill {
         const A p_i = p(i), q_i = q(i);
         terms[0] = only_if(p_i != 0, p_i * of_p);
         terms[1] = only_if(q_i != 0, q_i * of_q);
-        surprise[0][i] = of_p;
-        surprise[1][i] = of_q;
+        log_ratio[0][i] = of_p;
+        log_ratio[1][i] = of_q;
       });
       for (int k = 0; k < 2; ++k) mean[k][r] = sums[k];
       loss[r] = t * t * (sums[0] + sums[1]);
     });
     for (int k = 0; k < 2; ++k) {
       grad.set(k, [&](int64_t r) FASTADV_LAMBDA {
-        return [=, p = own[k].probability(r), of_p = surprise[k], center = mean[k][r]](int64_t i) FASTADV_LAMBDA {
+        return [=, p = own[k].probability(r), of_p = log_ratio[k], center = mean[k][r]](int64_t i) FASTADV_LAMBDA {
           return only_if(p(i) != 0, t * p(i) * (of_p[i] - center));
         };
       });

@@ -1,7 +1,7 @@
 """Adversarial batches: pure functions over one shared loop, the same as objects, and what they report.
 
-An attack is a file of methods/, with its function and its object, and its import here: its name in `fastadv attack` and
-the tests that all attacks pass follow.
+An attack is a file of methods/, with its function and its object, and its import here; the tests that all attacks pass
+follow. `fastadv attack` offers those that train/config/attacks.py names.
 """
 
 from fastadv.attacks.captured import Captured, CaptureError, capture

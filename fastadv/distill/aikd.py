@@ -13,7 +13,7 @@ from torch.optim import Adam, Optimizer
 
 from fastadv.attacks.model.guard import evaluating
 from fastadv.distill.method import AdversarialMethod, Batch, Network, Terms
-from fastadv.distill.parts.building import Unbuilt
+from fastadv.distill.parts.building import UninitializedModule
 from fastadv.distill.parts.features import logits_from
 from fastadv.distill.parts.isolation import frozen_parameters
 from fastadv.distill.parts.teacher import teacher_logits
@@ -110,8 +110,8 @@ class AIKD(AdversarialMethod):
         self.adversary_lr = checks.positive("adversary_lr", adversary_lr)
         # No loop counts so far: without its term the discriminator is never trained.
         self.adversary_every = 1 if self.omega else sys.maxsize
-        self.adversary: nn.Module = Unbuilt("AIKD")
-        self.previous: nn.Module = Unbuilt("AIKD")
+        self.adversary: nn.Module = UninitializedModule("AIKD")
+        self.previous: nn.Module = UninitializedModule("AIKD")
         self._epochs = 0
         self._seen: _Seen | None = None
 

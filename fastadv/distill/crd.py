@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from fastadv.attacks.loop.arguments import count
 from fastadv.distill.method import Batch
 from fastadv.distill.parts import noise
-from fastadv.distill.parts.building import Unbuilt, example_features
+from fastadv.distill.parts.building import UninitializedModule, example_features
 from fastadv.distill.parts.features import Features
 from fastadv.distill.parts.memory import MemoryBank
 from fastadv.distill.parts.weighted import WeightedLoss
@@ -75,7 +75,7 @@ class CRD(WeightedLoss):
         self.momentum = checks.not_negative("momentum", momentum)
         if self.momentum > 1:
             raise ValueError(f"momentum must lie in [0, 1], got {momentum!r}")
-        self.contrast: nn.Module = Unbuilt("CRD")
+        self.contrast: nn.Module = UninitializedModule("CRD")
 
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
         of_student, of_teacher = example_features(self, student, teacher, x)

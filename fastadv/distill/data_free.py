@@ -13,7 +13,7 @@ from fastadv.attacks.loop.arguments import count
 from fastadv.attacks.model.guard import evaluating
 from fastadv.distill.method import AdversarialMethod, Batch, Network, Terms
 from fastadv.distill.parts import noise
-from fastadv.distill.parts.building import Unbuilt, example_features
+from fastadv.distill.parts.building import UninitializedModule, example_features
 from fastadv.distill.parts.connectors import connector
 from fastadv.distill.parts.features import Features, observe
 from fastadv.distill.parts.generator import ImageGenerator
@@ -126,7 +126,7 @@ class DataFree(AdversarialMethod):
         self.generator_loss = checks.choice("generator_loss", generator_loss, _GENERATOR_LOSSES)
         self.adversary_every = count("adversary_every", adversary_every, 1)
         self.adversary_lr = checks.positive("adversary_lr", adversary_lr)
-        self.adversary: nn.Module = Unbuilt("DataFree")
+        self.adversary: nn.Module = UninitializedModule("DataFree")
         self.connectors = nn.ModuleList()
 
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from fastadv.distill.method import Batch
-from fastadv.distill.parts.building import Unbuilt, example_features
+from fastadv.distill.parts.building import UninitializedModule, example_features
 from fastadv.distill.parts.connectors import regressor
 from fastadv.distill.parts.features import Features
 from fastadv.distill.parts.maps import layer_index, map_pair
@@ -46,7 +46,7 @@ class FitNet(WeightedLoss):
     ) -> None:
         super().__init__(beta=beta, gamma=gamma, alpha=alpha, temperature=temperature)
         self.layer = layer_index("layer", layer)
-        self.regressor: nn.Module = Unbuilt("FitNet")
+        self.regressor: nn.Module = UninitializedModule("FitNet")
 
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
         source, target = map_pair(*example_features(self, student, teacher, x), self.layer)

@@ -12,7 +12,7 @@ from torch.nn.functional import mse_loss
 from fastadv.attacks.loop.arguments import count
 from fastadv.distill.at import attention
 from fastadv.distill.method import Batch, Network, Terms
-from fastadv.distill.parts.building import Unbuilt, example_features
+from fastadv.distill.parts.building import UninitializedModule, example_features
 from fastadv.distill.parts.features import Features
 from fastadv.distill.parts.maps import at_one_size, map_pair
 from fastadv.distill.parts.teacher import teacher_features
@@ -57,9 +57,9 @@ class FT(WeightedLoss):
         super().__init__(beta=beta, gamma=gamma, alpha=alpha, temperature=temperature)
         self.ratio = checks.fraction("ratio", ratio)
         self.warm_up_epochs = count("warm_up_epochs", warm_up_epochs, 0)
-        self.paraphraser: nn.Module = Unbuilt("FT")
-        self.decoder: nn.Module = Unbuilt("FT")
-        self.translator: nn.Module = Unbuilt("FT")
+        self.paraphraser: nn.Module = UninitializedModule("FT")
+        self.decoder: nn.Module = UninitializedModule("FT")
+        self.translator: nn.Module = UninitializedModule("FT")
 
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
         of_student, of_teacher = map_pair(*example_features(self, student, teacher, x), -1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from fastadv.distill.method import Batch
-from fastadv.distill.parts.building import Unbuilt, example_features
+from fastadv.distill.parts.building import UninitializedModule, example_features
 from fastadv.distill.parts.features import Features
 from fastadv.distill.parts.maps import Pair, at_one_size, layer_indices, map_pairs
 from fastadv.distill.parts.weighted import WeightedLoss
@@ -52,7 +52,7 @@ class VID(WeightedLoss):
     ) -> None:
         super().__init__(beta=beta, gamma=gamma, alpha=alpha, temperature=temperature)
         self.layers = layer_indices("layers", layers)
-        self.likelihoods: nn.Module = Unbuilt("VID")
+        self.likelihoods: nn.Module = UninitializedModule("VID")
 
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
         pairs = map_pairs(*example_features(self, student, teacher, x), self.layers)

@@ -30,8 +30,8 @@ def kl_distill_value_and_grad(
     """Loss [N] and its gradients w.r.t. the student's and the teacher's logits, both [N, C]."""
     log_q, log_p = log_softmax(student, temperature), log_softmax(teacher, temperature)
     p, kl = log_p.exp(), divergence(log_p, log_q)
-    surprise = torch.where(p == 0, 0.0, log_p - log_q - kl[:, None])
-    return temperature**2 * kl, temperature * (log_q.exp() - p), temperature * p * surprise
+    log_ratio = torch.where(p == 0, 0.0, log_p - log_q - kl[:, None])
+    return temperature**2 * kl, temperature * (log_q.exp() - p), temperature * p * log_ratio
 
 
 def kd_loss(
@@ -82,10 +82,10 @@ def js_distill_value_and_grad(
     halves, grads = [], []
     for log_own in (log_q, log_p):
         own = log_own.exp()
-        surprise = torch.where(own == 0, 0.0, log_own - log_m) / 2
-        mean = (own * surprise).sum(1)
+        log_ratio = torch.where(own == 0, 0.0, log_own - log_m) / 2
+        mean = (own * log_ratio).sum(1)
         halves.append(mean)
-        grads.append(temperature * own * (surprise - mean[:, None]))
+        grads.append(temperature * own * (log_ratio - mean[:, None]))
     return temperature**2 * (halves[0] + halves[1]), grads[0], grads[1]
 
 
@@ -123,9 +123,9 @@ def dkd_loss_value_and_grad(
     # A logit moves the odds of the target: its own by 1, another's by minus its share among the others.
     student_pull = alpha * (student_odds.sigmoid() - teacher_odds.sigmoid())
     teacher_pull = alpha * teacher_odds.sigmoid() * (-teacher_odds).sigmoid() * (teacher_odds - student_odds)
-    surprise = torch.where(p == 0, 0.0, log_p - log_q - others[:, None])
+    log_ratio = torch.where(p == 0, 0.0, log_p - log_q - others[:, None])
     student_grad = temperature * (student_pull[:, None] * (hit - q) + beta * (q - p))
-    teacher_grad = temperature * (teacher_pull[:, None] * (hit - p) + beta * p * surprise)
+    teacher_grad = temperature * (teacher_pull[:, None] * (hit - p) + beta * p * log_ratio)
     bad = ~valid[:, None]
     return (
         torch.where(valid, loss, torch.nan),

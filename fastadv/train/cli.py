@@ -4,7 +4,6 @@ What loads torch is imported by the command that needs it: help, and what is wro
 """
 
 import argparse
-import contextlib
 import os
 import shlex
 import sys
@@ -17,7 +16,7 @@ from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.config.attacks import ENSEMBLE
 from fastadv.train.config.config_model import ConfigModel, describe, is_table, shown
 from fastadv.train.config.train_config import Config, packaged_recipes, resolve
-from fastadv.train.data.download import ARCHIVES
+from fastadv.train.data.download import ARCHIVES, fetch
 from fastadv.train.runtime.errors import TrainError, did_you_mean
 from fastadv.train.runtime.stopping import Stopped, stopping_by_signal
 
@@ -27,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="fastadv", description="Fused adversarial sampling and distillation.")
     parser.add_argument("--version", action="version", version=f"fastadv {fastadv.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_train, _add_attack, _add_compare, _add_methods, _add_data, _add_doctor):
-        add(commands)
+    _add_runs(commands)
+    _add_others(commands)
     arguments = sys.argv[1:] if arguments is None else arguments
     # again: the command that goes on, once there is something to go on with.
     start = argparse.Namespace(typed=shlex.join(["fastadv", *arguments]), again="the same command")
@@ -39,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
     try:
         with stopping_by_signal():
-            status = options.run(options)
+            options.run(options)
         sys.stdout.flush()
-        return status
+        return 0
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0 if options.command in ("methods", "doctor", "compare") else 2
@@ -52,15 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kept = "" if options.again == "the same command" else f"; what was saved is whole: {options.again} continues"
         print(f"fastadv: error: {error}{kept}", file=sys.stderr)
         return 2
-    except Stopped as stopped:
+    except KeyboardInterrupt as interrupt:
         print(f"fastadv: interrupted; {options.again} continues", file=sys.stderr)
-        return stopped.status
-    except KeyboardInterrupt:
-        print(f"fastadv: interrupted; {options.again} continues", file=sys.stderr)
-        return 130
+        return interrupt.status if isinstance(interrupt, Stopped) else 130
 
 
-def _add_train(commands: Any) -> None:
+def _add_runs(commands: Any) -> None:
+    """The commands that make a folder which can be continued; their flags are the fields of a configuration."""
     train = commands.add_parser(
         "train",
         help="train a teacher and its students, and report",
@@ -77,14 +74,9 @@ def _add_train(commands: Any) -> None:
         default=False,
         help="continue the run (the newest one by default); methods, seeds and settings given with it are added to it",
     )
-    fields = train.add_argument_group(
-        "configuration", "Each overrides the recipe. Fractions such as 8/255 are numbers."
-    )
-    _add_fields(fields, Config)
+    _add_fields(train, Config, "Each overrides the recipe. Fractions such as 8/255 are numbers.")
     train.set_defaults(run=_train)
 
-
-def _add_attack(commands: Any) -> None:
     attack = commands.add_parser(
         "attack",
         help="accuracy of a network, clean and under attack",
@@ -95,11 +87,28 @@ def _add_attack(commands: Any) -> None:
     attack.add_argument(
         "--resume", action="store_true", default=False, help="continue in the folder (the newest by default)"
     )
-    _add_fields(attack.add_argument_group("configuration", "Fractions such as 8/255 are numbers."), AttackConfig)
+    _add_fields(attack, AttackConfig, "Fractions such as 8/255 are numbers.")
     attack.set_defaults(run=_attack)
 
 
-def _add_compare(commands: Any) -> None:
+def _add_fields(command: argparse.ArgumentParser, kind: type[ConfigModel], note: str) -> None:
+    """A flag for every field."""
+    group = command.add_argument_group("configuration", note)
+    for name, field in kind.model_fields.items():
+        flag, default = "--" + name.replace("_", "-"), field.default
+        default = ",".join(map(shown, default)) or "none" if isinstance(default, tuple) else shown(default)
+        text = f"{field.description} (default: {default})".replace("%", "%%")
+        if field.annotation is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+        elif is_table(field.annotation):
+            # Given entry by entry: --option for the field options.
+            flag = flag.removesuffix("s")
+            group.add_argument(flag, dest=name, action="append", metavar="NAME.KEY=VALUE", help=field.description)
+        else:
+            group.add_argument(flag, metavar=describe(field.annotation), help=text)
+
+
+def _add_others(commands: Any) -> None:
     compare = commands.add_parser(
         "compare",
         help="put several runs into one table and one plot",
@@ -112,14 +121,10 @@ def _add_compare(commands: Any) -> None:
     compare.add_argument("--out", type=Path, help="folder of compare.md and compare.png; default runs/compare-TIME")
     compare.set_defaults(run=_compare)
 
-
-def _add_methods(commands: Any) -> None:
     methods = commands.add_parser("methods", help="list the methods of training with their options")
     methods.add_argument("method", nargs="?", help="say all about this one")
     methods.set_defaults(run=_methods)
 
-
-def _add_data(commands: Any) -> None:
     data = commands.add_parser(
         "data",
         help="download a dataset",
@@ -129,27 +134,10 @@ def _add_data(commands: Any) -> None:
     data.add_argument("name", choices=sorted(ARCHIVES), help="the dataset")
     data.add_argument("--dest", type=Path, required=True, metavar="DIR", help="folder for it, later the --data-dir")
     data.add_argument("--url", help="another address of the same file")
-    data.set_defaults(run=_data)
+    data.set_defaults(run=lambda options: fetch(options.name, options.dest, url=options.url))
 
-
-def _add_doctor(commands: Any) -> None:
     doctor = commands.add_parser("doctor", help="say what serves each op here, and why the others do not")
     doctor.set_defaults(run=_doctor)
-
-
-def _add_fields(group: "argparse._ArgumentGroup", kind: type[ConfigModel]) -> None:
-    """A flag for every field."""
-    for name, field in kind.model_fields.items():
-        flag = "--" + name.replace("_", "-")
-        text = f"{field.description} (default: {_shown(field.default)})".replace("%", "%%")
-        if field.annotation is bool:
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
-        elif is_table(field.annotation):
-            # Given entry by entry: --option for the field options.
-            flag = flag.removesuffix("s")
-            group.add_argument(flag, dest=name, action="append", metavar="NAME.KEY=VALUE", help=field.description)
-        else:
-            group.add_argument(flag, metavar=describe(field.annotation), help=text)
 
 
 def _typed(options: argparse.Namespace, kind: type[ConfigModel]) -> dict[str, object]:
@@ -157,114 +145,110 @@ def _typed(options: argparse.Namespace, kind: type[ConfigModel]) -> dict[str, ob
     return {name: value for name, value in vars(options).items() if name in kind.model_fields}
 
 
-def _shown(default: object) -> str:
-    """A default as it may be typed."""
-    return ",".join(map(shown, default)) or "none" if isinstance(default, tuple) else shown(default)
+def _resumed(options: argparse.Namespace, named: Path | None, kind: type[ConfigModel], what: str) -> Path | None:
+    """The folder to continue; None where there is none, or none is asked for."""
+    if not options.resume:
+        return None
+    from fastadv.train.config.run_folder import find_run
+
+    folder = find_run(named, kind.FILE)
+    if folder is None:
+        print(f"nothing to resume: starting a new {what}", flush=True)
+    return folder
 
 
-def _train(options: argparse.Namespace) -> int:
+def _train(options: argparse.Namespace) -> None:
     flags = _typed(options, Config)
-    config = None if options.resume else resolve(recipe=options.recipe, flags=flags)
+    folder = _resumed(options, options.run_dir, Config, "run")
+    if folder is None:
+        config = resolve(recipe=options.recipe, flags=flags)
 
+    from fastadv.train.config.auto_precision import decided
     from fastadv.train.config.resume import checkpoint_facts, continued_config, extend_run
-    from fastadv.train.loop.experiment import prepare_experiment, run_experiment
+    from fastadv.train.config.run_folder import named_by_time, open_run
+    from fastadv.train.loop.experiment import Experiment
     from fastadv.train.report.training_report import require_libraries, write_report
     from fastadv.train.robustness.students import attack_students
     from fastadv.train.runtime.machine import cpu_threads
     from fastadv.train.runtime.processes import joined
-    from fastadv.train.runtime.run_folder import find_run, open_run
 
-    folder = find_run(options.run_dir, Config.FILE) if options.resume else None
     if folder is not None:
         config = continued_config(folder, recipe=options.recipe, flags=flags)
-    elif config is None:
-        print("nothing to resume: starting a new run", flush=True)
-        config = resolve(recipe=options.recipe, flags=flags)
+    config, facts = decided(config)
     config.check_used()
-    with joined(config.device) as processes, cpu_threads(config.threads), contextlib.ExitStack() as held:
+    with joined(config.device) as processes, cpu_threads(config.threads):
         require_libraries()
-        prepared = prepare_experiment(config)
-        facts = {"Processes": str(processes.count)} if processes.count > 1 else {}
-        opened = open_run(
+        experiment = Experiment(config)
+        if processes.count > 1:
+            facts["Processes"] = str(processes.count)
+        with open_run(
             config,
+            processes,
             resumed=folder,
-            named=options.run_dir,
+            named=options.run_dir or named_by_time(config.data),
             command=options.typed,
             facts={**facts, **checkpoint_facts(config)},
             extend=lambda run: extend_run(run, config, command=options.typed),
-        )
-        run = processes.broadcast_from_rank0(lambda: held.enter_context(opened))
-        options.again = shlex.join(["fastadv", "train", "--resume", "--run-dir", str(run)])
-        print(f"run folder: {run}", flush=True)
-        teacher = run_experiment(prepared, run)
-        attack_students(config, prepared.dataset, run, processes)
-        table = processes.broadcast_from_rank0(lambda: write_report(config, prepared.dataset, teacher, run))
-        print(f"\n{table}\nreport, pictures, metrics and weights: {run}")
-    return 0
+        ) as run:
+            options.again = shlex.join(["fastadv", "train", "--resume", "--run-dir", str(run)])
+            print(f"run folder: {run}", flush=True)
+            if "Precision" in facts:
+                print(f"precision: {facts['Precision']}", flush=True)
+            teacher = experiment.run(run)
+            attack_students(config, experiment.dataset, run, processes)
+            table = processes.broadcast_from_rank0(lambda: write_report(config, experiment.dataset, teacher, run))
+            print(f"\n{table}\nreport, pictures, metrics and weights: {run}")
 
 
-def _attack(options: argparse.Namespace) -> int:
+def _attack(options: argparse.Namespace) -> None:
     flags = _typed(options, AttackConfig)
-    config = None if options.resume else AttackConfig(**AttackConfig.read_flags(flags))
+    folder = _resumed(options, options.out, AttackConfig, "evaluation")
+    if folder is None:
+        config = AttackConfig(**AttackConfig.read_flags(flags))
 
     from fastadv.train.config.resume import extend_attack, stored_attack
+    from fastadv.train.config.run_folder import named_by_time, open_run
     from fastadv.train.robustness import attack_report, ensemble_report
     from fastadv.train.robustness.attack_split import prepare
     from fastadv.train.runtime.machine import cpu_threads
     from fastadv.train.runtime.processes import joined
-    from fastadv.train.runtime.run_folder import find_run, open_run
 
-    folder = find_run(options.out, AttackConfig.FILE) if options.resume else None
     if folder is not None:
         config = stored_attack(folder, flags=flags)
-    elif config is None:
-        print("nothing to resume: starting a new evaluation", flush=True)
-        config = AttackConfig(**AttackConfig.read_flags(flags))
     evaluate = ensemble_report.evaluate if config.attack == ENSEMBLE else attack_report.evaluate
-    with joined(config.device) as processes, cpu_threads(config.threads), contextlib.ExitStack() as held:
-        subject = prepare(config)
-        opened = open_run(
+    with joined(config.device) as processes, cpu_threads(config.threads):
+        prepared = prepare(config)
+        with open_run(
             config,
+            processes,
             resumed=folder,
-            named=options.out,
+            named=options.out or named_by_time(f"{config.attack}-{config.model}-{config.data}"),
             command=options.typed,
-            facts=subject.weights,
-            extend=lambda out: extend_attack(out, config, subject.weights),
-        )
-        out = processes.broadcast_from_rank0(lambda: held.enter_context(opened))
-        options.again = shlex.join(["fastadv", "attack", "--resume", "--out", str(out)])
-        print(f"folder: {out}", flush=True)
-        summary = evaluate(config, subject, out, processes)
-        print(f"\n{summary}\nclasses and JSON: {out / 'report.md'}, {out / 'result.json'}")
-    return 0
+            facts=prepared.weights,
+            extend=lambda out: extend_attack(out, config, prepared.weights),
+        ) as out:
+            options.again = shlex.join(["fastadv", "attack", "--resume", "--out", str(out)])
+            print(f"folder: {out}", flush=True)
+            summary = evaluate(config, prepared, out, processes)
+            print(f"\n{summary}\nclasses and JSON: {out / 'report.md'}, {out / 'result.json'}")
 
 
-def _compare(options: argparse.Namespace) -> int:
+def _compare(options: argparse.Namespace) -> None:
+    from fastadv.train.config.run_folder import named_by_time
     from fastadv.train.report.compare import compare_runs
-    from fastadv.train.runtime.run_folder import named_by_time
 
     out = options.out or named_by_time("compare")
     print(compare_runs(options.runs, options.baseline, out))
     print(f"\nthe same with a plot: {out / 'compare.md'}")
-    return 0
 
 
-def _methods(options: argparse.Namespace) -> int:
+def _methods(options: argparse.Namespace) -> None:
     from fastadv.train.config.method_help import explain_method, list_methods
 
     print(list_methods() if options.method is None else explain_method(options.method))
-    return 0
 
 
-def _data(options: argparse.Namespace) -> int:
-    from fastadv.train.data.download import fetch
-
-    fetch(options.name, options.dest, url=options.url)
-    return 0
-
-
-def _doctor(options: argparse.Namespace) -> int:
+def _doctor(options: argparse.Namespace) -> None:
     from fastadv.ops import dispatch
 
     print(dispatch.report())
-    return 0

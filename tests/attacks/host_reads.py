@@ -7,7 +7,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class HostReads(TorchDispatchMode):
-    """Records every operation whose result the host has to know: a value, a shape that depends on values, a copy to it.
+    """Records every operation that the host waits for: a value, a shape that depends on values, a copy either way.
 
     On the CPU these read memory that is there; on a device each would wait for everything queued before it.
     """
@@ -19,9 +19,18 @@ class HostReads(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if self._waits(func, given, result):
+        if self._waits(func, given, result) or self._sends(func, args, kwargs or {}, result):
             self.found.append(str(func))
         return result
+
+    @staticmethod
+    def _sends(func, args, kwargs, result: object) -> bool:
+        """Return whether a tensor of the host's goes to the device, which it does after all that is queued there."""
+        if func not in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+            return False
+        source = args[0] if func is torch.ops.aten._to_copy.default else args[1]
+        given = kwargs.get("non_blocking") or (len(args) > 2 and args[2])
+        return source.device.type == "cpu" != result.device.type and not given
 
     @staticmethod
     def _waits(func, given: list[Tensor], result: object) -> bool:

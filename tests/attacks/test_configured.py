@@ -1,30 +1,36 @@
 """The attacks as objects: what the functions do, checked where they are made."""
 
 import copy
+import importlib
 import inspect
 import pickle
+import pkgutil
 
 import pytest
 import torch
 
 from fastadv import attacks
-from fastadv.attacks import APGD, BSS, MIFGSM, PGD, SVGD, VAT, apgd, bss, vat
+from fastadv.attacks import APGD, BSS, MIFGSM, PGD, SVGD, VAT, apgd, bss, methods, vat
 from tests.attacks.every_attack import ATTACKS
 
+for found in pkgutil.iter_modules(methods.__path__):  # also those whose import somebody forgot
+    importlib.import_module(f"{methods.__name__}.{found.name}")
 PAIRS = [(cls, cls.function) for cls in attacks.ATTACKS.values()]
 # Those of (model, x, y, eps=...), of which the others differ.
 LABELLED = [pair for pair in PAIRS if {"y", "eps"} <= inspect.signature(pair[1]).parameters.keys()]
 
 
 def test_every_attack_has_its_object():
+    for cls, function in PAIRS:
+        missing = f"the names of {cls.__module__} in fastadv/attacks/__init__.py"
+        assert {cls.__name__, function.__name__} <= {*attacks.__all__}, missing
+        assert getattr(attacks, cls.__name__, None) is cls, missing
     public = {name: getattr(attacks, name) for name in attacks.__all__ if name.islower()}
     functions = {name for name, each in public.items() if {"model", "x"} <= inspect.signature(each).parameters.keys()}
     functions.remove("autoattack")  # an ensemble of them, which returns a report as well
     assert attacks.ATTACKS.keys() == functions
     assert functions <= {name.split()[0] for name in ATTACKS}
     assert all(cls.__name__ == function.__name__.upper().replace("_", "") for cls, function in PAIRS)
-    assert all(getattr(attacks, cls.__name__) is cls for cls, _ in PAIRS)
-    assert all(cls.__name__ in attacks.__all__ for cls, _ in PAIRS)
 
 
 @pytest.mark.parametrize(("cls", "function"), PAIRS)

@@ -275,7 +275,7 @@ def test_folding_in_half_precision_rounds_once():
 def test_refresh_follows_a_training_model(network, images, labels, monkeypatch, as_on_a_device):
     frozen = freeze(network.eval())
     addresses = [tensor.data_ptr() for tensor in frozen.state_dict().values()]
-    monkeypatch.setattr(folding, "survey", None)  # nothing is traced again
+    monkeypatch.setattr(folding, "plan_folding", None)  # nothing is traced again
     optimiser = torch.optim.SGD(network.parameters(), lr=0.5)
     network.train()
     for _ in range(3):

@@ -60,12 +60,12 @@ def rows(x, y, eps, target=None):
 
 
 def run(search, begun):
-    """All looks of rows that none leaves: the state after each look, and the claims."""
+    """All evaluations of rows that none leaves: the state after each, and the claims."""
     state, seen = search.begin(begun), []
-    for look in range(search.looks):
-        claims = search.look(state)
+    for number in range(search.evaluations):
+        claims = search.evaluate(state)
         seen.append(({name: value.clone() for name, value in state.items()}, claims))
-        if look + 1 < search.looks:
+        if number + 1 < search.evaluations:
             search.step(state)
     return seen
 
@@ -89,7 +89,7 @@ class TestAutoPGD:
         theirs.y_target = target = hills(x).sort(1).indices[:, -2]
         theirs.init_hyperparam(x)
         monkeypatch.setattr(torch, "rand" if norm == "linf" else "randn", lambda shape: noise)
-        _, standing, _, adversarial = theirs.attack_single_run(x, y)
+        _, robust, _, adversarial = theirs.attack_single_run(x, y)
 
         unit = 2 * noise - 1 if norm == "linf" else noise
         monkeypatch.setattr(apgd_autoattack, "random_start", lambda x, **_: unit)
@@ -115,10 +115,10 @@ class TestAutoPGD:
         together = apart.amax(0) < (1e-9 if norm == "linf" else 1e-6)
         assert (~together).sum() <= (norm == "l2" and loss == "dlr")
         claims = torch.stack([claims for _, claims in seen])
-        assert torch.equal(~claims.any(0), standing)
+        assert torch.equal(~claims.any(0), robust)
         last = torch.where(claims, torch.arange(len(seen))[:, None], -1).amax(0)
-        assert not standing.all()
-        for image in (~standing & together).nonzero().flatten().tolist():
+        assert not robust.all()
+        for image in (~robust & together).nonzero().flatten().tolist():
             torch.testing.assert_close(seen[last[image]][0]["x"][image], adversarial[image], atol=1e-6, rtol=0)
 
 
@@ -164,7 +164,7 @@ class TestSparseAutoPGD:
         theirs.y_target = target = hills(x).sort(1).indices[:, -3]
         theirs.init_hyperparam(x)
         monkeypatch.setattr(torch, "randn_like", lambda like: noise)
-        _, standing, _, _ = theirs.decr_eps_pgd(x, y, [3 * eps, 2 * eps, eps], [30, 30, 40])
+        _, robust, _, _ = theirs.decr_eps_pgd(x, y, [3 * eps, 2 * eps, eps], [30, 30, 40])
         monkeypatch.undo()
 
         def onto(x, x0, radii):
@@ -176,14 +176,17 @@ class TestSparseAutoPGD:
                 x = x + onto(x, x0, eps)
             return x
 
-        def pgd_step(x, grad, x0, *, eps, step_size, **_):
-            moved = grad.sign() / (grad != 0).flatten(1).sum(1).view(-1, 1, 1, 1)
-            x = x + step_size.view(-1, 1, 1, 1) * moved
-            return x0 + (x - x0) + onto(x, x0, eps)
+        def pgd_stepper(x0, *, eps, step_size, **_):
+            def step(x, grad):
+                moved = grad.sign() / (grad != 0).flatten(1).sum(1).view(-1, 1, 1, 1)
+                x = x + step_size.view(-1, 1, 1, 1) * moved
+                return x0 + (x - x0) + onto(x, x0, eps)
+
+            return step
 
         monkeypatch.setattr(torch.Tensor, "float", lambda x: x.double())
         monkeypatch.setattr(apgd_autoattack, "project", project)
-        monkeypatch.setattr(apgd_autoattack, "pgd_step", pgd_step)
+        monkeypatch.setattr(apgd_autoattack, "pgd_stepper", pgd_stepper)
         monkeypatch.setattr(apgd_autoattack.SparseAutoPGD, "_normal", lambda self, rows: noise)
         search = apgd_autoattack.SparseAutoPGD(
             Networks(hills),
@@ -198,7 +201,7 @@ class TestSparseAutoPGD:
         seen = run(search, rows(x, y, eps, target))
         for (state, _), expected in zip(seen, shown.seen, strict=True):
             torch.testing.assert_close(state["x"], expected, atol=1e-6, rtol=0)
-        assert torch.equal(~torch.stack([claims for _, claims in seen]).any(0), standing)
+        assert torch.equal(~torch.stack([claims for _, claims in seen]).any(0), robust)
 
     def test_its_noise_is_normal(self):
         x = torch.zeros(64, 3, 32, 32)
@@ -212,7 +215,7 @@ class TestSparseAutoPGD:
         assert (noise[1:] * noise[:-1]).mean().abs() < 0.01
 
 
-class TestNearestBoundary:
+class TestFabSearch:
     @pytest.mark.parametrize("targeted", [True, False])
     @pytest.mark.parametrize("norm", NORMS)
     def test_the_same_iterates(self, pyautoattack, hills, batch, norm, targeted, monkeypatch):
@@ -224,7 +227,7 @@ class TestNearestBoundary:
         theirs.target_class = 3
         nearest = theirs.attack_single_run(x, y, is_targeted=targeted)
         monkeypatch.undo()
-        search = fab.NearestBoundary(
+        search = fab.FabSearch(
             Networks(hills), targeted=targeted, norm=norm, bounds=(0.0, 1.0), steps=steps, restarts=1, seed=0
         )
         seen = run(search, rows(x, y, 0.0, hills(x).sort(1).indices[:, -3]))
@@ -236,13 +239,13 @@ class TestNearestBoundary:
         torch.testing.assert_close(seen[-1][0]["nearest"], nearest, atol=1e-6, rtol=0)
 
 
-class TestWindows:
+class TestSquareSearch:
     @pytest.mark.parametrize("norm", NORMS)
     def test_the_same_proposals(self, pyautoattack, hills, batch, norm, monkeypatch):
         """One image at a time, since it draws a window for all of a batch, with our draws in the place of its own."""
         (x, y), (name, eps) = batch, NORMS[norm]
         module, queries = published(pyautoattack, "square"), 60
-        search = windows.Windows(Networks(hills), norm=norm, bounds=(0.0, 1.0), queries=queries, seed=5)
+        search = windows.SquareSearch(Networks(hills), norm=norm, bounds=(0.0, 1.0), queries=queries, seed=5)
         longest = 0
         for image in range(4):
             one = slice(image, image + 1)

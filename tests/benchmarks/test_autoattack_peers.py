@@ -12,13 +12,13 @@ from torch import nn
 from benchmarks.studies import autoattack_peers as study
 from fastadv.train.data.splits import Split
 from fastadv.train.networks.classifier import Classifier, Normalize
-from fastadv.train.robustness.attack_split import Subject
+from fastadv.train.robustness.attack_split import PreparedAttack
 
 FIRST, OTHER = "pyautoattack, seed 0", "fastadv, float32"
 
 
 @pytest.fixture
-def subject():
+def prepared():
     """Ten small images, and a network that says the labels of all but the last."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -27,7 +27,7 @@ def subject():
         images = torch.randint(256, (10, 3, 8, 8), dtype=torch.uint8)
     labels = network(images / 255).argmax(1)
     labels[-1] = (labels[-1] + 1) % 10
-    return Subject(network, None, SimpleNamespace(test=Split(images, labels)), len(labels), weights={})
+    return PreparedAttack(network, None, SimpleNamespace(test=Split(images, labels)), len(labels), weights={})
 
 
 @pytest.fixture
@@ -59,24 +59,24 @@ def breaking(network, which, calls=None):
     return run
 
 
-def shards(side, folder, subject):
+def shards(side, folder, prepared):
     for start in (0, 6):
-        study._run_shard(side, folder, subject, start, "linf", 1.0)
+        study._run_shard(side, folder, prepared, start, "linf", 1.0)
 
 
-def test_a_study_goes_on_after_the_last_attack_and_names_the_images(folder, subject, monkeypatch):
-    network, calls = subject.network, []
+def test_a_study_goes_on_after_the_last_attack_and_names_the_images(folder, prepared, monkeypatch):
+    network, calls = prepared.network, []
     sides = {FIRST: breaking(network, {1, 7}), OTHER: breaking(network, {1, 2}, calls)}
     monkeypatch.setattr(study, "SIDES", sides)
-    shards(FIRST, folder, subject)
+    shards(FIRST, folder, prepared)
     with pytest.raises(KeyboardInterrupt):
-        shards(OTHER, folder, subject)
+        shards(OTHER, folder, prepared)
     assert calls == [("apgd-ce", [0, 1, 2, 3, 4, 5]), ("apgd-t", [0, 3, 4, 5]), ("fab-t", [0, 3, 4, 5])]
-    shards(OTHER, folder, subject)
+    shards(OTHER, folder, prepared)
     assert [call[0] for call in calls[3:]] == ["fab-t", "square", *study.ATTACKS]
     assert calls[5:] == [(attack, [6, 7, 8]) for attack in study.ATTACKS]
     done = len(calls)
-    shards(OTHER, folder, subject)
+    shards(OTHER, folder, prepared)
     assert len(calls) == done
     page = study._page(folder)
     assert f"{OTHER} against {FIRST}: +0.00 points, within 0.3" in page
@@ -85,10 +85,10 @@ def test_a_study_goes_on_after_the_last_attack_and_names_the_images(folder, subj
     assert cells[2:6] == ["10", "90.00", "70.00", "70.00"]
 
 
-def test_both_packages_are_timed_in_the_network_and_beside_it(folder, subject, pyautoattack, monkeypatch):
+def test_both_packages_are_timed_in_the_network_and_beside_it(folder, prepared, pyautoattack, monkeypatch):
     monkeypatch.setattr(study, "ATTACKS", ("apgd-ce",))
     for side in study.SIDES:
-        study._run_shard(side, folder, subject, 0, "l2", 0.02)
+        study._run_shard(side, folder, prepared, 0, "l2", 0.02)
         stored = json.loads((folder / f"{study._slug(side)}-00000-apgd-ce.json").read_text())
         assert 0 < stored["seconds_in_network"] < stored["seconds"]
         assert 0 < stored["largest_distance"] <= 0.02 * (1 + 1e-6)

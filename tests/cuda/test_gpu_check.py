@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from gpu_check import facts, recorder, rows, summary
-from gpu_check.__main__ import check, chosen
+from gpu_check.__main__ import check
 from gpu_check.parts import all_parts
-from gpu_check.running import ROOT, STICKY, Part, Session, Step
+from gpu_check.running import ROOT, STICKY, Part, Session, Step, chosen
 
 FACTS = {"gpu": "none", "commit": "abc"}
 TESTS = """

@@ -199,8 +199,9 @@ def test_half_precision(student, teacher, batch):
 def test_no_value_is_read_back(embedding, triplet, student, teacher, batch):
     """On the meta device there is no value to read: an item(), a branch on a tensor or a boolean index raises."""
     on_device = Batch(batch.x.float().to("meta"), batch.y.to("meta"), progress=0.0, seed=0)
+    student, teacher = (network.float().to("meta") for network in (student, teacher))
     with HostReads() as probe:
-        terms = AMKD(embedding, triplet)(student.float().to("meta"), teacher.float().to("meta"), on_device)
+        terms = AMKD(embedding, triplet)(student, teacher, on_device)
         terms["loss"].backward()
     assert terms["loss"].is_meta
     assert probe.found == []

@@ -163,9 +163,9 @@ def test_half_precision(close, teacher, known):
 
 def test_no_value_is_read_back(student, teacher, batch):
     """On the meta device there is no value to read: an item(), a branch on a tensor or a boolean index raises."""
-    x, y = (tensor.to("meta") for tensor in batch)
+    x, y, student, teacher = (each.to("meta") for each in (*batch, student, teacher))
     with HostReads() as probe:
-        terms = BSS()(student.to("meta"), teacher.to("meta"), Batch(x, y, progress=0.0, seed=0))
+        terms = BSS()(student, teacher, Batch(x, y, progress=0.0, seed=0))
         terms["loss"].backward()
     assert terms["loss"].is_meta
     assert probe.found == []

@@ -318,9 +318,9 @@ def test_the_seed_decides(name, student, teacher, batch):
 @every_method()
 def test_no_value_is_read_back(name, student, teacher, batch):
     """On the meta device there is no value to read: an item(), a branch on a tensor or a boolean index raises."""
-    x, y = (tensor.to("meta") for tensor in batch)
+    x, y, student, teacher = (each.to("meta") for each in (*batch, student, teacher))
     with HostReads() as probe:
-        terms = CASES[name][0](student.to("meta"), teacher.to("meta"), Batch(x, y, progress=0.5, seed=0))
+        terms = CASES[name][0](student, teacher, Batch(x, y, progress=0.5, seed=0))
         terms["loss"].backward()
     assert terms["loss"].is_meta
     assert probe.found == []
@@ -394,9 +394,26 @@ def test_the_frozen_copy_is_attacked_as_the_student_is_at_each_step(method, stud
     )
 
 
-def test_there_is_no_frozen_copy_before_build(student, teacher, batch):
-    with pytest.raises(ValueError, match="attack_mode='frozen' needs the copy that build"):
-        AdaAD(attack_mode="frozen", **ATTACK)(student, teacher, Batch(*batch, progress=0.0, seed=0))
+def test_the_frozen_copy_may_compute_in_bfloat16(student, batch):
+    x, y = batch
+    losses = {}
+    for mode in ("frozen", "frozen-bfloat16"):
+        method = PGDAT(attack_mode=mode, **ATTACK)
+        method.build(student, None, x, images=len(x))
+        found = method.views(student, None, Batch(x, y, seed=0)).adversarial
+        assert found.dtype == torch.float32
+        losses[mode] = torch.nn.functional.cross_entropy(student(found), y).item()
+    (copy,) = method._copies
+    assert torch.bfloat16 in {parameter.dtype for parameter in copy.parameters()}
+    clean = torch.nn.functional.cross_entropy(student(x), y).item()
+    assert losses["frozen-bfloat16"] - clean > 0.9 * (losses["frozen"] - clean)
+    assert losses["frozen"] > clean
+
+
+@pytest.mark.parametrize("mode", ["frozen", "frozen-bfloat16"])
+def test_there_is_no_frozen_copy_before_build(student, teacher, batch, mode):
+    with pytest.raises(ValueError, match=f"attack_mode='{mode}' needs the copy that build"):
+        AdaAD(attack_mode=mode, **ATTACK)(student, teacher, Batch(*batch, progress=0.0, seed=0))
 
 
 def test_a_start_is_never_outside_of_a_small_ball(student, teacher, batch):
@@ -413,7 +430,11 @@ def test_a_start_is_never_outside_of_a_small_ball(student, teacher, batch):
         ({"eps": "8/255"}, TypeError, "eps must be a float"),
         ({"step_size": "a"}, TypeError, "step_size must be a float"),
         ({"steps": 1.5}, TypeError, "steps must be an int"),
-        ({"attack_mode": "both"}, ValueError, "attack_mode must be one of 'eval', 'frozen', 'train', got 'both'"),
+        (
+            {"attack_mode": "both"},
+            ValueError,
+            "attack_mode must be one of 'eval', 'frozen', 'frozen-bfloat16', 'train', got 'both'",
+        ),
     ],
 )
 def test_bad_arguments_of_the_attack_are_named(method, options, error, message):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import fastadv
 from fastadv.kernels import launch
+from tests.ops import quick_interpreter
 
 
 def compare(case: str, compute: Callable[[], tuple[Tensor, ...]]) -> None:
@@ -23,6 +24,7 @@ def compare(case: str, compute: Callable[[], tuple[Tensor, ...]]) -> None:
 
 def main() -> None:
     """Compare in float64, where an algorithm that differs shows."""
+    quick_interpreter.install()
     draw = torch.Generator().manual_seed(0)
     x0 = torch.rand(3, 5000, generator=draw, dtype=torch.float64)
     x = x0 + torch.randn(3, 5000, generator=draw, dtype=torch.float64)

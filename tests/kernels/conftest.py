@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @pytest.fixture
 def run_script(tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
@@ -24,6 +26,7 @@ def run_script(tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
             "TRITON_CACHE_DIR": str(tmp_path),
             "OMP_NUM_THREADS": "1",
             "PYTHONWARNINGS": "ignore",
+            "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", ""))).strip(os.pathsep),
         }
         environment.pop("FASTADV_BACKEND", None)
         script = Path(__file__).with_name(name)

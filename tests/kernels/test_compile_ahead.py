@@ -31,10 +31,10 @@ SHARED = {"cuda": 99, "hip": 64}
 @pytest.mark.parametrize(
     ("backend", "arch", "dtype"),
     [
-        ("cuda", "80", "float32"),
+        # Nothing takes more registers on sm_80 than on its successors; bfloat16 is computed in float32.
+        ("cuda", "80", "bfloat16"),
         ("cuda", "80", "float64"),
         ("cuda", "90", "float32"),
-        ("cuda", "90", "bfloat16"),
         ("cuda", "100", "float32"),
         ("hip", "gfx942", "float32"),
     ],

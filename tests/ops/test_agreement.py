@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.ops.available import device_of
+from tests.ops.available import BACKENDS, device_of
 from tests.ops.cases import CASES, FUSED, ORACLE, SIZES, Case, Draw, Tensors, in_float64
 from tests.ops.layouts import LAYOUTS, Guarded
 from tests.ops.tolerance import assert_within
 
 EXACT = [case for case in CASES if case.exact]
+# Triton's interpreter takes its time. What lies in another way is made dense before a kernel sees it, as "mixed" is.
+TRITON_LAYOUTS = ("contiguous", "channels_last", "mixed")
+EXCEPT_TRITON = [name for name in BACKENDS if name != "triton"]
+
+
+def each_layout(layouts: Iterable[str]) -> pytest.MarkDecorator:
+    """Give a test each of ``layouts`` on every backend, on Triton those that it takes differently."""
+    taken = {name: [layout for layout in layouts if name != "triton" or layout in TRITON_LAYOUTS] for name in BACKENDS}
+    pairs = [(layout, name) for name, chosen in taken.items() for layout in chosen]
+    return pytest.mark.parametrize(("layout", "backend"), pairs, indirect=["backend"])
 
 
 @pytest.fixture(autouse=True)
@@ -75,11 +85,9 @@ def without_memory(t: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each_layout(LAYOUTS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_layouts(case, layout, dtype, backend):
-    if backend == "triton" and layout not in ("contiguous", "channels_last", "mixed"):
-        pytest.skip("made dense before it comes to a kernel, as mixed is, and Triton's interpreter takes its time")
     assert_agrees(case, dtype, layout, SIZES[case.sizes][0], backend)
 
 
@@ -94,23 +102,20 @@ def test_sizes(case, size, backend):
     assert_agrees(case, torch.float32, "contiguous", size, backend)
 
 
+@pytest.mark.parametrize("backend", EXCEPT_TRITON, indirect=True)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("case", [case for case in CASES if case.sizes in ("images", "particles")], ids=str)
 def test_half_precision_beyond_one_block(case, dtype, backend):
-    """More elements than a kernel converts and rounds at a time."""
-    if backend == "triton":
-        pytest.skip("converts what it loads, as in the small cases, and Triton's interpreter takes its time")
+    """More elements than a kernel converts and rounds at a time; Triton's convert what they load, as in small cases."""
     particles = (2,) if case.sizes == "particles" else ()
     assert_agrees(case, dtype, "contiguous", (2, *particles, 3, 19, 23), backend)
 
 
-@pytest.mark.parametrize("layout", ["channels_last", "broadcast", "broadcast_first", "mixed"])
+@each_layout(["channels_last", "broadcast", "broadcast_first", "mixed"])
 @pytest.mark.parametrize("samples", [0, 1])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_strides_that_mean_nothing(case, samples, layout, backend):
     """The stride of one sample or of none means nothing."""
-    if backend == "triton" and layout.startswith("broadcast"):
-        pytest.skip("made dense before it comes to a kernel, as mixed is, and Triton's interpreter takes its time")
     size = SIZES[case.sizes][0]
     assert_agrees(case, torch.float32, layout, (samples, *size[1:]), backend)
 
@@ -141,10 +146,10 @@ def test_images_keep_their_layout(case, backend):
 REDUCING = [case for case in CASES if case.sizes in ("logits", "features")]
 
 
+# The reference is made of PyTorch's ops; Triton's interpreter runs its programs in one thread.
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name == "cpu"], indirect=True)
 @pytest.mark.parametrize("case", REDUCING, ids=str)
 def test_losses_do_not_depend_on_the_number_of_threads(case, backend):
-    if backend != "cpu":
-        pytest.skip("the reference is made of PyTorch's ops, Triton's interpreter runs its programs in one thread")
     tensors = case.make(Draw(torch.float32), (300, 500))
     results = []
     before = torch.get_num_threads()

@@ -12,7 +12,8 @@ from tests.ops.available import require_backend
 from tests.ops.cases import CASES, FUSED, SIZES, Case, Draw, Tensors
 from tests.ops.layouts import Guarded
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+if not torch.cuda.is_available():
+    pytest.skip("there is no CUDA device", allow_module_level=True)
 
 
 @pytest.fixture(params=("cuda", "triton"))

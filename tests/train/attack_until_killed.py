@@ -9,7 +9,7 @@ import signal
 import sys
 
 from fastadv.train.cli import main
-from fastadv.train.robustness.shards import Shard, Shards
+from fastadv.train.robustness.attack_split import Shard, Shards
 from fastadv.train.runtime import files
 
 

@@ -5,11 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import pytest
 import torch
 
+from fastadv import attacks
 from fastadv.attacks import apgd, fab, pgd, svgd
 from fastadv.train.cli import main
 from fastadv.train.config.attacks import ATTACKS
@@ -149,6 +151,13 @@ def test_an_image_stands_where_no_particle_fools_the_network(tmp_path, small_run
     worst = correct(model, x[:200], labels[:200]) & torch.stack(single).all(0)
     assert abs(share(result, "robust")["correct"] - worst.sum()) <= 1
     assert worst.sum() < min(each.sum() for each in single)
+
+
+def test_the_attacks_of_the_command_are_those_that_fit_it():
+    """Their names stand a second time in config/attacks.py, so that help needs no torch."""
+    needed = {"y", "eps", "seed", "sample_ids"}
+    fitting = {name for name, kind in attacks.ATTACKS.items() if needed <= signature(kind.function).parameters.keys()}
+    assert fitting == {*ATTACKS}, "the names in fastadv/train/config/attacks.py"
 
 
 @pytest.mark.parametrize("name", ATTACKS)

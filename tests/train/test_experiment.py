@@ -12,7 +12,7 @@ from fastadv.train.cli import main
 from fastadv.train.config.train_config import resolve
 from fastadv.train.data import datasets
 from fastadv.train.data.splits import to_pixels
-from fastadv.train.loop.evaluation import clean_accuracy, evaluate
+from fastadv.train.loop.evaluation import accuracy, evaluate
 from fastadv.train.loop.experiment import build_classifier
 from fastadv.train.networks import catalogue
 from fastadv.train.networks.weights import load_weights
@@ -156,7 +156,7 @@ def test_students_of_a_seed_start_from_the_same_weights():
 def test_evaluation_restores_the_mode_and_counts_a_smaller_last_batch():
     config, dataset = resolve(flags={"eval_batch_size": "64"}), datasets.load("digits")
     model = build_classifier(config.student, config, dataset, seed=0).train()
-    found = clean_accuracy(model, dataset.test, config)
+    found = accuracy(model, dataset.test, config)
     assert model.training
     with torch.no_grad():
         predicted = model.eval()(to_pixels(dataset.test.images)).argmax(dim=1)

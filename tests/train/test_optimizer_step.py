@@ -11,7 +11,7 @@ from fastadv.distill.parts.optimizer_step import OptimizerStep, Weighted
 from fastadv.train.config.train_config import resolve
 from fastadv.train.data import datasets
 from fastadv.train.data.splits import subset
-from fastadv.train.loop.evaluation import clean_accuracy
+from fastadv.train.loop.evaluation import accuracy
 from fastadv.train.loop.experiment import build_classifier
 from fastadv.train.loop.trainer import Trainer
 from fastadv.train.networks.classifier import Classifier, Normalize
@@ -118,15 +118,13 @@ def test_the_averaged_network_is_as_accurate_as_its_own_weights(digits, tmp_path
     flags = {"student": "digits_cnn", "epochs": "4", "lr": "0.2", "ema": "0.98"}
     trainer = make_trainer(digits, tmp_path, CrossEntropy(), train=digits.train, **flags)
     trainer.fit()
-    own, averaged = (
-        clean_accuracy(network, digits.test, trainer.config) for network in (trainer.model, trainer.evaluated)
-    )
+    own, averaged = (accuracy(network, digits.test, trainer.config) for network in (trainer.model, trainer.evaluated))
     assert own > 0.95
     assert averaged > own - 0.03
     mismatched = copy.deepcopy(trainer.evaluated)
     for mine, newest in zip(mismatched.buffers(), trainer.model.buffers(), strict=True):
         mine.copy_(newest)
-    assert clean_accuracy(mismatched, digits.test, trainer.config) < averaged - 0.05
+    assert accuracy(mismatched, digits.test, trainer.config) < averaged - 0.05
     counters = [
         [value.item() for name, value in network.named_buffers() if name.endswith("num_batches_tracked")]
         for network in (trainer.model, trainer.evaluated)

@@ -14,7 +14,7 @@ from fastadv.train.cli import main
 from fastadv.train.config.train_config import Config
 from fastadv.train.data import datasets
 from fastadv.train.data.splits import to_pixels
-from fastadv.train.loop.evaluation import clean_accuracy
+from fastadv.train.loop.evaluation import accuracy
 from fastadv.train.networks import catalogue
 from fastadv.train.networks.classifier import Classifier, Normalize
 from fastadv.train.networks.weights import load_weights
@@ -59,7 +59,7 @@ def test_resnet56_scores_what_was_published(cifar100_folder):
     load_weights(network, DATA / "checkpoints" / "cifar100_resnet56.pth")
     model = Classifier(Normalize(data.mean, data.std), network).to(memory_format=torch.channels_last)
     config = Config(eval_batch_size=500, channels_last=True)
-    assert clean_accuracy(model, data.test, config) == pytest.approx(0.7263, abs=2e-4)
+    assert accuracy(model, data.test, config) == pytest.approx(0.7263, abs=2e-4)
 
 
 def test_the_attack_command_on_resnet20(cifar100_folder, tmp_path):

@@ -1,10 +1,14 @@
 """Methods by name, with their options: read, checked against the constructor, built, and told apart in tables."""
 
+import importlib
+import inspect
+import pkgutil
 from collections.abc import Callable
 
 import pytest
 import torch
 
+from fastadv import distill
 from fastadv.distill import KD, TALD, CrossEntropy, Method
 from fastadv.train.config.config_model import parse_entries
 from fastadv.train.config.methods import METHODS, MethodEntry, check_tables, label_specs, options_of, read_spec
@@ -39,6 +43,15 @@ def read(name, *entries):
     return read_spec(name, parse_entries(entries), where="methods")
 
 
+def test_every_method_of_the_package_has_its_lines():
+    found = [name for _, name, is_package in pkgutil.iter_modules(distill.__path__) if not is_package]
+    for module in (importlib.import_module(f"{distill.__name__}.{name}") for name in found):
+        for name, kind in inspect.getmembers(module, inspect.isclass):
+            if issubclass(kind, Method) and kind.__module__ == module.__name__ and not inspect.isabstract(kind):
+                assert name in distill.__all__, f"{module.__name__}: {name} in fastadv/distill/__init__.py"
+                assert name in {each.target for each in METHODS.values()}, f"{name} in train/config/methods.py"
+
+
 def test_options_reach_the_constructor_in_their_types():
     method = read("tald", "tald.eps=8/255", "tald.images=none", "tald.clean=false", "tald.samples=none").build()
     assert isinstance(method, TALD)
@@ -50,7 +63,7 @@ def test_options_reach_the_constructor_in_their_types():
 
 def test_what_is_not_given_is_the_constructors_default():
     assert read("kd").build().temperature == KD().temperature
-    assert read("tald").value("eps") == 8 / 255
+    assert read("tald").build().eps == TALD().eps == 8 / 255
     assert isinstance(read("ce").build(), CrossEntropy)
 
 

@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gpu_check.running import ROOT
+from gpu_check.running import ROOT, Part, Step
 
+PART = Part("facts", (Step("facts", (sys.executable, "-m", "gpu_check.facts", "{out}")),), share=15, required=True)
 LIBRARIES = ("_cuda.so", "_cpu.so", "_build.json")
 # A library that loads may still have no code for this GPU.
 PROBE = """

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 
-from gpu_check import rows
+from gpu_check import facts, rows
 from gpu_check.running import Part, Step
 
 WORKERS = 8
@@ -30,7 +30,7 @@ def all_parts() -> list[Part]:
     # Without PyTorch's cache of memory every tensor is an allocation, past whose end nothing may be read.
     alone = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     return [
-        Part("facts", (Step("facts", (*python, "gpu_check.facts", "{out}")),), share=15, required=True),
+        facts.PART,
         Part("ops", (_tests("ops", f"on_gpu_cuda and {PRECISIONS}", *CASES),), share=75),
         Part("graphs", (_tests("graphs", "not triton and not refuses", *REPLAYS),), share=40),
         Part("benchmarks", (Step("rows", (*measure, "--floor"), resumes=True),), share=225),

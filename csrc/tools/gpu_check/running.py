@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -32,13 +34,15 @@ class Stopped(BaseException):
 class Step:
     """One command. ``{seconds}`` in it is what time is left to it, ``{out}`` the folder of results.
 
-    ``resumes``: it goes on where it was when it is begun again, as it is after a lost CUDA context.
+    ``resumes``: it goes on where it was when it is begun again, as it is after a lost CUDA context. ``patience``: the
+    seconds that it has, once told to end, before it is killed; None is PATIENCE_SECONDS.
     """
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     resumes: bool = False
+    patience: float | None = None
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,17 @@ class Outcome:
 
 
 class Session:
-    """One call: a folder of results, a log, a deadline."""
+    """One call: a folder of results, a log, a deadline.
 
-    def __init__(self, out: Path, deadline: float, clock: Callable[[], float] = time.monotonic) -> None:
+    ``earlier``: names of files in the folder that another call may have left, beside those of every call.
+    """
+
+    def __init__(
+        self, out: Path, deadline: float, clock: Callable[[], float] = time.monotonic, earlier: Sequence[str] = ()
+    ) -> None:
         out.mkdir(parents=True, exist_ok=True)
-        for earlier in ("facts.json", "log.txt", "parts.jsonl", "tests.jsonl", "rows.jsonl", "summary.txt"):
-            (out / earlier).unlink(missing_ok=True)
+        for name in ("facts.json", "log.txt", "parts.jsonl", "summary.txt", "results.json", *earlier):
+            (out / name).unlink(missing_ok=True)
         self.out = out
         self._clock = clock
         self._start = clock()
@@ -129,10 +138,13 @@ class Session:
         if seconds <= 0:
             return None
         caches = {"TRITON_CACHE_DIR": str(CACHES / "triton"), "TORCHINDUCTOR_CACHE_DIR": str(CACHES / "inductor")}
-        path = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "csrc" / "tools"))), "PYTHONUNBUFFERED": "1"}
+        # What the caller's holds may be packages that were carried along.
+        places = (str(ROOT), str(ROOT / "csrc" / "tools"), os.environ.get("PYTHONPATH", ""))
+        path = {"PYTHONPATH": os.pathsep.join(filter(None, places)), "PYTHONUNBUFFERED": "1"}
         with _own_group(
             [word.replace("{seconds}", f"{seconds:.0f}").replace("{out}", str(self.out)) for word in step.command],
             os.environ | path | caches | {"GPU_CHECK_OUT": str(self.out)} | dict(step.environment),
+            PATIENCE_SECONDS if step.patience is None else step.patience,
         ) as process:
             reader = threading.Thread(target=self._copy, args=(part, process.stdout), daemon=True)
             reader.start()
@@ -154,9 +166,61 @@ class Session:
             file.write(json.dumps(vars(outcome)) + "\n")
 
 
+def call(name: str, session: Session, parts: Sequence[Part], summarise: Callable[[Path], str]) -> int:
+    """Run the parts and print the summary last; 0 where all passed, 1 where not, 143 where the call was ended."""
+    try:
+        with stoppable():
+            status = 0 if session.run(parts) else 1
+    except Stopped:
+        session.say(name, "told to end")
+        status = 143
+    print(f"\n{summarise(session.out)}\nall of it in {session.out}", flush=True)
+    return status
+
+
+def parser_of(name: str, description: str | None, among: Sequence[Part], results: Path) -> argparse.ArgumentParser:
+    """Return a parser with the options of every call. results: the folder of results where $OUT names none."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = ", ".join(part.name for part in among)
+    parser.add_argument("--parts", default="", help=f"some of {names}")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(os.environ.get("OUT") or results),
+        help=f"the folder of results (default: $OUT, else {results.relative_to(ROOT)})",
+    )
+    parser.add_argument("--deadline", type=float, default=540.0, help="seconds after which all is over (default: 540)")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands, run none")
+    return parser
+
+
+def chosen(names: str, among: Sequence[Part]) -> list[Part]:
+    """Return the parts that ``names``, separated by commas, choose, and those that are required; all for none."""
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    known = [part.name for part in among]
+    if unknown := [name for name in wanted if name not in known]:
+        raise SystemExit(f"there is no part {', '.join(unknown)}; there are {', '.join(known)}")
+    return [part for part in among if not wanted or part.required or part.name in wanted]
+
+
+def show(parts: Sequence[Part]) -> None:
+    """Print the commands of the parts."""
+    for part in parts:
+        for step in part.steps:
+            variables = [f"{name}={value}" for name, value in step.environment.items()]
+            print(f"{part.name} ({part.share:.0f} s): {' '.join((*variables, shlex.join(step.command)))}")
+
+
 @contextlib.contextmanager
-def _own_group(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """Run ``command`` in a process group of its own, none of which is left afterwards."""
+def _own_group(
+    command: Sequence[str], environment: Mapping[str, str], patience: float
+) -> Iterator[subprocess.Popen[str]]:
+    """Run ``command`` in a process group of its own, none of which is left afterwards.
+
+    patience: the seconds that it has to end by itself.
+    """
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -170,12 +234,12 @@ def _own_group(command: Sequence[str], environment: Mapping[str, str]) -> Iterat
     try:
         yield process
     finally:
-        for number, patience in ((signal.SIGTERM, PATIENCE_SECONDS), (signal.SIGKILL, None)):
+        for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, None)):
             # The group outlives its first process as long as any member is there.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(patience if process.poll() is None else 0)
+                process.wait(seconds if process.poll() is None else 0)
 
 
 @contextlib.contextmanager

@@ -17,11 +17,11 @@ VARIANTS = ("fused", "eager", "compiled", "replayed")
 def collect(out: Path) -> dict[str, Any]:
     """Return all results in the folder, whatever of them is there."""
     facts = out / "facts.json"
-    rows = _lines(out / "rows.jsonl")
+    rows = lines_of(out / "rows.jsonl")
     return {
         "facts": json.loads(facts.read_text()) if facts.exists() else {},
-        "parts": _lines(out / "parts.jsonl"),
-        "tests": _lines(out / "tests.jsonl"),
+        "parts": lines_of(out / "parts.jsonl"),
+        "tests": lines_of(out / "tests.jsonl"),
         "floor": next((line["floor"] for line in rows if "floor" in line), None),
         "rows": [line for line in rows if line.get("state") in ("measured", "failed")],
     }
@@ -37,22 +37,31 @@ def write(out: Path) -> str:
     return text
 
 
+def head_of(results: Mapping[str, Any]) -> list[str]:
+    """Return the lines that begin the page of any call: its facts, and how each part ended."""
+    facts = [f"{name}: {fact}" for name, fact in results["facts"].items()] or ["no facts"]
+    return [*facts, "", *(f"{part['part']:12}{part['outcome']:9}{part['seconds']:7.1f} s" for part in results["parts"])]
+
+
+def reasons_of(results: Mapping[str, Any]) -> str:
+    """Return the section that says why parts did not pass, empty where there is nothing to say."""
+    reasons = [f"{part['part']}: {reason}" for part in results["parts"] for reason in part["reasons"]]
+    return fitting("reasons", reasons, REASON_CHARACTERS, "parts.jsonl")
+
+
 def page(results: Mapping[str, Any]) -> str:
     """Return the page; what does not fit is counted, and lies in the files."""
-    head = [f"{name}: {fact}" for name, fact in results["facts"].items()] or ["no facts"]
-    head += ["", *(f"{part['part']:12}{part['outcome']:9}{part['seconds']:7.1f} s" for part in results["parts"])]
+    head = head_of(results)
     counts = _counts(results["tests"])
     head += [
         f"{step or 'tests'}: " + ", ".join(f"{n} {what}" for what, n in found.items()) for step, found in counts.items()
     ]
-    reasons = [f"{part['part']}: {reason}" for part in results["parts"] for reason in part["reasons"]]
-    text = "\n".join(head)[:3_000] + "\n"
-    text += _fitting("reasons", reasons, REASON_CHARACTERS, "parts.jsonl")
+    text = "\n".join(head)[:3_000] + "\n" + reasons_of(results)
     failed_rows = [f"{row['case']}: {row['said']}" for row in results["rows"] if row["state"] == "failed"]
-    text += _fitting(
+    text += fitting(
         "failures", _failures(results["tests"]) + failed_rows, FAILURE_CHARACTERS, "tests.jsonl, rows.jsonl"
     )
-    return text + _fitting("microseconds", _table(results), MOST_CHARACTERS - len(text) - 100, "rows.jsonl")
+    return text + fitting("microseconds", _table(results), MOST_CHARACTERS - len(text) - 100, "rows.jsonl")
 
 
 def _table(results: Mapping[str, Any]) -> list[str]:
@@ -75,8 +84,8 @@ def _table(results: Mapping[str, Any]) -> list[str]:
     return [header, *lines] if lines else []
 
 
-def _fitting(title: str, lines: Sequence[str], room: int, files: str) -> str:
-    """A titled list as far as it fits."""
+def fitting(title: str, lines: Sequence[str], room: int, files: str) -> str:
+    """Return a titled list as far as it fits, and the ``files`` in which the rest lies."""
     if not lines:
         return ""
     text, taken = f"\n{title}\n", 0
@@ -102,8 +111,8 @@ def _failures(tests: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{test['test']}: {test.get('said', '')}" for test in tests if test["outcome"] == "failed"]
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file, but for a last one that was cut off."""
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """Return the objects in the lines of a file, but for a last one that was cut off."""
     if not path.exists():
         return []
     whole = path.read_text().split("\n")[:-1]

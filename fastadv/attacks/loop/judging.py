@@ -15,7 +15,7 @@ class Judge:
     Attributes:
         logits: of the clean images [N, C].
         y: their classes [N]; for None the network's own prediction.
-        standing: the images that are classified right, int64, ascending.
+        correct: the images that are classified right, int64, ascending.
     """
 
     def __init__(self, networks: Networks, x: Tensor, y: Tensor | None, *, batch_size: int) -> None:
@@ -27,7 +27,7 @@ class Judge:
             raise ValueError(f"model must give logits [N, C] of two classes or more, got {list(self.logits.shape)}")
         prediction = self.logits.argmax(1)
         self.y = prediction if y is None else y
-        self.standing = (prediction == self.y).nonzero().flatten()
+        self.correct = (prediction == self.y).nonzero().flatten()
 
     def misclassified(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the mask [n] of the images of ``x`` [n, ...] that are taken for another class than their ``y`` [n]."""

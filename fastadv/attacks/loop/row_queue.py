@@ -40,19 +40,19 @@ class Search(Protocol):
     """A way to look for a misclassified image near a clean one, a row at a time.
 
     All that a row remembers lies in a state, tensors [rows, ...] by name, so that a row can be moved, stored and gone
-    on with; ``state["x"]`` is the image it looks at next. A row looks ``looks`` times and steps in between.
+    on with; ``state["x"]`` is the image it evaluates next. A row makes so many ``evaluations``, with a step in between.
     """
 
-    looks: int
+    evaluations: int
 
     def begin(self, rows: Begun) -> State:
-        """The state before the first look."""
+        """The state before the first evaluation."""
 
-    def look(self, state: State) -> Tensor:
-        """Show the network ``state["x"]``: which rows claim that it is adversarial, [rows]."""
+    def evaluate(self, state: State) -> Tensor:
+        """Show the network ``state["x"]``; return which rows claim that it is adversarial, [rows]."""
 
     def step(self, state: State) -> None:
-        """Move on from the last look."""
+        """Move on from the last evaluation."""
 
 
 class Queue:
@@ -100,7 +100,7 @@ class Queue:
         # Batches of equal size: the last one is not nearly empty.
         batches = max(-(-self.pairs // batch_size), 1)
         self.x, self.copy, self.passes = x.clone(), [-1] * len(x), 0
-        # On the host, for each row: its pair ``copy * N + image``, -1 where it is free, and how often it has looked.
+        # On the host, for each row: its pair ``copy * N + image``, -1 where it is free, and its evaluations so far.
         self._pair = [-1] * -(-self.pairs // batches)
         self._age = [0] * len(self._pair)
         self._next = 0
@@ -117,20 +117,20 @@ class Queue:
         self._fill()
         if not self._busy():
             return False
-        claims = self._search.look(self._state)
+        claims = self._search.evaluate(self._state)
         self.passes += 1
         for row in self._busy():
             self._age[row] += 1
         self._take([row for row, claim in enumerate(claims.tolist()) if claim and self._pair[row] >= 0])
-        self._close([row for row in self._busy() if self._age[row] == self._search.looks])
+        self._close([row for row in self._busy() if self._age[row] == self._search.evaluations])
         if self._busy():
             self._search.step(self._state)
         return True
 
-    def looks_left(self) -> int:
-        """The largest number of looks that remain, of all rows together."""
-        begun = sum(self._search.looks - self._age[row] for row in self._busy())
-        return begun + self._search.looks * sum(map(self._wanted, range(self._next, self.pairs)))
+    def evaluations_left(self) -> int:
+        """Return the largest number of evaluations that remain, of all rows together."""
+        begun = sum(self._search.evaluations - self._age[row] for row in self._busy())
+        return begun + self._search.evaluations * sum(map(self._wanted, range(self._next, self.pairs)))
 
     def state_dict(self) -> dict[str, Any]:
         """All that a queue of the same arguments needs to go on from here."""

@@ -11,12 +11,12 @@ from torch.nn.functional import logsigmoid
 
 from fastadv.attacks.loop.arguments import clean_images, count
 from fastadv.attacks.loop.ball import Ball
+from fastadv.attacks.loop.image_search import search_correct
 from fastadv.attacks.loop.judging import Judge
 from fastadv.attacks.loop.noise import Noise, resolve
 from fastadv.attacks.loop.objective import Loss, backprop_to_input
 from fastadv.attacks.loop.row_queue import Begun, State
 from fastadv.attacks.loop.rows import choose
-from fastadv.attacks.loop.standing import attacked
 from fastadv.attacks.methods.apgd_state import largest
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Networks
@@ -75,7 +75,7 @@ def first_misclassified(
     with no_trace(networks.members):
         judge = Judge(networks, x, y, batch_size=count("batch_size", batch_size, 1))
         how |= {"bounds": ball.bounds, "seed": resolve(noise.seed)}
-        return attacked(
+        return search_correct(
             SparseAutoPGD(networks, **how) if sparse else AutoPGD(networks, norm=ball.norm, **how),
             judge,
             x,
@@ -129,7 +129,7 @@ class AutoPGD:
         self._first, self._shorter, self._shortest = (
             max(share * steps // 100, 1) for share in (_FIRST, _SHORTER, _SHORTEST)
         )
-        self.looks = steps + 1
+        self.evaluations = steps + 1
         self.zero_gradients: Tensor | int = 0
 
     def begin(self, rows: Begun) -> State:
@@ -149,7 +149,7 @@ class AutoPGD:
             "since": torch.zeros_like(rows.y),
         }
 
-    def look(self, state: State) -> Tensor:
+    def evaluate(self, state: State) -> Tensor:
         made = state["made"]
         logits, value, grad = self._differentiate(state)
         first = made == 0
@@ -240,7 +240,7 @@ class SparseAutoPGD(AutoPGD):
         super().__init__(networks, steps=steps, norm="l1", **keywords)  # type: ignore[arg-type]
         begun = -(-_SHARE * steps // 100)
         self._lengths = (begun, begun, steps - 2 * begun)
-        self.looks = steps + len(self._lengths)
+        self.evaluations = steps + len(self._lengths)
 
     def begin(self, rows: Begun) -> State:
         state = self._common(rows, rows.x0) | {"phase": torch.zeros_like(rows.y)}
@@ -249,8 +249,8 @@ class SparseAutoPGD(AutoPGD):
         self._enter(state, torch.ones_like(rows.y, dtype=torch.bool), start)
         return state
 
-    def look(self, state: State) -> Tensor:
-        claims = super().look(state)
+    def evaluate(self, state: State) -> Tensor:
+        claims = super().evaluate(state)
         return claims & (state["phase"] == len(_RADII) - 1)
 
     def step(self, state: State) -> None:

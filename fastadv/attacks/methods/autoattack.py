@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks.loop.arguments import clean_images, count
+from fastadv.attacks.loop.image_search import queue_of
 from fastadv.attacks.loop.judging import Judge
 from fastadv.attacks.loop.noise import derived, resolve
 from fastadv.attacks.loop.row_queue import Queue, Search
-from fastadv.attacks.loop.standing import queue_of
 from fastadv.attacks.methods.apgd_autoattack import AutoPGD, SparseAutoPGD
-from fastadv.attacks.methods.fab import NearestBoundary
-from fastadv.attacks.methods.square import Windows
+from fastadv.attacks.methods.fab import FabSearch
+from fastadv.attacks.methods.square import SquareSearch
 from fastadv.attacks.model.freeze import freeze
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
@@ -36,15 +36,15 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 _STEPS, _QUERIES, _RHO, _TARGETS, _RESTARTS = 100, 5000, 0.75, 9, 5
 # Of l1: fewer targets of APGD. Of "rand": passes that a gradient is the mean of.
 _L1_TARGETS, _EOT = 5, 20
-# Forward passes that a look and a step cost, a backward pass as one: for the time left alone.
+# Forward passes that an evaluation and a step cost, a backward pass as one: for the time left alone.
 _COST = {"apgd-ce": 2, "apgd-dlr": 2, "apgd-t": 2, "fab-t": 3, "fab": 3, "square": 1}
 # Fewest classes that an attack is defined for.
 _LEAST_CLASSES = {"apgd-dlr": 3, "apgd-t": 4}
-# Of the warnings: how often the clean images are looked at, how far normalised logits or a sum of probabilities may be
-# off, and by how much accuracy Square may beat the rest.
-_LOOKS, _SPREAD, _OFF, _MASKED = 5, 1e-4, 1e-5, 0.002
+# Of the warnings: passes of the clean images, how far normalised logits or a sum of probabilities may be off, and the
+# accuracy by which Square may beat the rest.
+_REPEATS, _SPREAD, _OFF, _MASKED = 5, 1e-4, 1e-5, 0.002
 
-STANDS, WRONG = -1, -2
+ROBUST, MISCLASSIFIED = -1, -2
 
 
 class Stage(NamedTuple):
@@ -84,7 +84,7 @@ class AutoAttackResult(NamedTuple):
     @property
     def robust_accuracy(self) -> float:
         """Share of the images that stand after all attacks."""
-        return share(self.broken_by == STANDS)
+        return share(self.broken_by == ROBUST)
 
 
 @answers_near_misses
@@ -233,8 +233,8 @@ class AutoAttack:
         with no_trace(self._networks.members):
             self._judge = Judge(self._networks, self._x, y, batch_size=self._batch_size)
             classes = self._judge.logits.shape[1]
-            self.broken_by = torch.full_like(self._judge.y, WRONG)
-            self.broken_by[self._judge.standing] = STANDS
+            self.broken_by = torch.full_like(self._judge.y, MISCLASSIFIED)
+            self.broken_by[self._judge.correct] = ROBUST
             self._check_network(self._x[: self._batch_size])
             self._attacked = self._networks if attack_dtype is None else Networks(_copy(model, attack_dtype))
         for name in [name for name in self.attacks if classes < _LEAST_CLASSES.get(name, 2)]:
@@ -264,16 +264,16 @@ class AutoAttack:
         return False
 
     def seconds_left(self) -> float:
-        """An estimate, from the speed so far, of what the attacks that are left take if every image stands."""
+        """An estimate, from the speed so far, of what the attacks that are left take if no other image falls."""
         if self._queue is None or not self._queue.passes:
             return float("nan")
-        looks = self._all_looks() - self._queue.looks_left()
-        each = self._seconds[self.stage] / max(looks, 1) / _COST[self.attacks[self.stage]]
-        standing = int((self.broken_by == STANDS).sum())
-        work = self._queue.looks_left() * _COST[self.attacks[self.stage]]
+        done = self._all_evaluations() - self._queue.evaluations_left()
+        each = self._seconds[self.stage] / max(done, 1) / _COST[self.attacks[self.stage]]
+        robust = int((self.broken_by == ROBUST).sum())
+        work = self._queue.evaluations_left() * _COST[self.attacks[self.stage]]
         for name in self.attacks[self.stage + 1 :]:
             search, copies, _ = self._search(name)
-            work += standing * copies * search.looks * _COST[name]
+            work += robust * copies * search.evaluations * _COST[name]
         return each * work
 
     def result(self) -> AutoAttackResult:
@@ -303,19 +303,19 @@ class AutoAttack:
         self._queue = None
         if saved["queue"] is not None:
             # Those that stood when the attack began: the others that it broke are in the queue's own record.
-            self._queue = self._new_queue((self.broken_by == STANDS) | (self.broken_by == self.stage))
+            self._queue = self._new_queue((self.broken_by == ROBUST) | (self.broken_by == self.stage))
             self._queue.load_state_dict(saved["queue"])
             if isinstance(self._running, AutoPGD):
                 self._running.zero_gradients = saved["zero_gradients"]
 
     def _begin(self) -> None:
         self._seconds.append(0.0)
-        standing = self.broken_by == STANDS
-        self._queue = self._new_queue(standing) if bool(standing.any()) else None
+        robust = self.broken_by == ROBUST
+        self._queue = self._new_queue(robust) if bool(robust.any()) else None
 
-    def _new_queue(self, standing: Tensor) -> Queue:
+    def _new_queue(self, robust: Tensor) -> Queue:
         self._running, copies, targets = self._search(self.attacks[self.stage])
-        self._images = standing.nonzero().flatten()
+        self._images = robust.nonzero().flatten()
         return queue_of(
             self._running,
             self._judge,
@@ -354,16 +354,16 @@ class AutoAttack:
     def _zero_gradients(self) -> Tensor | int:
         return self._running.zero_gradients if isinstance(self._running, AutoPGD) else 0
 
-    def _all_looks(self) -> int:
+    def _all_evaluations(self) -> int:
         assert self._queue is not None
-        return self._running.looks * self._queue.pairs
+        return self._running.evaluations * self._queue.pairs
 
     def _search(self, name: str) -> tuple[Search, int, Tensor | None]:
         """The search of an attack, how many of it an image gets, and the targets [N, copies] if it has any."""
         seed = derived(self._seed, ATTACKS[name])
         where: dict[str, Any] = {"bounds": self._bounds, "seed": seed}
         if name == "square":
-            return Windows(self._attacked, norm=self._norm, queries=_QUERIES, **where), 1, None
+            return SquareSearch(self._attacked, norm=self._norm, queries=_QUERIES, **where), 1, None
         restarts = self._restarts(name)
         targets = None
         if name.endswith("-t"):
@@ -372,7 +372,7 @@ class AutoAttack:
         copies = restarts if targets is None else targets.shape[1]
         if name.startswith("fab"):
             aimed: dict[str, Any] = {"targeted": targets is not None, "restarts": restarts}
-            return NearestBoundary(self._attacked, norm=self._norm, steps=_STEPS, **aimed, **where), copies, targets
+            return FabSearch(self._attacked, norm=self._norm, steps=_STEPS, **aimed, **where), copies, targets
         how: dict[str, Any] = {
             "loss": "ce" if name == "apgd-ce" else "dlr",
             "targeted": targets is not None,
@@ -396,12 +396,12 @@ class AutoAttack:
         if not len(x):
             return
         with torch.no_grad(), _graphs_recorded() as recorded:
-            looks = [self._networks.logits(x).double() for _ in range(_LOOKS)]
-        logits = looks[0]
+            passes = [self._networks.logits(x).double() for _ in range(_REPEATS)]
+        logits = passes[0]
         sums = (logits.sum(1) - 1).abs()
         if bool((logits.min() > -_OFF) & (logits.max() < 1 + _OFF) & (sums < _OFF).all()):
             self._warn("the outputs of model are probabilities: give it without its softmax, whose gradient vanishes")
-        units = torch.stack([look / (look.norm(dim=1, keepdim=True) + 1e-10) for look in looks])
+        units = torch.stack([each / (each.norm(dim=1, keepdim=True) + 1e-10) for each in passes])
         if self._version != "rand" and bool(((units - units[:1]).norm(dim=2) > _SPREAD).any()):
             self._warn('the outputs of model differ from call to call: version="rand" is meant for randomised models')
         if recorded:
@@ -433,10 +433,10 @@ def summary(
     """The result of an evaluation in which ``seconds`` were spent on the first ``attacks``."""
     stages = []
     for place, (name, spent) in enumerate(zip(attacks, seconds, strict=False)):
-        before = (broken_by == STANDS) | (broken_by >= place)
+        before = (broken_by == ROBUST) | (broken_by >= place)
         broken = broken_by == place
         stages.append(Stage(name, int(before.sum()), int(broken.sum()), share(before & ~broken), spent))
-    return AutoAttackResult(share(broken_by != WRONG), tuple(stages), broken_by, tuple(messages))
+    return AutoAttackResult(share(broken_by != MISCLASSIFIED), tuple(stages), broken_by, tuple(messages))
 
 
 def share(which: Tensor) -> float:

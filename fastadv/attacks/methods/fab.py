@@ -11,12 +11,12 @@ from torch import Tensor
 
 from fastadv.attacks.configured import Attack
 from fastadv.attacks.loop.arguments import clean_images, count
+from fastadv.attacks.loop.image_search import search_correct
 from fastadv.attacks.loop.judging import Judge
 from fastadv.attacks.loop.noise import Noise, resolve
 from fastadv.attacks.loop.objective import gradient
 from fastadv.attacks.loop.row_queue import Begun, Queue, State
 from fastadv.attacks.loop.rows import choose
-from fastadv.attacks.loop.standing import attacked
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
 from fastadv.near_misses import answers_near_misses
@@ -109,7 +109,7 @@ def fab(
     noise.check(x)
     with no_trace(networks.members):
         judge = Judge(networks, x, y, batch_size=count("batch_size", batch_size, 1))
-        search = NearestBoundary(
+        search = FabSearch(
             networks,
             targeted=targets is not None,
             norm=norm,
@@ -118,7 +118,7 @@ def fab(
             restarts=restarts,
             seed=resolve(noise.seed),
         )
-        return attacked(
+        return search_correct(
             search,
             judge,
             x,
@@ -135,7 +135,7 @@ class FAB(Attack, function=fab, own_checks={"targets": _at_least_one, "batch_siz
     """:func:`fastadv.attacks.fab`, configured once: ``FAB(eps=8 / 255, targets=3)(model, x, y)``."""
 
 
-class NearestBoundary:
+class FabSearch:
     """The search of "fab" and "fab-t".
 
     Args:
@@ -161,7 +161,7 @@ class NearestBoundary:
         self._networks, self._targeted = networks, targeted
         self._norm, self._bounds = norm, bounds
         self._restarts, self._seed = restarts, seed
-        self.looks = steps + 1
+        self.evaluations = steps + 1
 
     def begin(self, rows: Begun) -> State:
         x = rows.x0
@@ -169,7 +169,7 @@ class NearestBoundary:
             x = choose(rows.copy % self._restarts > 0, self._start(rows), x)
         return {**rows.aimed(x), "nearest": rows.x0, "distance": torch.full_like(rows.eps, math.inf)}
 
-    def look(self, state: State) -> Tensor:
+    def evaluate(self, state: State) -> Tensor:
         with torch.no_grad():
             logits = self._networks.logits(state["x"])
         # A random start counts only as what a step makes of it.

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from fastadv.attacks.configured import Attack
 from fastadv.attacks.loop.arguments import clean_images, count
+from fastadv.attacks.loop.image_search import search_correct
 from fastadv.attacks.loop.judging import Judge
 from fastadv.attacks.loop.noise import Noise, resolve
 from fastadv.attacks.loop.row_queue import Begun, State
 from fastadv.attacks.loop.rows import choose
-from fastadv.attacks.loop.standing import attacked
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
 from fastadv.near_misses import answers_near_misses
@@ -98,9 +98,9 @@ def square(
     noise.check(x)
     with no_trace(networks.members):
         judge = Judge(networks, x, y, batch_size=count("batch_size", batch_size, 1))
-        search = Windows(networks, norm=norm, bounds=bounds, queries=queries, seed=resolve(noise.seed))
+        search = SquareSearch(networks, norm=norm, bounds=bounds, queries=queries, seed=resolve(noise.seed))
         rows: dict[str, Any] = {"copies": restarts, "targets": None, "batch_size": batch_size}
-        return attacked(search, judge, x, eps=eps, sample_ids=sample_ids, **rows)
+        return search_correct(search, judge, x, eps=eps, sample_ids=sample_ids, **rows)
 
 
 class SQUARE(
@@ -109,7 +109,7 @@ class SQUARE(
     """:func:`fastadv.attacks.square`, configured once: ``SQUARE(eps=8 / 255, queries=1000)(model, x, y)``."""
 
 
-class Windows:
+class SquareSearch:
     """The search of "square".
 
     Args:
@@ -130,7 +130,7 @@ class Windows:
     ) -> None:
         self._networks = networks
         self._norm, self._bounds, self._seed = norm, bounds, seed
-        self.looks = queries + 1
+        self.evaluations = queries + 1
 
     def begin(self, rows: Begun) -> State:
         x = self._start(rows)
@@ -145,7 +145,7 @@ class Windows:
             "query": torch.zeros_like(rows.y),
         }
 
-    def look(self, state: State) -> Tensor:
+    def evaluate(self, state: State) -> Tensor:
         with torch.no_grad():
             logits = self._networks.logits(state["x"])
             self._margin = -attack_loss(logits, state["y"], kind="cw").to(state["eps"].dtype)

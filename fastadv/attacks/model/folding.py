@@ -26,8 +26,8 @@ class Pair(NamedTuple):
     norm: str
 
 
-class Survey(NamedTuple):
-    """The findings of :func:`survey`, by path.
+class FoldPlan(NamedTuple):
+    """The findings of :func:`plan_folding`, by path.
 
     ``pairs`` can be folded; every other BatchNorm is ``kept`` for a reason, and ``untraced`` modules have one too.
     ``entry`` is the one layer through which images enter, after operations on them with the tensors ``before`` it.
@@ -40,7 +40,7 @@ class Survey(NamedTuple):
     before: frozenset[str]
 
 
-def survey(network: nn.Module) -> Survey:
+def plan_folding(network: nn.Module) -> FoldPlan:
     """Find what can be folded in ``network``, which is left as it is.
 
     Where symbolic tracing cannot follow a module (a branch on a value, say), its parts are traced one by one, and the
@@ -60,7 +60,7 @@ def survey(network: nn.Module) -> Survey:
             kept[path] = reason
         else:
             pairs.append(Pair(layer, path))
-    return Survey(tuple(pairs), kept, untraced, *_entry(network, dict(graphs).get("")))
+    return FoldPlan(tuple(pairs), kept, untraced, *_entry(network, dict(graphs).get("")))
 
 
 def folded(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:

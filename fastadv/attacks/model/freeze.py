@@ -80,20 +80,20 @@ class Frozen(nn.Module):
         self.training = model.training
         self._model = (model,)  # in a tuple, so as to be no part of this module
         self.network = _copied(model)
-        survey = folding.survey(model)
+        plan = folding.plan_folding(model)
         if not fold_batchnorm:
-            survey = survey._replace(pairs=(), kept={})
-        self.folded, self.kept, self.untraced = survey.pairs, survey.kept, survey.untraced
+            plan = plan._replace(pairs=(), kept={})
+        self.folded, self.kept, self.untraced = plan.pairs, plan.kept, plan.untraced
         for layer, norm in self.folded:
             _make_room(self.network.get_submodule(layer))
             self.network.set_submodule(norm, _Folded(self.network.get_submodule(layer)))
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
             parameter.grad = None
-        self.entry = survey.entry if dtype in (torch.float16, torch.bfloat16) else None
+        self.entry = plan.entry if dtype in (torch.float16, torch.bfloat16) else None
         self._dtype = dtype
         if dtype is not None:
-            self._convert(dtype, survey.before)
+            self._convert(dtype, plan.before)
         self._channels_last = channels_last
         self._layout_is_tried = not channels_last
         if channels_last:

@@ -13,7 +13,7 @@ from fastadv.distill.parts.features import Features, features_of
 from fastadv.distill.parts.teacher import required
 
 
-class Unbuilt(nn.Module):
+class UninitializedModule(nn.Module):
     """A stand-in for a module of ``method`` that its ``build`` makes. Raises RuntimeError when called or loaded."""
 
     def __init__(self, method: str) -> None:

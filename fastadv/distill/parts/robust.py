@@ -23,7 +23,7 @@ from fastadv.ops.layout import aligned
 # The published starts next to the image add 0.001 N(0, 1) to each pixel; this is uniform noise of the same deviation.
 NEAR = 0.001 * 3**0.5
 
-_ATTACK_MODES = {name: name for name in ("eval", "frozen", "train")}
+_ATTACK_MODES = {name: name for name in ("eval", "frozen", "frozen-bfloat16", "train")}
 
 
 class Views:
@@ -97,16 +97,17 @@ class RobustMethod(Method):
         steps: how many.
         attack_mode: "eval" attacks the student in eval mode, which leaves no trace in it; "frozen" a copy of it in eval
             mode, made by :func:`fastadv.attacks.freeze` in ``build`` and refreshed before each attack: the same to
-            rounding and sooner, in the student's own dtype whatever it trains in under autocast; "train" in the mode it
-            is trained in, with the statistics of the attacked batch and moving BatchNorm's buffers at each step. There
-            the images of a batch act on each other, and the attack climbs the sum of their losses as they are; an image
-            of whose class the student is so sure that the others' probability is below 1e-45 has no share in it.
+            rounding and sooner, in the student's own dtype whatever it trains in under autocast; "frozen-bfloat16" a
+            copy in bfloat16, but for the one layer through which images enter; "train" in the mode it is trained in,
+            with the statistics of the attacked batch and moving BatchNorm's buffers at each step. There the images of a
+            batch act on each other, and the attack climbs the sum of their losses as they are; an image of whose class
+            the student is so sure that the others' probability is below 1e-45 has no share in it.
         clean_forward: run the clean images through the student at each step even where no term reads them, as the
             released code of IGDM does, so that BatchNorm's running statistics have their share of them.
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: an argument is out of range or an unknown name; at a call, "frozen" before ``build``.
+        ValueError: an argument is out of range or an unknown name; at a call, a frozen copy before ``build``.
     """
 
     attacks = True
@@ -126,9 +127,10 @@ class RobustMethod(Method):
         self._copies: tuple[Frozen, ...] = ()  # in a tuple, so as to be no part of the state
 
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
-        if self.attack_mode == "frozen":
+        if self._attacks_copy:
+            dtype = torch.bfloat16 if self.attack_mode == "frozen-bfloat16" else None
             with evaluating([student]):
-                self._copies = (freeze(student),)
+                self._copies = (freeze(student, dtype=dtype),)
 
     def attack(self, views: Views) -> Tensor:
         """Return adversarial images [N, ...] of ``views``: here those of the student's cross-entropy."""
@@ -157,13 +159,19 @@ class RobustMethod(Method):
 
     def attacked(self, student: Network) -> Network:
         """Return the student as the attack is to see it."""
-        if self.attack_mode == "frozen":
+        if self._attacks_copy:
             return self._refreshed_copy()
         return student if self.attack_mode == "eval" else KeepMode(student)
 
+    @property
+    def _attacks_copy(self) -> bool:
+        return self.attack_mode.startswith("frozen")
+
     def _refreshed_copy(self) -> Network:
         if not self._copies:
-            raise ValueError("attack_mode='frozen' needs the copy that build() makes: call it before the first step")
+            raise ValueError(
+                f"attack_mode={self.attack_mode!r} needs the copy that build() makes: call it before the first step"
+            )
         (copy,) = self._copies
         copy.refresh()
         return copy

@@ -5,17 +5,9 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from fastadv.train.config.attacks import (
-    ATTACKS,
-    ENSEMBLE,
-    ENSEMBLE_VERSIONS,
-    OPTIONAL,
-    build_attack,
-    check_attack,
-    keywords,
-)
-from fastadv.train.config.config_model import ConfigModel
-from fastadv.train.config.train_config import Precision, check_device
+from fastadv.train.config import attacks
+from fastadv.train.config.attacks import ATTACKS, ENSEMBLE, ENSEMBLE_VERSIONS, OPTIONAL
+from fastadv.train.config.train_config import DataConfig, Precision, check_device
 from fastadv.train.data import datasets
 from fastadv.train.networks import catalogue
 from fastadv.train.runtime.errors import ConfigError, did_you_mean
@@ -24,7 +16,7 @@ if TYPE_CHECKING:
     from fastadv.attacks import Attack
 
 
-class AttackConfig(ConfigModel):
+class AttackConfig(DataConfig):
     """Every field is a flag of `fastadv attack`. eps and step sizes are in pixels of [0, 1]."""
 
     FILE: ClassVar[str] = "attack.toml"
@@ -35,9 +27,6 @@ class AttackConfig(ConfigModel):
         description="state_dict of the network, or a checkpoint of `fastadv train`; MODULE:FUNCTION may do without",
     )
     data: str = Field("digits", description=f"dataset, of which the test split is attacked: {datasets.DATA}")
-    data_dir: Path | None = Field(None, description=datasets.DATA_DIR)
-    image_size: int | None = Field(None, ge=1, description=datasets.IMAGE_SIZE)
-    grayscale: bool = Field(False, description="read the images of a folder as one channel")
     n: int | None = Field(None, ge=1, description="attack only the first n test images; none is all")
 
     attack: str = Field(
@@ -76,7 +65,7 @@ class AttackConfig(ConfigModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         catalogue.check_name("model", self.model)
-        check_attack("attack", self.attack)
+        attacks.check_attack("attack", self.attack)
         if self.checkpoint is None and not catalogue.is_own(self.model):
             raise ConfigError("checkpoint: None, expected the file with the network's weights")
         datasets.check_source(self.data, self.data_dir, self.image_size, self.grayscale)
@@ -90,7 +79,7 @@ class AttackConfig(ConfigModel):
         for name in ("ensemble", "save"):
             if getattr(self, name) is not None:
                 raise ConfigError(f"{name}: {getattr(self, name)!r}, but only {ENSEMBLE} has it")
-        self._check_eps(keywords(self.build_attack()).get("norm"))
+        self._check_eps(attacks.keywords(self.build_attack()).get("norm"))
         return self
 
     def _check_eps(self, norm: object) -> None:
@@ -121,9 +110,4 @@ class AttackConfig(ConfigModel):
     def build_attack(self) -> "Attack":
         """Build the attack. Raises ConfigError for a field that the attack does not take or a value it refuses."""
         optional = {name: getattr(self, name) for name in OPTIONAL}
-        return build_attack(self.attack, eps=self.eps, seed=self.seed, **optional)
-
-    @property
-    def run_name(self) -> str:
-        """The folder's name where none is given."""
-        return f"{self.attack}-{self.model}-{self.data}"
+        return attacks.build_attack(self.attack, eps=self.eps, seed=self.seed, **optional)

@@ -1,5 +1,7 @@
 """The base of a configuration: a pydantic model that is read from flags and TOML and written back."""
 
+import contextlib
+import re
 import tomllib
 import types
 import typing
@@ -72,15 +74,14 @@ class ConfigModel(BaseModel):
     def read_flags(cls, flags: Mapping[str, Any]) -> dict[str, Any]:
         """Return ``flags``, where a value is a text as typed on the command line, as values. Raises ConfigError."""
         cls.check_known(flags)
-        hints = {name: field.annotation for name, field in cls.model_fields.items()}
-        return {
-            name: parse_entries(flag)
-            if is_table(hints[name])
-            else from_text(hints[name], flag)
-            if isinstance(flag, str)
-            else flag
-            for name, flag in flags.items()
-        }
+        values = dict(flags)
+        for name, flag in flags.items():
+            hint = cls.model_fields[name].annotation
+            if is_table(hint):
+                values[name] = parse_entries(flag)
+            elif isinstance(flag, str):
+                values[name] = from_text(hint, flag)
+        return values
 
     @classmethod
     def read_toml(cls, source: Traversable) -> dict[str, Any]:
@@ -160,15 +161,11 @@ def from_text(hint: Any, text: str) -> Any:
     kinds = _alternatives(hint)
     if text.lower() == "none" and types.NoneType in kinds:
         return None
-    for kind in kinds:
-        if typing.get_origin(kind) is tuple:
-            parts = (part.strip() for part in text.split(","))
-            return tuple(from_text(typing.get_args(kind)[0], part) for part in parts if part)
-    if int in kinds:
-        try:
-            return int(text)
-        except ValueError:
-            return text
+    if typing.get_origin(kinds[0]) is tuple:
+        parts = (part.strip() for part in text.split(","))
+        return tuple(from_text(typing.get_args(kinds[0])[0], part) for part in parts if part)
+    with contextlib.suppress(ValueError):
+        return int(text) if int in kinds else text
     return text
 
 
@@ -179,10 +176,10 @@ def parse_entries(entries: Iterable[str]) -> dict[str, dict[str, Any]]:
     """
     tables: dict[str, dict[str, Any]] = {}
     for entry in entries:
-        path, equals, text = entry.partition("=")
-        name, dot, key = path.partition(".")
-        if not (equals and dot and text and _is_bare(name) and _is_bare(key)):
+        parts = re.fullmatch(r"([\w-]+)\.([\w-]+)=(.+)", entry, re.DOTALL)
+        if parts is None:
             raise ConfigError(f"option: {entry!r}, expected NAME.KEY=VALUE, such as tald.eps=8/255")
+        name, key, text = parts.groups()
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
@@ -242,10 +239,6 @@ def _in_toml(kind: Any) -> bool:
     if typing.get_origin(kind) in _SEQUENCES:
         return expressible(typing.get_args(kind)[0]) is not None
     return kind in _SCALARS or typing.get_origin(kind) is Literal
-
-
-def _is_bare(name: str) -> bool:
-    return name.replace("-", "").replace("_", "").isalnum()
 
 
 def _number(text: str) -> float | None:

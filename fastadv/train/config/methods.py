@@ -118,11 +118,7 @@ class MethodSpec:
 
     def names(self) -> set[str]:
         """Return the names of the tables the spec depends on: its own, its method's, those of what it is built on."""
-        return {self.name, self.method}.union(*(base.names() for base in self._bases()))
-
-    def value(self, option: str) -> Any:
-        """Return the value of ``option``, given or not."""
-        return self.options.get(option, options_of(self.kind)[option].default)
+        return {self.name, self.method}.union(*(base.names() for base in self._bases))
 
     @property
     def label(self) -> str:
@@ -130,25 +126,28 @@ class MethodSpec:
         label_of = {entry.kind: entry.label for entry in METHODS.values()}
         return " + ".join(label_of[kind] for kind in self._kinds())
 
-    def _bases(self) -> "Iterator[MethodSpec]":
-        return (value for value in self.options.values() if isinstance(value, MethodSpec))
+    @property
+    def _bases(self) -> "list[MethodSpec]":
+        return [value for value in self.options.values() if isinstance(value, MethodSpec)]
 
     def _kinds(self) -> "Iterator[type[Method]]":
         """The class, then those of what the method is built on, given or not."""
         yield self.kind
-        bases = list(self._bases())
-        for base in bases:
+        for base in self._bases:
             yield from base._kinds()
-        if not bases and self.kind.default_base is not None:
+        if not self._bases and self.kind.default_base is not None:
             yield self.kind.default_base
 
 
 def options_of(kind: "type[Method]") -> dict[str, Option]:
     """Return the options of a class by name: those arguments of its constructor that a recipe can hold."""
+    from fastadv.distill import Method
+
     hints = typing.get_type_hints(kind.__init__)
     options = {}
     for name, parameter in inspect.signature(kind).parameters.items():
-        is_method = _is_method(hints.get(name))
+        members = typing.get_args(hints.get(name)) or (hints.get(name),)
+        is_method = any(inspect.isclass(member) and issubclass(member, Method) for member in members)
         hint = str | None if is_method else expressible(hints.get(name))
         if hint is not None:
             options[name] = Option(name, hint, parameter.default, is_method)
@@ -157,21 +156,13 @@ def options_of(kind: "type[Method]") -> dict[str, Option]:
 
 def check_tables(tables: Tables) -> dict[str, dict[str, Any]]:
     """Return the tables with every value in the type of its option. Raises ConfigError for what is impossible."""
-    result = {}
+    result: dict[str, dict[str, Any]] = {}
     for name, table in tables.items():
         spec = read_spec(name, tables, where="options")
         spec.build()
         values = {"method": spec.method, **spec.options}
         result[name] = {key: value.name if isinstance(value := values[key], MethodSpec) else value for key in table}
     return result
-
-
-def read_spec(name: str, tables: Tables, *, where: str) -> MethodSpec:
-    """Read the spec ``name``, of the method of that name or the one its table says.
-
-    where: the field that names it. Raises ConfigError for a name, an option or a value that is impossible.
-    """
-    return _read(name, tables, where, above=())
 
 
 def label_specs(specs: Sequence[MethodSpec]) -> dict[str, str]:
@@ -203,7 +194,12 @@ def check_name(name: str, tables: Tables, *, where: str) -> str:
     return method
 
 
-def _read(name: str, tables: Tables, where: str, above: tuple[str, ...]) -> MethodSpec:
+def read_spec(name: str, tables: Tables, *, where: str, above: tuple[str, ...] = ()) -> MethodSpec:
+    """Read the spec ``name``, of the method of that name or the one its table says.
+
+    where: the field that names it. above: the specs that are built on it. Raises ConfigError for a name, an option or a
+    value that is impossible.
+    """
     if name in above:
         raise ConfigError(f"{where}: {name!r} would be built on itself")
     method = check_name(name, tables, where=where)
@@ -218,14 +214,8 @@ def _read(name: str, tables: Tables, where: str, above: tuple[str, ...]) -> Meth
             raise ConfigError(f"options.{table}.{key}: no such option{did_you_mean(key, known)}; {there_are}")
         options[key] = checked(f"options.{table}.{key}", known[key].hint, value)
         if known[key].is_method and options[key] is not None:
-            options[key] = _read(options[key], tables, f"options.{table}.{key}", (*above, name))
+            options[key] = read_spec(options[key], tables, where=f"options.{table}.{key}", above=(*above, name))
     for option in known.values():
         if option.default is REQUIRED and option.name not in options:
             raise ConfigError(f"options.{name}.{option.name}: not given, expected {option.describe()}")
     return MethodSpec(name, method, options)
-
-
-def _is_method(hint: Any) -> bool:
-    from fastadv.distill import Method
-
-    return any(inspect.isclass(kind) and issubclass(kind, Method) for kind in (typing.get_args(hint) or (hint,)))

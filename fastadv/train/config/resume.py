@@ -6,9 +6,10 @@ from typing import Any
 
 from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.config.attacks import ENSEMBLE
+from fastadv.train.config.auto_precision import CHOSEN, filled
+from fastadv.train.config.run_folder import add_fact, check_facts, read_origin, refusal
 from fastadv.train.config.train_config import Config, overridden, read_recipe
-from fastadv.train.runtime.files import sha256, write_atomically
-from fastadv.train.runtime.run_folder import add_fact, check_facts, read_origin, refusal
+from fastadv.train.runtime.files import sha256, write_text
 
 # No result depends on them.
 FREE = ("data_dir", "device", "threads", "log_steps", "checkpoint_epochs", "checkpoint_steps", "tensorboard")
@@ -29,17 +30,18 @@ def continued_config(folder: Path, *, recipe: str | None, flags: Mapping[str, An
     stored = {**_stored(folder), **anew}
     begun = overridden(stored, {})
     asked = overridden(stored if recipe is None else read_recipe(recipe), given)
-    used = {
-        name
-        for spec in (*begun.specs, begun.spec(begun.teacher_method, where="teacher_method"))
-        for name in spec.names()
-    }
+    if asked.precision == "auto":
+        asked = filled(asked, {name: getattr(begun, name) for name in CHOSEN})
+    used = set[str]().union(*(spec.names() for spec in (*begun.specs, begun.teacher_spec)))
+    # Where no rate and no loss depends on their number, the first epochs of a longer training are the same.
+    steady = begun.schedule == "step" and not any(spec.claims("follows_progress") for spec in begun.specs)
+    longer = steady and begun.max_steps is None and asked.epochs > begun.epochs
 
     def free(name: str) -> bool:
         field, *table = name.split(".")
         if field == "options":
             return table[0] not in used
-        return field in ("methods", "seeds", *FREE, *CHECKPOINTS) or (field == "epochs" and _may_go_on(begun, asked))
+        return field in ("methods", "seeds", *FREE, *CHECKPOINTS) or (field == "epochs" and longer)
 
     if changes := begun.changes(asked, free=free):
         raise refusal(folder, changes)
@@ -54,12 +56,8 @@ def continued_config(folder: Path, *, recipe: str | None, flags: Mapping[str, An
 
 def checkpoint_facts(config: Config) -> dict[str, str]:
     """Return the lines of origin.json that identify the checkpoints of a run."""
-    paths = {name: getattr(config, name) for name in CHECKPOINTS}
-    return {
-        f"{name.replace('_', ' ').capitalize()} SHA-256": sha256(path)
-        for name, path in paths.items()
-        if path is not None
-    }
+    given = {name: path for name in CHECKPOINTS if (path := getattr(config, name)) is not None}
+    return {f"{name.replace('_', ' ').capitalize()} SHA-256": sha256(path) for name, path in given.items()}
 
 
 def _stored(folder: Path) -> dict[str, Any]:
@@ -71,12 +69,6 @@ def _stored(folder: Path) -> dict[str, Any]:
     return keys
 
 
-def _may_go_on(begun: Config, asked: Config) -> bool:
-    """Return whether the first epochs are the same in a longer training."""
-    steady = not any(spec.claims("follows_progress") for spec in begun.specs)
-    return asked.epochs > begun.epochs and begun.schedule == "step" and begun.max_steps is None and steady
-
-
 def extend_run(folder: Path, config: Config, *, command: str) -> None:
     """Store what ``config`` adds to the run in ``folder``, if anything, with the command that did."""
     begun = _stored(folder)
@@ -86,7 +78,7 @@ def extend_run(folder: Path, config: Config, *, command: str) -> None:
     add_fact(folder, "Extended by", command if earlier is None else f"{earlier}; {command}")
     if config.epochs > begun["epochs"]:
         add_fact(folder, "Epochs", f"{begun['epochs']} at first, then on to {config.epochs}")
-    write_atomically(folder / Config.FILE, lambda file: file.write(config.to_toml().encode()))
+    write_text(folder / Config.FILE, config.to_toml())
 
 
 def stored_attack(folder: Path, *, flags: Mapping[str, Any]) -> AttackConfig:
@@ -96,12 +88,8 @@ def stored_attack(folder: Path, *, flags: Mapping[str, Any]) -> AttackConfig:
     Raises ConfigError naming the flags that would change it.
     """
     given = AttackConfig.read_flags(flags)
-    stored = AttackConfig(
-        **{
-            **AttackConfig.read_toml(folder / AttackConfig.FILE),
-            **{name: value for name, value in given.items() if name in ("data_dir", "checkpoint", "device", "threads")},
-        }
-    )
+    anew = {name: value for name, value in given.items() if name in ("data_dir", "checkpoint", "device", "threads")}
+    stored = AttackConfig(**{**AttackConfig.read_toml(folder / AttackConfig.FILE), **anew})
     asked = stored.replaced(**given)
     more = stored.n is not None and (asked.n is None or asked.n >= stored.n)
     elsewhere = stored.attack == ENSEMBLE
@@ -113,4 +101,4 @@ def stored_attack(folder: Path, *, flags: Mapping[str, Any]) -> AttackConfig:
 def extend_attack(folder: Path, config: AttackConfig, facts: Mapping[str, str]) -> None:
     """Store what ``config`` adds to the evaluation in ``folder``. Raises ConfigError where ``facts`` are others now."""
     check_facts(folder, facts)
-    write_atomically(folder / config.FILE, lambda file: file.write(config.to_toml().encode()))
+    write_text(folder / config.FILE, config.to_toml())

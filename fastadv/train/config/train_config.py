@@ -17,7 +17,7 @@ from fastadv.train.networks import catalogue
 from fastadv.train.runtime.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from fastadv.distill import Method
+    from fastadv.train.data.splits import Dataset
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -27,15 +27,25 @@ OTHER_RECIPE = "images"
 _RECIPES = resources.files("fastadv.train") / "recipes"
 
 
-class Config(ConfigModel):
-    """Every field is a flag of `fastadv train` and a key of a recipe. eps and step sizes are in pixels of [0, 1]."""
-
-    FILE: ClassVar[str] = "config.toml"
+class DataConfig(ConfigModel):
+    """The fields that choose a dataset, of both commands."""
 
     data: str = Field("digits", description=f"dataset: {datasets.DATA}")
     data_dir: Path | None = Field(None, description=datasets.DATA_DIR)
     image_size: int | None = Field(None, ge=1, description=datasets.IMAGE_SIZE)
     grayscale: bool = Field(False, description="read the images of a folder as one channel")
+
+    def load_data(self, device: str) -> "Dataset":
+        """Load the dataset on ``device``. Raises what :func:`fastadv.train.data.datasets.load` raises."""
+        source = {name: getattr(self, name) for name in ("data_dir", "image_size", "grayscale")}
+        return datasets.load(self.data, **source, device=device)
+
+
+class Config(DataConfig):
+    """Every field is a flag of `fastadv train` and a key of a recipe. eps and step sizes are in pixels of [0, 1]."""
+
+    FILE: ClassVar[str] = "config.toml"
+
     augmentation: Augmentation = Field("none", description="random crop with zero padding 1 or 4, and horizontal flip")
     student_samples: int | None = Field(
         None, ge=1, description="train students on this many images, drawn anew for each seed"
@@ -70,8 +80,9 @@ class Config(ConfigModel):
     momentum: float = Field(0.9, ge=0, le=1, description="momentum of SGD")
     nesterov: bool = Field(False, description="Nesterov momentum")
     weight_decay: float = Field(5e-4, ge=0, description="weight decay of the optimizer")
-    schedule: Literal["step", "cosine"] = Field(
-        "cosine", description="learning rate: times lr_decay at milestones, or cosine to 0"
+    schedule: Literal["step", "cosine", "one-cycle"] = Field(
+        "cosine",
+        description="learning rate: times lr_decay at milestones, cosine to 0, or that after a rise from lr/25",
     )
     milestones: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (), description="epochs after which the step schedule decays"
@@ -88,7 +99,11 @@ class Config(ConfigModel):
         None, gt=0, le=1, description="decay of the average of a trained teacher's weights; none is ema"
     )
     ema: float | None = Field(None, gt=0, le=1, description="decay of the average of the weights, which then counts")
-    precision: Precision = Field("float32", description="what the student is trained in, under autocast")
+    precision: Literal[Precision, "auto"] = Field(
+        "float32",
+        description="what the student is trained in, under autocast; auto is what the device is fast in, and with it a"
+        " frozen teacher, channels last, and on a GPU captured attacks and a compiled student",
+    )
     compile: bool = Field(False, description="torch.compile the student")
     capture: bool = Field(
         False,
@@ -146,7 +161,7 @@ class Config(ConfigModel):
         self.__dict__["options"] = check_tables(self.options)
         for name in self.methods:
             self.spec(name)
-        if self.spec(self.teacher_method, where="teacher_method").kind.needs_teacher:
+        if self.teacher_spec.kind.needs_teacher:
             raise ConfigError(f"teacher_method: {self.teacher_method!r} needs a teacher itself")
         return self
 
@@ -160,19 +175,34 @@ class Config(ConfigModel):
         return [self.spec(name) for name in self.methods]
 
     @property
+    def teacher_spec(self) -> MethodSpec:
+        """The method that the teacher is trained with."""
+        return self.spec(self.teacher_method, where="teacher_method")
+
+    @property
     def needs_teacher(self) -> bool:
         """True where a student learns from a teacher."""
         return any(spec.kind.needs_teacher for spec in self.specs)
 
+    @property
+    def trains_teacher(self) -> bool:
+        """True where the run trains that teacher itself."""
+        return self.teacher_checkpoint is None and self.needs_teacher
+
     def check_used(self) -> None:
         """Raise ConfigError for a field that was given and that none of the run's methods uses."""
         specs = self.specs
-        if self.teacher_checkpoint is None and self.needs_teacher:
-            specs.insert(0, self.spec(self.teacher_method, where="teacher_method"))
+        if self.trains_teacher:
+            specs.insert(0, self.teacher_spec)
         names = ", ".join(dict.fromkeys(spec.name for spec in specs))
-        if self.label_smoothing or self.mixup:
-            for spec in specs:
-                self._check_labels(spec.name, spec.build())
+        for spec in specs if self.label_smoothing or self.mixup else ():
+            parts = list(spec.build().parts())
+            if self.label_smoothing and not any(part.smooths_labels for part in parts):
+                raise ConfigError(
+                    f"label_smoothing: {self.label_smoothing}, but {spec.name} has no cross-entropy of labels here"
+                )
+            if self.mixup and not all(part.mixes_images for part in parts):
+                raise ConfigError(f"mixup: {self.mixup}, but {spec.name} looks at each single image's class or number")
         if self.capture and not any(spec.claims("attacks") for spec in specs):
             raise ConfigError(f"capture: True, but none of {names} attacks a network")
         second = self.standard_teacher_checkpoint
@@ -180,19 +210,6 @@ class Config(ConfigModel):
             raise ConfigError(
                 f"standard_teacher_checkpoint: {str(second)!r}, but none of {names} asks a second teacher; iad-ii does"
             )
-
-    def _check_labels(self, name: str, method: "Method") -> None:
-        if self.label_smoothing and not any(part.smooths_labels for part in method.parts()):
-            raise ConfigError(
-                f"label_smoothing: {self.label_smoothing}, but {name} has no cross-entropy of labels here"
-            )
-        if self.mixup and not all(part.mixes_images for part in method.parts()):
-            raise ConfigError(f"mixup: {self.mixup}, but {name} looks at each single image's class or number")
-
-    @property
-    def run_name(self) -> str:
-        """The folder's name where none is given."""
-        return self.data
 
 
 def resolve(*, recipe: str | None = None, flags: Mapping[str, Any] | None = None) -> Config:

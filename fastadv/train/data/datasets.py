@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fastadv.train.runtime import own_code
+from fastadv.train.runtime import imports
 from fastadv.train.runtime.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def load(
     check_source(name, data_dir, image_size, grayscale)
     from fastadv.train.data.splits import from_stored
 
-    if own_code.is_own(name):
+    if imports.is_own(name):
         from fastadv.train.data import own_data
 
         return from_stored(own_data.read(name, data_dir), device)
@@ -82,8 +82,8 @@ def load(
 
 def check_name(name: str) -> None:
     """Raise ConfigError for a name that is neither in DATASETS nor one's own."""
-    if own_code.is_own(name):
-        own_code.find("data", name)
+    if imports.is_own(name):
+        imports.find_own("data", name)
     elif name not in DATASETS:
         near = did_you_mean(name, DATASETS)
         raise ConfigError(f"data: {name!r}{near or ','} expected one of {DATA}")

@@ -87,10 +87,18 @@ def download(url: str, path: Path, *, md5: str) -> None:
     if path.is_file() and _md5(path) == md5:
         return
     part = path.with_name(f"{path.name}.part")
+    done = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
-        _fetch(url, part)
+        with urllib.request.urlopen(request, timeout=SILENCE) as response:
+            if response.status != 206:
+                done = 0
+            elif not (response.headers["Content-Range"] or "").startswith(f"bytes {done}-"):
+                raise DataError(f"{url}: asked for bytes from {done}, got {response.headers['Content-Range']!r}")
+            _receive(response, part, done)
     except HTTPError as error:
-        raise DataError(f"{url}: the server answers {error.code} {error.reason}") from error
+        if error.code != 416 or not done:  # 416: nothing follows what is there
+            raise DataError(f"{url}: the server answers {error.code} {error.reason}") from error
     except (OSError, HTTPException) as error:
         raise DataError(
             f"{url}: {getattr(error, 'reason', error)}; what has come is kept, the same command continues"
@@ -100,24 +108,6 @@ def download(url: str, path: Path, *, md5: str) -> None:
         part.unlink()
         raise DataError(f"{url}: md5 {found}, expected {md5}; the file is deleted, the same command fetches it anew")
     part.replace(path)
-
-
-def _fetch(url: str, part: Path) -> None:
-    """Fetch all of `url` into `part`, of which the beginning may be there."""
-    done = part.stat().st_size if part.is_file() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
-    try:
-        response = urllib.request.urlopen(request, timeout=SILENCE)
-    except HTTPError as error:
-        if error.code == 416 and done:  # nothing follows what is there
-            return
-        raise
-    with response:
-        if response.status != 206:
-            done = 0
-        elif not (response.headers["Content-Range"] or "").startswith(f"bytes {done}-"):
-            raise DataError(f"{url}: asked for bytes from {done}, got {response.headers['Content-Range']!r}")
-        _receive(response, part, done)
 
 
 def _receive(response: Any, part: Path, done: int) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 
 from fastadv.train.data.splits import Arrays
 from fastadv.train.runtime.errors import DataError
-from fastadv.train.runtime.extras import require
 from fastadv.train.runtime.files import write_atomically
+from fastadv.train.runtime.imports import require
 from fastadv.train.runtime.progress import Progress
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -22,7 +22,9 @@ BATCH = 256
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Return the image files in `folder`, known by their suffix, in the order of their names."""
+    """Return the image files in `folder`, known by their suffix, in the order of their names. Raises DataError."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
@@ -91,13 +93,12 @@ def _fingerprint(paths: Sequence[Path], root: Path) -> str:
 
 def _decode_all(paths: Sequence[Path], size: int | None, channels: int, *, label: str) -> np.ndarray:
     """Decode with as many threads as there are processors: Pillow does so outside the interpreter's lock."""
-    pillow = require("PIL.Image", "reading image files"), require("PIL.ImageOps", "reading image files")
-    first = _decode(pillow, paths[0], size, channels)
+    first = _decode(paths[0], size, channels)
     shape, images = first.shape, np.empty((len(paths), *first.shape), dtype=first.dtype)
 
     def decode_batch(start: int) -> None:
         for index in range(start, min(start + BATCH, len(paths))):
-            image = _decode(pillow, paths[index], size, channels)
+            image = _decode(paths[index], size, channels)
             if image.shape != shape:
                 raise DataError(
                     f"{paths[index]}: {image.shape[2]}x{image.shape[1]} pixels, but {paths[0]} has"
@@ -119,13 +120,13 @@ def _decode_all(paths: Sequence[Path], size: int | None, channels: int, *, label
     return images
 
 
-def _decode(pillow: tuple[Any, Any], path: Path, size: int | None, channels: int) -> np.ndarray:
+def _decode(path: Path, size: int | None, channels: int) -> np.ndarray:
     """Return an image [channels, H, W], uint8 or, where its levels are finer, float32 in [0, 1]."""
-    pil_image, pil_ops = pillow
+    pil_image, pil_ops = require("PIL.Image", "reading image files"), require("PIL.ImageOps", "reading image files")
     try:
         with pil_image.open(path) as file:
             fine = file.mode in ("F", "I") or file.mode.startswith("I;16")
-            image = _fine(pil_image, file, path) if fine else _coarse(file, path, channels)
+            image = pil_image.fromarray(_fine(file, path), mode="F") if fine else _coarse(file, path, channels)
     except DataError:
         raise
     except Exception as error:  # a damaged file can raise nearly anything
@@ -151,13 +152,13 @@ def _coarse(file: Any, path: Path, channels: int) -> Any:
     return file.convert("L" if channels == 1 else "RGB")
 
 
-def _fine(pil_image: Any, file: Any, path: Path) -> Any:
-    """Return an image of one channel of 16 bits or of floats as floats in [0, 1]."""
+def _fine(file: Any, path: Path) -> np.ndarray:
+    """Return an image of one channel of 16 bits or of floats as float32 in [0, 1]."""
     levels = np.asarray(file)
     if levels.dtype.kind in "iu":
         if not (file.mode.startswith("I;16") or file.format == "PNG"):
             raise DataError(f"{path}: integers of 32 bits, whose range is not known; expected 16 bits or floats")
-        return pil_image.fromarray((levels / (2**16 - 1)).astype(np.float32), mode="F")
+        return (levels / (2**16 - 1)).astype(np.float32)
     if not np.isfinite(levels).all() or levels.min() < 0 or levels.max() > 1:
         raise DataError(f"{path}: floats from {levels.min():.4g} to {levels.max():.4g}, expected within [0, 1]")
-    return pil_image.fromarray(levels.astype(np.float32), mode="F")
+    return levels.astype(np.float32)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from fastadv.train.data.splits import Arrays, Stored
-from fastadv.train.runtime import own_code
+from fastadv.train.runtime import imports
 from fastadv.train.runtime.errors import ConfigError
 
 
@@ -19,7 +19,7 @@ def read(name: str, folder: Path | None) -> Stored:
     [N]; or a map-style torch Dataset of (image [C, H, W], label), each entry of which is read once.
     Raises ConfigError naming what is not so.
     """
-    splits = own_code.call("data", name, data_dir=folder)
+    splits = imports.call_own("data", name, data_dir=folder)
     if not isinstance(splits, (tuple, list)) or len(splits) != 2:
         raise ConfigError(f"data: {name!r} gave {type(splits).__name__}, expected (train, test)")
     train, test = (

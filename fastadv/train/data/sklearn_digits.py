@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from fastadv.train.data.splits import Stored, stratified_order
-from fastadv.train.runtime.extras import require
+from fastadv.train.runtime.imports import require
 
 TEST_PER_CLASS = 50
 SPLIT_SEED = 0

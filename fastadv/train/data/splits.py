@@ -19,13 +19,13 @@ class Stored(NamedTuple):
 
     splits: {"train": (images [N, C, H, W], uint8 or float32 in [0, 1], and labels int64 [N]), "test": ...}.
     class_names: by label.
-    mean, std: per channel, of pixels in [0, 1]; None leaves them to be computed from the training split.
+    mean, std: per channel, of pixels in [0, 1]; none leaves them to be computed from the training split.
     """
 
     splits: dict[str, Arrays]
     class_names: tuple[str, ...]
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 def find_root(folder: Path, name: str, marker: str) -> Path | None:
@@ -104,25 +104,21 @@ def subset(split: Split, size: int | None, *, seed: int) -> Split:
 def from_stored(stored: Stored, device: torch.device | str = "cpu") -> Dataset:
     """Make the dataset of these arrays, on ``device``."""
     train, test = (Split(*map(torch.from_numpy, stored.splits[name])).to(device) for name in ("train", "test"))
-    if stored.mean is None or stored.std is None:
-        mean, std = _statistics(stored.splits["train"][0])
-    else:
-        mean, std = stored.mean, stored.std
+    mean, std = (stored.mean, stored.std) if stored.mean else _statistics(stored.splits["train"][0])
     return Dataset(train, test, stored.class_names, mean, std)
 
 
 def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per channel of the pixels of ``images`` [N, C, H, W]."""
     channels = torch.from_numpy(images).unbind(1)
-    if images.dtype != np.uint8:
-        spread, centre = zip(*(torch.std_mean(channel.double(), correction=0) for channel in channels), strict=True)
-        # A channel that never changes has to be divided by something.
-        return tuple(each.item() for each in centre), tuple(max(each.item(), 1 / 255) for each in spread)
-    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in channels])
-    share = counts / counts.sum(dim=1, keepdim=True, dtype=torch.float64)
-    levels = torch.arange(256, dtype=torch.float64) / 255
-    mean = share @ levels
-    variance = (share * (levels - mean[:, None]).square()).sum(dim=1)
+    if images.dtype == np.uint8:
+        counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in channels])
+        share = counts / counts.sum(dim=1, keepdim=True, dtype=torch.float64)
+        levels = torch.arange(256, dtype=torch.float64) / 255
+        mean = share @ levels
+        std = (share * (levels - mean[:, None]).square()).sum(dim=1).sqrt()
+    else:
+        found = [torch.std_mean(channel.double(), correction=0) for channel in channels]
+        std, mean = (torch.stack(each) for each in zip(*found, strict=True))
     # A channel that never changes has to be divided by something.
-    std = variance.sqrt().clamp(min=1 / 255)
-    return tuple(mean.tolist()), tuple(std.tolist())
+    return tuple(mean.tolist()), tuple(std.clamp(min=1 / 255).tolist())

@@ -31,18 +31,15 @@ def read(folder: Path, size: int | None = None, *, classes: int = CLASSES, rows:
     if len(wnids) != classes:
         raise DataError(f"{place / 'train'}: {len(wnids)} folders, expected {classes}")
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
-    files = {"train": _training_files(place / "train", label_of), "test": _validation_files(place / "val", label_of)}
+    of_class = {label: images_in(place / "train" / wnid / "images") for wnid, label in label_of.items()}
+    files = {
+        "train": [(path, label) for label, paths in of_class.items() for path in paths],
+        "test": _validation_files(place / "val", label_of),
+    }
     for split, found in files.items():
         check_count(place, split, len(found), rows)
     splits = {split: read_split(found, size, root=place, split=split) for split, found in files.items()}
     return Stored(splits, _names(place / "words.txt", wnids))
-
-
-def _training_files(folder: Path, label_of: dict[str, int]) -> list[tuple[Path, int]]:
-    for wnid in label_of:
-        if not (folder / wnid / "images").is_dir():
-            raise DataError(f"{folder / wnid / 'images'}: no such folder")
-    return [(path, label) for wnid, label in label_of.items() for path in images_in(folder / wnid / "images")]
 
 
 def _validation_files(folder: Path, label_of: dict[str, int]) -> list[tuple[Path, int]]:

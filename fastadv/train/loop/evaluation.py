@@ -14,22 +14,16 @@ ATTACK_SEED = 0
 
 
 def evaluate(model: nn.Module, split: Split, config: Config) -> dict[str, float]:
-    """Return {"clean": accuracy on the first config.eval_samples images of `split`, "pgd": that of an attack on them}.
+    """Return {"clean": the accuracy, "pgd": that under attack}, each in [0, 1]."""
+    return {"clean": accuracy(model, split, config), "pgd": accuracy(model, split, config, attacked=True)}
 
-    Of these the attack sees the first config.pgd_samples.
+
+def accuracy(model: nn.Module, split: Split, config: Config, *, attacked: bool = False) -> float:
+    """Return the share of the first config.eval_samples images of `split` that is classified correctly, in [0, 1].
+
+    attacked: of the first config.pgd_samples of these, after linf PGD on the cross-entropy with one random start.
     """
-    clean = clean_accuracy(model, split, config)
-    attacked = split[: config.eval_samples][: config.pgd_samples]
-    return {"clean": clean, "pgd": _accuracy(model, attacked, config, attack=True)}
-
-
-def clean_accuracy(model: nn.Module, split: Split, config: Config) -> float:
-    """Return the share of the first config.eval_samples images of `split` that is classified correctly, in [0, 1]."""
-    return _accuracy(model, split[: config.eval_samples], config, attack=False)
-
-
-def _accuracy(model: nn.Module, split: Split, config: Config, *, attack: bool) -> float:
-    """Return the share of `split` that is correct, or so after linf PGD on the cross-entropy with one random start."""
+    split = split[: config.eval_samples][: config.pgd_samples if attacked else None]
     training, size = model.training, config.eval_batch_size
     processes = Processes()
     model.eval()
@@ -38,7 +32,7 @@ def _accuracy(model: nn.Module, split: Split, config: Config, *, attack: bool) -
     for start in range(processes.rank * size, len(split), processes.count * size):
         labels = split.labels[start : start + size]
         x = to_pixels(split.images[start : start + size], channels_last=config.channels_last)
-        if attack:
+        if attacked:
             seed = derive_seed(ATTACK_SEED, "pgd", start)
             x = pgd(model, x, labels, eps=config.eval_eps, steps=config.eval_steps, seed=seed)
         with torch.no_grad():

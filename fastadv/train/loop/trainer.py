@@ -1,37 +1,43 @@
 """Train one network with one method, so that a killed run ends with the same weights as one that was not."""
 
 import contextlib
+import itertools
 import json
 import math
 import random
+from bisect import bisect_right
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fastadv.attacks.model.values import NotFiniteError, not_finite
 from fastadv.distill import Distiller, Method
 from fastadv.distill.distiller import Stage
-from fastadv.distill.parts.float32_output import DTYPES
+from fastadv.distill.parts.float32_output import DTYPES, Float32Output
 from fastadv.distill.parts.seeding import derive_seed
 from fastadv.train.config.train_config import Config
 from fastadv.train.data.augment import EpochPlan
-from fastadv.train.data.splits import Split
+from fastadv.train.data.splits import Split, to_pixels
 from fastadv.train.loop.batches import Batches
-from fastadv.train.loop.evaluation import clean_accuracy, evaluate
-from fastadv.train.loop.schedule import learning_rate
+from fastadv.train.loop.evaluation import accuracy, evaluate
 from fastadv.train.networks.classifier import Classifier
 from fastadv.train.runtime.checkpoint import Checkpoints, why_refused
 from fastadv.train.runtime.errors import CheckpointError, ConfigError, DivergenceError
-from fastadv.train.runtime.files import write_atomically
+from fastadv.train.runtime.files import write_atomically, write_text
 from fastadv.train.runtime.metrics import MeanTerms, MetricsLog
 from fastadv.train.runtime.processes import Processes
 from fastadv.train.runtime.progress import Progress
 from fastadv.train.runtime.stopping import asked_to_stop, deferred, stop_if_asked
 from fastadv.train.runtime.stopwatch import Stopwatch
+
+# The share of a one-cycle training in which the rate rises.
+_RISE = 0.3
 
 
 class Trainer:
@@ -68,10 +74,16 @@ class Trainer:
                 method.capture_ascents(self.device)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{label}: {error}") from error
-        self.average = None if config.ema is None else _averaged(model, config.ema)
-
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.terms, self.adversary_terms = MeanTerms(), MeanTerms()
+        # A checkpoint holds the state_dict of each.
+        self._parts: dict[str, Any] = {"model": model, "distiller": self.distiller, "terms": self.terms}
+        self._parts["adversary_terms"] = self.adversary_terms
+        # a = decay a + (1 - decay) w, of weights and BatchNorm statistics: newer statistics do not fit older weights.
+        self.average: AveragedModel | None = None
+        if config.ema is not None:
+            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+            self._parts["average"] = self.average.requires_grad_(False)
         self.images_seen = 0
         self.stopwatch = Stopwatch(self.device)
 
@@ -119,12 +131,12 @@ class Trainer:
             "seconds": self.stopwatch.seconds,
             "steps": self.step,
             "epochs": self.config.epochs,
-            "notes": [note for part in self.method.parts() for note in part.notes],
+            "notes": [*(note for part in self.method.parts() for note in part.notes), *self._rounding()],
         }
         if self.processes.first:
             weights = self.evaluated.network.state_dict()
             write_atomically(self.folder / "weights.pt", lambda file: torch.save(weights, file))
-            write_atomically(self.folder / "result.json", lambda file: file.write(json.dumps(result).encode()))
+            write_text(self.folder / "result.json", json.dumps(result))
         return result
 
     def _run_epoch(self, stage: Stage, log: MetricsLog | None, progress: Progress) -> None:
@@ -139,9 +151,9 @@ class Trainer:
                 progress.note(f"loss {self._log_terms(stage, log):.4f}")
             if proper and _ended(stage, every=config.eval_epochs):
                 with self.stopwatch.paused():
-                    accuracy = clean_accuracy(self.evaluated, self.test, config)
+                    found = accuracy(self.evaluated, self.test, config)
                     if log is not None:
-                        log.write("test", stage.done, {"accuracy": accuracy})
+                        log.write("test", stage.done, {"accuracy": found})
             by_step = config.checkpoint_steps is not None and stage.done % config.checkpoint_steps == 0
             if by_step or asked_to_stop() or _ended(stage, every=config.checkpoint_epochs):
                 with self.stopwatch.paused():
@@ -157,7 +169,7 @@ class Trainer:
             own = random.Random(derive_seed(self.seed, "mixup", stage.done)).betavariate(alpha, alpha)
         self.model.train()
         if proper:
-            rate = learning_rate(self.config.lr, self.config, epoch=epoch, progress=stage.progress)
+            rate = learning_rate(self.config, epoch=epoch, progress=stage.progress)
             for group in self.distiller.optimizer.param_groups:
                 group["lr"] = rate
         try:
@@ -224,6 +236,23 @@ class Trainer:
         broken = not_finite(teacher) if isinstance(teacher, nn.Module) else None
         return f"the teacher is not finite in its {broken}" if broken else "try a lower lr"
 
+    @torch.no_grad()
+    def _rounding(self) -> list[str]:
+        """Return a note on how far the network in config.precision is from itself in float32, as it is evaluated."""
+        config, network = self.config, self.evaluated.eval()
+        if config.precision == "float32":
+            return []
+        split = self.test[: config.eval_batch_size]
+        x = to_pixels(split.images, channels_last=config.channels_last)
+        exact = network(x)
+        rounded = Float32Output(network, autocast=DTYPES[config.precision])(x)
+        losses = [cross_entropy(logits, split.labels).item() for logits in (rounded, exact)]
+        return [
+            f"in {config.precision} the student's logits lie within {(rounded - exact).abs().max():.2g} of those in "
+            f"float32, of up to {exact.abs().max():.3g}, and its cross-entropy is {losses[0]:.4f} for {losses[1]:.4f}, "
+            f"on {len(x)} test images; accuracies are float32's"
+        ]
+
     def _steps_done(self) -> int:
         return sum(stage.done for stage in self.distiller.stages)
 
@@ -237,7 +266,7 @@ class Trainer:
         if log is None:
             return
         content = {
-            **{name: part.state_dict() for name, part in self._parts().items()},
+            **{name: part.state_dict() for name, part in self._parts.items()},
             "metrics_position": log.sync(),
             "images_seen": self.images_seen,
             "seconds": self.stopwatch.seconds,
@@ -250,9 +279,9 @@ class Trainer:
         if content is None:
             return 0
         other = "the newest checkpoint, which another version of fastadv wrote; train anew"
-        if missing := self._parts().keys() - content.keys():
+        if missing := self._parts.keys() - content.keys():
             raise CheckpointError(f"{self.checkpoints.folder}: no {', '.join(sorted(missing))} in {other}")
-        for name, part in self._parts().items():
+        for name, part in self._parts.items():
             try:
                 part.load_state_dict(content[name])
             except (RuntimeError, KeyError, ValueError) as error:
@@ -263,16 +292,31 @@ class Trainer:
         print(f"{self.label}: continuing after step {self.step} of {self.distiller.training.total}", flush=True)
         return content["metrics_position"]
 
-    def _parts(self) -> dict[str, Any]:
-        """Return the parts of which a checkpoint holds the state_dict, by name."""
-        parts = {"model": self.model, "distiller": self.distiller, "terms": self.terms}
-        parts["adversary_terms"] = self.adversary_terms
-        return parts if self.average is None else {**parts, "average": self.average}
-
     def _tensors(self) -> dict[str, Tensor]:
         """Return what every process must agree on, by name."""
         modules = {"model": self.model, "method": self.method}
         return {f"{name}.{key}": tensor for name, part in modules.items() for key, tensor in part.state_dict().items()}
+
+
+def learning_rate(config: Config, *, epoch: int, progress: float) -> float:
+    """Return the learning rate of a step by config.schedule, which is lr times a factor.
+
+    "cosine": (1 + cos(pi progress)) / 2, progress the share of the steps that are done, in [0, 1).
+    "one-cycle": up in a cosine from 1/25 to 1 at 0.3 of the progress, and down in one towards 0: the numbers of
+    torch.optim.lr_scheduler.OneCycleLR, whose momentum is not cycled here.
+    "step": lr_decay^(number of milestones at or before `epoch`), epochs counted from 0.
+    """
+    if config.schedule == "cosine":
+        return _cosine(config.lr, progress)
+    if config.schedule == "one-cycle":
+        if progress < _RISE:
+            return config.lr - _cosine(config.lr - config.lr / 25, progress / _RISE)
+        return _cosine(config.lr, (progress - _RISE) / (1 - _RISE))
+    return config.lr * config.lr_decay ** bisect_right(config.milestones, epoch)
+
+
+def _cosine(lr: float, progress: float) -> float:
+    return lr * (1 + math.cos(math.pi * progress)) / 2
 
 
 def _ended(stage: Stage, *, every: int) -> bool:
@@ -280,20 +324,23 @@ def _ended(stage: Stage, *, every: int) -> bool:
     return stage.finished or (stage.between_epochs and stage.epoch % every == 0)
 
 
-def _averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """Return the exponential moving average of weights and BatchNorm statistics: a = decay a + (1 - decay) w.
-
-    Both, because newer statistics are not those of older weights.
-    """
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-    average.module.requires_grad_(False)
-    return average
-
-
 @torch.no_grad()
 def _update(average: AveragedModel, model: nn.Module) -> None:
-    """Take in the model as it is now; counters, which have no average, as they are."""
-    average.update_parameters(model)
-    for mine, theirs in zip(average.module.buffers(), model.buffers(), strict=True):
-        if not theirs.is_floating_point():
-            mine.copy_(theirs)
+    """Take in the model as it is now: the first as it is, and counters, which have no average, always.
+
+    AveragedModel.update_parameters, of which this is the body, copies its own count to the device and waits for it.
+    """
+    pairs = list(zip(_state(average.module), _state(model), strict=True))
+    mine, theirs = (list(each) for each in zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True))
+    if average.n_averaged and average.multi_avg_fn is not None:
+        average.multi_avg_fn(mine, theirs, average.n_averaged)
+    else:
+        torch._foreach_copy_(mine, theirs)
+    for counter, newest in pairs:
+        if not counter.is_floating_point():
+            counter.copy_(newest)
+    average.n_averaged += 1
+
+
+def _state(model: nn.Module) -> Iterator[Tensor]:
+    return itertools.chain(model.parameters(), model.buffers())

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fastadv.train.runtime import own_code
+from fastadv.train.runtime import imports
 from fastadv.train.runtime.errors import ConfigError, did_you_mean
-from fastadv.train.runtime.extras import require
+from fastadv.train.runtime.imports import require
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,7 +61,7 @@ _BUILT: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 
 def is_own(name: str) -> bool:
     """Return whether ``name`` is MODULE:FUNCTION, whose networks may come with weights."""
-    return own_code.is_own(name) and not name.startswith(_LIBRARIES)
+    return imports.is_own(name) and not name.startswith(_LIBRARIES)
 
 
 def check_name(field: str, name: str) -> None:
@@ -75,7 +75,7 @@ def check_name(field: str, name: str) -> None:
         if not known:
             raise ConfigError(f"{field}: {name!r}, but {library} {module.__version__} has no classifier {model!r}")
     elif is_own(name):
-        own_code.find(field, name)
+        imports.find_own(field, name)
     elif name not in NETWORKS:
         near = did_you_mean(name, NETWORKS)
         raise ConfigError(f"{field}: {name!r}{near or ','} expected one of {NETWORK}")
@@ -110,7 +110,7 @@ def _from_library(field: str, name: str) -> tuple[str, Any, str]:
 def _build_own(field: str, name: str, **arguments: object) -> "nn.Module":
     from torch import nn
 
-    network = own_code.call(field, name, **arguments)
+    network = imports.call_own(field, name, **arguments)
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{field}: {name!r} gave {type(network).__name__}, expected a torch.nn.Module")
     if network in _BUILT:

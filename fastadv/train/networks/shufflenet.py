@@ -114,8 +114,7 @@ class ShuffleNetV2(Network):
         self.linear = nn.Linear(EMBEDDING, num_classes)
 
     def with_features(self, x: Tensor) -> Features:
-        stages = (self.layer1, self.layer2, self.layer3)
-        return run(self.bn1(self.conv1(x)), stages, self.linear, embed=self._embed)
+        def embed(last: Tensor) -> Tensor:
+            return global_average(F.relu(self.bn2(self.conv2(last))))
 
-    def _embed(self, last: Tensor) -> Tensor:
-        return global_average(F.relu(self.bn2(self.conv2(last))))
+        return run(self.bn1(self.conv1(x)), (self.layer1, self.layer2, self.layer3), self.linear, embed=embed)

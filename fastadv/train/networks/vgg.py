@@ -4,13 +4,13 @@ Five stages with BatchNorm; max pooling after the first three, global average po
 Parameter names are those of HobbitLong/RepDistiller.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastadv.distill import Features
-from fastadv.train.networks.blocks import Network, initialise_convolutions, run
+from fastadv.train.networks.blocks import Network, Part, initialise_convolutions, run
 
 WIDTHS = (64, 128, 256, 512, 512)
 
@@ -30,7 +30,10 @@ class Vgg(Network):
         nn.init.zeros_(self.classifier.bias)
 
     def with_features(self, x: Tensor) -> Features:
-        pooled = map(_after_pooling, (self.block1, self.block2, self.block3))
+        def after_pooling(stage: nn.Module) -> Part:
+            return lambda x: stage(F.max_pool2d(x, 2))
+
+        pooled = map(after_pooling, (self.block1, self.block2, self.block3))
         return run(self.block0(x), [*pooled, self.block4], self.classifier)
 
 
@@ -41,7 +44,3 @@ def _stage(inputs: int, outputs: int, count: int) -> nn.Sequential:
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
         inputs = outputs
     return nn.Sequential(*layers[:-1])
-
-
-def _after_pooling(stage: nn.Module) -> Callable[[Tensor], Tensor]:
-    return lambda x: stage(F.max_pool2d(x, 2))

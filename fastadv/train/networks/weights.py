@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastadv.distill import Hooked
 from fastadv.train.runtime.checkpoint import why_refused
 from fastadv.train.runtime.errors import CheckpointError
-from fastadv.train.runtime.extras import require
+from fastadv.train.runtime.imports import require
 
 # Names shown of each kind.
 SHOWN = 4

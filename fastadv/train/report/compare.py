@@ -6,19 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from fastadv.train.config.config_model import flattened
+from fastadv.train.report import tables
 from fastadv.train.report.plots import draw_comparison
 from fastadv.train.report.results import MethodResults, RunResults, read_results
-from fastadv.train.report.tables import (
-    PAIRING,
-    RESULT_HEADS,
-    difference_cells,
-    difference_heads,
-    render_table,
-    result_cells,
-    teacher_label,
-)
 from fastadv.train.runtime.errors import ConfigError
-from fastadv.train.runtime.files import write_atomically
+from fastadv.train.runtime.files import write_text
 
 # What students must share for a seed to give them the same first weights, images and order.
 PAIRED_BY = ("data", "image_size", "student", "student_samples")
@@ -34,22 +26,22 @@ def compare_runs(folders: Sequence[Path], baseline: str | None, out: Path) -> st
     runs = _read(folders)
     chosen = _choose(runs, baseline)
     pairs = _paired_runs(runs, chosen)
-    rows = [[*RESULT_HEADS, *difference_heads(chosen)]]
+    rows = [[*tables.RESULT_HEADS, *tables.difference_heads(chosen)]]
     for name, run in runs.items():
         if run.teacher is not None:
-            label = teacher_label(run) if len(runs) == 1 else f"{name}: {teacher_label(run)}"
-            rows.append([*result_cells(label, [run.teacher]), "", "", ""])
+            label = tables.teacher_label(run) if len(runs) == 1 else f"{name}: {tables.teacher_label(run)}"
+            rows.append([*tables.result_cells(label, [run.teacher]), "", "", ""])
         for method in run.methods:
-            differences = difference_cells(method, chosen) if name in pairs else ["", "", ""]
-            rows.append([*result_cells(method.label, method.seeds), *differences])
+            differences = tables.difference_cells(method, chosen) if name in pairs else ["", "", ""]
+            rows.append([*tables.result_cells(method.label, method.seeds), *differences])
     text = "\n\n".join(
-        [render_table(rows), "Mean ± standard deviation over n networks.", PAIRING, *_disagreement(runs)]
+        [tables.render_table(rows), "Mean ± standard deviation over n networks.", tables.PAIRING, *_disagreement(runs)]
     )
     sources = "\n".join(f"- {name}: {folder}" for name, folder in zip(runs, folders, strict=True))
     page = "\n\n".join([f"# {', '.join(runs)}", text, "![The accuracies](compare.png)", "## Runs", sources]) + "\n"
     out.mkdir(parents=True, exist_ok=True)
     draw_comparison([method for run in runs.values() for method in run.methods], out / "compare.png")
-    write_atomically(out / "compare.md", lambda file: file.write(page.encode()))
+    write_text(out / "compare.md", page)
     return text
 
 

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from fastadv.train.runtime.extras import require
+from fastadv.train.runtime.imports import require
 
 CONFIDENCE = 0.95
 

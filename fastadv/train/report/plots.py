@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastadv.distill import TALD
 from fastadv.train.data.splits import Dataset, to_pixels
 from fastadv.train.report.results import ACCURACIES, MethodResults
-from fastadv.train.runtime.extras import require
+from fastadv.train.runtime.imports import require
 
 Rows = list[dict[str, Any]]
 
@@ -40,9 +40,9 @@ def draw_curves(metrics: dict[str, dict[str, list[Rows]]], path: Path) -> None:
         if all(len(rows) == 1 for seeds in shown.values() for rows in seeds):
             _draw_ends(axes, shown, key, scale, texts)
             continue
-        for (label, kinds), look in zip(metrics.items(), _looks(), strict=False):
+        for (label, kinds), style in zip(metrics.items(), _styles(), strict=False):
             if label in shown:
-                _draw_seeds(axes, kinds[kind], key, scale, label, look)
+                _draw_seeds(axes, kinds[kind], key, scale, label, style)
         # Some methods minimise what may be negative.
         if kind == "train" and axes.dataLim.y0 > 0:
             axes.set_yscale("log")
@@ -61,22 +61,22 @@ def _has(seeds: list[Rows], key: str) -> bool:
     return all(key in row for rows in seeds for row in rows)
 
 
-def _looks() -> Iterator[dict[str, str]]:
+def _styles() -> Iterator[dict[str, str]]:
     """Colours and line styles, without end."""
     styles = itertools.cycle(("-", "--", ":"))
     return ({"color": colour, "linestyle": style} for style in styles for colour in COLOURS)
 
 
-def _draw_seeds(axes: Any, seeds: list[Rows], key: str, scale: float, label: str, look: dict[str, str]) -> None:
+def _draw_seeds(axes: Any, seeds: list[Rows], key: str, scale: float, label: str, style: dict[str, str]) -> None:
     steps, values = [row["step"] for row in seeds[0]], _values(seeds, key, scale)
-    axes.plot(steps, values.T, linewidth=0.6, alpha=0.5, **look)
-    axes.plot(steps, values.mean(axis=0), linewidth=2, label=label, **look)
+    axes.plot(steps, values.T, linewidth=0.6, alpha=0.5, **style)
+    axes.plot(steps, values.mean(axis=0), linewidth=2, label=label, **style)
 
 
 def _draw_ends(axes: Any, methods: dict[str, list[Rows]], key: str, scale: float, texts: dict[str, str]) -> None:
     """Draw what was measured once a run: a row a method."""
-    for place, (seeds, look) in enumerate(zip(methods.values(), _looks(), strict=False)):
-        _draw_row(axes, place, _values(seeds, key, scale)[:, 0].tolist(), look["color"])
+    for place, (seeds, style) in enumerate(zip(methods.values(), _styles(), strict=False)):
+        _draw_row(axes, place, _values(seeds, key, scale)[:, 0].tolist(), style["color"])
     axes.set_yticks(range(len(methods)), methods, fontsize="small")
     axes.invert_yaxis()
     axes.set(xlabel=texts["ylabel"], title=f"{texts['title']}, after the last step")

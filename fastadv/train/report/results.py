@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fastadv.train.config.methods import METHODS, label_specs
+from fastadv.train.config.run_folder import read_origin, read_result, student_folder
 from fastadv.train.config.train_config import Config
 from fastadv.train.runtime.errors import ConfigError
-from fastadv.train.runtime.files import write_atomically
-from fastadv.train.runtime.run_folder import read_origin, student_folder
+from fastadv.train.runtime.files import write_text
 
 FILE = "results.json"
 
@@ -84,19 +84,18 @@ def write_results(config: Config, folder: Path, *, train_images: int, test_image
         origin=read_origin(folder),
         train_images=train_images,
         test_images=test_images,
-        teacher=_result(folder / "teacher") if config.needs_teacher else None,
+        teacher=read_result(folder / "teacher") if config.needs_teacher else None,
         methods=[
             MethodResults(
                 name=spec.name,
                 label=labels[spec.name],
                 method=spec.method,
-                seeds=[{"seed": seed, **_result(student_folder(folder, spec.name, seed))} for seed in config.seeds],
+                seeds=[{"seed": seed, **read_result(student_folder(folder, spec.name, seed))} for seed in config.seeds],
             )
             for spec in specs
         ],
     )
-    text = json.dumps(asdict(run), indent=1) + "\n"
-    write_atomically(folder / FILE, lambda file: file.write(text.encode()))
+    write_text(folder / FILE, json.dumps(asdict(run), indent=1) + "\n")
     return run
 
 
@@ -109,7 +108,3 @@ def read_results(folder: Path) -> RunResults:
         raise ConfigError(f"{folder}: no {FILE}, expected the folder of a finished run") from None
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder / FILE}: not what a run writes ({type(error).__name__}: {error})") from None
-
-
-def _result(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "result.json").read_text())

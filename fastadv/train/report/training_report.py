@@ -10,24 +10,15 @@ from torch import nn
 from fastadv.distill import TALD
 from fastadv.ops import dispatch
 from fastadv.train.config.methods import METHODS
+from fastadv.train.config.run_folder import student_folder
 from fastadv.train.config.train_config import Config
 from fastadv.train.data.splits import Dataset
+from fastadv.train.report import tables
 from fastadv.train.report.plots import draw_curves, draw_particles
 from fastadv.train.report.results import RunResults, write_results
-from fastadv.train.report.tables import (
-    PAIRING,
-    RESULT_HEADS,
-    difference_cells,
-    difference_heads,
-    mean_and_spread,
-    render_table,
-    result_cells,
-    teacher_label,
-)
-from fastadv.train.runtime.extras import require
-from fastadv.train.runtime.files import write_atomically
+from fastadv.train.runtime.files import write_text
+from fastadv.train.runtime.imports import require
 from fastadv.train.runtime.metrics import read_metrics
-from fastadv.train.runtime.run_folder import student_folder
 
 
 def require_libraries() -> None:
@@ -55,7 +46,7 @@ def write_report(config: Config, dataset: Dataset, teacher: nn.Module | None, fo
         table,
         "\n".join(protocol(run)),
         *_notes(run),
-        *([] if comparison is None else ["## Seed by seed against the baseline", comparison, PAIRING]),
+        *([] if comparison is None else ["## Seed by seed against the baseline", comparison, tables.PAIRING]),
         "## Each seed",
         _seed_table(run),
         *_repulsion({label: kinds["train"] for label, kinds in metrics.items()}),
@@ -67,8 +58,7 @@ def write_report(config: Config, dataset: Dataset, teacher: nn.Module | None, fo
         "The resolved configuration is in [config.toml](config.toml), the numbers in [results.json](results.json).\n",
     ]
     draw_curves(metrics, folder / "curves.png")
-    report = "\n\n".join(sections)
-    write_atomically(folder / "report.md", lambda file: file.write(report.encode()))
+    write_text(folder / "report.md", "\n\n".join(sections))
     return f"{table}\n{_spread_note(run)}"
 
 
@@ -76,17 +66,16 @@ def result_table(run: RunResults) -> str:
     """The teacher and every method, with their speed."""
     networks = [(method.label, method.seeds) for method in run.methods]
     if run.teacher is not None:
-        networks.insert(0, (teacher_label(run), [run.teacher]))
+        networks.insert(0, (tables.teacher_label(run), [run.teacher]))
     attack = _last_attack(run)
-    rows = [[*RESULT_HEADS, *([f"accuracy under {attack}, %"] if attack else []), "images/s in training"]]
+    rows = [[*tables.RESULT_HEADS, *([f"accuracy under {attack}, %"] if attack else []), "images/s in training"]]
     for label, results in networks:
         found = [100 * result["attack"]["accuracy"] for result in results if "attack" in result]
-        under = [mean_and_spread(found, 2) if found else "not attacked"] if attack else []
+        under = [tables.mean_and_spread(found, 2) if found else "not attacked"] if attack else []
         speeds = [result["images_per_second"] for result in results if "images_per_second" in result]
-        rows.append(
-            [*result_cells(label, results), *under, mean_and_spread(speeds, 0) if speeds else "not trained here"]
-        )
-    return render_table(rows)
+        speed = tables.mean_and_spread(speeds, 0) if speeds else "not trained here"
+        rows.append([*tables.result_cells(label, results), *under, speed])
+    return tables.render_table(rows)
 
 
 def protocol(run: RunResults) -> list[str]:
@@ -155,9 +144,9 @@ def comparison_table(run: RunResults) -> str | None:
     baseline = run.baseline
     if baseline is None or len(run.methods) == 1:
         return None
-    rows = [["method", *difference_heads(baseline)]]
-    rows += [[method.label, *difference_cells(method, baseline)] for method in run.methods if method != baseline]
-    return render_table(rows)
+    rows = [["method", *tables.difference_heads(baseline)]]
+    rows += [[method.label, *tables.difference_cells(method, baseline)] for method in run.methods if method != baseline]
+    return tables.render_table(rows)
 
 
 def _notes(run: RunResults) -> list[str]:
@@ -175,7 +164,7 @@ def _seed_table(run: RunResults) -> str:
     rows = [["clean / PGD, %", *(f"seed {seed}" for seed in run.config["seeds"])]]
     for method in run.methods:
         rows.append([method.label, *(f"{100 * r['clean']:.2f} / {100 * r['pgd']:.2f}" for r in method.seeds)])
-    return render_table(rows)
+    return tables.render_table(rows)
 
 
 def _repulsion(metrics: dict[str, list[list[dict[str, Any]]]]) -> list[str]:
@@ -184,14 +173,14 @@ def _repulsion(metrics: dict[str, list[list[dict[str, Any]]]]) -> list[str]:
     for label, seeds in metrics.items():
         ends = [[rows[at].get("repulsion") or math.nan for rows in seeds] for at in (0, -1)]
         if not any(map(math.isnan, ends[0] + ends[1])):
-            rows.append([label, *(mean_and_spread(end, 2) for end in ends)])
+            rows.append([label, *(tables.mean_and_spread(end, 2) for end in ends)])
     if len(rows) == 1:
         return []
     note = (
         "How many times stronger particles repel each other than the score attracts them, before the two are scaled: "
         "the median over a batch's images at the last SVGD step, averaged over an interval of the metrics."
     )
-    return ["## Repulsion of particles", render_table(rows), note]
+    return ["## Repulsion of particles", tables.render_table(rows), note]
 
 
 def _draw_particles(config: Config, dataset: Dataset, teacher: nn.Module | None, folder: Path) -> list[str]:

@@ -10,26 +10,25 @@ from torch import Tensor
 from fastadv.ops import dispatch
 from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.config.attacks import ENSEMBLE, keywords
+from fastadv.train.config.run_folder import read_origin
 from fastadv.train.report.intervals import wilson
 from fastadv.train.report.tables import render_table
-from fastadv.train.robustness.attack_split import JUDGE, Subject, attack_missing
-from fastadv.train.robustness.shards import Shard, Verdict
+from fastadv.train.robustness.attack_split import JUDGE, PreparedAttack, Shard, attack_missing
 from fastadv.train.runtime.errors import ConfigError
-from fastadv.train.runtime.files import write_atomically
+from fastadv.train.runtime.files import write_text
 from fastadv.train.runtime.processes import Processes
-from fastadv.train.runtime.run_folder import read_origin
 
 
-def evaluate(config: AttackConfig, subject: Subject, folder: Path, processes: Processes) -> str:
+def evaluate(config: AttackConfig, prepared: PreparedAttack, folder: Path, processes: Processes) -> str:
     """Attack what `folder` has no verdict on, and write result.json and report.md there; return the summary.
 
     Raises ConfigError where several processes run it.
     """
     if processes.count > 1:
         raise ConfigError(f"attack: {config.attack!r} runs in one process; {ENSEMBLE} shares its images among several")
-    shards = attack_missing(config, subject, folder)
+    shards = attack_missing(config, prepared, folder)
     origin = read_origin(folder)
-    result = summarise(config, subject, shards, origin)
+    result = summarise(config, prepared, shards, origin)
     summary = _summary(config, result)
     classes = class_table(result, f"under {config.attack}, %")
     write_files(folder, result, f"{config.model} on {config.data} under {config.attack}", summary, classes)
@@ -41,39 +40,47 @@ def write_files(folder: Path, result: Mapping[str, Any], title: str, *sections: 
     where = "\n".join(f"- {label}: {fact}" for label, fact in result["origin"].items())
     report = [f"# {title}", *sections, "## Where it ran", where, f"```\n{dispatch.report().rstrip()}\n```\n"]
     for name, text in (("result.json", json.dumps(result, indent=1) + "\n"), ("report.md", "\n\n".join(report))):
-        write_atomically(folder / name, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
+        write_text(folder / name, text)
 
 
 def summarise(
-    config: AttackConfig, subject: Subject, shards: Sequence[Shard], origin: Mapping[str, str]
+    config: AttackConfig, prepared: PreparedAttack, shards: Sequence[Shard], origin: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return the content of result.json. Accuracies are shares in [0, 1], intervals Wilson's of 95 %."""
-    verdicts = {judge: _joined([shard.verdicts[judge] for shard in shards]) for judge in shards[0].verdicts}
-    attack = config.build_attack()
-    labels = subject.dataset.test.labels[: subject.images]
+    verdicts = {
+        judge: {
+            kind: [correct for shard in shards for correct in getattr(shard.verdicts[judge], kind)]
+            for kind in ("clean", "robust")
+        }
+        for judge in shards[0].verdicts
+    }
+    labels = prepared.dataset.test.labels[: prepared.images]
     seconds, in_model = (sum(getattr(shard, name) for shard in shards) for name in ("seconds", "model_seconds"))
     return {
-        "model": config.model,
-        "data": config.data,
-        "split": "test",
-        "selection": "first",
-        "images": subject.images,
-        "attack": {"name": config.attack, **keywords(attack)},
-        "dtype": config.dtype,
-        "judge": JUDGE,
+        **setup(config, prepared.images, keywords(config.build_attack())),
         "accuracy": {
-            judge: {kind: share(sum(correct), len(correct)) for kind, correct in vars(verdict).items()}
+            judge: {kind: share(sum(correct), len(correct)) for kind, correct in verdict.items()}
             for judge, verdict in verdicts.items()
         },
-        "classes": count_classes(subject.dataset.class_names, labels, **vars(verdicts[JUDGE])),
+        "classes": count_classes(prepared.dataset.class_names, labels, **verdicts[JUDGE]),
         "largest_distance": max(shard.distance for shard in shards),
         "seconds": {"attack": seconds, "model": in_model, "update": seconds - in_model},
         "origin": dict(origin),
     }
 
 
-def _joined(verdicts: Sequence[Verdict]) -> Verdict:
-    return Verdict(*([each for verdict in verdicts for each in getattr(verdict, kind)] for kind in ("clean", "robust")))
+def setup(config: AttackConfig, images: int, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the beginning of result.json: what was attacked with which keywords, and what judges."""
+    return {
+        "model": config.model,
+        "data": config.data,
+        "split": "test",
+        "selection": "first",
+        "images": images,
+        "attack": {"name": config.attack, **keywords},
+        "dtype": config.dtype,
+        "judge": JUDGE,
+    }
 
 
 def share(correct: int, images: int) -> dict[str, Any]:

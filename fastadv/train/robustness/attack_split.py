@@ -1,9 +1,10 @@
-"""Attack a test split batch by batch. A batch that is saved is not attacked again."""
+"""Attack a test split batch by batch: the verdicts on each are one file, and what has one is not attacked again."""
 
 import hashlib
+import json
 import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -12,15 +13,13 @@ from torch import Tensor, nn
 from fastadv.attacks import Frozen, freeze
 from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.config.attacks import keywords
-from fastadv.train.data import datasets
 from fastadv.train.data.splits import Dataset, to_pixels
 from fastadv.train.networks import catalogue
 from fastadv.train.networks.classifier import Classifier, Normalize, check_fit
 from fastadv.train.networks.weights import load_weights
-from fastadv.train.robustness.shards import Shard, Shards, Verdict
 from fastadv.train.robustness.timing import TimedNetwork
-from fastadv.train.runtime.errors import ConfigError
-from fastadv.train.runtime.files import sha256
+from fastadv.train.runtime.errors import CheckpointError, ConfigError
+from fastadv.train.runtime.files import sha256, write_text
 from fastadv.train.runtime.progress import Progress
 from fastadv.train.runtime.stopping import deferred, stop_if_asked
 
@@ -30,7 +29,7 @@ ORDER = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 
 
 @dataclass(frozen=True)
-class Subject:
+class PreparedAttack:
     """The network as loaded, its frozen copy that the attack sees, the images, and what identifies the weights."""
 
     network: nn.Module
@@ -39,16 +38,66 @@ class Subject:
     images: int
     weights: dict[str, str]
 
+    def batch(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Return pixels [n, C, H, W] and labels [n] of the test images at ``places``, int64 [n]."""
+        test = self.dataset.test
+        at = places.to(test.labels.device)
+        return to_pixels(test.images[at], channels_last=True), test.labels[at]
 
-def prepare(config: AttackConfig) -> Subject:
+
+@dataclass(frozen=True)
+class Verdict:
+    """One judge's answers: each image correct as it is (clean); that, and correct after the attack too (robust)."""
+
+    clean: list[bool]
+    robust: list[bool]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One batch. verdicts: by the dtype of the judge. distance: of the farthest adversarial image, in the norm."""
+
+    verdicts: dict[str, Verdict]
+    distance: float
+    seconds: float
+    model_seconds: float
+
+    @property
+    def images(self) -> int:
+        return min(len(verdict.clean) for verdict in self.verdicts.values())
+
+
+class Shards:
+    """The shards of an evaluation, in `folder`, by the number of their batch."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def has(self, number: int, images: int) -> bool:
+        """Return whether a batch is there with so many images. Raises CheckpointError where it is damaged."""
+        return self._path(number).exists() and self.load(number).images >= images
+
+    def save(self, number: int, shard: Shard) -> None:
+        self._folder.mkdir(exist_ok=True)
+        write_text(self._path(number), json.dumps(asdict(shard)))
+
+    def load(self, number: int) -> Shard:
+        """Read the shard of a batch. Raises CheckpointError naming the file where it is damaged."""
+        path = self._path(number)
+        try:
+            content = json.loads(path.read_text())
+            verdicts = {judge: Verdict(**verdict) for judge, verdict in content.pop("verdicts").items()}
+            return Shard(verdicts=verdicts, **content)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{path}: damaged ({error}); delete it and add --resume") from None
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"batch-{number:05d}.json"
+
+
+def prepare(config: AttackConfig) -> PreparedAttack:
     """Load data and network. Raises DataError, CheckpointError or ConfigError."""
-    dataset = datasets.load(
-        config.data,
-        data_dir=config.data_dir,
-        image_size=config.image_size,
-        grayscale=config.grayscale,
-        device=config.device,
-    )
+    dataset = config.load_data(config.device)
     images = len(dataset.test) if config.n is None else config.n
     if images > len(dataset.test):
         raise ConfigError(f"n: {images}, expected at most {len(dataset.test)}, the test images of {config.data}")
@@ -63,7 +112,7 @@ def prepare(config: AttackConfig) -> Subject:
         load_weights(network, config.checkpoint, name=config.model)
         weights = {"Checkpoint SHA-256": sha256(config.checkpoint)}
     copy = freeze(classifier, dtype=getattr(torch, config.dtype))
-    return Subject(classifier, copy, dataset, images, weights)
+    return PreparedAttack(classifier, copy, dataset, images, weights)
 
 
 def _sha256_of_weights(network: nn.Module) -> str:
@@ -73,57 +122,55 @@ def _sha256_of_weights(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def attack_missing(config: AttackConfig, subject: Subject, folder: Path) -> list[Shard]:
+def attack_missing(config: AttackConfig, prepared: PreparedAttack, folder: Path) -> list[Shard]:
     """Attack every batch that has no shard in `folder` yet; return the shards of all batches."""
     shards = Shards(folder / "batches")
-    batches = math.ceil(subject.images / config.batch_size)
-    size = config.batch_size
-    missing = shards.missing([min(size, subject.images - number * size) for number in range(batches)])
-    done = batches - len(missing)
+    batches = torch.arange(prepared.images).split(config.batch_size)
+    missing = [number for number, places in enumerate(batches) if not shards.has(number, len(places))]
+    done = len(batches) - len(missing)
     if done:
-        print(f"continuing: {done} of {batches} batches are there", flush=True)
+        print(f"continuing: {done} of {len(batches)} batches are there", flush=True)
     if missing:
         # What torch loads and chooses in its first steps is no part of the time that an attack takes.
-        _attack_rows(config, subject, slice(0, 1))
+        _attack_places(config, prepared, batches[0][:1])
     label = f"{config.attack} on {config.model}"
-    with Progress(label, done=done, total=batches, images_per_step=min(config.batch_size, subject.images)) as progress:
+    with Progress(label, done=done, total=len(batches), images_per_step=len(batches[0])) as progress:
         for number in missing:
             with deferred():
-                shard = _attack_batch(config, subject, number)
+                shard = _attack_batch(config, prepared, batches[number])
                 shards.save(number, shard)
             stop_if_asked()
             progress.note(f"{statistics.mean(shard.verdicts[JUDGE].robust):.0%} of the last batch stand")
             progress.step()
-    return list(shards.load(batches))
+    return [shards.load(number) for number in range(len(batches))]
 
 
-def _attack_batch(config: AttackConfig, subject: Subject, number: int) -> Shard:
-    rows = slice(number * config.batch_size, min((number + 1) * config.batch_size, subject.images))
-    x, labels, found, seconds, model_seconds = _attack_rows(config, subject, rows)
+def _attack_batch(config: AttackConfig, prepared: PreparedAttack, places: Tensor) -> Shard:
+    x, labels, found, seconds, model_seconds = _attack_places(config, prepared, places)
     # One axis more than the images: several candidates for each, of which the worst counts. So does the image itself.
     candidates = found if found.dim() > x.dim() else found.unsqueeze(1)
     with_clean = torch.cat((x.unsqueeze(1), candidates), dim=1)
-    judges = {config.dtype: subject.copy, JUDGE: subject.network}
+    judges = {config.dtype: prepared.copy, JUDGE: prepared.network}
     return Shard(
         verdicts={
             dtype: Verdict(_correct(judge, with_clean[:, :1], labels), _correct(judge, with_clean, labels))
             for dtype, judge in judges.items()
         },
-        distance=_distance(candidates, x, str(keywords(config.build_attack()).get("norm", "l2"))),
+        distance=distances(candidates, x.unsqueeze(1), keywords(config.build_attack()).get("norm", "l2")).max().item(),
         seconds=seconds,
         model_seconds=model_seconds,
     )
 
 
-def _attack_rows(config: AttackConfig, subject: Subject, rows: slice) -> tuple[Tensor, Tensor, Tensor, float, float]:
+def _attack_places(
+    config: AttackConfig, prepared: PreparedAttack, places: Tensor
+) -> tuple[Tensor, Tensor, Tensor, float, float]:
     """Attack these test images: images, labels, what the attack finds, its seconds and those of them in the network."""
-    labels = subject.dataset.test.labels[rows]
-    x = to_pixels(subject.dataset.test.images[rows], channels_last=True)
-    ids = torch.arange(rows.start, rows.stop, device=x.device)
-    attack, timed = config.build_attack(), TimedNetwork(subject.copy, x.device)
+    x, labels = prepared.batch(places)
+    attack, timed = config.build_attack(), TimedNetwork(prepared.copy, x.device)
     given = (labels,) if attack.reads_labels else ()
     try:
-        return x, labels, *timed.time(lambda: attack(timed, x, *given, sample_ids=ids))
+        return x, labels, *timed.time(lambda: attack(timed, x, *given, sample_ids=places.to(x.device)))
     except ValueError as error:
         raise ConfigError(f"{config.attack}: {error}") from error
 
@@ -135,7 +182,6 @@ def _correct(judge: nn.Module, candidates: Tensor, labels: Tensor) -> list[bool]
     return (classes == labels).all(dim=0).tolist()
 
 
-def _distance(candidates: Tensor, x: Tensor, norm: str) -> float:
-    """Return the largest distance of a candidate from its image in the norm, computed in float64."""
-    moved = (candidates.double() - x.double().unsqueeze(1)).flatten(2)
-    return torch.linalg.vector_norm(moved, ord=ORDER[norm], dim=2).max().item()
+def distances(found: Tensor, x: Tensor, norm: str) -> Tensor:
+    """Return the distances of images [..., C, H, W] from ``x``, which broadcasts to them, in the norm, in float64."""
+    return torch.linalg.vector_norm((found.double() - x.double()).flatten(-3), ord=ORDER[norm], dim=-1)

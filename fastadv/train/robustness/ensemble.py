@@ -12,8 +12,7 @@ from torch import Tensor
 from fastadv.attacks import AutoAttack, AutoAttackResult
 from fastadv.attacks.methods.autoattack import summary
 from fastadv.train.config.attack_config import AttackConfig
-from fastadv.train.data.splits import to_pixels
-from fastadv.train.robustness.attack_split import Subject
+from fastadv.train.robustness.attack_split import PreparedAttack
 from fastadv.train.runtime.errors import CheckpointError, ConfigError
 from fastadv.train.runtime.files import write_atomically
 from fastadv.train.runtime.processes import Processes
@@ -42,36 +41,36 @@ class Evaluated:
         return summary(self.broken_by, self.attacks, self.seconds, self.warnings)
 
 
-def attack_with_ensemble(config: AttackConfig, subject: Subject, folder: Path, processes: Processes) -> Evaluated:
+def run_autoattack(config: AttackConfig, prepared: PreparedAttack, folder: Path, processes: Processes) -> Evaluated:
     """Attack every image that `folder` has no verdict on; return all verdicts, in the order of the split.
 
     Each process takes its share; a search that was cut off is gone on with where it was stored.
     """
-    stored = _Stored(folder / "parts")
-    for file in stored.begun()[processes.rank :: processes.count]:
-        _run(config, subject, stored, file, stored.read(file))
-    _meet(processes)
-    done = torch.zeros(subject.images, dtype=torch.bool)
-    for part in stored.finished():
-        done[part.places[part.places < subject.images]] = True
+    # Of each part PART.begun while it runs, PART.pt when it is over.
+    folder = folder / "parts"
+    folder.mkdir(exist_ok=True)
+    for file in sorted(folder.glob("*.begun"))[processes.rank :: processes.count]:
+        _run(config, prepared, file, _read(file))
+    _barrier(processes)
+    done = torch.zeros(prepared.images, dtype=torch.bool)
+    for part in _finished(folder):
+        done[part.places[part.places < prepared.images]] = True
     mine = (~done).nonzero().flatten()[processes.rank :: processes.count]
     # Nobody looks for parts any more before all have finished theirs.
-    _meet(processes)
+    _barrier(processes)
     if len(mine):
-        _run(config, subject, stored, stored.new(int(mine[0]), processes.rank), {"places": mine})
-    _meet(processes)
-    return _joined(stored.finished(), subject.images)
+        _run(config, prepared, folder / f"part-{int(mine[0]):07d}-{processes.rank:04d}.begun", {"places": mine})
+    _barrier(processes)
+    return _joined(_finished(folder), prepared.images)
 
 
-def _run(config: AttackConfig, subject: Subject, stored: "_Stored", file: Path, begun: dict[str, Any]) -> None:
+def _run(config: AttackConfig, prepared: PreparedAttack, file: Path, begun: dict[str, Any]) -> None:
     """Run one part to its end, storing it now and then."""
     places: Tensor = begun["places"]
-    device = subject.dataset.test.images.device
-    x = to_pixels(subject.dataset.test.images[places.to(device)], channels_last=True)
-    y = subject.dataset.test.labels[places.to(device)]
+    x, y = prepared.batch(places)
     try:
         evaluation = AutoAttack(
-            subject.network,
+            prepared.network,
             x,
             y,
             eps=config.eps,
@@ -80,7 +79,7 @@ def _run(config: AttackConfig, subject: Subject, stored: "_Stored", file: Path, 
             attack_dtype=config.dtype,
             batch_size=config.batch_size,
             seed=config.seed,
-            sample_ids=places.to(device),
+            sample_ids=places.to(x.device),
         )
     except ValueError as error:
         raise ConfigError(f"autoattack: {error}") from error
@@ -92,7 +91,7 @@ def _run(config: AttackConfig, subject: Subject, stored: "_Stored", file: Path, 
         nonlocal printed, written
         now = time.monotonic()
         if now - written > SECONDS_BETWEEN_STORES:
-            stored.write(file, {"places": places, "state": evaluation.state_dict()})
+            _write(file, {"places": places, "state": evaluation.state_dict()})
             written = time.monotonic()
         if now - printed > SECONDS_BETWEEN_LINES:
             printed = now
@@ -103,7 +102,8 @@ def _run(config: AttackConfig, subject: Subject, stored: "_Stored", file: Path, 
     names = tuple(stage.attack for stage in result.stages)
     seconds = tuple(stage.seconds for stage in result.stages)
     part = Evaluated(places, evaluation.images.cpu(), evaluation.broken_by.cpu(), names, seconds, result.warnings)
-    stored.finish(file, part)
+    _write(file.with_suffix(".pt"), vars(part))
+    file.unlink(missing_ok=True)
 
 
 def _progress(evaluation: AutoAttack) -> str:
@@ -116,35 +116,19 @@ def _progress(evaluation: AutoAttack) -> str:
     )
 
 
-class _Stored:
-    """The parts of an evaluation in a folder: PART.begun while one runs, PART.pt when it is over."""
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return torch.load(file, weights_only=True, map_location="cpu")
+    except Exception as error:  # a damaged file raises anything
+        raise CheckpointError(f"{file}: damaged ({error}); delete it and add --resume") from None
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(exist_ok=True)
 
-    def new(self, first: int, rank: int) -> Path:
-        return self._folder / f"part-{first:07d}-{rank:04d}.begun"
+def _write(file: Path, content: dict[str, Any]) -> None:
+    write_atomically(file, lambda out: torch.save(content, out))
 
-    def begun(self) -> list[Path]:
-        return sorted(self._folder.glob("*.begun"))
 
-    def read(self, file: Path) -> dict[str, Any]:
-        """Read what is in a file. Raises CheckpointError where it is damaged."""
-        try:
-            return torch.load(file, weights_only=True, map_location="cpu")
-        except Exception as error:  # a damaged file raises anything
-            raise CheckpointError(f"{file}: damaged ({error}); delete it and add --resume") from None
-
-    def write(self, file: Path, content: dict[str, Any]) -> None:
-        write_atomically(file, lambda out: torch.save(content, out))
-
-    def finish(self, file: Path, part: Evaluated) -> None:
-        self.write(file.with_suffix(".pt"), vars(part))
-        file.unlink(missing_ok=True)
-
-    def finished(self) -> list[Evaluated]:
-        return [Evaluated(**self.read(file)) for file in sorted(self._folder.glob("*.pt"))]
+def _finished(folder: Path) -> list[Evaluated]:
+    return [Evaluated(**_read(file)) for file in sorted(folder.glob("*.pt"))]
 
 
 def _joined(parts: Sequence[Evaluated], images: int) -> Evaluated:
@@ -159,7 +143,7 @@ def _joined(parts: Sequence[Evaluated], images: int) -> Evaluated:
     return Evaluated(places[order], found, broken_by, attacks, seconds, warnings)
 
 
-def _meet(processes: Processes) -> None:
+def _barrier(processes: Processes) -> None:
     """Wait for all processes."""
     if processes.count > 1:
         torch.distributed.barrier()

@@ -4,75 +4,60 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fastadv.train.config.attack_config import AttackConfig
-from fastadv.train.data.splits import to_pixels
+from fastadv.train.config.run_folder import read_origin
 from fastadv.train.report.plots import draw_broken
 from fastadv.train.report.tables import render_table
-from fastadv.train.robustness.attack_report import class_table, count_classes, interval_cells, share, write_files
-from fastadv.train.robustness.attack_split import JUDGE, ORDER, Subject
-from fastadv.train.robustness.ensemble import Evaluated, attack_with_ensemble
-from fastadv.train.runtime.errors import ConfigError
-from fastadv.train.runtime.extras import require
+from fastadv.train.robustness.attack_report import class_table, count_classes, interval_cells, setup, share, write_files
+from fastadv.train.robustness.attack_split import JUDGE, PreparedAttack, distances
+from fastadv.train.robustness.ensemble import Evaluated, run_autoattack
 from fastadv.train.runtime.files import write_atomically
+from fastadv.train.runtime.imports import require
 from fastadv.train.runtime.processes import Processes
-from fastadv.train.runtime.run_folder import read_origin
 
 # How many broken images the picture shows.
 PICTURED = 6
 
 
-def evaluate(config: AttackConfig, subject: Subject, folder: Path, processes: Processes) -> str:
+def evaluate(config: AttackConfig, prepared: PreparedAttack, folder: Path, processes: Processes) -> str:
     """Attack what `folder` has no verdict on, and write result.json, report.md and broken.png there; save the images.
 
     Returns the summary; of several processes the first alone writes and has one.
     """
-    evaluated = attack_with_ensemble(config, subject, folder, processes)
+    evaluated = run_autoattack(config, prepared, folder, processes)
     if not processes.first:
         return ""
-    result = summarise(config, subject, evaluated, read_origin(folder))
+    result = summarise(config, prepared, evaluated, read_origin(folder))
     summary = _summary(config, result)
     sections = [summary, class_table(result, "robust, %")]
     broken = (evaluated.broken_by >= 0).nonzero().flatten()[:PICTURED]
     if len(broken):
-        x = to_pixels(subject.dataset.test.images[broken.to(subject.dataset.test.images.device)])
+        x, _ = prepared.batch(broken)
+        found = evaluated.images[broken].to(x.device)
         names = [evaluated.attacks[int(stage)] for stage in evaluated.broken_by[broken]]
-        draw_broken(
-            subject.network, subject.dataset, x, evaluated.images[broken].to(x.device), names, folder / "broken.png"
-        )
+        draw_broken(prepared.network, prepared.dataset, x, found, names, folder / "broken.png")
         sections += ["## Some broken images", "![broken images](broken.png)"]
     write_files(folder, result, f"{config.model} on {config.data} under AutoAttack", *sections)
-    saved = "" if config.save is None else "\n\n" + _save_images(config.save, config, subject, evaluated)
+    saved = "" if config.save is None else "\n\n" + _save_images(config.save, config, prepared, evaluated)
     return summary + saved
 
 
 def summarise(
-    config: AttackConfig, subject: Subject, evaluated: Evaluated, origin: Mapping[str, str]
+    config: AttackConfig, prepared: PreparedAttack, evaluated: Evaluated, origin: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return the content of result.json. Accuracies are shares in [0, 1], intervals Wilson's of 95 %."""
     result = evaluated.result()
     count = len(evaluated.broken_by)
     clean, robust = evaluated.broken_by != -2, evaluated.broken_by == -1
-    x = to_pixels(subject.dataset.test.images[:count]).cpu()
-    moved = (evaluated.images.double() - x.double()).flatten(1)
-    labels = subject.dataset.test.labels[:count].cpu()
+    x, labels = prepared.batch(torch.arange(count))
+    norm = config.norm or "linf"
+    keywords = {"version": config.ensemble_version, "eps": config.eps, "norm": norm, "seed": config.seed}
     return {
-        "model": config.model,
-        "data": config.data,
-        "split": "test",
-        "selection": "first",
-        "images": count,
-        "attack": {
-            "name": "autoattack",
-            "version": config.ensemble_version,
-            "eps": config.eps,
-            "norm": config.norm or "linf",
-            "seed": config.seed,
-        },
-        "dtype": config.dtype,
-        "judge": JUDGE,
+        **setup(config, count, keywords),
         "clean": share(int(clean.sum()), count),
         "robust": share(int(robust.sum()), count),
         "stages": [
@@ -85,47 +70,40 @@ def summarise(
             }
             for stage in result.stages
         ],
-        "classes": count_classes(subject.dataset.class_names, labels, clean.tolist(), robust.tolist()),
+        "classes": count_classes(prepared.dataset.class_names, labels, clean.tolist(), robust.tolist()),
         "broken_by": evaluated.broken_by.tolist(),
-        "largest_distance": float(moved.norm(ORDER[config.norm or "linf"], dim=1).max()),
+        "largest_distance": distances(evaluated.images, x.cpu(), norm).max().item(),
         "warnings": list(result.warnings),
         "origin": dict(origin),
     }
 
 
-def _save_images(path: Path, config: AttackConfig, subject: Subject, evaluated: Evaluated) -> str:
+def _save_images(path: Path, config: AttackConfig, prepared: PreparedAttack, evaluated: Evaluated) -> str:
     """Save the images to a .npz, or as 8-bit PNG into a folder; return what became of them, in a sentence.
 
     The file has images [n, C, H, W] in float32, labels, places in the split and broken_by [n]. As PNG go the broken
     images, every pixel rounded towards the clean one, so that they stay in the ball.
     """
-    labels = subject.dataset.test.labels[: len(evaluated.places)]
+    labels = prepared.dataset.test.labels[: len(evaluated.places)].cpu()
     if path.suffix == ".npz":
-        numpy = require("numpy", "--save")
-        arrays = {
-            "images": evaluated.images.float().contiguous().numpy(),
-            "labels": labels.cpu().numpy(),
-            "places": evaluated.places.numpy(),
-            "broken_by": evaluated.broken_by.numpy(),
-        }
-        write_atomically(path, lambda file: numpy.savez_compressed(file, **arrays))
+        tensors = {"images": evaluated.images.float().contiguous(), "labels": labels}
+        tensors |= {"places": evaluated.places, "broken_by": evaluated.broken_by}
+        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
+        write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
         return f"{path}: {len(labels)} images in float32, {int((evaluated.broken_by >= 0).sum())} of them adversarial"
-    if path.suffix:
-        raise ConfigError(f"save: {str(path)!r}, expected a file NAME.npz or a folder for PNG")
     broken = (evaluated.broken_by >= 0).nonzero().flatten()
-    clean = to_pixels(subject.dataset.test.images[broken.to(subject.dataset.test.images.device)]).cpu()
+    clean = prepared.batch(broken)[0].cpu()
     rounded = to_8_bits(evaluated.images[broken], clean)
-    inside = (rounded.double() - clean.double()).flatten(1).norm(ORDER[config.norm or "linf"], dim=1)
-    inside = inside <= config.eps * (1 + 1e-6)
+    inside = distances(rounded, clean, config.norm or "linf") <= config.eps * (1 + 1e-6)
     image = require("PIL.Image", "--save")
     path.mkdir(parents=True, exist_ok=True)
     for place, picture in zip(evaluated.places[broken].tolist(), rounded, strict=True):
         array = (picture * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
         image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(path / f"{place:07d}.png")
-    device = next(subject.network.parameters()).device
+    device = next(prepared.network.parameters()).device
     with torch.no_grad():
-        said = [subject.network(part.to(device)).argmax(1).cpu() for part in rounded.split(config.batch_size)]
-    counts = int(((torch.cat(said) != labels.cpu()[broken]) & inside).sum())
+        said = [prepared.network(part.to(device)).argmax(1).cpu() for part in rounded.split(config.batch_size)]
+    counts = int(((torch.cat(said) != labels[broken]) & inside).sum())
     count = f"of which {counts} still count: misclassified and in the ball"
     return f"{path}: {len(broken)} broken images as 8-bit PNG, {count}"
 

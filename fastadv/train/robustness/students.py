@@ -1,22 +1,20 @@
 """The last evaluation of a run's students: the attack that --eval-attack names, as `fastadv attack` makes it."""
 
-import contextlib
 import json
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.config.attacks import ENSEMBLE
 from fastadv.train.config.resume import extend_attack
-from fastadv.train.config.train_config import Config
+from fastadv.train.config.run_folder import open_run, read_origin, read_result, student_folder
+from fastadv.train.config.train_config import Config, DataConfig
 from fastadv.train.data.splits import Dataset
 from fastadv.train.robustness import attack_report, ensemble_report
 from fastadv.train.robustness.attack_split import prepare
-from fastadv.train.runtime.files import sha256, write_atomically
+from fastadv.train.runtime.files import sha256, write_text
 from fastadv.train.runtime.processes import Processes
-from fastadv.train.runtime.run_folder import open_run, read_origin, student_folder
 
 
 def attack_students(config: Config, dataset: Dataset, folder: Path, processes: Processes) -> None:
@@ -31,13 +29,13 @@ def attack_students(config: Config, dataset: Dataset, folder: Path, processes: P
     for seed in config.seeds:
         for spec in config.specs:
             student = student_folder(folder, spec.name, seed)
-            if "attack" not in processes.broadcast_from_rank0(partial(_result, student)):
+            if "attack" not in processes.broadcast_from_rank0(partial(read_result, student)):
                 _attack(config, student, images, processes)
 
 
 def _attack(config: Config, student: Path, images: int, processes: Processes) -> None:
     asked = AttackConfig(
-        **{name: getattr(config, name) for name in ("data", "data_dir", "image_size", "grayscale", "device")},
+        **{name: getattr(config, name) for name in (*DataConfig.model_fields, "device")},
         model=config.student,
         checkpoint=student / "weights.pt",
         n=images,
@@ -48,34 +46,29 @@ def _attack(config: Config, student: Path, images: int, processes: Processes) ->
     )
     out, facts = student / "attack", {"Checkpoint SHA-256": sha256(student / "weights.pt")}
     evaluate = ensemble_report.evaluate if config.eval_attack == ENSEMBLE else attack_report.evaluate
-    with contextlib.ExitStack() as held:
 
-        def take_folder() -> Path:
-            begun = (out / AttackConfig.FILE).exists()
-            if begun and facts.items() - read_origin(out).items():
-                # Of the same student after fewer epochs.
-                shutil.rmtree(out)
-                begun = False
-            opened = open_run(
-                asked,
-                resumed=out if begun else None,
-                named=out,
-                command=f"fastadv train --eval-attack {config.eval_attack}",
-                facts=facts,
-                extend=lambda folder: extend_attack(folder, asked, facts),
-            )
-            return held.enter_context(opened)
+    def begun() -> bool:
+        there = (out / AttackConfig.FILE).exists()
+        if there and facts.items() - read_origin(out).items():
+            # Of the same student after fewer epochs.
+            shutil.rmtree(out)
+            return False
+        return there
 
-        processes.broadcast_from_rank0(take_folder)
+    with open_run(
+        asked,
+        processes,
+        resumed=out if processes.broadcast_from_rank0(begun) else None,
+        named=out,
+        command=f"fastadv train --eval-attack {config.eval_attack}",
+        facts=facts,
+        extend=lambda folder: extend_attack(folder, asked, facts),
+    ):
         print(f"{student.name}: {config.eval_attack} on {images} test images, in {out}", flush=True)
         evaluate(asked, prepare(asked), out, processes)
     if processes.first:
-        found = _result(out)
+        found = read_result(out)
         share = found["robust"] if "robust" in found else found["accuracy"][found["judge"]]["robust"]
-        result = {**_result(student), "attack": {"name": config.eval_attack, "images": images, **share}}
-        write_atomically(student / "result.json", lambda file: file.write(json.dumps(result).encode()))
+        result = {**read_result(student), "attack": {"name": config.eval_attack, "images": images, **share}}
+        write_text(student / "result.json", json.dumps(result))
         print(f"{student.name}: {share['accuracy']:.2%} under {config.eval_attack}", flush=True)
-
-
-def _result(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "result.json").read_text())

@@ -35,32 +35,25 @@ class Checkpoints:
         return path
 
     def load_newest(self, *, device: torch.device | str, warn: Callable[[str], None]) -> dict[str, Any] | None:
-        """The newest checkpoint that is whole, or None where none was written yet.
+        """The newest checkpoint that is whole, its checksums verified, or None where none was written yet.
 
         Each damaged one is reported through `warn`. Raises CheckpointError when all are damaged.
         """
         paths = self.paths()
         for path in paths:
             try:
-                return read(path, device=device)
-            except CheckpointError as error:
-                warn(f"{error}; trying the one before")
+                # torch.load does not look at the archive's checksums.
+                with zipfile.ZipFile(path) as archive:
+                    damaged = archive.testzip()
+                if damaged is None:
+                    return torch.load(path, map_location=device, weights_only=True)
+                reason = f"checksum of {damaged}"
+            except Exception as error:  # zipfile, pickle and torch raise many kinds for a damaged file
+                reason = why_refused(error)
+            warn(f"{path}: damaged checkpoint ({reason}); trying the one before")
         if paths:
             raise CheckpointError(f"{self.folder}: every checkpoint is damaged; delete the folder to train anew")
         return None
-
-
-def read(path: Path, *, device: torch.device | str) -> dict[str, Any]:
-    """One checkpoint, its checksums verified. Raises CheckpointError naming the file when it is damaged."""
-    try:
-        # torch.load does not look at the archive's checksums.
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is None:
-            return torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # zipfile, pickle and torch raise many kinds for a damaged file
-        raise CheckpointError(f"{path}: damaged checkpoint ({why_refused(error)})") from error
-    raise CheckpointError(f"{path}: damaged checkpoint (checksum of {damaged})")
 
 
 def why_refused(error: Exception) -> str:

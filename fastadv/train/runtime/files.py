@@ -23,7 +23,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except Exception as error:
         temporary.unlink(missing_ok=True)
         # Torch and numpy raise errors of their own where a write fails.
@@ -33,6 +37,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         if cause is None:
             raise
         raise OSError(cause.errno, cause.strerror or str(cause), str(path)) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """:func:`write_atomically` of a text."""
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def sha256(path: Path) -> str:
@@ -50,11 +59,3 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise ConfigError(f"{folder}: another process works in it") from None
         yield
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

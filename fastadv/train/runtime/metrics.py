@@ -82,15 +82,6 @@ class MetricsLog:
             self._events.close()
 
 
-def tensorboard_installed() -> bool:
-    """Return whether MetricsLog can write TensorBoard events here."""
-    try:
-        import torch.utils.tensorboard  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
 def read_metrics(folder: Path, kind: str) -> list[dict[str, Any]]:
     """Return the lines of `kind` that a MetricsLog wrote to `folder`."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()

@@ -42,15 +42,14 @@ class Processes(distill_processes.Processes):
         """Return the names of the tensors that are not the same in every process. Waits for the device."""
         if self.count == 1:
             return []
-        names = []
-        for name, tensor in tensors.items():
+        same = []
+        for tensor in tensors.values():
             first = tensor.detach().clone()
             distributed.broadcast(first, 0)
-            same = torch.eq(first, tensor).all().to(torch.int64)
-            distributed.all_reduce(same, distributed.ReduceOp.MIN)
-            if not same.item():
-                names.append(name)
-        return names
+            same.append(torch.eq(first, tensor).all())
+        everywhere = torch.stack(same).to(torch.int64)
+        distributed.all_reduce(everywhere, distributed.ReduceOp.MIN)
+        return [name for name, agreed in zip(tensors, everywhere.tolist(), strict=True) if not agreed]
 
 
 @contextlib.contextmanager

@@ -3,11 +3,11 @@
 import shutil
 import sys
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from fastadv.train.runtime.errors import MissingExtraError
-from fastadv.train.runtime.extras import require
+from fastadv.train.runtime.imports import require
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -26,26 +26,21 @@ class Progress(AbstractContextManager["Progress"]):
         self._note = ""
         self._started = self._printed = time.monotonic()
         self._shown = shown
-        self._bar = self._open_bar() if shown and sys.stderr.isatty() else None
-
-    def _open_bar(self) -> Any:
-        """A bar of tqdm, or None where it is not installed."""
-        try:
-            tqdm = require("tqdm", "the progress bar").tqdm
-        except MissingExtraError:
-            return None
-        # tqdm shows nothing on a terminal that gives its size as 0 by 0; this falls back to 80 by 24.
-        size = shutil.get_terminal_size()
-        return tqdm(
-            desc=self._label,
-            total=self._total * self._images_per_step,
-            initial=self._done * self._images_per_step,
-            unit=" images",
-            unit_scale=True,
-            ncols=size.columns,
-            nrows=size.lines,
-            leave=False,
-        )
+        self._bar: Any = None
+        if shown and sys.stderr.isatty():
+            # tqdm shows nothing on a terminal that gives its size as 0 by 0; this falls back to 80 by 24.
+            size = shutil.get_terminal_size()
+            with suppress(MissingExtraError):
+                self._bar = require("tqdm", "the progress bar").tqdm(
+                    desc=label,
+                    total=total * images_per_step,
+                    initial=done * images_per_step,
+                    unit=" images",
+                    unit_scale=True,
+                    ncols=size.columns,
+                    nrows=size.lines,
+                    leave=False,
+                )
 
     def step(self) -> None:
         """Count one more step."""

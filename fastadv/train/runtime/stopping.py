@@ -12,12 +12,8 @@ class Stopped(KeyboardInterrupt):
 
     def __init__(self, number: int) -> None:
         super().__init__()
-        self.number = number
-
-    @property
-    def status(self) -> int:
-        """The exit status by convention: 130 for SIGINT, 143 for SIGTERM."""
-        return 128 + self.number
+        # The exit status by convention: 130 for SIGINT, 143 for SIGTERM.
+        self.status = 128 + number
 
 
 class _State:

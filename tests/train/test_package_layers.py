@@ -1,4 +1,4 @@
-"""The rooms of fastadv.train, as its docstring has them: imports run one way, and no name stands for two things."""
+"""The packages of fastadv.train, as its docstring has them: imports run one way, and no name stands for two things."""
 
 import ast
 import subprocess
@@ -11,8 +11,8 @@ import pytest
 import fastadv.train
 
 ROOT = Path(fastadv.train.__path__[0])
-STOREYS = [["runtime"], ["data", "networks"], ["config"], ["loop"], ["report"], ["robustness"], ["cli"]]
-STOREY_OF = {room: storey for storey, rooms in enumerate(STOREYS) for room in rooms}
+LAYERS = [["runtime"], ["data", "networks"], ["config"], ["loop"], ["report"], ["robustness"], ["cli"]]
+LAYER_OF = {package: layer for layer, packages in enumerate(LAYERS) for package in packages}
 MODULES = [path for path in ROOT.rglob("*.py") if path.name != "__init__.py"]
 
 
@@ -26,7 +26,7 @@ def imports(path):
             yield from (alias.name for alias in node.names if alias.name.startswith("fastadv.train."))
 
 
-def room(path):
+def package(path):
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
@@ -34,7 +34,7 @@ def room(path):
 def test_no_import_runs_upward(path):
     for module in imports(path):
         there = module.split(".")[2]
-        assert there == room(path) or STOREY_OF[there] < STOREY_OF[room(path)], f"{path} imports {module}"
+        assert there == package(path) or LAYER_OF[there] < LAYER_OF[package(path)], f"{path} imports {module}"
 
 
 def test_there_is_no_circle():
@@ -49,7 +49,7 @@ def test_there_is_no_circle():
 def test_the_entries_and_names():
     entries = [path.name for path in ROOT.iterdir() if path.name != "__pycache__"]
     assert len(entries) <= 10
-    assert set(entries) == {"__init__.py", "recipes", "cli.py", *(STOREY_OF.keys() - {"cli"})}
+    assert set(entries) == {"__init__.py", "recipes", "cli.py", *(LAYER_OF.keys() - {"cli"})}
     twice = [name for name, count in Counter(path.name for path in MODULES).items() if count > 1]
     assert not twice
 

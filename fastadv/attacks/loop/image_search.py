@@ -11,11 +11,11 @@ from fastadv.attacks.loop.judging import Judge
 from fastadv.attacks.loop.row_queue import Queue, Search
 
 
-def attacked(search: Search, judge: Judge, x: Tensor, **how: Any) -> Tensor:
-    """Return ``x`` [N, ...] with what ``search`` finds in the place of images that stand; ``how``: of queue_of."""
-    queue = queue_of(search, judge, x, judge.standing, **how)
+def search_correct(search: Search, judge: Judge, x: Tensor, **how: Any) -> Tensor:
+    """Return ``x`` [N, ...] with what ``search`` finds in the place of those classified right; ``how``: of queue_of."""
+    queue = queue_of(search, judge, x, judge.correct, **how)
     queue.run()
-    return x.index_copy(0, judge.standing, queue.x)
+    return x.index_copy(0, judge.correct, queue.x)
 
 
 def queue_of(

@@ -1,13 +1,24 @@
-"""MODULE:FUNCTION of a user's own, which makes a network or gives data."""
+"""Imports by name, where they are used: of optional dependencies, and of MODULE:FUNCTION of a user's own."""
 
+import importlib
 import inspect
 import os
 import pkgutil
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
-from fastadv.train.runtime.errors import ConfigError, TrainError
+from fastadv.train.runtime.errors import ConfigError, MissingExtraError, TrainError
+
+
+def require(module: str, purpose: str, *, install: str = "'fastadv[train]'") -> ModuleType:
+    """Import `module`, or raise MissingExtraError saying what needs it and what to `pip install`."""
+    try:
+        return importlib.import_module(module)
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision built for another torch
+        package = module.partition(".")[0]
+        raise MissingExtraError(f"{purpose} needs {package} ({error}): pip install {install}") from error
 
 
 def is_own(name: str) -> bool:
@@ -15,7 +26,7 @@ def is_own(name: str) -> bool:
     return ":" in name
 
 
-def find(field: str, name: str) -> Callable[..., Any]:
+def find_own(field: str, name: str) -> Callable[..., Any]:
     """Return the function MODULE:FUNCTION; the module is looked for in the current folder first.
 
     field: what errors call the name. Raises ConfigError where there is none, or its module cannot be imported.
@@ -31,9 +42,9 @@ def find(field: str, name: str) -> Callable[..., Any]:
     return function
 
 
-def call(field: str, name: str, **offered: object) -> Any:
+def call_own(field: str, name: str, **offered: object) -> Any:
     """Call MODULE:FUNCTION with those of ``offered`` that it has arguments for. Raises ConfigError where it raises."""
-    function = find(field, name)
+    function = find_own(field, name)
     try:
         taken = {key: offered[key] for key in inspect.signature(function).parameters if key in offered}
         return function(**taken)

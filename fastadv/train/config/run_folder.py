@@ -5,66 +5,62 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any
 
+from fastadv.train.config.attack_config import AttackConfig
+from fastadv.train.config.train_config import Config
 from fastadv.train.runtime.errors import ConfigError
-from fastadv.train.runtime.files import locked, write_atomically
+from fastadv.train.runtime.files import locked, write_text
 from fastadv.train.runtime.machine import describe
+from fastadv.train.runtime.processes import Processes
 
 RUNS = Path("runs")
 # Files of which a run has one from its first saved step on.
 SAVED = ("*/checkpoints/step-*.pt", "*/result.json", "result.json", "batches/*.json", "parts/*.begun", "parts/*.pt")
 
 
-class Configuration(Protocol):
-    """A configuration of a run. FILE: its name in the folder."""
-
-    FILE: ClassVar[str]
-    device: str
-    threads: int | None
-
-    @property
-    def run_name(self) -> str: ...
-
-    def to_toml(self) -> str: ...
-
-
 @contextlib.contextmanager
 def open_run(
-    config: Configuration,
+    config: Config | AttackConfig,
+    processes: Processes,
     *,
     resumed: Path | None,
-    named: Path | None,
+    named: Path,
     command: str,
     facts: Mapping[str, str],
     extend: Callable[[Path], object],
 ) -> Iterator[Path]:
-    """Hold the folder of a run for this process: ``resumed``, else the one ``named``, else one named by the time.
+    """Hold the folder of a run for ``processes``: ``resumed``, else the one ``named``.
 
     A new one, or one in which no step was saved, receives the configuration and origin.json, with the lines ``facts``
-    beside machine, software and command. ``extend`` is called with a resumed one.
+    beside machine, software and command. ``extend`` is called with a resumed one, by the first process alone.
 
-    Raises ConfigError where another process holds the folder or it has a run that is not to be resumed, and what
+    Raises ConfigError where another run holds the folder or it has a run that is not to be resumed, and what
     ``extend`` raises.
     """
-    folder = resumed or named or named_by_time(config.run_name)
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+
+    def take() -> Path:
+        folder = resumed or named
+        folder.mkdir(parents=True, exist_ok=True)
+        held.enter_context(locked(folder))
         if resumed is not None:
             extend(folder)
         elif (folder / config.FILE).exists() and any(any(folder.glob(pattern)) for pattern in SAVED):
             raise ConfigError(f"{folder} already holds a run; add --resume to continue it, or name another folder")
         else:
             origin = describe(command=command, device=config.device, threads=config.threads)
-            _write_origin(folder, {**origin, **facts})
+            write_text(folder / "origin.json", json.dumps({**origin, **facts}, indent=1))
             # Last, because it marks the folder as a run.
-            write_atomically(folder / config.FILE, lambda file: file.write(config.to_toml().encode()))
-        yield folder
+            write_text(folder / config.FILE, config.to_toml())
+        return folder
+
+    with contextlib.ExitStack() as held:
+        yield processes.broadcast_from_rank0(take)
 
 
 def add_fact(folder: Path, name: str, fact: str) -> None:
     """Add a line to origin.json, in the place of an older one of that name."""
-    _write_origin(folder, {**read_origin(folder), name: fact})
+    write_text(folder / "origin.json", json.dumps({**read_origin(folder), name: fact}, indent=1))
 
 
 def named_by_time(name: str) -> Path:
@@ -85,16 +81,17 @@ def read_origin(folder: Path) -> dict[str, str]:
     return json.loads((folder / "origin.json").read_text())
 
 
+def read_result(folder: Path) -> dict[str, Any]:
+    """Return what a finished training or evaluation left in `folder`. Raises FileNotFoundError."""
+    return json.loads((folder / "result.json").read_text())
+
+
 def check_facts(folder: Path, facts: Mapping[str, str]) -> None:
     """Raise ConfigError where facts that a run was started with are others by now, or were not given."""
     stored = {**dict.fromkeys(facts, "not known"), **read_origin(folder)}
     changes = [f"{name} {stored[name]} -> {now}" for name, now in facts.items() if stored[name] != now]
     if changes:
         raise refusal(folder, ", ".join(changes))
-
-
-def _write_origin(folder: Path, origin: Mapping[str, str]) -> None:
-    write_atomically(folder / "origin.json", lambda file: file.write(json.dumps(origin, indent=1).encode()))
 
 
 def refusal(folder: Path, changes: str) -> ConfigError:

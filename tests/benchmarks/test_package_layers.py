@@ -1,4 +1,4 @@
-"""Imports between the rooms of the benchmarks run one way."""
+"""Imports between the packages of the benchmarks run one way."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-# What each room may import beside itself. __main__ stands on top of all.
+# What each package may import beside itself. __main__ stands on top of all.
 BELOW = {
     "suite": set(),
     "opponents": {"suite"},
@@ -19,7 +19,7 @@ BELOW = {
 
 
 def imported(path: Path) -> set[str]:
-    """The rooms that a module imports from, ``from benchmarks import page`` included."""
+    """The packages that a module imports from, ``from benchmarks import page`` included."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "benchmarks":
@@ -31,14 +31,14 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("room", BELOW)
-def test_a_room_imports_only_what_is_below_it(room):
-    modules = sorted((BENCHMARKS / room).glob("*.py"))
+@pytest.mark.parametrize("package", BELOW)
+def test_a_package_imports_only_what_is_below_it(package):
+    modules = sorted((BENCHMARKS / package).glob("*.py"))
     assert modules
-    above = {path.name: imported(path) - BELOW[room] - {room} for path in modules}
-    assert not {name: rooms for name, rooms in above.items() if rooms}
+    above = {path.name: imported(path) - BELOW[package] - {package} for path in modules}
+    assert not {name: packages for name, packages in above.items() if packages}
 
 
 def test_every_room_is_one_of_these():
-    rooms = {path.name for path in BENCHMARKS.iterdir() if path.is_dir() and not path.name.startswith(("_", "."))}
-    assert rooms == {*BELOW, "results"}
+    packages = {path.name for path in BENCHMARKS.iterdir() if path.is_dir() and not path.name.startswith(("_", "."))}
+    assert packages == {*BELOW, "results"}
