@@ -71,7 +71,7 @@ struct InL2Ball {
   DEVICE static A scale(const Terms& terms, int64_t size, uint32_t word) {
     A squares = 0;
     terms([&](A deviate) { squares += deviate * deviate; });
-    const A length = norm<A>(combined<Sum>(BlockTeam(), squares), terms);
+    const A length = norm<A>(BlockTeam(), combined<Sum>(BlockTeam(), squares), terms);
     return std::pow(positive<A>(word), A(1) / static_cast<A>(size)) / length;
   }
 };

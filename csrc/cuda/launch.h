@@ -2,22 +2,45 @@
 //
 //   KERNEL name(...) { ... }                        for blocks of up to kMaxThreads
 //   KERNEL_FOR(threads) name(...) { ... }           for smaller ones, which may take more registers
+//   KERNEL_OF(threads, blocks) name(...) { ... }    so few registers that a multiprocessor holds so many blocks
 //   DEVICE type name(...) { ... }                   what kernels call
 //   SHARED_ARRAY(type, name, count)                 a block's shared memory, as a local variable of a kernel
+//   SHARED_ROOM(type, name)                         more of it, as many bytes as the launch asks for
 //   LAUNCH(kernel, blocks, threads, device, ...)    blocks from 1 on, threads a multiple of 32
+//   LAUNCH_CLUSTERS(kernel, clusters, device, ...)  blocks that run at one time and reach each other's shared memory,
+//                                                   where fits(kernel, clusters, device)
+//   Cluster::...                                    what a block of these knows, if kHasClusters
+//   copy_later(shared, from), await_copies()        16 bytes that go from global to shared memory past the registers
 //   REGISTER_OPS(m) { m.impl(...); }
 //
-// Kernels keep to what the simulator knows: one-dimensional grids, static shared memory, __syncthreads and the
-// __shfl_xor_sync of whole warps; no inline PTX, no CUB, no cooperative groups. Nothing here waits for the device, and
-// memory comes from PyTorch's allocator alone, so every op can be captured in a CUDA graph.
+// Kernels keep to what the simulator knows: one-dimensional grids, __syncthreads, shuffles and ballots of whole
+// warps; no inline PTX, no CUB, no cooperative groups beside Cluster. Nothing here waits for the device, and memory
+// comes from PyTorch's allocator alone, so every op can be captured in a CUDA graph.
 #pragma once
 
 #include "../common/tensor.h"
+
+namespace fastadv {
+
+// Blocks of a cluster, at most: more than 8 of them not every GPU from sm_90 on can run.
+constexpr int kMostClusterBlocks = 16;
+
+// A launch of `count` clusters of `blocks` blocks of `threads` threads, each with so many bytes of SHARED_ROOM.
+struct Clusters {
+  int64_t count;
+  int blocks;
+  int threads;
+  int64_t bytes;
+};
+
+}  // namespace fastadv
 
 #ifdef FASTADV_SIMULATOR
 #include "simulator.h"
 #else
 
+#include <cooperative_groups.h>
+#include <cuda_pipeline_primitives.h>
 #include <cuda_runtime.h>
 #include <torch/csrc/stable/accelerator.h>
 
@@ -39,14 +62,111 @@ class Device {
   cudaStream_t stream_;
 };
 
-inline void require_launched() {
-  const cudaError_t error = cudaGetLastError();
+inline void require_launched(cudaError_t error = cudaGetLastError()) {
   if (error != cudaSuccess) throw std::runtime_error(std::string("fastadv: ") + cudaGetErrorString(error));
+}
+
+// A launch of clusters in the terms of the runtime; made where it is used, as it holds its own address.
+class ClusterLaunch {
+ public:
+  ClusterLaunch(const Clusters& clusters, const Device& device) {
+    require(clusters.count * clusters.blocks <= 0x7fffffff, "the tensors are too large for one launch");
+    attribute_.id = cudaLaunchAttributeClusterDimension;
+    attribute_.val.clusterDim = {static_cast<unsigned>(clusters.blocks), 1, 1};
+    config_.gridDim = dim3(static_cast<unsigned>(clusters.count * clusters.blocks));
+    config_.blockDim = dim3(static_cast<unsigned>(clusters.threads));
+    config_.dynamicSmemBytes = static_cast<size_t>(clusters.bytes);
+    config_.stream = device.stream();
+    config_.attrs = &attribute_;
+    config_.numAttrs = 1;
+  }
+  ClusterLaunch(const ClusterLaunch&) = delete;
+  ClusterLaunch& operator=(const ClusterLaunch&) = delete;
+
+  operator const cudaLaunchConfig_t*() const { return &config_; }
+
+ private:
+  cudaLaunchAttribute attribute_{};
+  cudaLaunchConfig_t config_{};
+};
+
+// Whether the device runs such clusters; asked before each launch of them, for it also tells the runtime that a block
+// may have more than 48 KiB and a cluster more than 8 blocks.
+template <class... Parameters>
+bool fits(void (*kernel)(Parameters...), const Clusters& clusters, const Device& device) {
+  cudaFuncAttributes own;
+  require_launched(cudaFuncGetAttributes(&own, kernel));
+  // What an older architecture was given, which a newer GPU may run, is empty.
+  if (own.ptxVersion < 90) return false;
+  int index, room;
+  require_launched(cudaGetDevice(&index));
+  require_launched(cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerBlockOptin, index));
+  if (clusters.bytes + static_cast<int64_t>(own.sharedSizeBytes) > room) return false;
+  const int bytes = static_cast<int>(clusters.bytes);
+  require_launched(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  require_launched(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+  int running = 0;
+  const bool known = cudaOccupancyMaxActiveClusters(&running, kernel, ClusterLaunch(clusters, device)) == cudaSuccess;
+  // A size that this GPU never runs is an error to the runtime, of which the next launch must not hear.
+  if (!known) static_cast<void>(cudaGetLastError());
+  return known && running > 0;
+}
+
+template <class... Parameters, class... Arguments>
+void launch_clusters(void (*kernel)(Parameters...), const Clusters& clusters, const Device& device,
+                     const Arguments&... arguments) {
+  const ClusterLaunch launch(clusters, device);
+  require_launched(cudaLaunchKernelEx(static_cast<const cudaLaunchConfig_t*>(launch), kernel, arguments...));
+}
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#define FASTADV_CLUSTERS 1
+#else
+#define FASTADV_CLUSTERS 0
+#endif
+
+// Kernels for clusters are empty where there are none.
+constexpr bool kHasClusters = FASTADV_CLUSTERS;
+
+// A thread's own cluster; before sm_90 its block alone.
+struct Cluster {
+#if FASTADV_CLUSTERS
+  using Group = cooperative_groups::cluster_group;
+  __device__ static int size() { return static_cast<int>(Group::num_blocks()); }
+  __device__ static int rank() { return static_cast<int>(Group::block_rank()); }
+  // Of all threads of the cluster.
+  __device__ static void barrier() { Group::sync(); }
+  // Where in the block of this rank the variable lies that is at `shared` in one's own.
+  template <class A>
+  __device__ static A* in_block(A* shared, int rank) {
+    return Group::map_shared_rank(shared, rank);
+  }
+#else
+  __device__ static int size() { return 1; }
+  __device__ static int rank() { return 0; }
+  __device__ static void barrier() { __syncthreads(); }
+  template <class A>
+  __device__ static A* in_block(A* shared, int) {
+    return shared;
+  }
+#endif
+};
+
+__device__ __forceinline__ void copy_later(void* shared, const void* from) {
+  __pipeline_memcpy_async(shared, from, 16);
+}
+// Until all that this thread has copied is there; what others have copied is after a barrier.
+__device__ __forceinline__ void await_copies() {
+  __pipeline_commit();
+  __pipeline_wait_prior(0);
 }
 
 }  // namespace fastadv
 
 #define SHARED_ARRAY(type, name, count) __shared__ type name[count]
+#define SHARED_ROOM(type, name)                                \
+  extern __shared__ __align__(16) unsigned char shared_room[]; \
+  type* const name = reinterpret_cast<type*>(shared_room)
 
 #define LAUNCH(kernel, blocks, threads, device, ...)                                             \
   do {                                                                                           \
@@ -55,6 +175,8 @@ inline void require_launched() {
     ::fastadv::require_launched();                                                               \
   } while (false)
 
+#define LAUNCH_CLUSTERS(kernel, clusters, device, ...) ::fastadv::launch_clusters(kernel, clusters, device, __VA_ARGS__)
+
 #define REGISTER_OPS(m) STABLE_TORCH_LIBRARY_IMPL(fastadv, CUDA, m)
 
 #endif
@@ -62,7 +184,8 @@ inline void require_launched() {
 #define DEVICE __device__ __forceinline__
 // One block a multiprocessor is all that is asked for: the compiler would spill registers for the occupancy it aims at
 // otherwise.
-#define KERNEL_FOR(threads) __global__ void __launch_bounds__(threads, 1)
+#define KERNEL_FOR(threads) KERNEL_OF(threads, 1)
+#define KERNEL_OF(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define KERNEL KERNEL_FOR(::fastadv::kMaxThreads)
 
 namespace fastadv {

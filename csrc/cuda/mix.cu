@@ -48,24 +48,54 @@ struct Mixed {
   int64_t* next;   // [N]
 };
 
-// A thread goes through the whole permutation for one sample. An index that is none belongs to nobody.
-template <int kRun>
-KERNEL find_mixed(const int64_t* permutation /* [N] */, int64_t samples, Mixed mixed) {
-  SHARED_ARRAY(int64_t, run, kRun);
-  const int64_t sample = int64_t{blockIdx.x} * kRun + threadIdx.x;
-  int64_t last = -1;
-  for (int64_t begin = 0; begin < samples; begin += kRun) {
-    __syncthreads();
-    if (begin + threadIdx.x < samples) run[threadIdx.x] = permutation[begin + threadIdx.x];
-    __syncthreads();
-    const int count = static_cast<int>(samples - begin < kRun ? samples - begin : kRun);
-    for (int k = 0; sample < samples && k < count; ++k) {
-      if (run[k] != sample) continue;
-      (last < 0 ? mixed.first[sample] : mixed.next[last]) = begin + k;
-      last = begin + k;
+// Indices that a lane reads at once.
+constexpr int kIndices = 8;
+
+// A block finds what was mixed with kWarp samples, lane l of each of its warps with the l-th. The warps share out the
+// permutation, `part` indices each; what they found is joined in their order. An index that is none belongs to nobody.
+KERNEL_FOR(kThreads) find_mixed(const int64_t* permutation /* [N] */, int64_t samples, int64_t part, Mixed mixed) {
+  constexpr int kWarps = kThreads / kWarp;
+  SHARED_ARRAY(int64_t, first_found, kWarps * kWarp);
+  SHARED_ARRAY(int64_t, last_found, kWarps * kWarp);
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int64_t begin = warp * part, end = begin + part < samples ? begin + part : samples;
+  const int64_t own = int64_t{blockIdx.x} * kWarp + lane;
+  int64_t first = -1, last = -1;
+  for (int64_t at = begin; at < end; at += kIndices * kWarp) {
+    int64_t index[kIndices];
+#pragma unroll
+    for (int k = 0; k < kIndices; ++k) {
+      const int64_t n = at + k * kWarp + lane;
+      index[k] = n < end ? permutation[n] : -1;
+    }
+#pragma unroll
+    for (int k = 0; k < kIndices; ++k) {
+      const bool hit = index[k] >= own - lane && index[k] < own - lane + kWarp;
+      const unsigned hits = __ballot_sync(kAllLanes, hit);
+      for (int source = 0; source < kWarp && hits >> source > 0; ++source) {
+        if (!(hits >> source & 1) || __shfl_sync(kAllLanes, index[k], source) != own) continue;
+        const int64_t n = at + k * kWarp + source;
+        if (last < 0) {
+          first = n;
+        } else {
+          mixed.next[last] = n;
+        }
+        last = n;
+      }
     }
   }
-  if (sample < samples) (last < 0 ? mixed.first[sample] : mixed.next[last]) = samples;
+  first_found[threadIdx.x] = first;
+  last_found[threadIdx.x] = last;
+  __syncthreads();
+  if (warp > 0 || own >= samples) return;
+  last = -1;
+  for (int other = 0; other < kWarps; ++other) {
+    const int64_t found = first_found[other * kWarp + lane];
+    if (found < 0) continue;
+    (last < 0 ? mixed.first[own] : mixed.next[last]) = found;
+    last = last_found[other * kWarp + lane];
+  }
+  (last < 0 ? mixed.first[own] : mixed.next[last]) = samples;
 }
 
 template <int kWidth, class T, class A>
@@ -99,8 +129,9 @@ void launch(const Mixture<T, A>& mixture, const Tensor& like) {
       const Tensor room = empty_vector(like, 2 * mixture.samples, ScalarType::Long);
       int64_t* const first = mutable_data<int64_t>(room);
       const Mixed mixed{first, first + mixture.samples};
-      const int64_t searches = divide_up(mixture.samples, kThreads);
-      LAUNCH((find_mixed<kThreads>), searches, kThreads, device, mixture.permutation, mixture.samples, mixed);
+      const int64_t part = divide_up(mixture.samples, kThreads / kWarp);
+      LAUNCH(find_mixed, divide_up(mixture.samples, kWarp), kThreads, device, mixture.permutation, mixture.samples, part,
+             mixed);
       LAUNCH((gather_elements<kWidth, T, A>), blocks, threads, device, mixture, parts, mixed);
     } else {
       LAUNCH((mix_elements<kWidth, T, A>), blocks, threads, device, mixture, parts);

@@ -7,6 +7,8 @@
 //                                and teacher together, and once more, from a cache, for the gradients; 128 bytes a
 //                                thread are on their way at a time
 //   few long ones                several blocks a row, in two launches: the first leaves the sums of its parts
+//   where there are clusters     a cluster a row of more than 1,024 classes that it can hold, whatever its alignment:
+//                                each block copies its part to shared memory, all of it at once, and reads that twice
 //
 // A sum over the batch is taken in a fixed order: by the only block that is launched where there are few short rows,
 // else by a second launch over the values.
@@ -14,7 +16,7 @@
 // A functor has  template <class A, class Row> auto of(const Row& row, int64_t n),
 // which returns what the threads of a row know of it:  value()  and  gradient(c, x, g), which sets the derivatives g
 // w.r.t. the logits x of class c, one an input. Where all it asks of a row's elements are RowSums, a constant kSplits
-// says so, and its rows may be shared out.
+// says so, and its rows may be shared out, over several launches or a cluster.
 #pragma once
 
 #include <cmath>
@@ -22,6 +24,7 @@
 
 #include "../common/loss.h"
 #include "block.h"
+#include "cluster.h"
 #include "memory.h"
 
 namespace fastadv {
@@ -57,6 +60,7 @@ class HeldRow {
     }
   }
 
+  DEVICE Team team() const { return {}; }
   DEVICE int64_t classes() const { return classes_; }
   DEVICE A logit(int k, int64_t c) const { return static_cast<A>(row_[k][c]); }
 
@@ -108,6 +112,7 @@ class StreamedRow {
     sums_ = sums;
   }
 
+  DEVICE Team team() const { return {}; }
   DEVICE int64_t classes() const { return classes_; }
   DEVICE A logit(int k, int64_t c) const { return static_cast<A>(row_[k][c]); }
 
@@ -155,6 +160,49 @@ class StreamedRow {
   A* sums_ = nullptr;
 };
 
+// A block's part of a row in the shared memory of its cluster.
+template <int kWidth_, int kInputs, class T, class A>
+class ClusterRow {
+ public:
+  using Team = ClusterTeam;
+  static constexpr int kWidth = kWidth_;
+  static constexpr bool kHeld = false;
+  static constexpr Extent kExtent = Extent::kWhole;
+
+  // `share`: the elements of a part; `room` for as many of each input.
+  DEVICE ClusterRow(const T* const (&inputs)[kInputs], int64_t begin, int64_t classes, int share, T* room)
+      : classes_(classes), part_(classes, share) {
+#pragma unroll
+    for (int k = 0; k < kInputs; ++k) {
+      row_[k] = inputs[k] + begin;
+      copy_[k] = copy_run(room + k * (share + kVector<T>), row_[k] + part_.first, part_.size);
+    }
+    await_copies();
+    Cluster::barrier();
+  }
+
+  DEVICE const Team& team() const { return team_; }
+  DEVICE int64_t classes() const { return classes_; }
+  DEVICE A logit(int k, int64_t c) const { return static_cast<A>(row_[k][c]); }
+
+  template <class F>
+  DEVICE void each(const F& f) const {
+    for (int first = threadIdx.x * kWidth; first < part_.size; first += blockDim.x * kWidth) {
+      A x[kInputs][kWidth];
+#pragma unroll
+      for (int k = 0; k < kInputs; ++k) load(copy_[k] + first, x[k]);
+      f(part_.first + first, x);
+    }
+  }
+
+ private:
+  const T* row_[kInputs];   // [C] each
+  const T* copy_[kInputs];  // of the part
+  int64_t classes_;         // C
+  ClusterPart part_;
+  Team team_;
+};
+
 // The logits of a softmax: an input, or what a loss makes of the inputs; called with a class and its logits x[k][e].
 template <int k>
 struct Input {
@@ -192,7 +240,7 @@ class RowSums {
 
   template <class Row, class Logits>
   DEVICE static RowSums summed(const Row& row, const A (&inverse)[N], const Logits& logits) {
-    const typename Row::Team team;
+    const typename Row::Team& team = row.team();
     RowSums sums;
     const auto each = [&](const auto& f) {
       row.each([&](int64_t first, const auto& x) {
@@ -485,6 +533,29 @@ KERNEL part_rows(Loss loss, Batch<K, T, A> batch, int parts, A* sums) {
   if (part == 0 && threadIdx.x == 0) batch.loss[n] = value;
 }
 
+// `share`: the elements of a block's part of a row.
+template <class Row, class Loss, int K, class T, class A>
+KERNEL_OF(kClusterThreads, sizeof(A) == 4 ? 2 : 1) cluster_rows(Loss loss, Batch<K, T, A> batch, int share) {
+  if constexpr (kHasClusters) {
+    SHARED_ROOM(T, room);
+    const int64_t n = blockIdx.x / Cluster::size();
+    const A value = evaluate_row(Row(batch.x, n * batch.size, batch.size, share, room), loss, batch, n);
+    if (Cluster::rank() == 0 && threadIdx.x == 0) batch.loss[n] = value;
+  }
+}
+
+// Launches a cluster a row; false where the GPU has none that holds one.
+template <int kWidth, class Loss, int K, class T, class A>
+bool launch_cluster_rows(const Loss& loss, const Batch<K, T, A>& batch, const Device& device) {
+  const int blocks = cluster_blocks(K * batch.size * static_cast<int64_t>(sizeof(T)), batch.samples);
+  const int share = cluster_share<T>(batch.size, blocks);
+  const Clusters clusters{batch.samples, blocks, cluster_threads(share / kWidth), K * copy_room<T>(share)};
+  const auto kernel = cluster_rows<ClusterRow<kWidth, K, T, A>, Loss, K, T, A>;
+  if (!fits(kernel, clusters, device)) return false;
+  LAUNCH_CLUSTERS(kernel, clusters, device, loss, batch, share);
+  return true;
+}
+
 // A block adds up to kSummands of `count` values, several blocks a number of `sums`. The mean of nothing, whose scale
 // is NaN, is NaN.
 constexpr int64_t kSummands = 16384;
@@ -551,6 +622,15 @@ void compute_rows(const Loss& loss, const Batch<K, T, A>& whole, const Tensor& l
   };
   // Every thread has a few loads to wait for, so that no more rows than needed are in a cache at a time.
   const auto threads = [&](int64_t elements, int width) { return block_threads(elements / width / 4); };
+  const auto launch_clusters = [&] {
+    // Of half precision 8 bytes at a time, for which there are registers.
+    constexpr int kWidth = 16 / static_cast<int>(sizeof(A));
+    if constexpr (splits<Loss>()) {
+      return vectors ? launch_cluster_rows<kWidth>(loss, batch, device) : launch_cluster_rows<1>(loss, batch, device);
+    } else {
+      return false;
+    }
+  };
   const auto launch_blocks = [&](auto row) {
     using Row = typename decltype(row)::type;
     LAUNCH((block_rows<Row, Loss, K, T, A>), samples, threads(classes, Row::kWidth), device, loss, batch);
@@ -563,6 +643,8 @@ void compute_rows(const Loss& loss, const Batch<K, T, A>& whole, const Tensor& l
     launch_warps(std::type_identity<Short>());
   } else if (classes <= Held::kLongest) {
     launch_warps(std::type_identity<Held>());
+  } else if (launch_clusters()) {
+    // Each row is read once.
   } else if (!vectors) {
     launch_blocks(std::type_identity<StreamedRow<1, Extent::kWhole, K, T, A>>());
   } else if (parts < 2 || !splits<Loss>()) {

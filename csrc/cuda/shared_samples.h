@@ -1,5 +1,5 @@
-// l2 steps and projections of few large samples, each shared out over several blocks. What is summed over a sample
-// takes a launch, whose blocks leave the sums of their parts; every block of the next one adds these up, in a fixed
+// l2 steps and projections of few large samples where there are no clusters, each shared out over several blocks. What
+// is summed over a sample takes a launch, whose blocks leave the sums of their parts; every block of the next one adds these up, in a fixed
 // order:
 //
 //   direction_parts   the squares of the direction, where there is one
@@ -11,7 +11,7 @@
 // Formulas: l2_scale in step.h.
 #pragma once
 
-#include "step.h"
+#include "cluster_samples.h"
 
 namespace fastadv {
 
@@ -250,6 +250,7 @@ void move_shared(const Rule& rule, const Step<T, A>& step, const T* direction, c
 template <class Rules, class T, class A>
 void move_batch(const Rules& rules, const Step<T, A>& step, const T* direction, const Tensor& like) {
   const Device device(like);
+  if (move_in_clusters(rules, step, direction, device)) return;
   if (step.norm != Norm::kL2 || step.size < kLargeSample || step.samples >= kFewSamples) {
     return move_along(rules, step, direction, device);
   }

@@ -55,8 +55,8 @@ KERNEL momentum_samples(Step<T, A> step, AlongMomentum<T, A> along, Rule rule) {
   }
   const Gathered<T, A> direction{along.grad + begin, along.momentum + begin, along.gathered + begin, along.decay,
                                  OverMean<A>(total, shrink, step.size)};
-  move_sample<kHold, kWidth>(step.x + begin, direction, step.x0 + begin, rule, step.step_size[n], ball, kNorm,
-                             step.out + begin, step.size);
+  move_sample<kHold, kWidth>(BlockTeam(), step.x + begin, direction, step.x0 + begin, rule, step.step_size[n], ball,
+                             kNorm, step.out + begin, step.size);
 }
 
 template <bool kHold, int kWidth, class T, class A>
@@ -65,8 +65,8 @@ KERNEL boundary_samples(BoundaryStep<T, A> step) {
   if (step.boundary.active(n)) {
     // In a ball of infinite radius around itself, so that only the box is left.
     const Ball<A> box{std::numeric_limits<A>::infinity(), step.low, step.high, true};
-    move_sample<kHold, kWidth>(step.x + begin, Stored<T>{step.grad + begin}, step.x + begin, MoveByUnit<A>(),
-                               step.boundary.length(n), box, Norm::kLinf, step.out + begin, step.size);
+    move_sample<kHold, kWidth>(BlockTeam(), step.x + begin, Stored<T>{step.grad + begin}, step.x + begin,
+                               MoveByUnit<A>(), step.boundary.length(n), box, Norm::kLinf, step.out + begin, step.size);
     return;
   }
   for (int64_t first = int64_t{threadIdx.x} * kWidth; first < step.size; first += int64_t{blockDim.x} * kWidth) {

@@ -6,8 +6,8 @@
 //   kHeldBytes each of the sample's points, of its centres and of the direction stay in a thread's registers and are
 //   read once, by as few threads as hold them. Any other sample is read again in every pass: one for each norm, one for
 //   every three bits of the least of the largest coordinates, one for each step of the search for the ball's scale or
-//   threshold (none where the sample lies inside the ball), one to write. A batch of a few large samples leaves most
-//   multiprocessors idle: a sample is never shared out, which would take a launch for each of these passes.
+//   threshold (none where the sample lies inside the ball), one to write. Where a GPU has clusters, these passes read
+//   shared memory: cluster_samples.h.
 //
 // A rule has  kDirected, whether it reads a direction;  needs_length(), whether it must know the direction's l2 norm;
 // set(size, length), once a sample;  where it selects coordinates,  selects(), how many, and  select(least, selected);
@@ -227,28 +227,28 @@ class StreamedSample {
   Rule rule_;
 };
 
-// Euclidean norm over the block, given the sum of squares, that neither overflows nor underflows; NaN if any term is.
+// Euclidean norm over a team, given the sum of squares, that neither overflows nor underflows; NaN if any term is.
 // `terms(f)` calls f(term) for each term of the thread.
-template <class A, class Terms>
-DEVICE A norm(A squares, const Terms& terms) {
+template <class A, class Team, class Terms>
+DEVICE A norm(const Team& team, A squares, const Terms& terms) {
   constexpr A kSafe = sizeof(A) == 4 ? A(1e-30) : A(1e-280);
   if (squares > kSafe && squares < 1 / kSafe) return std::sqrt(squares);
   if (squares != squares) return squares;
   A largest = 0;
   terms([&](A term) { largest = Larger()(largest, absolute<A>(term)); });
-  largest = combined<Larger>(BlockTeam(), largest);
+  largest = combined<Larger>(team, largest);
   if (!(largest > 0) || largest == std::numeric_limits<A>::infinity()) return largest;
   A scaled = 0;
   terms([&](A term) { scaled += (term / largest) * (term / largest); });
-  return largest * std::sqrt(combined<Sum>(BlockTeam(), scaled));
+  return largest * std::sqrt(combined<Sum>(team, scaled));
 }
 
 // The s in [0, 1] for which clamp(x0 + s delta, low, high) lies at distance eps from x0, delta being point - x0; 1
 // inside the ball. In s^2 the squared distance is concave and piecewise linear, s^2 A + B, with A the sum of delta^2
 // over the coordinates still inside the box and B the squared distance of those the box stopped; from the left Newton
 // rises to the root.
-template <class A, class Sample>
-DEVICE A l2_scale(const Sample& sample, const Ball<A>& ball) {
+template <class A, class Team, class Sample>
+DEVICE A l2_scale(const Team& team, const Sample& sample, const Ball<A>& ball) {
   A whole_and_clipped[2] = {0, 0};
   sample.points([&](int64_t, const auto& point, const auto& centre) {
     for (int e = 0; e < static_cast<int>(std::size(point)); ++e) {
@@ -258,10 +258,10 @@ DEVICE A l2_scale(const Sample& sample, const Ball<A>& ball) {
       whole_and_clipped[1] += inside * inside;
     }
   });
-  BlockTeam().combine<Sum>(whole_and_clipped);
+  team.template combine<Sum>(whole_and_clipped);
   const A whole = whole_and_clipped[0], clipped = whole_and_clipped[1], radius = ball.eps * ball.eps;
   if (!(clipped > radius)) return A(1);
-  A s = ball.eps / norm<A>(whole, [&](const auto& term) {
+  A s = ball.eps / norm<A>(team, whole, [&](const auto& term) {
     sample.points([&](int64_t, const auto& point, const auto& centre) {
       for (int e = 0; e < static_cast<int>(std::size(point)); ++e) term(point[e] - centre[e]);
     });
@@ -279,7 +279,7 @@ DEVICE A l2_scale(const Sample& sample, const Ball<A>& ball) {
         free_and_fixed[1] += stopped ? limit * limit : A(0);
       }
     });
-    BlockTeam().combine<Sum>(free_and_fixed);
+    team.template combine<Sum>(free_and_fixed);
     const A free = free_and_fixed[0], left = radius - free_and_fixed[1];
     const A root = free > 0 && left > 0 ? std::sqrt(left / free) : A(0);
     if (!(root > s)) break;
@@ -290,8 +290,8 @@ DEVICE A l2_scale(const Sample& sample, const Ball<A>& ball) {
 
 // The l1 threshold t >= 0; 0 where the point, clipped to the box, lies inside the ball. Sums are taken in double: equal
 // terms, which sign steps leave behind, round alike and would add up their errors.
-template <class A, class Sample>
-DEVICE double l1_threshold(const Sample& sample, const Ball<A>& ball) {
+template <class A, class Team, class Sample>
+DEVICE double l1_threshold(const Team& team, const Sample& sample, const Ball<A>& ball) {
   const auto distance_and_slope = [&](const Threshold<A>& threshold, double (&sums)[2]) {
     sums[0] = sums[1] = 0;
     sample.points([&](int64_t, const auto& point, const auto& centre) {
@@ -302,7 +302,7 @@ DEVICE double l1_threshold(const Sample& sample, const Ball<A>& ball) {
         sums[1] += slope;
       }
     });
-    BlockTeam().combine<Sum>(sums);
+    team.template combine<Sum>(sums);
   };
   double sums[2];
   distance_and_slope(Threshold<A>(0), sums);
@@ -313,7 +313,7 @@ DEVICE double l1_threshold(const Sample& sample, const Ball<A>& ball) {
       largest = Larger()(largest, absolute<A>(point[e] - centre[e]));
     }
   });
-  L1Search<A> search(ball.eps, sums[0], sums[1], combined<Larger>(BlockTeam(), largest));
+  L1Search<A> search(ball.eps, sums[0], sums[1], combined<Larger>(team, largest));
   while (search.next()) {
     distance_and_slope(Threshold<A>(search.t()), sums);
     if (search.arrived(sums[0], sums[1])) break;
@@ -332,8 +332,8 @@ struct Largest {
 // Magnitudes are ordered as their bits are, which are found from the highest on, three a pass: the coordinates that
 // reach each of seven thresholds are counted at once, two counts in a word. A pass that finds exactly k is the last.
 // NaN counts as zero, which reaches nothing.
-template <class A, class Sample>
-DEVICE Largest<A> find_largest(const Sample& sample, int64_t k) {
+template <class A, class Team, class Sample>
+DEVICE Largest<A> find_largest(const Team& team, const Sample& sample, int64_t k) {
   using Bits = std::conditional_t<sizeof(A) == 4, int32_t, int64_t>;
   constexpr int kDigit = 3, kThresholds = (1 << kDigit) - 1, kWords = (kThresholds + 1) / 2;
   Bits found = 0;
@@ -350,7 +350,7 @@ DEVICE Largest<A> find_largest(const Sample& sample, int64_t k) {
         }
       }
     });
-    BlockTeam().combine<Sum>(counts);
+    team.template combine<Sum>(counts);
     int digit = 0;
 #pragma unroll
     for (int next = 1; next <= kThresholds; ++next) {
@@ -367,9 +367,9 @@ DEVICE Largest<A> find_largest(const Sample& sample, int64_t k) {
   return {bits<A>(found), reached};
 }
 
-// Moves and projects one sample with the whole block.
-template <bool kHold, int kWidth, class T, class A, class Rule, class Direction>
-DEVICE void move_sample(const T* x, const Direction& direction, const T* x0, Rule rule, A step_size,
+// Moves and projects one sample with the whole team, or of one of several blocks their part of it.
+template <bool kHold, int kWidth, class Team, class T, class A, class Rule, class Direction>
+DEVICE void move_sample(const Team& team, const T* x, const Direction& direction, const T* x0, Rule rule, A step_size,
                         const Ball<A>& ball, Norm ball_norm, T* out, int64_t size) {
   using Sample = std::conditional_t<kHold, HeldSample<kWidth, T, A, Rule, Direction>,
                                     StreamedSample<kWidth, T, A, Rule, Direction>>;
@@ -383,16 +383,16 @@ DEVICE void move_sample(const T* x, const Direction& direction, const T* x0, Rul
     };
     A squares = 0;
     terms([&](A d) { squares += d * d; });
-    length = norm<A>(combined<Sum>(BlockTeam(), squares), terms);
+    length = norm<A>(team, combined<Sum>(team, squares), terms);
   }
   rule.set(step_size, length);
   if constexpr (requires { rule.selects(); }) {
-    const Largest<A> found = find_largest<A>(sample, rule.selects());
+    const Largest<A> found = find_largest<A>(team, sample, rule.selects());
     rule.select(found.least, found.count);
   }
   sample.move(rule);
-  const A s = ball_norm == Norm::kL2 ? l2_scale<A>(sample, ball) : A(1);
-  const double t = ball_norm == Norm::kL1 ? l1_threshold<A>(sample, ball) : 0;
+  const A s = ball_norm == Norm::kL2 ? l2_scale<A>(team, sample, ball) : A(1);
+  const double t = ball_norm == Norm::kL1 ? l1_threshold<A>(team, sample, ball) : 0;
   const Threshold<A> threshold(t);
   sample.points([&](int64_t first, const auto& point, const auto& centre) {
     A z[kWidth];
@@ -416,7 +416,7 @@ KERNEL move_samples(Step<T, A> step, const T* direction /* [N, D] */, Rule rule)
   Ball<A> ball = step.ball;
   ball.eps = step.eps[n];
   const Stored<T> from{direction + begin};
-  move_sample<kHold, kWidth>(step.x + begin, from, step.x0 + begin, rule, step.step_size[n], ball, kNorm,
+  move_sample<kHold, kWidth>(BlockTeam(), step.x + begin, from, step.x0 + begin, rule, step.step_size[n], ball, kNorm,
                              step.out + begin, step.size);
 }
 

@@ -2,7 +2,10 @@
 // squared distances and, to bring both terms of the step to one size, of the scores' products; no entry ever joins two
 // images. Particles and scores are read for the matrices and again, from the cache where they fit, for the update.
 //
-// alone_on_image, one launch, where particles and scores of an image fit into a cache of kCacheBytes: a block an image.
+// move_image, one launch, where there are clusters that hold particles and scores of an image and each coordinate moves
+//   by itself: a cluster an image, whose blocks copy their shares of the coordinates to shared memory and add up their
+//   parts of the matrices in order. Nothing is read twice.
+// alone_on_image, one launch, where they fit into a cache of kCacheBytes: a block an image.
 // Two launches, where not: pair_sums, a block a (image, share of the coordinates), leaves its part of the matrices;
 //   then, adding up the parts in order,
 //   move_shares, the same grid, where each coordinate moves by itself, or
@@ -10,6 +13,7 @@
 // Shares are so large that the grid fills a GPU, within bounds.
 #include "../common/ops/svgd.h"
 
+#include "cluster.h"
 #include "step.h"
 
 namespace fastadv {
@@ -261,13 +265,20 @@ struct Shares {
   A* parts;      // [N, shares, 2, n, n]
 };
 
-// Moves the coordinates from begin to end of all particles of an image.
+// Vectors of an image's particles, `stride` apart.
+template <class T>
+struct Vectors {
+  const T* particles;
+  const T* score;
+  int64_t stride;
+};
+
+// Moves the coordinates from begin to end of all particles of an image, with which the vectors begin.
 template <int kWidth, class T, class A>
-DEVICE void move_coordinates(const SteinStep<T, A>& step, int64_t image, const A* attract, const A* repel,
-                             int64_t begin, int64_t end) {
+DEVICE void move_coordinates(const SteinStep<T, A>& step, int64_t image, const Vectors<T>& vectors, const A* attract,
+                             const A* repel, int64_t begin, int64_t end) {
   const int n = static_cast<int>(step.count);
   const int64_t size = step.size;
-  const T *particles = step.particles + image * n * size, *score = step.score + image * n * size;
   Ball<A> ball = step.ball;
   ball.eps = step.eps[image];
   MoveAlongStein<A> rule{step.stein.update};
@@ -275,16 +286,16 @@ DEVICE void move_coordinates(const SteinStep<T, A>& step, int64_t image, const A
   // A thread a run of coordinates of a tile of particles.
   const int64_t runs = (end - begin + kWidth - 1) / kWidth;
   for (int64_t item = threadIdx.x; item < runs * ((n + kTile - 1) / kTile); item += blockDim.x) {
-    const int64_t at = begin + item % runs * kWidth;
+    const int64_t run = item % runs * kWidth, at = begin + run;
     const int i = static_cast<int>(item / runs) * kTile;
     A centre[kWidth], own[kTile][kWidth], phi[kTile][kWidth] = {};
     load(step.x0 + image * size + at, centre);
 #pragma unroll
-    for (int k = 0; k < kTile; ++k) load(particles + (i + k < n ? i + k : n - 1) * size + at, own[k]);
+    for (int k = 0; k < kTile; ++k) load(vectors.particles + (i + k < n ? i + k : n - 1) * vectors.stride + run, own[k]);
     for (int j = 0; j < n; ++j) {
       A x[kWidth], s[kWidth];
-      load(particles + j * size + at, x);
-      load(score + j * size + at, s);
+      load(vectors.particles + j * vectors.stride + run, x);
+      load(vectors.score + j * vectors.stride + run, s);
 #pragma unroll
       for (int k = 0; k < kTile; ++k) {
         const int entry = (i + k < n ? i + k : n - 1) * n + j;
@@ -307,6 +318,13 @@ DEVICE void move_coordinates(const SteinStep<T, A>& step, int64_t image, const A
   }
 }
 
+// The vectors of an image in global memory from a coordinate on.
+template <class T, class A>
+DEVICE Vectors<T> vectors_from(const SteinStep<T, A>& step, int64_t image, int64_t begin) {
+  const int64_t first = image * step.count * step.size + begin;
+  return {step.particles + first, step.score + first, step.size};
+}
+
 // Moves one particle of an image with the whole block.
 template <bool kHold, int kWidth, class T, class A>
 DEVICE void move_particle(const SteinStep<T, A>& step, int64_t image, int particle, const A* attract, const A* repel) {
@@ -317,7 +335,7 @@ DEVICE void move_particle(const SteinStep<T, A>& step, int64_t image, int partic
                                        static_cast<int>(step.count), particle, size};
   // In double there are no registers left to hold the sample as well.
   constexpr bool kHeld = kHold && sizeof(A) == 4;
-  move_sample<kHeld, kWidth>(step.particles + own, direction, step.x0 + image * size,
+  move_sample<kHeld, kWidth>(BlockTeam(), step.particles + own, direction, step.x0 + image * size,
                              MoveAlongStein<A>{step.stein.update}, step.step_size[image], ball, step.norm,
                              step.out + own, size);
 }
@@ -332,7 +350,7 @@ KERNEL alone_on_image(SteinStep<T, A> step) {
   sum_pairs<kWidth>(step.particles + first, score, n, size, 0, size, distance, product);
   coefficients(distance, product, n, step.stein);
   if constexpr (kByCoordinate) {
-    move_coordinates<kWidth>(step, image, product, distance, 0, size);
+    move_coordinates<kWidth>(step, image, vectors_from(step, image, 0), product, distance, 0, size);
   } else {
     for (int i = 0; i < n; ++i) move_particle<kHold, kWidth>(step, image, i, product, distance);
   }
@@ -373,7 +391,7 @@ KERNEL move_shares(SteinStep<T, A> step, Shares<A> shares) {
   SHARED_ARRAY(A, product, kMostPairs);
   const int64_t image = blockIdx.x / shares.count, begin = blockIdx.x % shares.count * shares.size;
   gather(step, shares, image, distance, product);
-  move_coordinates<kWidth>(step, image, product, distance, begin,
+  move_coordinates<kWidth>(step, image, vectors_from(step, image, begin), product, distance, begin,
                            begin + shares.size < step.size ? begin + shares.size : step.size);
 }
 
@@ -384,6 +402,62 @@ KERNEL move_whole(SteinStep<T, A> step, Shares<A> shares) {
   const int64_t image = blockIdx.x / step.count;
   gather(step, shares, image, distance, product);
   move_particle<kHold, kWidth>(step, image, static_cast<int>(blockIdx.x % step.count), product, distance);
+}
+
+// Threads of a block of a cluster, and bytes of its vectors, of which a multiprocessor holds four; in double the
+// registers suffice for two.
+constexpr int kImageThreads = 192;
+constexpr int64_t kQuarterRoom = 48 * 1024;
+
+// `share`: coordinates of a block. Its room holds the block's part of both matrices, the whole of them, and after these
+// the particles and their scores.
+template <int kWidth, class T, class A>
+KERNEL_OF(kImageThreads, sizeof(A) == 4 ? 4 : 2) move_image(SteinStep<T, A> step, int share) {
+  if constexpr (kHasClusters) {
+    SHARED_ROOM(A, room);
+    const int n = static_cast<int>(step.count), pairs = n * n;
+    A *const part = room, *const distance = room + 2 * pairs, *const product = distance + pairs;
+    T *const particles = reinterpret_cast<T*>(product + pairs), *const score = particles + n * share;
+    const int64_t image = blockIdx.x / Cluster::size();
+    const ClusterPart own(step.size, share);
+    const Vectors<T> from = vectors_from(step, image, own.first);
+    for (int i = 0; i < n; ++i) {
+      copy_run(particles + i * share, from.particles + i * from.stride, own.size);
+      copy_run(score + i * share, from.score + i * from.stride, own.size);
+    }
+    await_copies();
+    __syncthreads();
+    const bool products = step.stein.equal_rms;
+    sum_pairs<kWidth>(particles, products ? score : nullptr, n, int64_t{share}, 0, int64_t{own.size}, part,
+                      part + pairs);
+    Cluster::barrier();
+    for (int entry = threadIdx.x; entry < (products ? 2 * pairs : pairs); entry += blockDim.x) {
+      A total = 0;
+      for (int block = 0; block < Cluster::size(); ++block) total += Cluster::in_block(part, block)[entry];
+      distance[entry] = total;
+    }
+    // No block ends while another reads its part.
+    Cluster::barrier();
+    coefficients(distance, product, n, step.stein);
+    move_coordinates<kWidth>(step, image, Vectors<T>{particles, score, share}, product, distance, own.first,
+                             own.first + own.size);
+  }
+}
+
+// Launches a cluster an image; false where the GPU has none that holds one.
+template <int kWidth, class T, class A>
+bool launch_clusters_of_images(const Device& device, const SteinStep<T, A>& step) {
+  const int64_t bytes_each = 2 * step.count * static_cast<int64_t>(sizeof(T));
+  const int blocks = cluster_blocks(bytes_each * step.size, step.images, kQuarterRoom);
+  const int share = cluster_share<T>(step.size, blocks);
+  const int64_t matrices = 4 * step.count * step.count * static_cast<int64_t>(sizeof(A));
+  const int64_t items = divide_up(divide_up(step.count, int64_t{kTile}) * share / kWidth, kWarp) * kWarp;
+  const Clusters clusters{step.images, blocks, static_cast<int>(items < kImageThreads ? items : kImageThreads),
+                          matrices + bytes_each * share};
+  const auto kernel = move_image<kWidth, T, A>;
+  if (!fits(kernel, clusters, device)) return false;
+  LAUNCH_CLUSTERS(kernel, clusters, device, step, share);
+  return true;
 }
 
 template <bool kHold, int kWidth, class T, class A>
@@ -415,20 +489,22 @@ void move_particles(const SteinStep<T, A>& step, const Tensor& like) {
   const int64_t n = step.count, size = step.size;
   require(n <= kMostParticles, "particles must have at most 32 particles an image on CUDA");
   const Device device(like);
+  const bool vectors = size % kVector<T> == 0 && aligned<kVector<T>>(step.particles, step.score, step.x0, step.out);
+  // Of half precision 8 bytes at a time, for which there are registers.
+  constexpr int kWidth = 16 / static_cast<int>(sizeof(A));
+  if (vectors && step.by_coordinate() && launch_clusters_of_images<kWidth>(device, step)) return;
   const bool alone = 2 * n * size * static_cast<int64_t>(sizeof(T)) <= kCacheBytes;
   const int64_t wanted = divide_up(size, divide_up(kEnoughBlocks, step.images));
   const int64_t bounded = wanted < kLeastShare ? kLeastShare : wanted > kMostShare ? kMostShare : wanted;
   const int64_t share = divide_up(bounded, kLeastShare) * kLeastShare, shares = divide_up(size, share);
   const Tensor parts =
       alone ? like : empty_vector(like, step.images * shares * 2 * n * n, accumulated(like.scalar_type()));
-  const bool vectors = size % kVector<T> == 0 && aligned<kVector<T>>(step.particles, step.score, step.x0, step.out);
   with_sample<T>(vectors, size, [&](auto width, auto held) {
-    constexpr int kWidth = decltype(width)::value;
     constexpr bool kHold = decltype(held)::value;
     if (alone) {
-      launch_alone<kHold, kWidth>(device, step);
+      launch_alone<kHold, decltype(width)::value>(device, step);
     } else {
-      launch_shares<kHold, kWidth>(device, step, Shares<A>{shares, share, mutable_data<A>(parts)});
+      launch_shares<kHold, decltype(width)::value>(device, step, Shares<A>{shares, share, mutable_data<A>(parts)});
     }
   });
 }

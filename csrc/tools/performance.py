@@ -34,8 +34,11 @@ PAGE = CUDA / "PERFORMANCE.md"
 MULTIPROCESSORS, REGISTERS, WARPS, BLOCKS, SHARED = 132, 65536, 64, 32, 233_472
 # Bytes a second of a large copy, of what lies in the L2 cache, and the bytes of it that stay there.
 MEMORY, CACHE, CACHE_BYTES = 3.0e12, 5.5e12, 40e6
-# Seconds that a kernel of a graph takes at least, and that a thread waits for memory once.
+# Seconds that a kernel of a graph takes at least, and that a thread waits for memory or a sum over a cluster once.
 LAUNCH, TRIP = 1.5e-6, 0.7e-6
+# A cluster lies within a group of multiprocessors, of which there are so many of at least that size. Bytes a second of
+# a multiprocessor's shared memory: 128 a clock of 1.7 GHz.
+GROUPS, GROUP, ON_CHIP = 8, 16, 128 * 1.7e9
 FLOAT = 4
 # The share of the floor that a case which moves so many bytes is meant to reach.
 GOAL, LARGE = 0.85, 64e6
@@ -50,6 +53,9 @@ class Launch:
         memory: bytes read from and written to device memory.
         cached: bytes read again, from the L2 cache.
         trips: how often a thread waits for memory or a barrier, one after the other.
+        cluster: blocks of a cluster, 0 where there are none.
+        room: bytes of shared memory that a block of one asks for, which are on their way at once.
+        on_chip: bytes that a block of one writes to and reads from it.
     """
 
     kernel: str
@@ -58,6 +64,23 @@ class Launch:
     memory: float
     cached: float = 0.0
     trips: int = 1
+    cluster: int = 0
+    room: int = 0
+    on_chip: float = 0.0
+
+    def resident(self, code: Code) -> int:
+        """Return how many of its blocks a multiprocessor holds."""
+        return code.resident(self.threads, self.room)
+
+    def at_once(self, code: Code) -> int:
+        """Return how many of its blocks the GPU holds."""
+        resident = self.resident(code)
+        if not self.cluster:
+            return resident * MULTIPROCESSORS
+        return GROUPS * (GROUP * resident // self.cluster) * self.cluster
+
+    def waves(self, code: Code) -> float:
+        return self.blocks / self.at_once(code)
 
 
 @dataclass(frozen=True)
@@ -72,18 +95,21 @@ class Case:
 
 @dataclass(frozen=True)
 class Code:
-    """Resources of the machine code of a kernel and how wide its accesses of global memory are, by bits."""
+    """Resources of the machine code of a kernel and how wide its accesses of global memory are, by bits.
+
+    Shared memory is that of cuobjdump, with the kilobyte of a block that is the system's.
+    """
 
     registers: int
     shared: int
     loads: Mapping[int, int]
     stores: Mapping[int, int]
 
-    def resident(self, threads: int) -> int:
-        """Return how many blocks of so many threads a multiprocessor holds."""
+    def resident(self, threads: int, room: int = 0) -> int:
+        """Return how many blocks of so many threads, and bytes of room each, a multiprocessor holds."""
         warps = math.ceil(threads / 32)
         registers = math.ceil(self.registers * 32 / 256) * 256 * warps
-        return min(BLOCKS, WARPS // warps, REGISTERS // registers, SHARED // (self.shared + 1024))
+        return min(BLOCKS, WARPS // warps, REGISTERS // registers, SHARED // max(1, self.shared + room))
 
     @property
     def bytes_on_their_way(self) -> int:
@@ -93,7 +119,7 @@ class Code:
 
 def constant(file: str, name: str) -> int:
     """Return an integer constant of a file in csrc/cuda."""
-    match = re.search(rf"constexpr \w+ {name} = ([\d ']+)(?: \* (\d+))?;", (CUDA / file).read_text())
+    match = re.search(rf"constexpr \w+ {name} = ([\d']+)(?: \* (\d+))?;", (CUDA / file).read_text())
     if match is None:
         raise SystemExit(f"{file} has no constant {name}")
     return int(match[1].replace("'", "")) * int(match[2] or 1)
@@ -124,37 +150,45 @@ def held_sample(kernel: str, name: str, samples: int, size: int, arrays: int, tr
     return Case(name, source, moved, (Launch(kernel, samples, threads, moved, trips=trips),))
 
 
-def streamed_sample(kernel: str, name: str, samples: int, size: int, passes: Sequence[int]) -> Case:
-    """A block a sample that is read again in every pass, of so many arrays each."""
-    floor = 4 * samples * size * FLOAT
-    resident = min(samples, 2 * MULTIPROCESSORS)
-    memory, again = cached((sum(passes) - 3) * samples * size * FLOAT, 3 * resident * size * FLOAT)
-    trips = len(passes) * math.ceil(size / 4 / 512)
-    return Case(name, "step.cu", floor, (Launch(kernel, samples, 512, floor + memory, again, trips),))
+def cluster_launch(
+    kernel: str, count: int, size: int, arrays: int, memory: float, passes: int, trips: int, **bounds: float
+) -> Launch:
+    """Return a launch of a cluster for each of ``count`` runs of ``size`` elements in so many arrays.
+
+    ``passes``: over a block's part of one array in shared memory, beside the copy. ``bounds``: elements that a thread
+    takes at once (``width``, 4), ``tiles`` that take the same, most ``threads`` and bytes of the arrays (``most``) of a
+    block, bytes ``beside`` them.
+    """
+    most = bounds.get("most", constant("cluster.h", "kHalfRoom"))
+
+    def wanted(blocks: int) -> bool:
+        few, held = count * blocks < constant("cluster.h", "kEnoughClusterBlocks"), arrays * size * FLOAT
+        least = 2 * constant("cluster.h", "kLeastRoom")
+        return held > blocks * most or (few and held >= blocks * least)
+
+    blocks = 1
+    while blocks < constant("launch.h", "kMostClusterBlocks") and wanted(blocks):
+        blocks *= 2
+    share = math.ceil(math.ceil(size / blocks) / 4) * 4
+    runs = share // int(bounds.get("width", 4)) * int(bounds.get("tiles", 1))
+    threads = min(math.ceil(runs / 32) * 32, int(bounds.get("threads", constant("cluster.h", "kClusterThreads"))))
+    room = int(arrays * (share + 4) * FLOAT + bounds.get("beside", 0))
+    on_chip = (arrays + passes) * share * FLOAT
+    return Launch(kernel, count * blocks, threads, memory, 0.0, trips, blocks, room, on_chip)
 
 
-def shared_samples(name: str, samples: int, size: int, newton: int) -> Case:
-    """Return a step of samples shared out over several blocks; ``newton`` of Newton's passes have something to do."""
-    one = samples * size * FLOAT
-    parts = math.ceil(size / constant("shared_samples.h", "kPartElements"))
-    blocks, threads = samples * parts, constant("shared_samples.h", "kPartThreads")
-    trips = math.ceil(constant("shared_samples.h", "kPartElements") / 4 / threads) + 2
-    of = "<4, float, float, MoveByUnit"
-    memory, again = cached(3 * one, 3 * one)
-
-    def launch(kernel: str, from_memory: float, from_cache: float = 0.0, waits: int = trips) -> Launch:
-        return Launch(kernel + of, blocks, threads, from_memory, from_cache, waits)
-
-    passes = [launch("newton_parts", memory, again)] * newton
-    passes += [launch("newton_parts", 0.0, waits=3)] * (constant("../common/ball.h", "kNewtonPasses") - newton)
-    first = (launch("direction_parts", one), launch("distance_parts", 2 * one + memory / 3, again / 3))
-    return Case(name, "step.cu", 4 * one, (*first, *passes, launch("write_parts", one + memory, again)))
+def cluster_sample(kernel: str, name: str, samples: int, size: int, passes: int, trips: int) -> Case:
+    """A step of a cluster a sample."""
+    moved = 4 * samples * size * FLOAT
+    return Case(name, "step.cu", moved, (cluster_launch(kernel, samples, size, 3, moved, passes, trips),))
 
 
 def mix_backward(samples: int, size: int) -> Case:
     moved = 3 * samples * size * FLOAT
     threads = constant("mix.cu", "kThreads")
-    searched = Launch("find_mixed", math.ceil(samples / threads), threads, 3 * samples * 8, trips=samples // threads)
+    blocks, each = math.ceil(samples / 32), samples * 8
+    turns = math.ceil(samples / threads / constant("mix.cu", "kIndices"))
+    searched = Launch("find_mixed", blocks, threads, 3 * each, (blocks - 1) * each, trips=turns + 2)
     gathered = Launch("gather_elements<4, float, float>", math.ceil(samples * size / 1024), threads, moved, trips=3)
     return Case(f"mix_backward {samples}x{size}", "mix.cu", moved, (searched, gathered))
 
@@ -169,24 +203,10 @@ def rows(loss: str, name: str, samples: int, classes: int, inputs: int, grads: i
         blocks = math.ceil(samples / constant("rows.h", "kRowsABlock"))
         launches = [Launch(f"warp_rows<HeldRow<{runs}, {of}", blocks, 128, read + written, trips=3)]
     else:
+        # Copies; the maxima and the sums of all blocks. Both passes read all inputs.
         width = 4 if classes % 4 == 0 else 1
-        parts = min(classes // constant("rows.h", "kLeastPart"), -(-constant("rows.h", "kEnoughBlocks") // samples))
-        if samples >= constant("rows.h", "kFewRows") or width == 1:
-            parts = 1
-        threads = block_threads(classes // parts / width / 4)
-        trips = math.ceil(classes / parts / width / threads / 4)
-        if parts > 1:
-            memory, again = cached(read, read)
-            blocks = samples * parts
-            launches = [
-                Launch(f"part_sums<StreamedRow<{width}, 1, {of}", blocks, threads, read, trips=trips + 2),
-                Launch(f"part_rows<StreamedRow<{width}, 2, {of}", blocks, threads, memory + written, again, trips + 2),
-            ]
-        else:
-            resident = min(samples, MULTIPROCESSORS * (1 if threads == 512 else 2))
-            memory, again = cached(read, inputs * resident * classes * FLOAT)
-            row = f"block_rows<StreamedRow<{width}, 0, {of}"
-            launches = [Launch(row, samples, threads, read + memory + written, again, 2 * trips + 2)]
+        row = f"cluster_rows<ClusterRow<{width}, {of}"
+        launches = [cluster_launch(row, samples, classes, inputs, read + written, 2 * inputs, 3, width=width)]
     if mean:
         launches.append(Launch("sum_values<float>", 1, block_threads(samples), samples * FLOAT, trips=3))
     return Case(name, source, read + written, tuple(launches))
@@ -194,56 +214,34 @@ def rows(loss: str, name: str, samples: int, classes: int, inputs: int, grads: i
 
 def svgd(images: int, n: int, size: int) -> Case:
     """linf balls and steps by sign, scores brought to the size of the repulsion."""
-    one = images * n * size * FLOAT
-    floor = 3 * one + images * size * FLOAT
-    name = f"svgd_step {images}x{n}x{size}"
+    floor = (3 * n + 1) * images * size * FLOAT
     tiles = math.ceil(n / 4)
-    if 2 * n * size * FLOAT <= constant("svgd.cu", "kCacheBytes"):
-        threads = block_threads(tiles * size / 4)
-        memory, again = cached(2 * one, 2 * min(images, 2 * MULTIPROCESSORS) * n * size * FLOAT)
-        trips = 2 * math.ceil(size / 4 / threads) + 6
-        return Case(
-            name,
-            "svgd.cu",
-            floor,
-            (Launch("alone_on_image<true, false, 4, float, float>", images, threads, floor + memory, again, trips),),
-        )
-    least, most = constant("svgd.cu", "kLeastShare"), constant("svgd.cu", "kMostShare")
-    wanted = math.ceil(size / math.ceil(constant("svgd.cu", "kEnoughBlocks") / images))
-    share = math.ceil(min(max(wanted, least), most) / least) * least
-    shares = math.ceil(size / share)
-    threads = block_threads(tiles * share / 4)
-    memory, again = cached(2 * one, 2 * one)
-    parts = images * shares * 2 * n * n * FLOAT
-    tasks = tiles * (tiles + 1) / (threads / 32)
-    return Case(
-        name,
-        "svgd.cu",
+    # Of a tile of either matrix eight vectors are read; of a tile of particles that moves, these and all vectors.
+    passes = 2 * 8 * tiles * (tiles + 1) // 2 + tiles * (4 + 2 * n)
+    # Copies; the parts of the matrices, their sums, the median, the coefficients' scale.
+    launch = cluster_launch(
+        "move_image<4, float, float>",
+        images,
+        size,
+        2 * n,
         floor,
-        (
-            Launch(
-                "pair_sums<4, float, float>",
-                images * shares,
-                threads,
-                2 * one + parts,
-                trips=2 + math.ceil(tasks * share / 128),
-            ),
-            Launch(
-                "move_shares<4, float, float>",
-                images * shares,
-                threads,
-                floor - 2 * one + memory,
-                again + shares * parts,
-                8 + n // 4,
-            ),
-        ),
+        passes,
+        8,
+        tiles=tiles,
+        threads=constant("svgd.cu", "kImageThreads"),
+        most=constant("svgd.cu", "kQuarterRoom"),
+        beside=4 * n * n * FLOAT,
     )
+    return Case(f"svgd_step {images}x{n}x{size}", "svgd.cu", floor, (launch,))
 
 
 def cases() -> list[Case]:
     cifar, imagenet = 3 * 32 * 32, 3 * 224 * 224
     both = (4096 * cifar, 128 * cifar)
     return [
+        # Of a sample that stays in registers: its loads; sums for norm, distance and three steps of Newton's method, or
+        # six to select coordinates, two and four more for the threshold, and other loads between. The tests of this
+        # page count the sums that samples of normal noise take.
         *(
             elements(
                 "move_elements<4, float, float, MoveBySign", "step.cu", f"pgd_step linf {n // cifar}x3x32x32", 4, n
@@ -268,7 +266,7 @@ def cases() -> list[Case]:
             4096,
             cifar,
             4,
-            24,
+            14,
             "step.cu",
         ),
         held_sample(
@@ -281,14 +279,30 @@ def cases() -> list[Case]:
             "step.cu",
         ),
         held_sample("boundary_samples<true, 4, float, float>", "bss_step 4096x3x32x32", 4096, cifar, 3, 3, "step.cu"),
-        shared_samples("pgd_step l2 16x3x224x224", 16, imagenet, newton=3),
-        # Two passes for the norm and the distance, three of Newton's method, one to write.
-        streamed_sample(
-            "move_samples<1, false, 4, float, float, MoveByUnit",
-            "pgd_step l2 512x3x224x224",
-            512,
-            imagenet,
-            (1, 3, 3, 3, 3, 3),
+        # Copies; a sum for the norm, one for the distance, three of Newton's method. The norm reads the direction, the
+        # others and the last pass all three arrays.
+        *(
+            cluster_sample(
+                "move_clusters<1, 4, float, float, MoveByUnit",
+                f"pgd_step l2 {n}x3x224x224",
+                n,
+                imagenet,
+                passes=16,
+                trips=6,
+            )
+            for n in (16, 512)
+        ),
+        # Copies; eight sums to select coordinates of the direction; two and four more for the threshold.
+        *(
+            cluster_sample(
+                "move_clusters<2, 4, float, float, MoveLargest",
+                f"pgd_step l1 {n}x3x224x224",
+                n,
+                imagenet,
+                passes=8 + 3 * 7,
+                trips=15,
+            )
+            for n in (16, 512)
         ),
         elements("mix_elements<4, float, float>", "mix.cu", "mix 4096x3x32x32", 3, 4096 * cifar),
         mix_backward(4096, cifar),
@@ -325,7 +339,8 @@ def compiled(compiler: str, source: str, folder: Path) -> dict[str, Code]:
 
 def _accesses(code: str, kind: str) -> dict[int, int]:
     found: Counter[int] = Counter()
-    for modifiers in re.findall(rf"\b{kind}((?:\.\w+)*) ", code):
+    # What goes from global to shared memory past the registers (LDGSTS) is a load as well.
+    for modifiers in re.findall(rf"\b{kind}(?:STS)?((?:\.\w+)*) ", code):
         width = re.search(r"\.(?:U|S)?(8|16|64|128)\b", modifiers)
         found[int(width[1]) if width else 32] += 1
     return dict(sorted(found.items(), reverse=True))
@@ -349,21 +364,65 @@ def kernel_of(launch: Launch, codes: Mapping[str, Code]) -> tuple[str, Code]:
     return found[0]
 
 
-def seconds(launch: Launch, code: Code) -> float:
+@dataclass(frozen=True)
+class Time:
+    """Expected seconds of a launch, and what they are spent on: ``trips`` where these are the longer part."""
+
+    seconds: float
+    trips: bool
+
+
+def expected(launch: Launch, code: Code) -> Time:
     """Return the expected time of a launch, by the model that the page states."""
-    resident = code.resident(launch.threads)
-    waves = launch.blocks / (resident * MULTIPROCESSORS)
-    threads = min(launch.blocks, resident * MULTIPROCESSORS) * launch.threads
+    at_once = launch.at_once(code)
+    if launch.cluster:
+        return _expected_of_clusters(launch, at_once)
+    threads = min(launch.blocks, at_once) * launch.threads
     fill = min(1.0, threads * code.bytes_on_their_way / (MEMORY * TRIP))
     # A multiprocessor alone takes its share of the bandwidth and no more than twice that.
     fill = min(fill, 2 * min(launch.blocks, MULTIPROCESSORS) / MULTIPROCESSORS)
     moving = (launch.memory / MEMORY + launch.cached / CACHE) / fill
-    return LAUNCH + max(moving, launch.trips * TRIP * max(1.0, math.ceil(waves) / 2))
+    waiting = launch.trips * TRIP * max(1.0, math.ceil(launch.waves(code)) / 2)
+    return Time(LAUNCH + max(moving, waiting), waiting > moving)
+
+
+def _expected_of_clusters(launch: Launch, at_once: int) -> Time:
+    blocks = min(launch.blocks, at_once)
+    used = min(blocks, GROUPS * GROUP)
+    together = math.ceil(blocks / used)
+    bandwidth = min(MEMORY / used, 2 * MEMORY / MULTIPROCESSORS)
+    bandwidth *= min(1.0, blocks * launch.room / (MEMORY * TRIP))
+    moving = launch.memory / launch.blocks / bandwidth
+    reading = launch.on_chip / ON_CHIP
+    waiting = launch.trips * TRIP
+    first = together * moving + reading + waiting
+    alone = moving + reading + waiting
+    later = max(together * moving, together * reading, alone)
+    waves = math.ceil(launch.blocks / at_once)
+    return Time(LAUNCH + first + (waves - 1) * later, waves * (reading + waiting) > waves * together * moving)
+
+
+def reason(case: Case, codes: Mapping[str, Code]) -> str:
+    """Return what keeps a case from its floor, in the model's terms."""
+    launch = max(case.launches, key=lambda launch: expected(launch, kernel_of(launch, codes)[1]).seconds)
+    name, code = kernel_of(launch, codes)
+    said = []
+    if len(case.launches) > 1:
+        said.append(f"{len(case.launches)} launches")
+    if launch.cluster or expected(launch, code).trips:
+        waves = math.ceil(launch.waves(code))
+        said.append(f"{launch.trips} trips in {waves} {'wave' if waves == 1 else 'waves'} of `{name.split('<')[0]}`")
+    if launch.on_chip:
+        said.append(f"{launch.on_chip / ON_CHIP * 1e6:.1f} us a block in shared memory")
+    again = sum(each.memory + each.cached for each in case.launches) - case.floor
+    if again > 0.01 * case.floor:
+        said.append(f"{again / 1e6:.1f} MB moved beyond the floor's")
+    return ", ".join(said) or "the fill of its first wave"
 
 
 def page(codes: Mapping[str, Mapping[str, Code]], rows_of: Sequence[Case]) -> str:
     lines = [HEAD, "| case | launches | floor us | expected us | share |", "|---|---|---|---|---|"]
-    missed: list[str] = []
+    missed: dict[bool, list[str]] = {True: [], False: []}
     details = ["", "## What the launches do", "", DETAILS]
     columns = ("case", "kernel", "blocks x threads", "registers", "blocks an SM", "waves", "loads", "stores")
     columns += ("MB memory", "MB cache", "trips", "us")
@@ -372,17 +431,15 @@ def page(codes: Mapping[str, Mapping[str, Code]], rows_of: Sequence[Case]) -> st
         total = 0.0
         for launch, count in Counter(case.launches).items():
             name, code = kernel_of(launch, codes[case.source])
-            resident = code.resident(launch.threads)
-            took = count * seconds(launch, code)
+            took = count * expected(launch, code).seconds
             total += took
-            waves = launch.blocks / (resident * MULTIPROCESSORS)
             cells = (
                 case.name,
                 f"{count if count > 1 else ''} `{name.split('<')[0]}`".strip(),
-                f"{launch.blocks:,} x {launch.threads}",
+                f"{launch.blocks:,} x {launch.threads}" + (f", by {launch.cluster}" if launch.cluster else ""),
                 code.registers,
-                resident,
-                f"{waves:.2f}",
+                launch.resident(code),
+                f"{launch.waves(code):.2f}",
                 _widths(code.loads),
                 _widths(code.stores),
                 f"{launch.memory / 1e6:.1f}",
@@ -394,9 +451,10 @@ def page(codes: Mapping[str, Mapping[str, Code]], rows_of: Sequence[Case]) -> st
         floor = case.floor / MEMORY + LAUNCH
         share = f"{floor / total:.0%}"
         lines.append(f"| {case.name} | {len(case.launches)} | {floor * 1e6:.1f} | {total * 1e6:.1f} | {share} |")
-        if case.floor >= LARGE and floor / total < GOAL:
-            missed.append(f"{case.name} ({share})")
-    lines += ["", f"Below the goal of {GOAL:.0%} from {LARGE / 1e6:.0f} MB up: {', '.join(missed) or 'none'}."]
+        if floor / total < GOAL:
+            missed[case.floor >= LARGE].append(f"- {case.name} ({share}): {reason(case, codes[case.source])}")
+    lines += ["", f"Below the goal of {GOAL:.0%} from {LARGE / 1e6:.0f} MB up{':' if missed[True] else ': none.'}", ""]
+    lines += [*missed[True], "", "Smaller cases so far from their floor, and why:", "", *missed[False]]
     return "\n".join(lines + details) + "\n"
 
 
@@ -417,9 +475,14 @@ of its dependent trips, which two blocks of a multiprocessor overlap. Bandwidth 
 all resident threads add up to what is on its way in one trip. The floor is one launch, every input read once and every
 output written once. The model knows nothing of instruction issue, of bank conflicts or of the tail of a last wave:
 expect longer times, and where they are much longer one of these as the reason.
+
+Blocks of a cluster lie within one of {GROUPS} groups of {GROUP} multiprocessors; the others are no use to them. A sum
+over a cluster counts as a trip, what a block reads of shared memory {ON_CHIP / 1e9:.0f} GB/s, and neither overlaps the
+block's own loads. Of the first blocks of a multiprocessor all load together; of the later ones each takes the longest
+of what all of them move, what all of them read of shared memory, and what one of them takes for both and its trips.
 """
 DETAILS = """Loads and stores: instructions in the machine code by width in bits; those of a loop are counted once.
-Waves: blocks over the blocks that fit at a time.
+Waves: blocks over the blocks that fit at a time. "By": blocks of a cluster.
 """
 
 

@@ -31,7 +31,9 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ctypes.CDLL]
     torch.ops.load_library(path)
     library = ctypes.CDLL(str(path))
     library.simulator_launches.restype = ctypes.c_int64
+    library.simulator_barriers.restype = ctypes.c_int64
     library.simulator_overruns.restype = ctypes.c_int64
+    library.simulator_has_clusters.argtypes = [ctypes.c_bool]
     yield library
     schemas._destroy()
 
@@ -43,6 +45,14 @@ def simulated(simulator: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterat
         monkeypatch.setattr(op, "_default", getattr(torch.ops.fastadv_simulated, name).default)
     yield
     assert simulator.simulator_overruns() == 0, "a kernel wrote past the end of an output"
+
+
+@pytest.fixture(params=[True, False], ids=["clusters", "no_clusters"])
+def clusters(request: pytest.FixtureRequest, simulator: ctypes.CDLL) -> Iterator[bool]:
+    """Whether the simulated GPU runs clusters, as from sm_90 on; a real one does as it does."""
+    simulator.simulator_has_clusters(request.param)
+    yield request.param
+    simulator.simulator_has_clusters(True)
 
 
 @pytest.fixture(params=["simulated", *ON_GPU])

@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "../../csrc/common/tensor.h"
-#include "simulator.h"
 
 namespace {
 
@@ -55,7 +54,5 @@ __attribute__((visibility("default"))) int64_t simulator_overruns() {
   outputs().clear();
   return count;
 }
-
-__attribute__((visibility("default"))) int64_t simulator_launches() { return simulator::machine().launches; }
 
 }  // extern "C"

@@ -41,7 +41,7 @@ def build(compiler: str, folder: Path) -> Path:
     # Outputs come from an allocator that guards them.
     guarded = "-Daoti_torch_empty_strided=simulator_empty_strided"
     sources = [(path, [guarded]) for path in sorted(KERNELS.glob("*.cu"), key=lambda path: -path.stat().st_size)]
-    sources += [(HERE / "guarded_outputs.cpp", []), (HERE / "faulty_kernels.cu", [])]
+    sources += [(HERE / name, []) for name in ("guarded_outputs.cpp", "simulator.cpp", "faulty_kernels.cu")]
     OBJECTS.mkdir(parents=True, exist_ok=True)
 
     def compiled(source: tuple[Path, list[str]]) -> str:

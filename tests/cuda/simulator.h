@@ -40,13 +40,22 @@ inline Index thread_index, block_index, block_size, grid_size;
 constexpr unsigned kWarpSize = 32;
 constexpr unsigned kMostThreads = 1024;
 constexpr size_t kSharedBytes = 48 * 1024;
+// With the room that a launch asks for.
+constexpr size_t kMostSharedBytes = 227 * 1024;
 constexpr size_t kStackBytes = 256 * 1024;
 
-enum class State { kReady, kAtBarrier, kAtWarpOperation, kDone };
+enum class State { kReady, kAtBarrier, kAtClusterBarrier, kAtWarpOperation, kDone };
+
+// 16 bytes on their way to shared memory.
+struct Copy {
+  void* to;
+  const void* from;
+};
 
 struct Fiber {
   ucontext_t context;
   State state;
+  std::vector<Copy> copies;
   // What the thread brings to a warp operation, and who has to take part in it.
   unsigned mask;
   size_t width;
@@ -57,62 +66,110 @@ class Machine {
  public:
   // How often a kernel was launched since the library was loaded.
   int64_t launches = 0;
+  // How often threads of the block that ran last, or of the first one of its cluster, have met at a barrier.
+  int64_t barriers = 0;
+  // Whether this GPU runs clusters.
+  bool clusters = true;
 
-  void run(int64_t blocks, int64_t threads, const std::function<void()>& kernel) {
+  // `blocks` in clusters of `cluster`, each block with so many bytes of room in shared memory.
+  void run(int64_t blocks, int64_t threads, const std::function<void()>& kernel, unsigned cluster = 1,
+           int64_t room = 0) {
     if (blocks < 1 || blocks > 0x7fffffff) throw std::runtime_error("simulator: invalid number of blocks");
     if (threads < 1 || threads > kMostThreads || threads % kWarpSize) {
       throw std::runtime_error("simulator: the number of threads is no multiple of 32 up to 1024");
     }
+    if (room < 0 || static_cast<size_t>(room) > kMostSharedBytes) {
+      throw std::runtime_error("simulator: a block asks for more than 227 KiB of shared memory");
+    }
     ++launches;
     kernel_ = &kernel;
+    cluster_size_ = cluster;
+    room_ = static_cast<size_t>(room);
+    arena_.resize(cluster * arena_units());
     grid_size.x = static_cast<unsigned>(blocks);
     block_size.x = static_cast<unsigned>(threads);
-    while (stacks_.size() < static_cast<size_t>(threads)) stacks_.emplace_back(new char[kStackBytes]);
-    std::vector<unsigned> order(blocks);
-    for (unsigned b = 0; b < order.size(); ++b) order[b] = b;
+    while (stacks_.size() < static_cast<size_t>(cluster * threads)) stacks_.emplace_back(new char[kStackBytes]);
+    std::vector<unsigned> order(blocks / cluster);
+    for (unsigned c = 0; c < order.size(); ++c) order[c] = c * cluster;
     std::shuffle(order.begin(), order.end(), random_);
-    for (const unsigned block : order) {
-      block_index.x = block;
-      run_block();
-    }
+    for (const unsigned first : order) run_blocks(first);
   }
 
   void barrier() { wait(State::kAtBarrier); }
+  void cluster_barrier() { wait(State::kAtClusterBarrier); }
+  unsigned cluster_size() const { return cluster_size_; }
+  unsigned cluster_rank() const { return running_ / block_size.x; }
+
+  void copy_later(void* to, const void* from) { fibers_[running_].copies.push_back({to, from}); }
+  void await_copies() {
+    for (const Copy& copy : fibers_[running_].copies) std::memcpy(copy.to, copy.from, 16);
+    fibers_[running_].copies.clear();
+  }
 
   // The bits of `value` that lane `source` of this warp brings to the same operation.
   uint64_t exchange(unsigned mask, uint64_t value, size_t width, unsigned source) {
-    Fiber& fiber = fibers_[running_];
-    if (!(mask >> (running_ % kWarpSize) & 1)) fail("a thread is not in the mask of its own warp operation");
+    require_in(mask);
     if (!(mask >> source & 1)) fail("a thread reads from a lane that is not in the mask");
-    fiber.mask = mask;
-    fiber.value = value;
-    fiber.width = width;
-    wait(State::kAtWarpOperation);
-    return brought_[running_ / kWarpSize][source];
+    return bring(mask, value, width)[source];
+  }
+
+  // The lanes of the mask that bring a true value to the same operation, a bit each.
+  unsigned ballot(unsigned mask, bool value) {
+    require_in(mask);
+    const std::array<uint64_t, kWarpSize>& brought = bring(mask, value, 0);
+    unsigned lanes = 0;
+    for (unsigned lane = 0; lane < kWarpSize; ++lane) {
+      if (mask >> lane & 1) lanes |= static_cast<unsigned>(brought[lane]) << lane;
+    }
+    return lanes;
   }
 
   // The shared array that belongs to a place in the code.
   void* shared(const void* place, size_t bytes, size_t alignment) {
-    const auto found = shared_.find(place);
-    if (found != shared_.end()) return found->second;
-    used_ = (used_ + alignment - 1) / alignment * alignment;
-    void* const memory = arena_.data() + used_;
-    used_ += bytes;
-    if (used_ > kSharedBytes) fail("a block uses more than 48 KiB of shared memory");
-    return shared_[place] = memory;
+    auto found = shared_.find(place);
+    if (found == shared_.end()) {
+      used_ = (used_ + alignment - 1) / alignment * alignment;
+      found = shared_.emplace(place, used_).first;
+      used_ += bytes;
+      if (used_ > kSharedBytes) fail("a block uses more than 48 KiB of shared memory");
+      if (used_ + room_ > kMostSharedBytes) fail("a block uses more than 227 KiB of shared memory");
+    }
+    return arena(cluster_rank()) + found->second;
+  }
+
+  // What the launch asked for, after all shared arrays.
+  void* room() { return arena(cluster_rank()) + kSharedBytes; }
+
+  // What lies at `shared` of this block in the block of another rank, none of whose threads may have ended.
+  void* in_block(const void* shared, unsigned rank) {
+    if (rank >= cluster_size_) fail("there is no block of that rank in the cluster");
+    const auto first = fibers_.begin() + rank * block_size.x;
+    const auto ended = [](const Fiber& fiber) { return fiber.state == State::kDone; };
+    if (std::any_of(first, first + block_size.x, ended)) fail("the block whose shared memory is wanted has ended");
+    return arena(rank) + (static_cast<const unsigned char*>(shared) - arena(cluster_rank()));
   }
 
  private:
-  void run_block() {
+  struct alignas(16) Unit {
+    unsigned char bytes[16];
+  };
+
+  size_t arena_units() const { return (kSharedBytes + room_ + sizeof(Unit) - 1) / sizeof(Unit); }
+  unsigned char* arena(unsigned rank) { return arena_[rank * arena_units()].bytes; }
+
+  // The blocks of a cluster, of which `first` is the first.
+  void run_blocks(unsigned first) {
     shared_.clear();
     used_ = 0;
-    arena_.fill(0xff);
-    fibers_.assign(block_size.x, Fiber());
-    const unsigned warps = block_size.x / kWarpSize;
+    barriers = 0;
+    std::memset(arena_.data(), 0xff, arena_.size() * sizeof(Unit));
+    const unsigned threads = cluster_size_ * block_size.x, warps = threads / kWarpSize;
+    fibers_.assign(threads, Fiber());
+    brought_.resize(warps);
     ready_.assign(warps, {});
     order_.resize(warps);
     for (unsigned warp = 0; warp < warps; ++warp) order_[warp] = warp;
-    for (unsigned t = 0; t < block_size.x; ++t) {
+    for (unsigned t = 0; t < threads; ++t) {
       Fiber& fiber = fibers_[t];
       getcontext(&fiber.context);
       fiber.context.uc_stack.ss_sp = stacks_[t].get();
@@ -123,19 +180,20 @@ class Machine {
     }
     std::shuffle(order_.begin(), order_.end(), random_);
     while (next()) {
-      thread_index.x = running_;
+      thread_index.x = running_ % block_size.x;
+      block_index.x = first + cluster_rank();
       swapcontext(&scheduler_, &fibers_[running_].context);
       if (!error_.empty()) throw std::runtime_error("simulator: " + std::exchange(error_, ""));
       if (fibers_[running_].state == State::kAtWarpOperation) finish_warp_operation(running_);
     }
   }
 
-  // Chooses the thread that runs now, any of the first warp that has one; false at the end of the block.
+  // Chooses the thread that runs now, any of the first warp that has one; false at the end.
   bool next() {
     const auto ready = [&](unsigned warp) { return !ready_[warp].empty(); };
     auto first = std::find_if(order_.begin(), order_.end(), ready);
     if (first == order_.end()) {
-      open_barrier();
+      open_barriers();
       first = std::find_if(order_.begin(), order_.end(), ready);
       if (first == order_.end()) return false;
     }
@@ -147,6 +205,20 @@ class Machine {
   }
 
   static void enter();
+
+  void require_in(unsigned mask) {
+    if (!(mask >> (running_ % kWarpSize) & 1)) fail("a thread is not in the mask of its own warp operation");
+  }
+
+  // What all lanes bring to a warp operation, once they have.
+  const std::array<uint64_t, kWarpSize>& bring(unsigned mask, uint64_t value, size_t width) {
+    Fiber& fiber = fibers_[running_];
+    fiber.mask = mask;
+    fiber.value = value;
+    fiber.width = width;
+    wait(State::kAtWarpOperation);
+    return brought_[running_ / kWarpSize];
+  }
 
   void wait(State state) {
     fibers_[running_].state = state;
@@ -177,19 +249,30 @@ class Machine {
     }
   }
 
-  // No thread can run: either the block is done, or all of it is at the barrier and goes on, the warps in a new order.
-  void open_barrier() {
-    const auto count = [&](State state) {
-      return std::count_if(fibers_.begin(), fibers_.end(), [&](const Fiber& f) { return f.state == state; });
+  // No thread can run: all is done, or all of a block is at its barrier, or all of the cluster is at that of the cluster.
+  // These go on, the warps in a new order.
+  void open_barriers() {
+    const auto count = [&](State state, size_t from, size_t to) {
+      return static_cast<size_t>(std::count_if(fibers_.begin() + from, fibers_.begin() + to,
+                                               [&](const Fiber& f) { return f.state == state; }));
     };
-    if (count(State::kDone) == static_cast<int64_t>(fibers_.size())) return;
-    if (count(State::kAtBarrier) != static_cast<int64_t>(fibers_.size())) {
-      throw std::runtime_error("simulator: threads wait for others: " +
-                               std::to_string(count(State::kAtBarrier)) + " at a barrier, " +
-                               std::to_string(count(State::kAtWarpOperation)) + " in a warp operation, " +
-                               std::to_string(count(State::kDone)) + " done");
+    const size_t all = fibers_.size(), size = block_size.x;
+    if (count(State::kDone, 0, all) == all) return;
+    bool opened = false;
+    const auto open = [&](State barrier, size_t from, size_t to) {
+      if (count(barrier, from, to) < to - from) return;
+      for (size_t t = from; t < to; ++t) resume(static_cast<unsigned>(t));
+      if (from == 0) ++barriers;
+      opened = true;
+    };
+    for (size_t from = 0; from < all; from += size) open(State::kAtBarrier, from, from + size);
+    if (!opened) open(State::kAtClusterBarrier, 0, all);
+    if (!opened) {
+      const auto told = [&](State state) { return std::to_string(count(state, 0, all)); };
+      throw std::runtime_error("simulator: threads wait for others: " + told(State::kAtBarrier) + " at a barrier, " +
+                               (cluster_size_ > 1 ? told(State::kAtClusterBarrier) + " at that of the cluster, " : "") +
+                               told(State::kAtWarpOperation) + " in a warp operation, " + told(State::kDone) + " done");
     }
-    for (unsigned t = 0; t < fibers_.size(); ++t) resume(t);
     std::shuffle(order_.begin(), order_.end(), random_);
   }
 
@@ -212,9 +295,12 @@ class Machine {
   std::vector<std::vector<unsigned>> ready_;
   std::vector<unsigned> order_;
   unsigned running_ = 0;
-  std::array<std::array<uint64_t, kWarpSize>, kMostThreads / kWarpSize> brought_;
-  alignas(16) std::array<unsigned char, kSharedBytes> arena_;
-  std::map<const void*, void*> shared_;
+  std::vector<std::array<uint64_t, kWarpSize>> brought_;
+  unsigned cluster_size_ = 1;
+  // Of each block of a cluster, what its arrays take and after them its room; and where the arrays lie in it.
+  std::vector<Unit> arena_;
+  size_t room_ = 0;
+  std::map<const void*, size_t> shared_;
   size_t used_ = 0;
   std::string error_;
 };
@@ -258,6 +344,8 @@ T __shfl_sync(unsigned mask, T value, int lane) {
   return simulator::exchange(mask, value, static_cast<unsigned>(lane));
 }
 
+inline unsigned __ballot_sync(unsigned mask, bool value) { return simulator::machine().ballot(mask, value); }
+
 inline void sincospi(double x, double* sine, double* cosine) {
   *sine = std::sin(M_PI * x);
   *cosine = std::cos(M_PI * x);
@@ -276,6 +364,29 @@ struct Device {
   explicit Device(const Tensor&) {}
 };
 
+constexpr bool kHasClusters = true;
+
+struct Cluster {
+  static int size() { return static_cast<int>(simulator::machine().cluster_size()); }
+  static int rank() { return static_cast<int>(simulator::machine().cluster_rank()); }
+  static void barrier() { simulator::machine().cluster_barrier(); }
+  template <class T>
+  static T* in_block(T* shared, int rank) {
+    return static_cast<T*>(simulator::machine().in_block(shared, static_cast<unsigned>(rank)));
+  }
+};
+
+// As on an sm_90 for kernels of up to 8 KiB of arrays.
+template <class... Parameters>
+bool fits(void (*)(Parameters...), const Clusters& clusters, const Device&) {
+  constexpr int64_t kArrays = 8 * 1024;
+  return simulator::machine().clusters && clusters.blocks <= kMostClusterBlocks &&
+         clusters.bytes + kArrays <= static_cast<int64_t>(simulator::kMostSharedBytes);
+}
+
+inline void copy_later(void* shared, const void* from) { simulator::machine().copy_later(shared, from); }
+inline void await_copies() { simulator::machine().await_copies(); }
+
 }  // namespace fastadv
 
 // A lambda of its own for every place and every instantiation of the kernel around it.
@@ -287,10 +398,19 @@ struct Device {
       }(),                                                             \
       sizeof(type) * (count), alignof(type)))
 
+#define SHARED_ROOM(type, name) type* const name = static_cast<type*>(::simulator::machine().room())
+
 #define LAUNCH(kernel, blocks, threads, device, ...)                                            \
   do {                                                                                          \
     static_cast<void>(device);                                                                  \
     ::simulator::machine().run(::fastadv::grid(blocks), threads, [&] { kernel(__VA_ARGS__); }); \
+  } while (false)
+
+#define LAUNCH_CLUSTERS(kernel, clusters, device, ...)                                                              \
+  do {                                                                                                              \
+    static_cast<void>(device);                                                                                      \
+    ::simulator::machine().run((clusters).count * (clusters).blocks, (clusters).threads,                            \
+                               [&] { kernel(__VA_ARGS__); }, (clusters).blocks, (clusters).bytes);                  \
   } while (false)
 
 #define REGISTER_OPS(m) STABLE_TORCH_LIBRARY_IMPL(fastadv_simulated, CPU, m)

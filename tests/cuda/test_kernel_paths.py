@@ -51,7 +51,9 @@ def test_step(norm, dtype, elements, mode, fused):
 
 @pytest.mark.parametrize("elements", [*SAMPLES, 40000])
 @pytest.mark.parametrize(("norm", "order"), [("l2", 2), ("l1", 1)])
-def test_the_ball_holds(norm, order, elements, fused):
+def test_the_ball_holds(norm, order, elements, clusters, fused):
+    if not clusters and elements < 8200:
+        pytest.skip("no clusters are launched")
     tensors = drawn(torch.float32, 3, elements)
     moved = fused.pgd_step(tensors["x"], tensors["grad"], tensors["x0"], eps=0.5, step_size=2.0, norm=norm)
     length = torch.linalg.vector_norm(moved.double() - tensors["x0"].double(), order, dim=1)
@@ -70,11 +72,13 @@ def test_linf_step_is_exact(dtype, elements, fused):
     assert torch.equal(fused.pgd_step(*arguments, **keywords), ORACLE.pgd_step(*arguments, **keywords))
 
 
-# Few samples that are shared out over several blocks, 16 bytes at a time and one by one.
+# Few samples that are shared out over several blocks, 16 bytes at a time and one by one; clusters of many small parts.
 @pytest.mark.parametrize("mode", ["exact", "sequential"])
-@pytest.mark.parametrize("elements", [32768, 40000, 40001])
+@pytest.mark.parametrize("elements", [8200, 32768, 40000, 40001])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_large_samples(dtype, elements, mode, fused):
+def test_large_samples(dtype, elements, mode, clusters, fused):
+    if not clusters and elements < 32768:
+        pytest.skip("a block takes such a sample alone: test_step")
     tensors = drawn(dtype, 3, elements)
     exact = doubles(tensors)
     for scale in (1.0, 1e-24, 1e22) if dtype == torch.float32 else (1.0,):
@@ -85,6 +89,24 @@ def test_large_samples(dtype, elements, mode, fused):
     for eps in (0.0, 3.0, math.inf):
         expected = ORACLE.project(far.double(), exact["x0"], eps=eps, norm="l2", mode=mode)
         assert_within("l2", fused.project(far, tensors["x0"], eps=eps, norm="l2", mode=mode), expected)
+
+
+# A cluster whose blocks hold as much as they can, unaligned; and more than any cluster holds.
+@pytest.mark.parametrize("elements", [8201, 290_001, 320_000])
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_samples_at_the_bounds_of_clusters(norm, elements, clusters, fused):
+    if not clusters and elements < 320_000:
+        pytest.skip("test_large_samples has such samples")
+    tensors = drawn(torch.float32, 1, elements)
+    assert_within(norm, step(fused, tensors, norm=norm), step(ORACLE, doubles(tensors), norm=norm))
+
+
+def test_a_step_of_a_cluster_in_place(fused):
+    tensors = drawn(torch.float32, 2, 8200)
+    expected = step(ORACLE, doubles(tensors), norm="l2")
+    x = tensors["x"].clone()
+    fused.pgd_step_(x, tensors["grad"], tensors["x0"], eps=tensors["eps"], step_size=tensors["step"], norm="l2")
+    assert_within("l2", x, expected)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -258,7 +280,9 @@ PARTICLES = [(2, 1, 64), (3, 4, 64), (2, 5, 67), (1, 32, 40), (1, 4, 8192), (1, 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("update", ["sign", "l2", "raw"])
 @pytest.mark.parametrize("size", PARTICLES, ids=str)
-def test_svgd_step(size, update, norm, fused):
+def test_svgd_step(size, update, norm, clusters, fused):
+    if not clusters and (norm != "linf" or update == "l2" or size[2] % 4):
+        pytest.skip("no clusters are launched")
     scale = "rms" if update == "l2" else 0.7
     keywords = {"eps": 0.3, "step_size": 0.1, "norm": norm, "update": update, "score_scale": scale}
     assert_moves_as_the_reference(fused, stein(torch.float32, *size), **keywords)
@@ -267,7 +291,9 @@ def test_svgd_step(size, update, norm, fused):
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("elements", [64, 16400])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_svgd_step_in_every_dtype(dtype, elements, norm, fused):
+def test_svgd_step_in_every_dtype(dtype, elements, norm, clusters, fused):
+    if not clusters and norm != "linf":
+        pytest.skip("no clusters are launched")
     keywords = {"eps": 0.3, "step_size": 0.1, "norm": norm, "update": "raw", "score_scale": "rms"}
     assert_moves_as_the_reference(fused, stein(dtype, 2, 4, elements), **keywords)
 
@@ -351,13 +377,17 @@ def assert_loss_agrees(fused, loss, tensors, kind="loss"):
 @pytest.mark.parametrize("classes", CLASSES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("loss", LOSSES)
-def test_losses(loss, dtype, classes, fused):
+def test_losses(loss, dtype, classes, clusters, fused):
+    if not clusters and classes <= 1024:
+        pytest.skip("no clusters are launched")
     assert_loss_agrees(fused, loss, logits(dtype, 3, classes))
 
 
 @pytest.mark.parametrize("classes", [10, 1000, 4104, 1027, 8200])
 @pytest.mark.parametrize("loss", LOSSES)
-def test_saturated_and_absent_logits(loss, classes, fused):
+def test_saturated_and_absent_logits(loss, classes, clusters, fused):
+    if not clusters and classes <= 1024:
+        pytest.skip("no clusters are launched")
     tensors = logits(torch.float32, 5, classes)
     tensors["s"][0] *= 1e4
     tensors["t"][0] *= -1e4
@@ -538,8 +568,6 @@ LAUNCHES = [
         for n in ("linf", "l2", "l1")
         for d in SAMPLES
     ),
-    (13, lambda: step(FUSED, drawn(torch.float32, 2, 32768), norm="l2")),
-    (12, lambda: FUSED.project(torch.ones(2, 32768), torch.zeros(2, 32768), eps=1.0, norm="l2")),
     *((1, lambda n=n, d=d: momentum_step(n, d)) for n in ("linf", "l2", "l1") for d in SAMPLES),
     (1, lambda: FUSED.bss_step(torch.ones(2, 64), torch.ones(2, 64), torch.ones(2), torch.ones(2) > 0)),
     (1, lambda: FUSED.mix(torch.ones(2, 64), 0.5, torch.tensor([1, 0]))),
@@ -548,13 +576,13 @@ LAUNCHES = [
     *(
         (count, lambda size=size, n=n: svgd(FUSED, stein(torch.float32, *size), eps=0.3, step_size=0.1, norm=n))
         for size, count in (((2, 4, 3072), 1), ((1, 4, 6148), 2), ((1, 32, 3072), 2))
-        for n in ("linf", "l2", "l1")
+        for n in ("l2", "l1")
     ),
     # The mean over a batch of many rows is taken by a second one, and over few short rows at once.
     *((1, mean_of_kl(*size)) for size in ((64, 100), (128, 10), (1, 1000), (0, 10))),
     *((2, mean_of_kl(*size)) for size in ((129, 10), (3, 1000), (3, 1030))),
-    # A few long rows are shared out, and many values are added up in two steps.
-    *((3, mean_of_kl(*size)) for size in ((3, 8200), (16385, 2))),
+    # Many values are added up in two steps.
+    (3, mean_of_kl(16385, 2)),
     # A part a block: what one block has seen needs no sum.
     *((1, boundary(*how)) for how in ((3, 4096, "none"), (1, 4096, "sum"), (0, 8, "sum"))),
     *((2, boundary(*how)) for how in ((3, 4097, "none"), (2, 8, "sum"))),
@@ -566,3 +594,23 @@ LAUNCHES = [
 @pytest.mark.parametrize(("count", "call"), LAUNCHES)
 def test_launches(count, call, launches):
     assert launches(call) == count
+
+
+@pytest.mark.parametrize(("size", "count"), [((2, 4, 3072), 1), ((1, 4, 6148), 2), ((1, 32, 3072), 2)], ids=str)
+def test_launches_of_particles(size, count, clusters, launches):
+    call = lambda: svgd(FUSED, stein(torch.float32, *size), eps=0.3, step_size=0.1)  # noqa: E731
+    assert launches(call) == (1 if clusters else count)
+
+
+def test_launches_of_a_few_long_rows(clusters, launches):
+    assert launches(mean_of_kl(3, 8200)) == (2 if clusters else 3)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_launches_of_large_samples(alone, clusters, launches):
+    points = torch.ones(2, 32768)
+    if alone:
+        call, count = lambda: FUSED.project(points, torch.zeros_like(points), eps=1.0, norm="l2"), 12
+    else:
+        call, count = lambda: step(FUSED, drawn(torch.float32, 2, 32768), norm="l2"), 13
+    assert launches(call) == (1 if clusters else count)

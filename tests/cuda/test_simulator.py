@@ -7,6 +7,8 @@ import ctypes
 import pytest
 import torch
 
+OF_CLUSTER = "0 at that of the cluster, "
+
 
 def run(simulator: ctypes.CDLL, name: str) -> tuple[torch.Tensor, str]:
     """Return the output of the kernel ``name`` of faulty_kernels.cu, and the error that ended it."""
@@ -27,11 +29,34 @@ def test_a_missing_barrier_shows_as_the_poison_of_shared_memory(simulator):
     assert out.isnan().any()
 
 
+def test_blocks_of_a_cluster_reach_each_other(simulator):
+    out, error = run(simulator, "face_the_other_block")
+    assert error == ""
+    assert torch.equal(out, torch.arange(63.0, -1, -1))
+    out, error = run(simulator, "face_the_other_block_without_barrier")
+    assert error == ""
+    assert out.isnan().any()
+
+
+def test_copies_arrive_only_where_they_are_awaited(simulator):
+    out, error = run(simulator, "copy_and_reverse")
+    assert error == ""
+    assert torch.equal(out, torch.full([64], -1.0))
+    out, error = run(simulator, "copy_without_waiting")
+    assert error == ""
+    assert out.isnan().all()
+
+
 @pytest.mark.parametrize(
     ("kernel", "error"),
     [
-        ("barrier_for_some", "threads wait for others: 40 at a barrier, 0 in a warp operation, 24 done"),
-        ("shuffle_for_some", "threads wait for others: 0 at a barrier, 40 in a warp operation, 24 done"),
+        ("barrier_for_some", f"threads wait for others: 80 at a barrier, {OF_CLUSTER}0 in a warp operation, 48 done"),
+        ("shuffle_for_some", f"threads wait for others: 0 at a barrier, {OF_CLUSTER}80 in a warp operation, 48 done"),
+        (
+            "cluster_barrier_for_some",
+            "threads wait for others: 0 at a barrier, 80 at that of the cluster, 0 in a warp operation, 48 done",
+        ),
+        ("block_that_has_ended", "the block whose shared memory is wanted has ended"),
         ("shuffle_outside_of_its_mask", "a thread is not in the mask of its own warp operation"),
         ("shuffle_from_outside_of_the_mask", "a thread reads from a lane that is not in the mask"),
         ("different_shuffles", "the threads of a warp meet in different operations"),
