@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fastadv.train.config.attack_config import AttackConfig
-from fastadv.train.report.training_report import render_table
+from fastadv.train.report.tables import render_table
 from fastadv.train.robustness.attack_report import summarise
 from fastadv.train.robustness.attack_split import attack_missing, prepare
 from fastadv.train.runtime.machine import cpu_threads
