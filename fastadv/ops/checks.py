@@ -293,14 +293,17 @@ def in_box(name: str, x: Tensor, bounds: tuple[float | Tensor, float | Tensor] |
 
     To look costs a pass over x. The steps of a loop hand in the same x, unwritten, and only the first of them looks.
     """
-    if bounds is None or x.device.type != "cpu" or torch.compiler.is_compiling() or not x.numel():
+    if bounds is None or torch.compiler.is_compiling():
         return
-    seen, version = _seen_in_box, -1 if x.is_inference() else x._version
-    if seen.samples() is x and seen.version == version >= 0 and seen.box == bounds:
+    seen = _seen_in_box
+    if seen.samples() is x and seen.version == x._version and seen.box == bounds:
+        return
+    if x.device.type != "cpu" or not x.numel():
         return
     span_in_box(name, x, bounds, *(value.item() for value in x.detach().aminmax()))
-    if not any(isinstance(bound, Tensor) for bound in bounds):
-        seen.samples, seen.version, seen.box = weakref.ref(x), version, box(bounds)
+    # Of an inference tensor nobody counts the writes.
+    if not x.is_inference() and not any(isinstance(bound, Tensor) for bound in bounds):
+        seen.samples, seen.version, seen.box = weakref.ref(x), x._version, box(bounds)
 
 
 def span_in_box(name: str, x: Tensor, bounds: tuple[float | Tensor, float | Tensor], least: float, most: float) -> None:
