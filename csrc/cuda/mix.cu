@@ -72,6 +72,8 @@ KERNEL_FOR(kThreads) find_mixed(const int64_t* permutation /* [N] */, int64_t sa
     for (int k = 0; k < kIndices; ++k) {
       const bool hit = index[k] >= own - lane && index[k] < own - lane + kWarp;
       const unsigned hits = __ballot_sync(kAllLanes, hit);
+      // Hits are few.
+#pragma unroll 1
       for (int source = 0; source < kWarp && hits >> source > 0; ++source) {
         if (!(hits >> source & 1) || __shfl_sync(kAllLanes, index[k], source) != own) continue;
         const int64_t n = at + k * kWarp + source;
