@@ -29,7 +29,7 @@ BIN := .venv/bin
 # Without compiling to byte code what will never be imported, which takes a minute.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 INSTALLED := .venv/.installed
-SOURCES := $(wildcard csrc/common/* csrc/cpu/* csrc/cuda/*) fastadv/ops/schemas.py pyproject.toml setup.py
+SOURCES := $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/ops/*) fastadv/ops/schemas.py pyproject.toml setup.py
 
 .PHONY: demo test pytest bench bench-pages bench-slower bench-compare bench-attacks bench-training \
 	lint style types format sanitize cuda-compile gpu-libraries gpu-check gpu-reproduce clean
