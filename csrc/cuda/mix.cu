@@ -132,8 +132,8 @@ void launch(const Mixture<T, A>& mixture, const Tensor& like) {
       int64_t* const first = mutable_data<int64_t>(room);
       const Mixed mixed{first, first + mixture.samples};
       const int64_t part = divide_up(mixture.samples, kThreads / kWarp);
-      LAUNCH(find_mixed, divide_up(mixture.samples, kWarp), kThreads, device, mixture.permutation, mixture.samples, part,
-             mixed);
+      const int64_t searches = divide_up(mixture.samples, kWarp);
+      LAUNCH(find_mixed, searches, kThreads, device, mixture.permutation, mixture.samples, part, mixed);
       LAUNCH((gather_elements<kWidth, T, A>), blocks, threads, device, mixture, parts, mixed);
     } else {
       LAUNCH((mix_elements<kWidth, T, A>), blocks, threads, device, mixture, parts);

@@ -1,6 +1,6 @@
 // l2 steps and projections of few large samples where there are no clusters, each shared out over several blocks. What
-// is summed over a sample takes a launch, whose blocks leave the sums of their parts; every block of the next one adds these up, in a fixed
-// order:
+// is summed over a sample takes a launch, whose blocks leave the sums of their parts; every block of the next one adds
+// these up, in a fixed order:
 //
 //   direction_parts   the squares of the direction, where there is one
 //   distance_parts    the squared distance of the moved sample from its centre, and of that clipped to the box

@@ -291,7 +291,9 @@ DEVICE void move_coordinates(const SteinStep<T, A>& step, int64_t image, const V
     A centre[kWidth], own[kTile][kWidth], phi[kTile][kWidth] = {};
     load(step.x0 + image * size + at, centre);
 #pragma unroll
-    for (int k = 0; k < kTile; ++k) load(vectors.particles + (i + k < n ? i + k : n - 1) * vectors.stride + run, own[k]);
+    for (int k = 0; k < kTile; ++k) {
+      load(vectors.particles + (i + k < n ? i + k : n - 1) * vectors.stride + run, own[k]);
+    }
     for (int j = 0; j < n; ++j) {
       A x[kWidth], s[kWidth];
       load(vectors.particles + j * vectors.stride + run, x);

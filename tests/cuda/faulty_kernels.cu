@@ -80,8 +80,8 @@ __global__ void copy_later_and_reverse(float* out) {
 
 }  // namespace
 
-// Runs the kernel of that name in two blocks of 64 threads, which are a cluster; `out` has room for 64 numbers, and what went wrong is left in
-// `message`.
+// Runs the kernel of that name in two blocks of 64 threads, which are a cluster; `out` has room for 64 numbers, and what
+// went wrong is left in `message`.
 extern "C" __attribute__((visibility("default"))) void run_faulty(const char* name, float* out, char* message,
                                                                   size_t size) {
   const std::string_view wanted = name;

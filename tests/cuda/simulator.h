@@ -249,7 +249,7 @@ class Machine {
     }
   }
 
-  // No thread can run: all is done, or all of a block is at its barrier, or all of the cluster is at that of the cluster.
+  // No thread can run: all is done, or all of a block is at its barrier, or all of the cluster is at the cluster's.
   // These go on, the warps in a new order.
   void open_barriers() {
     const auto count = [&](State state, size_t from, size_t to) {
