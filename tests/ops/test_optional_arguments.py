@@ -70,7 +70,7 @@ CALLS = {
 GIVEN: tuple[tuple[dict[str, Any], str], ...] = (
     ({}, "none"),
     ({"norm": "linf", "bounds": (0, 1.0)}, "none"),
-    ({"bounds": (0.0, 0.95)}, "numbers"),
+    ({"bounds": (0.0, 1.05)}, "numbers"),
     ({"eps": RADII}, "all"),
 )
 
