@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 from torch import Tensor
+from torch import library as torch_library
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastadv
@@ -100,7 +101,7 @@ def test_opcheck(case: Case, layout: str, backend: str):
     assert recorder.calls
     for op, arguments in recorder.calls:
         assert op._overloadname == OVERLOADS[backend]
-        torch.library.opcheck(op, arguments, test_utils=checks(case, backend))
+        torch_library.opcheck(op, arguments, test_utils=checks(case, backend))
 
 
 @pytest.mark.parametrize(("op", "overload"), sorted((op, o) for op in SCHEMAS for o in set(OVERLOADS.values())))
