@@ -1,7 +1,7 @@
 """Adversarial batches: pure functions over one shared loop, the same as objects, and what they report.
 
-An attack is a file of methods/, with its function and its object, and its import here; the tests that all attacks pass
-follow. `fastadv attack` offers those that train/config/attacks.py names.
+An attack is a file of methods/, with its function and its object, and its import here: the tests that all attacks pass
+and its name in `fastadv attack` follow.
 """
 
 from fastadv.attacks.captured import Captured, CaptureError, capture

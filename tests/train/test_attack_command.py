@@ -154,10 +154,10 @@ def test_an_image_stands_where_no_particle_fools_the_network(tmp_path, small_run
 
 
 def test_the_attacks_of_the_command_are_those_that_fit_it():
-    """Their names stand a second time in config/attacks.py, so that help needs no torch."""
+    """They are read from imports, without torch, which does not tell what an attack takes."""
     needed = {"y", "eps", "seed", "sample_ids"}
     fitting = {name for name, kind in attacks.ATTACKS.items() if needed <= signature(kind.function).parameters.keys()}
-    assert fitting == {*ATTACKS}, "the names in fastadv/train/config/attacks.py"
+    assert fitting == {*ATTACKS}, "the others in fastadv/train/config/attacks.py"
 
 
 @pytest.mark.parametrize("name", ATTACKS)

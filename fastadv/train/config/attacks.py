@@ -1,6 +1,8 @@
 """The attacks of `fastadv attack`, by name."""
 
+import ast
 from collections.abc import Mapping
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from fastadv.train.runtime.errors import ConfigError, did_you_mean
@@ -8,12 +10,24 @@ from fastadv.train.runtime.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from fastadv.attacks import Attack
 
-# Those of fastadv.attacks.ATTACKS that take labels, eps, seed and sample_ids, by name, so that help needs no torch. One
-# that returns several images for each is judged by its worst.
-ATTACKS = ("apgd", "fab", "fgsm", "mi_fgsm", "pgd", "square", "svgd")
 # The ensemble, which is no single attack and reports of its own.
 ENSEMBLE = "autoattack"
 ENSEMBLE_VERSIONS = ("standard", "plus", "rand")
+# Attacks without a radius and attacks without labels, of which no robust accuracy comes.
+_OTHERS = ("bss", "vat")
+
+
+def _imported() -> list[str]:
+    """Return the attacks that fastadv/attacks/__init__.py imports from files of their names, read as text: no torch."""
+    source = files("fastadv").joinpath("attacks/__init__.py").read_text(encoding="utf-8")
+    imports = [node for node in ast.parse(source).body if isinstance(node, ast.ImportFrom)]
+    pairs = [(node.module, each.name) for node in imports for each in node.names]
+    return [name for module, name in pairs if module == f"fastadv.attacks.methods.{name}"]
+
+
+# Those of fastadv.attacks.ATTACKS that take labels, eps, seed and sample_ids. One that returns several images for each
+# is judged by its worst.
+ATTACKS = tuple(name for name in _imported() if name not in (ENSEMBLE, *_OTHERS))
 
 # Fields of the configuration that not every attack takes; None leaves the attack's own default.
 OPTIONAL = ("steps", "step_size", "norm", "loss", "restarts", "particles", "queries", "targets")
