@@ -25,8 +25,9 @@ PARTICLE_SEED = 0
 def draw_curves(metrics: dict[str, dict[str, list[Rows]]], path: Path) -> None:
     """Test accuracy and training loss over the steps, and how particles repel where a method reports it.
 
-    One thin line a seed, one thick line for their mean; what was measured once a run is no line, but a row a method,
-    with a dot a seed and a diamond for their mean. metrics: by method, then "train" or "test", rows for each seed.
+    A line for the mean of the seeds, in the band that they span; what was measured once a run is no line, but a row a
+    method, with a dot a seed and a diamond for their mean. metrics: by method, then "train" or "test", rows for each
+    seed.
     """
     panels = [
         ("test", "accuracy", 100, {"ylabel": "test accuracy, %", "title": "Accuracy on clean test images"}),
@@ -69,8 +70,8 @@ def _styles() -> Iterator[dict[str, str]]:
 
 def _draw_seeds(axes: Any, seeds: list[Rows], key: str, scale: float, label: str, style: dict[str, str]) -> None:
     steps, values = [row["step"] for row in seeds[0]], _values(seeds, key, scale)
-    axes.plot(steps, values.T, linewidth=0.6, alpha=0.5, **style)
-    axes.plot(steps, values.mean(axis=0), linewidth=2, label=label, **style)
+    axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.2, linewidth=0)
+    axes.plot(steps, values.mean(axis=0), linewidth=1.5, label=label, **style)
 
 
 def _draw_ends(axes: Any, methods: dict[str, list[Rows]], key: str, scale: float, texts: dict[str, str]) -> None:
