@@ -7,9 +7,10 @@ after: once that batch is saved. inside: once its file is written, before it is 
 import os
 import signal
 import sys
+from pathlib import Path
 
 from fastadv.train.cli import main
-from fastadv.train.robustness.attack_split import Shard, Shards
+from fastadv.train.robustness import attack_split
 from fastadv.train.runtime import files
 
 
@@ -18,16 +19,16 @@ def kill_myself() -> None:
 
 
 def kill_at(moment: str, number: int) -> None:
-    save = Shards.save
+    save, last = attack_split.save_shard, f"batch-{number:05d}.json"
 
-    def save_and_die(self: Shards, saved: int, shard: Shard) -> None:
-        if saved == number and moment == "inside":
+    def save_and_die(path: Path, shard: attack_split.Shard) -> None:
+        if path.name == last and moment == "inside":
             files.os.replace = lambda *paths: kill_myself()  # type: ignore[attr-defined]
-        save(self, saved, shard)
-        if saved == number:
+        save(path, shard)
+        if path.name == last:
             kill_myself()
 
-    Shards.save = save_and_die  # type: ignore[method-assign]
+    attack_split.save_shard = save_and_die
 
 
 if __name__ == "__main__":

@@ -47,22 +47,19 @@ def summarise(
     config: AttackConfig, prepared: PreparedAttack, shards: Sequence[Shard], origin: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return the content of result.json. Accuracies are shares in [0, 1], intervals Wilson's of 95 %."""
-    verdicts = {
-        judge: {
-            kind: [correct for shard in shards for correct in getattr(shard.verdicts[judge], kind)]
-            for kind in ("clean", "robust")
-        }
-        for judge in shards[0].verdicts
-    }
+
+    def joined(kind: str, judge: str) -> list[bool]:
+        return [correct for shard in shards for correct in getattr(shard, kind)[judge]]
+
     labels = prepared.dataset.test.labels[: prepared.images]
     seconds, in_model = (sum(getattr(shard, name) for shard in shards) for name in ("seconds", "model_seconds"))
     return {
         **setup(config, prepared.images, keywords(config.build_attack())),
         "accuracy": {
-            judge: {kind: share(sum(correct), len(correct)) for kind, correct in verdict.items()}
-            for judge, verdict in verdicts.items()
+            judge: {kind: share(sum(joined(kind, judge)), prepared.images) for kind in ("clean", "robust")}
+            for judge in shards[0].clean
         },
-        "classes": count_classes(prepared.dataset.class_names, labels, **verdicts[JUDGE]),
+        "classes": count_classes(prepared.dataset.class_names, labels, joined("clean", JUDGE), joined("robust", JUDGE)),
         "largest_distance": max(shard.distance for shard in shards),
         "seconds": {"attack": seconds, "model": in_model, "update": seconds - in_model},
         "origin": dict(origin),

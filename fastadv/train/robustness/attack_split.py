@@ -46,53 +46,31 @@ class PreparedAttack:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """One judge's answers: each image correct as it is (clean); that, and correct after the attack too (robust)."""
-
-    clean: list[bool]
-    robust: list[bool]
-
-
-@dataclass(frozen=True)
 class Shard:
-    """One batch. verdicts: by the dtype of the judge. distance: of the farthest adversarial image, in the norm."""
+    """One batch: each image's verdicts, by the dtype of the judge.
 
-    verdicts: dict[str, Verdict]
+    clean: whether it is correct as it is. robust: whether that, and correct after the attack too. distance: of the
+    farthest adversarial image, in the norm.
+    """
+
+    clean: dict[str, list[bool]]
+    robust: dict[str, list[bool]]
     distance: float
     seconds: float
     model_seconds: float
 
-    @property
-    def images(self) -> int:
-        return min(len(verdict.clean) for verdict in self.verdicts.values())
+
+def save_shard(path: Path, shard: Shard) -> None:
+    path.parent.mkdir(exist_ok=True)
+    write_text(path, json.dumps(asdict(shard)))
 
 
-class Shards:
-    """The shards of an evaluation, in `folder`, by the number of their batch."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def has(self, number: int, images: int) -> bool:
-        """Return whether a batch is there with so many images. Raises CheckpointError where it is damaged."""
-        return self._path(number).exists() and self.load(number).images >= images
-
-    def save(self, number: int, shard: Shard) -> None:
-        self._folder.mkdir(exist_ok=True)
-        write_text(self._path(number), json.dumps(asdict(shard)))
-
-    def load(self, number: int) -> Shard:
-        """Read the shard of a batch. Raises CheckpointError naming the file where it is damaged."""
-        path = self._path(number)
-        try:
-            content = json.loads(path.read_text())
-            verdicts = {judge: Verdict(**verdict) for judge, verdict in content.pop("verdicts").items()}
-            return Shard(verdicts=verdicts, **content)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CheckpointError(f"{path}: damaged ({error}); delete it and add --resume") from None
-
-    def _path(self, number: int) -> Path:
-        return self._folder / f"batch-{number:05d}.json"
+def load_shard(path: Path) -> Shard:
+    """Read a shard. Raises CheckpointError naming the file where it is damaged."""
+    try:
+        return Shard(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); delete it and add --resume") from None
 
 
 def prepare(config: AttackConfig) -> PreparedAttack:
@@ -124,9 +102,10 @@ def _sha256_of_weights(network: nn.Module) -> str:
 
 def attack_missing(config: AttackConfig, prepared: PreparedAttack, folder: Path) -> list[Shard]:
     """Attack every batch that has no shard in `folder` yet; return the shards of all batches."""
-    shards = Shards(folder / "batches")
     batches = torch.arange(prepared.images).split(config.batch_size)
-    missing = [number for number, places in enumerate(batches) if not shards.has(number, len(places))]
+    files = {folder / "batches" / f"batch-{number:05d}.json": places for number, places in enumerate(batches)}
+    # The last one may have fewer images than are asked for now.
+    missing = [file for file in files if not file.exists() or len(load_shard(file).clean[JUDGE]) < len(files[file])]
     done = len(batches) - len(missing)
     if done:
         print(f"continuing: {done} of {len(batches)} batches are there", flush=True)
@@ -135,14 +114,14 @@ def attack_missing(config: AttackConfig, prepared: PreparedAttack, folder: Path)
         _attack_places(config, prepared, batches[0][:1])
     label = f"{config.attack} on {config.model}"
     with Progress(label, done=done, total=len(batches), images_per_step=len(batches[0])) as progress:
-        for number in missing:
+        for file in missing:
             with deferred():
-                shard = _attack_batch(config, prepared, batches[number])
-                shards.save(number, shard)
+                shard = _attack_batch(config, prepared, files[file])
+                save_shard(file, shard)
             stop_if_asked()
-            progress.note(f"{statistics.mean(shard.verdicts[JUDGE].robust):.0%} of the last batch stand")
+            progress.note(f"{statistics.mean(shard.robust[JUDGE]):.0%} of the last batch stand")
             progress.step()
-    return [shards.load(number) for number in range(len(batches))]
+    return [load_shard(file) for file in files]
 
 
 def _attack_batch(config: AttackConfig, prepared: PreparedAttack, places: Tensor) -> Shard:
@@ -152,10 +131,8 @@ def _attack_batch(config: AttackConfig, prepared: PreparedAttack, places: Tensor
     with_clean = torch.cat((x.unsqueeze(1), candidates), dim=1)
     judges = {config.dtype: prepared.copy, JUDGE: prepared.network}
     return Shard(
-        verdicts={
-            dtype: Verdict(_correct(judge, with_clean[:, :1], labels), _correct(judge, with_clean, labels))
-            for dtype, judge in judges.items()
-        },
+        clean={dtype: _correct(judge, with_clean[:, :1], labels) for dtype, judge in judges.items()},
+        robust={dtype: _correct(judge, with_clean, labels) for dtype, judge in judges.items()},
         distance=distances(candidates, x.unsqueeze(1), keywords(config.build_attack()).get("norm", "l2")).max().item(),
         seconds=seconds,
         model_seconds=model_seconds,
