@@ -2,7 +2,7 @@
 
 import itertools
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ def draw_curves(metrics: dict[str, dict[str, list[Rows]]], path: Path) -> None:
     for axes, (kind, key, scale, texts) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         shown = {label: kinds[kind] for label, kinds in metrics.items() if _has(kinds[kind], key)}
         if all(len(rows) == 1 for seeds in shown.values() for rows in seeds):
-            _draw_ends(axes, shown, key, scale, texts)
+            ends = {label: _values(seeds, key, scale)[:, 0].tolist() for label, seeds in shown.items()}
+            _draw_rows(axes, ends, xlabel=texts["ylabel"], title=f"{texts['title']}, after the last step")
             continue
         for (label, kinds), style in zip(metrics.items(), _styles(), strict=False):
             if label in shown:
@@ -74,20 +75,16 @@ def _draw_seeds(axes: Any, seeds: list[Rows], key: str, scale: float, label: str
     axes.plot(steps, values.mean(axis=0), linewidth=1.5, label=label, **style)
 
 
-def _draw_ends(axes: Any, methods: dict[str, list[Rows]], key: str, scale: float, texts: dict[str, str]) -> None:
-    """Draw what was measured once a run: a row a method."""
-    for place, (seeds, style) in enumerate(zip(methods.values(), _styles(), strict=False)):
-        _draw_row(axes, place, _values(seeds, key, scale)[:, 0].tolist(), style["color"])
-    axes.set_yticks(range(len(methods)), methods, fontsize="small")
-    axes.invert_yaxis()
-    axes.set(xlabel=texts["ylabel"], title=f"{texts['title']}, after the last step")
+def _draw_rows(axes: Any, rows: Mapping[str, list[float]], *, spread: bool = False, **texts: str) -> None:
+    """Draw a row a name: a dot a value, a diamond for their mean, and with ``spread`` their standard deviation."""
+    for place, (values, colour) in enumerate(zip(rows.values(), itertools.cycle(COLOURS), strict=False)):
+        axes.plot(values, [place] * len(values), ".", color=colour, alpha=0.5)
+        error = statistics.stdev(values) if spread and len(values) > 1 else None
+        axes.errorbar(statistics.mean(values), place, xerr=error, fmt="D", color=colour, capsize=4)
+    axes.set_yticks(range(len(rows)), rows, fontsize="small")
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set(**texts)
     axes.grid(alpha=0.3)
-
-
-def _draw_row(axes: Any, place: int, values: list[float], colour: str, spread: float | None = None) -> None:
-    """A dot a value and a diamond for their mean, with a bar of ``spread`` to both sides."""
-    axes.plot(values, [place] * len(values), ".", color=colour, alpha=0.5)
-    axes.errorbar(statistics.mean(values), place, xerr=spread, fmt="D", color=colour, capsize=4)
 
 
 def _values(seeds: list[Rows], key: str, scale: float) -> np.ndarray:
@@ -100,14 +97,11 @@ def draw_comparison(methods: Sequence[MethodResults], path: Path) -> None:
     figure = _figure(11, 1.2 + 0.4 * len(methods), "the picture of a comparison")
     panels = figure.subplots(1, len(ACCURACIES), sharey=True)
     for axes, (key, name) in zip(panels, ACCURACIES.items(), strict=True):
-        for row, method in enumerate(methods):
-            values = [100 * value for value in method.values(key).values()]
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            _draw_row(axes, row, values, COLOURS[row % len(COLOURS)], spread)
-        axes.set(xlabel=f"{name}, %")
-        axes.grid(alpha=0.3)
-    panels[0].set_yticks(range(len(methods)), [f"{method.label}, n = {len(method.seeds)}" for method in methods])
-    panels[0].invert_yaxis()
+        rows = {
+            f"{method.label}, n = {len(method.seeds)}": [100 * value for value in method.values(key).values()]
+            for method in methods
+        }
+        _draw_rows(axes, rows, spread=True, xlabel=f"{name}, %")
     figure.suptitle("Each student, mean ± standard deviation", fontsize="medium")
     figure.savefig(path, dpi=110)
 
