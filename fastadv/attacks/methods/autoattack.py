@@ -139,7 +139,7 @@ def autoattack(
         attack_dtype: "float32", "bfloat16" or "float16" attacks a folded copy in that precision, see
             :func:`fastadv.attacks.freeze`; the model still is the judge. None attacks the model itself.
         bounds: (low, high), or None for no box.
-        batch_size: images in a pass at most.
+        batch_size: images in a pass at most, see :func:`fastadv.attacks.square`.
         seed: of all draws; None is another at each call.
         sample_ids: whose noise each image gets, see :func:`fastadv.attacks.pgd`.
 

@@ -77,7 +77,8 @@ def fab(
             ones; None is the class whose plane lies nearest at each step (as many backward passes a step as classes).
         restarts: searches a target; the first starts at x, others in the ball of radius eps / 2. One without eps.
         bounds: (low, high), or None for no box.
-        batch_size: rows in a pass at most. An image that fell makes room for the next.
+        batch_size: rows in a pass at most, see :func:`fastadv.attacks.square`. An image that fell makes room for the
+            next.
         seed, sample_ids: of the starts of restarts, see :func:`fastadv.attacks.pgd`.
         check: see :func:`fastadv.attacks.pgd`.
 

@@ -68,7 +68,8 @@ def square(
             whatever their number.
         restarts: searches an image, each of which only those make that still stand.
         bounds: (low, high), or None for no box.
-        batch_size: images in a pass at most. An image that fell makes room for the next.
+        batch_size: images in a pass at most, on a CPU 16 a thread but 32 at least where that is less: more take longer.
+            An image that fell makes room for the next.
         seed, sample_ids: of all draws, see :func:`fastadv.attacks.pgd`.
         check: see :func:`fastadv.attacks.pgd`.
 
