@@ -1,11 +1,15 @@
-"""Rows of a pass: how many there are."""
+"""Rows of a pass: how many there are, and those that several proposals of an image take."""
 
 import pytest
 import torch
 from torch import nn
 
 from fastadv import attacks
-from fastadv.attacks.loop.row_queue import Queue, rows_in_a_pass
+from fastadv.attacks.loop.row_queue import Begun, Queue, rows_in_a_pass
+from fastadv.attacks.methods.square import SquareSearch
+from fastadv.attacks.model.networks import Networks
+
+RADII = {"linf": 0.1, "l2": 1.2, "l1": 4.0}
 
 
 class Rowwise(nn.Module):
@@ -25,7 +29,7 @@ class Rowwise(nn.Module):
 class Leaving:
     """A search whose rows claim at the evaluation that their radius says."""
 
-    evaluations = 40
+    evaluations, made = 40, 1
 
     def __init__(self):
         self.widths = []
@@ -79,3 +83,43 @@ def test_no_pass_is_wider(one_thread, attack):
     clean, *others = network.passes
     assert clean == 70
     assert 20 < max(others) <= 32
+
+
+@pytest.mark.parametrize("norm", RADII)
+def test_several_proposals_at_once_are_the_search_one_by_one(norm):
+    network, x = Rowwise(), torch.rand(5, 3, 8, 8)
+    with torch.no_grad():
+        y = network(x).argmax(1)
+    ids = torch.arange(5)
+    begun = Begun(x, y, torch.full([5], RADII[norm] / 4), y, ids, torch.zeros_like(ids))
+
+    def searched(rows, queries):
+        search = SquareSearch(Networks(network), norm=norm, bounds=(0.0, 1.0), queries=queries, rows=rows, seed=2)
+        state, first = search.begin(begun), torch.full([5], -1)
+        while (state["made"] < search.evaluations).any():
+            before = state["made"]
+            claims = search.evaluate(state)
+            assert torch.equal(before + search.made, state["made"])
+            first = torch.where(claims & (first < 0), state["made"], first)
+            search.step(state)
+        assert (state["made"] == search.evaluations).all()
+        return state["x"], state["margin"], first
+
+    for queries in (0, 1, 70):
+        alone, *several = (searched(rows, queries) for rows in (1, 17, 1000))
+        for found in several:
+            assert all(map(torch.equal, found, alone))
+    assert (alone[2] > 1).any()
+    assert (alone[2] < 0).any()
+
+
+def test_fewer_passes_where_few_images_stand():
+    network, x = Rowwise(), torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        y = network(x).argmax(1)
+    attacks.square(network, x, y, eps=1e-4, queries=200, batch_size=2)
+    one_by_one = len(network.passes)
+    network.passes.clear()
+    attacks.square(network, x, y, eps=1e-4, queries=200, batch_size=16)
+    assert 2 * len(network.passes) < one_by_one
+    assert max(network.passes) == 16

@@ -52,16 +52,18 @@ class Search(Protocol):
     """A way to look for a misclassified image near a clean one, a row at a time.
 
     All that a row remembers lies in a state, tensors [rows, ...] by name, so that a row can be moved, stored and gone
-    on with; ``state["x"]`` is the image it evaluates next. A row makes so many ``evaluations``, with a step in between.
+    on with. A row makes so many ``evaluations``, with a step in between; ``made`` says how many the last call of
+    ``evaluate`` made, of all rows or of each [rows].
     """
 
     evaluations: int
+    made: int | Tensor
 
     def begin(self, rows: Begun) -> State:
         """The state before the first evaluation."""
 
     def evaluate(self, state: State) -> Tensor:
-        """Show the network ``state["x"]``; return which rows claim that it is adversarial, [rows]."""
+        """Ask the network; return which rows claim that ``state["x"]`` is adversarial, [rows]."""
 
     def step(self, state: State) -> None:
         """Move on from the last evaluation."""
@@ -131,8 +133,10 @@ class Queue:
             return False
         claims = self._search.evaluate(self._state)
         self.passes += 1
+        made = self._search.made
+        each = [made] * len(self._age) if isinstance(made, int) else made.tolist()
         for row in self._busy():
-            self._age[row] += 1
+            self._age[row] += each[row]
         self._take([row for row, claim in enumerate(claims.tolist()) if claim and self._pair[row] >= 0])
         self._close([row for row in self._busy() if self._age[row] == self._search.evaluations])
         if self._busy():

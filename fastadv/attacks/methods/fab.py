@@ -148,6 +148,8 @@ class FabSearch:
         seed: of the random starts.
     """
 
+    made: int | Tensor = 1
+
     def __init__(
         self,
         networks: Networks,
