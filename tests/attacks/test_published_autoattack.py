@@ -245,7 +245,8 @@ class TestSquareSearch:
         """One image at a time, since it draws a window for all of a batch, with our draws in the place of its own."""
         (x, y), (name, eps) = batch, NORMS[norm]
         module, queries = published(pyautoattack, "square"), 60
-        search = windows.SquareSearch(Networks(hills), norm=norm, bounds=(0.0, 1.0), queries=queries, seed=5)
+        ours = Recorded(hills)
+        search = windows.SquareSearch(Networks(ours), norm=norm, bounds=(0.0, 1.0), queries=queries, rows=1, seed=5)
         longest = 0
         for image in range(4):
             one = slice(image, image + 1)
@@ -260,11 +261,13 @@ class TestSquareSearch:
             monkeypatch.setattr(theirs, "random_choice", lambda shape, draws=draws: next(draws.signs).view(shape))
             _, last = theirs.attack_single_run(x[one], y[one])
             monkeypatch.undo()
+            ours.seen.clear()
             seen = run(search, begun)
-            for (state, _), expected in zip(seen, shown.seen, strict=False):
+            assert len(ours.seen) == 1 + queries
+            for proposed, expected in zip(ours.seen, shown.seen, strict=False):
                 # Its l1 projection puts a pixel back to (x + t) - t, of which the next window divides what is left of
                 # the rounding by 1e-12.
-                torch.testing.assert_close(state["x"], expected, atol=1e-3 if norm == "l1" else 1e-9, rtol=0)
+                torch.testing.assert_close(proposed, expected, atol=1e-3 if norm == "l1" else 1e-9, rtol=0)
             longest = max(longest, len(shown.seen))
             # Where it ends, the margin is at zero or below.
             stands = hills(last).argmax(1) == y[one]

@@ -10,6 +10,18 @@ from torch import Tensor
 
 State = dict[str, Tensor]
 
+# The batch shrinks where this part of its rows stands idle, one in so many.
+_IDLE = 8
+# Rows of a pass on a CPU, for each thread and at least: more do not keep a core busier, but leave its cache.
+_ROWS_A_THREAD, _ROWS = 16, 32
+
+
+def rows_in_a_pass(batch_size: int, device: torch.device) -> int:
+    """Return ``batch_size``, on a CPU no more rows than are the fastest there, which also take the least memory."""
+    if device.type != "cpu":
+        return batch_size
+    return min(batch_size, max(_ROWS_A_THREAD * torch.get_num_threads(), _ROWS))
+
 
 class Begun(NamedTuple):
     """Rows that begin together.
@@ -40,16 +52,18 @@ class Search(Protocol):
     """A way to look for a misclassified image near a clean one, a row at a time.
 
     All that a row remembers lies in a state, tensors [rows, ...] by name, so that a row can be moved, stored and gone
-    on with; ``state["x"]`` is the image it evaluates next. A row makes so many ``evaluations``, with a step in between.
+    on with. A row makes so many ``evaluations``, with a step in between; ``made`` says how many the last call of
+    ``evaluate`` made, of all rows or of each [rows].
     """
 
     evaluations: int
+    made: int | Tensor
 
     def begin(self, rows: Begun) -> State:
         """The state before the first evaluation."""
 
     def evaluate(self, state: State) -> Tensor:
-        """Show the network ``state["x"]``; return which rows claim that it is adversarial, [rows]."""
+        """Ask the network; return which rows claim that ``state["x"]`` is adversarial, [rows]."""
 
     def step(self, state: State) -> None:
         """Move on from the last evaluation."""
@@ -61,7 +75,7 @@ class Queue:
     Every pass is one batch. An image for which a copy has found something, confirmed by ``judge``, leaves with its
     higher copies; lower ones go on, so that what is found does not depend on which of them share a batch: it is the
     find of the lowest copy that has one. Rows that are free begin with the next pair of copy and image, copy by copy;
-    when there are none left and half of the rows stand idle, the batch halves.
+    when there are none left and an eighth of the rows stand idle, they leave the batch.
 
     Args:
         search: what each row does.
@@ -71,7 +85,7 @@ class Queue:
         targets: the class that each copy aims at [N, copies]; None without targets.
         sample_ids: identities of the images [N].
         copies: searches an image.
-        batch_size: rows at most.
+        batch_size: rows at most, see :func:`rows_in_a_pass`.
 
     Attributes:
         x: the adversarial images found so far, the clean ones where there is none [N, ...].
@@ -98,7 +112,7 @@ class Queue:
         self._targets = y[:, None].expand(-1, copies) if targets is None else targets
         self.pairs = len(x) * copies
         # Batches of equal size: the last one is not nearly empty.
-        batches = max(-(-self.pairs // batch_size), 1)
+        batches = max(-(-self.pairs // rows_in_a_pass(batch_size, x.device)), 1)
         self.x, self.copy, self.passes = x.clone(), [-1] * len(x), 0
         # On the host, for each row: its pair ``copy * N + image``, -1 where it is free, and its evaluations so far.
         self._pair = [-1] * -(-self.pairs // batches)
@@ -119,8 +133,10 @@ class Queue:
             return False
         claims = self._search.evaluate(self._state)
         self.passes += 1
+        made = self._search.made
+        each = [made] * len(self._age) if isinstance(made, int) else made.tolist()
         for row in self._busy():
-            self._age[row] += 1
+            self._age[row] += each[row]
         self._take([row for row, claim in enumerate(claims.tolist()) if claim and self._pair[row] >= 0])
         self._close([row for row in self._busy() if self._age[row] == self._search.evaluations])
         if self._busy():
@@ -183,16 +199,13 @@ class Queue:
         return Begun(self._clean[image], self._y[image], self._eps[image], self._targets[image, copy], ids, copy)
 
     def _shrink(self) -> None:
-        """Halve the batch as often as half of it stands idle."""
+        """Leave the idle rows out, where there are enough of them to be worth a batch of another shape."""
         busy, rows = self._busy(), len(self._pair)
-        while rows > 1 and 2 * len(busy) <= rows:
-            rows = -(-rows // 2)
-        if rows == len(self._pair) or not busy:
+        if not busy or _IDLE * (rows - len(busy)) < rows:
             return
-        kept = (busy + [row for row, pair in enumerate(self._pair) if pair < 0])[:rows]
-        at = torch.tensor(kept, device=self._clean.device)
+        at = torch.tensor(busy, device=self._clean.device)
         self._state = {name: value[at] for name, value in self._state.items()}
-        self._pair, self._age = [self._pair[row] for row in kept], [self._age[row] for row in kept]
+        self._pair, self._age = [self._pair[row] for row in busy], [self._age[row] for row in busy]
 
     def _take(self, rows: list[int]) -> None:
         """Record those of ``rows``, which claim to have found something, that the judge confirms."""

@@ -109,7 +109,7 @@ def apgd(
             step_size, reference, targeted, random_start, mode, mask, eot nor quantize.
         targets: of "autoattack" with loss "dlr", how many classes to aim at in turn, those of rank 2, 3, ... of the
             clean logits, by the targeted DLR; None is the untargeted one.
-        batch_size: of "autoattack", images in a pass at most.
+        batch_size: of "autoattack", images in a pass at most, see :func:`fastadv.attacks.square`.
         model, x, y, eps, steps, reference, targeted, random_start, restarts, bounds, mode, seed, sample_ids, mask, eot,
             quantize, check: as for :func:`pgd`.
 

@@ -109,6 +109,8 @@ class AutoPGD:
         zero_gradients: rows so far whose gradient at the start was zero everywhere, on the device; 0 before any.
     """
 
+    made: int | Tensor = 1
+
     def __init__(
         self,
         networks: Networks,

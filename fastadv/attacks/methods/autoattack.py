@@ -15,7 +15,7 @@ from fastadv.attacks.loop.arguments import clean_images, count
 from fastadv.attacks.loop.image_search import queue_of
 from fastadv.attacks.loop.judging import Judge
 from fastadv.attacks.loop.noise import derived, resolve
-from fastadv.attacks.loop.row_queue import Queue, Search
+from fastadv.attacks.loop.row_queue import Queue, Search, rows_in_a_pass
 from fastadv.attacks.methods.apgd_autoattack import AutoPGD, SparseAutoPGD
 from fastadv.attacks.methods.fab import FabSearch
 from fastadv.attacks.methods.square import SquareSearch
@@ -139,7 +139,7 @@ def autoattack(
         attack_dtype: "float32", "bfloat16" or "float16" attacks a folded copy in that precision, see
             :func:`fastadv.attacks.freeze`; the model still is the judge. None attacks the model itself.
         bounds: (low, high), or None for no box.
-        batch_size: images in a pass at most.
+        batch_size: images in a pass at most, see :func:`fastadv.attacks.square`.
         seed: of all draws; None is another at each call.
         sample_ids: whose noise each image gets, see :func:`fastadv.attacks.pgd`.
 
@@ -363,7 +363,8 @@ class AutoAttack:
         seed = derived(self._seed, ATTACKS[name])
         where: dict[str, Any] = {"bounds": self._bounds, "seed": seed}
         if name == "square":
-            return SquareSearch(self._attacked, norm=self._norm, queries=_QUERIES, **where), 1, None
+            rows = rows_in_a_pass(self._batch_size, self._x.device)
+            return SquareSearch(self._attacked, norm=self._norm, queries=_QUERIES, rows=rows, **where), 1, None
         restarts = self._restarts(name)
         targets = None
         if name.endswith("-t"):

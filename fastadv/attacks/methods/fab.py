@@ -77,7 +77,8 @@ def fab(
             ones; None is the class whose plane lies nearest at each step (as many backward passes a step as classes).
         restarts: searches a target; the first starts at x, others in the ball of radius eps / 2. One without eps.
         bounds: (low, high), or None for no box.
-        batch_size: rows in a pass at most. An image that fell makes room for the next.
+        batch_size: rows in a pass at most, see :func:`fastadv.attacks.square`. An image that fell makes room for the
+            next.
         seed, sample_ids: of the starts of restarts, see :func:`fastadv.attacks.pgd`.
         check: see :func:`fastadv.attacks.pgd`.
 
@@ -146,6 +147,8 @@ class FabSearch:
         restarts: a target; copies that are no multiple of it start at random.
         seed: of the random starts.
     """
+
+    made: int | Tensor = 1
 
     def __init__(
         self,
@@ -252,4 +255,6 @@ class _ToTheEnd(Queue):
 
 def lengths(x: Tensor, norm: str) -> Tensor:
     """Norms [rows] of ``x`` [rows, ...]."""
+    if norm == "linf":
+        return x.abs().amax(tuple(range(1, x.dim())))  # sooner than as a norm, and the same
     return x.flatten(1).norm(_ORDER[norm], dim=1)

@@ -14,8 +14,8 @@ from fastadv.attacks.loop.arguments import clean_images, count
 from fastadv.attacks.loop.image_search import search_correct
 from fastadv.attacks.loop.judging import Judge
 from fastadv.attacks.loop.noise import Noise, resolve
-from fastadv.attacks.loop.row_queue import Begun, State
-from fastadv.attacks.loop.rows import choose
+from fastadv.attacks.loop.row_queue import Begun, State, rows_in_a_pass
+from fastadv.attacks.loop.rows import choose, repeat_rows
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
 from fastadv.near_misses import answers_near_misses
@@ -28,6 +28,8 @@ from fastadv.ops.square import bump, square_propose
 _TILES = 5
 # Of the radius, so that rounding does not carry an image out of the l1 ball; as published.
 _INSIDE = 1 - 1e-6
+# Proposals of a row in a pass at most: those after the first that is better are lost.
+_AHEAD = 8
 
 
 @answers_near_misses
@@ -68,7 +70,8 @@ def square(
             whatever their number.
         restarts: searches an image, each of which only those make that still stand.
         bounds: (low, high), or None for no box.
-        batch_size: images in a pass at most. An image that fell makes room for the next.
+        batch_size: images in a pass at most, on a CPU 16 a thread but 32 at least where that is less: more take longer.
+            An image that fell makes room for the next; where few are left, a pass has several queries of each.
         seed, sample_ids: of all draws, see :func:`fastadv.attacks.pgd`.
         check: see :func:`fastadv.attacks.pgd`.
 
@@ -98,7 +101,8 @@ def square(
     noise.check(x)
     with no_trace(networks.members):
         judge = Judge(networks, x, y, batch_size=count("batch_size", batch_size, 1))
-        search = SquareSearch(networks, norm=norm, bounds=bounds, queries=queries, seed=resolve(noise.seed))
+        wide = rows_in_a_pass(batch_size, x.device)
+        search = SquareSearch(networks, norm=norm, bounds=bounds, queries=queries, rows=wide, seed=resolve(noise.seed))
         rows: dict[str, Any] = {"copies": restarts, "targets": None, "batch_size": batch_size}
         return search_correct(search, judge, x, eps=eps, sample_ids=sample_ids, **rows)
 
@@ -112,10 +116,15 @@ class SQUARE(
 class SquareSearch:
     """The search of "square".
 
+    Where a pass has room, it shows the network several proposals of a row at once, those of its next queries from the
+    best point so far. The first that is better counts, and those after it are as if they had never been: the search is
+    the same as one by one. Most proposals fail, and a pass of few rows leaves a processor half idle.
+
     Args:
         networks: what is attacked.
         norm, bounds: of the ball and the box.
         queries: a row makes after its start.
+        rows: of a pass, which several proposals of each row fill where there are fewer.
         seed: of all draws.
     """
 
@@ -126,48 +135,50 @@ class SquareSearch:
         norm: str,
         bounds: tuple[float, float] | None,
         queries: int,
+        rows: int,
         seed: int | Tensor,
     ) -> None:
         self._networks = networks
         self._norm, self._bounds, self._seed = norm, bounds, seed
+        self._rows = rows
         self.evaluations = queries + 1
+        self.made: int | Tensor = 1
 
     def begin(self, rows: Begun) -> State:
-        x = self._start(rows)
         return {
-            "x": x,
+            "x": self._start(rows),
             "x0": rows.x0,
             "y": rows.y,
             "eps": rows.eps,
             "ids": rows.ids,
-            "kept": x,
             "margin": torch.full_like(rows.eps, math.inf),
-            "query": torch.zeros_like(rows.y),
+            "made": torch.zeros_like(rows.y),
         }
 
     def evaluate(self, state: State) -> Tensor:
+        samples = len(state["x"])
+        ahead = min(max(self._rows // samples, 1), _AHEAD)
+        # Query k is evaluation k + 1, after that of the start.
+        number = (state["made"][:, None] + torch.arange(ahead, device=state["made"].device)).flatten()
+        x, x0, y, eps, ids = (repeat_rows(state[name], ahead) for name in ("x", "x0", "y", "eps", "ids"))
+        ball: dict[str, Any] = {"eps": eps, "norm": self._norm, "bounds": self._bounds}
+        proposed = square_propose(x, x0, (number - 1).clamp(min=0), **ball, seed=self._seed, sample_ids=ids)
+        x = choose(number > 0, self._within(proposed, x0, eps), x)
         with torch.no_grad():
-            logits = self._networks.logits(state["x"])
-            self._margin = -attack_loss(logits, state["y"], kind="cw").to(state["eps"].dtype)
-        return logits.argmax(1) != state["y"]
+            logits = self._networks.logits(x)
+            margin = -attack_loss(logits, y, kind="cw").to(eps.dtype)
+        falls = (margin < repeat_rows(state["margin"], ahead)) | (margin <= 0)
+        falls = (falls & (number < self.evaluations)).view(samples, ahead)
+        found, first = falls.any(1), falls.int().argmax(1)
+        at = torch.arange(samples, device=first.device) * ahead + first
+        state["x"] = choose(found, x[at], state["x"])
+        state["margin"] = torch.where(found, margin[at], state["margin"])
+        self.made = torch.where(found, first + 1, (self.evaluations - state["made"]).clamp(max=ahead))
+        state["made"] = state["made"] + self.made
+        return found & (logits.argmax(1) != y)[at]
 
     def step(self, state: State) -> None:
-        margin = self._margin
-        falls = (margin < state["margin"]) | (margin <= 0)
-        state["kept"] = choose(falls, state["x"], state["kept"])
-        state["margin"] = torch.where(falls, margin, state["margin"])
-        ball: dict[str, Any] = {"norm": self._norm, "bounds": self._bounds}
-        proposed = square_propose(
-            state["kept"],
-            state["x0"],
-            state["query"],
-            eps=state["eps"],
-            seed=self._seed,
-            sample_ids=state["ids"],
-            **ball,
-        )
-        state["x"] = self._within(proposed, state["x0"], state["eps"])
-        state["query"] = state["query"] + 1
+        """Nothing: the next evaluation proposes."""
 
     def _within(self, x: Tensor, x0: Tensor, eps: Tensor) -> Tensor:
         """Projection of a proposal: for l1 a part of it, for l2 it takes back what rounding may have added."""
