@@ -33,6 +33,17 @@ FASTADV_INLINE void l1_terms(A delta, A x0, const Ball<A>& ball, const Threshold
   slope = (reached == soft) & (soft != 0) ? A(1) : A(0);
 }
 
+// The next t, from the threshold on, at which the coordinate's slope changes; zero where x0 lies outside of the box.
+template <class A>
+FASTADV_INLINE A l1_bend(A delta, A x0, const Ball<A>& ball, const Threshold<A>& threshold) {
+  const A soft = threshold.soften(delta);
+  if (soft == 0) return std::numeric_limits<A>::infinity();
+  if (!ball.exact) return absolute<A>(delta);
+  const A low = ball.low - x0, high = ball.high - x0, reached = clamp<A>(soft, low, high);
+  if (low > 0 || high < 0) return 0;
+  return absolute<A>(delta) - (reached == soft ? A(0) : absolute<A>(reached));
+}
+
 // Searches for the threshold. The distance is piecewise linear in t and never rises, but with the box it is neither
 // convex nor concave: from a bracket, Newton's steps from both ends and the secant each propose a next t, and the one
 // in the middle is taken. Every second pass that has not halved the bracket is followed by one that does.
@@ -40,12 +51,12 @@ template <class A>
 class L1Search {
  public:
   // The distance at t = 0 lies outside the ball, and at t = `largest`, the largest |delta|, x0 itself is left.
-  FASTADV_INLINE L1Search(A eps, A distance, A slope, A largest)
+  FASTADV_INLINE L1Search(A eps, double distance, double slope, double largest)
       : tolerance_(eps * kTolerance),
         goal_(eps - tolerance_),
-        near_{0, static_cast<double>(distance), static_cast<double>(slope)},
-        far_{static_cast<double>(largest), 0, 0},
-        width_(far_.t) {}
+        near_{0, distance, slope},
+        far_{largest, 0, 0},
+        width_(largest) {}
 
   // True while there is a next t to look at.
   FASTADV_INLINE bool next() {
@@ -61,11 +72,21 @@ class L1Search {
   FASTADV_INLINE double t() const { return t_; }
 
   // Takes in the distance and the slope at t; whether that is the threshold.
-  FASTADV_INLINE bool arrived(A distance, A slope) {
-    const End end{t_, static_cast<double>(distance), static_cast<double>(slope)};
+  FASTADV_INLINE bool arrived(double distance, double slope) {
+    const End end{t_, distance, slope};
     const double above = end.distance - goal_;
     (above > tolerance_ ? near_ : far_) = end;
     return above <= tolerance_ && above >= -tolerance_;
+  }
+
+  // Takes in the first bend beyond the t that was last looked at; whether Newton's step from there ends before it, and
+  // so at the threshold. From farther away the distance would lose digits.
+  FASTADV_INLINE bool ends_before(double bend) {
+    if (near_.t != t_ || !(near_.slope > 0) || near_.distance > 2 * goal_) return false;
+    const double t = near_.t + (near_.distance - goal_) / near_.slope;
+    if (!(t <= bend * (1 - kTolerance))) return false;
+    far_ = {t, goal_, near_.slope};
+    return true;
   }
 
   // The best threshold so far that is in the ball: stopping early is safe.

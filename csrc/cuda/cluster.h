@@ -1,4 +1,4 @@
-// What a cluster keeps in the shared memory of its blocks, and sums over all of it.
+// What a cluster keeps in the shared memory of its blocks, and sums and histograms over all of it.
 #pragma once
 
 #include "block.h"
@@ -76,14 +76,12 @@ DEVICE T* copy_run(T* room, const T* from, int count) {
 // used, which Cluster::barrier() makes sure of.
 class ClusterTeam {
  public:
-  // Each block gives its own result to all, which combine them in the order of the ranks. Two sets of places take
-  // turns, so that one barrier is enough: whoever writes to a place again has since waited for all that read it.
-  template <class Combine, class A, int K>
+  // Each block gives its own result to all, which combine them in the order of the ranks.
+  template <class... Combine, class A, int K>
   DEVICE void combine(A (&x)[K]) const {
-    SHARED_ARRAY(A, of_blocks, 2 * kMostClusterBlocks * K);
-    BlockTeam().combine<Combine>(x);
-    A* const places = of_blocks + turn_ * kMostClusterBlocks * K;
-    turn_ = 1 - turn_;
+    static_assert(kMostClusterBlocks * K * sizeof(A) <= kSetBytes);
+    BlockTeam().combine<Combine...>(x);
+    A* const places = next_set<A>();
     const int blocks = Cluster::size(), thread = threadIdx.x;
     if (thread < blocks) {
       A* const there = Cluster::in_block(places, thread) + Cluster::rank() * K;
@@ -94,12 +92,58 @@ class ClusterTeam {
 #pragma unroll
     for (int k = 0; k < K; ++k) x[k] = places[k];
     for (int block = 1; block < blocks; ++block) {
-#pragma unroll
-      for (int k = 0; k < K; ++k) x[k] = Combine()(x[k], places[block * K + k]);
+      for_each_number<K, Combine...>([&](int k, auto combine) { x[k] = combine(x[k], places[block * K + k]); });
     }
   }
 
+  // As a block's; each has fewer than 2^16 items. As others read its bins, no block may end before another barrier of
+  // the cluster.
+  template <class Count>
+  DEVICE Bin highest_bin(uint32_t wanted, const Count& count) const {
+    const uint32_t* const bins = histogram(count);
+    // Two in a word, for they are read by all blocks.
+    uint32_t* const pairs = next_set<uint32_t>();
+    for (int pair = threadIdx.x; pair < kBins / 2; pair += blockDim.x) {
+      pairs[pair] = bins[2 * pair] | bins[2 * pair + 1] << 16;
+    }
+    Cluster::barrier();
+    return find_bin(wanted, [&](int first, uint32_t (&counts)[kBinsOfLane]) {
+#pragma unroll
+      for (int bin = 0; bin < kBinsOfLane; ++bin) counts[bin] = 0;
+      for (int next = 0; next < Cluster::size(); ++next) {
+        // Each block begins with another one.
+        const uint32_t* const there = Cluster::in_block(pairs, (Cluster::rank() + next) % Cluster::size());
+        uint32_t both[kBinsOfLane / 2];
+        load(there + first / 2, both);
+#pragma unroll
+        for (int bin = 0; bin < kBinsOfLane; ++bin) counts[bin] += both[bin / 2] >> 16 * (bin % 2) & 0xffff;
+      }
+    });
+  }
+
  private:
+  // Two sets of places take turns, so that one barrier is enough: whoever writes to a set again, or has a block of the
+  // others write to it, has since waited for all that read it.
+  static constexpr int kSetBytes = 512;
+
+  static_assert(kBins / 2 * sizeof(uint32_t) <= kSetBytes);
+
+  // The same ones for numbers of all types.
+  template <class A>
+  DEVICE A* next_set() const {
+    turn_ = 1 - turn_;
+    return reinterpret_cast<A*>(sets()[turn_].bytes);
+  }
+
+  struct alignas(16) Set {
+    unsigned char bytes[kSetBytes];
+  };
+
+  DEVICE static Set* sets() {
+    SHARED_ARRAY(Set, both, 2);
+    return both;
+  }
+
   mutable int turn_ = 0;
 };
 

@@ -1,6 +1,7 @@
 // l2 and l1 steps and projections of samples that no block can hold, on GPUs with clusters: each block of a cluster
 // copies its part of the points, the centres and the direction to shared memory, all of it at once, and every further
-// pass reads that. Global memory is read and written once.
+// pass reads that. Global memory is read and written once. The first pass after a step leaves the moved points in place
+// of those before, but for half precision.
 #pragma once
 
 #include "cluster.h"
@@ -18,7 +19,7 @@ move_clusters(Step<T, A> step, const T* direction /* [N, D] */, Rule rule, int s
     const ClusterPart part(step.size, share);
     const int64_t begin = n * step.size + part.first;
     const int each = share + kVector<T>;
-    const T* const x = copy_run(room, step.x + begin, part.size);
+    T* const x = copy_run(room, step.x + begin, part.size);
     const T* const x0 = copy_run(room + each, step.x0 + begin, part.size);
     Stored<T> along{nullptr};
     if constexpr (Rule::kDirected) along.from = copy_run(room + 2 * each, direction + begin, part.size);

@@ -11,11 +11,12 @@
 //                                                   where fits(kernel, clusters, device)
 //   Cluster::...                                    what a block of these knows, if kHasClusters
 //   copy_later(shared, from), await_copies()        16 bytes that go from global to shared memory past the registers
+//   computed_anew(x)                                x, of which nothing is known: what follows from it is made again
 //   REGISTER_OPS(m) { m.impl(...); }
 //
 // Kernels keep to what the simulator knows: one-dimensional grids, __syncthreads, shuffles and ballots of whole
-// warps; no inline PTX, no CUB, no cooperative groups beside Cluster. Nothing here waits for the device, and memory
-// comes from PyTorch's allocator alone, so every op can be captured in a CUDA graph.
+// warps, atomicAdd of counts; no inline PTX, no CUB, no cooperative groups beside Cluster. Nothing here waits for the
+// device, and memory comes from PyTorch's allocator alone, so every op can be captured in a CUDA graph.
 #pragma once
 
 #include "../common/tensor.h"
@@ -31,6 +32,8 @@ struct Clusters {
   int blocks;
   int threads;
   int64_t bytes;
+
+  bool operator==(const Clusters&) const = default;
 };
 
 }  // namespace fastadv
@@ -90,26 +93,44 @@ class ClusterLaunch {
   cudaLaunchConfig_t config_{};
 };
 
-// Whether the device runs such clusters; asked before each launch of them, for it also tells the runtime that a block
-// may have more than 48 KiB and a cluster more than 8 blocks.
+// Asks the runtime whether the current device runs such clusters, and tells it that a block of the kernel may have all
+// of the shared memory and a cluster more than 8 blocks.
 template <class... Parameters>
-bool fits(void (*kernel)(Parameters...), const Clusters& clusters, const Device& device) {
+bool ask_whether_fits(void (*kernel)(Parameters...), const Clusters& clusters, const Device& device, int index) {
   cudaFuncAttributes own;
   require_launched(cudaFuncGetAttributes(&own, kernel));
   // What an older architecture was given, which a newer GPU may run, is empty.
   if (own.ptxVersion < 90) return false;
-  int index, room;
-  require_launched(cudaGetDevice(&index));
+  int room;
   require_launched(cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerBlockOptin, index));
-  if (clusters.bytes + static_cast<int64_t>(own.sharedSizeBytes) > room) return false;
-  const int bytes = static_cast<int>(clusters.bytes);
-  require_launched(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  const int most = room - static_cast<int>(own.sharedSizeBytes);
+  if (clusters.bytes > most) return false;
+  require_launched(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
   require_launched(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
   int running = 0;
   const bool known = cudaOccupancyMaxActiveClusters(&running, kernel, ClusterLaunch(clusters, device)) == cudaSuccess;
   // A size that this GPU never runs is an error to the runtime, of which the next launch must not hear.
   if (!known) static_cast<void>(cudaGetLastError());
   return known && running > 0;
+}
+
+// Whether the device runs such clusters; asked before each launch of them. A thread remembers its last answer, as the
+// steps of an attack all ask the same.
+template <class... Parameters>
+bool fits(void (*kernel)(Parameters...), const Clusters& clusters, const Device& device) {
+  struct Answer {
+    void (*kernel)(Parameters...);
+    Clusters clusters;
+    int index;
+    bool fits;
+  };
+  thread_local Answer last{};
+  int index;
+  require_launched(cudaGetDevice(&index));
+  if (last.kernel != kernel || last.clusters != clusters || last.index != index) {
+    last = {kernel, clusters, index, ask_whether_fits(kernel, clusters, device, index)};
+  }
+  return last.fits;
 }
 
 template <class... Parameters, class... Arguments>
@@ -159,6 +180,16 @@ __device__ __forceinline__ void copy_later(void* shared, const void* from) {
 __device__ __forceinline__ void await_copies() {
   __pipeline_commit();
   __pipeline_wait_prior(0);
+}
+
+// No instruction, but to the compiler the result is a number it knows nothing of.
+__device__ __forceinline__ float computed_anew(float x) {
+  asm volatile("" : "+f"(x));
+  return x;
+}
+__device__ __forceinline__ double computed_anew(double x) {
+  asm volatile("" : "+d"(x));
+  return x;
 }
 
 }  // namespace fastadv

@@ -5,7 +5,7 @@
 // move_samples, for whatever needs a norm or the l1 ball: a block a sample. Where 16-byte accesses are possible, up to
 //   kHeldBytes each of the sample's points, of its centres and of the direction stay in a thread's registers and are
 //   read once, by as few threads as hold them. Any other sample is read again in every pass: one for each norm, one for
-//   every three bits of the least of the largest coordinates, one for each step of the search for the ball's scale or
+//   every eight bits of the least of the largest coordinates, one for each step of the search for the ball's scale or
 //   threshold (none where the sample lies inside the ball), one to write. Where a GPU has clusters, these passes read
 //   shared memory: cluster_samples.h.
 //
@@ -157,7 +157,11 @@ class HeldSample {
   DEVICE void points(const F& f) const {
 #pragma unroll
     for (int run = 0; run < kRuns; ++run) {
-      if (first(run) < size_) f(first(run), point_[run], centre_[run]);
+      if (first(run) >= size_) continue;
+      A centre[kWidth];
+#pragma unroll
+      for (int e = 0; e < kWidth; ++e) centre[e] = computed_anew(centre_[run][e]);
+      f(first(run), point_[run], centre);
     }
   }
 
@@ -185,11 +189,14 @@ class HeldSample {
   A direction_[kRuns][kWidth];
 };
 
-// The same of a sample that is read again in every pass.
-template <int kWidth, class T, class A, class Rule, class Direction>
+// The same of a sample that is read again in every pass. Points that may be written to, and are of type A, are replaced
+// by the moved ones in the first.
+template <int kWidth, class Point, class A, class Rule, class Direction>
 class StreamedSample {
  public:
-  DEVICE StreamedSample(const T* x, const Direction& direction, const T* x0, int64_t size)
+  using T = std::remove_const_t<Point>;
+
+  DEVICE StreamedSample(Point* x, const Direction& direction, const T* x0, int64_t size)
       : x_(x), direction_(direction), x0_(x0), size_(size) {}
 
   template <class F>
@@ -206,25 +213,33 @@ class StreamedSample {
   template <class F>
   DEVICE void points(const F& f) const {
     for (int64_t first = begin(); first < size_; first += stride()) {
-      A point[kWidth], centre[kWidth], direction[kWidth] = {};
+      A point[kWidth], centre[kWidth];
       load(x_ + first, point);
       load(x0_ + first, centre);
-      if constexpr (Rule::kDirected) direction_.read(first, direction);
+      if (!moved_) {
+        A direction[kWidth] = {};
+        if constexpr (Rule::kDirected) direction_.read(first, direction);
 #pragma unroll
-      for (int e = 0; e < kWidth; ++e) point[e] = rule_(point[e], direction[e]);
+        for (int e = 0; e < kWidth; ++e) point[e] = rule_(point[e], direction[e]);
+        if constexpr (kReplaces) store(x_ + first, point);
+      }
       f(first, point, centre);
     }
+    moved_ = kReplaces;
   }
 
  private:
+  static constexpr bool kReplaces = Rule::kDirected && std::is_same_v<Point, A>;
+
   DEVICE int64_t begin() const { return int64_t{threadIdx.x} * kWidth; }
   DEVICE int64_t stride() const { return int64_t{blockDim.x} * kWidth; }
 
-  const T* x_;
+  Point* x_;
   const Direction& direction_;
   const T* x0_;
   int64_t size_;
   Rule rule_;
+  mutable bool moved_ = false;
 };
 
 // Euclidean norm over a team, given the sum of squares, that neither overflows nor underflows; NaN if any term is.
@@ -292,31 +307,32 @@ DEVICE A l2_scale(const Team& team, const Sample& sample, const Ball<A>& ball) {
 // terms, which sign steps leave behind, round alike and would add up their errors.
 template <class A, class Team, class Sample>
 DEVICE double l1_threshold(const Team& team, const Sample& sample, const Ball<A>& ball) {
-  const auto distance_and_slope = [&](const Threshold<A>& threshold, double (&sums)[2]) {
-    sums[0] = sums[1] = 0;
+  double distance, slope, bend, largest;
+  const auto look = [&](const Threshold<A>& threshold) {
+    double sum = 0;
+    A moving = 0, next = std::numeric_limits<A>::infinity(), most = 0;
     sample.points([&](int64_t, const auto& point, const auto& centre) {
       for (int e = 0; e < static_cast<int>(std::size(point)); ++e) {
-        A distance, slope;
-        l1_terms<A>(point[e] - centre[e], centre[e], ball, threshold, distance, slope);
-        sums[0] += distance;
-        sums[1] += slope;
+        const A delta = point[e] - centre[e], bend_of_one = l1_bend<A>(delta, centre[e], ball, threshold);
+        A distance_of_one, slope_of_one;
+        l1_terms<A>(delta, centre[e], ball, threshold, distance_of_one, slope_of_one);
+        sum += distance_of_one;
+        moving += slope_of_one;
+        next = bend_of_one < next ? bend_of_one : next;
+        most = Larger()(most, absolute<A>(delta));
       }
     });
-    team.template combine<Sum>(sums);
+    double found[] = {sum, moving, -next, most};
+    team.template combine<Sum, Sum, Larger, Larger>(found);
+    distance = found[0], slope = found[1], bend = -found[2], largest = found[3];
   };
-  double sums[2];
-  distance_and_slope(Threshold<A>(0), sums);
-  if (!(sums[0] > ball.eps)) return 0;
-  A largest = 0;
-  sample.points([&](int64_t, const auto& point, const auto& centre) {
-    for (int e = 0; e < static_cast<int>(std::size(point)); ++e) {
-      largest = Larger()(largest, absolute<A>(point[e] - centre[e]));
-    }
-  });
-  L1Search<A> search(ball.eps, sums[0], sums[1], combined<Larger>(team, largest));
-  while (search.next()) {
-    distance_and_slope(Threshold<A>(search.t()), sums);
-    if (search.arrived(sums[0], sums[1])) break;
+  look(Threshold<A>(0));
+  if (!(distance > ball.eps)) return 0;
+  L1Search<A> search(ball.eps, distance, slope, largest);
+  bool done = search.ends_before(bend);
+  while (!done && search.next()) {
+    look(Threshold<A>(search.t()));
+    done = search.arrived(distance, slope) || search.ends_before(bend);
   }
   return search.inside();
 }
@@ -329,50 +345,42 @@ struct Largest {
   int64_t count;
 };
 
-// Magnitudes are ordered as their bits are, which are found from the highest on, three a pass: the coordinates that
-// reach each of seven thresholds are counted at once, two counts in a word. A pass that finds exactly k is the last.
-// NaN counts as zero, which reaches nothing.
+// Radix selection: magnitudes are ordered as their bits are, of which each pass finds eight, from the highest on, by a
+// histogram of the coordinates that have the bits found so far. A pass after which exactly k reach what is found is the
+// last. Zero, and NaN that counts as zero, reach nothing.
 template <class A, class Team, class Sample>
 DEVICE Largest<A> find_largest(const Team& team, const Sample& sample, int64_t k) {
-  using Bits = std::conditional_t<sizeof(A) == 4, int32_t, int64_t>;
-  constexpr int kDigit = 3, kThresholds = (1 << kDigit) - 1, kWords = (kThresholds + 1) / 2;
-  Bits found = 0;
-  int64_t reached = 0;
-  for (int shift = 8 * static_cast<int>(sizeof(A)) - 1 - kDigit;; shift = shift > kDigit ? shift - kDigit : 0) {
-    uint64_t counts[kWords] = {};
-    sample.directions([&](const auto& direction) {
-      for (const A d : direction) {
-        const Bits magnitude = d == d ? bits<Bits>(absolute<A>(d)) : Bits(0);
-#pragma unroll
-        for (int digit = 1; digit <= kThresholds; ++digit) {
-          const bool reaches = magnitude >= found + (Bits(digit) << shift);
-          counts[(digit - 1) / 2] += static_cast<uint64_t>(reaches) << (digit % 2 ? 0 : 32);
+  using Word = std::conditional_t<sizeof(A) == 4, uint32_t, uint64_t>;
+  constexpr int kDigit = 8;
+  static_assert(kBins == 1 << kDigit);
+  Word found = 0;
+  // Of the coordinates that have these bits, those still to be chosen.
+  uint32_t wanted = static_cast<uint32_t>(k);
+  for (int shift = 8 * static_cast<int>(sizeof(A)) - kDigit;; shift -= kDigit) {
+    const Bin bin = team.highest_bin(wanted, [&](uint32_t* bins) {
+      sample.directions([&](const auto& direction) {
+        for (const A d : direction) {
+          // Without its sign.
+          const Word word = d == d ? bits<Word>(d) << 1 : Word(0), digit = (word - found) >> shift;
+          if (word != 0 && digit < kBins) atomicAdd(bins + digit, 1u);
         }
-      }
+      });
     });
-    team.template combine<Sum>(counts);
-    int digit = 0;
-#pragma unroll
-    for (int next = 1; next <= kThresholds; ++next) {
-      const int64_t count = static_cast<int64_t>(counts[(next - 1) / 2] >> (next % 2 ? 0 : 32) & 0xffffffffu);
-      // The lowest threshold above zero is reached by all that are.
-      const bool last = shift == 0 && found == 0 && next == 1;
-      if (count < k && !last) continue;
-      digit = next;
-      reached = count;
-    }
-    found += Bits(digit) << shift;
-    if (shift == 0 || (found > 0 && reached == k)) break;
+    // Only the first pass may find too few.
+    if (bin.count == 0) return {bits<A>(Word(1)), bin.above};
+    found += static_cast<Word>(bin.index) << shift;
+    wanted -= bin.above;
+    if (wanted == bin.count || shift == 0) return {bits<A>(found >> 1), k - wanted + bin.count};
   }
-  return {bits<A>(found), reached};
 }
 
-// Moves and projects one sample with the whole team, or of one of several blocks their part of it.
-template <bool kHold, int kWidth, class Team, class T, class A, class Rule, class Direction>
-DEVICE void move_sample(const Team& team, const T* x, const Direction& direction, const T* x0, Rule rule, A step_size,
+// Moves and projects one sample with the whole team, or of one of several blocks their part of it. `x` is const where
+// it must stay as it is.
+template <bool kHold, int kWidth, class Team, class Point, class T, class A, class Rule, class Direction>
+DEVICE void move_sample(const Team& team, Point* x, const Direction& direction, const T* x0, Rule rule, A step_size,
                         const Ball<A>& ball, Norm ball_norm, T* out, int64_t size) {
   using Sample = std::conditional_t<kHold, HeldSample<kWidth, T, A, Rule, Direction>,
-                                    StreamedSample<kWidth, T, A, Rule, Direction>>;
+                                    StreamedSample<kWidth, Point, A, Rule, Direction>>;
   Sample sample(x, direction, x0, size);
   A length = 1;
   if (rule.needs_length()) {

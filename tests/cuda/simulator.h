@@ -346,6 +346,13 @@ T __shfl_sync(unsigned mask, T value, int lane) {
 
 inline unsigned __ballot_sync(unsigned mask, bool value) { return simulator::machine().ballot(mask, value); }
 
+// Threads run one at a time.
+inline unsigned atomicAdd(unsigned* count, unsigned more) {
+  const unsigned before = *count;
+  *count += more;
+  return before;
+}
+
 inline void sincospi(double x, double* sine, double* cosine) {
   *sine = std::sin(M_PI * x);
   *cosine = std::cos(M_PI * x);
@@ -386,6 +393,11 @@ bool fits(void (*)(Parameters...), const Clusters& clusters, const Device&) {
 
 inline void copy_later(void* shared, const void* from) { simulator::machine().copy_later(shared, from); }
 inline void await_copies() { simulator::machine().await_copies(); }
+
+template <class A>
+A computed_anew(A x) {
+  return x;
+}
 
 }  // namespace fastadv
 

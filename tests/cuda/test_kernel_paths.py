@@ -217,6 +217,34 @@ def test_gradients_that_point_nowhere_or_hardly(elements, norm, fused):
     assert torch.equal(fused.project(expected, tensors["x0"], eps=0.0, norm=norm), tensors["x0"])
 
 
+# Magnitudes that differ only in their last bits, in pairs of neighbours and all at once, and some that are zero.
+@pytest.mark.parametrize("elements", [64, 63, 3072, 8200])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_largest_coordinates_are_found_to_the_last_bit(dtype, elements, fused):
+    order = torch.randperm(elements, generator=torch.Generator().manual_seed(0))
+    near = 1 + (order // 2).to(dtype) * torch.finfo(dtype).eps
+    few = torch.where(order < 5, near, 0)
+    grad = torch.stack((near, near * torch.finfo(dtype).tiny, few, torch.where(order < 40, 0.0, near))) * (-1) ** order
+    x0 = torch.zeros_like(grad)
+    moved = fused.pgd_step(x0, grad, x0, eps=2.0, step_size=1.0, norm="l1", bounds=None, l1_fraction=0.5)
+    expected = ORACLE.pgd_step(
+        x0.double(), grad.double(), x0.double(), eps=2.0, step_size=1.0, norm="l1", bounds=None, l1_fraction=0.5
+    )
+    assert torch.equal(moved != 0, expected != 0)
+    assert_within("l1", moved, expected)
+
+
+# Every fourth coordinate comes to rest at the box on its way to x0; thresholds before that and after.
+@pytest.mark.parametrize("elements", [64, 8200, 63])
+def test_an_l1_ball_around_what_lies_outside_of_the_box(elements, fused):
+    outside = torch.arange(elements) % 4 == 0
+    x0 = torch.where(outside, -0.3, 0.1).expand(3, -1).contiguous()
+    far = x0 + torch.where(outside, 0.6, 0.8)
+    eps = torch.tensor([0.6, 0.425, 0.4]) * elements
+    expected = ORACLE.project(far.double(), x0.double(), eps=eps.double(), norm="l1")
+    assert_within("l1", fused.project(far, x0, eps=eps, norm="l1"), expected)
+
+
 @pytest.mark.parametrize("elements", [64, 8200, 63])
 @pytest.mark.parametrize("norm", ["l2", "l1"])
 def test_project_at_its_edges(norm, elements, fused):
