@@ -46,7 +46,7 @@ def draw_curves(metrics: dict[str, dict[str, list[Rows]]], path: Path) -> None:
             if label in shown:
                 _draw_seeds(axes, kinds[kind], key, scale, label, style)
         # Some methods minimise what may be negative.
-        if kind == "train" and axes.dataLim.y0 > 0:
+        if kind == "train" and 0 < 10 * axes.dataLim.y0 < axes.dataLim.y1:
             axes.set_yscale("log")
         axes.set(xlabel="step", **texts)
         axes.grid(alpha=0.3)
