@@ -20,13 +20,9 @@ FRONT_CASES = (
     "momentum_step linf 128x3x32x32",
     "svgd_step 128x4x3072",
     "kl_distill 64x100 forward + backward",
-    "dkd_loss 64x100 forward + backward",
-    "rkd_loss 64x256 forward + backward",
     "attack fgsm, 1 step on a small network, 32x3x32x32",
     "attack pgd linf, 10 steps on a small network, 32x3x32x32",
-    "attack svgd, 10 steps on a small network, 32x3x32x32",
     "training step kd, resnet14 to resnet8, 16x3x32x32",
-    "training step crd, resnet14 to resnet8, 16x3x32x32",
     "training step tald, resnet14 to resnet8, 16x3x32x32",
     "training step igdm, resnet14 to resnet8, 16x3x32x32",
 )

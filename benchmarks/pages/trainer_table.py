@@ -19,6 +19,8 @@ from fastadv.train.report.training_report import comparison_table, protocol, res
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 DEMO = "digits-demo"
+# On the front page.
+SHOWN = (DEMO, "cifar100-cpu")
 HEADS = ["method", "n", "clean, %", "minus baseline", "under PGD, %", "minus baseline", "pairs"]
 
 # By the names of their folders.
@@ -37,9 +39,10 @@ def main() -> None:
 def pages(results: Path = RESULTS) -> dict[Path, dict[str, str]]:
     """Text between the markers of each name, page by page."""
     runs = {path.parent.name: read_results(path.parent) for path in results.glob(f"*/{FILE}")}
+    shown = {folder: runs[folder] for folder in SHOWN if folder in runs}
     demo = runs.pop(DEMO)
     return {
-        ROOT / "README.md": {"what the demo found": in_short(DEMO, demo)},
+        ROOT / "README.md": {"what runs found": in_short(shown)},
         RESULTS / "README.md": {"the demo": one_run(DEMO, demo), "the systems": several_runs(runs)},
     }
 
@@ -65,15 +68,18 @@ def several_runs(runs: Runs) -> str:
     return "\n\n".join(tables) if tables else "No run is committed."
 
 
-def in_short(folder: str, run: RunResults) -> str:
-    """A run's table for the front page, which leaves the protocol to its report."""
-    seeds = max(len(method.seeds) for method in run.methods)
-    report = f"[its report](benchmarks/results/{folder}/report.md)"
+def in_short(runs: Runs) -> str:
+    """The runs' table for the front page, which leaves each protocol to its report."""
+    rows = [HEADS, *(row for run in runs.values() for row in _rows(run))]
+    notes = [
+        wrapped(f"- {run.title}: [its report](benchmarks/results/{folder}/report.md). {made(run)}.", indent="  ")
+        for folder, run in runs.items()
+    ]
     note = (
-        f"{run.title}: mean ± standard deviation of {seeds} seeds; differences in points, paired by seed, with the "
-        f"95 % t interval of their mean. {made(run)}; {report} has the protocol."
+        "Mean ± standard deviation of n seeds; differences in points, paired by seed, with the 95 % t interval of their"
+        " mean."
     )
-    return f"{render_table([HEADS, *_rows(run)])}\n\n{wrapped(note)}"
+    return "\n".join([render_table(rows), "", wrapped(note), *notes])
 
 
 def one_table(runs: Runs) -> str:

@@ -59,13 +59,22 @@ def test_the_committed_pages_are_up_to_date():
 def test_the_demo_is_shown_with_its_numbers_and_its_report(results):
     pages = trainer_table.pages(results)
     front, page = pages[trainer_table.ROOT / "README.md"], pages[trainer_table.RESULTS / "README.md"]
-    for text in (front["what the demo found"], page["the demo"]):
+    for text in (front["what runs found"], page["the demo"]):
         for method in read_results(DEMO).methods:
             mean = 100 * sum(method.values("clean").values()) / len(method.seeds)
             assert f"| {mean:.2f} ± " in text
-    assert "](benchmarks/results/digits-demo/report.md)" in front["what the demo found"]
+    assert "](benchmarks/results/digits-demo/report.md)" in front["what runs found"]
     assert "](digits-demo/report.md)" in page["the demo"]
     assert (DEMO / "report.md").exists()
+
+
+def test_the_front_page_shows_what_was_found_on_cifar_100_too(results):
+    write_run(results, "cifar100-cpu", {"kd": [(0.5, 0.3)], "tald": [(0.6, 0.2)]}, data="cifar100", student="resnet8")
+    write_run(results, "other", {"bss": [(0.5, 0.3)]})
+    text = trainer_table.pages(results)[trainer_table.ROOT / "README.md"]["what runs found"]
+    assert cells(text, "TALD ") == ["1", "60.00", "+10.00", "20.00", "-10.00", "1"]
+    assert "to resnet8 on cifar100: [its report](benchmarks/results/cifar100-cpu/report.md). Made by" in text
+    assert "BSS" not in text
 
 
 def test_students_are_compared_below_their_own_teacher(results):
