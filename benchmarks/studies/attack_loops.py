@@ -31,6 +31,7 @@ from benchmarks.suite.measure import Effort, interleaved
 from benchmarks.suite.runner import Differs
 from benchmarks.suite.spread import Spread, ratio
 from fastadv.attacks import freeze, pgd
+from fastadv.attacks.model.timed import TimedNetwork
 from fastadv.ops.attack_loss import attack_loss_value_and_grad
 from fastadv.ops.step import pgd_stepper
 from fastadv.train.data import datasets
@@ -38,7 +39,6 @@ from fastadv.train.data.splits import to_pixels
 from fastadv.train.networks import catalogue
 from fastadv.train.networks.classifier import Classifier, Normalize
 from fastadv.train.networks.weights import load_weights
-from fastadv.train.robustness.timing import TimedNetwork
 from fastadv.train.runtime.errors import TrainError
 from fastadv.train.runtime.machine import cpu_threads
 

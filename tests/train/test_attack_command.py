@@ -13,6 +13,7 @@ import torch
 
 from fastadv import attacks
 from fastadv.attacks import apgd, fab, pgd, svgd
+from fastadv.attacks.model.timed import TimedNetwork
 from fastadv.train.cli import main
 from fastadv.train.config.attacks import ATTACKS
 from fastadv.train.data import datasets
@@ -21,7 +22,6 @@ from fastadv.train.networks import catalogue
 from fastadv.train.networks.classifier import Classifier, Normalize
 from fastadv.train.networks.weights import load_weights
 from fastadv.train.report.intervals import wilson
-from fastadv.train.robustness.timing import TimedNetwork
 
 EPS = 0.06
 

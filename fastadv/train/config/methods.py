@@ -1,6 +1,7 @@
 """The methods by the names of recipes and the command line, with the options of a run."""
 
 import inspect
+import pkgutil
 import re
 import typing
 from collections import Counter
@@ -23,7 +24,7 @@ Tables = Mapping[str, Mapping[str, Any]]
 
 
 class MethodEntry(NamedTuple):
-    """A class, by its name in fastadv.distill, whose constructor's arguments are the options; its name in tables."""
+    """MODULE:CLASS of fastadv.distill, or a class; its constructor's arguments are the options. label: in tables."""
 
     target: "str | type[Method]"
     label: str
@@ -31,39 +32,37 @@ class MethodEntry(NamedTuple):
     @property
     def kind(self) -> "type[Method]":
         """The class. Imports torch."""
-        from fastadv import distill
-
-        return getattr(distill, self.target) if isinstance(self.target, str) else self.target
+        return pkgutil.resolve_name(f"fastadv.distill.{self.target}") if isinstance(self.target, str) else self.target
 
 
 # A new method is a line here.
 METHODS: dict[str, MethodEntry] = {
-    "ce": MethodEntry("CrossEntropy", "plain (CE)"),
-    "kd": MethodEntry("KD", "KD"),
-    "fitnet": MethodEntry("FitNet", "FitNet"),
-    "at": MethodEntry("AT", "AT"),
-    "sp": MethodEntry("SP", "SP"),
-    "vid": MethodEntry("VID", "VID"),
-    "ft": MethodEntry("FT", "FT"),
-    "crd": MethodEntry("CRD", "CRD"),
-    "rkd": MethodEntry("RKD", "RKD"),
-    "dkd": MethodEntry("DKD", "DKD"),
-    "triplet": MethodEntry("TripletKD", "triplet KD"),
-    "tald": MethodEntry("TALD", "TALD"),
-    "bss": MethodEntry("BSS", "BSS"),
-    "amkd": MethodEntry("AMKD", "AMKD"),
-    "pgd-at": MethodEntry("PGDAT", "PGD-AT"),
-    "trades": MethodEntry("TRADES", "TRADES"),
-    "ard": MethodEntry("ARD", "ARD"),
-    "rslad": MethodEntry("RSLAD", "RSLAD"),
-    "adaad": MethodEntry("AdaAD", "AdaAD"),
-    "iad": MethodEntry("IAD", "IAD-I"),
-    "iad-ii": MethodEntry("IADII", "IAD-II"),
-    "ada-iad": MethodEntry("AdaIAD", "AdaIAD"),
-    "igdm": MethodEntry("IGDM", "IGDM"),
-    "saad": MethodEntry("SAAD", "SAAD"),
-    "data-free": MethodEntry("DataFree", "data-free"),
-    "ai-kd": MethodEntry("AIKD", "AI-KD"),
+    "ce": MethodEntry("cross_entropy:CrossEntropy", "plain (CE)"),
+    "kd": MethodEntry("kd:KD", "KD"),
+    "fitnet": MethodEntry("fitnet:FitNet", "FitNet"),
+    "at": MethodEntry("at:AT", "AT"),
+    "sp": MethodEntry("sp:SP", "SP"),
+    "vid": MethodEntry("vid:VID", "VID"),
+    "ft": MethodEntry("ft:FT", "FT"),
+    "crd": MethodEntry("crd:CRD", "CRD"),
+    "rkd": MethodEntry("rkd:RKD", "RKD"),
+    "dkd": MethodEntry("dkd:DKD", "DKD"),
+    "triplet": MethodEntry("triplet:TripletKD", "triplet KD"),
+    "tald": MethodEntry("tald:TALD", "TALD"),
+    "bss": MethodEntry("bss:BSS", "BSS"),
+    "amkd": MethodEntry("amkd:AMKD", "AMKD"),
+    "pgd-at": MethodEntry("adversarial_training:PGDAT", "PGD-AT"),
+    "trades": MethodEntry("adversarial_training:TRADES", "TRADES"),
+    "ard": MethodEntry("ard:ARD", "ARD"),
+    "rslad": MethodEntry("rslad:RSLAD", "RSLAD"),
+    "adaad": MethodEntry("adaad:AdaAD", "AdaAD"),
+    "iad": MethodEntry("iad:IAD", "IAD-I"),
+    "iad-ii": MethodEntry("iad:IADII", "IAD-II"),
+    "ada-iad": MethodEntry("iad:AdaIAD", "AdaIAD"),
+    "igdm": MethodEntry("igdm:IGDM", "IGDM"),
+    "saad": MethodEntry("saad:SAAD", "SAAD"),
+    "data-free": MethodEntry("data_free:DataFree", "data-free"),
+    "ai-kd": MethodEntry("aikd:AIKD", "AI-KD"),
 }
 
 

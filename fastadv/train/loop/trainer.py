@@ -21,6 +21,7 @@ from fastadv.distill import Distiller, Method
 from fastadv.distill.distiller import Stage
 from fastadv.distill.parts.float32_output import DTYPES, Float32Output
 from fastadv.distill.parts.seeding import derive_seed
+from fastadv.train.config.config_model import flattened
 from fastadv.train.config.train_config import Config
 from fastadv.train.data.augment import EpochPlan
 from fastadv.train.data.splits import Split, to_pixels
@@ -257,8 +258,9 @@ class Trainer:
         return sum(stage.done for stage in self.distiller.stages)
 
     def _save(self, log: MetricsLog | None) -> None:
-        differing = self.processes.differing(self._tensors())
-        if differing:
+        modules = {"model": self.model, "method": self.method}
+        states = {name: module.state_dict() for name, module in modules.items()}
+        if differing := self.processes.differing(flattened(states)):
             raise CheckpointError(
                 f"{self.label}: {', '.join(differing[:3])} are not the same in all {self.processes.count} processes; "
                 f"train {type(self.method).__name__} in one process"
@@ -291,11 +293,6 @@ class Trainer:
         self.stopwatch = Stopwatch(self.device, content["seconds"])
         print(f"{self.label}: continuing after step {self.step} of {self.distiller.training.total}", flush=True)
         return content["metrics_position"]
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """Return what every process must agree on, by name."""
-        modules = {"model": self.model, "method": self.method}
-        return {f"{name}.{key}": tensor for name, part in modules.items() for key, tensor in part.state_dict().items()}
 
 
 def learning_rate(config: Config, *, epoch: int, progress: float) -> float:

@@ -2,7 +2,7 @@
 
 import itertools
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from fastadv.train.runtime.imports import require
 Rows = list[dict[str, Any]]
 
 COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860")
+LOOKS = [(style, colour) for style in ("-", "--", ":") for colour in COLOURS]
 PICTURED_IMAGES = 4
 PARTICLE_SEED = 0
 
@@ -42,9 +43,9 @@ def draw_curves(metrics: dict[str, dict[str, list[Rows]]], path: Path) -> None:
             ends = {label: _values(seeds, key, scale)[:, 0].tolist() for label, seeds in shown.items()}
             _draw_rows(axes, ends, xlabel=texts["ylabel"], title=f"{texts['title']}, after the last step")
             continue
-        for (label, kinds), style in zip(metrics.items(), _styles(), strict=False):
+        for (label, kinds), (style, colour) in zip(metrics.items(), LOOKS * len(metrics), strict=False):
             if label in shown:
-                _draw_seeds(axes, kinds[kind], key, scale, label, style)
+                _draw_seeds(axes, kinds[kind], key, scale, label, {"color": colour, "linestyle": style})
         # Some methods minimise what may be negative.
         if kind == "train" and 0 < 10 * axes.dataLim.y0 < axes.dataLim.y1:
             axes.set_yscale("log")
@@ -61,12 +62,6 @@ def _figure(width: float, height: float, purpose: str = "the report's pictures")
 
 def _has(seeds: list[Rows], key: str) -> bool:
     return all(key in row for rows in seeds for row in rows)
-
-
-def _styles() -> Iterator[dict[str, str]]:
-    """Colours and line styles, without end."""
-    styles = itertools.cycle(("-", "--", ":"))
-    return ({"color": colour, "linestyle": style} for style in styles for colour in COLOURS)
 
 
 def _draw_seeds(axes: Any, seeds: list[Rows], key: str, scale: float, label: str, style: dict[str, str]) -> None:

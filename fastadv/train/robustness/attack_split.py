@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Frozen, freeze
+from fastadv.attacks.model.timed import TimedNetwork
 from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.config.attacks import keywords
 from fastadv.train.data.splits import Dataset, to_pixels
 from fastadv.train.networks import catalogue
 from fastadv.train.networks.classifier import Classifier, Normalize, check_fit
 from fastadv.train.networks.weights import load_weights
-from fastadv.train.robustness.timing import TimedNetwork
 from fastadv.train.runtime.errors import CheckpointError, ConfigError
 from fastadv.train.runtime.files import sha256, write_text
 from fastadv.train.runtime.progress import Progress

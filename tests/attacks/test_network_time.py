@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fastadv.attacks import PGD
-from fastadv.train.robustness import timing
+from fastadv.attacks.model import timed
 
 FORWARD, BACKWARD, LOSS = 1.0, 10.0, 100.0
 
@@ -37,7 +37,7 @@ class SlowNetwork(nn.Module):
 @pytest.fixture
 def clock(monkeypatch):
     fake = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: fake.now))
+    monkeypatch.setattr(timed, "time", SimpleNamespace(perf_counter=lambda: fake.now))
     return fake
 
 
@@ -46,7 +46,7 @@ def test_passes_are_the_networks_and_the_rest_is_not(clock):
         clock.now += LOSS
         return logits.square().sum(1)
 
-    network = timing.TimedNetwork(SlowNetwork(clock), torch.device("cpu"))
+    network = timed.TimedNetwork(SlowNetwork(clock), torch.device("cpu"))
     x = torch.rand(4, 1, 2, 3)
     attack = PGD(eps=0.1, steps=3, restarts=2, loss=loss, seed=0)
     found, seconds, inside = network.time(lambda: attack(network, x))
@@ -57,7 +57,7 @@ def test_passes_are_the_networks_and_the_rest_is_not(clock):
 
 
 def test_each_time_counts_anew(clock):
-    network = timing.TimedNetwork(SlowNetwork(clock), torch.device("cpu"))
+    network = timed.TimedNetwork(SlowNetwork(clock), torch.device("cpu"))
     x = torch.rand(2, 6)
     for _ in range(2):
         assert network.time(lambda: network(x))[1:] == (FORWARD, FORWARD)
