@@ -258,9 +258,7 @@ class Trainer:
         return sum(stage.done for stage in self.distiller.stages)
 
     def _save(self, log: MetricsLog | None) -> None:
-        modules = {"model": self.model, "method": self.method}
-        states = {name: module.state_dict() for name, module in modules.items()}
-        if differing := self.processes.differing(flattened(states)):
+        if differing := self.processes.differing(self._tensors()):
             raise CheckpointError(
                 f"{self.label}: {', '.join(differing[:3])} are not the same in all {self.processes.count} processes; "
                 f"train {type(self.method).__name__} in one process"
@@ -293,6 +291,10 @@ class Trainer:
         self.stopwatch = Stopwatch(self.device, content["seconds"])
         print(f"{self.label}: continuing after step {self.step} of {self.distiller.training.total}", flush=True)
         return content["metrics_position"]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return what every process must agree on, by name."""
+        return flattened({"model": self.model.state_dict(), "method": self.method.state_dict()})
 
 
 def learning_rate(config: Config, *, epoch: int, progress: float) -> float:
