@@ -11,12 +11,14 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastadv import attacks as attacks
-    from fastadv import distill as distill
-    from fastadv import integrations as integrations
-    from fastadv import nn as nn
-    from fastadv import ops as ops
-    from fastadv import train as train
+    from fastadv import (
+        attacks as attacks,
+        distill as distill,
+        integrations as integrations,
+        nn as nn,
+        ops as ops,
+        train as train,
+    )
 
 if TYPE_CHECKING or "torch" in sys.modules:
     from fastadv.ops.public import *  # noqa: F403

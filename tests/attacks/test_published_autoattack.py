@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from fastadv.attacks.loop.row_queue import Begun
-from fastadv.attacks.methods import apgd_autoattack, fab
-from fastadv.attacks.methods import square as windows
+from fastadv.attacks.methods import apgd_autoattack, fab, square as windows
 from fastadv.attacks.model.networks import Networks
 from fastadv.reference import square as reference
 from fastadv.reference.philox import philox

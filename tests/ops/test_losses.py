@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import fastadv
-from fastadv.reference import attack_loss as attack_reference
-from fastadv.reference import divergence as reference
+from fastadv.reference import attack_loss as attack_reference, divergence as reference
 from tests.ops.cases import Draw
 
 

@@ -6,8 +6,7 @@ import re
 
 import pytest
 import torch
-from torch import Tensor
-from torch import library as torch_library
+from torch import Tensor, library as torch_library
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastadv

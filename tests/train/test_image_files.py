@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastadv.train.data import datasets, image_folder, tiny_imagenet
-from fastadv.train.data import image_files as pictures
+from fastadv.train.data import datasets, image_files as pictures, image_folder, tiny_imagenet
 from fastadv.train.data.splits import to_pixels
 from fastadv.train.runtime.errors import ConfigError, DataError
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from fastadv.train.runtime.errors import ConfigError, did_you_mean
+from fastadv.train.runtime.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     from fastadv.attacks import Attack
@@ -40,8 +40,7 @@ def check_attack(field: str, name: str) -> None:
     """Raise ConfigError naming the field where ``name`` is neither an attack nor the ensemble."""
     known = (*ATTACKS, ENSEMBLE)
     if name not in known:
-        near = did_you_mean(name, known)
-        raise ConfigError(f"{field}: {name!r}{near or ','} expected one of {', '.join(known)}")
+        raise unknown_name(field, name, known)
 
 
 def build_attack(name: str, *, eps: float, seed: int, **optional: Any) -> "Attack":

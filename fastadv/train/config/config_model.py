@@ -108,9 +108,10 @@ class ConfigModel(BaseModel):
 
         A value of a table has the name field.table.key.
         """
-        mine, theirs = flattened(dict(self)), flattened(dict(other))
-        pairs = {name: (_repr(mine, name), _repr(theirs, name)) for name in {**mine, **theirs} if not free(name)}
-        return ", ".join(f"{name} {old} -> {new}" for name, (old, new) in pairs.items() if old != new)
+        mine, theirs = _reprs(self), _reprs(other)
+        pairs = {name: [side.get(name, "not given") for side in (mine, theirs)] for name in {**mine, **theirs}}
+        changed = {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and not free(name)}
+        return ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed.items())
 
 
 def checked(name: str, hint: Any, value: Any) -> Any:
@@ -259,8 +260,6 @@ def _plain(value: Any) -> Any:
     return "none" if value is None else str(value) if isinstance(value, Path) else value
 
 
-def _repr(leaves: Mapping[str, Any], name: str) -> str:
-    if name not in leaves:
-        return "not given"
-    value = leaves[name]
-    return repr(str(value) if isinstance(value, Path) else value)
+def _reprs(model: ConfigModel) -> dict[str, str]:
+    leaves = flattened(dict(model))
+    return {name: repr(str(value) if isinstance(value, Path) else value) for name, value in leaves.items()}

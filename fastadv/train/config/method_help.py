@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fastadv.train.config.config_model import shown
 from fastadv.train.config.methods import METHODS, REQUIRED, Option, options_of
-from fastadv.train.runtime.errors import ConfigError, did_you_mean
+from fastadv.train.runtime.errors import unknown_name
 
 if TYPE_CHECKING:
     from fastadv.distill import Method
@@ -30,7 +30,7 @@ def list_methods() -> str:
 def explain_method(name: str) -> str:
     """Return one method in full. Raises ConfigError for a name that is none."""
     if name not in METHODS:
-        raise ConfigError(f"methods: {name!r}{did_you_mean(name, METHODS) or ','} expected one of {', '.join(METHODS)}")
+        raise unknown_name("methods", name, METHODS)
     kind = METHODS[name].kind
     options = options_of(kind).values()
     rows = [(f"--option {name}.{option.name}=", option.describe(), _default(option)) for option in options]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fastadv.train.runtime import imports
-from fastadv.train.runtime.errors import ConfigError, did_you_mean
+from fastadv.train.runtime.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     import torch
@@ -85,8 +85,7 @@ def check_name(name: str) -> None:
     if imports.is_own(name):
         imports.find_own("data", name)
     elif name not in DATASETS:
-        near = did_you_mean(name, DATASETS)
-        raise ConfigError(f"data: {name!r}{near or ','} expected one of {DATA}")
+        raise unknown_name("data", name, DATASETS, DATA)
 
 
 def check_source(name: str, data_dir: Path | None, image_size: int | None, grayscale: bool = False) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastadv.train.runtime import imports
-from fastadv.train.runtime.errors import ConfigError, did_you_mean
+from fastadv.train.runtime.errors import ConfigError, unknown_name
 from fastadv.train.runtime.imports import require
 
 if TYPE_CHECKING:
@@ -77,8 +77,7 @@ def check_name(field: str, name: str) -> None:
     elif is_own(name):
         imports.find_own(field, name)
     elif name not in NETWORKS:
-        near = did_you_mean(name, NETWORKS)
-        raise ConfigError(f"{field}: {name!r}{near or ','} expected one of {NETWORK}")
+        raise unknown_name(field, name, NETWORKS, NETWORK)
 
 
 def build(name: str, *, num_classes: int, image_shape: tuple[int, int, int], field: str = "network") -> "nn.Module":

@@ -3,12 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks.model.wrappers import Normalize, Normalized
+from fastadv.attacks.model.wrappers import Normalize as Normalize, Normalized
 from fastadv.distill import Features
 from fastadv.distill.parts.features import features_of
 from fastadv.train.runtime.errors import ConfigError
-
-__all__ = ["Classifier", "Normalize"]
 
 
 class Classifier(Normalized):

@@ -1,5 +1,7 @@
 """Errors a user can cause and mend. The command line prints their message without a traceback."""
 
+from collections.abc import Iterable
+
 from fastadv.near_misses import did_you_mean as did_you_mean
 
 
@@ -9,6 +11,12 @@ class TrainError(Exception):
 
 class ConfigError(TrainError, ValueError):
     """A field of the configuration is unknown, has the wrong type or an impossible value."""
+
+
+def unknown_name(field: str, name: str, names: Iterable[str], expected: str = "") -> ConfigError:
+    """Return the error of a ``name`` in ``field`` that is none of ``names``, or of what is ``expected`` in words."""
+    expected = expected or ", ".join(names)
+    return ConfigError(f"{field}: {name!r}{did_you_mean(name, names) or ','} expected one of {expected}")
 
 
 class DataError(TrainError, ValueError):
