@@ -17,11 +17,16 @@ EPS, STEP_SIZE, STEPS = 8 / 255, 2 / 255, 10
 
 
 def pgd_at(student: nn.Module, x: Tensor, y: Tensor, start: Tensor) -> Tensor:
-    """Training on PGD's images, found in eval mode."""
+    """Training on PGD's images."""
+    return F.cross_entropy(student(pgd(student, x, y, start)), y)
+
+
+def pgd(student: nn.Module, x: Tensor, y: Tensor, start: Tensor, gradient: loops.Gradient = loops.by_images) -> Tensor:
+    """PGD's images, found in eval mode."""
     student.eval()
-    adversarial = _fooling(student, x, y, start)
+    adversarial = _fooling(student, x, y, start, gradient)
     student.train()
-    return F.cross_entropy(student(adversarial), y)
+    return adversarial
 
 
 def trades(student: nn.Module, x: Tensor, y: Tensor, start: Tensor) -> Tensor:
@@ -157,9 +162,15 @@ def ada_iad(
     return loss
 
 
-def _fooling(student: nn.Module, x: Tensor, y: Tensor, start: Tensor) -> Tensor:
+def _fooling(
+    student: nn.Module, x: Tensor, y: Tensor, start: Tensor, gradient: loops.Gradient = loops.by_images
+) -> Tensor:
     """The images of a high cross-entropy, in the mode that the student is in."""
-    return loops.pgd_linf_from(start, x, lambda moved: F.cross_entropy(student(moved), y), EPS, STEP_SIZE, STEPS)
+
+    def error(moved: Tensor) -> Tensor:
+        return F.cross_entropy(student(moved), y)
+
+    return loops.pgd_linf_from(start, x, error, EPS, STEP_SIZE, STEPS, gradient)
 
 
 def _leaving(student: nn.Module, answer: Tensor, x: Tensor, start: Tensor) -> Tensor:

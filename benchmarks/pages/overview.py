@@ -18,7 +18,7 @@ CALLS = tuple(family for family in FAMILIES if family.key not in ("attacks", "tr
 ATTACKS, TRAINING = (next(family for family in FAMILIES if family.key == key) for key in ("attacks", "training"))
 # Rows of the studies, by their names there.
 COPIES = ("pgd, float32 copy", "pgd, bfloat16 copy", "pgd, bfloat16 copy, compiled")
-TRAINED = ("TALD, teacher in float32", "TALD, teacher in bfloat16", "AdaAD + IGDM, teacher in float32")
+TRAINED = ("TALD, float32", "TALD, auto", "AdaAD + IGDM, auto", "PGD-AT, auto", "KD, auto")
 
 
 class Studies(NamedTuple):
@@ -40,7 +40,7 @@ def in_short(results: Results, studies: Studies) -> str:
     calls = [row for family in CALLS for row in family.rows(rows)]
     shares = [studies.step(name)["shares"]["model"] for name in TRAINED]
     float32, bfloat16, compiled = (f"{studies.copy(name)['speedup']['median']:.2f}" for name in COPIES)
-    tald, tald_bfloat16, igdm = (f"{studies.step(name)['ratio']['plain']['median']:.2f}" for name in TRAINED)
+    float32_tald, tald, igdm, pgd_at, kd = (f"{studies.step(name)['ratio']['plain']['median']:.2f}" for name in TRAINED)
     machine = results["machine"]
     where = machine["gpu"] if on_gpu(machine) else f"{machine['cpu']}, {machine['threads']} threads"
     elsewhere = "" if on_gpu(machine) else f", {machine['vector_instructions']}. Not run on a GPU yet"
@@ -52,8 +52,9 @@ def in_short(results: Results, studies: Studies) -> str:
         f"torchattacks' on a folded float32 copy, {bfloat16} on a bfloat16 one, {compiled} on that compiled; on four "
         f"small layers {_range(ATTACKS.rows(rows), 'eager')} times.",
         f"**A training step** is even where both sides do the same, {_range(TRAINING.rows(rows), 'eager')} times. The "
-        f"trainer's, resnet56 to resnet20, is {tald} times as fast as a plain loop for TALD, {tald_bfloat16} with the "
-        f"teacher in bfloat16, {igdm} for AdaAD with IGDM; networks are {min(shares):.0%} to {max(shares):.0%} of it.",
+        f"trainer's, resnet56 to resnet20, is {float32_tald} times as fast as a plain loop for TALD in float32; with "
+        f"`--precision auto` it is {tald} times for TALD, {igdm} for AdaAD with IGDM, {pgd_at} for PGD-AT, {kd} KD; "
+        f"networks are {min(shares):.0%} to {max(shares):.0%} of it.",
         f"**Not everything is won:** {counted(rows)}; [these](#where-fastadv-loses).",
         f"**Measured** on {machine['date']} on {where}{elsewhere}.",
     ]
@@ -102,7 +103,7 @@ def _of_studies(studies: Studies) -> Iterator[list[str]]:
         label = f"attack pgd linf, 10 steps on resnet56, 64x3x32x32: {name.removeprefix('pgd, ')}"
         ours = duration(row["seconds"]["median"])
         yield [label, ours, plain, ratio, DASH, f"{row['network_share']:.0%}"]
-    for name in TRAINED:
+    for name in TRAINED[:3]:
         row = studies.step(name)
         times = (duration(statistics.median(row["seconds"][way])) for way in ("fused", "plain"))
         ratio = f"{row['ratio']['plain']['median']:.2f}"

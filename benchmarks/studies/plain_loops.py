@@ -11,9 +11,10 @@ import abc
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.opponents import loops, robust, sampling, steps
+from benchmarks.opponents import distillation, loops, robust, sampling, steps
 
 
 @dataclass
@@ -93,3 +94,31 @@ class PlainIGDM(PlainLoop):
 
     def loss(self, x: Tensor, y: Tensor, attacked: Tensor) -> Tensor:
         return robust.igdm(self.student, self.teacher, x, attacked, self.progress)
+
+
+@dataclass
+class PlainPGDAT(PlainLoop):
+    """Training on PGD's images, found in eval mode."""
+
+    def start(self, x: Tensor) -> Tensor:
+        return steps.random_start_linf(x, robust.EPS)
+
+    def attack(self, x: Tensor, y: Tensor, start: Tensor) -> Tensor:
+        return robust.pgd(self.student, x, y, start, self.gradient)
+
+    def loss(self, x: Tensor, y: Tensor, attacked: Tensor) -> Tensor:
+        return F.cross_entropy(self.student(attacked), y)
+
+
+@dataclass
+class PlainKD(PlainLoop):
+    """KD, which attacks nothing."""
+
+    def start(self, x: Tensor) -> Tensor:
+        return x
+
+    def attack(self, x: Tensor, y: Tensor, start: Tensor) -> Tensor:
+        return x
+
+    def loss(self, x: Tensor, y: Tensor, attacked: Tensor) -> Tensor:
+        return distillation.kd(self.student, self.teacher, x, y)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.pages.tables import markdown, spread
-from benchmarks.studies.plain_loops import PlainIGDM, PlainLoop, PlainTALD
+from benchmarks.studies.plain_loops import PlainIGDM, PlainKD, PlainLoop, PlainPGDAT, PlainTALD
 from benchmarks.suite.machine import describe
 from benchmarks.suite.measure import uncollected
 from benchmarks.suite.runner import Differs
@@ -37,8 +37,9 @@ from benchmarks.suite.spread import ratio
 from fastadv.attacks import freeze
 from fastadv.attacks.loop.ball import Ball
 from fastadv.attacks.loop.noise import Noise
-from fastadv.distill import IGDM, TALD, AdaAD, Batch, Method
+from fastadv.distill import IGDM, KD, PGDAT, TALD, AdaAD, Batch, Method
 from fastadv.distill.parts.float32_output import DTYPES, Float32Output
+from fastadv.distill.parts.robust import RobustMethod
 from fastadv.distill.parts.seeding import derive_seed
 from fastadv.train.config.train_config import Config, Precision
 from fastadv.train.data.splits import Split, to_pixels
@@ -57,6 +58,8 @@ PROGRESS = 0.5
 PROFILED_STEPS = 2
 SIZE = 32
 CLASSES = 100
+# The attack_mode of a step in a precision.
+FROZEN = {"float32": "frozen", "bfloat16": "frozen-bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -72,18 +75,23 @@ class Scale:
 
 @dataclass(frozen=True)
 class Row:
-    """A recipe: the method, its plain loop, the frozen teacher's precision and how much faster the step is to be.
+    """A recipe: the method, its plain loop, the precision of both networks and how much faster the step is to be.
 
+    method: of a name of its attack_mode, where it attacks the student.
     attacked: the images [N * copies, ...] that the method's attack finds, of (method, student, teacher, batch).
+    teacher, student: precision of the frozen teacher; of the student and of the copy of it that is attacked.
+    compiled: whether both networks, and that copy, go through torch.compile.
     copies, start_eps: rows of each image in the method's attack, and the radius of their random start.
     """
 
     name: str
-    method: Callable[[], Method]
+    method: Callable[[str], Method]
     attacked: Callable[[Any, nn.Module, nn.Module, Batch], Tensor]
     plain: type[PlainLoop]
     goal: float
-    precision: Precision = "float32"
+    teacher: Precision = "float32"
+    student: Precision = "float32"
+    compiled: bool = False
     copies: int = 1
     start_eps: float = 8 / 255
 
@@ -92,22 +100,47 @@ def _particles(method: TALD, student: nn.Module, teacher: nn.Module, batch: Batc
     return method.draw(teacher, batch.x, batch.y, seed=batch.seed).flatten(0, 1)
 
 
-def _adversarial(method: IGDM, student: nn.Module, teacher: nn.Module, batch: Batch) -> Tensor:
-    return method.base.views(student, teacher, batch).adversarial
+def _adversarial(method: RobustMethod, student: nn.Module, teacher: nn.Module, batch: Batch) -> Tensor:
+    return method.views(student, teacher, batch).adversarial
 
 
-def _tald() -> TALD:
+def _adversarial_of_base(method: IGDM, student: nn.Module, teacher: nn.Module, batch: Batch) -> Tensor:
+    return _adversarial(method.base, student, teacher, batch)
+
+
+def _clean(method: KD, student: nn.Module, teacher: nn.Module, batch: Batch) -> Tensor:
+    return batch.x
+
+
+def _tald(attack_mode: str) -> TALD:
     return TALD(particles=4, steps=3)
 
 
-def _igdm() -> IGDM:
-    return IGDM(AdaAD(attack_mode="frozen"))
+def _igdm(attack_mode: str) -> IGDM:
+    return IGDM(AdaAD(attack_mode=attack_mode))
 
+
+def _pgd_at(attack_mode: str) -> PGDAT:
+    return PGDAT(attack_mode=attack_mode)
+
+
+def _kd(attack_mode: str) -> KD:
+    return KD()
+
+
+_AUTO: dict[str, Any] = {"teacher": "bfloat16", "student": "bfloat16", "compiled": True}
+_NEAR = 0.001 * 3**0.5
 
 ROWS = (
-    Row("TALD, teacher in float32", _tald, _particles, PlainTALD, 1.6, copies=4),
+    Row("TALD, float32", _tald, _particles, PlainTALD, 1.6, copies=4),
     Row("TALD, teacher in bfloat16", _tald, _particles, PlainTALD, 2.5, "bfloat16", copies=4),
-    Row("AdaAD + IGDM, teacher in float32", _igdm, _adversarial, PlainIGDM, 1.6, start_eps=0.001 * 3**0.5),
+    Row("TALD, auto", _tald, _particles, PlainTALD, 3.5, **_AUTO, copies=4),
+    Row("AdaAD + IGDM, float32", _igdm, _adversarial_of_base, PlainIGDM, 1.6, start_eps=_NEAR),
+    Row("AdaAD + IGDM, auto", _igdm, _adversarial_of_base, PlainIGDM, 3.0, **_AUTO, start_eps=_NEAR),
+    Row("PGD-AT, float32", _pgd_at, _adversarial, PlainPGDAT, 1.0),
+    Row("PGD-AT, auto", _pgd_at, _adversarial, PlainPGDAT, 2.5, **_AUTO),
+    Row("KD, float32", _kd, _clean, PlainKD, 1.0),
+    Row("KD, auto", _kd, _clean, PlainKD, 1.6, **_AUTO),
 )
 
 
@@ -131,15 +164,17 @@ class Bench:
             tensorboard=False,
             channels_last=True,
             freeze_teacher=True,
-            teacher_precision=row.precision,
+            teacher_precision=row.teacher,
+            precision=row.student,
+            compile=row.compiled,
         )
         with warnings.catch_warnings():
             # A plainly trained teacher is what IGDM warns of; here only its time counts.
             warnings.simplefilter("ignore", UserWarning)
             self.trainer = Trainer(
                 model=_channels_last(copy.deepcopy(student)),
-                method=row.method().to(scale.device),
-                teacher=self._frozen(row.precision),
+                method=row.method(FROZEN[row.student]).to(scale.device),
+                teacher=self._frozen(row.teacher, compiled=row.compiled),
                 train=self.images,
                 test=self.images,
                 config=config,
@@ -163,16 +198,20 @@ class Bench:
         batch = Batch(part.x, part.y, progress=PROGRESS, seed=seed)
         x, y = batch.x.contiguous(), batch.y
         start = Ball(self.row.start_eps).random_rows(x, self.row.copies, Noise(seed))
-        plain, model, teacher = copy.deepcopy(self.plain), self._model(), self._frozen("float32")
-        attacked = self.row.attacked(self.trainer.method, model, teacher, batch)
+        plain, teacher = copy.deepcopy(self.plain), self._frozen("float32")
+        model = copy.deepcopy(self.trainer.model).train()
+        method = self.row.method(FROZEN["float32"]).to(self.scale.device)
+        method.build(model, teacher, x, images=len(self.images))
+        attacked = self.row.attacked(method, model, teacher, batch)
         found_by_plain = plain.attack(x, y, start)
         equal = ((attacked - found_by_plain).abs() < 1e-5).float().mean().item()
         if not equal >= LEAST_EQUAL_PIXELS:
             raise Differs(f"{self.row.name}: {equal:.2%} of the attacked pixels are equal")
-        expected, found = plain.loss(x, y, found_by_plain).item(), self._loss(model, teacher, batch)
+        expected, found = plain.loss(x, y, found_by_plain).item(), method(model, teacher, batch)["loss"].item()
         if not abs(found - expected) <= TOLERANCE * abs(expected):
             raise Differs(f"{self.row.name}: the first losses are {found:.6g} and {expected:.6g}")
-        as_run = self._loss(self._model(), self.trainer.distiller.teacher, batch)
+        distiller = self.trainer.distiller
+        as_run = self.trainer.method(copy.deepcopy(distiller.student).train(), distiller.teacher, batch)["loss"].item()
         return {"equal_pixels": equal, "plain": expected, "float32": found, "as_run": as_run}
 
     def fused_step(self) -> None:
@@ -183,14 +222,8 @@ class Bench:
         chosen = torch.randint(len(self.images), (self.scale.batch,), generator=self.draws).to(self.scale.device)
         loop.step(to_pixels(self.images.images[chosen]), self.images.labels[chosen])
 
-    def _frozen(self, precision: Precision) -> Float32Output:
-        return Float32Output(freeze(self.teacher, dtype=DTYPES[precision]))
-
-    def _model(self) -> Classifier:
-        return copy.deepcopy(self.trainer.model).train()
-
-    def _loss(self, model: Classifier, teacher: nn.Module | None, batch: Batch) -> float:
-        return self.trainer.method(model, teacher, batch)["loss"].item()
+    def _frozen(self, precision: Precision, *, compiled: bool = False) -> Float32Output:
+        return Float32Output(freeze(self.teacher, dtype=DTYPES[precision]), compiled=compiled)
 
     def _plain(self, student: nn.Module, *, backward: bool) -> PlainLoop:
         student, teacher = copy.deepcopy(student), copy.deepcopy(self.teacher)
@@ -266,7 +299,9 @@ def shares(bench: Bench) -> dict[str, float]:
         wall = (time.perf_counter() - began) * 1e6
     spent = dict.fromkeys(("model", "update", "data"), 0.0)
     for event in profiler.events():
-        if "::" not in event.name or event.name.startswith("autograd::"):
+        # Of compiled networks what is no operator is named by their graph.
+        computes = "::" in event.name or "CompiledFxGraph" in event.name
+        if not computes or event.name.startswith("autograd::"):
             continue
         own = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
         spent[_kind(event)] += own
@@ -330,11 +365,13 @@ resnet56 to resnet20, batches of {results["batch"]} images of 3x32x32, {results[
 
 {table(results["rows"])}
 
-The trainer runs with a frozen teacher and channels_last. Plain is the same recipe as its published code computes it,
-eager and in float32: the attack asks autograd for the gradient by the images; with `backward()` it computes those of
-all parameters too, as many loops do. Ratios are of the time of a step, with the 95 % interval of their median. Losses
-apart: the first step's, of the trainer as it runs and the plain loop; in float32 they agree to {TOLERANCE:g}. The
-shares are of the trainer's step: model, the networks' forward and backward; update, attack steps, losses and optimizer.
+The trainer runs with a frozen teacher and channels_last, and attacks a frozen copy of the student; auto is what
+`--precision auto` chooses on a CPU with AVX512-BF16: bfloat16, and all three compiled. Plain is the same recipe as its
+published code computes it, eager and in float32: the attack asks autograd for the gradient by the images; with
+`backward()` it computes those of all parameters too, as many loops do. Ratios are of the time of a step, with the 95 %
+interval of their median. Losses apart: the first step's, of the trainer as it runs and the plain loop; in float32 they
+agree to {TOLERANCE:g}. The shares are of the trainer's step: model, the networks' forward and backward; update, attack
+steps, losses and optimizer.
 """
 
 

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from fastadv.attacks import captured
+from fastadv.attacks.model.freeze import Frozen
 from fastadv.near_misses import answers_near_misses
 from fastadv.numerics import accumulate
 
@@ -105,6 +106,8 @@ class Method(nn.Module, abc.ABC):
 
     # The loop that makes its adversarial images, called with (networks, x, ...); None where there is none.
     ascent: Callable[..., Any] | None = None
+    # Frozen copies of the student that it attacks, made by ``build``; in a tuple, so as to be no part of the state.
+    copies: tuple[Frozen, ...] = ()
     # What ``build`` found that a reader of the results should know.
     notes: tuple[str, ...] = ()
 
@@ -160,6 +163,12 @@ class Method(nn.Module, abc.ABC):
                 graphs = captured.capture(part.ascent)
                 if captured.why_eager(device) is None:
                     part.ascent = graphs
+
+    def compile_copies(self) -> None:
+        """Run every frozen copy of the student that is attacked through torch.compile from now on."""
+        for part in self.parts():
+            for copy in part.copies:
+                copy.compile(dynamic=False)
 
 
 class AdversarialMethod(Method):

@@ -1,6 +1,7 @@
 import importlib.util
 
 import pytest
+import torch
 
 from fastadv.train.cli import main
 
@@ -18,6 +19,12 @@ def _pictures_of_one_pixel(request):
 
             patch.setattr(Figure, "savefig", lambda figure, path, **options: Image.new("L", (1, 1)).save(path, "PNG"))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _a_cpu_without_units_for_bfloat16(monkeypatch):
+    """What --precision auto chooses does not depend on the machine of the tests, and compiles nothing."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
 
 
 @pytest.fixture(scope="session")

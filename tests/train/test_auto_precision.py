@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastadv.train.cli import main
-from fastadv.train.config.auto_precision import decided
+from fastadv.train.config.auto_precision import attack_modes, decided
 from fastadv.train.config.train_config import Config, resolve
 from fastadv.train.loop import trainer
 
@@ -37,8 +37,25 @@ def test_a_cpu_computes_in_what_it_has_units_for(monkeypatch, units, precision, 
     assert config.freeze_teacher
     assert config.channels_last
     assert not config.capture
-    assert not config.compile
+    assert config.compile == bool(units)
     assert fact.startswith(why + f"precision {precision}, freeze_teacher True, teacher_precision {precision}")
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch):
+    having(monkeypatch, "avx512_bf16")
+    monkeypatch.setenv("PATH", "")
+    config, _ = chosen(methods="tald")
+    assert (config.precision, config.compile) == ("bfloat16", False)
+
+
+@pytest.mark.parametrize(("units", "mode"), [([], "frozen"), (["avx512_bf16"], "frozen-bfloat16")])
+def test_a_student_that_is_attacked_in_eval_mode_is_attacked_in_a_frozen_copy(monkeypatch, units, mode):
+    having(monkeypatch, *units)
+    options = ["igdm.base=adaad", "igdm.alpha=3", "trades.attack_mode=train"]
+    config, fact = chosen(methods="igdm,trades,pgd-at,ard,kd", options=options)
+    assert attack_modes(config) == {"adaad": mode, "trades": "train", "pgd-at": mode}
+    assert config.options["igdm"] == {"base": "adaad", "alpha": 3}
+    assert fact.endswith(f"attack_mode {mode} of pgd-at")
 
 
 @pytest.mark.parametrize(("capability", "precision"), [((7, 5), "float32"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")])

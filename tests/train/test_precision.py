@@ -1,5 +1,6 @@
 """Students and teachers in half precision, compiled, frozen: what methods see of them is float32."""
 
+import copy
 import json
 
 import pytest
@@ -8,12 +9,13 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from fastadv.attacks import freeze, pgd
-from fastadv.distill import KD, TALD, Batch, CrossEntropy
+from fastadv.distill import IGDM, KD, PGDAT, TALD, AdaAD, Batch, CrossEntropy
 from fastadv.distill.parts.float32_output import CompileError, Float32Output
 from fastadv.train.cli import main
 from fastadv.train.config.train_config import resolve
 from fastadv.train.data import datasets
 from fastadv.train.data.splits import subset, to_pixels
+from fastadv.train.loop import experiment
 from fastadv.train.loop.experiment import build_classifier
 from fastadv.train.loop.trainer import Trainer
 from fastadv.train.runtime.errors import ConfigError
@@ -133,11 +135,13 @@ class Branching(nn.Module):
 
 
 def test_a_network_that_cannot_be_compiled_is_named(classifier, pixels):
-    with pytest.raises(CompileError, match=r"compile: True, but torch\.compile fails on the student: "):
+    with pytest.raises(CompileError, match=r"compile: True, but torch\.compile fails on the network: "):
         Float32Output(Branching(classifier), compiled=True)(pixels)
 
 
-def test_a_compiled_student_computes_what_the_eager_one_does(classifier, pixels, monkeypatch):
+@pytest.fixture
+def graphs(monkeypatch):
+    """What torch.compile is given, which runs as it is."""
     compile_ = torch.compile
     graphs = []
 
@@ -146,6 +150,10 @@ def test_a_compiled_student_computes_what_the_eager_one_does(classifier, pixels,
         return graph
 
     monkeypatch.setattr(torch, "compile", lambda function, **options: compile_(function, backend=backend, **options))
+    return graphs
+
+
+def test_a_compiled_student_computes_what_the_eager_one_does(classifier, pixels, graphs):
     shown = Float32Output(classifier.eval(), compiled=True)
     batch = Batch(pixels, torch.arange(8), seed=1, progress=0.0)
     for method in (KD(), TALD(steps=1, eps=0.1)):
@@ -153,3 +161,43 @@ def test_a_compiled_student_computes_what_the_eager_one_does(classifier, pixels,
         torch.testing.assert_close(method(shown, teacher, batch)["loss"], method(classifier, teacher, batch)["loss"])
     torch.testing.assert_close(shown.with_features(pixels).embedding, classifier.with_features(pixels).embedding)
     assert 2 <= len(graphs) <= 4
+
+
+def test_more_shapes_are_compiled_than_torch_would_for_a_function(classifier, pixels, graphs):
+    shown = Float32Output(classifier.eval(), compiled=True)
+    sizes = range(1, 2 + torch._dynamo.config.recompile_limit)
+    for size in sizes:
+        x = pixels[:1].repeat(size, 1, 1, 1)
+        torch.testing.assert_close(shown(x), classifier(x))
+    assert len(graphs) == len(sizes)
+
+
+@pytest.mark.parametrize("method", [PGDAT, lambda **mode: IGDM(AdaAD(**mode), alpha=1)])
+def test_the_copies_that_are_attacked_are_compiled(method, classifier, pixels, graphs):
+    losses = []
+    for compiles in (False, True):
+        student, teacher = copy.deepcopy(classifier), copy.deepcopy(classifier).eval().requires_grad_(False)
+        made = method(attack_mode="frozen", steps=2)
+        made.build(student, teacher, pixels, images=8)
+        if compiles:
+            made.compile_copies()
+        losses.append(made(student.train(), teacher, Batch(pixels, torch.arange(8), seed=1, progress=0.5))["loss"])
+        assert bool(graphs) == compiles
+    torch.testing.assert_close(*losses)
+
+
+@pytest.mark.parametrize(("flags", "compiled"), [("--compile", True), ("--compile --capture", False), ("", False)])
+def test_a_run_compiles_what_its_attacks_see_unless_they_are_captured(flags, compiled, tmp_path, monkeypatch, graphs):
+    teachers, methods = [], []
+
+    class Watched(Float32Output):
+        def __init__(self, network, **options):
+            teachers.append(options["compiled"])
+            super().__init__(network, **options)
+
+    monkeypatch.setattr(experiment, "Float32Output", Watched)
+    monkeypatch.setattr(PGDAT, "compile_copies", lambda method: methods.append(method))
+    arguments = ["--methods=kd,pgd-at", "--seeds=0", "--teacher-epochs=1", "--student-samples=50", "--epochs=1"]
+    arguments += ["--eval-steps=1", "--no-tensorboard", "--freeze-teacher", *flags.split()]
+    assert main(["train", "--run-dir", str(tmp_path), *arguments]) == 0
+    assert (teachers, len(methods)) == ([compiled], int(compiled))

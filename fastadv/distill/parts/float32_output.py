@@ -14,6 +14,10 @@ from fastadv.distill.parts.features import Features, features_of, logits_of
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+# Shapes and modes of all networks of a process that torch compiles; by its own limit of 8 a run of many methods fails.
+_COMPILED_SHAPES = 256
+
+
 class CompileError(RuntimeError):
     """torch.compile cannot take the network."""
 
@@ -25,7 +29,8 @@ class Float32Output(nn.Module):
     cannot hold. Of an output with ``logits``, such as those of transformers, it gives these.
 
     autocast: the dtype in which the network runs under autocast; None leaves it to its weights.
-    compiled: run it through torch.compile, as one graph.
+    compiled: run it through torch.compile, as one graph, each shape of images for itself: what a step computes does not
+    depend on the shapes before it.
 
     Raises CompileError at a call where the compiler fails.
     """
@@ -66,13 +71,14 @@ class Float32Output(nn.Module):
 
 
 def _compiled(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
-    compiled = torch.compile(function, fullgraph=True)
+    compiled = torch.compile(function, fullgraph=True, dynamic=False)
 
     def call(x: Tensor) -> Any:
         try:
-            return compiled(x)
+            with torch._dynamo.config.patch(recompile_limit=_COMPILED_SHAPES):
+                return compiled(x)
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
-            raise CompileError(f"compile: True, but torch.compile fails on the student: {reason}") from error
+            raise CompileError(f"compile: True, but torch.compile fails on the network: {reason}") from error
 
     return call

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastadv.attacks.loop.arguments import as_float32
 from fastadv.attacks.methods.pgd import PGD
-from fastadv.attacks.model.freeze import Frozen, freeze
+from fastadv.attacks.model.freeze import freeze
 from fastadv.attacks.model.guard import evaluating
 from fastadv.attacks.model.networks import KeepMode
 from fastadv.distill.method import Batch, Method, Network, Terms
@@ -124,13 +124,12 @@ class RobustMethod(Method):
         self.ascent = PGD(eps=eps, step_size=step_size, steps=steps, start_eps=start)
         self.attack_mode = checks.choice("attack_mode", attack_mode, _ATTACK_MODES)
         self.clean_forward = checks.flag("clean_forward", clean_forward)
-        self._copies: tuple[Frozen, ...] = ()  # in a tuple, so as to be no part of the state
 
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
         if self._attacks_copy:
             dtype = torch.bfloat16 if self.attack_mode == "frozen-bfloat16" else None
             with evaluating([student]):
-                self._copies = (freeze(student, dtype=dtype),)
+                self.copies = (freeze(student, dtype=dtype),)
 
     def attack(self, views: Views) -> Tensor:
         """Return adversarial images [N, ...] of ``views``: here those of the student's cross-entropy."""
@@ -168,11 +167,11 @@ class RobustMethod(Method):
         return self.attack_mode.startswith("frozen")
 
     def _refreshed_copy(self) -> Network:
-        if not self._copies:
+        if not self.copies:
             raise ValueError(
                 f"attack_mode={self.attack_mode!r} needs the copy that build() makes: call it before the first step"
             )
-        (copy,) = self._copies
+        (copy,) = self.copies
         copy.refresh()
         return copy
 

@@ -1,42 +1,81 @@
 """--precision auto: what the device of a run computes fast, in place of settings that nobody gave."""
 
+import itertools
+import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from fastadv.train.config.methods import options_of
 from fastadv.train.config.train_config import Config
 
-# What "auto" decides.
+# What "auto" decides, beside the attack_mode of methods.
 CHOSEN = ("precision", "freeze_teacher", "teacher_precision", "channels_last", "capture", "compile")
+_ATTACK_MODES = {"float32": "frozen", "bfloat16": "frozen-bfloat16"}
 
 
 def decided(config: Config) -> tuple[Config, dict[str, str]]:
     """Return ``config`` with its device's choices where precision is "auto", and the line of origin.json on them.
 
-    bfloat16 for the student and for the teacher's copy on a GPU of compute capability 8.0 or newer and on a CPU with
-    AVX512-BF16 or AMX, float32 elsewhere; where there is a teacher, a frozen copy of it; images and weights channels
-    last; on a GPU captured attacks and a compiled student. What a recipe or a flag gives stays.
+    bfloat16 for the student and for the frozen copies that are attacked on a GPU of compute capability 8.0 or newer and
+    on a CPU with AVX512-BF16 or AMX, float32 elsewhere; where there is a teacher, a frozen copy of it, and where a
+    method attacks the student in evaluation mode, a frozen copy of that; images and weights channels last; compiled
+    networks, on a CPU where that is bfloat16 and a C++ compiler is found; on a GPU captured attacks. What a recipe or a
+    flag gives stays.
     """
     if config.precision != "auto":
         return config, {}
     device = torch.device(config.device)
     low, why = _fast_dtype(device)
     on_gpu = device.type == "cuda"
-    values: dict[str, Any] = {"precision": low, "channels_last": True, "compile": on_gpu}
+    values: dict[str, Any] = {
+        "precision": low,
+        "channels_last": True,
+        "compile": on_gpu or (low == "bfloat16" and _has_cxx_compiler()),
+    }
     values["capture"] = on_gpu and any(spec.claims("attacks") for spec in config.specs)
     if config.needs_teacher:
         values["freeze_teacher"] = True
         if config.freeze_teacher or "freeze_teacher" not in config.model_fields_set:
             values["teacher_precision"] = low
-    config = filled(config, values)
-    shown = ", ".join(f"{name} {getattr(config, name)}" for name in CHOSEN)
-    return config, {"Precision": f"auto, {why}: {shown}"}
+    config = filled(config, values, dict.fromkeys(_attacking_in_eval_mode(config), _ATTACK_MODES[low]))
+    shown = [f"{name} {getattr(config, name)}" for name in CHOSEN]
+    shown += [f"attack_mode {mode} of {name}" for name, mode in attack_modes(config).items()]
+    return config, {"Precision": f"auto, {why}: {', '.join(shown)}"}
 
 
-def filled(config: Config, values: dict[str, Any]) -> Config:
-    """Return ``config``, whose precision is "auto", with ``values`` in place of what it was not given."""
+def filled(config: Config, values: dict[str, Any], modes: Mapping[str, str]) -> Config:
+    """Return ``config``, whose precision is "auto", with ``values`` in place of what it was not given.
+
+    modes: the attack_mode of methods, by the names of their tables.
+    """
     open_ = {name: value for name, value in values.items() if name not in config.model_fields_set}
-    return config.replaced(**open_, precision=values["precision"])
+    tables = {name: {"attack_mode": mode, **config.options.get(name, {})} for name, mode in modes.items()}
+    return config.replaced(**open_, precision=values["precision"], options={**config.options, **tables})
+
+
+def attack_modes(config: Config) -> dict[str, str]:
+    """Return the attack_mode that each table of options has, where it has one."""
+    return {name: table["attack_mode"] for name, table in config.options.items() if "attack_mode" in table}
+
+
+def _attacking_in_eval_mode(config: Config) -> list[str]:
+    """Return the names of the specs, and of those they are built on, that attack the student in evaluation mode.
+
+    Without those that were given that mode.
+    """
+    found = []
+    for spec in itertools.chain.from_iterable(each.parts() for each in config.specs):
+        mode = options_of(spec.kind).get("attack_mode")
+        if mode is not None and mode.default == "eval" and "attack_mode" not in spec.options:
+            found.append(spec.name)
+    return found
+
+
+def _has_cxx_compiler() -> bool:
+    """Return whether torch.compile finds what it needs on a CPU."""
+    return any(map(shutil.which, torch._inductor.config.cpp.cxx[1:]))
 
 
 def _fast_dtype(device: torch.device) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastadv.train.config.config_model import checked, describe, expressible
-from fastadv.train.runtime.errors import ConfigError, did_you_mean
+from fastadv.train.runtime.errors import ConfigError, did_you_mean, unknown_name
 
 if TYPE_CHECKING:
     from fastadv.distill import Method
@@ -125,6 +125,12 @@ class MethodSpec:
         label_of = {entry.kind: entry.label for entry in METHODS.values()}
         return " + ".join(label_of[kind] for kind in self._kinds())
 
+    def parts(self) -> "Iterator[MethodSpec]":
+        """The spec itself and those that it is built on."""
+        yield self
+        for base in self._bases:
+            yield from base.parts()
+
     @property
     def _bases(self) -> "list[MethodSpec]":
         return [value for value in self.options.values() if isinstance(value, MethodSpec)]
@@ -175,21 +181,18 @@ def label_specs(specs: Sequence[MethodSpec]) -> dict[str, str]:
 
 def check_name(name: str, tables: Tables, *, where: str) -> str:
     """Return the method that the spec ``name`` is of. Raises ConfigError naming ``where`` for a name that is none."""
-    methods = ", ".join(METHODS)
     method = tables.get(name, {}).get("method")
     if name in METHODS:
         if method not in (None, name):
             raise ConfigError(f"options.{name}.method: {method!r}, but {name} is a method itself")
         return name
     if name not in tables:
-        near = did_you_mean(name, [*METHODS, *tables])
-        raise ConfigError(
-            f"{where}: {name!r}{near or ','} expected one of {methods}, or a name with options.{name}.method"
-        )
+        expected = f"{', '.join(METHODS)}, or a name with options.{name}.method"
+        raise unknown_name(where, name, [*METHODS, *tables], expected)
     if re.fullmatch(r"[\w-]+", name, re.ASCII) is None:
         raise ConfigError(f"options: {name!r}, expected a name of letters, digits, - and _")
     if not isinstance(method, str) or method not in METHODS:
-        raise ConfigError(f"options.{name}.method: {method!r}, expected one of {methods}")
+        raise ConfigError(f"options.{name}.method: {method!r}, expected one of {', '.join(METHODS)}")
     return method
 
 

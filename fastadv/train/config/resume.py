@@ -6,7 +6,7 @@ from typing import Any
 
 from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.config.attacks import ENSEMBLE
-from fastadv.train.config.auto_precision import CHOSEN, filled
+from fastadv.train.config.auto_precision import CHOSEN, attack_modes, filled
 from fastadv.train.config.run_folder import add_fact, check_facts, read_origin, refusal
 from fastadv.train.config.train_config import Config, overridden, read_recipe
 from fastadv.train.runtime.files import sha256, write_text
@@ -31,7 +31,7 @@ def continued_config(folder: Path, *, recipe: str | None, flags: Mapping[str, An
     begun = overridden(stored, {})
     asked = overridden(stored if recipe is None else read_recipe(recipe), given)
     if asked.precision == "auto":
-        asked = filled(asked, {name: getattr(begun, name) for name in CHOSEN})
+        asked = filled(asked, {name: getattr(begun, name) for name in CHOSEN}, attack_modes(begun))
     used = set[str]().union(*(spec.names() for spec in (*begun.specs, begun.teacher_spec)))
     # Where no rate and no loss depends on their number, the first epochs of a longer training are the same.
     steady = begun.schedule == "step" and not any(spec.claims("follows_progress") for spec in begun.specs)

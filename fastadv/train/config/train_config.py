@@ -14,7 +14,7 @@ from fastadv.train.config.methods import MethodSpec, check_name, check_tables, r
 from fastadv.train.data import datasets
 from fastadv.train.data.datasets import Augmentation
 from fastadv.train.networks import catalogue
-from fastadv.train.runtime.errors import ConfigError, did_you_mean
+from fastadv.train.runtime.errors import ConfigError, did_you_mean, unknown_name
 
 if TYPE_CHECKING:
     from fastadv.train.data.splits import Dataset
@@ -101,10 +101,13 @@ class Config(DataConfig):
     ema: float | None = Field(None, gt=0, le=1, description="decay of the average of the weights, which then counts")
     precision: Literal[Precision, "auto"] = Field(
         "float32",
-        description="what the student is trained in, under autocast; auto is what the device is fast in, and with it a"
-        " frozen teacher, channels last, and on a GPU captured attacks and a compiled student",
+        description="what the student is trained in, under autocast; auto is what the device is fast in, and with it"
+        " frozen networks to attack, channels last, compiled networks, and on a GPU captured attacks",
     )
-    compile: bool = Field(False, description="torch.compile the student")
+    compile: bool = Field(
+        False,
+        description="torch.compile the student and, but for attacks that are captured, the frozen networks they attack",
+    )
     capture: bool = Field(
         False,
         description="run the attacks of methods as CUDA graphs, one a shape of batch; eager on a CPU, not run on a GPU",
@@ -259,8 +262,7 @@ def check_optimizer(name: str, *, nesterov: bool) -> None:
     kinds = {key: kind for key, kind in vars(optim).items() if inspect.isclass(kind)}
     known = [key for key, kind in kinds.items() if {"lr", "weight_decay"} <= inspect.signature(kind).parameters.keys()]
     if name not in known:
-        near = did_you_mean(name, known)
-        raise ConfigError(f"optimizer: {name!r}{near or ','} expected one of {', '.join(sorted(known))}")
+        raise unknown_name("optimizer", name, sorted(known))
     if nesterov:
         raise ConfigError(f"nesterov: True, expected no with {name}; it is for SGD")
 

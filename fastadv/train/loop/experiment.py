@@ -78,7 +78,7 @@ class Experiment:
                 f"{frozen.difference(x).item():.2g} of the teacher's on {len(x)} test images"
             )
             self._note(folder, "Frozen teacher", fact)
-            seen = Float32Output(frozen)
+            seen = Float32Output(frozen, compiled=config.compile and not config.capture)
         for seed in config.seeds:
             for spec in config.specs:
                 self._train_student(seen, spec, seed, folder)

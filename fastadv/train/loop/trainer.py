@@ -73,6 +73,8 @@ class Trainer:
             self.distiller = self._distiller(teacher, images=len(train))
             if config.capture:
                 method.capture_ascents(self.device)
+            elif config.compile:
+                method.compile_copies()
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{label}: {error}") from error
         self.checkpoints = Checkpoints(folder / "checkpoints")
