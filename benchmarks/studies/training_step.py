@@ -238,7 +238,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
     parser.add_argument("--rounds", type=int, default=9, help="of one step each way (default: 9)")
     parser.add_argument("--only", default="", help="rows whose name contains this")
-    parser.add_argument("--output", type=Path, help="write NAME.md and NAME.json")
+    parser.add_argument(
+        "--output", type=Path, help="write NAME.md and NAME.json; with --only, rows that are there and not run stay"
+    )
     arguments = parser.parse_args()
     scale = Scale(checkpoints=arguments.checkpoints, device=arguments.device)
     chosen = [row for row in ROWS if arguments.only in row.name]
@@ -254,10 +256,17 @@ def main() -> None:
     results = {"machine": machine, "teacher_weights": weights, "batch": scale.batch, "rows": rows}
     print(table(rows))
     if arguments.output:
+        results["rows"] = _with_others(rows, arguments.output.with_suffix(".json")) if arguments.only else rows
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
         arguments.output.with_suffix(".md").write_text(page(results))
         print(f"wrote {arguments.output}.md and .json")
+
+
+def _with_others(rows: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
+    """Return these rows, and the others of the file where it is there, in the order of ROWS."""
+    found = {row["row"]: row for row in [*(json.loads(file.read_text())["rows"] if file.exists() else ()), *rows]}
+    return [found[row.name] for row in ROWS if row.name in found]
 
 
 def measure(row: Row, scale: Scale, rounds: int) -> dict[str, Any]:
