@@ -17,8 +17,9 @@ from fastadv.attacks.loop.rows import choose
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
 from fastadv.near_misses import answers_near_misses
-from fastadv.numerics import accumulate, per_sample, safe_norm
+from fastadv.numerics import accumulate, largest_magnitude, sample_dims
 from fastadv.ops import ball, checks
+from fastadv.ops.step import pgd_step
 
 
 @answers_near_misses
@@ -75,8 +76,10 @@ def vat(
     checks.radius("eps", eps, x)
     checks.positive("xi", xi)
     with no_trace(networks.members):
-        direction = ascend(_Divergence(networks, x, xi), _drawn(x, Noise(seed, sample_ids)), _unit_or_stay, schedule)
-        return ball.project(x + per_sample(eps, x) * direction, x, eps=eps, norm="l2", bounds=bounds)
+        start = Ball(eps=1.0, norm="l2", bounds=None).random_rows(torch.zeros_like(x), 1, Noise(seed, sample_ids))
+        direction = ascend(_Divergence(networks, x, xi), start, _along_gradient, schedule)
+        moved = pgd_step(x, direction, x, step_size=eps, eps=eps, norm="l2", bounds=None)
+        return moved if bounds is None else ball.project(moved, x, eps=eps, norm="l2", bounds=bounds)
 
 
 class VAT(Attack, function=vat, own_checks={"xi": checks.positive}):
@@ -84,7 +87,7 @@ class VAT(Attack, function=vat, own_checks={"xi": checks.positive}):
 
 
 class _Divergence:
-    """``KL(p(x) || p(x + xi d))`` as a function of the directions d [N, ...]."""
+    """``KL(p(x) || p(x + xi d / |d|))`` as a function of the directions d [N, ...]."""
 
     def __init__(self, networks: Networks, x: Tensor, xi: float) -> None:
         self._networks = networks
@@ -93,11 +96,11 @@ class _Divergence:
             clean = networks.logits(x)
         self._clean = accumulate(clean)
         self._probabilities = self._clean.softmax(1)
-        self._xi = (safe_norm(x) * torch.finfo(clean.dtype).eps ** 0.5).clamp(min=xi)
+        self._xi = (_length(x) * torch.finfo(clean.dtype).eps ** 0.5).clamp(min=xi)
 
     def evaluate(self, direction: Tensor) -> Evaluation:
         """Return the divergence [N] at ``direction``, and a positive multiple of its gradient a row."""
-        x = (self._x + self._xi * direction).requires_grad_()
+        x = torch.addcmul(self._x, self._xi / _length(direction), direction).requires_grad_()
         logits = self._networks.logits(x)
         # With u = expm1(change of the logits) the new probabilities are p (1 + u) / (1 + <p, u>), whatever the logits
         # have in common; without their largest change nothing overflows.
@@ -107,22 +110,18 @@ class _Divergence:
         mean = (self._probabilities * growth).sum(1, keepdim=True)
         value = torch.log1p(mean).squeeze(1) - (self._probabilities * change).sum(1)
         grad_logits = self._probabilities * (growth - mean)
-        # The direction is all that counts; at length one it survives half precision.
-        return Evaluation(value, gradient(logits, x, _unit(grad_logits, grad_logits).to(logits.dtype)))
+        # The direction is all that counts; of this size it survives half precision.
+        grad_logits = grad_logits / largest_magnitude(grad_logits)
+        return Evaluation(value, gradient(logits, x, grad_logits.to(logits.dtype)))
 
 
-def _drawn(x: Tensor, noise: Noise) -> Tensor:
-    """Return random directions of length one for ``x`` [N, ...]."""
-    drawn = Ball(eps=1.0, norm="l2", bounds=None).random_rows(torch.zeros_like(x), 1, noise)
-    return _unit(drawn, drawn)
-
-
-def _unit_or_stay(direction: Tensor, grad: Tensor) -> Tensor:
+def _along_gradient(direction: Tensor, grad: Tensor) -> Tensor:
     """Return the next direction of the power iteration; the old one where the gradient is zero or not a number."""
-    return _unit(grad, direction)
+    largest = _length(grad, torch.inf)
+    # At most 1 everywhere, so that the squares of its length are in range.
+    return choose(((largest > 0) & largest.isfinite()).flatten(), grad.div_(largest), direction)
 
 
-def _unit(x: Tensor, otherwise: Tensor) -> Tensor:
-    """Scale each row of ``x`` [N, ...] to l2 length 1; take that of ``otherwise`` where it has no direction."""
-    length = safe_norm(x)
-    return choose(((length > 0) & length.isfinite()).flatten(), x / length, otherwise)
+def _length(x: Tensor, norm: float = 2.0) -> Tensor:
+    """Return the norm of each sample of ``x`` [N, ...] as [N, 1, ...]."""
+    return torch.linalg.vector_norm(x, norm, sample_dims(x), keepdim=True)

@@ -78,7 +78,7 @@ class Networks:
         self._is_checked = True
         for member, output in zip(self.members, outputs, strict=True):
             if isinstance(output, Tensor) and values.readable(output, self._check):
-                values.check_output(output, modules_in(member), copies)
+                values.check_output(output, functools.partial(modules_in, member), copies)
 
 
 class KeepMode:
