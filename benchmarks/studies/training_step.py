@@ -39,7 +39,7 @@ from fastadv.attacks.loop.ball import Ball
 from fastadv.attacks.loop.noise import Noise
 from fastadv.distill import IGDM, KD, PGDAT, TALD, AdaAD, Batch, Method
 from fastadv.distill.parts.float32_output import DTYPES, Float32Output
-from fastadv.distill.parts.robust import RobustMethod
+from fastadv.distill.parts.robust import NEAR, RobustMethod
 from fastadv.distill.parts.seeding import derive_seed
 from fastadv.train.config.train_config import Config, Precision
 from fastadv.train.data.splits import Split, to_pixels
@@ -129,14 +129,13 @@ def _kd(attack_mode: str) -> KD:
 
 
 _AUTO: dict[str, Any] = {"teacher": "bfloat16", "student": "bfloat16", "compiled": True}
-_NEAR = 0.001 * 3**0.5
 
 ROWS = (
     Row("TALD, float32", _tald, _particles, PlainTALD, 1.6, copies=4),
     Row("TALD, teacher in bfloat16", _tald, _particles, PlainTALD, 2.5, "bfloat16", copies=4),
     Row("TALD, auto", _tald, _particles, PlainTALD, 3.5, **_AUTO, copies=4),
-    Row("AdaAD + IGDM, float32", _igdm, _adversarial_of_base, PlainIGDM, 1.6, start_eps=_NEAR),
-    Row("AdaAD + IGDM, auto", _igdm, _adversarial_of_base, PlainIGDM, 3.0, **_AUTO, start_eps=_NEAR),
+    Row("AdaAD + IGDM, float32", _igdm, _adversarial_of_base, PlainIGDM, 1.6, start_eps=NEAR),
+    Row("AdaAD + IGDM, auto", _igdm, _adversarial_of_base, PlainIGDM, 3.0, **_AUTO, start_eps=NEAR),
     Row("PGD-AT, float32", _pgd_at, _adversarial, PlainPGDAT, 1.0),
     Row("PGD-AT, auto", _pgd_at, _adversarial, PlainPGDAT, 2.5, **_AUTO),
     Row("KD, float32", _kd, _clean, PlainKD, 1.0),
@@ -168,9 +167,7 @@ class Bench:
             precision=row.student,
             compile=row.compiled,
         )
-        with warnings.catch_warnings():
-            # A plainly trained teacher is what IGDM warns of; here only its time counts.
-            warnings.simplefilter("ignore", UserWarning)
+        with _unwarned():
             self.trainer = Trainer(
                 model=_channels_last(copy.deepcopy(student)),
                 method=row.method(FROZEN[row.student]).to(scale.device),
@@ -201,7 +198,8 @@ class Bench:
         plain, teacher = copy.deepcopy(self.plain), self._frozen("float32")
         model = copy.deepcopy(self.trainer.model).train()
         method = self.row.method(FROZEN["float32"]).to(self.scale.device)
-        method.build(model, teacher, x, images=len(self.images))
+        with _unwarned():
+            method.build(model, teacher, x, images=len(self.images))
         attacked = self.row.attacked(method, model, teacher, batch)
         found_by_plain = plain.attack(x, y, start)
         equal = ((attacked - found_by_plain).abs() < 1e-5).float().mean().item()
@@ -382,6 +380,14 @@ interval of their median. Losses apart: the first step's, of the trainer as it r
 agree to {TOLERANCE:g}. The shares are of the trainer's step: model, the networks' forward and backward; update, attack
 steps, losses and optimizer.
 """
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """A plainly trained teacher is what IGDM warns of; here only its time counts."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _timed(step: Callable[[], None], device: str) -> float:

@@ -52,10 +52,11 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch):
 def test_a_student_that_is_attacked_in_eval_mode_is_attacked_in_a_frozen_copy(monkeypatch, units, mode):
     having(monkeypatch, *units)
     options = ["igdm.base=adaad", "igdm.alpha=3", "trades.attack_mode=train"]
-    config, fact = chosen(methods="igdm,trades,pgd-at,ard,kd", options=options)
+    config, fact = chosen(methods="igdm,trades,ard,kd", teacher_method="pgd-at", options=options)
     assert attack_modes(config) == {"adaad": mode, "trades": "train", "pgd-at": mode}
     assert config.options["igdm"] == {"base": "adaad", "alpha": 3}
     assert fact.endswith(f"attack_mode {mode} of pgd-at")
+    assert "pgd-at" not in attack_modes(chosen(methods="ce", teacher_method="pgd-at")[0])
 
 
 @pytest.mark.parametrize(("capability", "precision"), [((7, 5), "float32"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")])

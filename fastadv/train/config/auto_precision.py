@@ -66,7 +66,8 @@ def _attacking_in_eval_mode(config: Config) -> list[str]:
     Without those that were given that mode.
     """
     found = []
-    for spec in itertools.chain.from_iterable(each.parts() for each in config.specs):
+    specs = [*config.specs, *([config.teacher_spec] if config.trains_teacher else [])]
+    for spec in itertools.chain.from_iterable(each.parts() for each in specs):
         mode = options_of(spec.kind).get("attack_mode")
         if mode is not None and mode.default == "eval" and "attack_mode" not in spec.options:
             found.append(spec.name)
