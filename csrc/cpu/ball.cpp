@@ -21,15 +21,15 @@ FASTADV_CLONES FASTADV_EXACT void project_onto_linf(Step<T, A> step, int64_t beg
   }
 }
 
-// `buffer`: room for 3 D numbers.
+// `buffer`: room for 4 D numbers.
 template <class T, class A>
 FASTADV_CLONES void project_onto_other(Step<T, A> step, A* buffer, int64_t begin, int64_t end) {
   const int64_t size = step.size;
   for (int64_t n = begin; n < end; ++n) {
     Ball<A> ball = step.ball;
     ball.eps = step.eps[n];
-    const A* x = converted<A>(step.x + n * size, size, buffer + size);
-    const A* x0 = converted<A>(step.x0 + n * size, size, buffer + 2 * size);
+    const A* x = converted<A>(step.x + n * size, size, buffer + 2 * size);
+    const A* x0 = converted<A>(step.x0 + n * size, size, buffer + 3 * size);
     project_sample<A>(step.norm, [&](int64_t i) FASTADV_LAMBDA { return x[i]; }, x0, size, ball, buffer,
                       step.out + n * size);
   }
@@ -160,7 +160,7 @@ void project_samples(const Step<T, A>& step, const Tensor&) {
     if (step.norm == Norm::kLinf) {
       project_onto_linf<T, A>(step, begin, end);
     } else {
-      project_onto_other<T, A>(step, scratch<A>(3 * step.size), begin, end);
+      project_onto_other<T, A>(step, scratch<A>(4 * step.size), begin, end);
     }
   });
 }

@@ -80,34 +80,39 @@ FASTADV_CLONES void l2_steps(Rule rule, Step<T, A> step, A* buffer, int64_t begi
     const A* x = converted<A>(step.x + n * size, size, buffer + size);
     const A* x0 = converted<A>(step.x0 + n * size, size, buffer + 2 * size);
     const UnitStep<A> unit(norm<A>(size, rule), step.step_size[n]);
-    project_l2<A>([&](int64_t i) FASTADV_LAMBDA { return x[i] + unit(rule(i)); }, x0, size, ball, buffer,
-                  step.out + n * size);
+    const auto point = [&](int64_t i) FASTADV_LAMBDA { return x[i] + unit(rule(i)); };
+    const auto first = [&](int64_t i) FASTADV_LAMBDA { return buffer[i] = point(i) - x0[i]; };
+    const auto delta = [&](int64_t i) FASTADV_LAMBDA { return buffer[i]; };
+    project_l2<A>(first, delta, point, x0, size, ball, step.out + n * size);
   }
 }
 
-// The k-th largest magnitude of a direction [D].
+// The k-th largest magnitude of a direction [D]. NaN is none of them.
 template <class A>
 FASTADV_INLINE LargestSearch<A> search_largest(const A* direction, int64_t size, int64_t k) {
-  const A most = maximum<A>(size, [&](int64_t i) FASTADV_LAMBDA { return absolute<A>(direction[i]); });
+  const A most = largest_positive<A>(size, [&](int64_t i) FASTADV_LAMBDA {
+    const A length = std::fabs(direction[i]);
+    return length == length ? length : A(0);
+  });
   LargestSearch<A> search(k, most);
   while (search.next()) {
     const A least = search.threshold();
-    search.take(count(size, [&](int64_t i) FASTADV_LAMBDA { return absolute<A>(direction[i]) >= least; }));
+    search.take(count<A>(size, [&](int64_t i) FASTADV_LAMBDA { return std::fabs(direction[i]) >= least; }));
   }
   return search;
 }
 
-// `buffer`: room for 4 D numbers.
+// `buffer`: room for 5 D numbers.
 template <class Rule, class T, class A>
 FASTADV_CLONES void l1_steps(Rule rule, Step<T, A> step, A* buffer, int64_t begin, int64_t end) {
   const int64_t size = step.size;
-  A* moved = buffer + 3 * size;
+  A* moved = buffer + 4 * size;
   for (int64_t n = begin; n < end; ++n) {
     rule.begin(n, size);
     Ball<A> ball = step.ball;
     ball.eps = step.eps[n];
-    const A* x = converted<A>(step.x + n * size, size, buffer + size);
-    const A* x0 = converted<A>(step.x0 + n * size, size, buffer + 2 * size);
+    const A* x = converted<A>(step.x + n * size, size, buffer + 2 * size);
+    const A* x0 = converted<A>(step.x0 + n * size, size, buffer + 3 * size);
     for (int64_t i = 0; i < size; ++i) moved[i] = rule(i);
     const LargestSearch<A> found = search_largest<A>(moved, size, step.largest);
     const SharedStep<A> shared(step.step_size[n], found.least(), found.count());
@@ -122,7 +127,7 @@ void move_by_rule(const Rule& rule, const Step<T, A>& step) {
     switch (step.norm) {
       case Norm::kLinf: return linf_steps<Rule, T, A>(rule, step, begin, end);
       case Norm::kL2: return l2_steps<Rule, T, A>(rule, step, scratch<A>(3 * step.size), begin, end);
-      case Norm::kL1: return l1_steps<Rule, T, A>(rule, step, scratch<A>(4 * step.size), begin, end);
+      case Norm::kL1: return l1_steps<Rule, T, A>(rule, step, scratch<A>(5 * step.size), begin, end);
     }
   });
 }

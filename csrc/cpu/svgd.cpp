@@ -18,10 +18,12 @@ constexpr int64_t kRun = 1024;
 // would compete for the same few lines of the cache.
 constexpr int64_t kStride = kRun + 16;
 
-// Particles act on each other in groups of this many, so that a number is loaded once for as many products.
+// Particles act on each other in groups of this many, so that a number is loaded once for as many products. The sums of
+// two groups, a cache line each, take half of the registers of AVX-512.
 constexpr int64_t kGroup = 4;
 
-inline int64_t grouped(int64_t n) { return (n + kGroup - 1) / kGroup * kGroup; }
+// Sums over the particles that are taken this many at a time read as many numbers beyond the last.
+constexpr int64_t kBeyond = 16;
 
 // A run of each of an image's particles, or of their scores.
 template <class A>
@@ -43,32 +45,51 @@ FASTADV_INLINE Rows<A> converted_rows(const T* x, int64_t n, int64_t size, int64
   }
 }
 
-// Adds term(x, y), summed over the numbers x and y of two rows, to the n x n sums on and below the diagonal. Two rows
-// by two, so that a number is loaded once for two terms.
+// Adds term(x, y), summed over the numbers x and y of two rows, for all pairs of the `kRows` rows from `first` on.
+template <int kRows, class A, class Term>
+FASTADV_INLINE void add_own_pairs(const Rows<A>& rows, int64_t first, int64_t n, int64_t count, A* sums,
+                                  const Term& term) {
+  const A* x[kRows];
+  for (int m = 0; m < kRows; ++m) x[m] = rows[first + m];
+  constexpr int kPairs = kRows * (kRows + 1) / 2;
+  A own[kPairs];
+  sum_all<kPairs, A, (kRows > 2 ? 1 : 2)>(count, own, [&](int64_t k, A (&terms)[kPairs]) FASTADV_LAMBDA {
+#pragma GCC unroll 4
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+      for (int l = 0; l <= m; ++l) terms[m * (m + 1) / 2 + l] = term(x[m][k], x[l][k]);
+    }
+  });
+  for (int m = 0; m < kRows; ++m) {
+    for (int l = 0; l <= m; ++l) sums[(first + m) * n + first + l] += own[m * (m + 1) / 2 + l];
+  }
+}
+
+// The same for all pairs of n rows, into the n x n sums on and below the diagonal.
 template <class A, class Term>
 FASTADV_INLINE void add_pairs(const Rows<A>& rows, int64_t n, int64_t count, A* sums, const Term& term) {
-  for (int64_t i = 0; i < n; i += 2) {
-    const A *x = rows[i], *next_x = rows[smaller(i + 1, n - 1)];
-    const bool pair = i + 1 < n;
-    A own[3];
-    sum_all(count, own, [&](int64_t k, A (&terms)[3]) FASTADV_LAMBDA {
-      terms[0] = term(x[k], x[k]);
-      terms[1] = term(next_x[k], x[k]);
-      terms[2] = term(next_x[k], next_x[k]);
-    });
-    sums[i * n + i] += own[0];
-    if (pair) sums[(i + 1) * n + i] += own[1];
-    if (pair) sums[(i + 1) * n + i + 1] += own[2];
-    for (int64_t j = 0; j < i; j += 2) {
-      const A *y = rows[j], *next_y = rows[j + 1];
-      A cross[4];
-      sum_all(count, cross, [&](int64_t k, A (&terms)[4]) FASTADV_LAMBDA {
-        terms[0] = term(x[k], y[k]);
-        terms[1] = term(x[k], next_y[k]);
-        terms[2] = term(next_x[k], y[k]);
-        terms[3] = term(next_x[k], next_y[k]);
+  for (int64_t i = 0; i < n; i += kGroup) {
+    const int64_t here = smaller(n - i, kGroup);
+    const A* x[kGroup];
+    for (int64_t m = 0; m < kGroup; ++m) x[m] = rows[i + smaller(m, here - 1)];
+    for (int64_t j = 0; j < i; j += kGroup) {
+      const A* y[kGroup];
+      for (int64_t l = 0; l < kGroup; ++l) y[l] = rows[j + l];
+      A cross[kGroup * kGroup];
+      sum_all<kGroup * kGroup, A, 1>(count, cross, [&](int64_t k, A (&terms)[kGroup * kGroup]) FASTADV_LAMBDA {
+        for (int64_t m = 0; m < kGroup; ++m) {
+          for (int64_t l = 0; l < kGroup; ++l) terms[m * kGroup + l] = term(x[m][k], y[l][k]);
+        }
       });
-      for (int64_t l = 0; l < (pair ? 4 : 2); ++l) sums[(i + l / 2) * n + j + l % 2] += cross[l];
+      for (int64_t m = 0; m < here; ++m) {
+        for (int64_t l = 0; l < kGroup; ++l) sums[(i + m) * n + j + l] += cross[m * kGroup + l];
+      }
+    }
+    switch (here) {
+      case 1: add_own_pairs<1>(rows, i, n, count, sums, term); break;
+      case 2: add_own_pairs<2>(rows, i, n, count, sums, term); break;
+      case 3: add_own_pairs<3>(rows, i, n, count, sums, term); break;
+      default: add_own_pairs<4>(rows, i, n, count, sums, term);
     }
   }
 }
@@ -110,9 +131,9 @@ A inverse_variance(const A* distance, int64_t n, A bandwidth, A* buffer) {
   return *median > 0 ? 2 * std::log(A(n + 1)) / *median : A(0);
 }
 
-// phi_i = own_offset_i o_i + 1/n score_scale s_i + sum_{j != i} kernel_ij (score_scale s_j - precision o_j), with the
-// scores s and the offsets o = particle - x0. A particle does not repel itself: ones on the diagonal would leave their
-// rounding where all else is tiny.
+// phi_i = own_offset_i o_i + kernel_ii score_scale s_i + sum_{j != i} kernel_ij (score_scale s_j - precision o_j), with
+// the scores s and the offsets o = particle - x0. A particle does not repel itself: ones on the diagonal would leave
+// their rounding where all else is tiny.
 template <class A>
 struct Coefficients {
   const A* kernel;      // n x n, 1/n on the diagonal
@@ -121,53 +142,47 @@ struct Coefficients {
   A precision;
 };
 
-// `buffer` is room for 2 n^2 + n numbers, the first of which the result points to.
+// The scale at which attraction and repulsion have equal squared lengths, summed over the particles: the attraction's
+// from the scores' products, the repulsion's from the distances, since
+// (x_i - x_j).(x_i - x_k) = (d_ij + d_ik - d_jk) / 2 for squared distances d. What is read beyond a square is dropped.
 template <class A>
-Coefficients<A> coefficients(const A* distance, const A* product, int64_t n, const Stein<A>& stein, A* buffer) {
-  const A precision = inverse_variance<A>(distance, n, stein.bandwidth, buffer);
-  A *kernel = buffer, *repel = buffer + n * n, *own_offset = repel + n * n;
-  for (int64_t k = 0; k < n * n; ++k) {
-    kernel[k] = std::exp(A(-0.5) * distance[k] * precision) / n;
-    repel[k] = kernel[k] * precision;
-  }
+FASTADV_INLINE A equal_rms_scale(const A* kernel, const A* distance, const A* product, int64_t n, A precision) {
+  double pull = 0, push = 0;
   for (int64_t i = 0; i < n; ++i) {
-    repel[i * n + i] = own_offset[i] = 0;
-    for (int64_t j = 0; j < n; ++j) own_offset[i] += repel[i * n + j];
-  }
-  A scale = stein.score_scale;
-  if (stein.equal_rms) {
-    // Squared lengths summed over the particles: the attraction's from the scores' products, the repulsion's from the
-    // distances, since (x_i - x_j).(x_i - x_k) = (d_ij + d_ik - d_jk) / 2 for squared distances d.
-    double pull = 0, push = 0;
-    for (int64_t i = 0; i < n; ++i) {
+    const A *weight = kernel + i * n, *apart = distance + i * n;
+    for (int64_t first = 0; first < n; first += kBeyond) {
+      double pulled[kBeyond] = {}, pushed[kBeyond] = {};
       for (int64_t j = 0; j < n; ++j) {
-        for (int64_t k = 0; k < n; ++k) {
-          pull += double(kernel[i * n + j]) * kernel[i * n + k] * product[j * n + k];
-          push += 0.5 * repel[i * n + j] * repel[i * n + k] *
-                  (double(distance[i * n + j]) + distance[i * n + k] - distance[j * n + k]);
+        const double w = weight[j], d = apart[j];
+        for (int64_t k = 0; k < kBeyond; ++k) {
+          pulled[k] += w * product[j * n + first + k];
+          pushed[k] += w * ((d + apart[first + k]) - distance[j * n + first + k]);
         }
       }
+      for (int64_t k = 0; k < smaller(n - first, kBeyond); ++k) {
+        pull += weight[first + k] * pulled[k];
+        push += weight[first + k] * pushed[k];
+      }
     }
-    scale = pull > 0 && push > 0 ? static_cast<A>(std::sqrt(push / pull)) : A(1);
   }
-  return {kernel, own_offset, scale, precision};
+  push *= 0.5 * precision * precision;
+  return pull > 0 && push > 0 ? static_cast<A>(std::sqrt(push / pull)) : A(1);
 }
 
-// The kernel between the particles of two groups; zero beyond the last particle.
+// `buffer` is room for n^2 + n numbers, the first of which the result points to.
 template <class A>
-struct Tile {
-  A k[kGroup][kGroup];
-
-  FASTADV_INLINE Tile(const A* kernel, int64_t n, int64_t i, int64_t j) {
-    for (int64_t m = 0; m < kGroup; ++m) {
-      for (int64_t l = 0; l < kGroup; ++l) k[m][l] = i + m < n && j + l < n ? kernel[(i + m) * n + j + l] : A(0);
-    }
+FASTADV_INLINE Coefficients<A> coefficients(const A* distance, const A* product, int64_t n, const Stein<A>& stein,
+                                            A* buffer) {
+  const A precision = inverse_variance<A>(distance, n, stein.bandwidth, buffer);
+  A *kernel = buffer, *own_offset = kernel + n * n;
+  for (int64_t k = 0; k < n * n; ++k) kernel[k] = exp_nonpositive(A(-0.5) * distance[k] * precision) / n;
+  for (int64_t i = 0; i < n; ++i) own_offset[i] = 0;
+  for (int64_t j = 0; j < n; ++j) {
+    for (int64_t i = 0; i < n; ++i) own_offset[i] += i == j ? A(0) : kernel[j * n + i] * precision;
   }
-
-  FASTADV_INLINE A row(int64_t m, const A (&u)[kGroup]) const {
-    return (k[m][0] * u[0] + k[m][1] * u[1]) + (k[m][2] * u[2] + k[m][3] * u[3]);
-  }
-};
+  const A scale = stein.equal_rms ? equal_rms_scale<A>(kernel, distance, product, n, precision) : stein.score_scale;
+  return {kernel, own_offset, scale, precision};
+}
 
 // The particles of a run, and x0. Beyond the last particle lie zeros: x0 and no score.
 template <class A>
@@ -180,76 +195,118 @@ struct Run {
   int64_t count;
 };
 
-// phi of the group that begins with particle `first`, from this group alone: `leave(k, x, x0, phi, shared)` is given
-// what each of its particles has at index k; `shared` is what the kernel adds of it to others.
-template <class A, class Leave>
-FASTADV_INLINE void within(const Run<A>& run, const Coefficients<A>& c, int64_t first, const Leave& leave) {
-  const Tile<A> tile(c.kernel, run.n, first, first);
-  const A *x[kGroup], *score[kGroup];
-  A own_offset[kGroup];
-  for (int64_t m = 0; m < kGroup; ++m) {
-    const bool there = first + m < run.n;
-    x[m] = there ? run.x[first + m] : run.centre;
-    score[m] = there ? run.score[first + m] : run.zeros;
-    own_offset[m] = there ? c.own_offset[first + m] : A(0);
-  }
+// What the kernel adds of each particle to the others, into rows.
+template <class A>
+FASTADV_INLINE void share(const Run<A>& run, const Coefficients<A>& c, A* shared) {
   const A *centre = run.centre, score_scale = c.score_scale, precision = c.precision;
-#pragma GCC ivdep
-  for (int64_t k = 0; k < run.count; ++k) {
-    A point[kGroup], pull[kGroup], shared[kGroup], phi[kGroup];
-    const A x0 = centre[k];
+  for (int64_t j = 0; j < run.n; ++j) {
+    const A *x = run.x[j], *score = run.score[j];
+    A* row = shared + j * kStride;
+    for (int64_t k = 0; k < run.count; ++k) row[k] = score_scale * score[k] - precision * (x[k] - centre[k]);
+  }
+}
+
+// A group of particles, which begins with particle `first`.
+template <class A>
+class Group {
+ public:
+  FASTADV_INLINE Group(const Run<A>& run, const Coefficients<A>& c, int64_t first)
+      : centre_(run.centre), score_scale_(c.score_scale), precision_(c.precision) {
+    for (int64_t m = 0; m < kGroup; ++m) {
+      const int64_t i = first + m;
+      const bool there = i < run.n;
+      x_[m] = there ? run.x[i] : run.centre;
+      score_[m] = there ? run.score[i] : run.zeros;
+      own_offset_[m] = there ? c.own_offset[i] : A(0);
+      for (int64_t l = 0; l < kGroup; ++l) {
+        kernel_[m][l] = there && first + l < run.n ? c.kernel[i * run.n + first + l] : A(0);
+      }
+    }
+  }
+
+  // What the group alone makes of phi at index k.
+  FASTADV_INLINE void within(int64_t k, A (&point)[kGroup], A& x0, A (&phi)[kGroup]) const {
+    A offset[kGroup], pull[kGroup], shared[kGroup];
+    x0 = centre_[k];
 #pragma GCC unroll 4
     for (int64_t m = 0; m < kGroup; ++m) {
-      point[m] = x[m][k];
-      pull[m] = score_scale * score[m][k];
-      shared[m] = pull[m] - precision * (point[m] - x0);
+      point[m] = x_[m][k];
+      offset[m] = point[m] - x0;
+      pull[m] = score_scale_ * score_[m][k];
+      shared[m] = pull[m] - precision_ * offset[m];
     }
 #pragma GCC unroll 4
     for (int64_t m = 0; m < kGroup; ++m) {
       A terms[kGroup];
 #pragma GCC unroll 4
-      for (int64_t l = 0; l < kGroup; ++l) terms[l] = l == m ? pull[l] : shared[l];
-      phi[m] = own_offset[m] * (point[m] - x0) + tile.row(m, terms);
+      for (int64_t l = 0; l < kGroup; ++l) terms[l] = kernel_[m][l] * (l == m ? pull[l] : shared[l]);
+      phi[m] = own_offset_[m] * offset[m] + ((terms[0] + terms[1]) + (terms[2] + terms[3]));
     }
-    leave(k, point, x0, phi, shared);
   }
-}
 
-// Adds to phi of a group what the particles of another share.
-template <class A>
-FASTADV_INLINE void across(const A* shared, const Tile<A>& tile, int64_t count, A* phi) {
+  FASTADV_INLINE A x(int64_t m, int64_t k) const { return x_[m][k]; }
+
+ private:
+  const A *x_[kGroup], *score_[kGroup], *centre_;
+  A kernel_[kGroup][kGroup], own_offset_[kGroup], score_scale_, precision_;
+};
+
+// phi of the group that begins with particle `first`, at the `kWidth` indices from `begin` on, kept in registers while
+// all the other particles add to it.
+template <int64_t kWidth, class A, class Leave>
+FASTADV_INLINE void directions_at(const Group<A>& group, const Run<A>& run, const A* kernel, int64_t first,
+                                  const A* shared, int64_t begin, const Leave& leave) {
+  A phi[kGroup][kWidth];
 #pragma GCC ivdep
-  for (int64_t k = 0; k < count; ++k) {
-    A u[kGroup], p[kGroup];
+  for (int64_t w = 0; w < kWidth; ++w) {
+    A x[kGroup], x0, own[kGroup];
+    group.within(begin + w, x, x0, own);
 #pragma GCC unroll 4
-    for (int64_t m = 0; m < kGroup; ++m) u[m] = shared[m * kStride + k];
+    for (int64_t m = 0; m < kGroup; ++m) phi[m][w] = own[m];
+  }
+  const auto add = [&](int64_t from, int64_t to) FASTADV_LAMBDA {
+    const A *row = shared + from * kStride + begin, *weight = kernel + from * run.n + first;
+    for (int64_t j = from; j < to; ++j, row += kStride, weight += run.n) {
+#pragma GCC ivdep
+      for (int64_t w = 0; w < kWidth; ++w) {
 #pragma GCC unroll 4
-    for (int64_t m = 0; m < kGroup; ++m) p[m] = phi[m * kStride + k] + tile.row(m, u);
+        for (int64_t m = 0; m < kGroup; ++m) phi[m][w] += weight[m] * row[w];
+      }
+    }
+  };
+  add(0, first);
+  add(first + kGroup, run.n);
+#pragma GCC ivdep
+  for (int64_t w = 0; w < kWidth; ++w) {
+    A x[kGroup], p[kGroup];
 #pragma GCC unroll 4
-    for (int64_t m = 0; m < kGroup; ++m) phi[m * kStride + k] = p[m];
+    for (int64_t m = 0; m < kGroup; ++m) {
+      x[m] = group.x(m, begin + w);
+      p[m] = phi[m][w];
+    }
+    leave(begin + w, x, run.centre[begin + w], p);
   }
 }
 
-// phi of a run of all particles, into rows.
-template <class A>
-FASTADV_INLINE void directions(const Run<A>& run, const Coefficients<A>& c, A* phi, A* shared) {
-  for (int64_t i = 0; i < run.n; i += kGroup) {
-    A *p = phi + i * kStride, *u = shared + i * kStride;
-    within<A>(run, c, i,
-              [&](int64_t k, const A(&)[kGroup], A, const A(&own)[kGroup], const A(&others)[kGroup]) FASTADV_LAMBDA {
-#pragma GCC unroll 4
-                for (int64_t m = 0; m < kGroup; ++m) {
-                  p[m * kStride + k] = own[m];
-                  u[m * kStride + k] = others[m];
-                }
-              });
-  }
-  for (int64_t i = 0; i < run.n; i += kGroup) {
-    for (int64_t j = 0; j < run.n; j += kGroup) {
-      if (j == i) continue;
-      across<A>(shared + j * kStride, Tile<A>(c.kernel, run.n, i, j), run.count, phi + i * kStride);
+// phi of a run of the group that begins with particle `first`: `leave(k, x, x0, phi)` is given what each of its
+// particles has at index k. `shared`: rows of share().
+template <class A, class Leave>
+FASTADV_INLINE void directions(const Run<A>& run, const Coefficients<A>& c, int64_t first, const A* shared,
+                               const Leave& leave) {
+  const Group<A> group(run, c, first);
+  int64_t k = 0;
+  if (run.n <= kGroup) {
+#pragma GCC ivdep
+    for (; k < run.count; ++k) {
+      A x[kGroup], x0, phi[kGroup];
+      group.within(k, x, x0, phi);
+      leave(k, x, x0, phi);
     }
   }
+  for (; k + kLanes<A> <= run.count; k += kLanes<A>) {
+    directions_at<kLanes<A>>(group, run, c.kernel, first, shared, k, leave);
+  }
+  for (; k < run.count; ++k) directions_at<1>(group, run, c.kernel, first, shared, k, leave);
 }
 
 // Moves `count` numbers of a particle along phi, which becomes where they are then.
@@ -271,10 +328,10 @@ template <class A>
 struct Room {
   A *phi, *shared, *x, *score, *centre, *zeros, *unused;
   A *distance, *product, *coefficients;
-  A *points, *whole_centre, *delta;
+  A *points, *whole_centre, *projection;
 
   static int64_t numbers(int64_t n, int64_t size, bool by_run) {
-    return (4 * grouped(n) + 3) * kStride + 4 * n * n + n + (by_run ? 0 : (n + 2) * size);
+    return (4 * n + 3) * kStride + 3 * n * n + n + kBeyond + (by_run ? 0 : (n + 3) * size);
   }
 
   FASTADV_INLINE Room(A* memory, int64_t n, int64_t size) {
@@ -283,38 +340,42 @@ struct Room {
       memory += count;
       return taken;
     };
-    for (A** rows : {&phi, &shared, &x, &score}) *rows = take(grouped(n) * kStride);
+    for (A** rows : {&phi, &shared, &x, &score}) *rows = take(n * kStride);
     for (A** row : {&centre, &zeros, &unused}) *row = take(kStride);
     for (A** square : {&distance, &product}) *square = take(n * n);
-    coefficients = take(2 * n * n + n);
+    coefficients = take(n * n + n + kBeyond);
     points = take(n * size);
-    for (A** sample : {&whole_centre, &delta}) *sample = take(size);
+    whole_centre = take(size);
+    projection = take(2 * size);
     std::fill(zeros, zeros + kRun, A(0));
   }
 };
 
-// Steps by sign of a run of up to kGroup particles, projected onto a linf ball, all in one loop.
+// Steps of a run by sign, projected onto a linf ball, all in one loop. `shared` as for directions().
 template <class T, class A>
-FASTADV_INLINE void step_few(const Run<A>& run, const Coefficients<A>& c, A step, const Ball<A>& ball,
-                             const Room<A>& room, T* out, int64_t size) {
-  A* moved[kGroup];
-  for (int64_t m = 0; m < kGroup; ++m) {
-    if constexpr (std::is_same_v<T, A>) {
-      moved[m] = m < run.n ? out + m * size : room.unused;
-    } else {
-      moved[m] = room.phi + m * kStride;
+FASTADV_INLINE void step_by_sign(const Run<A>& run, const Coefficients<A>& c, A step, const Ball<A>& ball,
+                                 const Room<A>& room, T* out, int64_t size) {
+  for (int64_t first = 0; first < run.n; first += kGroup) {
+    const int64_t here = smaller(run.n - first, kGroup);
+    A* moved[kGroup];
+    for (int64_t m = 0; m < kGroup; ++m) {
+      if constexpr (std::is_same_v<T, A>) {
+        moved[m] = m < here ? out + (first + m) * size : room.unused;
+      } else {
+        moved[m] = m < here ? room.phi + m * kStride : room.unused;
+      }
     }
-  }
-  within<A>(run, c, 0,
-            [&](int64_t k, const A(&x)[kGroup], A x0, const A(&phi)[kGroup], const A(&)[kGroup]) FASTADV_LAMBDA {
+    directions<A>(run, c, first, room.shared,
+                  [&](int64_t k, const A(&x)[kGroup], A x0, const A(&phi)[kGroup]) FASTADV_LAMBDA {
 #pragma GCC unroll 4
-              for (int64_t m = 0; m < kGroup; ++m) {
-                moved[m][k] = project_linf<A>(move_by_sign<A>(x[m], phi[m], step), x0, ball);
-              }
-            });
-  if constexpr (!std::is_same_v<T, A>) {
-    for (int64_t m = 0; m < run.n; ++m) {
-      write<A>(out + m * size, run.count, [&](int64_t k) FASTADV_LAMBDA { return moved[m][k]; });
+                    for (int64_t m = 0; m < kGroup; ++m) {
+                      moved[m][k] = project_linf<A>(move_by_sign<A>(x[m], phi[m], step), x0, ball);
+                    }
+                  });
+    if constexpr (!std::is_same_v<T, A>) {
+      for (int64_t m = 0; m < here; ++m) {
+        write<A>(out + (first + m) * size, run.count, [&](int64_t k) FASTADV_LAMBDA { return moved[m][k]; });
+      }
     }
   }
 }
@@ -325,7 +386,6 @@ FASTADV_CLONES void move_images(SteinStep<T, A> step, A* memory, int64_t begin, 
   const int64_t n = step.count, size = step.size;
   const Stein<A> stein = step.stein;
   const bool by_run = step.by_coordinate(), by_length = stein.update == Update::kL2;
-  const bool few = n <= kGroup && by_run && stein.update == Update::kSign;
   const Room<A> room(memory, n, size);
   Ball<A> ball = step.ball;
   // It always is; here the compiler sees it.
@@ -345,11 +405,20 @@ FASTADV_CLONES void move_images(SteinStep<T, A> step, A* memory, int64_t begin, 
                        room.zeros,
                        n,
                        count};
-      if (few) {
-        step_few<T, A>(run, c, length, ball, room, result + first, size);
+      if (n > kGroup) share<A>(run, c, room.shared);
+      if (by_run && stein.update == Update::kSign) {
+        step_by_sign<T, A>(run, c, length, ball, room, result + first, size);
         continue;
       }
-      directions<A>(run, c, room.phi, room.shared);
+      for (int64_t j = 0; j < n; j += kGroup) {
+        A* phi[kGroup];
+        for (int64_t m = 0; m < kGroup; ++m) phi[m] = j + m < n ? room.phi + (j + m) * kStride : room.unused;
+        const auto leave = [&](int64_t k, const A(&)[kGroup], A, const A(&p)[kGroup]) FASTADV_LAMBDA {
+#pragma GCC unroll 4
+          for (int64_t m = 0; m < kGroup; ++m) phi[m][k] = p[m];
+        };
+        directions<A>(run, c, j, room.shared, leave);
+      }
       for (int64_t j = 0; j < n; ++j) {
         const int64_t at = j * size + first;
         A* point = room.phi + j * kStride;
@@ -372,8 +441,8 @@ FASTADV_CLONES void move_images(SteinStep<T, A> step, A* memory, int64_t begin, 
       if (step.norm == Norm::kLinf) {
         write<A>(o, size, [&](int64_t k) FASTADV_LAMBDA { return project_linf<A>(point[k], centre[k], ball); });
       } else {
-        project_sample<A>(step.norm, [&](int64_t k) FASTADV_LAMBDA { return point[k]; }, centre, size, ball, room.delta,
-                          o);
+        project_sample<A>(step.norm, [&](int64_t k) FASTADV_LAMBDA { return point[k]; }, centre, size, ball,
+                          room.projection, o);
       }
     }
   }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "../common/scalar.h"
 
@@ -165,13 +166,14 @@ FASTADV_INLINE A sum(int64_t count, const Term& term) {
 
 // Several sums in one pass without the buffer: `term(i, terms)` sets what index i adds to each, and may write what no
 // other index reads. For terms of a few operations alone; the compiler gives up on vectorising more of them around the
-// lanes.
-template <int kSums, class A, class Term>
+// lanes. Each sum runs in `kLines` times kLanes: two hide an addition's latency, where there are many sums one does.
+// `kRun` as kSumRun.
+template <int kSums, class A, int kLines = 2, int64_t kRun = kSumRun, class Term>
 FASTADV_INLINE void sum_all(int64_t count, A (&sums)[kSums], const Term& term) {
-  constexpr int64_t kWidth = 2 * kLanes<A>;
+  constexpr int64_t kWidth = kLines * kLanes<A>;
   double totals[kSums] = {};
-  for (int64_t run = 0; run < count; run += kSumRun) {
-    const int64_t end = smaller(count, run + kSumRun);
+  for (int64_t run = 0; run < count; run += kRun) {
+    const int64_t end = smaller(count, run + kRun);
     A lanes[kSums][kWidth] = {};
     int64_t i = run;
     for (; i + kWidth <= end; i += kWidth) {
@@ -193,13 +195,13 @@ FASTADV_INLINE void sum_all(int64_t count, A (&sums)[kSums], const Term& term) {
   for (int j = 0; j < kSums; ++j) sums[j] = static_cast<A>(totals[j]);
 }
 
-// Two sums in one pass: `term(i, first, second)` sets what index i adds to each. `kRun` as kSumRun.
-template <class A, int64_t kRun = kSumRun, class Term>
+// Two sums in one pass: `term(i, first, second)` sets what index i adds to each.
+template <class A, class Term>
 FASTADV_INLINE void sum_both(int64_t count, A& first, A& second, const Term& term) {
   A terms[2][kBlock];
   double totals[2] = {0, 0};
-  for (int64_t run = 0; run < count; run += kRun) {
-    const int64_t end = smaller(count, run + kRun);
+  for (int64_t run = 0; run < count; run += kSumRun) {
+    const int64_t end = smaller(count, run + kSumRun);
     Lanes<A, Add> one(0), other(0);
     for (int64_t begin = run; begin < end; begin += kBlock) {
       const int64_t length = smaller(end - begin, kBlock);
@@ -227,14 +229,30 @@ FASTADV_INLINE A maximum(int64_t count, const Term& term) {
   return lanes.fold();
 }
 
-// How many indices satisfy `holds`.
-template <class Holds>
+// The integers as wide as A, of which the compiler may reorder sums and maxima.
+template <class A>
+using Word = std::conditional_t<sizeof(A) == 4, int32_t, int64_t>;
+
+// The largest number, none being NaN, or zero where none is larger: numbers above zero are ordered as their bits are.
+template <class A, class Number>
+FASTADV_INLINE A largest_positive(int64_t size, const Number& number) {
+  Word<A> largest = 0;
+  for (int64_t i = 0; i < size; ++i) {
+    const Word<A> word = bits<Word<A>>(number(i));
+    largest = word > largest ? word : largest;
+  }
+  return bits<A>(largest);
+}
+
+// How many indices satisfy `holds`, a comparison of numbers A.
+template <class A, class Holds>
 FASTADV_INLINE int64_t count(int64_t size, const Holds& holds) {
   int64_t total = 0;
-  for (int64_t begin = 0; begin < size; begin += kBlock) {
-    const int64_t length = smaller(size - begin, kBlock);
-    const auto term = [&](int64_t i) FASTADV_LAMBDA { return holds(begin + i) ? 1 : 0; };
-    total += static_cast<int64_t>(sum<float>(length, term));
+  for (int64_t begin = 0; begin < size; begin += kSumRun) {
+    const int64_t end = smaller(size, begin + kSumRun);
+    Word<A> held = 0;
+    for (int64_t i = begin; i < end; ++i) held += holds(i) ? 1 : 0;
+    total += held;
   }
   return total;
 }
