@@ -134,6 +134,7 @@ def main() -> None:
     run.add_argument("--n", type=int, default=1000, help="test images (default: 1000)")
     run.add_argument("--sides", type=int, nargs="+", default=[*range(len(SIDES))], help="numbers of those to run")
     run.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
+    run.add_argument("--untimed", action="store_true", help="verdicts alone, on machines that do other work too")
     for command in (run, commands.add_parser("page", help="write the pages of all that is stored")):
         command.add_argument(
             "--results", type=Path, default=RESULTS, help=f"folder of the results (default: {RESULTS})"
@@ -144,7 +145,7 @@ def main() -> None:
             for norm in options.norm:
                 _run(options, checkpoint, norm)
     for folder in sorted(path for path in options.results.iterdir() if path.is_dir()):
-        page = folder.with_suffix(".md")
+        page = folder.with_name(f"{folder.name}.md")
         page.write_text(_page(folder))
         print(page)
 
@@ -165,17 +166,20 @@ def _run(options: argparse.Namespace, checkpoint: Path, norm: str) -> None:
             "checkpoint": checkpoint.name,
             "sha256": sha256(checkpoint),
             "shard": SHARD,
-            "machine": cpu_name(),
-            "instructions": torch.backends.cpu.get_cpu_capability(),
-            "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "pyautoattack": installed("pyautoattack"),
         }
+        if not options.untimed:
+            about |= {
+                "machine": cpu_name(),
+                "instructions": torch.backends.cpu.get_cpu_capability(),
+                "threads": torch.get_num_threads(),
+            }
         _check_same(folder / "about.json", about)
         prepared = prepare(config)
         for start in range(0, options.n, SHARD):
             for number in options.sides:
-                _run_shard(list(SIDES)[number], folder, prepared, start, norm, config.eps)
+                _run_shard(list(SIDES)[number], folder, prepared, start, norm, config.eps, timed=not options.untimed)
 
 
 def _check_same(file: Path, about: dict[str, Any]) -> None:
@@ -190,7 +194,9 @@ def _check_same(file: Path, about: dict[str, Any]) -> None:
         raise SystemExit(f"{file.parent} holds results of another run: {'; '.join(apart)}")
 
 
-def _run_shard(side: str, folder: Path, prepared: PreparedAttack, start: int, norm: str, eps: float) -> None:
+def _run_shard(
+    side: str, folder: Path, prepared: PreparedAttack, start: int, norm: str, eps: float, *, timed: bool = True
+) -> None:
     """Let ``side`` attack the images from ``start`` on, one attack after the other; what is stored is not run again."""
     ids = torch.arange(start, min(start + SHARD, prepared.images))
     x = to_pixels(prepared.dataset.test.images[ids], channels_last=True)
@@ -216,10 +222,10 @@ def _run_shard(side: str, folder: Path, prepared: PreparedAttack, start: int, no
                 "clean": clean.tolist(),
                 "stands": stands.tolist(),
                 "largest_distance": float(moved.max()) if len(at) else 0.0,
-                "seconds": seconds,
-                "seconds_in_network": clock.seconds,
                 "megabytes": resident("VmHWM") - before,
             }
+            if timed:
+                stored |= {"seconds": seconds, "seconds_in_network": clock.seconds}
             write_atomically(file, lambda out, stored=stored: out.write(json.dumps(stored).encode()))  # type: ignore[misc]
             print(f"{folder.name}: {side}, images {start} to {int(ids[-1])}, {attack}: {seconds:.1f} s", flush=True)
         stands = torch.tensor(stored["stands"])[: len(ids)]
@@ -243,6 +249,7 @@ def resident(which: str) -> float:
 
 def _page(folder: Path) -> str:
     about = json.loads((folder / "about.json").read_text())
+    timed = "machine" in about
     stored = {side: _stored(folder, side) for side in SIDES}
     # Only shards that every side with any has are compared.
     present = [side for side in SIDES if stored[side]]
@@ -253,13 +260,16 @@ def _page(folder: Path) -> str:
         f"# AutoAttack beside pyautoattack: {about['checkpoint']}, {about['norm']}, eps {about['eps']}",
         render_table(list(_verdicts(shards, stands))),
         "\n".join(f"- {line}" for line in _differences(stands, common)),
-        "Seconds, of them in the network, and the memory that an attack takes beyond what was there before it:",
-        render_table(list(_times(shards))),
-        "An attack's time has the checks of the network in it that each package makes first. pyautoattack is given the"
-        " network as its examples give it: the weights require a gradient, so FAB's backward passes go to them too.",
-        f"Written by `python -m benchmarks.studies.autoattack_peers page`: {about['threads']} threads of"
-        f" {about['machine']} with {about['instructions']}, torch {about['torch']}, pyautoattack"
-        f" {about['pyautoattack']}.",
+        "Seconds, of them in the network, and the memory that an attack takes beyond what was there before it:"
+        if timed
+        else "The memory that an attack takes beyond what was there before; no times, as the machine did other work:",
+        render_table(list(_times(shards, timed))),
+        "pyautoattack is given the network as its examples give it: the weights require a gradient, so FAB's backward"
+        " passes go to them too."
+        + (" An attack's time has the checks of the network in it that each package makes first." if timed else ""),
+        f"Written by `python -m benchmarks.studies.autoattack_peers page`: torch {about['torch']}, pyautoattack"
+        f" {about['pyautoattack']}"
+        + (f", {about['threads']} threads of {about['machine']} with {about['instructions']}." if timed else "."),
     ]
     return "\n\n".join(lines) + "\n"
 
@@ -276,18 +286,21 @@ def _verdicts(shards: Shards, stands: dict[str, list[bool]]) -> Iterator[list[st
         yield [side, str(count), *shares, f"{max(distances, default=0):.7g}"]
 
 
-def _times(shards: Shards) -> Iterator[list[str]]:
-    """The time of each attack of each side, and how much sooner it is over than that of the first."""
-    yield ["", "attack", "seconds", "in the network, %", "sooner than the first", "MB"]
+def _times(shards: Shards, timed: bool) -> Iterator[list[str]]:
+    """The memory of each attack of each side; where timed also its time, and how much sooner than the first's."""
+    yield ["", "attack", *(["seconds", "in the network, %", "sooner than the first"] if timed else []), "MB"]
     first: dict[str, float] = {}
     for side, mine in shards.items():
         for name, attacks in (("all", ATTACKS), *((attack, (attack,)) for attack in ATTACKS)):
             runs = [shard[attack] for shard in mine for attack in attacks]
+            most = f"{max((run['megabytes'] for run in runs), default=0):.0f}"
+            if not timed:
+                yield [side, name, most]
+                continue
             seconds = sum(run["seconds"] for run in runs)
             share = 100 * sum(run["seconds_in_network"] for run in runs) / seconds if seconds else 0
             sooner = first.setdefault(name, seconds) / seconds if seconds else math.nan
-            most = max((run["megabytes"] for run in runs), default=0)
-            yield [side, name, f"{seconds:.1f}", f"{share:.0f}", f"{sooner:.2f}x", f"{most:.0f}"]
+            yield [side, name, f"{seconds:.1f}", f"{share:.0f}", f"{sooner:.2f}x", most]
 
 
 def _differences(stands: dict[str, list[bool]], common: list[int]) -> Iterator[str]:

@@ -87,6 +87,19 @@ def test_a_study_goes_on_after_the_last_attack_and_names_the_images(folder, prep
     assert cells[2:6] == ["10", "90.00", "70.00", "70.00"]
 
 
+def test_beside_other_work_nothing_is_timed(folder, prepared, monkeypatch):
+    about = json.loads((folder / "about.json").read_text())
+    untimed = {name: value for name, value in about.items() if name not in ("machine", "instructions", "threads")}
+    (folder / "about.json").write_text(json.dumps(untimed))
+    monkeypatch.setattr(study, "SIDES", {side: breaking(prepared.network, {1}) for side in (FIRST, OTHER)})
+    for side in study.SIDES:
+        study._run_shard(side, folder, prepared, 0, "linf", 1.0, timed=False)
+    page = study._page(folder)
+    assert f"{OTHER} against {FIRST}: +0.00 points" in page
+    assert "no times" in page
+    assert "sooner" not in page
+
+
 def test_both_packages_are_timed_in_the_network_and_beside_it(folder, prepared, pyautoattack, monkeypatch):
     monkeypatch.setattr(study, "ATTACKS", ("apgd-ce",))
     for side in study.SIDES:
