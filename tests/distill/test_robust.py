@@ -403,7 +403,7 @@ def test_the_frozen_copy_may_compute_in_bfloat16(student, batch):
         found = method.views(student, None, Batch(x, y, seed=0)).adversarial
         assert found.dtype == torch.float32
         losses[mode] = torch.nn.functional.cross_entropy(student(found), y).item()
-    (copy,) = method._copies
+    (copy,) = method.copies
     assert torch.bfloat16 in {parameter.dtype for parameter in copy.parameters()}
     clean = torch.nn.functional.cross_entropy(student(x), y).item()
     assert losses["frozen-bfloat16"] - clean > 0.9 * (losses["frozen"] - clean)
