@@ -41,6 +41,7 @@ from fastadv.distill import IGDM, KD, PGDAT, TALD, AdaAD, Batch, Method
 from fastadv.distill.parts.float32_output import DTYPES, Float32Output
 from fastadv.distill.parts.robust import NEAR, RobustMethod
 from fastadv.distill.parts.seeding import derive_seed
+from fastadv.train.config.auto_precision import ATTACK_MODES
 from fastadv.train.config.train_config import Config, Precision
 from fastadv.train.data.splits import Split, to_pixels
 from fastadv.train.loop.trainer import Trainer
@@ -58,8 +59,6 @@ PROGRESS = 0.5
 PROFILED_STEPS = 2
 SIZE = 32
 CLASSES = 100
-# The attack_mode of a step in a precision.
-FROZEN = {"float32": "frozen", "bfloat16": "frozen-bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ class Bench:
         with _unwarned():
             self.trainer = Trainer(
                 model=_channels_last(copy.deepcopy(student)),
-                method=row.method(FROZEN[row.student]).to(scale.device),
+                method=row.method(ATTACK_MODES[row.student]).to(scale.device),
                 teacher=self._frozen(row.teacher, compiled=row.compiled),
                 train=self.images,
                 test=self.images,
@@ -197,7 +196,7 @@ class Bench:
         start = Ball(self.row.start_eps).random_rows(x, self.row.copies, Noise(seed))
         plain, teacher = copy.deepcopy(self.plain), self._frozen("float32")
         model = copy.deepcopy(self.trainer.model).train()
-        method = self.row.method(FROZEN["float32"]).to(self.scale.device)
+        method = self.row.method(ATTACK_MODES["float32"]).to(self.scale.device)
         with _unwarned():
             method.build(model, teacher, x, images=len(self.images))
         attacked = self.row.attacked(method, model, teacher, batch)

@@ -12,7 +12,8 @@ from fastadv.train.config.train_config import Config
 
 # What "auto" decides, beside the attack_mode of methods.
 CHOSEN = ("precision", "freeze_teacher", "teacher_precision", "channels_last", "capture", "compile")
-_ATTACK_MODES = {"float32": "frozen", "bfloat16": "frozen-bfloat16"}
+# The attack_mode of a frozen copy in a precision.
+ATTACK_MODES = {"float32": "frozen", "bfloat16": "frozen-bfloat16"}
 
 
 def decided(config: Config) -> tuple[Config, dict[str, str]]:
@@ -39,7 +40,7 @@ def decided(config: Config) -> tuple[Config, dict[str, str]]:
         values["freeze_teacher"] = True
         if config.freeze_teacher or "freeze_teacher" not in config.model_fields_set:
             values["teacher_precision"] = low
-    config = filled(config, values, dict.fromkeys(_attacking_in_eval_mode(config), _ATTACK_MODES[low]))
+    config = filled(config, values, dict.fromkeys(_attacking_in_eval_mode(config), ATTACK_MODES[low]))
     shown = [f"{name} {getattr(config, name)}" for name in CHOSEN]
     shown += [f"attack_mode {mode} of {name}" for name, mode in attack_modes(config).items()]
     return config, {"Precision": f"auto, {why}: {', '.join(shown)}"}

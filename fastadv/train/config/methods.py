@@ -117,7 +117,7 @@ class MethodSpec:
 
     def names(self) -> set[str]:
         """Return the names of the tables the spec depends on: its own, its method's, those of what it is built on."""
-        return {self.name, self.method}.union(*(base.names() for base in self._bases))
+        return {name for part in self.parts() for name in (part.name, part.method)}
 
     @property
     def label(self) -> str:
