@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from fastadv.attacks import captured
 from fastadv.attacks.model.freeze import Frozen
+from fastadv.distill.parts.float32_output import compiled_whole
 from fastadv.near_misses import answers_near_misses
 from fastadv.numerics import accumulate
 
@@ -168,7 +169,7 @@ class Method(nn.Module, abc.ABC):
         """Run every frozen copy of the student that is attacked through torch.compile from now on."""
         for part in self.parts():
             for copy in part.copies:
-                copy.compile(dynamic=False)
+                copy.forward = compiled_whole(copy.forward)  # type: ignore[assignment, method-assign]
 
 
 class AdversarialMethod(Method):

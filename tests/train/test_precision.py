@@ -163,12 +163,20 @@ def test_a_compiled_student_computes_what_the_eager_one_does(classifier, pixels,
     assert 2 <= len(graphs) <= 4
 
 
-def test_more_shapes_are_compiled_than_torch_would_for_a_function(classifier, pixels, graphs):
-    shown = Float32Output(classifier.eval(), compiled=True)
+def compiled_copy(classifier):
+    method = PGDAT(attack_mode="frozen")
+    method.build(classifier, None, torch.empty(0), images=8)
+    method.compile_copies()
+    return method.copies[0]
+
+
+@pytest.mark.parametrize("compiled", [lambda network: Float32Output(network, compiled=True), compiled_copy])
+def test_more_shapes_are_compiled_than_torch_would_for_a_function(compiled, classifier, pixels, graphs):
+    network = compiled(classifier.eval())
     sizes = range(1, 2 + torch._dynamo.config.recompile_limit)
     for size in sizes:
         x = pixels[:1].repeat(size, 1, 1, 1)
-        torch.testing.assert_close(shown(x), classifier(x))
+        torch.testing.assert_close(network(x), classifier(x))
     assert len(graphs) == len(sizes)
 
 

@@ -42,7 +42,7 @@ class Float32Output(nn.Module):
         self._logits: Callable[[Tensor], Tensor] = self._network_logits
         self._features: Callable[[Tensor], Features] = self._network_features
         if compiled:
-            self._logits, self._features = _compiled(self._logits), _compiled(self._features)
+            self._logits, self._features = compiled_whole(self._logits), compiled_whole(self._features)
 
     def forward(self, x: Tensor) -> Tensor:
         with self._context(x):
@@ -70,7 +70,11 @@ class Float32Output(nn.Module):
         return torch.autocast(x.device.type, dtype=self._autocast, enabled=self._autocast is not None)
 
 
-def _compiled(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+def compiled_whole(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    """Return ``function``, of images, through torch.compile: one graph, and each shape of images for itself.
+
+    Raises CompileError at a call where the compiler fails.
+    """
     compiled = torch.compile(function, fullgraph=True, dynamic=False)
 
     def call(x: Tensor) -> Any:
