@@ -58,6 +58,32 @@ def peer(name: str) -> ModuleType:
 
 
 @pytest.fixture
+def data_parallel():
+    """DistributedDataParallel, in a group of this process alone.
+
+    The group is torch's own for tests. Gloo's has threads, which a process that leaves the group waits for, with the
+    interpreter's lock that they may need.
+    """
+    from torch import distributed
+    from torch.nn.parallel import DistributedDataParallel
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    def as_it_is(_, bucket):
+        gradient = torch.futures.Future()
+        gradient.set_result(bucket.buffer())
+        return gradient
+
+    def wrapped(network):
+        parallel = DistributedDataParallel(network)
+        parallel.register_comm_hook(None, as_it_is)
+        return parallel
+
+    distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=1)
+    yield wrapped
+    distributed.destroy_process_group()
+
+
+@pytest.fixture
 def as_on_a_device(monkeypatch):
     """Values that are checked where reading them costs nothing are not read, as on a device."""
     from fastadv.attacks.model import values

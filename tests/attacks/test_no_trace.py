@@ -4,9 +4,8 @@ import copy
 
 import pytest
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.nn.parallel import DistributedDataParallel
 
 from fastadv.attacks import pgd
 from tests.attacks.every_attack import QUEUED, every_attack
@@ -121,16 +120,12 @@ def test_training_inside_the_same_autocast_region_keeps_its_gradients(attack, ne
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-def test_a_distributed_network_is_attacked_without_its_wrapper(network, images, labels):
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    try:
-        parallel = DistributedDataParallel(network)
-        collective_forwards = []
-        parallel.register_forward_hook(lambda *_: collective_forwards.append(1))
-        for _ in range(2):
-            attacked = pgd(parallel, images, labels, eps=0.1, steps=2, seed=0)
-            assert torch.equal(attacked, pgd(network, images, labels, eps=0.1, steps=2, seed=0))
-            cross_entropy(parallel(images), labels).backward()
-        assert len(collective_forwards) == 2
-    finally:
-        distributed.destroy_process_group()
+def test_a_distributed_network_is_attacked_without_its_wrapper(network, images, labels, data_parallel):
+    parallel = data_parallel(network)
+    collective_forwards = []
+    parallel.register_forward_hook(lambda *_: collective_forwards.append(1))
+    for _ in range(2):
+        attacked = pgd(parallel, images, labels, eps=0.1, steps=2, seed=0)
+        assert torch.equal(attacked, pgd(network, images, labels, eps=0.1, steps=2, seed=0))
+        cross_entropy(parallel(images), labels).backward()
+    assert len(collective_forwards) == 2

@@ -5,8 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from torch import distributed, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 
 from fastadv import distill
 from fastadv.distill import Batch, Distiller, Hooked
@@ -139,14 +138,6 @@ def test_amkd_without_features_may_compare_logits(x):
         three_steps("AMKD", plain(0), plain(1).eval(), x)
 
 
-@pytest.fixture(scope="module")
-def group(tmp_path_factory):
-    store = distributed.FileStore(str(tmp_path_factory.mktemp("store") / "file"), 1)
-    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()
-
-
 def students(wrap):
     torch.manual_seed(0)
     student = staged_student()
@@ -155,9 +146,9 @@ def students(wrap):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_wrapped_student_takes_the_same_steps(x, group, name):
+def test_a_wrapped_student_takes_the_same_steps(x, data_parallel, name):
     expected = three_steps(name, *students(lambda student: student), x)
-    assert three_steps(name, *students(DistributedDataParallel), x) == expected
+    assert three_steps(name, *students(data_parallel), x) == expected
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -167,10 +158,10 @@ def test_a_compiled_student_takes_the_same_steps(x, name):
     assert found == pytest.approx(expected, rel=1e-5)
 
 
-def test_features_of_a_wrapped_network_go_through_its_forward(x, group):
+def test_features_of_a_wrapped_network_go_through_its_forward(x, data_parallel):
     """Which is where gradients are synchronised."""
     student, _ = students(lambda student: student)
-    wrapped = DistributedDataParallel(student)
+    wrapped = data_parallel(student)
     calls = []
     wrapped.register_forward_hook(lambda *_: calls.append(1))
     shown = features_of("student", wrapped, x)
@@ -182,8 +173,8 @@ def test_features_of_a_wrapped_network_go_through_its_forward(x, group):
     assert len(calls) == 2
 
 
-def test_terms_of_a_wrapped_student_are_for_parameters_that_it_holds(x, group):
-    student, teacher = students(DistributedDataParallel)
+def test_terms_of_a_wrapped_student_are_for_parameters_that_it_holds(x, data_parallel):
+    student, teacher = students(data_parallel)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
     y = torch.tensor([0, 1, 2])
     Distiller(distill.KD(), student, teacher, optimizer, total_steps=2).terms(x, y)["loss"].backward()
