@@ -421,7 +421,7 @@ def _random_images(count: int, device: str) -> Split:
     generator = torch.Generator().manual_seed(0)
     images: Tensor = torch.randint(256, (count, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
     labels = torch.randint(CLASSES, (count,), generator=generator)
-    return Split(images, labels).to(device)
+    return Split(images.to(device), labels.to(device))
 
 
 if __name__ == "__main__":

@@ -62,16 +62,12 @@ def _add_runs(commands: Any) -> None:
         "train",
         help="train a teacher and its students, and report",
         description="Train a teacher and its students, and report. Without arguments: the digits of scikit-learn.",
-        argument_default=argparse.SUPPRESS,
     )
-    train.add_argument(
-        "--recipe", default=None, help=f"the path of a TOML file, or one of {', '.join(packaged_recipes())}"
-    )
-    train.add_argument("--run-dir", default=None, type=Path, help="folder of the run; default runs/DATA-TIME")
+    train.add_argument("--recipe", help=f"the path of a TOML file, or one of {', '.join(packaged_recipes())}")
+    train.add_argument("--run-dir", type=Path, help="folder of the run; default runs/DATA-TIME")
     train.add_argument(
         "--resume",
         action="store_true",
-        default=False,
         help="continue the run (the newest one by default); methods, seeds and settings given with it are added to it",
     )
     _add_fields(train, Config, "Each overrides the recipe. Fractions such as 8/255 are numbers.")
@@ -81,19 +77,16 @@ def _add_runs(commands: Any) -> None:
         "attack",
         help="accuracy of a network, clean and under attack",
         description="Accuracy of a network on a test split, clean and under attack, with 95 % intervals.",
-        argument_default=argparse.SUPPRESS,
     )
-    attack.add_argument("--out", default=None, type=Path, help="folder of the result; default runs/ATTACK-MODEL-TIME")
-    attack.add_argument(
-        "--resume", action="store_true", default=False, help="continue in the folder (the newest by default)"
-    )
+    attack.add_argument("--out", type=Path, help="folder of the result; default runs/ATTACK-MODEL-TIME")
+    attack.add_argument("--resume", action="store_true", help="continue in the folder (the newest by default)")
     _add_fields(attack, AttackConfig, "Fractions such as 8/255 are numbers.")
     attack.set_defaults(run=_attack)
 
 
 def _add_fields(command: argparse.ArgumentParser, kind: type[ConfigModel], note: str) -> None:
-    """A flag for every field."""
-    group = command.add_argument_group("configuration", note)
+    """A flag for every field, of which one that is not given leaves no trace."""
+    group = command.add_argument_group("configuration", note, argument_default=argparse.SUPPRESS)
     for name, field in kind.model_fields.items():
         flag, default = "--" + name.replace("_", "-"), field.default
         default = ",".join(map(shown, default)) or "none" if isinstance(default, tuple) else shown(default)

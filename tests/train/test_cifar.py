@@ -29,7 +29,7 @@ def parts(files, splits):
 
 def write_python(kind, folder, splits, *, key=str.encode):
     folder.mkdir(parents=True, exist_ok=True)
-    for file, images, labels in parts(kind.python_files, splits):
+    for file, images, labels in parts(kind.files, splits):
         rows = {key("data"): images.reshape(-1, 3072), key(kind.labels): labels.tolist()}
         (folder / file).write_bytes(pickle.dumps(rows, protocol=2))
     file, names = kind.python_names
@@ -40,9 +40,9 @@ def write_python(kind, folder, splits, *, key=str.encode):
 def write_binary(kind, folder, splits):
     folder.mkdir(parents=True, exist_ok=True)
     coarse = b"\x63" * (kind.label_bytes - 1)
-    for file, images, labels in parts(kind.binary_files, splits):
+    for file, images, labels in parts(kind.files, splits):
         rows = [coarse + bytes([label]) + image.tobytes() for image, label in zip(images, labels, strict=True)]
-        (folder / file).write_bytes(b"".join(rows))
+        (folder / f"{file}.bin").write_bytes(b"".join(rows))
 
 
 def assert_same(found, expected):
@@ -82,12 +82,12 @@ def test_binary_layout_reads_the_names(tmp_path, kind):
 
 @both
 def test_missing_layout_and_files_are_named(tmp_path, kind):
-    python, binary = kind.python_files["train"][0], kind.binary_files["train"][0]
-    message = rf"neither {kind.python_folder}/{python} nor {kind.binary_folder}/{binary}; .* {kind.name} archive"
+    first = kind.files["train"][0]
+    message = rf"neither {kind.python_folder}/{first} nor {kind.binary_folder}/{first}.bin; .* {kind.name} archive"
     with pytest.raises(DataError, match=message):
         cifar.read(kind, tmp_path)
     write_python(kind, tmp_path, make_splits(kind))
-    missing = kind.python_files["test"][0]
+    missing = kind.files["test"][0]
     (tmp_path / missing).unlink()
     with pytest.raises(DataError, match=f"{missing}: no such file"):
         cifar.read(kind, tmp_path, ROWS)

@@ -253,8 +253,7 @@ def _number(text: str) -> float | None:
 def _plain(value: Any) -> Any:
     """``value`` in what TOML has."""
     if isinstance(value, Mapping):
-        # Keys before tables, or they would belong to the table above them.
-        return {key: _plain(value[key]) for key in sorted(value, key=lambda key: isinstance(value[key], Mapping))}
+        return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
     return "none" if value is None else str(value) if isinstance(value, Path) else value

@@ -43,8 +43,7 @@ class EpochPlan:
         pad = {"none": 0, "shift1": 1, "crop4_flip": 4}[augmentation]
         order = torch.randperm(size, generator=random)
         top, left = torch.randint(2 * pad + 1, (2, size), generator=random)
-        flips = augmentation == "crop4_flip"
-        flip = torch.rand(size, generator=random) < (0.5 if flips else 0.0)
+        flip = torch.rand(size, generator=random) < (0.5 if augmentation == "crop4_flip" else 0.0)
         return cls(order.to(device), top.to(device), left.to(device), flip.to(device), pad)
 
     def batch(self, images: Tensor, labels: Tensor, start: int, size: int) -> tuple[Tensor, Tensor]:

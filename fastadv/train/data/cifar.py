@@ -24,15 +24,15 @@ ROWS = {"train": 50_000, "test": 10_000}
 class Cifar:
     """Names in one of the two datasets' layouts.
 
-    python_files: of each split; those of the binary layout are the same with the suffix .bin. labels: the entry of a
-    pickle, label_bytes: of a row, of which the last counts. python_names: the file of the classes' names and the entry
-    in it. mean, std: those of public checkpoints.
+    files: of each split; in the binary layout with the suffix .bin. labels: the entry of a pickle, label_bytes: of a
+    row, of which the last counts. python_names: the file of the classes' names and the entry in it. mean, std: those of
+    public checkpoints.
     """
 
     name: str
     classes: int
     python_folder: str
-    python_files: dict[str, tuple[str, ...]]
+    files: dict[str, tuple[str, ...]]
     labels: str
     python_names: tuple[str, str]
     binary_folder: str
@@ -41,16 +41,12 @@ class Cifar:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    @property
-    def binary_files(self) -> dict[str, tuple[str, ...]]:
-        return {split: tuple(f"{file}.bin" for file in files) for split, files in self.python_files.items()}
-
 
 CIFAR10 = Cifar(
     name="CIFAR-10",
     classes=10,
     python_folder="cifar-10-batches-py",
-    python_files={"train": tuple(f"data_batch_{batch}" for batch in range(1, 6)), "test": ("test_batch",)},
+    files={"train": tuple(f"data_batch_{batch}" for batch in range(1, 6)), "test": ("test_batch",)},
     labels="labels",
     python_names=("batches.meta", "label_names"),
     binary_folder="cifar-10-batches-bin",
@@ -63,7 +59,7 @@ CIFAR100 = Cifar(
     name="CIFAR-100",
     classes=100,
     python_folder="cifar-100-python",
-    python_files={"train": ("train",), "test": ("test",)},
+    files={"train": ("train",), "test": ("test",)},
     labels="fine_labels",
     python_names=("meta", "fine_label_names"),
     binary_folder="cifar-100-binary",
@@ -81,10 +77,11 @@ def read(cifar: Cifar, folder: Path, rows: dict[str, int] = ROWS) -> Stored:
     Raises DataError naming the file when something is missing, damaged or of the wrong size.
     """
     layouts = (
-        (cifar.python_folder, cifar.python_files, _read_pickle, _names_from_pickle),
-        (cifar.binary_folder, cifar.binary_files, _read_rows, _names_from_text),
+        (cifar.python_folder, "", _read_pickle, _names_from_pickle),
+        (cifar.binary_folder, ".bin", _read_rows, _names_from_text),
     )
-    for name, files, read_file, read_names in layouts:
+    for name, suffix, read_file, read_names in layouts:
+        files = {split: [f"{file}{suffix}" for file in cifar.files[split]] for split in rows}
         if place := find_root(folder, name, files["train"][0]):
             splits = {split: _join(read_file(cifar, place / file) for file in files[split]) for split in rows}
             for split, (_, labels) in splits.items():
@@ -94,7 +91,7 @@ def read(cifar: Cifar, folder: Path, rows: dict[str, int] = ROWS) -> Stored:
                         f"{place}: {split} has labels {labels.min()}..{labels.max()}, expected 0..{cifar.classes - 1}"
                     )
             return Stored(splits, read_names(cifar, place), cifar.mean, cifar.std)
-    python, binary = (f"{name}/{files['train'][0]}" for name, files, *_ in layouts)
+    python, binary = (f"{name}/{cifar.files['train'][0]}{suffix}" for name, suffix, *_ in layouts)
     raise DataError(
         f"data_dir {folder}: holds neither {python} nor {binary}; expected the unpacked {cifar.name} archive"
     )

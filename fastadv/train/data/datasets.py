@@ -1,6 +1,6 @@
 """The datasets by name. Importing this imports no torch."""
 
-import importlib
+import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -73,8 +73,7 @@ def load(
         from fastadv.train.data import own_data
 
         return from_stored(own_data.read(name, data_dir), device)
-    module, _, function = DATASETS[name].reader.partition(":")
-    read = getattr(importlib.import_module(f"fastadv.train.data.{module}"), function)
+    read = pkgutil.resolve_name(f"fastadv.train.data.{DATASETS[name].reader}")
     sizes = [image_size] if DATASETS[name].resized else []
     options = {"grayscale": True} if grayscale else {}
     return from_stored(read(data_dir, *sizes, **options), device)

@@ -52,9 +52,6 @@ class Split:
     def __getitem__(self, part: slice) -> "Split":
         return Split(self.images[part], self.labels[part])
 
-    def to(self, device: torch.device | str) -> "Split":
-        return Split(self.images.to(device), self.labels.to(device))
-
 
 @dataclass(frozen=True)
 class Dataset:
@@ -103,7 +100,9 @@ def subset(split: Split, size: int | None, *, seed: int) -> Split:
 
 def from_stored(stored: Stored, device: torch.device | str = "cpu") -> Dataset:
     """Make the dataset of these arrays, on ``device``."""
-    train, test = (Split(*map(torch.from_numpy, stored.splits[name])).to(device) for name in ("train", "test"))
+    train, test = (
+        Split(*(torch.from_numpy(array).to(device) for array in stored.splits[name])) for name in ("train", "test")
+    )
     mean, std = (stored.mean, stored.std) if stored.mean else _statistics(stored.splits["train"][0])
     return Dataset(train, test, stored.class_names, mean, std)
 

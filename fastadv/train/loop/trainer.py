@@ -209,18 +209,13 @@ class Trainer:
         )
 
     def _optimizer(self, parameters: list[nn.Parameter], lr: float) -> Optimizer:
-        config = self.config
-        if config.optimizer != "SGD":
-            return getattr(torch.optim, config.optimizer)(parameters, lr=lr, weight_decay=config.weight_decay)
-        return torch.optim.SGD(
-            parameters,
-            lr=lr,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            weight_decay=config.weight_decay,
+        config, options = self.config, dict[str, Any]()
+        if config.optimizer == "SGD":
             # The only SGD that a GradScaler steps without reading back whether a gradient overflowed.
-            fused=True if config.precision == "float16" else None,
-        )
+            fused = True if config.precision == "float16" else None
+            options = {"momentum": config.momentum, "nesterov": config.nesterov, "fused": fused}
+        kind = getattr(torch.optim, config.optimizer)
+        return kind(parameters, lr=lr, weight_decay=config.weight_decay, **options)
 
     def _log_terms(self, stage: Stage, log: MetricsLog | None) -> float:
         """Write the means since the last writing; return the mean loss."""
@@ -290,7 +285,7 @@ class Trainer:
                 reason = why_refused(error)
                 raise CheckpointError(f"{self.checkpoints.folder}: another {name} ({reason}) in {other}") from error
         self.images_seen = content["images_seen"]
-        self.stopwatch = Stopwatch(self.device, content["seconds"])
+        self.stopwatch.seconds = content["seconds"]
         print(f"{self.label}: continuing after step {self.step} of {self.distiller.training.total}", flush=True)
         return content["metrics_position"]
 

@@ -3,7 +3,7 @@
 The libraries' are built without pretrained weights and have no ``with_features``. Importing this imports no torch.
 """
 
-import importlib
+import pkgutil
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 def _build(target: str, *args: Any, **keywords: Any) -> "nn.Module":
     """Call MODULE:FUNCTION of this package."""
-    module, _, function = target.partition(":")
-    return getattr(importlib.import_module(f"fastadv.train.networks.{module}"), function)(*args, **keywords)
+    return pkgutil.resolve_name(f"fastadv.train.networks.{target}")(*args, **keywords)
 
 
 # Called with num_classes and in_channels. A new network is a line here.

@@ -8,16 +8,14 @@ import torch
 
 
 class Stopwatch:
-    """Runs from `start()` to `stop()`, but for what is inside `paused()`; waits for the device first."""
+    """Runs from `start()` to `stop()`, but for what is inside `paused()`; waits for the device first.
 
-    def __init__(self, device: torch.device, seconds: float = 0.0) -> None:
+    seconds: until it was last stopped.
+    """
+
+    def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._elapsed = seconds
-        self._since: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        return self._elapsed + (time.perf_counter() - self._since if self._since is not None else 0.0)
+        self.seconds = 0.0
 
     def start(self) -> None:
         self._wait()
@@ -25,7 +23,7 @@ class Stopwatch:
 
     def stop(self) -> None:
         self._wait()
-        self._elapsed, self._since = self.seconds, None
+        self.seconds += time.perf_counter() - self._since
 
     @contextmanager
     def paused(self) -> Iterator[None]:
