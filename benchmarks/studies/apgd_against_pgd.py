@@ -102,7 +102,7 @@ def _accuracy(fields: dict[str, Any]) -> dict[str, Any]:
     config = AttackConfig(dtype="bfloat16", **fields)
     prepared = prepare(config)
     with tempfile.TemporaryDirectory() as folder:
-        return summarise(config, prepared, attack_missing(config, prepared, Path(folder)), {})
+        return summarise(config, prepared, attack_missing(config, prepared, Path(folder)))
 
 
 def _percent(share: dict[str, Any], *, interval: bool = False) -> str:

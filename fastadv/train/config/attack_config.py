@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from fastadv.train.config import attacks
 from fastadv.train.config.attacks import ATTACKS, ENSEMBLE, ENSEMBLE_VERSIONS, OPTIONAL
+from fastadv.train.config.config_model import flag
 from fastadv.train.config.train_config import DataConfig, Precision, check_device
 from fastadv.train.data import datasets
 from fastadv.train.networks import catalogue
@@ -21,46 +22,43 @@ class AttackConfig(DataConfig):
 
     FILE: ClassVar[str] = "attack.toml"
 
-    model: str = Field("digits_cnn", description=f"network: {catalogue.NETWORK}")
-    checkpoint: Path | None = Field(
-        None,
-        description="state_dict of the network, or a checkpoint of `fastadv train`; MODULE:FUNCTION may do without",
+    model: str = flag("digits_cnn", f"network: {catalogue.NETWORK}")
+    checkpoint: Path | None = flag(
+        None, "state_dict of the network, or a checkpoint of `fastadv train`; MODULE:FUNCTION may do without"
     )
-    data: str = Field("digits", description=f"dataset, of which the test split is attacked: {datasets.DATA}")
-    n: int | None = Field(None, ge=1, description="attack only the first n test images; none is all")
+    data: str = flag("digits", f"dataset, of which the test split is attacked: {datasets.DATA}")
+    n: int | None = flag(None, "attack only the first n test images; none is all", ge=1)
 
-    attack: str = Field(
-        "pgd",
-        description=f"attack: {', '.join((*ATTACKS, ENSEMBLE))}; svgd is judged by each image's worst particle",
+    attack: str = flag(
+        "pgd", f"attack: {', '.join((*ATTACKS, ENSEMBLE))}; svgd is judged by each image's worst particle"
     )
-    eps: float = Field(8 / 255, ge=0, description="radius of the ball")
-    allow_large_eps: bool = Field(False, description="take an eps above 1, the width of the box, in linf")
-    norm: str | None = Field(None, description="linf, l2 or l1; none is the attack's own")
-    steps: int | None = Field(None, ge=0, description="steps; none is the attack's own number")
-    step_size: float | None = Field(None, gt=0, description="length of a step in the norm; none is the attack's own")
-    loss: str | None = Field(None, description="ce, kl, dlr or cw; none is the attack's own")
-    restarts: int | None = Field(None, ge=1, description="attacks an image, several at random starts; the worst counts")
-    particles: int | None = Field(None, ge=1, description="particles an image of svgd; none is its own number")
-    queries: int | None = Field(None, ge=0, description="queries an image of square; none is its own number")
-    targets: int | None = Field(
+    eps: float = flag(8 / 255, "radius of the ball", ge=0)
+    allow_large_eps: bool = flag(False, "take an eps above 1, the width of the box, in linf")
+    norm: str | None = flag(None, "linf, l2 or l1; none is the attack's own")
+    steps: int | None = flag(None, "steps; none is the attack's own number", ge=0)
+    step_size: float | None = flag(None, "length of a step in the norm; none is the attack's own", gt=0)
+    loss: str | None = flag(None, "ce, kl, dlr or cw; none is the attack's own")
+    restarts: int | None = flag(None, "attacks an image, several at random starts; the worst counts", ge=1)
+    particles: int | None = flag(None, "particles an image of svgd; none is its own number", ge=1)
+    queries: int | None = flag(None, "queries an image of square; none is its own number", ge=0)
+    targets: int | None = flag(
         None,
-        ge=1,
-        description="of apgd and fab, aim at so many classes in turn, the likeliest wrong ones first; any error counts;"
+        "of apgd and fab, aim at so many classes in turn, the likeliest wrong ones first; any error counts;"
         " none is no target of apgd and fab's own number",
+        ge=1,
     )
-    ensemble: str | None = Field(
-        None,
-        description=f"of autoattack, {', '.join(ENSEMBLE_VERSIONS)}, or attacks joined by commas; none is standard",
+    ensemble: str | None = flag(
+        None, f"of autoattack, {', '.join(ENSEMBLE_VERSIONS)}, or attacks joined by commas; none is standard"
     )
-    save: Path | None = Field(
-        None, description="of autoattack, a file NAME.npz for all images, or a folder for the broken ones as 8-bit PNG"
+    save: Path | None = flag(
+        None, "of autoattack, a file NAME.npz for all images, or a folder for the broken ones as 8-bit PNG"
     )
-    seed: int = Field(0, ge=0, description="of the random starts, which do not depend on the batch size")
+    seed: int = flag(0, "of the random starts, which do not depend on the batch size", ge=0)
 
-    dtype: Precision = Field("float32", description="of the frozen copy that is attacked; float32 judges")
-    batch_size: int = Field(100, ge=1, description="images attacked at once, and saved at once")
-    device: str = Field("cpu", description="torch device")
-    threads: int | None = Field(None, ge=1, description="CPU threads; none is torch's own choice")
+    dtype: Precision = flag("float32", "of the frozen copy that is attacked; float32 judges")
+    batch_size: int = flag(100, "images attacked at once, and saved at once", ge=1)
+    device: str = flag("cpu", "torch device")
+    threads: int | None = flag(None, "CPU threads; none is torch's own choice", ge=1)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

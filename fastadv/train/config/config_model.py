@@ -10,7 +10,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 from fastadv.train.runtime.errors import ConfigError, did_you_mean
 
@@ -112,6 +112,11 @@ class ConfigModel(BaseModel):
         pairs = {name: [side.get(name, "not given") for side in (mine, theirs)] for name in {**mine, **theirs}}
         changed = {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and not free(name)}
         return ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed.items())
+
+
+def flag(default: Any, description: str, **limits: Any) -> Any:
+    """Return a field with this default, help and limits of its value (ge, gt, le, as pydantic has them)."""
+    return Field(default, description=description, **limits)
 
 
 def checked(name: str, hint: Any, value: Any) -> Any:

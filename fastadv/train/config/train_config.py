@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from fastadv.train.config.attacks import check_attack
-from fastadv.train.config.config_model import ConfigModel, checked
+from fastadv.train.config.config_model import ConfigModel, checked, flag
 from fastadv.train.config.methods import MethodSpec, check_name, check_tables, read_spec
 from fastadv.train.data import datasets
 from fastadv.train.data.datasets import Augmentation
@@ -30,10 +30,10 @@ _RECIPES = resources.files("fastadv.train") / "recipes"
 class DataConfig(ConfigModel):
     """The fields that choose a dataset, of both commands."""
 
-    data: str = Field("digits", description=f"dataset: {datasets.DATA}")
-    data_dir: Path | None = Field(None, description=datasets.DATA_DIR)
-    image_size: int | None = Field(None, ge=1, description=datasets.IMAGE_SIZE)
-    grayscale: bool = Field(False, description="read the images of a folder as one channel")
+    data: str = flag("digits", f"dataset: {datasets.DATA}")
+    data_dir: Path | None = flag(None, datasets.DATA_DIR)
+    image_size: int | None = flag(None, datasets.IMAGE_SIZE, ge=1)
+    grayscale: bool = flag(False, "read the images of a folder as one channel")
 
     def load_data(self, device: str) -> "Dataset":
         """Load the dataset on ``device``. Raises what :func:`fastadv.train.data.datasets.load` raises."""
@@ -46,94 +46,84 @@ class Config(DataConfig):
 
     FILE: ClassVar[str] = "config.toml"
 
-    augmentation: Augmentation = Field("none", description="random crop with zero padding 1 or 4, and horizontal flip")
-    student_samples: int | None = Field(
-        None, ge=1, description="train students on this many images, drawn anew for each seed"
+    augmentation: Augmentation = flag("none", "random crop with zero padding 1 or 4, and horizontal flip")
+    student_samples: int | None = flag(None, "train students on this many images, drawn anew for each seed", ge=1)
+
+    teacher: str = flag("digits_cnn", f"teacher network: {catalogue.NETWORK}")
+    teacher_checkpoint: Path | None = flag(None, "state_dict of the teacher; without it the teacher is trained")
+    teacher_epochs: int = flag(20, "epochs to train the teacher, on the whole training split", ge=1)
+    teacher_method: str = flag("ce", "method to train the teacher with, one that needs no teacher")
+    standard_teacher_checkpoint: Path | None = flag(
+        None, "state_dict of a second teacher of that network, trained on clean images, for iad-ii"
+    )
+    student: str = flag("digits_small", "student network, of the same names")
+    methods: tuple[str, ...] = flag(
+        ("ce", "kd", "tald"), "methods to train the student with, and settings of them; see `fastadv methods`"
+    )
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = flag((0, 1, 2), "one student per method and seed")
+    options: dict[str, dict[str, Any]] = flag(
+        {}, "an option of a method; NAME.method=METHOD makes NAME another setting of it; may be repeated"
     )
 
-    teacher: str = Field("digits_cnn", description=f"teacher network: {catalogue.NETWORK}")
-    teacher_checkpoint: Path | None = Field(
-        None, description="state_dict of the teacher; without it the teacher is trained"
+    epochs: int = flag(100, "epochs to train a student", ge=1)
+    max_steps: int | None = flag(None, "stop a student after this many steps", ge=1)
+    steps_per_epoch: int | None = flag(None, "steps in an epoch; none is all training images once", ge=1)
+    batch_size: int = flag(64, "images in a step, over all processes", ge=2)
+    accumulate: int = flag(1, "pieces of a batch, computed in turn in each process", ge=1)
+    optimizer: str = flag("SGD", "an optimizer of torch.optim with weight decay, such as AdamW")
+    lr: float = flag(0.05, "peak learning rate", gt=0)
+    momentum: float = flag(0.9, "momentum of SGD", ge=0, le=1)
+    nesterov: bool = flag(False, "Nesterov momentum")
+    weight_decay: float = flag(5e-4, "weight decay of the optimizer", ge=0)
+    schedule: Literal["step", "cosine", "one-cycle"] = flag(
+        "cosine", "learning rate: times lr_decay at milestones, cosine to 0, or that after a rise from lr/25"
     )
-    teacher_epochs: int = Field(20, ge=1, description="epochs to train the teacher, on the whole training split")
-    teacher_method: str = Field("ce", description="method to train the teacher with, one that needs no teacher")
-    standard_teacher_checkpoint: Path | None = Field(
-        None, description="state_dict of a second teacher of that network, trained on clean images, for iad-ii"
-    )
-    student: str = Field("digits_small", description="student network, of the same names")
-    methods: tuple[str, ...] = Field(
-        ("ce", "kd", "tald"),
-        description="methods to train the student with, and settings of them; see `fastadv methods`",
-    )
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0, 1, 2), description="one student per method and seed")
-    options: dict[str, dict[str, Any]] = Field(
-        {}, description="an option of a method; NAME.method=METHOD makes NAME another setting of it; may be repeated"
-    )
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] = flag((), "epochs after which the step schedule decays")
+    lr_decay: float = flag(0.1, "factor of the step schedule", gt=0, le=1)
 
-    epochs: int = Field(100, ge=1, description="epochs to train a student")
-    max_steps: int | None = Field(None, ge=1, description="stop a student after this many steps")
-    steps_per_epoch: int | None = Field(None, ge=1, description="steps in an epoch; none is all training images once")
-    batch_size: int = Field(64, ge=2, description="images in a step, over all processes")
-    accumulate: int = Field(1, ge=1, description="pieces of a batch, computed in turn in each process")
-    optimizer: str = Field("SGD", description="an optimizer of torch.optim with weight decay, such as AdamW")
-    lr: float = Field(0.05, gt=0, description="peak learning rate")
-    momentum: float = Field(0.9, ge=0, le=1, description="momentum of SGD")
-    nesterov: bool = Field(False, description="Nesterov momentum")
-    weight_decay: float = Field(5e-4, ge=0, description="weight decay of the optimizer")
-    schedule: Literal["step", "cosine", "one-cycle"] = Field(
-        "cosine",
-        description="learning rate: times lr_decay at milestones, cosine to 0, or that after a rise from lr/25",
+    warm_up_lr: float | None = flag(None, "learning rate of a method's warm-up; none is lr", gt=0)
+    label_smoothing: float = flag(0.0, "share of a label that cross-entropy spreads evenly", ge=0, le=1)
+    mixup: float | None = flag(
+        None, "mix a batch's images in pairs, with shares of Beta(MIXUP, MIXUP); none mixes nothing", gt=0
     )
-    milestones: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (), description="epochs after which the step schedule decays"
+    clip_norm: float | None = flag(None, "clip the gradient to this l2 norm", gt=0)
+    teacher_ema: float | None = flag(
+        None, "decay of the average of a trained teacher's weights; none is ema", gt=0, le=1
     )
-    lr_decay: float = Field(0.1, gt=0, le=1, description="factor of the step schedule")
-
-    warm_up_lr: float | None = Field(None, gt=0, description="learning rate of a method's warm-up; none is lr")
-    label_smoothing: float = Field(0.0, ge=0, le=1, description="share of a label that cross-entropy spreads evenly")
-    mixup: float | None = Field(
-        None, gt=0, description="mix a batch's images in pairs, with shares of Beta(MIXUP, MIXUP); none mixes nothing"
-    )
-    clip_norm: float | None = Field(None, gt=0, description="clip the gradient to this l2 norm")
-    teacher_ema: float | None = Field(
-        None, gt=0, le=1, description="decay of the average of a trained teacher's weights; none is ema"
-    )
-    ema: float | None = Field(None, gt=0, le=1, description="decay of the average of the weights, which then counts")
-    precision: Literal[Precision, "auto"] = Field(
+    ema: float | None = flag(None, "decay of the average of the weights, which then counts", gt=0, le=1)
+    precision: Literal[Precision, "auto"] = flag(
         "float32",
-        description="what the student is trained in, under autocast; auto is what the device is fast in, and with it"
+        "what the student is trained in, under autocast; auto is what the device is fast in, and with it"
         " frozen networks to attack, channels last, compiled networks, and on a GPU captured attacks",
     )
-    compile: bool = Field(
-        False,
-        description="torch.compile the student and, but for attacks that are captured, the frozen networks they attack",
+    compile: bool = flag(
+        False, "torch.compile the student and, but for attacks that are captured, the frozen networks they attack"
     )
-    capture: bool = Field(
-        False,
-        description="run the attacks of methods as CUDA graphs, one a shape of batch; eager on a CPU, not run on a GPU",
+    capture: bool = flag(
+        False, "run the attacks of methods as CUDA graphs, one a shape of batch; eager on a CPU, not run on a GPU"
     )
-    freeze_teacher: bool = Field(False, description="use a copy of the teacher made to be attacked: BatchNorm folded")
-    teacher_precision: Precision = Field("float32", description="of that copy")
+    freeze_teacher: bool = flag(False, "use a copy of the teacher made to be attacked: BatchNorm folded")
+    teacher_precision: Precision = flag("float32", "of that copy")
 
-    eval_epochs: int = Field(1, ge=1, description="epochs between two test accuracies")
-    eval_batch_size: int = Field(500, ge=1, description="images in a step of evaluation")
-    eval_samples: int | None = Field(None, ge=1, description="evaluate on the first test images; none is all")
-    pgd_samples: int | None = Field(None, ge=1, description="attack only the first of these; none is all")
-    eval_eps: float = Field(8 / 255, gt=0, description="linf radius of the evaluation under attack")
-    eval_steps: int = Field(10, ge=1, description="steps of the PGD evaluation")
-    eval_attack: str = Field(
+    eval_epochs: int = flag(1, "epochs between two test accuracies", ge=1)
+    eval_batch_size: int = flag(500, "images in a step of evaluation", ge=1)
+    eval_samples: int | None = flag(None, "evaluate on the first test images; none is all", ge=1)
+    pgd_samples: int | None = flag(None, "attack only the first of these; none is all", ge=1)
+    eval_eps: float = flag(8 / 255, "linf radius of the evaluation under attack", gt=0)
+    eval_steps: int = flag(10, "steps of the PGD evaluation", ge=1)
+    eval_attack: str = flag(
         "pgd",
-        description="also attack each finished student in linf by this one of `fastadv attack`, autoattack among them,"
+        "also attack each finished student in linf by this one of `fastadv attack`, autoattack among them,"
         " with its own settings; pgd is the PGD evaluation alone",
     )
 
-    log_steps: int = Field(50, ge=1, description="steps between two lines of metrics")
-    checkpoint_epochs: int = Field(1, ge=1, description="epochs between two checkpoints")
-    checkpoint_steps: int | None = Field(None, ge=1, description="also a checkpoint every so many steps")
-    tensorboard: bool = Field(True, description="also write TensorBoard events, where it is installed")
-    device: str = Field("cpu", description="torch device")
-    threads: int | None = Field(None, ge=1, description="CPU threads; none is torch's own choice")
-    channels_last: bool = Field(False, description="store images and weights channels last")
+    log_steps: int = flag(50, "steps between two lines of metrics", ge=1)
+    checkpoint_epochs: int = flag(1, "epochs between two checkpoints", ge=1)
+    checkpoint_steps: int | None = flag(None, "also a checkpoint every so many steps", ge=1)
+    tensorboard: bool = flag(True, "also write TensorBoard events, where it is installed")
+    device: str = flag("cpu", "torch device")
+    threads: int | None = flag(None, "CPU threads; none is torch's own choice", ge=1)
+    channels_last: bool = flag(False, "store images and weights channels last")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from fastadv.ops import dispatch
 from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.config.attacks import ENSEMBLE, keywords
 from fastadv.train.config.run_folder import read_origin
+from fastadv.train.data.splits import Dataset
 from fastadv.train.report.intervals import wilson
 from fastadv.train.report.tables import render_table
 from fastadv.train.robustness.attack_split import JUDGE, PreparedAttack, Shard, attack_missing
@@ -26,9 +25,7 @@ def evaluate(config: AttackConfig, prepared: PreparedAttack, folder: Path, proce
     """
     if processes.count > 1:
         raise ConfigError(f"attack: {config.attack!r} runs in one process; {ENSEMBLE} shares its images among several")
-    shards = attack_missing(config, prepared, folder)
-    origin = read_origin(folder)
-    result = summarise(config, prepared, shards, origin)
+    result = summarise(config, prepared, attack_missing(config, prepared, folder))
     summary = _summary(config, result)
     classes = class_table(result, f"under {config.attack}, %")
     write_files(folder, result, f"{config.model} on {config.data} under {config.attack}", summary, classes)
@@ -36,22 +33,20 @@ def evaluate(config: AttackConfig, prepared: PreparedAttack, folder: Path, proce
 
 
 def write_files(folder: Path, result: Mapping[str, Any], title: str, *sections: str) -> None:
-    """Write result.json, and report.md of these sections and where it ran, into `folder`."""
-    where = "\n".join(f"- {label}: {fact}" for label, fact in result["origin"].items())
+    """Write result.json, and report.md of these sections, both with where it ran, into `folder`."""
+    origin = read_origin(folder)
+    where = "\n".join(f"- {label}: {fact}" for label, fact in origin.items())
     report = [f"# {title}", *sections, "## Where it ran", where, f"```\n{dispatch.report().rstrip()}\n```\n"]
-    for name, text in (("result.json", json.dumps(result, indent=1) + "\n"), ("report.md", "\n\n".join(report))):
-        write_text(folder / name, text)
+    write_text(folder / "result.json", json.dumps({**result, "origin": origin}, indent=1) + "\n")
+    write_text(folder / "report.md", "\n\n".join(report))
 
 
-def summarise(
-    config: AttackConfig, prepared: PreparedAttack, shards: Sequence[Shard], origin: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return the content of result.json. Accuracies are shares in [0, 1], intervals Wilson's of 95 %."""
+def summarise(config: AttackConfig, prepared: PreparedAttack, shards: Sequence[Shard]) -> dict[str, Any]:
+    """Return what result.json says of the attack. Accuracies are shares in [0, 1], intervals Wilson's of 95 %."""
 
     def joined(kind: str, judge: str) -> list[bool]:
         return [correct for shard in shards for correct in getattr(shard, kind)[judge]]
 
-    labels = prepared.dataset.test.labels[: prepared.images]
     seconds, in_model = (sum(getattr(shard, name) for shard in shards) for name in ("seconds", "model_seconds"))
     return {
         **setup(config, prepared.images, keywords(config.build_attack())),
@@ -59,10 +54,9 @@ def summarise(
             judge: {kind: share(sum(joined(kind, judge)), prepared.images) for kind in ("clean", "robust")}
             for judge in shards[0].clean
         },
-        "classes": count_classes(prepared.dataset.class_names, labels, joined("clean", JUDGE), joined("robust", JUDGE)),
+        "classes": count_classes(prepared.dataset, joined("clean", JUDGE), joined("robust", JUDGE)),
         "largest_distance": max(shard.distance for shard in shards),
         "seconds": {"attack": seconds, "model": in_model, "update": seconds - in_model},
-        "origin": dict(origin),
     }
 
 
@@ -85,12 +79,11 @@ def share(correct: int, images: int) -> dict[str, Any]:
     return {"correct": correct, "accuracy": correct / images, "interval": list(wilson(correct, images))}
 
 
-def count_classes(
-    names: Sequence[str], labels: Tensor, clean: Sequence[bool], robust: Sequence[bool]
-) -> list[dict[str, Any]]:
+def count_classes(dataset: Dataset, clean: Sequence[bool], robust: Sequence[bool]) -> list[dict[str, Any]]:
     """Return the counts of each class; a class without an image among those attacked has zeros."""
-    rows = [{"name": name, "images": 0, "clean": 0, "robust": 0} for name in names]
-    for label, as_is, attacked in zip(labels.tolist(), clean, robust, strict=True):
+    rows = [{"name": name, "images": 0, "clean": 0, "robust": 0} for name in dataset.class_names]
+    labels = dataset.test.labels[: len(clean)].tolist()
+    for label, as_is, attacked in zip(labels, clean, robust, strict=True):
         for count, more in (("images", 1), ("clean", as_is), ("robust", attacked)):
             rows[label][count] += more
     return rows

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +24,6 @@ from fastadv.train.runtime.stopping import deferred, stop_if_asked
 
 # The judge that counts is the network as it was loaded.
 JUDGE = "float32"
-ORDER = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 
 
 @dataclass(frozen=True)
@@ -161,4 +159,5 @@ def _correct(judge: nn.Module, candidates: Tensor, labels: Tensor) -> list[bool]
 
 def distances(found: Tensor, x: Tensor, norm: str) -> Tensor:
     """Return the distances of images [..., C, H, W] from ``x``, which broadcasts to them, in the norm, in float64."""
-    return torch.linalg.vector_norm((found.double() - x.double()).flatten(-3), ord=ORDER[norm], dim=-1)
+    order = float(norm.removeprefix("l"))  # inf, 2 or 1
+    return torch.linalg.vector_norm((found.double() - x.double()).flatten(-3), ord=order, dim=-1)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from fastadv.train.config.attack_config import AttackConfig
-from fastadv.train.config.run_folder import read_origin
 from fastadv.train.report.plots import draw_broken
 from fastadv.train.report.tables import render_table
 from fastadv.train.robustness.attack_report import class_table, count_classes, interval_cells, setup, share, write_files
@@ -31,7 +30,7 @@ def evaluate(config: AttackConfig, prepared: PreparedAttack, folder: Path, proce
     evaluated = run_autoattack(config, prepared, folder, processes)
     if not processes.first:
         return ""
-    result = summarise(config, prepared, evaluated, read_origin(folder))
+    result = summarise(config, prepared, evaluated)
     summary = _summary(config, result)
     sections = [summary, class_table(result, "robust, %")]
     broken = (evaluated.broken_by >= 0).nonzero().flatten()[:PICTURED]
@@ -46,14 +45,12 @@ def evaluate(config: AttackConfig, prepared: PreparedAttack, folder: Path, proce
     return summary + saved
 
 
-def summarise(
-    config: AttackConfig, prepared: PreparedAttack, evaluated: Evaluated, origin: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return the content of result.json. Accuracies are shares in [0, 1], intervals Wilson's of 95 %."""
+def summarise(config: AttackConfig, prepared: PreparedAttack, evaluated: Evaluated) -> dict[str, Any]:
+    """Return what result.json says of the attack. Accuracies are shares in [0, 1], intervals Wilson's of 95 %."""
     result = evaluated.result()
     count = len(evaluated.broken_by)
     clean, robust = evaluated.broken_by != -2, evaluated.broken_by == -1
-    x, labels = prepared.batch(torch.arange(count))
+    x, _ = prepared.batch(torch.arange(count))
     norm = config.norm or "linf"
     keywords = {"version": config.ensemble_version, "eps": config.eps, "norm": norm, "seed": config.seed}
     return {
@@ -70,11 +67,10 @@ def summarise(
             }
             for stage in result.stages
         ],
-        "classes": count_classes(prepared.dataset.class_names, labels, clean.tolist(), robust.tolist()),
+        "classes": count_classes(prepared.dataset, clean.tolist(), robust.tolist()),
         "broken_by": evaluated.broken_by.tolist(),
         "largest_distance": distances(evaluated.images, x.cpu(), norm).max().item(),
         "warnings": list(result.warnings),
-        "origin": dict(origin),
     }
 
 
