@@ -1,12 +1,11 @@
 """The configuration of an evaluation under attack."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import model_validator
 
-from fastadv.train.config import attacks
-from fastadv.train.config.attacks import ATTACKS, ENSEMBLE, ENSEMBLE_VERSIONS, OPTIONAL
+from fastadv.train.config.attacks import ATTACKS, ENSEMBLE, ENSEMBLE_VERSIONS, check_attack
 from fastadv.train.config.config_model import flag
 from fastadv.train.config.train_config import DataConfig, Precision, check_device
 from fastadv.train.data import datasets
@@ -15,6 +14,11 @@ from fastadv.train.runtime.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from fastadv.attacks import Attack
+
+# Fields that not every attack takes; None leaves the attack's own default.
+OPTIONAL = ("steps", "step_size", "norm", "loss", "restarts", "particles", "queries", "targets")
+# Keywords of attacks that hold something for each image of a batch.
+_PER_IMAGE = ("reference", "sample_ids", "mask")
 
 
 class AttackConfig(DataConfig):
@@ -63,7 +67,7 @@ class AttackConfig(DataConfig):
     @model_validator(mode="after")
     def _check(self) -> Self:
         catalogue.check_name("model", self.model)
-        attacks.check_attack("attack", self.attack)
+        check_attack("attack", self.attack)
         if self.checkpoint is None and not catalogue.is_own(self.model):
             raise ConfigError("checkpoint: None, expected the file with the network's weights")
         datasets.check_source(self.data, self.data_dir, self.image_size, self.grayscale)
@@ -72,20 +76,16 @@ class AttackConfig(DataConfig):
             raise ConfigError("device: 'meta', but there are no values on it")
         if self.attack == ENSEMBLE:
             self._check_ensemble()
-            self._check_eps(self.norm or "linf")
-            return self
-        for name in ("ensemble", "save"):
-            if getattr(self, name) is not None:
-                raise ConfigError(f"{name}: {getattr(self, name)!r}, but only {ENSEMBLE} has it")
-        self._check_eps(attacks.keywords(self.build_attack()).get("norm"))
-        return self
-
-    def _check_eps(self, norm: object) -> None:
-        if norm == "linf" and self.eps > 1 and not self.allow_large_eps:
+        else:
+            for name in ("ensemble", "save"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(f"{name}: {getattr(self, name)!r}, but only {ENSEMBLE} has it")
+        if self.keywords.get("norm") == "linf" and self.eps > 1 and not self.allow_large_eps:
             raise ConfigError(
                 f"eps: {self.eps}, expected at most 1, the width of the box: pixels are in [0, 1], and 8 of 255 levels "
                 "are --eps 8/255; --allow-large-eps takes it"
             )
+        return self
 
     def _check_ensemble(self) -> None:
         for name in OPTIONAL:
@@ -100,12 +100,33 @@ class AttackConfig(DataConfig):
             raise ConfigError(f"save: {str(self.save)!r}, expected a file NAME.npz, or a folder for PNG")
 
     @property
-    def ensemble_version(self) -> str | list[str]:
-        """The version of :func:`fastadv.attacks.autoattack`, or the names of its attacks."""
-        version = self.ensemble or "standard"
-        return version if version in ENSEMBLE_VERSIONS else [name.strip() for name in version.split(",")]
+    def keywords(self) -> dict[str, Any]:
+        """Every keyword of the attack, or of the ensemble, that holds for all images, its defaults included."""
+        if self.attack == ENSEMBLE:
+            version: Any = self.ensemble or "standard"
+            if version not in ENSEMBLE_VERSIONS:
+                version = [name.strip() for name in version.split(",")]
+            return {"version": version, "eps": self.eps, "norm": self.norm or "linf", "seed": self.seed}
+        attack = self.build_attack()
+        defaults = {name: parameter.default for name, parameter in attack.__signature__.parameters.items()}
+        return {name: attack.keywords.get(name, defaults[name]) for name in defaults if name not in _PER_IMAGE}
 
     def build_attack(self) -> "Attack":
         """Build the attack. Raises ConfigError for a field that the attack does not take or a value it refuses."""
-        optional = {name: getattr(self, name) for name in OPTIONAL}
-        return attacks.build_attack(self.attack, eps=self.eps, seed=self.seed, **optional)
+        from fastadv import attacks
+
+        kind = attacks.ATTACKS[self.attack]
+        known = kind.__signature__.parameters
+        given = {name: value for name in OPTIONAL if (value := getattr(self, name)) is not None}
+        for name, value in given.items():
+            if name not in known:
+                takes = ", ".join(each for each in OPTIONAL if each in known)
+                raise ConfigError(f"{name}: {value!r}, but {self.attack} has no {name}; it takes {takes}")
+        if given.get("restarts", 1) > 1 and "random_start" in known:
+            given["random_start"] = True  # without, fgsm and mi_fgsm would do the same so many times
+        if self.attack == "apgd" and "targets" in given:
+            given = {"variant": "autoattack", "loss": "dlr", **given}  # the only form that aims at classes in turn
+        try:
+            return kind(eps=self.eps, seed=self.seed, **given)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{self.attack}: {error}") from None

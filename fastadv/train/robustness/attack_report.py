@@ -7,7 +7,7 @@ from typing import Any
 
 from fastadv.ops import dispatch
 from fastadv.train.config.attack_config import AttackConfig
-from fastadv.train.config.attacks import ENSEMBLE, keywords
+from fastadv.train.config.attacks import ENSEMBLE
 from fastadv.train.config.run_folder import read_origin
 from fastadv.train.data.splits import Dataset
 from fastadv.train.report.intervals import wilson
@@ -49,7 +49,7 @@ def summarise(config: AttackConfig, prepared: PreparedAttack, shards: Sequence[S
 
     seconds, in_model = (sum(getattr(shard, name) for shard in shards) for name in ("seconds", "model_seconds"))
     return {
-        **setup(config, prepared.images, keywords(config.build_attack())),
+        **setup(config, prepared.images),
         "accuracy": {
             judge: {kind: share(sum(joined(kind, judge)), prepared.images) for kind in ("clean", "robust")}
             for judge in shards[0].clean
@@ -60,7 +60,7 @@ def summarise(config: AttackConfig, prepared: PreparedAttack, shards: Sequence[S
     }
 
 
-def setup(config: AttackConfig, images: int, keywords: Mapping[str, Any]) -> dict[str, Any]:
+def setup(config: AttackConfig, images: int) -> dict[str, Any]:
     """Return the beginning of result.json: what was attacked with which keywords, and what judges."""
     return {
         "model": config.model,
@@ -68,7 +68,7 @@ def setup(config: AttackConfig, images: int, keywords: Mapping[str, Any]) -> dic
         "split": "test",
         "selection": "first",
         "images": images,
-        "attack": {"name": config.attack, **keywords},
+        "attack": {"name": config.attack, **config.keywords},
         "dtype": config.dtype,
         "judge": JUDGE,
     }

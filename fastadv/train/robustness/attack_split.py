@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from fastadv.attacks import Frozen, freeze
 from fastadv.attacks.model.timed import TimedNetwork
 from fastadv.train.config.attack_config import AttackConfig
-from fastadv.train.config.attacks import keywords
 from fastadv.train.data.splits import Dataset, to_pixels
 from fastadv.train.networks import catalogue
 from fastadv.train.networks.classifier import Classifier, Normalize, check_fit
@@ -131,7 +130,7 @@ def _attack_batch(config: AttackConfig, prepared: PreparedAttack, places: Tensor
     return Shard(
         clean={dtype: _correct(judge, with_clean[:, :1], labels) for dtype, judge in judges.items()},
         robust={dtype: _correct(judge, with_clean, labels) for dtype, judge in judges.items()},
-        distance=distances(candidates, x.unsqueeze(1), keywords(config.build_attack()).get("norm", "l2")).max().item(),
+        distance=distances(candidates, x.unsqueeze(1), config.keywords.get("norm", "l2")).max().item(),
         seconds=seconds,
         model_seconds=model_seconds,
     )

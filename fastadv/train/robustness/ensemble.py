@@ -73,12 +73,9 @@ def _run(config: AttackConfig, prepared: PreparedAttack, file: Path, begun: dict
             prepared.network,
             x,
             y,
-            eps=config.eps,
-            norm=config.norm or "linf",
-            version=config.ensemble_version,
+            **config.keywords,
             attack_dtype=config.dtype,
             batch_size=config.batch_size,
-            seed=config.seed,
             sample_ids=places.to(x.device),
         )
     except ValueError as error:

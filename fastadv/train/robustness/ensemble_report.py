@@ -51,10 +51,8 @@ def summarise(config: AttackConfig, prepared: PreparedAttack, evaluated: Evaluat
     count = len(evaluated.broken_by)
     clean, robust = evaluated.broken_by != -2, evaluated.broken_by == -1
     x, _ = prepared.batch(torch.arange(count))
-    norm = config.norm or "linf"
-    keywords = {"version": config.ensemble_version, "eps": config.eps, "norm": norm, "seed": config.seed}
     return {
-        **setup(config, count, keywords),
+        **setup(config, count),
         "clean": share(int(clean.sum()), count),
         "robust": share(int(robust.sum()), count),
         "stages": [
@@ -69,7 +67,7 @@ def summarise(config: AttackConfig, prepared: PreparedAttack, evaluated: Evaluat
         ],
         "classes": count_classes(prepared.dataset, clean.tolist(), robust.tolist()),
         "broken_by": evaluated.broken_by.tolist(),
-        "largest_distance": distances(evaluated.images, x.cpu(), norm).max().item(),
+        "largest_distance": distances(evaluated.images, x.cpu(), config.keywords["norm"]).max().item(),
         "warnings": list(result.warnings),
     }
 
@@ -90,7 +88,7 @@ def _save_images(path: Path, config: AttackConfig, prepared: PreparedAttack, eva
     broken = (evaluated.broken_by >= 0).nonzero().flatten()
     clean = prepared.batch(broken)[0].cpu()
     rounded = to_8_bits(evaluated.images[broken], clean)
-    inside = distances(rounded, clean, config.norm or "linf") <= config.eps * (1 + 1e-6)
+    inside = distances(rounded, clean, config.keywords["norm"]) <= config.eps * (1 + 1e-6)
     image = require("PIL.Image", "--save")
     path.mkdir(parents=True, exist_ok=True)
     for place, picture in zip(evaluated.places[broken].tolist(), rounded, strict=True):
