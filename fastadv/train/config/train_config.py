@@ -173,6 +173,11 @@ class Config(DataConfig):
         return self.spec(self.teacher_method, where="teacher_method")
 
     @property
+    def all_specs(self) -> list[MethodSpec]:
+        """The methods that the run trains a network with, that of the teacher first."""
+        return [*([self.teacher_spec] if self.trains_teacher else []), *self.specs]
+
+    @property
     def needs_teacher(self) -> bool:
         """True where a student learns from a teacher."""
         return any(spec.kind.needs_teacher for spec in self.specs)
@@ -184,9 +189,7 @@ class Config(DataConfig):
 
     def check_used(self) -> None:
         """Raise ConfigError for a field that was given and that none of the run's methods uses."""
-        specs = self.specs
-        if self.trains_teacher:
-            specs.insert(0, self.teacher_spec)
+        specs = self.all_specs
         names = ", ".join(dict.fromkeys(spec.name for spec in specs))
         for spec in specs if self.label_smoothing or self.mixup else ():
             parts = list(spec.build().parts())

@@ -50,7 +50,7 @@ class Experiment:
         self._labels = label_specs(config.specs)
         if config.eval_attack not in ("pgd", ENSEMBLE) and self._processes.count > 1:
             raise ConfigError(f"eval_attack: {config.eval_attack!r} runs in one process, expected pgd or {ENSEMBLE}")
-        self._attacking = self._check_students()
+        self._check_students()
         standard, teacher = config.standard_teacher_checkpoint, config.teacher_checkpoint
         self._standard = None if standard is None else self._load_teacher(standard)
         self._loaded = None if teacher is None or not config.needs_teacher else self._load_teacher(teacher)
@@ -62,12 +62,11 @@ class Experiment:
         """
         config = self.config
         if config.capture:
-            attacking = self._attacking
-            if config.trains_teacher and config.teacher_spec.claims("attacks"):
-                attacking = [config.teacher_method, *attacking]
+            parts = {spec.name: spec.build().parts() for spec in config.all_specs}
+            attacking = [name for name in parts if any(part.ascent is not None for part in parts[name])]
             eager = why_eager(torch.device(config.device))
             outcome = "are CUDA graphs" if eager is None else f"run eagerly: {eager}"
-            self._note(folder, "Capture", f"the attacks of {', '.join(dict.fromkeys(attacking))} {outcome}")
+            self._note(folder, "Capture", f"the attacks of {', '.join(attacking)} {outcome}")
         teacher = self._obtain_teacher(folder / "teacher") if config.needs_teacher else None
         seen = teacher
         if teacher is not None and config.freeze_teacher:
@@ -84,17 +83,14 @@ class Experiment:
                 self._train_student(seen, spec, seed, folder)
         return teacher
 
-    def _check_students(self) -> list[str]:
+    def _check_students(self) -> None:
         """Run both networks, and build every method and its batches once, on untrained networks.
-
-        Returns the names of the specs whose methods attack a network.
 
         Raises ConfigError for the first that is refused: here, and not when the teacher and all before it are trained.
         """
         config = self.config
         train = subset(self.dataset.train, config.student_samples, seed=0)
         x = torch.zeros(2, *self.dataset.image_shape, device=config.device)
-        attacking: list[str] = []
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             # Warnings of a teacher that is not trained yet mean nothing.
             warnings.simplefilter("ignore")
@@ -119,9 +115,6 @@ class Experiment:
                             f"batch_size: the last batch of an epoch has 1 image, on which {config.student} cannot be "
                             f"trained ({error}); choose another batch_size, or steps_per_epoch one less"
                         ) from error
-                if any(part.ascent is not None for part in method.parts()):
-                    attacking.append(spec.name)
-        return attacking
 
     def _load_teacher(self, checkpoint: Path) -> Classifier:
         """Return a teacher with the weights of ``checkpoint``, in evaluation mode."""
