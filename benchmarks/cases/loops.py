@@ -17,7 +17,7 @@ from benchmarks.opponents import loops, peers
 from benchmarks.suite.case import Call, Case, Entry, Missing
 from fastadv import attacks
 from fastadv.train.networks import catalogue
-from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.classifier import Classifier
 from fastadv.train.networks.weights import load_weights
 
 STEPS, PARTICLES, L2, L2_STEP = 10, 4, 0.5, 0.125
@@ -52,8 +52,8 @@ def public_resnet56(weights: Path, device: torch.device) -> nn.Module:
     """The CIFAR-100 network of chenyaofo/pytorch-cifar-models, behind its normalisation."""
     network = catalogue.build("resnet56", num_classes=100, image_shape=CIFAR)
     load_weights(network, weights)
-    normalize = Normalize((0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761))
-    return Classifier(normalize, network).to(device).eval().requires_grad_(False)
+    model = Classifier(network, (0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)).to(device)
+    return model.eval().requires_grad_(False)
 
 
 def _entry(attack: str, on: str, victim: Victim, batch: int, *, chosen: bool = False) -> Entry:

@@ -37,7 +37,7 @@ from fastadv.ops.step import pgd_stepper
 from fastadv.train.data import datasets
 from fastadv.train.data.splits import to_pixels
 from fastadv.train.networks import catalogue
-from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.classifier import Classifier
 from fastadv.train.networks.weights import load_weights
 from fastadv.train.runtime.errors import TrainError
 from fastadv.train.runtime.machine import cpu_threads
@@ -84,7 +84,7 @@ def main() -> None:
         load_weights(network, options.checkpoint)
     except TrainError as error:
         parser.error(str(error))
-    model = Classifier(Normalize(data.mean, data.std), network).eval()
+    model = Classifier(network, data.mean, data.std).eval()
     x, y = to_pixels(data.test.images[: options.batch], channels_last=False), data.test.labels[: options.batch]
     with cpu_threads(options.threads):
         attacks = variants(model, x, y, options.steps)

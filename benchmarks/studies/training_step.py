@@ -46,7 +46,7 @@ from fastadv.train.config.train_config import Config, Precision
 from fastadv.train.data.splits import Split, to_pixels
 from fastadv.train.loop.trainer import Trainer
 from fastadv.train.networks import catalogue
-from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.classifier import Classifier
 from fastadv.train.networks.weights import load_weights
 from fastadv.train.runtime.errors import CheckpointError
 from fastadv.train.runtime.machine import cpu_threads
@@ -409,7 +409,7 @@ def _network(name: str, scale: Scale, *, seed: int) -> Classifier:
         network = catalogue.build(name, num_classes=CLASSES, image_shape=(3, SIZE, SIZE))
     if scale.checkpoints is not None:
         load_weights(network, scale.checkpoints / f"cifar100_{name}.pth")
-    return Classifier(Normalize((0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)), network).to(scale.device)
+    return Classifier(network, (0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)).to(scale.device)
 
 
 def _channels_last(model: Classifier) -> Classifier:

@@ -10,8 +10,9 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from fastadv.attacks import freeze, pgd
 from fastadv.attacks.model import folding
+from fastadv.attacks.model.wrappers import Normalize
 from fastadv.train.networks.catalogue import build
-from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.classifier import Classifier
 from tests.attacks.host_reads import HostReads
 
 pytestmark = pytest.mark.filterwarnings("error:freeze")
@@ -49,7 +50,7 @@ def norms(model: nn.Module) -> int:
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_our_networks_are_folded_whole(name, shape, channels_last):
     network = build(name, num_classes=10, image_shape=shape)
-    model = with_statistics(Classifier(Normalize([0.5] * shape[0], [0.25] * shape[0]), network))
+    model = with_statistics(Classifier(network, [0.5] * shape[0], [0.25] * shape[0]))
     frozen = freeze(model, channels_last=channels_last)
     assert len(frozen.folded) == norms(model)
     assert norms(frozen) == 0
@@ -380,7 +381,7 @@ class Parametrised(nn.Module):
 @pytest.mark.parametrize(
     ("make", "entry"),
     [
-        (lambda: Classifier(Normalize([0.3] * 3, [0.7] * 3), pair()), "network.0"),
+        (lambda: Classifier(pair(), [0.3] * 3, [0.7] * 3), "network.0"),
         (Views, "conv"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(75, 5)), "1"),
         (TwoEntries, None),

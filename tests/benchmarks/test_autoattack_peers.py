@@ -11,7 +11,7 @@ from torch import nn
 
 from benchmarks.studies import autoattack_peers as study
 from fastadv.train.data.splits import Split
-from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.classifier import Classifier
 from fastadv.train.robustness.attack_split import PreparedAttack
 
 FIRST, OTHER = "pyautoattack, seed 0", "fastadv, float32"
@@ -23,7 +23,7 @@ def prepared():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
-        network = Classifier(Normalize((0.5,) * 3, (0.25,) * 3), layers).eval().requires_grad_(False)
+        network = Classifier(layers, (0.5,) * 3, (0.25,) * 3).eval().requires_grad_(False)
         images = torch.randint(256, (10, 3, 8, 8), dtype=torch.uint8)
     labels = network(images / 255).argmax(1)
     labels[-1] = (labels[-1] + 1) % 10

@@ -20,7 +20,7 @@ from fastadv.train.data.splits import subset
 from fastadv.train.loop.evaluation import evaluate
 from fastadv.train.loop.experiment import build_classifier
 from fastadv.train.loop.trainer import Trainer
-from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.classifier import Classifier
 from fastadv.train.runtime.errors import ConfigError, TrainError
 from fastadv.train.runtime.processes import Processes, joined
 
@@ -70,7 +70,7 @@ class Remembers(CrossEntropy):
 def without_batch_statistics(seed):
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
-    return Classifier(Normalize([0.3], [0.4]), network)
+    return Classifier(network, [0.3], [0.4])
 
 
 # How to make the method, and whether the student has batch statistics.

@@ -19,7 +19,7 @@ from fastadv.train.config.attacks import ATTACKS
 from fastadv.train.data import datasets
 from fastadv.train.data.splits import to_pixels
 from fastadv.train.networks import catalogue
-from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.classifier import Classifier
 from fastadv.train.networks.weights import load_weights
 from fastadv.train.report.intervals import wilson
 
@@ -51,7 +51,7 @@ def student(small_run):
     data = datasets.load("digits")
     network = catalogue.build("digits_small", num_classes=10, image_shape=data.image_shape)
     load_weights(network, small_run / "weights.pt")
-    model = Classifier(Normalize(data.mean, data.std), network).eval()
+    model = Classifier(network, data.mean, data.std).eval()
     return model, to_pixels(data.test.images), data.test.labels
 
 

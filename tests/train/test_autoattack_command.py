@@ -13,7 +13,7 @@ from fastadv.train import cli
 from fastadv.train.data import datasets
 from fastadv.train.data.splits import to_pixels
 from fastadv.train.networks import catalogue
-from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.classifier import Classifier
 from fastadv.train.networks.weights import load_weights
 from fastadv.train.robustness import ensemble as running
 
@@ -25,7 +25,7 @@ def checkpoint(tmp_path_factory):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = catalogue.build("digits_cnn", num_classes=10, image_shape=dataset.image_shape)
-        classifier = Classifier(Normalize(dataset.mean, dataset.std), network)
+        classifier = Classifier(network, dataset.mean, dataset.std)
         optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
         for _ in range(15):
             rows = torch.randperm(len(dataset.train))[:128]
@@ -116,7 +116,7 @@ def test_png_of_8_bits_stay_in_the_ball(checkpoint, tmp_path, capsys):
     dataset = datasets.load("digits")
     network = catalogue.build("digits_cnn", num_classes=10, image_shape=dataset.image_shape)
     load_weights(network, checkpoint)
-    classifier = Classifier(Normalize(dataset.mean, dataset.std), network).eval()
+    classifier = Classifier(network, dataset.mean, dataset.std).eval()
     counts = 0
     for place in broken:
         read = torch.from_numpy(numpy.array(Image.open(folder / f"{place:07d}.png"))).view(1, 1, 8, 8)

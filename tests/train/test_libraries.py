@@ -10,7 +10,7 @@ from fastadv.attacks import pgd
 from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.config.train_config import Config
 from fastadv.train.networks import catalogue
-from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.classifier import Classifier
 from fastadv.train.robustness.attack_split import prepare
 from fastadv.train.runtime.errors import ConfigError, MissingExtraError
 
@@ -19,7 +19,7 @@ from fastadv.train.runtime.errors import ConfigError, MissingExtraError
 def test_a_network_of_an_installed_library_is_attacked_like_our_own(library):
     pytest.importorskip(library, exc_type=(ImportError, RuntimeError))
     network = catalogue.build(f"{library}:resnet18", num_classes=7, image_shape=(3, 32, 32))
-    classifier = Classifier(Normalize((0.5,) * 3, (0.25,) * 3), network).eval()
+    classifier = Classifier(network, (0.5,) * 3, (0.25,) * 3).eval()
     x = torch.rand(2, 3, 32, 32)
     assert classifier(x).shape == (2, 7)
     assert (pgd(classifier, x, torch.tensor([1, 5]), eps=0.1, steps=2) - x).abs().max() > 0.05

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from fastadv.attacks.model.wrappers import Normalize
 from fastadv.train.networks import catalogue
-from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.classifier import Classifier
 from fastadv.train.runtime.errors import ConfigError
 
 
@@ -12,7 +13,7 @@ def test_unknown_names_are_refused():
 
 
 def test_normalisation_is_the_first_layer_and_no_weight():
-    classifier = Classifier(Normalize((0.5, 0.25), (2.0, 4.0)), torch.nn.Identity())
+    classifier = Classifier(torch.nn.Identity(), (0.5, 0.25), (2.0, 4.0))
     x = torch.rand(3, 2, 4, 4)
     expected = torch.stack([(x[:, 0] - 0.5) / 2, (x[:, 1] - 0.25) / 4], dim=1)
     torch.testing.assert_close(classifier(x), expected)

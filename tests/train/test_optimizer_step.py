@@ -14,7 +14,7 @@ from fastadv.train.data.splits import subset
 from fastadv.train.loop.evaluation import accuracy
 from fastadv.train.loop.experiment import build_classifier
 from fastadv.train.loop.trainer import Trainer
-from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.classifier import Classifier
 from fastadv.train.runtime.errors import ConfigError
 from fastadv.train.runtime.processes import Processes
 
@@ -27,7 +27,7 @@ def digits():
 def without_batch_statistics(seed):
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
-    return Classifier(Normalize([0.3], [0.4]), network)
+    return Classifier(network, [0.3], [0.4])
 
 
 def make_trainer(digits, folder, method, *, model=None, train=None, **flags):

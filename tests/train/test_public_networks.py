@@ -16,7 +16,7 @@ from fastadv.train.data import datasets
 from fastadv.train.data.splits import to_pixels
 from fastadv.train.loop.evaluation import accuracy
 from fastadv.train.networks import catalogue
-from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.classifier import Classifier
 from fastadv.train.networks.weights import load_weights
 
 DATA = Path(os.environ.get("FASTADV_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
@@ -57,7 +57,7 @@ def test_resnet56_scores_what_was_published(cifar100_folder):
     data = datasets.load("cifar100", data_dir=cifar100_folder)
     network = catalogue.build("resnet56", num_classes=100, image_shape=data.image_shape)
     load_weights(network, DATA / "checkpoints" / "cifar100_resnet56.pth")
-    model = Classifier(Normalize(data.mean, data.std), network).to(memory_format=torch.channels_last)
+    model = Classifier(network, data.mean, data.std).to(memory_format=torch.channels_last)
     config = Config(eval_batch_size=500, channels_last=True)
     assert accuracy(model, data.test, config) == pytest.approx(0.7263, abs=2e-4)
 
@@ -72,7 +72,7 @@ def test_the_attack_command_on_resnet20(cifar100_folder, tmp_path):
     data = datasets.load("cifar100", data_dir=cifar100_folder)
     network = catalogue.build("resnet20", num_classes=100, image_shape=data.image_shape)
     load_weights(network, checkpoint)
-    model = Classifier(Normalize(data.mean, data.std), network).eval()
+    model = Classifier(network, data.mean, data.std).eval()
     x, y = to_pixels(data.test.images[:60]), data.test.labels[:60]
     found = pgd(model, x, y, eps=0.3 / 255, steps=3, seed=0)
     with torch.no_grad():

@@ -22,7 +22,7 @@ from fastadv.train.loop.batches import Batches
 from fastadv.train.loop.evaluation import evaluate
 from fastadv.train.loop.trainer import Trainer
 from fastadv.train.networks import catalogue
-from fastadv.train.networks.classifier import Classifier, Normalize, check_fit
+from fastadv.train.networks.classifier import Classifier, check_fit
 from fastadv.train.networks.weights import load_weights
 from fastadv.train.runtime.errors import ConfigError, MissingExtraError, TrainError
 from fastadv.train.runtime.files import write_text
@@ -204,7 +204,7 @@ def build_classifier(name: str, config: Config, dataset: Dataset, *, seed: int, 
         network = catalogue.build(
             name, num_classes=len(dataset.class_names), image_shape=dataset.image_shape, field=field
         )
-    classifier = Classifier(Normalize(dataset.mean, dataset.std), network).to(config.device)
+    classifier = Classifier(network, dataset.mean, dataset.std).to(config.device)
     if config.channels_last:
         torch.nn.utils.convert_conv2d_weight_memory_format(classifier, torch.channels_last)
     return classifier
