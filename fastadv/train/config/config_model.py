@@ -141,10 +141,10 @@ def explain(error: ValidationError, name: str | None = None) -> ConfigError:
         kinds.get(fault["type"], fault["msg"]).format(**fault.get("ctx", {})).replace("' or '", "', '")
         for fault in faults
     )
-    of_kind = first["type"] in _EXPECTED_KIND
-    got = first["input"]
-    shown = f"{got!r} ({type(got).__name__})" if of_kind else repr(got)
-    return ConfigError(f"{name}: {shown}, expected {' or '.join(expected)}")
+    got = repr(first["input"])
+    if first["type"] in _EXPECTED_KIND:
+        got += f" ({type(first['input']).__name__})"
+    return ConfigError(f"{name}: {got}, expected {' or '.join(expected)}")
 
 
 def from_toml(hint: Any, value: Any) -> Any:

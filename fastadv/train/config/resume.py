@@ -8,7 +8,7 @@ from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.config.attacks import ENSEMBLE
 from fastadv.train.config.auto_precision import CHOSEN, attack_modes, filled
 from fastadv.train.config.run_folder import add_fact, check_facts, read_origin, refusal
-from fastadv.train.config.train_config import Config, overridden, read_recipe
+from fastadv.train.config.train_config import Config, in_new_words, overridden, read_recipe
 from fastadv.train.runtime.files import sha256, write_text
 
 # No result depends on them.
@@ -27,7 +27,7 @@ def continued_config(folder: Path, *, recipe: str | None, flags: Mapping[str, An
     """
     given = Config.read_flags(flags)
     anew = {name: value for name, value in given.items() if name in (*FREE, *CHECKPOINTS)}
-    stored = {**_stored(folder), **anew}
+    stored = {**in_new_words(Config.read_toml(folder / Config.FILE)), **anew}
     begun = overridden(stored, {})
     asked = overridden(stored if recipe is None else read_recipe(recipe), given)
     if asked.precision == "auto":
@@ -60,24 +60,15 @@ def checkpoint_facts(config: Config) -> dict[str, str]:
     return {f"{name.replace('_', ' ').capitalize()} SHA-256": sha256(path) for name, path in given.items()}
 
 
-def _stored(folder: Path) -> dict[str, Any]:
-    """Return the keys of the stored configuration, of an earlier version in the words of this one."""
-    keys = Config.read_toml(folder / Config.FILE)
-    if "pgd_samples" not in keys and "eval_samples" in keys:
-        # It bounded the attack alone.
-        keys.update(pgd_samples=keys["eval_samples"], eval_samples="none")
-    return keys
-
-
 def extend_run(folder: Path, config: Config, *, command: str) -> None:
     """Store what ``config`` adds to the run in ``folder``, if anything, with the command that did."""
-    begun = _stored(folder)
     if config.to_toml() == (folder / Config.FILE).read_text():
         return
     earlier = read_origin(folder).get("Extended by")
     add_fact(folder, "Extended by", command if earlier is None else f"{earlier}; {command}")
-    if config.epochs > begun["epochs"]:
-        add_fact(folder, "Epochs", f"{begun['epochs']} at first, then on to {config.epochs}")
+    begun = Config.read_toml(folder / Config.FILE)["epochs"]
+    if config.epochs > begun:
+        add_fact(folder, "Epochs", f"{begun} at first, then on to {config.epochs}")
     write_text(folder / Config.FILE, config.to_toml())
 
 

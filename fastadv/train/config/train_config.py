@@ -230,6 +230,14 @@ def overridden(keys: Mapping[str, Any], given: Mapping[str, Any]) -> Config:
     return Config(**{**keys, **given, "options": options})
 
 
+def in_new_words(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a stored configuration, of an earlier version in the words of this one."""
+    if "pgd_samples" in keys or "eval_samples" not in keys:
+        return dict(keys)
+    # It bounded the attack alone.
+    return {**keys, "pgd_samples": keys["eval_samples"], "eval_samples": "none"}
+
+
 def packaged_recipes() -> list[str]:
     """Return the names of the recipes that come with fastadv."""
     return sorted(Path(entry.name).stem for entry in _RECIPES.iterdir())

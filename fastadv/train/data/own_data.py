@@ -22,9 +22,8 @@ def read(name: str, folder: Path | None) -> Stored:
     splits = imports.call_own("data", name, data_dir=folder)
     if not isinstance(splits, (tuple, list)) or len(splits) != 2:
         raise ConfigError(f"data: {name!r} gave {type(splits).__name__}, expected (train, test)")
-    train, test = (
-        _split(f"data: {name!r}, {part}", each) for part, each in zip(("train", "test"), splits, strict=True)
-    )
+    train = _split(f"data: {name!r}, train", splits[0])
+    test = _split(f"data: {name!r}, test", splits[1])
     if train[0].shape[1:] != test[0].shape[1:] or train[0].dtype != test[0].dtype:
         kinds = " and ".join(f"{images.dtype} {list(images.shape[1:])}" for images, _ in (train, test))
         raise ConfigError(f"data: {name!r} has images of {kinds}, expected one kind and size in train and test")

@@ -22,18 +22,17 @@ def read(folder: Path, size: int | None = None, *, classes: int = CLASSES, rows:
     Raises DataError naming the file or folder when something is missing, damaged or of the wrong size.
     """
     place = find_root(folder, FOLDER, "val/val_annotations.txt")
-    if place is None or not (place / "train").is_dir():
+    if place is None or not (train := place / "train").is_dir():
         raise DataError(
             f"data_dir {folder}: expected {FOLDER} with train/WNID/images and val/val_annotations.txt,"
             " the unpacked Tiny-ImageNet archive"
         )
-    wnids = folders_in(place / "train")
+    wnids = folders_in(train)
     if len(wnids) != classes:
-        raise DataError(f"{place / 'train'}: {len(wnids)} folders, expected {classes}")
+        raise DataError(f"{train}: {len(wnids)} folders, expected {classes}")
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
-    of_class = {label: images_in(place / "train" / wnid / "images") for wnid, label in label_of.items()}
     files = {
-        "train": [(path, label) for label, paths in of_class.items() for path in paths],
+        "train": [(path, label) for wnid, label in label_of.items() for path in images_in(train / wnid / "images")],
         "test": _validation_files(place / "val", label_of),
     }
     for split, found in files.items():

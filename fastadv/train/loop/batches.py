@@ -26,16 +26,14 @@ class Batches:
     ) -> None:
         self._train, self._config, self._processes = train, config, processes
         self._images, self._device = images, device
-        self.steps_per_epoch = config.steps_per_epoch or math.ceil(len(train) / config.batch_size)
+        most = math.ceil(len(train) / config.batch_size)
+        self.steps_per_epoch = config.steps_per_epoch or most
         self._parts = config.accumulate * processes.count
-        smallest = config.batch_size
-        if images:
-            most = math.ceil(len(train) / config.batch_size)
-            if self.steps_per_epoch > most:
-                raise ConfigError(
-                    f"steps_per_epoch: {self.steps_per_epoch}, expected at most {most}: {len(train)} training images"
-                )
-            smallest = min(self.size(index) for index in range(self.steps_per_epoch))
+        if images and self.steps_per_epoch > most:
+            raise ConfigError(
+                f"steps_per_epoch: {self.steps_per_epoch}, expected at most {most}: {len(train)} training images"
+            )
+        smallest = self.size(self.steps_per_epoch - 1)
         # Images in the smallest micro-batch.
         self.smallest = smallest // self._parts
         if not self.smallest:

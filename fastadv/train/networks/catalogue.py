@@ -28,18 +28,15 @@ NETWORKS: "dict[str, Callable[..., nn.Module]]" = {
     "digits_cnn": partial(_build, "digits:DigitsNet", (16, 1), (32, 1), (64, 2)),
     "digits_small": partial(_build, "digits:DigitsNet", (8, 2), (16, 2)),
     **{f"resnet{depth}": partial(_build, "resnet:cifar_resnet", depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
-    **{
-        f"resnet{depth}x4": partial(_build, "resnet:cifar_resnet", depth, widths=(32, 64, 128, 256))
-        for depth in (8, 32)
-    },
+    "resnet8x4": partial(_build, "resnet:cifar_resnet", 8, widths=(32, 64, 128, 256)),
+    "resnet32x4": partial(_build, "resnet:cifar_resnet", 32, widths=(32, 64, 128, 256)),
     "resnet18": partial(_build, "resnet:imagenet_resnet", (2, 2, 2, 2)),
     "resnet34": partial(_build, "resnet:imagenet_resnet", (3, 4, 6, 3)),
     "resnet50": partial(_build, "resnet:imagenet_resnet", (3, 4, 6, 3), bottleneck=True),
-    **{
-        f"wrn_{depth}_{width}": partial(_build, "wide_resnet:WideResNet", depth, width)
-        for depth in (16, 40)
-        for width in (1, 2)
-    },
+    "wrn_16_1": partial(_build, "wide_resnet:WideResNet", 16, 1),
+    "wrn_16_2": partial(_build, "wide_resnet:WideResNet", 16, 2),
+    "wrn_40_1": partial(_build, "wide_resnet:WideResNet", 40, 1),
+    "wrn_40_2": partial(_build, "wide_resnet:WideResNet", 40, 2),
     "vgg8": partial(_build, "vgg:Vgg", (1, 1, 1, 1, 1)),
     "vgg13": partial(_build, "vgg:Vgg", (2, 2, 2, 2, 2)),
     "mobilenetv2": partial(_build, "mobilenetv2:MobileNetV2"),

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from fastadv.attacks.model.wrappers import Normalized
 from fastadv.distill import Features
 from fastadv.distill.parts.features import features_of
-from fastadv.train.runtime.errors import ConfigError
+from fastadv.train.runtime.errors import ConfigError, in_a_line
 
 
 class Classifier(Normalized):
@@ -25,8 +25,7 @@ def check_fit(field: str, name: str, network: nn.Module, x: Tensor, classes: int
         with torch.no_grad():
             logits = network(x)
     except Exception as error:  # networks of others raise nearly anything
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        raise ConfigError(f"{field}: {name!r} cannot take images {list(x.shape[1:])} ({reason})") from error
+        raise ConfigError(f"{field}: {name!r} cannot take images {list(x.shape[1:])} ({in_a_line(error)})") from error
     if not isinstance(logits, Tensor):
         mode = "training" if network.training else "evaluation"
         raise ConfigError(

@@ -66,8 +66,7 @@ class RunResults:
         if self.config["teacher_checkpoint"] != "none":
             return None
         name = self.config["teacher_method"]
-        # A configuration without tables has no "options".
-        return METHODS[self.config.get("options", {}).get(name, {}).get("method", name)].label
+        return METHODS[self.config["options"].get(name, {}).get("method", name)].label
 
     @property
     def baseline(self) -> MethodResults | None:

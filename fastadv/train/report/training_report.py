@@ -11,7 +11,7 @@ from fastadv.distill import TALD
 from fastadv.ops import dispatch
 from fastadv.train.config.methods import METHODS
 from fastadv.train.config.run_folder import student_folder
-from fastadv.train.config.train_config import Config
+from fastadv.train.config.train_config import Config, in_new_words
 from fastadv.train.data.splits import Dataset
 from fastadv.train.report import tables
 from fastadv.train.report.plots import draw_curves, draw_particles
@@ -80,7 +80,7 @@ def result_table(run: RunResults) -> str:
 
 def protocol(run: RunResults) -> list[str]:
     """Return the lines that define the numbers of the table."""
-    config = run.config
+    config = in_new_words(run.config)
     lines = [f"{_spread_note(run)}, each student trained for {_duration(config)} on {_training_images(run)}."]
     labels = {"smoothing": config.get("label_smoothing", 0), "mixup": config.get("mixup", "none")}
     softened = [f"{name} {value}" for name, value in labels.items() if value not in (0, "none")]
@@ -89,12 +89,8 @@ def protocol(run: RunResults) -> list[str]:
     if run.teacher is not None:
         trained = f"trained on all {run.train_images} training images, {run.teacher_method}"
         lines.append(f"Teacher: one network, {'loaded' if run.teacher_method is None else trained}.")
-    # Results of earlier versions have no "pgd_samples": eval_samples bounded the attack alone.
-    clean_bound, pgd_bound = config["eval_samples"], config.get("pgd_samples", config["eval_samples"])
-    clean = run.test_images
-    if "pgd_samples" in config and clean_bound != "none":
-        clean = min(clean, clean_bound)
-    attacked = clean if pgd_bound == "none" else min(clean, pgd_bound)
+    bounds = (run.test_images, config["eval_samples"], config["pgd_samples"])
+    clean, attacked = (min(bound for bound in bounds[:count] if bound != "none") for count in (2, 3))
     which = "all" if clean == run.test_images else "the first"
     attack = _last_attack(run)
     last = f"{attack}: linf, the same eps and images; a student's own report of it is attack/report.md in its folder."

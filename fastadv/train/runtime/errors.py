@@ -19,6 +19,10 @@ def unknown_name(field: str, name: str, names: Iterable[str], expected: str = ""
     return ConfigError(f"{field}: {name!r}{did_you_mean(name, names) or ','} expected one of {expected}")
 
 
+def in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
 class DataError(TrainError, ValueError):
     """A dataset is missing, damaged or not what its layout promises."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from fastadv.train.runtime.errors import ConfigError, MissingExtraError, TrainError
+from fastadv.train.runtime.errors import ConfigError, MissingExtraError, TrainError, in_a_line
 
 
 def require(module: str, purpose: str, *, install: str = "'fastadv[train]'") -> ModuleType:
@@ -36,7 +36,7 @@ def find_own(field: str, name: str) -> Callable[..., Any]:
     try:
         function = pkgutil.resolve_name(name)
     except Exception as error:  # its module may raise anything
-        raise ConfigError(f"{field}: {name!r} cannot be imported in {here} ({_in_a_line(error)})") from error
+        raise ConfigError(f"{field}: {name!r} cannot be imported in {here} ({in_a_line(error)})") from error
     if not callable(function):
         raise ConfigError(f"{field}: {name!r} is a {type(function).__name__}, expected a function")
     return function
@@ -51,8 +51,4 @@ def call_own(field: str, name: str, **offered: object) -> Any:
     except TrainError:
         raise
     except Exception as error:
-        raise ConfigError(f"{field}: {name!r} raised {_in_a_line(error)}") from error
-
-
-def _in_a_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise ConfigError(f"{field}: {name!r} raised {in_a_line(error)}") from error

@@ -34,8 +34,7 @@ def describe(*, command: str, device: torch.device | str, threads: int | None) -
     }
     if torch.device(device).type == "cuda":
         facts["GPU"] = torch.cuda.get_device_name(device)
-    commit = _commit()
-    if commit:
+    if commit := _commit():
         facts["Commit"] = commit
     return facts
 
