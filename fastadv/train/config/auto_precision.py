@@ -62,10 +62,7 @@ def attack_modes(config: Config) -> dict[str, str]:
 
 
 def _attacking_in_eval_mode(config: Config) -> list[str]:
-    """Return the names of the specs, and of those they are built on, that attack the student in evaluation mode.
-
-    Without those that were given that mode.
-    """
+    """Return the names of the specs, and of those they are built on, that attack in evaluation mode when not told."""
     found = []
     specs = [*config.specs, *([config.teacher_spec] if config.trains_teacher else [])]
     for spec in itertools.chain.from_iterable(each.parts() for each in specs):

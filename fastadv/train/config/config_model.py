@@ -75,12 +75,12 @@ class ConfigModel(BaseModel):
         """Return ``flags``, where a value is a text as typed on the command line, as values. Raises ConfigError."""
         cls.check_known(flags)
         values = dict(flags)
-        for name, flag in flags.items():
+        for name, given in flags.items():
             hint = cls.model_fields[name].annotation
             if is_table(hint):
-                values[name] = parse_entries(flag)
-            elif isinstance(flag, str):
-                values[name] = from_text(hint, flag)
+                values[name] = parse_entries(given)
+            elif isinstance(given, str):
+                values[name] = from_text(hint, given)
         return values
 
     @classmethod

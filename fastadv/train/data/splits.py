@@ -55,10 +55,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training and a test split, their classes and the statistics of their pixels.
-
-    mean, std: per channel, of pixels in [0, 1].
-    """
+    """A training and a test split, their classes, and mean and std of each channel of their pixels in [0, 1]."""
 
     train: Split
     test: Split

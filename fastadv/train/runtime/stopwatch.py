@@ -8,10 +8,7 @@ import torch
 
 
 class Stopwatch:
-    """Runs from `start()` to `stop()`, but for what is inside `paused()`; waits for the device first.
-
-    seconds: until it was last stopped.
-    """
+    """Adds up the seconds from each `start()` to `stop()`, but for those in `paused()`; waits for the device first."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
