@@ -209,13 +209,13 @@ class Trainer:
         )
 
     def _optimizer(self, parameters: list[nn.Parameter], lr: float) -> Optimizer:
-        config, options = self.config, dict[str, Any]()
+        config = self.config
+        options: dict[str, Any] = {"lr": lr, "weight_decay": config.weight_decay}
         if config.optimizer == "SGD":
             # The only SGD that a GradScaler steps without reading back whether a gradient overflowed.
             fused = True if config.precision == "float16" else None
-            options = {"momentum": config.momentum, "nesterov": config.nesterov, "fused": fused}
-        kind = getattr(torch.optim, config.optimizer)
-        return kind(parameters, lr=lr, weight_decay=config.weight_decay, **options)
+            options |= {"momentum": config.momentum, "nesterov": config.nesterov, "fused": fused}
+        return getattr(torch.optim, config.optimizer)(parameters, **options)
 
     def _log_terms(self, stage: Stage, log: MetricsLog | None) -> float:
         """Write the means since the last writing; return the mean loss."""
