@@ -72,6 +72,13 @@ DEVICE T* copy_run(T* room, const T* from, int count) {
   return to;
 }
 
+// Brings a run of elements to the L2 cache, with the whole block.
+template <class T>
+DEVICE void prefetch_run(const T* from, int count) {
+  constexpr int kEach = kLineBytes / static_cast<int>(sizeof(T));
+  for (int at = threadIdx.x * kEach; at < count; at += blockDim.x * kEach) prefetch(from + at);
+}
+
 // All threads of a cluster. One object lives as long as the kernel, whose blocks have all begun before it is first
 // used, which Cluster::barrier() makes sure of.
 class ClusterTeam {

@@ -1,7 +1,8 @@
 // l2 and l1 steps and projections of samples that no block can hold, on GPUs with clusters: each block of a cluster
 // copies its part of the points, the centres and the direction to shared memory, all of it at once, and every further
 // pass reads that. Global memory is read and written once. The first pass after a step leaves the moved points in place
-// of those before, but for half precision.
+// of those before, but for half precision. While a cluster is at its passes, memory has time to bring what the cluster
+// after it will copy to the L2 cache.
 #pragma once
 
 #include "cluster.h"
@@ -9,10 +10,11 @@
 
 namespace fastadv {
 
-// `share`: the elements of a block's part. In double the registers do not suffice for two blocks.
+// `share`: the elements of a block's part. `ahead`: how many samples are under way at a time. In double the registers do
+// not suffice for two blocks.
 template <Norm kNorm, int kWidth, class T, class A, class Rule>
 KERNEL_OF(kClusterThreads, sizeof(A) == 4 ? 2 : 1)
-move_clusters(Step<T, A> step, const T* direction /* [N, D] */, Rule rule, int share) {
+move_clusters(Step<T, A> step, const T* direction /* [N, D] */, Rule rule, int share, int ahead) {
   if constexpr (kHasClusters) {
     SHARED_ROOM(T, room);
     const int64_t n = blockIdx.x / Cluster::size();
@@ -27,6 +29,12 @@ move_clusters(Step<T, A> step, const T* direction /* [N, D] */, Rule rule, int s
     ball.eps = step.eps[n];
     await_copies();
     Cluster::barrier();
+    if (n + ahead < gridDim.x / Cluster::size()) {
+      const int64_t next = begin + ahead * step.size;
+      prefetch_run(step.x + next, part.size);
+      prefetch_run(step.x0 + next, part.size);
+      if constexpr (Rule::kDirected) prefetch_run(direction + next, part.size);
+    }
     move_sample<false, kWidth>(ClusterTeam(), x, along, x0, rule, step.step_size[n], ball, kNorm, step.out + begin,
                                part.size);
   }
@@ -48,8 +56,9 @@ bool move_in_clusters(const Rules& rules, const Step<T, A>& step, const T* direc
     constexpr Norm kNorm = decltype(norm)::value;
     const auto rule = rules.template rule<kNorm, A>();
     const auto kernel = move_clusters<kNorm, decltype(width)::value, T, A, std::remove_const_t<decltype(rule)>>;
-    moved = fits(kernel, clusters, device);
-    if (moved) LAUNCH_CLUSTERS(kernel, clusters, device, step, direction, rule, share);
+    const int ahead = clusters_at_once(kernel, clusters, device);
+    moved = ahead > 0;
+    if (moved) LAUNCH_CLUSTERS(kernel, clusters, device, step, direction, rule, share, ahead);
   };
   const auto with_norm = [&](auto width) {
     if (step.norm == Norm::kL2) {

@@ -8,9 +8,10 @@
 //   SHARED_ROOM(type, name)                         more of it, as many bytes as the launch asks for
 //   LAUNCH(kernel, blocks, threads, device, ...)    blocks from 1 on, threads a multiple of 32
 //   LAUNCH_CLUSTERS(kernel, clusters, device, ...)  blocks that run at one time and reach each other's shared memory,
-//                                                   where fits(kernel, clusters, device)
+//                                                   where clusters_at_once(kernel, clusters, device) is not 0
 //   Cluster::...                                    what a block of these knows, if kHasClusters
 //   copy_later(shared, from), await_copies()        16 bytes that go from global to shared memory past the registers
+//   prefetch(from)                                  the line of kLineBytes around it goes to the L2 cache; none waits
 //   computed_anew(x)                                x, of which nothing is known: what follows from it is made again
 //   REGISTER_OPS(m) { m.impl(...); }
 //
@@ -25,6 +26,8 @@ namespace fastadv {
 
 // Blocks of a cluster, at most: more than 8 of them not every GPU from sm_90 on can run.
 constexpr int kMostClusterBlocks = 16;
+// Bytes of a line of the L2 cache.
+constexpr int kLineBytes = 128;
 
 // A launch of `count` clusters of `blocks` blocks of `threads` threads, each with so many bytes of SHARED_ROOM.
 struct Clusters {
@@ -93,44 +96,44 @@ class ClusterLaunch {
   cudaLaunchConfig_t config_{};
 };
 
-// Asks the runtime whether the current device runs such clusters, and tells it that a block of the kernel may have all
-// of the shared memory and a cluster more than 8 blocks.
+// Asks the runtime how many such clusters the current device runs at a time, and tells it that a block of the kernel may
+// have all of the shared memory and a cluster more than 8 blocks.
 template <class... Parameters>
-bool ask_whether_fits(void (*kernel)(Parameters...), const Clusters& clusters, const Device& device, int index) {
+int ask_clusters_at_once(void (*kernel)(Parameters...), const Clusters& clusters, const Device& device, int index) {
   cudaFuncAttributes own;
   require_launched(cudaFuncGetAttributes(&own, kernel));
   // What an older architecture was given, which a newer GPU may run, is empty.
-  if (own.ptxVersion < 90) return false;
+  if (own.ptxVersion < 90) return 0;
   int room;
   require_launched(cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerBlockOptin, index));
   const int most = room - static_cast<int>(own.sharedSizeBytes);
-  if (clusters.bytes > most) return false;
+  if (clusters.bytes > most) return 0;
   require_launched(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
   require_launched(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
   int running = 0;
   const bool known = cudaOccupancyMaxActiveClusters(&running, kernel, ClusterLaunch(clusters, device)) == cudaSuccess;
   // A size that this GPU never runs is an error to the runtime, of which the next launch must not hear.
   if (!known) static_cast<void>(cudaGetLastError());
-  return known && running > 0;
+  return known ? running : 0;
 }
 
-// Whether the device runs such clusters; asked before each launch of them. A thread remembers its last answer, as the
-// steps of an attack all ask the same.
+// How many such clusters the device runs at a time; asked before each launch of them. A thread remembers its last answer,
+// as the steps of an attack all ask the same.
 template <class... Parameters>
-bool fits(void (*kernel)(Parameters...), const Clusters& clusters, const Device& device) {
+int clusters_at_once(void (*kernel)(Parameters...), const Clusters& clusters, const Device& device) {
   struct Answer {
     void (*kernel)(Parameters...);
     Clusters clusters;
     int index;
-    bool fits;
+    int running;
   };
   thread_local Answer last{};
   int index;
   require_launched(cudaGetDevice(&index));
   if (last.kernel != kernel || last.clusters != clusters || last.index != index) {
-    last = {kernel, clusters, index, ask_whether_fits(kernel, clusters, device, index)};
+    last = {kernel, clusters, index, ask_clusters_at_once(kernel, clusters, device, index)};
   }
-  return last.fits;
+  return last.running;
 }
 
 template <class... Parameters, class... Arguments>
@@ -181,6 +184,7 @@ __device__ __forceinline__ void await_copies() {
   __pipeline_commit();
   __pipeline_wait_prior(0);
 }
+__device__ __forceinline__ void prefetch(const void* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
 
 // No instruction, but to the compiler the result is a number it knows nothing of.
 __device__ __forceinline__ float computed_anew(float x) {

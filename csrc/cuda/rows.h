@@ -551,7 +551,7 @@ bool launch_cluster_rows(const Loss& loss, const Batch<K, T, A>& batch, const De
   const int share = cluster_share<T>(batch.size, blocks);
   const Clusters clusters{batch.samples, blocks, cluster_threads(share / kWidth), K * copy_room<T>(share)};
   const auto kernel = cluster_rows<ClusterRow<kWidth, K, T, A>, Loss, K, T, A>;
-  if (!fits(kernel, clusters, device)) return false;
+  if (clusters_at_once(kernel, clusters, device) == 0) return false;
   LAUNCH_CLUSTERS(kernel, clusters, device, loss, batch, share);
   return true;
 }

@@ -457,7 +457,7 @@ bool launch_clusters_of_images(const Device& device, const SteinStep<T, A>& step
   const Clusters clusters{step.images, blocks, static_cast<int>(items < kImageThreads ? items : kImageThreads),
                           matrices + bytes_each * share};
   const auto kernel = move_image<kWidth, T, A>;
-  if (!fits(kernel, clusters, device)) return false;
+  if (clusters_at_once(kernel, clusters, device) == 0) return false;
   LAUNCH_CLUSTERS(kernel, clusters, device, step, share);
   return true;
 }

@@ -385,7 +385,7 @@ struct Cluster {
 
 // As on an sm_90 for kernels of up to 8 KiB of arrays.
 template <class... Parameters>
-bool fits(void (*)(Parameters...), const Clusters& clusters, const Device&) {
+int clusters_at_once(void (*)(Parameters...), const Clusters& clusters, const Device&) {
   constexpr int64_t kArrays = 8 * 1024;
   return simulator::machine().clusters && clusters.blocks <= kMostClusterBlocks &&
          clusters.bytes + kArrays <= static_cast<int64_t>(simulator::kMostSharedBytes);
@@ -393,6 +393,8 @@ bool fits(void (*)(Parameters...), const Clusters& clusters, const Device&) {
 
 inline void copy_later(void* shared, const void* from) { simulator::machine().copy_later(shared, from); }
 inline void await_copies() { simulator::machine().await_copies(); }
+// Memory that is none of the kernel's ends the process.
+inline void prefetch(const void* from) { static_cast<void>(*static_cast<const volatile char*>(from)); }
 
 template <class A>
 A computed_anew(A x) {
