@@ -15,15 +15,15 @@ RADII = {"linf": 0.1, "l2": 1.2, "l1": 4.0}
 class Rowwise(nn.Module):
     """Images to 4 logits, the arithmetic on each the same in any batch; keeps how many images each pass had."""
 
-    def __init__(self):
+    def __init__(self, dtype=torch.float64):
         super().__init__()
-        self.passes = []
+        self.passes, self.dtype = [], dtype
 
     def forward(self, x):
         self.passes.append(len(x))
         flat = x.double().flatten(1)
         places = torch.arange(flat.shape[1])
-        return torch.stack([(flat * torch.cos(3 * flat + k * places)).sum(1) for k in range(4)], 1)
+        return torch.stack([(flat * torch.cos(3 * flat + k * places)).sum(1) for k in range(4)], 1).to(self.dtype)
 
 
 class Leaving:
@@ -65,24 +65,45 @@ def test_idle_rows_leave_when_an_eighth_stands_idle():
 
 
 def test_rows_of_a_pass_on_a_cpu(one_thread, monkeypatch):
-    cpu = torch.device("cpu")
-    assert [rows_in_a_pass(size, cpu) for size in (1, 32, 250)] == [1, 32, 32]
-    assert rows_in_a_pass(250, torch.device("cuda")) == 250
+    cpu, full, half = torch.device("cpu"), torch.float32, torch.bfloat16
+    assert [rows_in_a_pass(size, cpu, full) for size in (1, 32, 250)] == [1, 32, 32]
+    assert [rows_in_a_pass(size, cpu, half) for size in (1, 64, 250)] == [1, 64, 64]
+    assert [rows_in_a_pass(250, cpu, dtype, backward=False) for dtype in (full, half)] == [64, 128]
+    assert rows_in_a_pass(250, torch.device("cuda"), half, backward=False) == 250
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    assert rows_in_a_pass(250, cpu) == 64
+    assert rows_in_a_pass(250, cpu, full) == 64
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("attack", ["square", "fab", "apgd"])
-def test_no_pass_is_wider(one_thread, attack):
-    network, x = Rowwise(), torch.rand(70, 3, 6, 6)
+def test_no_pass_is_wider(one_thread, attack, dtype):
+    network, x = Rowwise(dtype), torch.rand(140, 3, 6, 6)
     with torch.no_grad():
         y = network(x).argmax(1)
     how = {"square": {"queries": 40}, "fab": {"steps": 2}, "apgd": {"steps": 2, "variant": "autoattack"}}[attack]
     network.passes.clear()
     getattr(attacks, attack)(network, x, y, eps=0.01, **how)
     clean, *others = network.passes
-    assert clean == 70
-    assert 20 < max(others) <= 32
+    widest = rows_in_a_pass(250, x.device, dtype, backward=attack != "square")
+    assert clean == 140
+    assert widest / 2 < max(others) <= widest
+
+
+@pytest.mark.parametrize("attack_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("attack", ["square", "apgd-t"])
+def test_the_passes_of_an_ensemble_are_as_wide(one_thread, attack, attack_dtype, monkeypatch):
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10))
+    widths, x = [], torch.rand(20, 3, 6, 6)
+    y = network(x).argmax(1)
+    run = Networks.logits
+    monkeypatch.setattr(Networks, "logits", lambda self, x, *more: widths.append(len(x)) or run(self, x, *more))
+    evaluation = attacks.AutoAttack(network, x, y, eps=1e-6, version=[attack], attack_dtype=attack_dtype)
+    widths.clear()
+    for _ in range(3):
+        evaluation.advance()
+    rows = rows_in_a_pass(250, x.device, getattr(torch, attack_dtype), backward=attack != "square")
+    # 180 pairs of image and target in batches of one width, or as many queries of 20 images.
+    assert set(widths) == {rows // 20 * 20 if attack == "square" else -(-180 // -(-180 // rows))}
 
 
 @pytest.mark.parametrize("norm", RADII)

@@ -12,15 +12,23 @@ State = dict[str, Tensor]
 
 # The batch shrinks where this part of its rows stands idle, one in so many.
 _IDLE = 8
-# Rows of a pass on a CPU, for each thread and at least: more do not keep a core busier, but leave its cache.
+# Rows of a pass on a CPU, for each thread and at least, of float32 with a graph: more do not keep a core busier, but
+# leave its cache.
 _ROWS_A_THREAD, _ROWS = 16, 32
 
 
-def rows_in_a_pass(batch_size: int, device: torch.device) -> int:
-    """Return ``batch_size``, on a CPU no more rows than are the fastest there, which also take the least memory."""
+def rows_in_a_pass(batch_size: int, device: torch.device, dtype: torch.dtype, *, backward: bool = True) -> int:
+    """Return ``batch_size``, on a CPU no more rows than are the fastest there, which also take the least memory.
+
+    dtype: of the network's activations; of half precision twice as many rows take the same place, and take less time
+        each. backward: whether passes go back, for which activations are kept; without, again twice as many.
+    """
     if device.type != "cpu":
         return batch_size
-    return min(batch_size, max(_ROWS_A_THREAD * torch.get_num_threads(), _ROWS))
+    rows = max(_ROWS_A_THREAD * torch.get_num_threads(), _ROWS)
+    if dtype.itemsize < torch.float32.itemsize:
+        rows *= 2
+    return min(batch_size, rows if backward else 2 * rows)
 
 
 class Begun(NamedTuple):
@@ -112,7 +120,7 @@ class Queue:
         self._targets = y[:, None].expand(-1, copies) if targets is None else targets
         self.pairs = len(x) * copies
         # Batches of equal size: the last one is not nearly empty.
-        batches = max(-(-self.pairs // rows_in_a_pass(batch_size, x.device)), 1)
+        batches = max(-(-self.pairs // batch_size), 1)
         self.x, self.copy, self.passes = x.clone(), [-1] * len(x), 0
         # On the host, for each row: its pair ``copy * N + image``, -1 where it is free, and its evaluations so far.
         self._pair = [-1] * -(-self.pairs // batches)

@@ -15,7 +15,7 @@ from fastadv.attacks.loop.image_search import search_correct
 from fastadv.attacks.loop.judging import Judge
 from fastadv.attacks.loop.noise import Noise, resolve
 from fastadv.attacks.loop.objective import Loss, backprop_to_input
-from fastadv.attacks.loop.row_queue import Begun, State
+from fastadv.attacks.loop.row_queue import Begun, State, rows_in_a_pass
 from fastadv.attacks.loop.rows import choose
 from fastadv.attacks.methods.apgd_state import largest
 from fastadv.attacks.model.guard import no_trace
@@ -83,7 +83,7 @@ def first_misclassified(
             sample_ids=noise.sample_ids,
             targets=None if targets is None else judge.targets(targets, restarts),
             copies=restarts,
-            batch_size=batch_size,
+            batch_size=rows_in_a_pass(batch_size, x.device, judge.logits.dtype),
         )
 
 

@@ -237,6 +237,7 @@ class AutoAttack:
             self.broken_by[self._judge.correct] = ROBUST
             self._check_network(self._x[: self._batch_size])
             self._attacked = self._networks if attack_dtype is None else Networks(_copy(model, attack_dtype))
+            self._attacked_dtype = self._judge.logits.dtype if attack_dtype is None else _DTYPES[attack_dtype]
         for name in [name for name in self.attacks if classes < _LEAST_CLASSES.get(name, 2)]:
             self._warn(f"{name} is left out: it needs {_LEAST_CLASSES[name]} classes, the model has {classes}")
         self.attacks = tuple(name for name in self.attacks if classes >= _LEAST_CLASSES.get(name, 2))
@@ -325,8 +326,11 @@ class AutoAttack:
             sample_ids=self._ids,
             targets=targets,
             copies=copies,
-            batch_size=self._batch_size,
+            batch_size=self._rows(self.attacks[self.stage]),
         )
+
+    def _rows(self, name: str) -> int:
+        return rows_in_a_pass(self._batch_size, self._x.device, self._attacked_dtype, backward=name != "square")
 
     def _take(self) -> None:
         """Record what the attack in progress has broken."""
@@ -362,9 +366,10 @@ class AutoAttack:
         """The search of an attack, how many of it an image gets, and the targets [N, copies] if it has any."""
         seed = derived(self._seed, ATTACKS[name])
         where: dict[str, Any] = {"bounds": self._bounds, "seed": seed}
+        how: dict[str, Any]
         if name == "square":
-            rows = rows_in_a_pass(self._batch_size, self._x.device)
-            return SquareSearch(self._attacked, norm=self._norm, queries=_QUERIES, rows=rows, **where), 1, None
+            how = {"norm": self._norm, "queries": _QUERIES, "rows": self._rows(name)}
+            return SquareSearch(self._attacked, **how, **where), 1, None
         restarts = self._restarts(name)
         targets = None
         if name.endswith("-t"):
@@ -374,7 +379,7 @@ class AutoAttack:
         if name.startswith("fab"):
             aimed: dict[str, Any] = {"targeted": targets is not None, "restarts": restarts}
             return FabSearch(self._attacked, norm=self._norm, steps=_STEPS, **aimed, **where), copies, targets
-        how: dict[str, Any] = {
+        how = {
             "loss": "ce" if name == "apgd-ce" else "dlr",
             "targeted": targets is not None,
             "steps": _STEPS,

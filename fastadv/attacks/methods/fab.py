@@ -15,7 +15,7 @@ from fastadv.attacks.loop.image_search import search_correct
 from fastadv.attacks.loop.judging import Judge
 from fastadv.attacks.loop.noise import Noise, resolve
 from fastadv.attacks.loop.objective import gradient
-from fastadv.attacks.loop.row_queue import Begun, Queue, State
+from fastadv.attacks.loop.row_queue import Begun, Queue, State, rows_in_a_pass
 from fastadv.attacks.loop.rows import choose
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
@@ -127,7 +127,7 @@ def fab(
             sample_ids=sample_ids,
             targets=None if targets is None else judge.targets(targets, restarts),
             copies=restarts,
-            batch_size=batch_size,
+            batch_size=rows_in_a_pass(batch_size, x.device, judge.logits.dtype),
             kind=Queue if eps is not None else _ToTheEnd,
         )
 
