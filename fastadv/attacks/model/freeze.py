@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks.model import folding
+from fastadv.attacks.model.fusing import fuse
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Networks, unwrapped
 from fastadv.numerics import accumulate
@@ -27,6 +28,8 @@ def freeze(
     computed in float32 at least and rounded once. What cannot be folded stays as it is, with a warning; see
     :attr:`Frozen.kept`. A BatchNorm in train mode is never folded: call ``model.eval()`` before (a later
     :meth:`Frozen.refresh` does not look at the mode again). The model itself is left as it is.
+
+    On a CPU, where no gradient is asked for, ReLUs and the sums before them are computed inside the convolutions.
 
     ``frozen.compile()``, which every module has, also fuses what lies between the convolutions, for one or two minutes
     of compilation. An attack that is compiled whole (see :func:`fastadv.attacks.pgd`), called under ``torch.no_grad()``
@@ -96,13 +99,14 @@ class Frozen(nn.Module):
             self._convert(dtype, plan.before)
         self._channels_last = channels_last
         self._layout_is_tried = not channels_last
+        self._fused: tuple[nn.Module | None] | None = None  # in a tuple, so as to be no part of this module
         if channels_last:
             _lay_out(self.network, torch.channels_last)
         self.refresh()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits [N, C] of images [N, ...], in the dtype of the copy."""
-        return self._run(self.network, x)
+        return self._run(self._fused_network() if self._may_be_fused(x) else self.network, x)
 
     def with_features(self, x: Tensor) -> Any:
         """Return what the model's own ``with_features`` gives for images [N, ...]; AttributeError where it has none.
@@ -147,6 +151,20 @@ class Frozen(nn.Module):
     def extra_repr(self) -> str:
         """Return the numbers of BatchNorm layers that are folded and kept."""
         return f"folded={len(self.folded)}, kept={len(self.kept)}, entry={self.entry}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the fused network, which a copy makes anew of its own."""
+        return {**vars(self), "_fused": None}
+
+    def _may_be_fused(self, x: Tensor) -> bool:
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
+            return False
+        return not self.training and not torch.is_autocast_enabled("cpu")
+
+    def _fused_network(self) -> nn.Module:
+        if self._fused is None:
+            self._fused = (fuse(self.network),)
+        return self._fused[0] or self.network
 
     def _convert(self, dtype: torch.dtype, before: frozenset[str]) -> None:
         """Convert the network to ``dtype``; the entry and the tensors ``before`` it stay in float32."""
