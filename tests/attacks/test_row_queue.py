@@ -68,8 +68,7 @@ def test_rows_of_a_pass_on_a_cpu(one_thread, monkeypatch):
     cpu, full, half = torch.device("cpu"), torch.float32, torch.bfloat16
     assert [rows_in_a_pass(size, cpu, full) for size in (1, 32, 250)] == [1, 32, 32]
     assert [rows_in_a_pass(size, cpu, half) for size in (1, 64, 250)] == [1, 64, 64]
-    assert [rows_in_a_pass(250, cpu, dtype, backward=False) for dtype in (full, half)] == [64, 128]
-    assert rows_in_a_pass(250, torch.device("cuda"), half, backward=False) == 250
+    assert rows_in_a_pass(250, torch.device("cuda"), half) == 250
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     assert rows_in_a_pass(250, cpu, full) == 64
 
@@ -84,7 +83,7 @@ def test_no_pass_is_wider(one_thread, attack, dtype):
     network.passes.clear()
     getattr(attacks, attack)(network, x, y, eps=0.01, **how)
     clean, *others = network.passes
-    widest = rows_in_a_pass(250, x.device, dtype, backward=attack != "square")
+    widest = rows_in_a_pass(250, x.device, dtype)
     assert clean == 140
     assert widest / 2 < max(others) <= widest
 
@@ -101,7 +100,7 @@ def test_the_passes_of_an_ensemble_are_as_wide(one_thread, attack, attack_dtype,
     widths.clear()
     for _ in range(3):
         evaluation.advance()
-    rows = rows_in_a_pass(250, x.device, getattr(torch, attack_dtype), backward=attack != "square")
+    rows = rows_in_a_pass(250, x.device, getattr(torch, attack_dtype))
     # 180 pairs of image and target in batches of one width, or as many queries of 20 images.
     assert set(widths) == {rows // 20 * 20 if attack == "square" else -(-180 // -(-180 // rows))}
 
@@ -144,3 +143,17 @@ def test_fewer_passes_where_few_images_stand():
     attacks.square(network, x, y, eps=1e-4, queries=200, batch_size=16)
     assert 2 * len(network.passes) < one_by_one
     assert max(network.passes) == 16
+
+
+def test_an_attack_that_looks_ahead_finds_the_images_that_one_by_one_does(monkeypatch):
+    network, x = Rowwise(), torch.rand(9, 3, 8, 8)
+    with torch.no_grad():
+        y = network(x).argmax(1)
+    found = []
+    for ahead, batch_size in ((1, 250), (16, 250), (16, 20), (5, 4)):
+        monkeypatch.setattr("fastadv.attacks.methods.square._AHEAD", ahead)
+        found.append(attacks.square(network, x, y, eps=0.01, queries=150, seed=3, batch_size=batch_size))
+    assert all(torch.equal(each, found[0]) for each in found)
+    fell = (found[0] != x).flatten(1).any(1)
+    assert fell.any()
+    assert not fell.all()

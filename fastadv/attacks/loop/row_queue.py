@@ -12,23 +12,22 @@ State = dict[str, Tensor]
 
 # The batch shrinks where this part of its rows stands idle, one in so many.
 _IDLE = 8
-# Rows of a pass on a CPU, for each thread and at least, of float32 with a graph: more do not keep a core busier, but
-# leave its cache.
+# Rows of a pass on a CPU, for each thread and at least, in float32: more do not keep a core busier, but leave its
+# cache.
 _ROWS_A_THREAD, _ROWS = 16, 32
 
 
-def rows_in_a_pass(batch_size: int, device: torch.device, dtype: torch.dtype, *, backward: bool = True) -> int:
+def rows_in_a_pass(batch_size: int, device: torch.device, dtype: torch.dtype) -> int:
     """Return ``batch_size``, on a CPU no more rows than are the fastest there, which also take the least memory.
 
-    dtype: of the network's activations; of half precision twice as many rows take the same place, and take less time
-        each. backward: whether passes go back, for which activations are kept; without, again twice as many.
+    dtype: of the network's activations; in half precision twice as many rows take the same place.
     """
     if device.type != "cpu":
         return batch_size
     rows = max(_ROWS_A_THREAD * torch.get_num_threads(), _ROWS)
     if dtype.itemsize < torch.float32.itemsize:
         rows *= 2
-    return min(batch_size, rows if backward else 2 * rows)
+    return min(batch_size, rows)
 
 
 class Begun(NamedTuple):

@@ -237,7 +237,8 @@ class AutoAttack:
             self.broken_by[self._judge.correct] = ROBUST
             self._check_network(self._x[: self._batch_size])
             self._attacked = self._networks if attack_dtype is None else Networks(_copy(model, attack_dtype))
-            self._attacked_dtype = self._judge.logits.dtype if attack_dtype is None else _DTYPES[attack_dtype]
+        dtype = self._judge.logits.dtype if attack_dtype is None else _DTYPES[attack_dtype]
+        self._rows = rows_in_a_pass(self._batch_size, self._x.device, dtype)
         for name in [name for name in self.attacks if classes < _LEAST_CLASSES.get(name, 2)]:
             self._warn(f"{name} is left out: it needs {_LEAST_CLASSES[name]} classes, the model has {classes}")
         self.attacks = tuple(name for name in self.attacks if classes >= _LEAST_CLASSES.get(name, 2))
@@ -326,11 +327,8 @@ class AutoAttack:
             sample_ids=self._ids,
             targets=targets,
             copies=copies,
-            batch_size=self._rows(self.attacks[self.stage]),
+            batch_size=self._rows,
         )
-
-    def _rows(self, name: str) -> int:
-        return rows_in_a_pass(self._batch_size, self._x.device, self._attacked_dtype, backward=name != "square")
 
     def _take(self) -> None:
         """Record what the attack in progress has broken."""
@@ -368,7 +366,7 @@ class AutoAttack:
         where: dict[str, Any] = {"bounds": self._bounds, "seed": seed}
         how: dict[str, Any]
         if name == "square":
-            how = {"norm": self._norm, "queries": _QUERIES, "rows": self._rows(name)}
+            how = {"norm": self._norm, "queries": _QUERIES, "rows": self._rows}
             return SquareSearch(self._attacked, **how, **where), 1, None
         restarts = self._restarts(name)
         targets = None

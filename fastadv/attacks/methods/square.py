@@ -70,9 +70,9 @@ def square(
             whatever their number.
         restarts: searches an image, each of which only those make that still stand.
         bounds: (low, high), or None for no box.
-        batch_size: images in a pass at most, on a CPU 32 a thread but 64 at least where that is less, twice as many in
-            half precision, half as many where an attack goes back through the network: more take longer. An image that
-            fell makes room for the next; where few are left, a pass has several queries of each.
+        batch_size: images in a pass at most, on a CPU 16 a thread but 32 at least where that is less, and twice as many
+            in half precision: more take longer, or more memory. An image that fell makes room for the next; where few
+            are left, a pass has several queries of each.
         seed, sample_ids: of all draws, see :func:`fastadv.attacks.pgd`.
         check: see :func:`fastadv.attacks.pgd`.
 
@@ -102,7 +102,7 @@ def square(
     noise.check(x)
     with no_trace(networks.members):
         judge = Judge(networks, x, y, batch_size=count("batch_size", batch_size, 1))
-        wide = rows_in_a_pass(batch_size, x.device, judge.logits.dtype, backward=False)
+        wide = rows_in_a_pass(batch_size, x.device, judge.logits.dtype)
         search = SquareSearch(networks, norm=norm, bounds=bounds, queries=queries, rows=wide, seed=resolve(noise.seed))
         rows: dict[str, Any] = {"copies": restarts, "targets": None, "batch_size": wide}
         return search_correct(search, judge, x, eps=eps, sample_ids=sample_ids, **rows)
