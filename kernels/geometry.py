@@ -96,21 +96,21 @@ def soften(delta, threshold):
 
 @triton.jit
 def l1_terms(delta, x0, threshold, low, high, EXACT: tl.constexpr):
-    """Terms of each coordinate of the distance from ``x0``, float64, and of its slope w.r.t. the threshold, int32."""
+    """Terms of each coordinate, float64, of the distance from ``x0`` and of its slope w.r.t. the threshold."""
     soft = soften(delta, threshold)
     reached = clamp(soft, low - x0, high - x0) if EXACT else soft
-    return tl.abs(reached).to(tl.float64), ((reached == soft) & (soft != 0)).to(tl.int32)
+    return tl.abs(reached).to(tl.float64), ((reached == soft) & (soft != 0)).to(tl.float64)
 
 
 @triton.jit
 def l1_proposal(goal, near, near_distance, near_slope, far, far_distance, far_slope):
-    """A threshold between ``near``, outside of the ball, and ``far``, inside, that is nearer to the goal, float64.
+    """A threshold between ``near``, outside of the ball, and ``far``, inside, that is nearer to the goal; all float64.
 
     Newton's steps from both ends and the secant each propose one: the one in the middle, as the distance is piecewise
     linear but neither convex nor concave.
     """
     over, under = near_distance - goal, goal - far_distance
-    from_near = tl.where(near_slope > 0, near + over / tl.maximum(near_slope, 1).to(tl.float64), float("inf"))
-    from_far = tl.where(far_slope > 0, far - under / tl.maximum(far_slope, 1).to(tl.float64), -float("inf"))
+    from_near = tl.where(near_slope > 0, near + over / tl.maximum(near_slope, 1.0), float("inf"))
+    from_far = tl.where(far_slope > 0, far - under / tl.maximum(far_slope, 1.0), -float("inf"))
     secant = near + (far - near) * (over / (over + under))
     return tl.minimum(tl.maximum(secant, tl.minimum(from_near, from_far)), tl.maximum(from_near, from_far))
