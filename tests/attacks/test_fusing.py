@@ -12,7 +12,7 @@ from torch.nn.functional import relu
 from fastadv.attacks import freeze
 from fastadv.attacks.model.fusing import conv_relu, fuse
 from fastadv.train.networks.catalogue import build
-from fastadv.train.networks.classifier import Classifier, Normalize
+from fastadv.train.networks.classifier import Classifier
 from tests.attacks.test_freeze import with_statistics
 
 pytestmark = [
@@ -30,7 +30,7 @@ def functions(network: nn.Module | None) -> list:
 
 def classifier(name: str) -> nn.Module:
     return with_statistics(
-        Classifier(Normalize([0.5] * 3, [0.25] * 3), build(name, num_classes=10, image_shape=(3, 32, 32)))
+        Classifier(build(name, num_classes=10, image_shape=(3, 32, 32)), [0.5] * 3, [0.25] * 3)
     ).float()
 
 
