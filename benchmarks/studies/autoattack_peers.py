@@ -6,8 +6,9 @@ python -m benchmarks.studies.autoattack_peers page
 `run` attacks the first n CIFAR-100 test images with pyautoattack under two seeds and with fastadv in float32 and on the
 bfloat16 copy, in every norm: SHARD images at a time, the sides in turn, each attack on what the last one left. What an
 attack leaves standing, its seconds and its memory are a file in RESULTS/NAME, written when it is over: a run that was
-stopped goes on there, and so does one with a larger n. `page` writes RESULTS/NAME.md for all that is stored: robust
-accuracy of each side, images on which they differ, and ratios of time.
+stopped goes on there, and so does one with a larger n. With --untimed, pyautoattack attacks the network with its
+BatchNorms folded. `page` writes RESULTS/NAME.md for all that is stored: robust accuracy of each side, images on which
+they differ, and ratios of time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.suite.machine import cpu_name, installed
-from fastadv.attacks import autoattack
+from fastadv.attacks import autoattack, freeze
 from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.data.splits import to_pixels
 from fastadv.train.report.tables import render_table
@@ -47,45 +48,8 @@ EQUAL = 0.3
 SHARD = 200
 BATCH = 250
 
-# From a network, images [n, ...], their classes and identities [n], and an attack, norm and eps to the images after it.
-Side = Callable[[nn.Module, Tensor, Tensor, Tensor, str, str, float], Tensor]
-
 # Of each side, in the order of the images: what is stored of each attack.
 Shards = dict[str, list[dict[str, Any]]]
-
-
-def theirs(seed: int) -> Side:
-    """Return a side that runs pyautoattack with this seed."""
-
-    def run(network: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: str, norm: str, eps: float) -> Tensor:
-        from pyautoattack import AutoAttack as Published
-
-        # It views gradients as rows, which those of images in channels_last are not. Its examples hand it networks as
-        # they are loaded, with weights that require a gradient, to which the backward passes of FAB go as well.
-        network = copy.deepcopy(network).to(memory_format=torch.contiguous_format).requires_grad_()
-        published = Published(network, norm=norm.capitalize(), eps=eps, seed=seed)
-        published.attacks_to_run = [attack]
-        return published.run_standard_evaluation(x.contiguous(), y, batch_size=BATCH)[0]
-
-    return run
-
-
-def ours(attack_dtype: str) -> Side:
-    """Return a side that runs fastadv on a copy in this precision."""
-
-    def run(network: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: str, norm: str, eps: float) -> Tensor:
-        how: dict[str, Any] = {"version": [attack], "attack_dtype": attack_dtype, "batch_size": BATCH}
-        return autoattack(network, x, y, eps=eps, norm=norm, sample_ids=ids, **how)[0]
-
-    return run
-
-
-SIDES: dict[str, Side] = {
-    "pyautoattack, seed 0": theirs(0),
-    "pyautoattack, seed 1": theirs(1),
-    "fastadv, float32": ours("float32"),
-    "fastadv, bfloat16": ours("bfloat16"),
-}
 
 
 class Clock:
@@ -122,6 +86,67 @@ def clocked(network: nn.Module, clock: Clock) -> nn.Module:
     network.register_forward_pre_hook(clock.begin)
     network.register_forward_hook(end)
     return network
+
+
+class Folded(nn.Module):
+    """The same function as ``network``, computed sooner, its gradients contiguous as pyautoattack wants them."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = freeze(network)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            x = x.view_as(x)
+            x.register_hook(Tensor.contiguous)
+        return self.network(x.contiguous(memory_format=torch.channels_last))
+
+
+# From a network, images [n, ...], their classes and identities [n], an attack, norm and eps, and the clock that the
+# network is on where times are kept, to the images after it.
+Side = Callable[[nn.Module, Tensor, Tensor, Tensor, str, str, float, Clock | None], Tensor]
+
+
+def theirs(seed: int) -> Side:
+    """Return a side that runs pyautoattack with this seed."""
+
+    def run(
+        network: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: str, norm: str, eps: float, clock: Clock | None
+    ) -> Tensor:
+        from pyautoattack import AutoAttack as Published
+
+        if clock is None:
+            network = Folded(network)
+        else:
+            # It views gradients as rows, which those of images in channels_last are not. Its examples hand it networks
+            # as they are loaded, with weights that require a gradient, to which the backward passes of FAB go as well.
+            network = clocked(network, clock).to(memory_format=torch.contiguous_format).requires_grad_()
+        published = Published(network, norm=norm.capitalize(), eps=eps, seed=seed)
+        published.attacks_to_run = [attack]
+        return published.run_standard_evaluation(x.contiguous(), y, batch_size=BATCH)[0]
+
+    return run
+
+
+def ours(attack_dtype: str) -> Side:
+    """Return a side that runs fastadv on a copy in this precision."""
+
+    def run(
+        network: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: str, norm: str, eps: float, clock: Clock | None
+    ) -> Tensor:
+        how: dict[str, Any] = {"version": [attack], "attack_dtype": attack_dtype, "batch_size": BATCH}
+        network = network if clock is None else clocked(network, clock)
+        return autoattack(network, x, y, eps=eps, norm=norm, sample_ids=ids, **how)[0]
+
+    return run
+
+
+SIDES: dict[str, Side] = {
+    "pyautoattack, seed 0": theirs(0),
+    "pyautoattack, seed 1": theirs(1),
+    "fastadv, float32": ours("float32"),
+    "fastadv, bfloat16": ours("bfloat16"),
+}
 
 
 def main() -> None:
@@ -210,12 +235,12 @@ def _run_shard(
         stored = json.loads(file.read_text()) if file.exists() else None
         if stored is None or len(stored["stands"]) < len(ids):
             at = stands.nonzero().flatten()
-            clock = Clock()
+            clock = Clock() if timed else None
             found, seconds = x[at], 0.0
-            before = reset_peak()
+            before = reset_peak() if timed else 0.0
             if len(at):
                 begun = time.perf_counter()
-                found = SIDES[side](clocked(prepared.network, clock), x[at], y[at], ids[at], attack, norm, eps)
+                found = SIDES[side](prepared.network, x[at], y[at], ids[at], attack, norm, eps, clock)
                 seconds = time.perf_counter() - begun
             with torch.no_grad():
                 stands = stands.index_put((at,), prepared.network(found).argmax(1) == y[at])
@@ -224,9 +249,9 @@ def _run_shard(
                 "clean": clean.tolist(),
                 "stands": stands.tolist(),
                 "largest_distance": float(moved.max()) if len(at) else 0.0,
-                "megabytes": resident("VmHWM") - before,
             }
-            if timed:
+            if clock:
+                stored |= {"megabytes": resident("VmHWM") - before}
                 stored |= {"seconds": seconds, "seconds_in_network": clock.seconds}
             write_atomically(file, lambda out, stored=stored: out.write(json.dumps(stored).encode()))  # type: ignore[misc]
             print(f"{folder.name}: {side}, images {start} to {int(ids[-1])}, {attack}: {seconds:.1f} s", flush=True)
@@ -262,17 +287,25 @@ def _page(folder: Path) -> str:
         f"# AutoAttack beside pyautoattack: {about['checkpoint']}, {about['norm']}, eps {about['eps']}",
         render_table(list(_verdicts(shards, stands))),
         "\n".join(f"- {line}" for line in _differences(stands, common)),
-        "Seconds, of them in the network, and the memory that an attack takes beyond what was there before it:"
-        if timed
-        else "The memory that an attack takes beyond what was there before; no times, as the machine did other work:",
-        render_table(list(_times(shards, timed))),
-        "pyautoattack is given the network as its examples give it: the weights require a gradient, so FAB's backward"
-        " passes go to them too."
-        + (" An attack's time has the checks of the network in it that each package makes first." if timed else ""),
+    ]
+    if timed:
+        lines += [
+            "Seconds, of them in the network, and the memory that an attack takes beyond what was there before it:",
+            render_table(list(_times(shards))),
+            "pyautoattack is given the network as its examples give it: the weights require a gradient, so FAB's"
+            " backward passes go to them too. An attack's time has the checks of the network in it that each package"
+            " makes first.",
+        ]
+    else:
+        lines.append(
+            "Verdicts alone, from machines that did other work too. pyautoattack attacks the network as it is or, to"
+            " the same result but for rounding, with its BatchNorms folded, which takes less time."
+        )
+    lines.append(
         f"Written by `python -m benchmarks.studies.autoattack_peers page`: torch {about['torch']}, pyautoattack"
         f" {about['pyautoattack']}"
-        + (f", {about['threads']} threads of {about['machine']} with {about['instructions']}." if timed else "."),
-    ]
+        + (f", {about['threads']} threads of {about['machine']} with {about['instructions']}." if timed else ".")
+    )
     return "\n\n".join(lines) + "\n"
 
 
@@ -288,17 +321,14 @@ def _verdicts(shards: Shards, stands: dict[str, list[bool]]) -> Iterator[list[st
         yield [side, str(count), *shares, f"{max(distances, default=0):.7g}"]
 
 
-def _times(shards: Shards, timed: bool) -> Iterator[list[str]]:
-    """The memory of each attack of each side; where timed also its time, and how much sooner than the first's."""
-    yield ["", "attack", *(["seconds", "in the network, %", "sooner than the first"] if timed else []), "MB"]
+def _times(shards: Shards) -> Iterator[list[str]]:
+    """The time of each attack of each side, how much sooner than the first's it is over, and its memory."""
+    yield ["", "attack", "seconds", "in the network, %", "sooner than the first", "MB"]
     first: dict[str, float] = {}
     for side, mine in shards.items():
         for name, attacks in (("all", ATTACKS), *((attack, (attack,)) for attack in ATTACKS)):
             runs = [shard[attack] for shard in mine for attack in attacks]
             most = f"{max((run['megabytes'] for run in runs), default=0):.0f}"
-            if not timed:
-                yield [side, name, most]
-                continue
             seconds = sum(run["seconds"] for run in runs)
             share = 100 * sum(run["seconds_in_network"] for run in runs) / seconds if seconds else 0
             sooner = first.setdefault(name, seconds) / seconds if seconds else math.nan
