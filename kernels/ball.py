@@ -19,6 +19,7 @@ from fastadv.kernels.geometry import L2, LINF, SIGN, move_inside
 from fastadv.kernels.launch import block, launch
 from fastadv.kernels.move import move
 from fastadv.kernels.numerics import clamp, divide, narrow, per_sample, scalar, square_root, widen
+from fastadv.kernels.parts import keep_sums, own_part, parts_of, room_for_sums, sum_of_parts
 from fastadv.kernels.philox import interleave, normal_pair, philox, positive, signed_exponential, symmetric
 
 # The Philox block that holds a sample's radius; elements never reach it.
@@ -53,14 +54,20 @@ def random_start(
     # Channels between two neighbours in memory: 1 where the layout is the logical order.
     channels = 1 if x0.is_contiguous() else x0.shape[1]
     columns = max(block(elements, x0), 4)
-    noise = (eps, eps_n, low, high, seed, seed_t, sample_ids, elements, channels)
-    constants = {"CHANNELS_LAST": channels > 1, "BLOCK": columns // 4}
+    ball, noise = (eps, eps_n, low, high), (seed, seed_t, sample_ids)
+    tile = {"elements": columns, "BLOCK": columns // 4}
+    in_memory = {"CHANNELS_LAST": channels > 1, **tile}
     if norm == LINF.value:
         blocks = triton.cdiv(elements, columns)
-        launch(linf_starts, x0.shape[0] * blocks, x0, out, *noise, blocks, elements=columns, **constants)
-    else:
-        constants["NORM"] = norm
-        launch(ball_starts, x0.shape[0], x0, out, *noise, 1.0 / elements, elements=columns, **constants)
+        launch(linf_starts, x0.shape[0] * blocks, x0, out, *ball, *noise, elements, channels, blocks, **in_memory)
+        return out
+    parts, share = parts_of(elements)
+    programs, sizes = x0.shape[0] * parts, (elements, parts, share)
+    sums = None
+    if parts > 1:
+        sums = room_for_sums(x0, 1, parts)
+        launch(noise_parts, programs, x0, sums, *noise, *sizes, NORM=norm, **tile)
+    launch(ball_starts, programs, x0, out, *ball, *noise, sums, *sizes, channels, 1 / elements, NORM=norm, **in_memory)
     return out
 
 
@@ -96,6 +103,25 @@ def linf_starts(
 
 
 @triton.jit(do_not_specialize=["seed"])
+def noise_parts(
+    x0_ptr,
+    sums_ptr,
+    seed: tl.int64,
+    seed_ptr,
+    sample_ids,
+    elements,
+    parts,
+    share,
+    NORM: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    sample, part, span = own_part(elements, parts, share)
+    identity = _identity(seed, seed_ptr, sample_ids, sample)
+    zeros = widen(tl.zeros([4 * BLOCK], x0_ptr.dtype.element_ty))
+    keep_sums(sums_ptr + sample * parts, part, parts, (_noise_sum(identity, span, zeros, NORM, BLOCK),))
+
+
+@triton.jit(do_not_specialize=["seed"])
 def ball_starts(
     x0_ptr,
     out_ptr,
@@ -106,34 +132,37 @@ def ball_starts(
     seed: tl.int64,
     seed_ptr,
     sample_ids,
+    sums_ptr,
     elements,
+    parts,
+    share,
     channels,
     inverse_elements: tl.float64,
     NORM: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    sample = tl.program_id(0).to(tl.int64)
-    key, sample_id = _identity(seed, seed_ptr, sample_ids, sample)
-    sums = widen(tl.zeros([4 * BLOCK], x0_ptr.dtype.element_ty))
-    for start in range(0, elements, 4 * BLOCK):
-        deviates = _deviates(key, start // 4 + tl.arange(0, BLOCK), sample_id, sums, NORM)
-        terms = deviates * deviates if NORM == L2 else tl.abs(deviates)
-        sums += tl.where(start + tl.arange(0, 4 * BLOCK) < elements, terms, 0.0)
-    word, _, _, _ = philox(key, tl.full((), _RADIUS_BLOCK, tl.int64), sample_id)
-    radius = per_sample(eps, eps_ptr, sample, None, sums)
-    if NORM == L2:
-        share = tl.exp(tl.log(positive(word, sums)) * scalar(inverse_elements, sums))
-        scale = divide(radius * share, square_root(tl.sum(sums, 0)))
+    sample, _, span = own_part(elements, parts, share)
+    identity = _identity(seed, seed_ptr, sample_ids, sample)
+    zeros = widen(tl.zeros([4 * BLOCK], x0_ptr.dtype.element_ty))
+    if sums_ptr is None:
+        total = _noise_sum(identity, span, zeros, NORM, BLOCK)
     else:
-        total = tl.sum(sums, 0) + tl.abs(signed_exponential(word, sums))
+        total = sum_of_parts(sums_ptr + sample * parts, parts, zeros)
+    word, _, _, _ = philox(identity[0], tl.full((), _RADIUS_BLOCK, tl.int64), identity[1])
+    radius = per_sample(eps, eps_ptr, sample, None, zeros)
+    if NORM == L2:
+        root = tl.exp(tl.log(positive(word, zeros)) * scalar(inverse_elements, zeros))
+        scale = divide(radius * root, square_root(total))
+    else:
+        total += tl.abs(signed_exponential(word, zeros))
         scale = divide(radius, tl.where(total > 0, total, 1.0))
-    for start in range(0, elements, 4 * BLOCK):
+    for start in range(span[0], span[1], 4 * BLOCK):
         element = start + tl.arange(0, 4 * BLOCK)
-        mask = element < elements
+        mask = element < span[1]
         offset = sample * elements + _memory_offset(element, elements, channels, CHANNELS_LAST)
         centre = widen(tl.load(x0_ptr + offset, mask))
-        delta = scale * _deviates(key, start // 4 + tl.arange(0, BLOCK), sample_id, sums, NORM)
+        delta = scale * _deviates(identity, start // 4 + tl.arange(0, BLOCK), zeros, NORM)
         moved = clamp(move_inside(centre, delta), scalar(low, centre), scalar(high, centre))
         tl.store(out_ptr + offset, narrow(moved, out_ptr.dtype.element_ty), mask)
 
@@ -157,9 +186,20 @@ def _memory_offset(element, elements, channels, CHANNELS_LAST: tl.constexpr):
 
 
 @triton.jit
-def _deviates(key, counter, sample_id, like, NORM: tl.constexpr):
+def _noise_sum(identity, span, zeros, NORM: tl.constexpr, BLOCK: tl.constexpr):
+    """Sum of the squares of the deviates, or of their magnitudes."""
+    sums = zeros
+    for start in range(span[0], span[1], 4 * BLOCK):
+        deviates = _deviates(identity, start // 4 + tl.arange(0, BLOCK), zeros, NORM)
+        terms = deviates * deviates if NORM == L2 else tl.abs(deviates)
+        sums += tl.where(start + tl.arange(0, 4 * BLOCK) < span[1], terms, 0.0)
+    return tl.sum(sums, 0)
+
+
+@triton.jit
+def _deviates(identity, counter, like, NORM: tl.constexpr):
     """Deviates, normal or exponential with a sign, of the elements that belong to each of ``counter``."""
-    a, b, c, d = philox(key, counter.to(tl.int64), sample_id)
+    a, b, c, d = philox(identity[0], counter.to(tl.int64), identity[1])
     if NORM == L2:
         first, second = normal_pair(a, b, like)
         third, fourth = normal_pair(c, d, like)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from fastadv.kernels.numerics import bits, clamp, divide, maximum, next_towards, sign, square_root
+from fastadv.kernels.numerics import bits, clamp, divide, maximum, next_towards, shrinkage, sign, square_root
 
 # Norms.
 LINF = tl.constexpr(0)
@@ -22,18 +22,27 @@ STEEPEST = (SIGN.value, UNIT.value, LARGEST.value)
 def displacement(direction, step_size, measure, ASCENT: tl.constexpr):
     """Step along ``direction``; NaN moves nothing but in a raw step.
 
-    ``measure`` is the l2 norm of the direction for a unit step, and the bits of the least magnitude that moves for one
-    of the largest coordinates, each by ``step_size``.
+    ``measure`` is what :func:`unit_factors` gives for a unit step, and the bits of the least magnitude that moves for
+    one of the largest coordinates, each by ``step_size``.
     """
     if ASCENT == SIGN:
         return step_size * sign(direction)
     elif ASCENT == UNIT:
-        step = step_size * divide(direction, measure)
-        return tl.where((measure > 0) & (measure < float("inf")), step, 0.0)
+        first, second = measure
+        return tl.where(second != 0, first * direction * second, 0.0)
     elif ASCENT == LARGEST:
         return tl.where(magnitude_bits(direction) >= measure, step_size * sign(direction), 0.0)
     else:
         return step_size * direction
+
+
+@triton.jit
+def unit_factors(step_size, length):
+    """Two factors whose product is ``step_size / length``, none of which overflows; 0 where there is no such length."""
+    shrink, stretch = shrinkage(length)
+    first = tl.where(length <= shrink, stretch, tl.where(length >= stretch, shrink, 1.0))
+    some = (length > 0) & (length < float("inf"))
+    return first, tl.where(some, divide(step_size, tl.where(some, first * length, 1.0)), 0.0)
 
 
 @triton.jit
@@ -96,21 +105,21 @@ def soften(delta, threshold):
 
 @triton.jit
 def l1_terms(delta, x0, threshold, low, high, EXACT: tl.constexpr):
-    """Terms of each coordinate, float64, of the distance from ``x0`` and of its slope w.r.t. the threshold."""
+    """Terms of each coordinate of the distance from ``x0``, float64, and of its slope w.r.t. the threshold, int32."""
     soft = soften(delta, threshold)
     reached = clamp(soft, low - x0, high - x0) if EXACT else soft
-    return tl.abs(reached).to(tl.float64), ((reached == soft) & (soft != 0)).to(tl.float64)
+    return tl.abs(reached).to(tl.float64), ((reached == soft) & (soft != 0)).to(tl.int32)
 
 
 @triton.jit
 def l1_proposal(goal, near, near_distance, near_slope, far, far_distance, far_slope):
-    """A threshold between ``near``, outside of the ball, and ``far``, inside, that is nearer to the goal; all float64.
+    """A threshold between ``near``, outside of the ball, and ``far``, inside, that is nearer to the goal, float64.
 
     Newton's steps from both ends and the secant each propose one: the one in the middle, as the distance is piecewise
     linear but neither convex nor concave.
     """
     over, under = near_distance - goal, goal - far_distance
-    from_near = tl.where(near_slope > 0, near + over / tl.maximum(near_slope, 1.0), float("inf"))
-    from_far = tl.where(far_slope > 0, far - under / tl.maximum(far_slope, 1.0), -float("inf"))
+    from_near = tl.where(near_slope > 0, near + over / tl.maximum(near_slope, 1).to(tl.float64), float("inf"))
+    from_far = tl.where(far_slope > 0, far - under / tl.maximum(far_slope, 1).to(tl.float64), -float("inf"))
     secant = near + (far - near) * (over / (over + under))
     return tl.minimum(tl.maximum(secant, tl.minimum(from_near, from_far)), tl.maximum(from_near, from_far))

@@ -38,4 +38,6 @@ def launch(kernel: Any, programs: int, tensor: Tensor, *arguments: Any, elements
     with device:
         # Four elements a thread; more than eight warps would leave a thread too few registers.
         warps = min(max(elements // 128, 1), 8)
-        kernel[(programs,)](tensor, *arguments, **constants, num_warps=warps, enable_fp_fusion=False)
+        # In float64 NVIDIA's assembler would spill for an occupancy that it aims at.
+        limit = {"maxnreg": 255} if tensor.dtype is torch.float64 and torch.version.hip is None else {}
+        kernel[(programs,)](tensor, *arguments, **constants, num_warps=warps, enable_fp_fusion=False, **limit)

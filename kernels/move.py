@@ -4,12 +4,15 @@
 reads x, direction and x0 and writes the result: 4 x itemsize bytes an element, 3 x without a direction.
 
 ``move_samples`` serves whatever needs a norm, a mean or the largest coordinates: a program a sample, which passes over
-it a few times: two passes a norm and the mean of a gradient, one for each magnitude that is tried for the least of the
-largest coordinates, one for each step of the search for the ball (none where the sample lies inside) and one to write.
-Only the first comes from device memory; after it a sample of usual size is in the cache. A batch of a few large samples
-leaves most multiprocessors idle: a sample is never shared out, which would take a launch for each of these passes.
+it a few times: a pass a norm and the mean of a gradient, one for every eight bits of the least of the largest
+coordinates, one for each step of the search for the ball (one where the sample lies inside) and one to write. Only the
+first comes from device memory; after it a sample of usual size is in the cache.
 
-``bss_samples`` moves along an l2 step within the box alone: two passes for the norm and one to write.
+``move_parts`` does the same for long samples, each shared out among programs, in a launch a pass:
+:mod:`fastadv.kernels.shared_samples`.
+
+``bss_samples`` moves along an l2 step within the box alone: a pass for the norm and one to write, of long samples in a
+launch each.
 """
 
 from __future__ import annotations
@@ -21,32 +24,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastadv.kernels.geometry import (
-    L1,
-    L2,
-    LARGEST,
-    LINF,
-    UNIT,
-    displacement,
-    l1_proposal,
-    l1_terms,
-    magnitude_bits,
-    move_inside,
-    newton,
-    project_linf,
-    scale_divisor,
-    shrink,
-    soften,
-    stopped_by_box,
-)
+from fastadv.kernels.geometry import LARGEST, LINF, UNIT, displacement, project_linf, unit_factors
 from fastadv.kernels.launch import block, launch
-from fastadv.kernels.numerics import bits, clamp, divide, narrow, per_sample, scalar, square, square_root, widen
-
-# As many as the reference makes; a pass that changes nothing ends the loop sooner.
-_NEWTON_PASSES = tl.constexpr(10)
-# The bracket of the l1 threshold is halved every other pass or so; where that still is not enough, its end inside the
-# ball is taken.
-_L1_PASSES = tl.constexpr(128)
+from fastadv.kernels.numerics import clamp, divide, narrow, norm_of_squares, per_sample, scalar, widen
+from fastadv.kernels.parts import keep_sums, own_part, parts_of, room_for_sums, sums_of_parts
+from fastadv.kernels.radix import DIGIT, begin_selection, choose_digit, least_chosen
+from fastadv.kernels.sample import (
+    along,
+    begin_search,
+    digit_bins,
+    distance_sums,
+    finish_search,
+    magnitude_sums,
+    over_mean,
+    square_sums,
+    write_projection,
+)
+from fastadv.kernels.shared_samples import move_shared
 
 
 def move(
@@ -94,18 +88,11 @@ def move(
         columns = block(elements, x)
         constants = {"PARTICLES": particles, "NORM": norm, "ASCENT": ascent, "EXACT": exact, "BLOCK": columns}
         largest = math.ceil(l1_fraction * elements)
-        accumulated = (momentum, decay, gathered)
-        launch(
-            move_samples,
-            x.shape[0],
-            *tensors,
-            *ball_and_step,
-            elements,
-            largest,
-            *accumulated,
-            elements=columns,
-            **constants,
-        )
+        arguments = (*tensors, *ball_and_step, elements, largest, momentum, decay, gathered)
+        if parts_of(elements)[0] > 1:
+            move_shared(*arguments, **constants)
+        else:
+            launch(move_samples, x.shape[0], *arguments, elements=columns, **constants)
 
 
 @triton.jit
@@ -164,85 +151,41 @@ def move_samples(
     EXACT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    sample = tl.program_id(0).to(tl.int64)
-    image = sample // PARTICLES
-    x_ptr += sample * elements
-    out_ptr += sample * elements
+    index = tl.program_id(0).to(tl.int64)
+    image = index // PARTICLES
+    x_ptr += index * elements
+    out_ptr += index * elements
     x0_ptr += image * elements
+    span = 0, elements
     zeros = widen(tl.zeros([BLOCK], x_ptr.dtype.element_ty))
-    radius = per_sample(eps, eps_ptr, image, None, zeros)
+    ball = per_sample(eps, eps_ptr, image, None, zeros), scalar(low, zeros), scalar(high, zeros)
     size = per_sample(step_size, step_size_ptr, image, None, zeros)
-    low_, high_ = scalar(low, zeros), scalar(high, zeros)
-    inside = clamp(scalar(0.0, zeros), low_, high_)
-    measure = scalar(1.0, zeros)
+    factor, inverse_mean, measure = scalar(1.0, zeros), scalar(1.0, zeros), scalar(1.0, zeros)
     if direction_ptr is not None:
-        direction_ptr += sample * elements
-    divisor, mean = measure, measure
+        direction_ptr += index * elements
     if momentum_ptr is not None:
-        momentum_ptr += sample * elements
-        gathered_ptr += sample * elements
-        divisor, mean = _mean_magnitude(direction_ptr, elements, zeros, BLOCK)
-    direction = direction_ptr, momentum_ptr, scalar(decay, zeros), divisor, mean
+        momentum_ptr += index * elements
+        gathered_ptr += index * elements
+        factor, inverse_mean = over_mean(magnitude_sums(direction_ptr, span, zeros, BLOCK), elements)
+    direction = direction_ptr, momentum_ptr, scalar(decay, zeros), factor, inverse_mean
     if direction_ptr is not None and ASCENT == UNIT:
-        measure = _norm(direction, elements, zeros, BLOCK)
+        measure = unit_factors(size, norm_of_squares(square_sums(direction, span, zeros, BLOCK)))
     if direction_ptr is not None and ASCENT == LARGEST:
-        measure, count = _least_of_largest(direction, elements, largest, zeros, BLOCK)
-        size = divide(size, tl.maximum(count, 1).to(zeros.dtype))
-    step = direction, size, measure
+        selection, shift = begin_selection(zeros)
+        while selection[3] & (shift >= 0):
+            bins = digit_bins(direction, selection[0], shift, span, BLOCK)
+            selection = choose_digit(selection, bins, shift, largest)
+            shift -= DIGIT
+        measure = least_chosen(selection)
+        size = divide(size, tl.maximum(selection[2], 1).to(zeros.dtype))
+    sample = x_ptr, x0_ptr, (direction, size, measure), clamp(scalar(0.0, zeros), ball[1], ball[2])
 
-    scale = scalar(1.0, zeros)
-    if NORM == L2:
-        farthest, farthest_reach = zeros, zeros
-        for start in range(0, elements, BLOCK):
-            column = start + tl.arange(0, BLOCK)
-            x, x0 = _moved(x_ptr, step, x0_ptr, column, elements, inside, ASCENT)
-            farthest = tl.maximum(farthest, tl.abs(x - x0))
-            farthest_reach = tl.maximum(farthest_reach, tl.abs(_reach(x, x0, low_, high_, EXACT)))
-        divisor, divisor_reach = scale_divisor(tl.max(farthest, 0)), scale_divisor(tl.max(farthest_reach, 0))
-        squares, squares_reach = zeros, zeros
-        for start in range(0, elements, BLOCK):
-            column = start + tl.arange(0, BLOCK)
-            x, x0 = _moved(x_ptr, step, x0_ptr, column, elements, inside, ASCENT)
-            squares += square(divide(x - x0, divisor))
-            squares_reach += square(divide(_reach(x, x0, low_, high_, EXACT), divisor_reach))
-        distance = divisor * square_root(tl.sum(squares, 0))
-        distance_in_box = divisor_reach * square_root(tl.sum(squares_reach, 0))
-        scale = tl.where(distance_in_box > radius, divide(radius, distance), 1.0)
-        if EXACT:
-            passes = 0
-            rising = scale < 1
-            while rising & (passes < _NEWTON_PASSES):
-                free, fixed = zeros, zeros
-                for start in range(0, elements, BLOCK):
-                    column = start + tl.arange(0, BLOCK)
-                    x, x0 = _moved(x_ptr, step, x0_ptr, column, elements, inside, ASCENT)
-                    stopped, limit = stopped_by_box(x - x0, x0, scale, low_, high_)
-                    free += tl.where(stopped, 0.0, square(x - x0))
-                    fixed += tl.where(stopped, square(limit), 0.0)
-                raised = newton(scale, radius, tl.sum(free, 0), tl.sum(fixed, 0))
-                rising = raised > scale
-                scale = raised
-                passes += 1
-
-    threshold = tl.full((), 0.0, tl.float64)
-    if NORM == L1:
-        sample_and_centre = x_ptr, step, x0_ptr, elements, inside
-        threshold = _l1_threshold(sample_and_centre, radius, low_, high_, zeros, ASCENT, EXACT, BLOCK)
-
-    for start in range(0, elements, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        x, x0 = _moved(x_ptr, step, x0_ptr, column, elements, inside, ASCENT)
-        if NORM == L2:
-            projected = clamp(shrink(x, x0, x - x0, scale), low_, high_)
-        elif NORM == L1:
-            soft = soften(x - x0, threshold)
-            projected = clamp(tl.where(threshold > 0, move_inside(x0, soft), x), low_, high_)
-        else:
-            projected = project_linf(x, x0, radius, low_, high_, EXACT)
-        tl.store(out_ptr + column, narrow(projected, out_ptr.dtype.element_ty), column < elements)
-        if momentum_ptr is not None:
-            gathered = narrow(_direction(direction, column, elements), gathered_ptr.dtype.element_ty)
-            tl.store(gathered_ptr + column, gathered, column < elements)
+    found = scalar(1.0, zeros)
+    if NORM != LINF:
+        sums = distance_sums(sample, ball, span, zeros, NORM, ASCENT, EXACT, BLOCK)
+        search = begin_search(sums, ball[0], NORM, EXACT)
+        found = finish_search(search, sample, ball, span, zeros, NORM, ASCENT, EXACT, BLOCK)[0]
+    write_projection(out_ptr, gathered_ptr, sample, ball, found, span, NORM, ASCENT, EXACT, BLOCK)
 
 
 def move_to_boundary(
@@ -259,10 +202,24 @@ def move_to_boundary(
     """Write bss_step of ``x`` into ``out``."""
     if x.numel() == 0:
         return
-    elements = x.numel() // x.shape[0]
+    samples, elements = x.shape[0], x.numel() // x.shape[0]
     columns = block(elements, x)
+    parts, share = parts_of(elements)
+    tile = {"elements": columns, "BLOCK": columns}
+    sums = None
+    if parts > 1:
+        sums = room_for_sums(x, 3, parts)
+        launch(length_parts, samples * parts, direction, sums, elements, parts, share, **tile)
     step = (gap, active, step_size, step_size_n)
-    launch(bss_samples, x.shape[0], x, direction, out, *step, low, high, elements, elements=columns, BLOCK=columns)
+    launch(bss_samples, samples * parts, x, direction, out, *step, low, high, sums, elements, parts, share, **tile)
+
+
+@triton.jit
+def length_parts(direction_ptr, sums_ptr, elements, parts, share, BLOCK: tl.constexpr):
+    sample, part, span = own_part(elements, parts, share)
+    zeros = widen(tl.zeros([BLOCK], direction_ptr.dtype.element_ty))
+    direction = direction_ptr + sample * elements, None, None, None, None
+    keep_sums(sums_ptr + sample * 3 * parts, part, parts, square_sums(direction, span, zeros, BLOCK))
 
 
 @triton.jit
@@ -276,176 +233,31 @@ def bss_samples(
     step_size_ptr,
     low: tl.float64,
     high: tl.float64,
+    sums_ptr,
     elements,
+    parts,
+    share,
     BLOCK: tl.constexpr,
 ):
-    sample = tl.program_id(0).to(tl.int64)
+    sample, _, span = own_part(elements, parts, share)
     x_ptr += sample * elements
     direction_ptr += sample * elements
     out_ptr += sample * elements
     zeros = widen(tl.zeros([BLOCK], x_ptr.dtype.element_ty))
+    direction = direction_ptr, None, None, None, None
+    if sums_ptr is None:
+        length = norm_of_squares(square_sums(direction, span, zeros, BLOCK))
+    else:
+        length = norm_of_squares(sums_of_parts(sums_ptr + sample * 3 * parts, parts, zeros, 3))
     active = tl.load(active_ptr + sample)
     # A little further than the boundary seems to be, so that the step ends beyond it.
     gap = tl.load(gap_ptr + sample) + scalar(1e-4, zeros)
     size = per_sample(step_size, step_size_ptr, sample, None, zeros) * gap
-    direction = direction_ptr, None, None, None, None
-    length = _norm(direction, elements, zeros, BLOCK)
-    for start in range(0, elements, BLOCK):
+    measure = unit_factors(size, length)
+    for start in range(span[0], span[1], BLOCK):
         column = start + tl.arange(0, BLOCK)
-        mask = column < elements
+        mask = column < span[1]
         same = tl.load(x_ptr + column, mask, other=0)
-        moved = widen(same) + displacement(_direction(direction, column, elements), size, length, UNIT)
+        moved = widen(same) + displacement(along(direction, column, span[1]), size, measure, UNIT)
         moved = narrow(clamp(moved, scalar(low, zeros), scalar(high, zeros)), out_ptr.dtype.element_ty)
         tl.store(out_ptr + column, tl.where(active, moved, same), mask)
-
-
-@triton.jit
-def _direction(direction, column, elements):
-    """A block of what the step is along; zeros past the end. NaN in what is added to a momentum counts as zero."""
-    ptr, momentum_ptr, decay, divisor, mean = direction
-    mask = column < elements
-    step = widen(tl.load(ptr + column, mask, other=0))
-    if momentum_ptr is None:
-        return step
-    else:
-        known = tl.where(step == step, step, 0.0)
-        added = tl.where((mean > 0) & (mean < float("inf")), divide(divide(known, divisor), mean), 0.0)
-        return decay * widen(tl.load(momentum_ptr + column, mask, other=0)) + added
-
-
-@triton.jit
-def _moved(x_ptr, step, x0_ptr, column, elements, inside, ASCENT: tl.constexpr):
-    """Points after the step, and their centres; past the end both are ``inside``, a value within the box."""
-    direction, size, measure = step
-    mask = column < elements
-    x = widen(tl.load(x_ptr + column, mask, other=0))
-    x0 = widen(tl.load(x0_ptr + column, mask, other=0))
-    if direction[0] is not None:
-        x += displacement(_direction(direction, column, elements), size, measure, ASCENT)
-    return tl.where(mask, x, inside), tl.where(mask, x0, inside)
-
-
-@triton.jit
-def _reach(x, x0, low, high, EXACT: tl.constexpr):
-    """Offset from the centre that has to lie in the ball: of ``x``, clipped to the box where that is exact."""
-    return clamp(x - x0, low - x0, high - x0) if EXACT else x - x0
-
-
-@triton.jit
-def _l1_threshold(sample, radius, low, high, zeros, ASCENT: tl.constexpr, EXACT: tl.constexpr, BLOCK: tl.constexpr):
-    """Threshold t, float64, at which ``clamp(x0 + soften(x - x0, t), low, high)`` has distance ``radius``; 0 inside."""
-    outside = tl.full((), 0.0, tl.float64)
-    distance, slope, far = _l1_sums(sample, outside, low, high, zeros, ASCENT, EXACT, BLOCK)
-    eps = radius.to(tl.float64)
-    # In float32 half of what the norm may exceed the radius by, 4 * 2^-23; the other half is left to other rounding.
-    tolerance = eps * (2.0**-46 if zeros.dtype == tl.float64 else 2.0**-22)
-    goal = eps - tolerance
-    near, near_distance, near_slope = outside, distance, slope
-    far_distance, far_slope = outside, outside
-    width, passes = far, 0
-    found = tl.where(distance > eps, far, 0.0)
-    searching = (distance > eps) & (goal > 0)
-    while searching:
-        # Every second pass that has not halved the bracket is followed by one that does.
-        stalled = (passes > 0) & (passes % 2 == 0) & (far - near > width / 2)
-        width = tl.where(passes % 2 == 0, far - near, width)
-        proposal = l1_proposal(goal, near, near_distance, near_slope, far, far_distance, far_slope)
-        within = (proposal > near) & (proposal < far) & (stalled == 0)
-        t = tl.where(within, proposal, near + (far - near) / 2)
-        distance, slope, _ = _l1_sums(sample, t, low, high, zeros, ASCENT, EXACT, BLOCK)
-        above = distance - goal
-        passes += 1
-        searching = (t > near) & (t < far) & ((above > tolerance) | (above < -tolerance)) & (passes < _L1_PASSES)
-        is_near = above > tolerance
-        near, far = tl.where(is_near, t, near), tl.where(is_near, far, t)
-        near_distance = tl.where(is_near, distance, near_distance)
-        far_distance = tl.where(is_near, far_distance, distance)
-        near_slope, far_slope = tl.where(is_near, slope, near_slope), tl.where(is_near, far_slope, slope)
-        found = far
-    return found
-
-
-@triton.jit
-def _l1_sums(sample, t, low, high, zeros, ASCENT: tl.constexpr, EXACT: tl.constexpr, BLOCK: tl.constexpr):
-    """Distance from the centre at threshold ``t``, how fast it falls, and the largest distance of a coordinate at 0.
-
-    In float64: equal terms, which sign steps leave behind, round alike and would add up their errors.
-    """
-    x_ptr, step, x0_ptr, elements, inside = sample
-    distances, slopes = zeros.to(tl.float64), zeros.to(tl.float64)
-    farthest = zeros
-    for start in range(0, elements, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        x, x0 = _moved(x_ptr, step, x0_ptr, column, elements, inside, ASCENT)
-        distance, slope = l1_terms(x - x0, x0, t, low, high, EXACT)
-        distances += distance
-        slopes += slope
-        farthest = tl.maximum(farthest, tl.abs(x - x0))
-    return tl.sum(distances, 0), tl.sum(slopes, 0), tl.max(farthest, 0).to(tl.float64)
-
-
-@triton.jit
-def _least_of_largest(direction, elements, k, zeros, BLOCK: tl.constexpr):
-    """Bits of the ``k``-th largest magnitude of a direction, or of the least above zero; how many reach it.
-
-    Bisection on the bits, after a first probing downward by powers of two; it ends early where exactly ``k`` reach a
-    probe.
-    """
-    most = magnitude_bits(zeros)
-    for start in range(0, elements, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        most = tl.maximum(most, magnitude_bits(_direction(direction, column, elements)))
-    above = tl.max(most, 0) + 1
-    stride = bits(scalar(2.0, zeros)) - bits(scalar(1.0, zeros))
-    at_least = tl.zeros_like(above)
-    count = 0
-    searching = above > 1
-    while searching:
-        probe = tl.where(at_least == 0, tl.maximum(above - stride, 1), at_least + (above - at_least) // 2)
-        stride = tl.where(probe > 1, stride * 2, stride)
-        reach = tl.zeros_like(most)
-        for start in range(0, elements, BLOCK):
-            column = start + tl.arange(0, BLOCK)
-            reach += (magnitude_bits(_direction(direction, column, elements)) >= probe).to(reach.dtype)
-        reached = tl.sum(reach, 0).to(tl.int32)
-        enough = (reached >= k) | (probe == 1)
-        at_least, above = tl.where(enough, probe, at_least), tl.where(enough, above, probe)
-        count = tl.where(enough, reached, count)
-        searching = (at_least == 0) | ((count > k) & (above - at_least > 1))
-    return tl.maximum(at_least, 1), count
-
-
-@triton.jit
-def _norm(direction, elements, zeros, BLOCK: tl.constexpr):
-    """l2 norm of a direction that neither overflows nor underflows; NaN where it has one."""
-    largest = zeros
-    for start in range(0, elements, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        largest = tl.maximum(largest, tl.abs(_direction(direction, column, elements)))
-    divisor = scale_divisor(tl.max(largest, 0))
-    squares = zeros
-    for start in range(0, elements, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        squares += square(divide(_direction(direction, column, elements), divisor))
-    return divisor * square_root(tl.sum(squares, 0))
-
-
-@triton.jit
-def _mean_magnitude(ptr, elements, zeros, BLOCK: tl.constexpr):
-    """Two divisors, one after the other, that bring a run of elements to mean magnitude 1; NaN counts as zero."""
-    largest = zeros
-    for start in range(0, elements, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        largest = tl.maximum(largest, _magnitude(ptr, column, elements))
-    divisor = scale_divisor(tl.max(largest, 0))
-    total = zeros
-    for start in range(0, elements, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        total += divide(_magnitude(ptr, column, elements), divisor)
-    return divisor, divide(tl.sum(total, 0), elements.to(zeros.dtype))
-
-
-@triton.jit
-def _magnitude(ptr, column, elements):
-    x = widen(tl.load(ptr + column, column < elements, other=0))
-    return tl.where(x == x, tl.abs(x), 0.0)

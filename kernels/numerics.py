@@ -73,6 +73,31 @@ def square_root(x):
 
 
 @triton.jit
+def shrinkage(like):
+    """A power of two and its inverse: the square of what overflows when squared does not after a product with it."""
+    if like.dtype == tl.float64:
+        return scalar(2.0**-600, like), scalar(2.0**600, like)
+    else:
+        return scalar(2.0**-100, like), scalar(2.0**100, like)
+
+
+@triton.jit
+def add_at_all_scales(sums, term):
+    """``sums`` with the squares of ``term`` as it is, shrunk and stretched, lest all over- or underflow."""
+    shrink, stretch = shrinkage(term)
+    return sums[0] + square(term), sums[1] + square(shrink * term), sums[2] + square(stretch * term)
+
+
+@triton.jit
+def norm_of_squares(sums):
+    """Norm, given its sum of squares at all scales; NaN where any term is."""
+    plain, shrunk, stretched = sums
+    shrink, stretch = shrinkage(plain)
+    norm = tl.where(plain <= shrink, square_root(stretched) * shrink, square_root(plain))
+    return tl.where(plain >= stretch, square_root(shrunk) * stretch, norm)
+
+
+@triton.jit
 def minimum(x, y):
     """Smaller one; NaN where either is."""
     return tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL)

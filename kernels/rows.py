@@ -6,9 +6,14 @@ or the Jensen-Shannon divergence; :func:`_value` says how. A program takes one r
 reads each network's logits once and writes a gradient of 4 (float64: 8) bytes an element for each network that needs
 one, and the loss. Rows of up to 1024 (float64: 512) classes stay in registers; longer ones are read in blocks, in two
 passes, of which the second finds them in the cache: online softmaxes with the divergence, then gradients. JS has three.
+
+Where long rows are few, programs share them, in a launch a pass: parts of four blocks each. As the sums of a row are
+those of its parts, merged in their order, in one program too, a row does not depend on how many others there are.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import triton
 import triton.language as tl
@@ -17,6 +22,7 @@ from torch import Tensor
 from fastadv.kernels.launch import accumulator, block, launch, rows_at_once
 from fastadv.kernels.loss import empty_results, reduced
 from fastadv.kernels.numerics import divide, scalar, weighted, widen
+from fastadv.kernels.parts import keep_sums, numbers_of_part, room_for_sums
 
 # The losses.
 KL = tl.constexpr(0)
@@ -26,6 +32,12 @@ CROSS_ENTROPY = tl.constexpr(3)
 JS = tl.constexpr(4)
 DKD = tl.constexpr(5)
 LOG_ODDS = tl.constexpr(6)
+
+# Programs that fill a GPU: fewer rows are shared out, and how many blocks are a part.
+_FEW_ROWS = 256
+_BLOCKS_OF_PART = 4
+# What :func:`_part_sums` gives of each row.
+_NUMBERS = tl.constexpr(9)
 
 
 def logit_loss(
@@ -57,34 +69,93 @@ def logit_loss(
     if samples:
         columns = block(classes, student)
         rows = rows_at_once(columns)
+        part = _BLOCKS_OF_PART * columns
+        shared = samples < _FEW_ROWS and classes > 2 * part
+        parts = triton.cdiv(classes, part) if shared else 1
+        programs = triton.cdiv(samples, rows) * parts
+        inputs = (student, minus[0], teacher, minus[1], target)
+        sizes = (temperature, samples, classes, parts)
+        # The registers of a thread hold half as many of float64.
+        tile = rows * columns * accumulator(student).itemsize // 4
+        constants: dict[str, Any] = {"elements": tile, "LOSS": loss.value, "BLOCK": columns, "PART": part}
+        sums = halves = None
+        if shared:
+            sums = room_for_sums(student, _NUMBERS.value, parts)
+            launch(sum_parts, programs, *inputs, sums, *sizes, **constants)
+        if shared and loss == JS:
+            halves = room_for_sums(student, 2, parts)
+            launch(halve_parts, programs, *inputs, sums, halves, *sizes, **constants)
         launch(
             logit_loss_rows,
-            triton.cdiv(samples, rows),
-            student,
-            minus[0],
-            teacher,
-            minus[1],
-            target,
+            programs,
+            *inputs,
             weight,
             value,
             by_student,
             by_student_minus,
             by_teacher,
             by_teacher_minus,
-            temperature,
+            sums,
+            halves,
             alpha,
             beta,
             scale,
-            samples,
-            classes,
-            # The registers of a thread hold half as many of float64.
-            elements=rows * columns * accumulator(student).itemsize // 4,
-            LOSS=loss.value,
+            *sizes,
             ROWS=rows,
-            BLOCK=columns,
             HELD=classes <= columns,
+            **constants,
         )
     return reduced(value, scale, reduce), *grads
+
+
+@triton.jit(do_not_specialize=["samples"])
+def sum_parts(
+    student_ptr,
+    student_minus_ptr,
+    teacher_ptr,
+    teacher_minus_ptr,
+    target_ptr,
+    sums_ptr,
+    temperature: tl.float64,
+    samples,
+    classes,
+    parts,
+    LOSS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PART: tl.constexpr,
+):
+    """Leave the sums of a part of a row."""
+    networks = student_ptr, student_minus_ptr, teacher_ptr, teacher_minus_ptr
+    rows = networks, None, _own_rows(student_ptr, target_ptr, temperature, samples, classes, parts, 1)
+    part = (tl.program_id(0) % parts).to(tl.int32)
+    sums = _part_sums(rows, part * PART, LOSS, BLOCK, False, PART)
+    keep_sums(sums_ptr + _own_row(parts, 1) * _NUMBERS * parts, part, parts, sums)
+
+
+@triton.jit(do_not_specialize=["samples"])
+def halve_parts(
+    student_ptr,
+    student_minus_ptr,
+    teacher_ptr,
+    teacher_minus_ptr,
+    target_ptr,
+    sums_ptr,
+    halves_ptr,
+    temperature: tl.float64,
+    samples,
+    classes,
+    parts,
+    LOSS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PART: tl.constexpr,
+):
+    """Leave a part's share of the two halves of the Jensen-Shannon divergence."""
+    networks = student_ptr, student_minus_ptr, teacher_ptr, teacher_minus_ptr
+    rows = networks, None, _own_rows(student_ptr, target_ptr, temperature, samples, classes, parts, 1)
+    part, row = (tl.program_id(0) % parts).to(tl.int32), _own_row(parts, 1)
+    sums = _row_sums(rows, sums_ptr, row, parts, LOSS, BLOCK, False, PART)
+    halves = _part_halves(rows, sums, part * PART, LOSS, BLOCK, False, PART)
+    keep_sums(halves_ptr + row * 2 * parts, part, parts, halves)
 
 
 @triton.jit(do_not_specialize=["samples"])
@@ -100,17 +171,22 @@ def logit_loss_rows(
     student_minus_grad_ptr,
     teacher_grad_ptr,
     teacher_minus_grad_ptr,
-    temperature: tl.float64,
+    sums_ptr,
+    halves_ptr,
     alpha: tl.float64,
     beta: tl.float64,
     scale: tl.float64,
+    temperature: tl.float64,
     samples,
     classes,
+    parts,
     LOSS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     HELD: tl.constexpr,
+    PART: tl.constexpr,
 ):
+    """Loss and gradients of rows, or the gradients of a part of a row of which the sums of all parts are there."""
     SOFT: tl.constexpr = (LOSS == KL) | (LOSS == KD) | (LOSS == JS) | (LOSS == DKD)
     HARD: tl.constexpr = (LOSS == KD) | (LOSS == LOSS_MATCHING)
     # Log-odds of the other classes against the target; cross-entropy alone is computed from them.
@@ -118,43 +194,14 @@ def logit_loss_rows(
     TEACHER_HARD: tl.constexpr = LOSS == LOSS_MATCHING
     STUDENT_GRAD: tl.constexpr = (student_grad_ptr is not None) | (student_minus_grad_ptr is not None)
     TEACHER_GRAD: tl.constexpr = (teacher_grad_ptr is not None) | (teacher_minus_grad_ptr is not None)
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    present = row < samples
-    base = row * classes
+    networks = student_ptr, student_minus_ptr, teacher_ptr, teacher_minus_ptr
+    place = _own_rows(student_ptr, target_ptr, temperature, samples, classes, parts, ROWS)
+    base, present, _, target, T = place
+    rows = (networks, _load_pair(networks, place, 0, BLOCK), place) if HELD else (networks, None, place)
+    row = _own_row(parts, ROWS)
     zeros = widen(tl.zeros([ROWS], student_ptr.dtype.element_ty))
-    T = scalar(temperature, zeros)
-    target = tl.zeros([ROWS], tl.int64)
-    if target_ptr is not None:
-        target = tl.load(target_ptr + row, present, other=0)
-    if HELD:
-        held_s = load_logits(student_ptr, student_minus_ptr, base, present, 0, classes, BLOCK)
-        if teacher_ptr is not None:
-            held_t = load_logits(teacher_ptr, teacher_minus_ptr, base, present, 0, classes, BLOCK)
-
-    # Largest logit and sum of exponentials above it: of both at the temperature, and of both as they are.
-    soft_s_top, soft_s_sum, soft_t_top, soft_t_sum = zeros - float("inf"), zeros, zeros - float("inf"), zeros
-    hard_s_top, hard_s_sum, hard_t_top, hard_t_sum = zeros - float("inf"), zeros, zeros - float("inf"), zeros
-    # Running sum of exp(t) (t - s), the logits t of the teacher and s of the student taken below their largest.
-    gap = zeros
-    for start in range(0, classes, BLOCK):
-        s = held_s if HELD else load_logits(student_ptr, student_minus_ptr, base, present, start, classes, BLOCK)
-        if HARD:
-            hard_s_top, hard_s_sum = _online_softmax(hard_s_top, hard_s_sum, s)
-        if ODDS:
-            hard_s_top, hard_s_sum = _online_softmax(hard_s_top, hard_s_sum, _others(s, target, start, BLOCK))
-        if teacher_ptr is not None:
-            t = held_t if HELD else load_logits(teacher_ptr, teacher_minus_ptr, base, present, start, classes, BLOCK)
-            if SOFT:
-                soft_s = _soft(s, T, target, start, LOSS, BLOCK)
-                soft_t = _soft(t, T, target, start, LOSS, BLOCK)
-                s_top, s_sum = soft_s_top, soft_s_sum
-                t_top, t_sum = soft_t_top, soft_t_sum
-                soft_s_top, soft_s_sum = _online_softmax(s_top, s_sum, soft_s)
-                soft_t_top, soft_t_sum = _online_softmax(t_top, t_sum, soft_t)
-                if LOSS != JS:
-                    gap = _online_gap(gap, t_sum, s_top, t_top, soft_s_top, soft_t_top, soft_s, soft_t)
-            if TEACHER_HARD:
-                hard_t_top, hard_t_sum = _online_softmax(hard_t_top, hard_t_sum, t)
+    sums = _row_sums(rows, sums_ptr, row, parts, LOSS, BLOCK, HELD, PART)
+    soft_s_top, soft_s_sum, soft_t_top, soft_t_sum, gap, hard_s_top, hard_s_sum, hard_t_top, hard_t_sum = sums
     soft_s_log, soft_t_log = tl.log(soft_s_sum), tl.log(soft_t_sum)
     hard_s_log, hard_t_log = tl.log(hard_s_sum), tl.log(hard_t_sum)
 
@@ -191,31 +238,30 @@ def logit_loss_rows(
     if SOFT and LOSS != JS:
         divergence = divide(gap, soft_t_sum) + (soft_s_log - soft_t_log)
     if LOSS == JS:
-        for start in range(0, classes, BLOCK):
-            s = held_s if HELD else load_logits(student_ptr, student_minus_ptr, base, present, start, classes, BLOCK)
-            t = held_t if HELD else load_logits(teacher_ptr, teacher_minus_ptr, base, present, start, classes, BLOCK)
-            log_q = _log_softmax(_soft(s, T, target, start, LOSS, BLOCK), soft_s_top, soft_s_log)
-            log_p = _log_softmax(_soft(t, T, target, start, LOSS, BLOCK), soft_t_top, soft_t_log)
-            student_half += tl.sum(_expected(log_q, _log_ratio(log_q, log_p)), 1)
-            teacher_half += tl.sum(_expected(log_p, _log_ratio(log_p, log_q)), 1)
+        if halves_ptr is None:
+            for start in range(0, classes, PART):
+                of_part = _part_halves(rows, sums, start, LOSS, BLOCK, HELD, PART)
+                student_half, teacher_half = student_half + of_part[0], teacher_half + of_part[1]
+        else:
+            for part in range(0, parts):
+                of_part = numbers_of_part(halves_ptr + row * 2 * parts, part, parts, zeros, 2)
+                student_half, teacher_half = student_half + of_part[0], teacher_half + of_part[1]
         divergence = student_half + teacher_half
     value = _value(student_ce, teacher_ce, divergence, of_target, T, share, rest, by_soft, LOSS)
     if LOSS == LOG_ODDS:
         value = odds
     tl.store(value_ptr + row, factor * value, present)
 
+    first, last = 0, classes
+    if sums_ptr is not None:
+        first = (tl.program_id(0) % parts).to(tl.int32) * PART
+        last = tl.minimum(first + PART, classes)
     if STUDENT_GRAD or TEACHER_GRAD:
-        for start in range(0, classes, BLOCK):
+        for start in range(first, last, BLOCK):
             column = start + tl.arange(0, BLOCK)
             hit = column[None, :] == target[:, None]
-            s = held_s if HELD else load_logits(student_ptr, student_minus_ptr, base, present, start, classes, BLOCK)
+            s, t = _pair(rows, start, BLOCK, HELD)
             student_grad, teacher_grad = tl.zeros_like(s), tl.zeros_like(s)
-            if teacher_ptr is not None:
-                t = (
-                    held_t
-                    if HELD
-                    else load_logits(teacher_ptr, teacher_minus_ptr, base, present, start, classes, BLOCK)
-                )
             if SOFT:
                 log_q = _log_softmax(_soft(s, T, target, start, LOSS, BLOCK), soft_s_top, soft_s_log)
                 log_p = _log_softmax(_soft(t, T, target, start, LOSS, BLOCK), soft_t_top, soft_t_log)
@@ -250,6 +296,164 @@ def logit_loss_rows(
             store_gradient(student_minus_grad_ptr, base, present, column, classes, -student_grad)
             store_gradient(teacher_grad_ptr, base, present, column, classes, teacher_grad)
             store_gradient(teacher_minus_grad_ptr, base, present, column, classes, -teacher_grad)
+
+
+@triton.jit
+def _own_row(parts, ROWS: tl.constexpr):
+    """Rows of this program; one, where others share it."""
+    return tl.program_id(0).to(tl.int64) // parts * ROWS + tl.arange(0, ROWS)
+
+
+@triton.jit
+def _own_rows(logits_ptr, target_ptr, temperature, samples, classes, parts, ROWS: tl.constexpr):
+    """Where this program's rows begin and whether they exist, how long they are, their targets, and the temperature."""
+    row = _own_row(parts, ROWS)
+    present = row < samples
+    target = tl.zeros([ROWS], tl.int64)
+    if target_ptr is not None:
+        target = tl.load(target_ptr + row, present, other=0)
+    T = scalar(temperature, widen(tl.zeros([ROWS], logits_ptr.dtype.element_ty)))
+    return row * classes, present, classes, target, T
+
+
+@triton.jit
+def _pair(rows, start, BLOCK: tl.constexpr, HELD: tl.constexpr):
+    """A block of both networks' logits, which may be held; of the student's twice where there is no teacher."""
+    return rows[1] if HELD else _load_pair(rows[0], rows[2], start, BLOCK)
+
+
+@triton.jit
+def _load_pair(networks, place, start, BLOCK: tl.constexpr):
+    student_ptr, student_minus_ptr, teacher_ptr, teacher_minus_ptr = networks
+    base, present, classes, _, _ = place
+    s = load_logits(student_ptr, student_minus_ptr, base, present, start, classes, BLOCK)
+    if teacher_ptr is None:
+        return s, s
+    else:
+        return s, load_logits(teacher_ptr, teacher_minus_ptr, base, present, start, classes, BLOCK)
+
+
+@triton.jit
+def _row_sums(
+    rows, sums_ptr, row, parts, LOSS: tl.constexpr, BLOCK: tl.constexpr, HELD: tl.constexpr, PART: tl.constexpr
+):
+    """The sums of all parts of each row, merged in their order."""
+    _, _, classes, _, like = rows[2]
+    none = tl.zeros(row.shape, like.dtype)
+    lowest = none - float("inf")
+    sums = lowest, none, lowest, none, none, lowest, none, lowest, none
+    if HELD:
+        sums = _part_sums(rows, 0, LOSS, BLOCK, HELD, PART)
+    elif sums_ptr is None:
+        for start in range(0, classes, PART):
+            sums = _merged(sums, _part_sums(rows, start, LOSS, BLOCK, HELD, PART), LOSS)
+    else:
+        for part in range(0, parts):
+            of_part = numbers_of_part(sums_ptr + row * _NUMBERS * parts, part, parts, like, _NUMBERS)
+            sums = _merged(sums, of_part, LOSS)
+    return sums
+
+
+@triton.jit
+def _part_sums(rows, first, LOSS: tl.constexpr, BLOCK: tl.constexpr, HELD: tl.constexpr, PART: tl.constexpr):
+    """The sums of a part of each row, the part that begins at class ``first``.
+
+    Of student and teacher at the temperature the largest logit and the sum of exponentials of the differences to it,
+    and the sum of exp(t) (t - s) with the logits below their largest; then of both as they are, as far as a loss needs.
+    Columns are summed apart until the end, so that no block waits for all threads.
+    """
+    classes = rows[2][2]
+    sums = _block_sums(rows, first, LOSS, BLOCK, HELD)
+    if not HELD:
+        for start in range(first + BLOCK, tl.minimum(first + PART, classes), BLOCK):
+            sums = _merged(sums, _block_sums(rows, start, LOSS, BLOCK, HELD), LOSS)
+    return _gathered(sums, LOSS)
+
+
+@triton.jit
+def _block_sums(rows, start, LOSS: tl.constexpr, BLOCK: tl.constexpr, HELD: tl.constexpr):
+    """The sums of single logits: each is the largest and its own exponential 1."""
+    _, _, _, target, T = rows[2]
+    s, t = _pair(rows, start, BLOCK, HELD)
+    one = tl.zeros_like(s) + 1
+    soft_s, soft_t, gap, hard_s = s, t, one, s
+    if (LOSS == KL) | (LOSS == KD) | (LOSS == JS) | (LOSS == DKD):
+        soft_s, soft_t = _soft(s, T, target, start, LOSS, BLOCK), _soft(t, T, target, start, LOSS, BLOCK)
+        # Zero, but where a logit is infinite.
+        gap = (soft_t - _shift(soft_t)) - (soft_s - _shift(soft_s))
+    if (LOSS == LOG_ODDS) | (LOSS == CROSS_ENTROPY):
+        hard_s = _others(s, target, start, BLOCK)
+    return soft_s, one, soft_t, one, gap, hard_s, one, t, one
+
+
+@triton.jit
+def _merged(a, b, LOSS: tl.constexpr):
+    """The sums of what either has summed."""
+    s_top, s_sum, t_top, t_sum, gap, hard_s_top, hard_s_sum, hard_t_top, hard_t_sum = a
+    if (LOSS == KL) | (LOSS == KD) | (LOSS == JS) | (LOSS == DKD):
+        s_top, t_top = tl.maximum(a[0], b[0]), tl.maximum(a[2], b[2])
+        s_sum = _raised(a[1], a[0], s_top) + _raised(b[1], b[0], s_top)
+        t_sum = _raised(a[3], a[2], t_top) + _raised(b[3], b[2], t_top)
+        if LOSS != JS:
+            gap = _raised_gap(a, s_top, t_top) + _raised_gap(b, s_top, t_top)
+    if LOSS != KL and LOSS != JS and LOSS != DKD:
+        hard_s_top = tl.maximum(a[5], b[5])
+        hard_s_sum = _raised(a[6], a[5], hard_s_top) + _raised(b[6], b[5], hard_s_top)
+    if LOSS == LOSS_MATCHING:
+        hard_t_top = tl.maximum(a[7], b[7])
+        hard_t_sum = _raised(a[8], a[7], hard_t_top) + _raised(b[8], b[7], hard_t_top)
+    return s_top, s_sum, t_top, t_sum, gap, hard_s_top, hard_s_sum, hard_t_top, hard_t_sum
+
+
+@triton.jit
+def _gathered(sums, LOSS: tl.constexpr):
+    """The sums of each row, from those of its columns."""
+    none = tl.sum(tl.zeros_like(sums[0]), 1)
+    s_top, s_sum, t_top, t_sum, gap = none, none, none, none, none
+    hard_s_top, hard_s_sum, hard_t_top, hard_t_sum = none, none, none, none
+    if (LOSS == KL) | (LOSS == KD) | (LOSS == JS) | (LOSS == DKD):
+        s_top, t_top = tl.max(sums[0], 1), tl.max(sums[2], 1)
+        s_sum = tl.sum(_raised(sums[1], sums[0], s_top[:, None]), 1)
+        t_sum = tl.sum(_raised(sums[3], sums[2], t_top[:, None]), 1)
+        if LOSS != JS:
+            gap = tl.sum(_raised_gap(sums, s_top[:, None], t_top[:, None]), 1)
+    if LOSS != KL and LOSS != JS and LOSS != DKD:
+        hard_s_top = tl.max(sums[5], 1)
+        hard_s_sum = tl.sum(_raised(sums[6], sums[5], hard_s_top[:, None]), 1)
+    if LOSS == LOSS_MATCHING:
+        hard_t_top = tl.max(sums[7], 1)
+        hard_t_sum = tl.sum(_raised(sums[8], sums[7], hard_t_top[:, None]), 1)
+    return s_top, s_sum, t_top, t_sum, gap, hard_s_top, hard_s_sum, hard_t_top, hard_t_sum
+
+
+@triton.jit
+def _raised(total, top, to):
+    """A sum of exponentials of differences to ``top``, as one of differences to ``to``."""
+    return total * tl.exp(top - _shift(to))
+
+
+@triton.jit
+def _raised_gap(sums, s_to, t_to):
+    """The sum of exp(t) (t - s) at larger maxima; where the factor is 0 it may be undefined and adds nothing."""
+    s_top, _, t_top, t_sum, gap, _, _, _, _ = sums
+    moved = (_shift(t_to) - _shift(t_top)) - (_shift(s_to) - _shift(s_top))
+    factor = tl.exp(t_top - _shift(t_to))
+    return tl.where(factor == 0, 0.0, factor * (gap - t_sum * moved))
+
+
+@triton.jit
+def _part_halves(rows, sums, first, LOSS: tl.constexpr, BLOCK: tl.constexpr, HELD: tl.constexpr, PART: tl.constexpr):
+    """Two halves of the Jensen-Shannon divergence over a part of each row: of each network from their mean, half."""
+    _, _, classes, target, T = rows[2]
+    s_log, t_log = tl.log(sums[1]), tl.log(sums[3])
+    student_half, teacher_half = tl.zeros_like(sums[1]), tl.zeros_like(sums[1])
+    for start in range(first, tl.minimum(first + PART, classes), BLOCK):
+        s, t = _pair(rows, start, BLOCK, HELD)
+        log_q = _log_softmax(_soft(s, T, target, start, LOSS, BLOCK), sums[0], s_log)
+        log_p = _log_softmax(_soft(t, T, target, start, LOSS, BLOCK), sums[2], t_log)
+        student_half += tl.sum(_expected(log_q, _log_ratio(log_q, log_p)), 1)
+        teacher_half += tl.sum(_expected(log_p, _log_ratio(log_p, log_q)), 1)
+    return student_half, teacher_half
 
 
 @triton.jit
@@ -361,32 +565,9 @@ def store_gradient(ptr, base, present, column, classes, grad):
 
 
 @triton.jit
-def _online_softmax(top, total, logits):
-    """Largest logit of each row so far, and the sum of exponentials of the differences to it."""
-    raised = tl.maximum(top, tl.max(logits, 1))
-    shift = _shift(raised)
-    return raised, total * tl.exp(top - shift) + tl.sum(tl.exp(logits - shift[:, None]), 1)
-
-
-@triton.jit
 def _shift(top):
     """Number to subtract from a logit: the largest so far, 0 while that is -inf."""
     return tl.where(top == -float("inf"), 0.0, top)
-
-
-@triton.jit
-def _online_gap(gap, t_sum, s_top, t_top, s_raised, t_raised, s, t):
-    """Sum over each row so far of exp(t - t_top) ((t - t_top) - (s - s_top)), at the raised maxima.
-
-    ``t_sum`` is the sum of exponentials before. Where an exponential is 0 the gap may be undefined and adds nothing.
-    """
-    s_shift, t_shift = _shift(s_raised), _shift(t_raised)
-    moved = (t_shift - _shift(t_top)) - (s_shift - _shift(s_top))
-    factor = tl.exp(t_top - t_shift)
-    before = tl.where(factor == 0, 0.0, factor * (gap - t_sum * moved))
-    below_t = t - t_shift[:, None]
-    p = tl.exp(below_t)
-    return before + tl.sum(tl.where(p == 0, 0.0, p * (below_t - (s - s_shift[:, None]))), 1)
 
 
 @triton.jit

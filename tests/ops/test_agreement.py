@@ -111,6 +111,15 @@ def test_half_precision_beyond_one_block(case, dtype, backend):
     assert_agrees(case, dtype, "contiguous", (2, *particles, 3, 19, 23), backend)
 
 
+LONG = ("project-l1", "random_start-l2", "pgd_step-l1", "pgd_step_-l2", "momentum_step-l2", "bss_step")
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.name in LONG], ids=str)
+def test_samples_that_programs_share(case, backend):
+    """So long that Triton, and CUDA where it has no clusters, share each out; the other cases: test_parts.py."""
+    assert_agrees(case, torch.float32, "contiguous", (1, 3, 105, 105), backend)
+
+
 @each_layout(["channels_last", "broadcast", "broadcast_first", "mixed"])
 @pytest.mark.parametrize("samples", [0, 1])
 @pytest.mark.parametrize("case", CASES, ids=str)
