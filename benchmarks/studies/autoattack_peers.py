@@ -41,7 +41,7 @@ ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
 # Radii in pixels of [0, 1]; of the network that is not robust, ones at which 20 to 50 % of the images stand.
 EPS = {
     "cifar100_resnet20_pgdat": {"linf": "8/255", "l2": "0.5", "l1": "6"},
-    "cifar100_resnet20": {"linf": "0.25/255", "l2": "0.05", "l1": "0.5"},
+    "cifar100_resnet20": {"linf": "0.35/255", "l2": "0.05", "l1": "0.5"},
 }
 # The largest difference of robust accuracy, in points, with which the verdicts are called equal.
 EQUAL = 0.3
