@@ -37,6 +37,13 @@ DEVICE void for_each_number(const F& f) {
   }
 }
 
+struct Smaller {
+  template <class A>
+  DEVICE A operator()(A a, A b) const {
+    return b < a ? b : a;
+  }
+};
+
 // Threads that share a row: `rank` of `size`, and each of K numbers combined over them.
 struct WarpTeam {
   DEVICE int rank() const { return threadIdx.x % kWarp; }

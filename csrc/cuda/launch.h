@@ -186,6 +186,22 @@ __device__ __forceinline__ void await_copies() {
 }
 __device__ __forceinline__ void prefetch(const void* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
 
+// Writes what the kernel does not read again to global memory, at once: to the compiler an assignment of 16 bytes is one of
+// so many elements, of which it does not always make one access.
+template <class Packed>
+__device__ __forceinline__ void write_at_once(Packed* to, const Packed& packed) {
+  if constexpr (sizeof(Packed) == 16) {
+    const uint4 word = *reinterpret_cast<const uint4*>(&packed);
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(word.x),
+                 "r"(word.y), "r"(word.z), "r"(word.w));
+  } else if constexpr (sizeof(Packed) == 8) {
+    const uint2 word = *reinterpret_cast<const uint2*>(&packed);
+    asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)), "r"(word.x), "r"(word.y));
+  } else {
+    *to = packed;
+  }
+}
+
 // No instruction, but to the compiler the result is a number it knows nothing of.
 __device__ __forceinline__ float computed_anew(float x) {
   asm volatile("" : "+f"(x));

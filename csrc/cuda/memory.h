@@ -30,15 +30,30 @@ DEVICE void load(const T* from, A (&x)[kWidth]) {
   }
 }
 
+template <int kEach, class T, class A, int kWidth>
+DEVICE Packed<T, kEach> packed_from(const A (&x)[kWidth], int first) {
+  Packed<T, kEach> packed;
+#pragma unroll
+  for (int e = 0; e < kEach; ++e) packed.element[e] = static_cast<T>(x[first + e]);
+  return packed;
+}
+
 template <int kWidth, class T, class A>
 DEVICE void store(T* to, const A (&x)[kWidth]) {
   constexpr int kEach = kAccess<T, kWidth>;
 #pragma unroll
   for (int first = 0; first < kWidth; first += kEach) {
-    Packed<T, kEach> packed;
+    *reinterpret_cast<Packed<T, kEach>*>(to + first) = packed_from<kEach, T>(x, first);
+  }
+}
+
+// To global memory, from which the kernel does not read it again, in accesses that the compiler does not split.
+template <int kWidth, class T, class A>
+DEVICE void store_at_once(T* to, const A (&x)[kWidth]) {
+  constexpr int kEach = kAccess<T, kWidth>;
 #pragma unroll
-    for (int e = 0; e < kEach; ++e) packed.element[e] = static_cast<T>(x[first + e]);
-    *reinterpret_cast<Packed<T, kEach>*>(to + first) = packed;
+  for (int first = 0; first < kWidth; first += kEach) {
+    write_at_once(reinterpret_cast<Packed<T, kEach>*>(to + first), packed_from<kEach, T>(x, first));
   }
 }
 

@@ -414,7 +414,7 @@ DEVICE void move_sample(const Team& team, Point* x, const Direction& direction, 
         z[e] = clamp<A>(moved, ball.low, ball.high);
       }
     }
-    store(out + first, z);
+    store_at_once(out + first, z);
   });
 }
 

@@ -21,6 +21,8 @@ namespace {
 
 constexpr int kMostParticles = 32;
 constexpr int kMostPairs = kMostParticles * kMostParticles;
+// Of so many pairs at most each thread counts the lesser ones; more are selected from by radix.
+constexpr int kFewPairs = 192;
 // Particles are taken in tiles of this many, so that each element read takes part in several products.
 constexpr int kTile = 4;
 constexpr int kTilePairs = kTile * kTile;
@@ -141,30 +143,56 @@ DEVICE void sum_pairs(const T* particles /* [n, D] */, const T* score /* [n, D] 
   __syncthreads();
 }
 
-// The lower median of the distances i < j; NaN where there is no pair or one is NaN. A thread a pair counts the pairs
-// before its own.
+// The distances of all pairs, as find_largest looks at them.
 template <class A>
-DEVICE A median(const A* distance /* [n, n] */, int n) {
-  SHARED_ARRAY(A, pair, kMostPairs / 2);
-  SHARED_ARRAY(A, result, 1);
-  if (threadIdx.x == 0) result[0] = std::numeric_limits<A>::quiet_NaN();
+struct Pairs {
+  const A* distance;
+  int count;
+
+  template <class Visit>
+  DEVICE void directions(const Visit& visit) const {
+    for (int own = threadIdx.x; own < count; own += blockDim.x) {
+      const A one[1] = {distance[own]};
+      visit(one);
+    }
+  }
+};
+
+// The lower median of the distances i < j; NaN where there is no pair or one is NaN. `pair` is room for all of them.
+template <class A>
+DEVICE A median(const A* distance /* [n, n] */, int n, A* pair) {
+  constexpr A kNone = std::numeric_limits<A>::infinity();
+  const Pairs<A> pairs{pair, n * (n - 1) / 2};
+  bool ordered = n > 1;
   for (int entry = threadIdx.x; entry < n * n; entry += blockDim.x) {
     const int i = entry / n, j = entry % n;
-    if (j < i) pair[i * (i - 1) / 2 + j] = distance[entry];
+    if (j >= i) continue;
+    pair[i * (i - 1) / 2 + j] = distance[entry];
+    ordered = ordered && distance[entry] == distance[entry];
   }
   __syncthreads();
-  const int pairs = n * (n - 1) / 2;
-  for (int own = threadIdx.x; own < pairs; own += blockDim.x) {
-    int before = 0;
-    bool ordered = true;
-    for (int other = 0; other < pairs; ++other) {
-      ordered = ordered && pair[other] == pair[other];
-      before += pair[other] < pair[own] || (pair[other] == pair[own] && other < own);
+  const int before = (pairs.count - 1) / 2;
+  A least = kNone;
+  if (pairs.count <= kFewPairs) {
+    // The least distance that with all below it is more than come before the median.
+    for (int own = threadIdx.x; own < pairs.count; own += blockDim.x) {
+      const A mine = pair[own];
+      int reached = 0;
+      for (int other = 0; other < pairs.count; ++other) reached += pair[other] <= mine;
+      if (reached > before && mine < least) least = mine;
     }
-    if (ordered && before == (pairs - 1) / 2) result[0] = pair[own];
+  } else {
+    const int wanted = pairs.count - before;
+    const Largest<A> selected = find_largest<A>(BlockTeam(), pairs, wanted);
+    // Where fewer are above zero, the median is zero.
+    if (selected.count < wanted) least = 0;
+    pairs.directions([&](const auto& one) {
+      if (one[0] >= selected.least && one[0] < least) least = one[0];
+    });
   }
-  __syncthreads();
-  return result[0];
+  A result[2] = {least, A(ordered ? 0 : 1)};
+  BlockTeam().combine<Smaller, Sum>(result);
+  return result[1] > 0 ? std::numeric_limits<A>::quiet_NaN() : result[0];
 }
 
 // Coefficients of  phi_i = sum_j attract_ij score_j + repel_ij (x_i - x_j), both n x n, written over the inputs, which
@@ -176,7 +204,7 @@ DEVICE void coefficients(A* distance, A* product, int n, const Stein<A>& stein) 
   if (stein.bandwidth > 0) {
     precision = 1 / (stein.bandwidth * stein.bandwidth);
   } else {
-    const A middle = median(distance, n);
+    const A middle = median(distance, n, kernel);
     // A flat kernel without repulsion where the median distance is zero or there is no pair.
     if (middle > 0) precision = 2 * std::log(static_cast<A>(n + 1)) / middle;
   }
@@ -187,17 +215,22 @@ DEVICE void coefficients(A* distance, A* product, int n, const Stein<A>& stein) 
   __syncthreads();
   A scale = stein.score_scale;
   if (stein.equal_rms) {
-    // Squared lengths summed over the particles: the attraction's from the scores' products, the repulsion's from the
-    // distances, since (x_i - x_j).(x_i - x_k) = (d_ij + d_ik - d_jk) / 2 for squared distances d.
+    // Squared lengths summed over the particles, with K the kernel and d the squared distances: of the attraction
+    //   sum_jk (K K)_jk score_j . score_k,
+    // of the repulsion, since (x_i - x_j).(x_i - x_k) = (d_ij + d_ik - d_jk) / 2, half of
+    //   sum_jk d_jk (K_jk sum_i (K_ij + K_ik) - (K K)_jk).
     double pull_and_push[2] = {0, 0};
     for (int entry = threadIdx.x; entry < pairs; entry += blockDim.x) {
-      const int i = entry / n, j = entry % n;
-      for (int k = 0; k < n; ++k) {
-        const double both = static_cast<double>(kernel[entry]) * kernel[i * n + k];
-        const double angle = static_cast<double>(distance[entry]) + distance[i * n + k] - distance[j * n + k];
-        pull_and_push[0] += both * product[j * n + k];
-        if (i != j && i != k) pull_and_push[1] += both * angle;
+      const int j = entry / n, k = entry % n;
+      double squared = 0, sums = 0;
+      // All matrices are symmetric; down the columns, threads side by side read numbers side by side.
+      for (int i = 0; i < n; ++i) {
+        const double a = kernel[i * n + j], b = kernel[i * n + k];
+        squared = std::fma(a, b, squared);
+        sums += a + b;
       }
+      pull_and_push[0] += squared * product[entry];
+      pull_and_push[1] += (kernel[entry] * sums - squared) * distance[entry];
     }
     BlockTeam().combine<Sum>(pull_and_push);
     const double pull = pull_and_push[0], push = 0.5 * precision * precision * pull_and_push[1];
@@ -283,13 +316,13 @@ DEVICE void move_coordinates(const SteinStep<T, A>& step, int64_t image, const V
   ball.eps = step.eps[image];
   MoveAlongStein<A> rule{step.stein.update};
   rule.set(step.step_size[image], A(1));
+  T* const out = step.out + image * n * size + begin;
   // A thread a run of coordinates of a tile of particles.
   const int64_t runs = (end - begin + kWidth - 1) / kWidth;
   for (int64_t item = threadIdx.x; item < runs * ((n + kTile - 1) / kTile); item += blockDim.x) {
-    const int64_t run = item % runs * kWidth, at = begin + run;
+    const int64_t run = item % runs * kWidth;
     const int i = static_cast<int>(item / runs) * kTile;
-    A centre[kWidth], own[kTile][kWidth], phi[kTile][kWidth] = {};
-    load(step.x0 + image * size + at, centre);
+    A own[kTile][kWidth], phi[kTile][kWidth] = {};
 #pragma unroll
     for (int k = 0; k < kTile; ++k) {
       load(vectors.particles + (i + k < n ? i + k : n - 1) * vectors.stride + run, own[k]);
@@ -308,6 +341,8 @@ DEVICE void move_coordinates(const SteinStep<T, A>& step, int64_t image, const V
         }
       }
     }
+    A centre[kWidth];
+    load(step.x0 + image * size + begin + run, centre);
 #pragma unroll
     for (int k = 0; k < kTile; ++k) {
       if (i + k >= n) continue;
@@ -315,7 +350,7 @@ DEVICE void move_coordinates(const SteinStep<T, A>& step, int64_t image, const V
       for (int e = 0; e < kWidth; ++e) {
         own[k][e] = project_linf<A>(rule(own[k][e], phi[k][e]), centre[e], ball);
       }
-      store(step.out + (image * n + i + k) * size + at, own[k]);
+      store_at_once(out + (i + k) * size + run, own[k]);
     }
   }
 }
@@ -427,18 +462,24 @@ KERNEL_OF(kImageThreads, sizeof(A) == 4 ? 4 : 2) move_image(SteinStep<T, A> step
       copy_run(particles + i * share, from.particles + i * from.stride, own.size);
       copy_run(score + i * share, from.score + i * from.stride, own.size);
     }
+    prefetch_run(step.x0 + image * step.size + own.first, own.size);
     await_copies();
     __syncthreads();
     const bool products = step.stein.equal_rms;
     sum_pairs<kWidth>(particles, products ? score : nullptr, n, int64_t{share}, 0, int64_t{own.size}, part,
                       part + pairs);
     Cluster::barrier();
-    for (int entry = threadIdx.x; entry < (products ? 2 * pairs : pairs); entry += blockDim.x) {
+    // Each block adds up its run of the entries of all parts and gives the sums to all blocks.
+    const int entries = products ? 2 * pairs : pairs, blocks = Cluster::size();
+    const int run = (entries + blocks - 1) / blocks, begin = Cluster::rank() * run;
+    const int end = begin + run < entries ? begin + run : entries;
+    for (int entry = begin + threadIdx.x; entry < end; entry += blockDim.x) {
       A total = 0;
-      for (int block = 0; block < Cluster::size(); ++block) total += Cluster::in_block(part, block)[entry];
-      distance[entry] = total;
+#pragma unroll 4
+      for (int block = 0; block < blocks; ++block) total += Cluster::in_block(part, block)[entry];
+#pragma unroll 4
+      for (int block = 0; block < blocks; ++block) Cluster::in_block(distance, block)[entry] = total;
     }
-    // No block ends while another reads its part.
     Cluster::barrier();
     coefficients(distance, product, n, step.stein);
     move_coordinates<kWidth>(step, image, Vectors<T>{particles, score, share}, product, distance, own.first,

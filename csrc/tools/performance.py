@@ -34,9 +34,10 @@ PAGE = CUDA / "PERFORMANCE.md"
 MULTIPROCESSORS, REGISTERS, WARPS, BLOCKS, SHARED = 132, 65536, 64, 32, 233_472
 # Bytes a second of a large copy, of what lies in the L2 cache, and the bytes of it that stay there.
 MEMORY, CACHE, CACHE_BYTES = 3.0e12, 5.5e12, 40e6
-# Seconds that a kernel of a graph takes at least, that a thread waits for memory or a sum over a cluster once, and that
-# it waits for a sum over its block or warp: shuffles, two barriers and shared memory, some 350 clocks.
-LAUNCH, TRIP, SUM = 1.5e-6, 0.7e-6, 0.2e-6
+# Seconds that a kernel of a graph takes at least, that a thread waits for memory once, that it waits for a sum over its
+# block or warp (shuffles, two barriers and shared memory, some 350 clocks), and for one over a cluster: one over the
+# block, and three messages between multiprocessors, of 180 clocks each (arXiv:2402.13499), arrive, release and read.
+LAUNCH, TRIP, SUM, EXCHANGE = 1.5e-6, 0.7e-6, 0.2e-6, 0.5e-6
 # A cluster lies within a group of multiprocessors, of which there are so many of at least that size. Bytes a second of
 # a multiprocessor's shared memory: 128 a clock of 1.7 GHz.
 GROUPS, GROUP, ON_CHIP = 8, 16, 128 * 1.7e9
@@ -55,8 +56,9 @@ class Launch:
         kernel: a regular expression for the beginning of the compiled kernel's name.
         memory: bytes read from and written to device memory.
         cached: bytes read again, from the L2 cache.
-        trips: how often a thread waits for memory or a sum over its cluster, one after the other.
+        trips: how often a thread waits for memory, one after the other.
         sums: how often for a sum over its block or warp.
+        exchanges: how often for a sum over its cluster.
         cluster: blocks of a cluster, 0 where there are none.
         room: bytes of shared memory that a block of one asks for, which are on their way at once.
         on_chip: bytes that a block of one writes to and reads from it.
@@ -75,12 +77,19 @@ class Launch:
     on_chip: float = 0.0
     others: float = 0.0
     sums: int = 0
+    exchanges: int = 0
     ahead: float = 0.0
 
     @property
     def waiting(self) -> float:
         """Return the seconds that a block waits."""
-        return self.trips * TRIP + self.sums * SUM
+        return self.trips * TRIP + self.sums * SUM + self.exchanges * EXCHANGE
+
+    @property
+    def waits(self) -> str:
+        """Return what it waits for, in words."""
+        counts = {"trip": self.trips, "exchange": self.exchanges, "sum": self.sums}
+        return " and ".join(f"{count} {what}{'s' * (count > 1)}" for what, count in counts.items() if count)
 
     @property
     def reading(self) -> float:
@@ -172,13 +181,14 @@ def held_sample(
 
 
 def cluster_launch(
-    kernel: str, count: int, size: int, arrays: int, memory: float, passes: int, trips: int, **bounds: float
+    kernel: str, count: int, size: int, arrays: int, memory: float, passes: int, exchanges: int, **bounds: float
 ) -> Launch:
     """Return a launch of a cluster for each of ``count`` runs of ``size`` elements in so many arrays.
 
     ``passes``: over a block's part of one array in shared memory, beside the copy. ``bounds``: elements that a thread
     takes at once (``width``, 4), ``tiles`` that take the same, most ``threads`` and bytes of the arrays (``most``) of a
-    block, bytes ``beside`` them, bytes that it reads of each of the ``others``, bytes of all that come ``ahead``.
+    block, bytes ``beside`` them, bytes that it reads of each of the ``others``, bytes of all that come ``ahead``, and
+    ``sums`` over the block.
     """
     most = bounds.get("most", constant("cluster.h", "kHalfRoom"))
 
@@ -201,7 +211,8 @@ def cluster_launch(
         count * blocks,
         threads,
         memory,
-        trips=trips,
+        exchanges=exchanges,
+        sums=int(bounds.get("sums", 0)),
         cluster=blocks,
         room=room,
         on_chip=on_chip,
@@ -210,10 +221,12 @@ def cluster_launch(
     )
 
 
-def cluster_sample(kernel: str, name: str, samples: int, size: int, passes: int, trips: int, others: int = 0) -> Case:
+def cluster_sample(
+    kernel: str, name: str, samples: int, size: int, passes: int, exchanges: int, others: int = 0
+) -> Case:
     """A step of a cluster a sample."""
     moved = 4 * samples * size * FLOAT
-    launch = cluster_launch(kernel, samples, size, 3, moved, passes, trips, others=others, ahead=moved * 3 / 4)
+    launch = cluster_launch(kernel, samples, size, 3, moved, passes, exchanges, others=others, ahead=moved * 3 / 4)
     return Case(name, "step.cu", moved, (launch,))
 
 
@@ -237,10 +250,10 @@ def rows(loss: str, name: str, samples: int, classes: int, inputs: int, grads: i
         blocks = math.ceil(samples / constant("rows.h", "kRowsABlock"))
         launches = [Launch(f"warp_rows<HeldRow<{runs}, {of}", blocks, 128, read + written, sums=2)]
     else:
-        # Copies; the maxima and the sums of all blocks. Both passes read all inputs.
+        # The maxima and the sums of all blocks. Both passes read all inputs.
         width = 4 if classes % 4 == 0 else 1
         row = f"cluster_rows<ClusterRow<{width}, {of}"
-        launches = [cluster_launch(row, samples, classes, inputs, read + written, 2 * inputs, 3, width=width)]
+        launches = [cluster_launch(row, samples, classes, inputs, read + written, 2 * inputs, 2, width=width)]
     if mean:
         launches.append(Launch("sum_values<float>", 1, block_threads(samples), samples * FLOAT, trips=3))
     return Case(name, source, read + written, tuple(launches))
@@ -252,7 +265,9 @@ def svgd(images: int, n: int, size: int) -> Case:
     tiles = math.ceil(n / 4)
     # Of a tile of either matrix eight vectors are read; of a tile of particles that moves, these and all vectors.
     passes = 2 * 8 * tiles * (tiles + 1) // 2 + tiles * (4 + 2 * n)
-    # Copies; the parts of the matrices, their sums, the median, the coefficients' scale.
+    # The parts of the matrices, of which a block reads its share from all and writes it to all; the median, by radix
+    # where there are many pairs, the kernel, its scale and the coefficients.
+    selected = n * (n - 1) // 2 > constant("svgd.cu", "kFewPairs")
     launch = cluster_launch(
         "move_image<4, float, float>",
         images,
@@ -260,12 +275,13 @@ def svgd(images: int, n: int, size: int) -> Case:
         2 * n,
         floor,
         passes,
-        8,
+        2,
+        sums=8 if selected else 4,
         tiles=tiles,
         threads=constant("svgd.cu", "kImageThreads"),
         most=constant("svgd.cu", "kQuarterRoom"),
         beside=4 * n * n * FLOAT,
-        others=2 * n * n * FLOAT,
+        others=2 * 2 * n * n * FLOAT / 16,
     )
     return Case(f"svgd_step {images}x{n}x{size}", "svgd.cu", floor, (launch,))
 
@@ -317,8 +333,8 @@ def cases() -> list[Case]:
         held_sample(
             "boundary_samples<true, 4, float, float>", "bss_step 4096x3x32x32", 4096, cifar, 3, "step.cu", sums=2
         ),
-        # Copies; a sum for the norm, one for the distance, three of Newton's method. The norm reads the direction, the
-        # distance all three arrays, of which it writes one, the others and the last pass two.
+        # A sum for the norm, one for the distance, three of Newton's method. The norm reads the direction, the distance
+        # all three arrays, of which it writes one, the others and the last pass two.
         *(
             cluster_sample(
                 "move_clusters<1, 4, float, float, MoveByUnit",
@@ -326,11 +342,11 @@ def cases() -> list[Case]:
                 n,
                 imagenet,
                 passes=1 + 4 + 3 * 2 + 2,
-                trips=6,
+                exchanges=5,
             )
             for n in (16, 512)
         ),
-        # Copies; three histograms to select coordinates of the direction, in two of which all of them may be counted,
+        # Three histograms to select coordinates of the direction, in two of which all of them may be counted,
         # each a read and a write; three looks at the threshold, and the last pass.
         *(
             cluster_sample(
@@ -339,7 +355,7 @@ def cases() -> list[Case]:
                 n,
                 imagenet,
                 passes=3 + 2 * 2 + 4 + 2 * 2 + 2,
-                trips=7,
+                exchanges=6,
                 others=3 * constant("cluster.h", "kSetBytes"),
             )
             for n in (16, 512)
@@ -452,9 +468,7 @@ def reason(case: Case, codes: Mapping[str, Code]) -> str:
         said.append(f"{len(case.launches)} launches")
     if launch.cluster or expected(launch, code).trips:
         waves = math.ceil(launch.waves(code))
-        sums = f" and {launch.sums} sums" if launch.sums else ""
-        trips = f"{launch.trips} {'trip' if launch.trips == 1 else 'trips'}{sums}"
-        said.append(f"{trips} in {waves} {'wave' if waves == 1 else 'waves'} of `{name.split('<')[0]}`")
+        said.append(f"{launch.waits} in {waves} {'wave' if waves == 1 else 'waves'} of `{name.split('<')[0]}`")
     if launch.reading:
         said.append(f"{launch.reading * 1e6:.1f} us a block in shared memory")
     again = sum(each.memory + each.cached for each in case.launches) - case.floor
@@ -468,7 +482,7 @@ def page(codes: Mapping[str, Mapping[str, Code]], rows_of: Sequence[Case]) -> st
     missed: dict[bool, list[str]] = {True: [], False: []}
     details = ["", "## What the launches do", "", DETAILS]
     columns = ("case", "kernel", "blocks x threads", "registers", "blocks an SM", "waves", "loads", "stores")
-    columns += ("MB memory", "MB cache", "trips", "sums", "us")
+    columns += ("MB memory", "MB cache", "trips", "exchanges", "sums", "us")
     details += ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for case in rows_of:
         total = 0.0
@@ -488,11 +502,12 @@ def page(codes: Mapping[str, Mapping[str, Code]], rows_of: Sequence[Case]) -> st
                 f"{launch.memory / 1e6:.1f}",
                 f"{launch.cached / 1e6:.1f}",
                 launch.trips,
+                launch.exchanges,
                 launch.sums,
                 f"{took * 1e6:.1f}",
             )
             details.append("| " + " | ".join(map(str, cells)) + " |")
-        floor = case.floor / MEMORY + LAUNCH
+        floor = max(case.floor / MEMORY, TRIP) + LAUNCH
         share = f"{floor / total:.0%}"
         lines.append(f"| {case.name} | {len(case.launches)} | {floor * 1e6:.1f} | {total * 1e6:.1f} | {share} |")
         if floor / total < GOAL:
@@ -515,19 +530,21 @@ HEAD = f"""# What the CUDA kernels should take on an H100
 
 The model: {MULTIPROCESSORS} multiprocessors of {REGISTERS:,} registers; {MEMORY / 1e12:.1f} TB/s of device memory and
 {CACHE / 1e12:.1f} of the L2 cache, of which {CACHE_BYTES / 1e6:.0f} MB hold what is read again; {LAUNCH * 1e6:.1f} us
-a kernel of a CUDA graph; {TRIP * 1e6:.1f} us a trip to memory, {SUM * 1e6:.1f} a sum over a block or a warp. A launch
-takes the longer of moving its bytes and of its dependent trips and sums, which two blocks of a multiprocessor overlap.
-Bandwidth is had in full only where the loads of
-all resident threads add up to what is on its way in one trip. The floor is one launch, every input read once and every
-output written once. The model knows nothing of instruction issue, of bank conflicts or of the tail of a last wave:
-expect longer times, and where they are much longer one of these as the reason.
+a kernel of a CUDA graph; {TRIP * 1e6:.1f} us a trip to memory, {SUM * 1e6:.1f} a sum over a block or a warp, \
+{EXCHANGE * 1e6:.1f} an exchange, which is a sum
+over a cluster (180 clocks a message between multiprocessors, arXiv:2402.13499). A launch takes the longer of moving its
+bytes and of its dependent trips, exchanges and sums, which two blocks of a multiprocessor overlap. Bandwidth is had in
+full only where the loads of all resident threads add up to what is on its way in one trip. The floor is one launch,
+every input read once and every output written once, and a trip at least. The model knows nothing of instruction issue,
+of bank conflicts or of the tail of a last wave: expect longer times, and where they are much longer one of these as the
+reason.
 
-Blocks of a cluster lie within one of {GROUPS} groups of {GROUP} multiprocessors; the others are no use to them. A sum
-over a cluster counts as a trip; a block reads its shared memory at {ON_CHIP / 1e9:.0f} GB/s and that of others, as we
-assume, at {OTHERS / 1e9:.0f}; none of these overlaps the block's own loads. Of the first blocks of a multiprocessor all
-load together; of the later ones each takes the longest of what all of them move, what all of them read of shared
-memory, and what one of them takes for both and its trips. What a cluster fetches for the one after it, while it waits,
-that one copies from the cache.
+Blocks of a cluster lie within one of {GROUPS} groups of {GROUP} multiprocessors; the others are no use to them. A block
+reads its shared memory at {ON_CHIP / 1e9:.0f} GB/s and that of others, as we assume, at {OTHERS / 1e9:.0f}; neither of
+these, nor an exchange, overlaps the block's own loads. Of the first blocks of a multiprocessor all load together; of
+the later ones each takes the longest of what all of them move, what all of them read of shared memory, and what one of
+them takes for both and its trips. What a cluster fetches for the one after it, while it waits, that one copies from the
+cache.
 """
 DETAILS = """Loads and stores: instructions in the machine code by width in bits; those of a loop are counted once.
 Waves: blocks over the blocks that fit at a time. "By": blocks of a cluster.

@@ -396,6 +396,11 @@ inline void await_copies() { simulator::machine().await_copies(); }
 // Memory that is none of the kernel's ends the process.
 inline void prefetch(const void* from) { static_cast<void>(*static_cast<const volatile char*>(from)); }
 
+template <class Packed>
+void write_at_once(Packed* to, const Packed& packed) {
+  *to = packed;
+}
+
 template <class A>
 A computed_anew(A x) {
   return x;

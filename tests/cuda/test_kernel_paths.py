@@ -302,7 +302,8 @@ def assert_moves_as_the_reference(fused, tensors, **keywords):
 
 
 # Images, particles, elements: one launch, aligned or not, as many particles as there can be; two, held and streamed.
-PARTICLES = [(2, 1, 64), (3, 4, 64), (2, 5, 67), (1, 32, 40), (1, 4, 8192), (1, 2, 16400), (1, 12, 4099)]
+# A cluster of several blocks adds up matrices of more entries than these have threads.
+PARTICLES = [(2, 1, 64), (3, 4, 64), (2, 5, 67), (1, 32, 40), (1, 4, 8192), (1, 2, 16400), (1, 12, 4099), (1, 24, 1220)]
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -326,12 +327,15 @@ def test_svgd_step_in_every_dtype(dtype, elements, norm, clusters, fused):
     assert_moves_as_the_reference(fused, stein(dtype, 2, 4, elements), **keywords)
 
 
-@pytest.mark.parametrize("elements", [64, 16400])
-def test_particles_that_coincide_and_scores_that_are_undefined(elements, fused):
-    tensors = stein(torch.float32, 3, 4, elements)
+@pytest.mark.parametrize(("particles", "elements"), [(4, 64), (4, 16400), (24, 64)])
+def test_particles_that_coincide_and_numbers_that_are_undefined(particles, elements, fused):
+    tensors = stein(torch.float32, 5, particles, elements)
     tensors["x"][0] = tensors["x"][0, :1]
     tensors["score"][1, 2, 5] = math.nan
     tensors["score"][2] = 0
+    # Half of the distances and more are zero.
+    tensors["x"][3, : particles * 4 // 5] = tensors["x"][3, 0]
+    tensors["x"][4, 1, 7] = math.nan
     for scale in (1.0, "rms"):
         keywords = {"eps": 0.3, "step_size": 0.1, "update": "raw", "score_scale": scale}
         assert_within("svgd", svgd(fused, tensors, **keywords), svgd(ORACLE, doubles(tensors), **keywords))
