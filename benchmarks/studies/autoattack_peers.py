@@ -182,7 +182,7 @@ def _run(options: argparse.Namespace, checkpoint: Path, norm: str) -> None:
     if eps is None:
         raise SystemExit(f"--eps is needed for {checkpoint.name} in {norm}")
     given = {"model": options.model, "data": "cifar100", "checkpoint": str(checkpoint), "eps": eps}
-    given |= {"data_dir": str(options.data_dir), "n": str(options.n)}
+    given |= {"data_dir": str(options.data_dir), "n": str(options.n), "norm": norm}
     config = AttackConfig(**AttackConfig.read_flags(given))
     folder = options.results / f"{checkpoint.stem}-{norm}-{eps.replace('/', '_')}"
     folder.mkdir(parents=True, exist_ok=True)
