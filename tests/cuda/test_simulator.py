@@ -33,9 +33,10 @@ def test_blocks_of_a_cluster_reach_each_other(simulator):
     out, error = run(simulator, "face_the_other_block")
     assert error == ""
     assert torch.equal(out, torch.arange(63.0, -1, -1))
-    out, error = run(simulator, "face_the_other_block_without_barrier")
-    assert error == ""
-    assert out.isnan().any()
+    # Warps run in a random order, one in six of which leaves nothing to be seen.
+    runs = [run(simulator, "face_the_other_block_without_barrier") for _ in range(20)]
+    assert {error for _, error in runs} == {""}
+    assert any(out.isnan().any() for out, _ in runs)
 
 
 def test_copies_arrive_only_where_they_are_awaited(simulator):
