@@ -187,8 +187,9 @@ def cluster_launch(
 
     ``passes``: over a block's part of one array in shared memory, beside the copy. ``bounds``: elements that a thread
     takes at once (``width``, 4), ``tiles`` that take the same, most ``threads`` and bytes of the arrays (``most``) of a
-    block, bytes ``beside`` them, bytes that it reads of each of the ``others``, bytes of all that come ``ahead``, and
-    ``sums`` over the block.
+    block, bytes ``beside`` them, bytes that it reads of each of the ``others``, bytes ``added`` up by all together, of
+    which it reads its share from the others and gives them the sums, bytes of all that come ``ahead``, and ``sums``
+    over the block.
     """
     most = bounds.get("most", constant("cluster.h", "kHalfRoom"))
 
@@ -205,7 +206,7 @@ def cluster_launch(
     threads = min(math.ceil(runs / 32) * 32, int(bounds.get("threads", constant("cluster.h", "kClusterThreads"))))
     room = int(arrays * (share + 4) * FLOAT + bounds.get("beside", 0))
     on_chip = (arrays + passes) * share * FLOAT
-    others = bounds.get("others", 0) * (blocks - 1)
+    others = (bounds.get("others", 0) + 2 * bounds.get("added", 0) / blocks) * (blocks - 1)
     return Launch(
         kernel,
         count * blocks,
@@ -281,7 +282,7 @@ def svgd(images: int, n: int, size: int) -> Case:
         threads=constant("svgd.cu", "kImageThreads"),
         most=constant("svgd.cu", "kQuarterRoom"),
         beside=4 * n * n * FLOAT,
-        others=2 * 2 * n * n * FLOAT / 16,
+        added=2 * n * n * FLOAT,
     )
     return Case(f"svgd_step {images}x{n}x{size}", "svgd.cu", floor, (launch,))
 
