@@ -60,6 +60,16 @@ def test_half_precision_is_no_further_from_the_model():
     assert (found - expected).abs().mean() <= 1.05 * (plain - expected).abs().mean()
 
 
+def test_a_batchnorm_folded_into_a_linear_layer_keeps_nothing_from_being_fused():
+    layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5), nn.BatchNorm1d(5)
+    frozen, x = freeze(with_statistics(nn.Sequential(*layers)).float()), torch.rand(2, 3, 8, 8)
+    assert len(frozen.folded) == 1
+    with torch.no_grad():
+        found = frozen(x)
+    torch.testing.assert_close(found, frozen(x).detach())
+    assert functions(frozen._fused[0]).count(conv_relu) == 1
+
+
 class Block(nn.Module):
     """relu(conv(x) + shortcut(x)), in a form that a test gives."""
 

@@ -40,6 +40,22 @@ class FoldPlan(NamedTuple):
     before: frozenset[str]
 
 
+class Folded(nn.Module):
+    """The identity in place of a BatchNorm that is now part of ``layer``."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.after_linear = isinstance(layer, nn.Linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.after_linear and x.dim() != 2:
+            raise ValueError(
+                f"a folded BatchNorm after a linear layer takes [N, C], got {list(x.shape)}: its channels are not the"
+                " features of the layer; freeze with fold_batchnorm=False"
+            )
+        return x
+
+
 def plan_folding(network: nn.Module) -> FoldPlan:
     """Find what can be folded in ``network``, which is left as it is.
 

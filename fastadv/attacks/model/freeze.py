@@ -29,7 +29,8 @@ def freeze(
     :attr:`Frozen.kept`. A BatchNorm in train mode is never folded: call ``model.eval()`` before (a later
     :meth:`Frozen.refresh` does not look at the mode again). The model itself is left as it is.
 
-    On a CPU, where no gradient is asked for, ReLUs and the sums before them are computed inside the convolutions.
+    On a CPU whose oneDNN computes in bfloat16, where no gradient is asked for, ReLUs and the sums before them are
+    computed inside the convolutions.
 
     ``frozen.compile()``, which every module has, also fuses what lies between the convolutions, for one or two minutes
     of compilation. An attack that is compiled whole (see :func:`fastadv.attacks.pgd`), called under ``torch.no_grad()``
@@ -89,7 +90,7 @@ class Frozen(nn.Module):
         self.folded, self.kept, self.untraced = plan.pairs, plan.kept, plan.untraced
         for layer, norm in self.folded:
             _make_room(self.network.get_submodule(layer))
-            self.network.set_submodule(norm, _Folded(self.network.get_submodule(layer)))
+            self.network.set_submodule(norm, folding.Folded(self.network.get_submodule(layer)))
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
             parameter.grad = None
@@ -211,22 +212,6 @@ class _CastOutput:
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
         return output.to(self._dtype)
-
-
-class _Folded(nn.Module):
-    """The identity in place of a BatchNorm that is now part of ``layer``."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self._after_linear = isinstance(layer, nn.Linear)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self._after_linear and x.dim() != 2:
-            raise ValueError(
-                f"a folded BatchNorm after a linear layer takes [N, C], got {list(x.shape)}: its channels are not the"
-                " features of the layer; freeze with fold_batchnorm=False"
-            )
-        return x
 
 
 def _copied(model: nn.Module) -> nn.Module:

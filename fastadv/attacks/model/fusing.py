@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from fastadv.attacks.model.folding import Folded
+
 # What a graph may have beside layers. None of it draws numbers, keeps any or depends on a value, so the graph is the
 # whole network; arithmetic is known where no number of the network's own code, which may be a random one, takes part.
 _SUMS = (operator.add, operator.iadd, torch.add)
@@ -20,17 +22,25 @@ _DTYPES = (torch.float32, torch.bfloat16)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        # It looks at the shape of what it is given, which only a call can.
+        looks = isinstance(m, Folded) and m.after_linear
+        return looks or super().is_leaf_module(m, module_qualified_name)
+
+
 def fuse(network: nn.Module) -> nn.Module | None:
     """Return ``network``, with its own tensors and hooks, where single calls give relu(conv(x)) and relu(conv(x) + z).
 
     A ReLU, and the sum before it, then need no pass over memory of their own. It computes the same, in half precision
-    rounded less often; for eval mode, under ``torch.no_grad()``, on a CPU. None where nothing can be fused, or where
-    the network does more than call layers and add, multiply, join, pool and flatten what they give.
+    rounded less often; for eval mode, under ``torch.no_grad()``, on a CPU. None where nothing can be fused, where
+    oneDNN does not compute in bfloat16 here, or where the network does more than call layers and add, multiply, join,
+    pool and flatten what they give.
     """
     if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return None
     try:
-        graph = fx.Tracer().trace(copy.deepcopy(network).eval())
+        graph = _Tracer().trace(copy.deepcopy(network).eval())
     except Exception:  # a forward may raise anything when its argument is not a tensor
         return None
     if not all(_is_known(node, network) for node in graph.nodes):
