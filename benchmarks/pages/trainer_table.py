@@ -124,7 +124,8 @@ def _row(results: list[str], differences: list[str]) -> list[str]:
 
 
 def made(run: RunResults) -> str:
-    return f"Made by `{run.origin['Command']}` on {run.origin.get('GPU', run.origin['CPU'])}"
+    commit = f" at {run.origin['Commit'][:7]}" if "Commit" in run.origin else ""
+    return f"Made by `{run.origin['Command']}`{commit} on {run.origin.get('GPU', run.origin['CPU'])}"
 
 
 def wrapped(text: str, *, indent: str = "") -> str:

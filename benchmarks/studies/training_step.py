@@ -360,6 +360,16 @@ def table(rows: list[dict[str, Any]]) -> str:
     return markdown(lines)
 
 
+def goals(rows: list[dict[str, Any]]) -> str:
+    """The rows whose goal was not reached, in a sentence."""
+    missed = [
+        f"{row['row']}: {row['ratio']['plain']['median']:.2f} of {row['goal']:.1f}"
+        for row in rows
+        if row["ratio"]["plain"]["median"] < row["goal"]
+    ]
+    return f"Goals not reached: {'; '.join(missed)}." if missed else "All goals were reached."
+
+
 def page(results: Mapping[str, Any]) -> str:
     """The results as Markdown."""
     machine = results["machine"]
@@ -370,6 +380,8 @@ resnet56 to resnet20, batches of {results["batch"]} images of 3x32x32, {results[
 {machine["gpu"]}. Written by `python -m benchmarks.studies.training_step`.
 
 {table(results["rows"])}
+
+{goals(results["rows"])}
 
 The trainer runs with a frozen teacher and channels_last, and attacks a frozen copy of the student; auto is what
 `--precision auto` chooses on a CPU with AVX512-BF16: bfloat16, and all three compiled. Plain is the same recipe as its

@@ -511,7 +511,7 @@ def page(codes: Mapping[str, Mapping[str, Code]], rows_of: Sequence[Case]) -> st
         floor = max(case.floor / MEMORY, TRIP) + LAUNCH
         share = f"{floor / total:.0%}"
         lines.append(f"| {case.name} | {len(case.launches)} | {floor * 1e6:.1f} | {total * 1e6:.1f} | {share} |")
-        if floor / total < GOAL:
+        if round(floor / total, 2) < GOAL:
             missed[case.floor >= LARGE].append(f"- {case.name} ({share}): {reason(case, codes[case.source])}")
     lines += ["", f"Below the goal of {GOAL:.0%} from {LARGE / 1e6:.0f} MB up{':' if missed[True] else ': none.'}", ""]
     lines += [*missed[True], *([""] if missed[True] else [])]
@@ -535,10 +535,10 @@ a kernel of a CUDA graph; {TRIP * 1e6:.1f} us a trip to memory, {SUM * 1e6:.1f} 
 {EXCHANGE * 1e6:.1f} an exchange, which is a sum
 over a cluster (180 clocks a message between multiprocessors, arXiv:2402.13499). A launch takes the longer of moving its
 bytes and of its dependent trips, exchanges and sums, which two blocks of a multiprocessor overlap. Bandwidth is had in
-full only where the loads of all resident threads add up to what is on its way in one trip. The floor is one launch,
-every input read once and every output written once, and a trip at least. The model knows nothing of instruction issue,
-of bank conflicts or of the tail of a last wave: expect longer times, and where they are much longer one of these as the
-reason.
+full only where the loads of all resident threads add up to what is on its way in one trip; of it a multiprocessor takes
+twice its share at most. The floor is one launch, every input read once and every output written once, and a trip at
+least. The model knows nothing of instruction issue, of bank conflicts or of the tail of a last wave: expect longer
+times, and where they are much longer one of these as the reason.
 
 Blocks of a cluster lie within one of {GROUPS} groups of {GROUP} multiprocessors; the others are no use to them. A block
 reads its shared memory at {ON_CHIP / 1e9:.0f} GB/s and that of others, as we assume, at {OTHERS / 1e9:.0f}; neither of

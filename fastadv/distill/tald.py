@@ -43,12 +43,12 @@ class TALD(Method):
       in the ball around x: :func:`fastadv.attacks.svgd` with ``steps`` projected steps on the teacher's cross-entropy.
       It is a reconstruction: radius, sign update and projection are those of the code of its predecessor ALD (AISTATS
       2022); the kernel within one image, its median bandwidth, ``score_scale="rms"`` and 3 steps are this library's.
-    - ``variant="released"`` computes what the published code does,
-    :func:`fastadv.attacks.methods.tald_released.released_particles`:
-      independent one-step perturbations of l2 length eps against the change of the teacher's probabilities, without
-      labels. The published setting is ``TALD(KD(4.0, 0.9), variant="released", weight=0.01, particles=4, steps=1,
-      eps=5e-4, images=10, xi=10.0, bounds=(-2.5, 2.5))`` on normalised images, in batches of 64; read there what pixels
-      in [0, 1] change. At that eps the particles are all but the clean images.
+    - ``variant="released"`` computes what the published code does
+      (:func:`fastadv.attacks.methods.tald_released.released_particles`): independent one-step perturbations of l2
+      length eps against the change of the teacher's probabilities, without labels. The published setting is
+      ``TALD(KD(4.0, 0.9), variant="released", weight=0.01, particles=4, steps=1, eps=5e-4, images=10, xi=10.0,
+      bounds=(-2.5, 2.5))`` on normalised images, in batches of 64; read there what pixels in [0, 1] change. At that eps
+      the particles are all but the clean images.
 
     Two controls show what the attack contributes: ``samples="none"``, particles that are copies of the clean images,
     and ``samples="noise"``, particles drawn uniformly from the same ball.
@@ -61,7 +61,7 @@ class TALD(Method):
         steps: SVGD steps; "released" makes one.
         eps: radius of the ball, in the norm ("released": in l2), in the units of x.
         step_size: None is ``2.5 eps / steps``.
-        norm: "linf" or "l2".
+        norm: "linf", "l2" or "l1".
         variant: "projected" or "released".
         samples: "svgd", or one of the controls "none" and "noise".
         images: attack only the first so many images of a batch, or of each part of it that is computed by itself (the

@@ -96,7 +96,7 @@ def apgd(
     halves at exactly ``rho`` too, compares the first loss after a step with zero, and for l1 runs three phases of
     radius 3 eps, 2 eps and eps, of which the last counts. Any misclassified iterate counts; an image leaves with the
     first and is returned with it, one without any as it is. ``restarts``, and ``targets`` of the loss "dlr", follow one
-    another, each for the images that still stand.
+    another, each for the images that still stand; the host waits for the device to learn which.
 
     Args:
         step_size: length of the first steps in the norm, a float or [N]; None is ``2 eps``, for l1 ``eps`` (of radii

@@ -125,8 +125,8 @@ def autoattack(
     each image, not one for a batch; FAB projects whatever the size of the gradient. Draws come from the seed and the
     identity of an image alone, so neither batch size nor order nor interruption moves them.
 
-    No image is called broken unless the model itself, on the image that is returned, says so. Nothing of the caller's
-    changes, see :func:`fastadv.attacks.pgd`.
+    No image is called broken unless the model itself, on the image that is returned, says so. After each pass the host
+    waits to learn which images have fallen. Nothing of the caller's changes, see :func:`fastadv.attacks.pgd`.
 
     Args:
         model: one network, see :func:`fastadv.attacks.pgd`, in the form that is to be judged.

@@ -64,6 +64,8 @@ def fab(
     and where the model takes x_{k+1} for any class but y, that counts and goes back, to ``x + 0.9 (x_{k+1} - x)``.
     Nothing of the caller's changes, see :func:`fastadv.attacks.pgd`.
 
+    After each pass it asks which images have fallen, for which the host waits.
+
     Args:
         model: one network, see :func:`fastadv.attacks.pgd`.
         x: clean images [N, ...], float64, float32, bfloat16 or float16.

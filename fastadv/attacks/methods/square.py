@@ -56,8 +56,8 @@ def square(
     model may be any callable, and one that hides its gradients is attacked as any other.
 
     The published code draws one window a query for the whole batch; here each image has its own, from its identity, the
-    seed and the number of the query, so its search is the same in any batch. Nothing of the caller's changes, see
-    :func:`fastadv.attacks.pgd`.
+    seed and the number of the query, so its search is the same in any batch. After each pass it asks which images have
+    fallen, for which the host waits. Nothing of the caller's changes, see :func:`fastadv.attacks.pgd`.
 
     Args:
         model: one network, see :func:`fastadv.attacks.pgd`.
