@@ -191,11 +191,13 @@ __device__ __forceinline__ void prefetch(const void* from) { asm volatile("prefe
 template <class Packed>
 __device__ __forceinline__ void write_at_once(Packed* to, const Packed& packed) {
   if constexpr (sizeof(Packed) == 16) {
-    const uint4 word = *reinterpret_cast<const uint4*>(&packed);
+    uint4 word;
+    memcpy(&word, &packed, sizeof word);
     asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(word.x),
                  "r"(word.y), "r"(word.z), "r"(word.w));
   } else if constexpr (sizeof(Packed) == 8) {
-    const uint2 word = *reinterpret_cast<const uint2*>(&packed);
+    uint2 word;
+    memcpy(&word, &packed, sizeof word);
     asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)), "r"(word.x), "r"(word.y));
   } else {
     *to = packed;

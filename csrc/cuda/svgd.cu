@@ -218,19 +218,23 @@ DEVICE void coefficients(A* distance, A* product, int n, const Stein<A>& stein) 
     // Squared lengths summed over the particles, with K the kernel and d the squared distances: of the attraction
     //   sum_jk (K K)_jk score_j . score_k,
     // of the repulsion, since (x_i - x_j).(x_i - x_k) = (d_ij + d_ik - d_jk) / 2, half of
-    //   sum_jk d_jk (K_jk sum_i (K_ij + K_ik) - (K K)_jk).
+    //   sum_jk d_jk (K_jk sum_i (K_ij + K_ik) - (K K)_jk),
+    // where the diagonal of K, which no particle is repelled by, is zero: it would cancel, and what a narrow kernel
+    // leaves beside it would be lost to rounding.
     double pull_and_push[2] = {0, 0};
     for (int entry = threadIdx.x; entry < pairs; entry += blockDim.x) {
       const int j = entry / n, k = entry % n;
-      double squared = 0, sums = 0;
+      double squared = 0, apart = 0, sums = 0;
       // All matrices are symmetric; down the columns, threads side by side read numbers side by side.
       for (int i = 0; i < n; ++i) {
         const double a = kernel[i * n + j], b = kernel[i * n + k];
+        const double to_j = i == j ? 0 : a, to_k = i == k ? 0 : b;
         squared = std::fma(a, b, squared);
-        sums += a + b;
+        apart = std::fma(to_j, to_k, apart);
+        sums += to_j + to_k;
       }
       pull_and_push[0] += squared * product[entry];
-      pull_and_push[1] += (kernel[entry] * sums - squared) * distance[entry];
+      pull_and_push[1] += (kernel[entry] * sums - apart) * distance[entry];
     }
     BlockTeam().combine<Sum>(pull_and_push);
     const double pull = pull_and_push[0], push = 0.5 * precision * precision * pull_and_push[1];

@@ -341,6 +341,15 @@ def test_particles_that_coincide_and_numbers_that_are_undefined(particles, eleme
         assert_within("svgd", svgd(fused, tensors, **keywords), svgd(ORACLE, doubles(tensors), **keywords))
 
 
+def test_a_narrow_kernel_repels_by_what_lies_beside_its_diagonal(fused):
+    """Entries of 1e-16 beside ones, which sums over both would lose, and with them the size of the scores."""
+    tensors = stein(torch.float64, 1, 5, 600)
+    keywords = {"eps": math.inf, "bounds": None, "update": "raw", "score_scale": "rms", "bandwidth": 0.08}
+    moves = [svgd(library, tensors, step_size=1e16, **keywords) - tensors["x"] for library in (fused, ORACLE)]
+    assert moves[1].abs().max() > 0.01
+    torch.testing.assert_close(*moves, rtol=1e-6, atol=1e-9)
+
+
 def test_more_particles_than_fit_are_refused(fused):
     with pytest.raises(ValueError, match="at most 32 particles"):
         svgd(fused, stein(torch.float32, 1, 33, 8), eps=0.3, step_size=0.1)
