@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fastadv
-from tests.ops.available import require_on_cpu
+from tests.ops.available import computing_on
 from tests.ops.cases import CASES, FUSED, ORACLE, SIZES, Case, Draw, in_float64
 from tests.ops.tolerance import assert_within
 
@@ -21,12 +21,11 @@ SHARED = [case for case in CASES if case.op in OPS and (case.kind != "linf" or c
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As many elements in a part as in a tile, and more than one part from then on; on Triton."""
-    require_on_cpu("triton")
-    from fastadv.kernels import parts
+    with computing_on("triton"):
+        from fastadv.kernels import parts
 
-    monkeypatch.setattr(parts, "_PART", 1024)
-    monkeypatch.setattr(parts, "_ALONE", 1024)
-    with fastadv.use_backend("triton"):
+        monkeypatch.setattr(parts, "_PART", 1024)
+        monkeypatch.setattr(parts, "_ALONE", 1024)
         yield
 
 
