@@ -186,8 +186,8 @@ __device__ __forceinline__ void await_copies() {
 }
 __device__ __forceinline__ void prefetch(const void* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
 
-// Writes what the kernel does not read again to global memory, at once: to the compiler an assignment of 16 bytes is one of
-// so many elements, of which it does not always make one access.
+// Writes what the kernel does not read again to global memory, at once: to the compiler an assignment of 16 bytes is one
+// of so many elements, of which it does not always make one access.
 template <class Packed>
 __device__ __forceinline__ void write_at_once(Packed* to, const Packed& packed) {
   if constexpr (sizeof(Packed) == 16) {
