@@ -43,7 +43,8 @@ EPS = {
     "cifar100_resnet20_pgdat": {"linf": "8/255", "l2": "0.5", "l1": "6"},
     "cifar100_resnet20": {"linf": "0.35/255", "l2": "0.05", "l1": "0.5"},
 }
-# The largest difference of robust accuracy, in points, with which the verdicts are called equal.
+# The largest difference of robust accuracy, in points, from what pyautoattack's seeds give, with which verdicts are
+# called equal.
 EQUAL = 0.3
 SHARD = 200
 BATCH = 250
@@ -336,21 +337,26 @@ def _times(shards: Shards) -> Iterator[list[str]]:
 
 
 def _differences(stands: dict[str, list[bool]], common: list[int]) -> Iterator[str]:
-    """Differences of the robust accuracy of each side from that of the first, and the images they lie on."""
+    """How far the robust accuracy of each side is from the first's, on which images, and from all seeds of theirs."""
     first = next(iter(stands), None)
+    shares = {side: 100 * sum(mine) / len(mine) for side, mine in stands.items() if mine}
+    theirs = [share for side, share in shares.items() if side.startswith("pyautoattack")]
     places = [start + k for start in common for k in range(SHARD)]
-    for side, mine in stands.items():
-        if side == first or not mine:
+    for side, share in shares.items():
+        if side == first:
             continue
-        theirs = stands[first]
-        gap = 100 * (sum(mine) - sum(theirs)) / len(mine)
-        verdict = "within" if abs(gap) <= EQUAL else "outside of"
-        both = list(zip(places, theirs, mine, strict=False))
-        yield (
-            f"{side} against {first}: {gap:+.2f} points, {verdict} {EQUAL}; broken by the latter alone: images"
+        both = list(zip(places, stands[first], stands[side], strict=False))
+        line = (
+            f"{side} against {first}: {share - shares[first]:+.2f} points; broken by the latter alone: images"
             f" {[place for place, a, b in both if b and not a]}, by the former alone:"
             f" {[place for place, a, b in both if a and not b]}"
         )
+        if theirs and not side.startswith("pyautoattack"):
+            apart = max(min(theirs) - share, share - max(theirs), 0.0)
+            span = f"{min(theirs):.2f} to {max(theirs):.2f}" if len(set(theirs)) > 1 else f"{min(theirs):.2f}"
+            verdict = "within" if round(apart, 6) <= EQUAL else "outside of"
+            line += f". Its {share:.2f} % are {verdict} {EQUAL} points of the {span} % of pyautoattack's seeds"
+        yield line
 
 
 def _stored(folder: Path, side: str) -> dict[int, dict[str, Any]]:

@@ -82,10 +82,22 @@ def test_a_study_goes_on_after_the_last_attack_and_names_the_images(folder, prep
     shards(OTHER, folder, prepared)
     assert len(calls) == done
     page = study._page(folder)
-    assert f"{OTHER} against {FIRST}: +0.00 points, within 0.3" in page
+    assert f"{OTHER} against {FIRST}: +0.00 points" in page
+    assert "Its 70.00 % are within 0.3 points of the 70.00 % of pyautoattack's seeds" in page
     assert "broken by the latter alone: images [7], by the former alone: [2]" in page
     cells = [cell.strip() for line in page.splitlines() if line.startswith(f"| {OTHER}") for cell in line.split("|")]
     assert cells[2:6] == ["10", "90.00", "70.00", "70.00"]
+
+
+def test_a_verdict_is_equal_where_it_lies_between_those_of_their_seeds():
+    theirs = {FIRST: [True, True, False, False], "pyautoattack, seed 1": [False] * 4}
+
+    def said(mine):
+        return list(study._differences({**theirs, OTHER: mine}, [0]))[-1]
+
+    between = "Its 25.00 % are within 0.3 points of the 0.00 to 50.00 % of pyautoattack's seeds"
+    assert between in said([True, False, False, False])
+    assert "Its 75.00 % are outside of 0.3" in said([True, True, True, False])
 
 
 def test_beside_other_work_nothing_is_timed(folder, prepared, monkeypatch):
