@@ -11,6 +11,8 @@
 #                     the public resnet56 as teacher, OUTPUT=NAME to write NAME.md and NAME.json
 # make sanitize       the C++ ops' tests under AddressSanitizer and UndefinedBehaviorSanitizer, about two minutes
 # make cuda-compile   registers, memory and spills of each CUDA kernel, into csrc/cuda/RESOURCES.md; needs nvcc, no GPU
+# make cuda-expect    what each should take on an H100, and torch.compile's and Liger's, into csrc/cuda/PERFORMANCE.md;
+#                     needs nvcc, no GPU
 # Each makes .venv first, with everything in it. TORCH chooses another PyTorch: make demo TORCH='torch>=2.10'
 #
 # make gpu-libraries  the compiled libraries for a GPU of ARCH (9.0), to be carried to a machine with one; needs nvcc
@@ -32,7 +34,7 @@ INSTALLED := .venv/.installed
 SOURCES := $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/ops/*) fastadv/ops/schemas.py pyproject.toml setup.py
 
 .PHONY: demo test pytest bench bench-pages bench-slower bench-compare bench-attacks bench-training \
-	lint style types format sanitize cuda-compile gpu-libraries gpu-check gpu-reproduce clean
+	lint style types format sanitize cuda-compile cuda-expect gpu-libraries gpu-check gpu-reproduce clean
 
 demo: $(INSTALLED)
 	$(BIN)/fastadv train
@@ -84,6 +86,9 @@ sanitize: $(INSTALLED)
 
 cuda-compile: $(INSTALLED)
 	$(BIN)/python csrc/tools/resources.py --write
+
+cuda-expect: $(INSTALLED)
+	PYTHONPATH=csrc/tools $(BIN)/python -m performance --write
 
 gpu-libraries: $(INSTALLED)
 	USE_CUDA=1 TORCH_CUDA_ARCH_LIST=$(or $(ARCH),9.0) $(BIN)/python setup.py build_ext --inplace
