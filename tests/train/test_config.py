@@ -68,6 +68,7 @@ def test_a_flag_means_what_its_field_means(name, text, value):
         ("teacher_method", "unheard"),
         ("teacher_method", "kd"),
         ("milestones", "9,3"),
+        ("teacher_milestones", "9,3"),
         ("schedule", "linear"),
         ("student", "resnet21"),
         ("learning_rate", "0.1"),

@@ -52,6 +52,9 @@ class Config(DataConfig):
     teacher: str = flag("digits_cnn", f"teacher network: {catalogue.NETWORK}")
     teacher_checkpoint: Path | None = flag(None, "state_dict of the teacher; without it the teacher is trained")
     teacher_epochs: int = flag(20, "epochs to train the teacher, on the whole training split", ge=1)
+    teacher_milestones: tuple[Annotated[int, Field(ge=1)], ...] | None = flag(
+        None, "milestones of a trained teacher; none is milestones"
+    )
     teacher_method: str = flag("ce", "method to train the teacher with, one that needs no teacher")
     standard_teacher_checkpoint: Path | None = flag(
         None, "state_dict of a second teacher of that network, trained on clean images, for iad-ii"
@@ -137,8 +140,10 @@ class Config(DataConfig):
         for name in self.methods:
             check_name(name, self.options, where="methods")
         check_name(self.teacher_method, self.options, where="teacher_method")
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise ConfigError(f"milestones: {self.milestones!r}, expected ascending epochs")
+        for name in ("milestones", "teacher_milestones"):
+            value = getattr(self, name) or ()
+            if list(value) != sorted(set(value)):
+                raise ConfigError(f"{name}: {value!r}, expected ascending epochs")
         if self.nesterov and self.momentum == 0:
             raise ConfigError("nesterov: True, expected momentum above 0 with it")
         if self.optimizer != "SGD":
@@ -186,6 +191,17 @@ class Config(DataConfig):
     def trains_teacher(self) -> bool:
         """True where the run trains that teacher itself."""
         return self.teacher_checkpoint is None and self.needs_teacher
+
+    @property
+    def of_teacher(self) -> Self:
+        """The configuration that the teacher is trained with."""
+        return self.replaced(
+            epochs=self.teacher_epochs,
+            steps_per_epoch=None,
+            max_steps=None,
+            milestones=self.milestones if self.teacher_milestones is None else self.teacher_milestones,
+            ema=self.teacher_ema or self.ema,
+        )
 
     def check_used(self) -> None:
         """Raise ConfigError for a field that was given and that none of the run's methods uses."""

@@ -143,12 +143,7 @@ class Experiment:
                 teacher=None,
                 train=dataset.train,
                 test=dataset.test,
-                config=config.replaced(
-                    epochs=config.teacher_epochs,
-                    steps_per_epoch=None,
-                    max_steps=None,
-                    ema=config.teacher_ema or config.ema,
-                ),
+                config=config.of_teacher,
                 seed=TEACHER_SEED,
                 folder=folder,
                 label=label,
