@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.cases import features, logits, loops, particles, steps, training
+from benchmarks.cases import features, logits, loops, particles, steps
 from benchmarks.suite.case import Entry
 
 
 def registry(resnet56: Path | None = None) -> list[Entry]:
     """All entries, those of the public resnet56 only where the file of its weights is given."""
+    from benchmarks.cases import training
+
+    return [*ops_and_attacks(resnet56), *training.entries()]
+
+
+def ops_and_attacks(resnet56: Path | None = None) -> list[Entry]:
+    """The entries that need nothing of fastadv[train]."""
     ops = (steps.entries(), particles.entries(), logits.entries(), features.entries())
-    return [entry for group in (*ops, loops.entries(resnet56), training.entries()) for entry in group]
+    return [entry for group in (*ops, loops.entries(resnet56)) for entry in group]
 
 
 def selected(

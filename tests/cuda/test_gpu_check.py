@@ -94,6 +94,40 @@ def test_the_time_left_is_shared_out_and_what_one_part_leaves_is_for_the_next(ou
     assert [line.split("begins, ")[1] for line in begun] == ["25 s", "90 s"]
 
 
+def test_a_required_part_may_take_all_the_time(out):
+    session = Session(out, 110, clock=lambda: 0.0)
+    session.run([Part("facts", (script("one", ""),), share=1, required=True), Part("b", (script("two", ""),), share=9)])
+    begun = [line for line in (out / "log.txt").read_text().splitlines() if "begins" in line]
+    assert [line.split("begins, ")[1] for line in begun] == ["110 s", "110 s"]
+
+
+def test_rows_but_those_of_training_steps_need_nothing_of_the_trainer():
+    code = (
+        "import sys; sys.modules |= dict.fromkeys(('pydantic', 'tomlkit'))\n"
+        "from benchmarks.cases import ops_and_attacks\n"
+        "from gpu_check.rows import CASES, COMPILED, TRITON\n"
+        "print(sorted({*CASES, *COMPILED, *TRITON} - {entry.name for entry in ops_and_attacks()}))"
+    )
+    path = {"PYTHONPATH": f"{ROOT}:{ROOT / 'csrc' / 'tools'}"}
+    said = subprocess.run([sys.executable, "-c", code], env=os.environ | path, cwd=ROOT, capture_output=True, text=True)
+    assert said.stdout == "[]\n", said.stderr
+
+
+def test_on_a_gpu_no_test_builds_the_simulator(tmp_path):
+    (tmp_path / "a_gpu.py").write_text("import torch\ntorch.cuda.is_available = lambda: True\n")
+    command = (sys.executable, "-m", "pytest", "-q", "-p", "a_gpu", "-p", "no:cacheprovider", "--setup-plan")
+    path = {"PYTHONPATH": f"{tmp_path}:{ROOT}:{ROOT / 'csrc' / 'tools'}"}
+    keyword = "test_the_ball_holds and on_gpu_cuda"
+    said = subprocess.run(
+        (*command, "tests/cuda/test_kernel_paths.py", "-k", keyword),
+        env=os.environ | path,
+        cwd=ROOT,
+        capture_output=True,
+    )
+    assert b"SETUP    F clusters" in said.stdout, said.stderr
+    assert b"simulator" not in said.stdout
+
+
 def running(process):
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z"

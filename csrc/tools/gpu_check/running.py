@@ -100,10 +100,14 @@ class Session:
         self._log.write(text + "\n")
 
     def run(self, parts: Sequence[Part]) -> bool:
-        """Run the parts, each within its share of the time left; True where none failed or was stopped."""
+        """Run the parts, each within its share of the time left; True where none failed or was stopped.
+
+        One that the others need may take all of it.
+        """
         good = True
         for index, part in enumerate(parts):
-            limit = self.left() * part.share / sum(each.share for each in parts[index:])
+            share = 1.0 if part.required else part.share / sum(each.share for each in parts[index:])
+            limit = self.left() * share
             outcome = self._run_part(part, limit)
             good &= outcome.outcome in ("passed", "skipped")
             self._keep(outcome)
