@@ -2,6 +2,9 @@
 
 import pytest
 
+from fastadv.distill.adversarial_training import TRADES
+from fastadv.distill.iad import IADII
+from fastadv.distill.parts.robust import RobustMethod
 from fastadv.train.config.train_config import packaged_recipes, resolve
 from fastadv.train.loop.trainer import learning_rate
 
@@ -20,6 +23,16 @@ def test_the_rate_of_a_trained_teacher_falls(recipe, tmp_path):
         pytest.skip("trains no teacher")
     last = config.teacher_epochs - 1
     assert learning_rate(config.of_teacher, epoch=last, progress=last / config.teacher_epochs) < config.lr
+
+
+@pytest.mark.parametrize("recipe", ["igdm-cifar100", "saad-cifar100"])
+def test_robust_methods_are_compared_under_one_attack_and_one_diet_of_batchnorm(recipe, tmp_path):
+    config = resolve(recipe=recipe, flags={"data_dir": str(tmp_path)})
+    for name in (*config.methods, *config.options):
+        for part in config.spec(name).build().parts():
+            if isinstance(part, RobustMethod):
+                assert part.attack_mode == "eval"
+                assert part.clean_forward or isinstance(part, TRADES | IADII), "which have terms of the clean images"
 
 
 def test_tald_is_over_every_base_of_the_comparison(tmp_path):
