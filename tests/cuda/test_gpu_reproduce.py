@@ -124,6 +124,21 @@ def test_an_archive_holds_what_another_call_needs(tmp_path):
     assert (tmp_path / "there" / "students" / "config.toml").read_text() == "later"
 
 
+@pytest.mark.parametrize(("eval_attack", "kept"), [("autoattack", {1, 2}), ("pgd", {0, 1, 2})])
+def test_a_student_to_be_attacked_whose_weights_were_left_behind_is_trained_anew(tmp_path, eval_attack, kept):
+    run = tmp_path / "runs" / "speedrun"
+    for seed, result in enumerate(({"clean": 0.5}, {"clean": 0.5, "attack": {}}, {"clean": 0.5})):
+        (run / f"pgd-at-seed{seed}").mkdir(parents=True)
+        (run / f"pgd-at-seed{seed}" / "weights.pt").write_bytes(bytes(9 if seed == 2 else 1001))
+        (run / f"pgd-at-seed{seed}" / "result.json").write_text(json.dumps(result))
+    (run / "config.toml").write_text(f'eval_attack = "{eval_attack}"')
+    runs.pack(run, tmp_path / "speedrun.tar", 1000)
+    said = runs.unpack(tmp_path, tmp_path / "there", ["speedrun"])
+    results = (tmp_path / "there").rglob("result.json")
+    assert {int(path.parent.name.removeprefix("pgd-at-seed")) for path in results} == kept
+    assert ("pgd-at-seed0 is trained anew" in said[-1]) == (0 not in kept)
+
+
 def test_archives_are_brought_up_to_date_while_a_training_goes_on(tmp_path):
     folder, out = tmp_path / "runs", tmp_path
     with runs.keeping(folder, out, ["students"], 1000, seconds=0.01):

@@ -17,5 +17,6 @@ ignores, such as build/carried:
 Results come into one folder as they are there, at most eight files: facts.json, log.txt, parts.jsonl, plan.jsonl
 (what the time was given to), a NAME.tar for each training, results.json and summary.txt. ``--resume DIR``, such a
 folder of an earlier call, goes on from its NAME.tar. These hold what a call needs of a training and no file larger than
---largest: a resnet18 leaves its checkpoints of 130 MB behind, and goes on on the same machine alone, from --runs.
+--largest: a resnet18 leaves its checkpoints of 130 MB and its weights behind, and goes on on the same machine alone,
+from --runs; elsewhere it is trained anew, unless AutoAttack has its result.
 """

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tarfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from fastadv.train.config.train_config import Config
 
 MIB = 2**20
 
@@ -44,7 +47,8 @@ def pack(run: Path, archive: Path, largest: int) -> None:
 def unpack(archives: Path, runs: Path, names: Sequence[str]) -> list[str]:
     """Unpack the archives in a folder that are of ``names``; return what was done, a line each.
 
-    A run that is there already stays as it is: it is at least as far.
+    A run that is there already stays as it is: it is at least as far. A student whose last attack is to come, and whose
+    weights were too large for the archive, has no result afterwards, so that it is trained anew.
     """
     said = []
     for name in names:
@@ -57,7 +61,25 @@ def unpack(archives: Path, runs: Path, names: Sequence[str]) -> list[str]:
             with tarfile.open(archive) as tar:
                 tar.extractall(runs, filter="data")
             said.append(f"{name}: goes on from {archive}")
+            said += [
+                f"{name}: {student} is trained anew: its attack is to come, and its weights were left behind"
+                for student in _forget_without_weights(runs / name)
+            ]
     return said
+
+
+def _forget_without_weights(run: Path) -> list[str]:
+    """Remove the results of students that are to be attacked and have no weights here; return the students' names."""
+    stranded = [
+        result
+        for result in sorted(run.glob("*-seed*/result.json"))
+        if not (result.parent / "weights.pt").exists() and "attack" not in json.loads(result.read_text())
+    ]
+    if not stranded or Config.read_toml(run / Config.FILE).get("eval_attack", "pgd") == "pgd":
+        return []
+    for result in stranded:
+        result.unlink()
+    return [result.parent.name for result in stranded]
 
 
 @contextlib.contextmanager
