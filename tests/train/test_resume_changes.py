@@ -1,6 +1,7 @@
 """--resume may change what no result depends on, and go on where that gives what a longer run would have given."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -50,6 +51,11 @@ def test_what_no_result_depends_on_may_change(run, tmp_path, capsys):
     torch.save({name: value + 1 for name, value in state.items()}, tmp_path / "moved.pt")
     assert train(run, "--resume") == 2
     assert "started with other values (Teacher checkpoint SHA-256 " in capsys.readouterr().err
+
+
+def test_a_checkpoint_may_not_be_taken_away(run, capsys):
+    assert train(run, "--resume", "--seeds=1", "--teacher-checkpoint=none") == 2
+    assert re.search(r"other values \(Teacher checkpoint SHA-256 \w+ -> not given\)", capsys.readouterr().err)
 
 
 def test_more_epochs_give_what_a_longer_run_gives(run, tmp_path, capsys):

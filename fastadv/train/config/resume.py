@@ -45,7 +45,9 @@ def continued_config(folder: Path, *, recipe: str | None, flags: Mapping[str, An
 
     if changes := begun.changes(asked, free=free):
         raise refusal(folder, changes)
-    check_facts(folder, checkpoint_facts(begun))
+    known = read_origin(folder)
+    needed = {line: "not given" for line in map(_sha256_line, CHECKPOINTS) if line in known}
+    check_facts(folder, {**needed, **checkpoint_facts(begun)})
     return begun.replaced(
         methods=tuple(dict.fromkeys((*begun.methods, *asked.methods))),
         seeds=tuple(dict.fromkeys((*begun.seeds, *asked.seeds))),
@@ -57,7 +59,11 @@ def continued_config(folder: Path, *, recipe: str | None, flags: Mapping[str, An
 def checkpoint_facts(config: Config) -> dict[str, str]:
     """Return the lines of origin.json that identify the checkpoints of a run."""
     given = {name: path for name in CHECKPOINTS if (path := getattr(config, name)) is not None}
-    return {f"{name.replace('_', ' ').capitalize()} SHA-256": sha256(path) for name, path in given.items()}
+    return {_sha256_line(name): sha256(path) for name, path in given.items()}
+
+
+def _sha256_line(name: str) -> str:
+    return f"{name.replace('_', ' ').capitalize()} SHA-256"
 
 
 def extend_run(folder: Path, config: Config, *, command: str) -> None:
