@@ -131,6 +131,19 @@ def test_the_other_versions(short, subject, version):
     assert tuple(stage.attack for stage in result.stages) == ensemble.VERSIONS[version]
 
 
+def test_a_model_that_errs_at_random_is_asked_once_an_attack(short):
+    """Whatever it is shown, it is wrong once in four times: on the clean image, and after each of two attacks."""
+
+    def model(x):
+        right = torch.rand(len(x)) > 0.25
+        return nn.functional.one_hot((~right).long(), 3) + 1e-3 * x.flatten(1)[:, :3]
+
+    x, y = torch.rand(400, 3, 1, 1), torch.zeros(400, dtype=torch.int64)
+    result = attacks.autoattack(model, x, y, eps=0.1, version="rand")[1]
+    assert result.clean_accuracy == pytest.approx(0.75, abs=0.07)
+    assert result.robust_accuracy == pytest.approx(0.75**3, abs=0.07)
+
+
 @pytest.mark.parametrize("norm", RADII)
 @pytest.mark.parametrize("classes", [2, 3, 4])
 def test_few_classes_and_images_that_are_not_square(short, classes, norm):

@@ -1,4 +1,4 @@
-"""Auto-PGD as AutoAttack runs it: rows that leave with the first misclassified iterate."""
+"""Auto-PGD as AutoAttack runs it: rows that leave with the first misclassified iterate, of a random model the last."""
 
 from __future__ import annotations
 
@@ -95,6 +95,10 @@ class AutoPGD:
     the same steps until the cross-entropy of an image the network is sure of rounds to zero, where the published ones
     follow no gradient any more.
 
+    With several passes a gradient the network is one that errs at random, and may err on any iterate. As published, a
+    row then claims nothing before its end, where its last misclassified iterate is judged once; a row without one, or
+    whose clean image is misclassified as it begins, is judged by the clean image.
+
     Args:
         networks: what is attacked.
         loss: "ce" or "dlr".
@@ -190,12 +194,17 @@ class AutoPGD:
 
     def _common(self, rows: Begun, x: Tensor) -> State:
         """State of rows of every norm at their start ``x``."""
-        return {
+        state = {
             **rows.aimed(x),
             "best": torch.zeros_like(rows.eps),
             "best_x": x,
             "best_grad": torch.zeros_like(x),
         }
+        if self._eot > 1:
+            with torch.no_grad():
+                spared = self._networks.logits(rows.x0).argmax(1) != rows.y
+            state |= {"misclassified": rows.x0, "spared": spared}
+        return state
 
     def _start(self, rows: Begun) -> Tensor:
         """On the sphere of radius eps, then in the box."""
@@ -229,7 +238,13 @@ class AutoPGD:
         return logits.detach(), value.to(state["eps"].dtype), total / self._eot
 
     def _claims(self, logits: Tensor, state: State) -> Tensor:
-        return logits.argmax(1) != state["y"]
+        misclassified = logits.argmax(1) != state["y"]
+        if self._eot == 1:
+            return misclassified
+        state["misclassified"] = choose(misclassified & ~state["spared"], state["x"], state["misclassified"])
+        over = state["made"] == self._steps
+        state["x"] = choose(over, state["misclassified"], state["x"])
+        return over
 
 
 class SparseAutoPGD(AutoPGD):

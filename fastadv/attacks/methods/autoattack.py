@@ -121,9 +121,9 @@ def autoattack(
     classes is left out, with a warning.
 
     Formulas, constants and bookkeeping are those of the authors' code. What differs does not change the verdict but by
-    its own noise: an image leaves with the first misclassified iterate, not with the last; Square draws a window for
-    each image, not one for a batch; FAB projects whatever the size of the gradient. Draws come from the seed and the
-    identity of an image alone, so neither batch size nor order nor interruption moves them.
+    its own noise: except in "rand", an image leaves with the first misclassified iterate, not with the last; Square
+    draws a window for each image, not one for a batch; FAB projects whatever the size of the gradient. Draws come from
+    the seed and the identity of an image alone, so neither batch size nor order nor interruption moves them.
 
     No image is called broken unless the model itself, on the image that is returned, says so. After each pass the host
     waits to learn which images have fallen. Nothing of the caller's changes, see :func:`fastadv.attacks.pgd`.
