@@ -33,6 +33,7 @@ _EXPECTED_VALUE = {
     "finite_number": "a finite number",
     "greater_than": "more than {gt}",
     "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
 }
 
@@ -115,7 +116,7 @@ class ConfigModel(BaseModel):
 
 
 def flag(default: Any, description: str, **limits: Any) -> Any:
-    """Return a field with this default, help and limits of its value (ge, gt, le, as pydantic has them)."""
+    """Return a field with this default, help and limits of its value (ge, gt, le, lt, as pydantic has them)."""
     return Field(default, description=description, **limits)
 
 

@@ -91,9 +91,9 @@ class Config(DataConfig):
     )
     clip_norm: float | None = flag(None, "clip the gradient to this l2 norm", gt=0)
     teacher_ema: float | None = flag(
-        None, "decay of the average of a trained teacher's weights; none is ema", gt=0, le=1
+        None, "decay of the average of a trained teacher's weights; none is ema", gt=0, lt=1
     )
-    ema: float | None = flag(None, "decay of the average of the weights, which then counts", gt=0, le=1)
+    ema: float | None = flag(None, "decay of the average of the weights, which then counts", gt=0, lt=1)
     precision: Literal[Precision, "auto"] = flag(
         "float32",
         "what the student is trained in, under autocast; auto is what the device is fast in, and with it"
@@ -148,6 +148,11 @@ class Config(DataConfig):
             raise ConfigError("nesterov: True, expected momentum above 0 with it")
         if self.optimizer != "SGD":
             check_optimizer(self.optimizer, nesterov=self.nesterov)
+        if self.eval_eps > 1:
+            raise ConfigError(
+                f"eval_eps: {self.eval_eps}, expected at most 1, the width of the box: pixels are in [0, 1], and 8 of "
+                "255 levels are --eval-eps 8/255"
+            )
         check_attack("eval_attack", self.eval_attack)
         if self.teacher_precision != "float32" and not self.freeze_teacher:
             raise ConfigError(f"teacher_precision: {self.teacher_precision!r}, expected freeze_teacher with it")
