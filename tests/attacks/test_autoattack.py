@@ -202,6 +202,14 @@ class TestWarnings:
 
         assert "inside its own forward" in self.found(purified, x, y, version=["square"])
 
+    def test_a_model_that_differentiates_inside_by_torch_func(self, short, subject):
+        network, x, y = subject
+
+        def purified(x):
+            return network(x + 1e-3 * torch.func.grad(lambda x: network(x).logsumexp(1).sum())(x))
+
+        assert "inside its own forward" in self.found(purified, x, y, version=["square"])
+
     def test_gradients_that_are_zero_and_a_square_that_beats_them(self, short, subject):
         network, x, y = subject
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -399,7 +398,7 @@ class AutoAttack:
         """Warn of what the published code warns of, before any attack."""
         if not len(x):
             return
-        with torch.no_grad(), _graphs_recorded() as recorded:
+        with torch.no_grad():
             passes = [self._networks.logits(x).double() for _ in range(_REPEATS)]
         logits = passes[0]
         sums = (logits.sum(1) - 1).abs()
@@ -408,7 +407,7 @@ class AutoAttack:
         units = torch.stack([each / (each.norm(dim=1, keepdim=True) + 1e-10) for each in passes])
         if self._version != "rand" and bool(((units - units[:1]).norm(dim=2) > _SPREAD).any()):
             self._warn('the outputs of model differ from call to call: version="rand" is meant for randomised models')
-        if recorded:
+        if _records_gradients(self._networks, x):
             self._warn(
                 "model records gradients inside its own forward: a defence that adapts to its input may not be judged"
                 " right by attacks that were not made for it"
@@ -471,14 +470,17 @@ def _copy(model: Network, attack_dtype: str) -> Network:
     return freeze(model, dtype=dtype)
 
 
-@contextlib.contextmanager
-def _graphs_recorded() -> Iterator[list[bool]]:
-    """A list that gets an entry for each tensor that is saved for a backward pass inside."""
+def _records_gradients(networks: Networks, x: Tensor) -> bool:
+    """Return whether ``networks``, which have run on ``x`` before, differentiate inside their own forward."""
     recorded: list[bool] = []
 
     def keep(tensor: Tensor) -> Tensor:
         recorded.append(True)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        yield recorded
+    try:
+        with torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            networks.logits(x)
+    except RuntimeError:  # torch.func, which differentiates too, refuses to run inside such hooks
+        return True
+    return bool(recorded)
