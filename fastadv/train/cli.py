@@ -169,6 +169,8 @@ def _train(options: argparse.Namespace) -> None:
         config = continued_config(folder, recipe=options.recipe, flags=flags)
     config, facts = decided(config)
     config.check_used()
+    if folder is None:
+        config.check_rates_fall()
     with joined(config.device) as processes, cpu_threads(config.threads):
         require_libraries()
         experiment = Experiment(config)

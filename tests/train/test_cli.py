@@ -62,6 +62,13 @@ def test_a_resumed_run_keeps_its_configuration(capsys, tmp_path):
     assert "holds neither" in fails(capsys, *resume, *given, "--lr", "0.5")
 
 
+def test_a_constant_rate_is_refused_but_in_a_run_that_has_it(capsys, tmp_path):
+    run = stored(tmp_path, epochs="100")
+    given = ["--data=cifar100", f"--data-dir={tmp_path}", "--epochs=100"]
+    assert "milestones: [150, 180, 210], expected one below 100" in fails(capsys, *given)
+    assert "holds neither" in fails(capsys, "--resume", "--run-dir", run)
+
+
 def test_resume_without_a_run_starts_one_and_says_so(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--resume", "--data", "cifar100", "--data-dir", str(tmp_path)]) == 2

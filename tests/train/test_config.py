@@ -149,6 +149,36 @@ def test_changes_are_named_to_the_option():
 
 
 @pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({}, r"milestones: \[\], expected one below 9, the number of epochs"),
+        ({"milestones": "9,12"}, r"^milestones: \[9, 12\], expected one below 9"),
+        (
+            {"milestones": "8", "methods": "kd", "teacher_epochs": "5"},
+            r"^teacher_milestones: \[8\], expected one .* 5",
+        ),
+    ],
+)
+def test_a_step_schedule_that_never_steps_is_refused(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(flags={"schedule": "step", "epochs": "9", "methods": "ce", **flags}).check_rates_fall()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"schedule": "cosine"},
+        {"lr_decay": "1"},
+        {"milestones": "8", "teacher_epochs": "5"},
+        {"milestones": "8", "methods": "kd", "teacher_epochs": "5", "teacher_milestones": "4"},
+        {"milestones": "8", "methods": "kd", "teacher_epochs": "5", "teacher_checkpoint": "there.pt"},
+    ],
+)
+def test_a_rate_that_falls_or_is_asked_to_stay_is_taken(flags):
+    resolve(flags={"schedule": "step", "epochs": "9", "methods": "ce", **flags}).check_rates_fall()
+
+
+@pytest.mark.parametrize(
     ("data", "recipe"),
     [("cifar10", "cifar10"), ("folder", "images"), ("tiny-imagenet", "images"), ("json:loads", "images")],
 )

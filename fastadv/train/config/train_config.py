@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from fastadv.train.config.attacks import check_attack
-from fastadv.train.config.config_model import ConfigModel, checked, flag
+from fastadv.train.config.config_model import ConfigModel, checked, flag, shown
 from fastadv.train.config.methods import MethodSpec, check_name, check_tables, read_spec
 from fastadv.train.data import datasets
 from fastadv.train.data.datasets import Augmentation
@@ -209,7 +209,9 @@ class Config(DataConfig):
         )
 
     def check_used(self) -> None:
-        """Raise ConfigError for a field that was given and that none of the run's methods uses."""
+        """Raise ConfigError where a method does nothing with label_smoothing or mixup, or none does anything with
+        capture or standard_teacher_checkpoint, and it was given.
+        """
         specs = self.all_specs
         names = ", ".join(dict.fromkeys(spec.name for spec in specs))
         for spec in specs if self.label_smoothing or self.mixup else ():
@@ -227,6 +229,22 @@ class Config(DataConfig):
             raise ConfigError(
                 f"standard_teacher_checkpoint: {str(second)!r}, but none of {names} asks a second teacher; iad-ii does"
             )
+
+    def check_rates_fall(self) -> None:
+        """Raise ConfigError for a step schedule that keeps the rate of the students, or of a trained teacher, constant.
+
+        An lr_decay of 1 asks for that.
+        """
+        trained = {"milestones": self}
+        if self.trains_teacher:
+            trained["teacher_milestones"] = self.of_teacher
+        for name, training in trained.items():
+            steps = training.schedule == "step" and training.lr_decay != 1
+            if steps and all(epoch >= training.epochs for epoch in training.milestones):
+                raise ConfigError(
+                    f"{name}: {shown(training.milestones)}, expected one below {training.epochs}, the number of "
+                    "epochs: the step schedule would never lower the rate (lr_decay 1 asks for that)"
+                )
 
 
 def resolve(*, recipe: str | None = None, flags: Mapping[str, Any] | None = None) -> Config:
