@@ -107,6 +107,24 @@ def test_it_goes_on_where_it_was_cut_off_and_to_more_images(checkpoint, tmp_path
         assert arrays["broken_by"].tolist() == result(whole)["broken_by"]
 
 
+def test_warnings_are_of_all_parts_together():
+    """Square breaks one of 1,000 images, which is one of 250 in its part."""
+
+    def part(first, broken_by):
+        places = torch.arange(first, first + 250)
+        stages = torch.full([250], -1)
+        stages[0] = broken_by
+        return running.Evaluated(
+            places, torch.zeros(250, 1, 1, 1), stages, ("apgd-t", "square"), (1.0, 1.0), (3, 0), ("odd",)
+        )
+
+    joined = running._joined([part(0, 1), part(250, -1), part(500, -1), part(750, -1)], 1000)
+    odd, zeros = joined.result().warnings
+    assert odd == "odd"
+    assert zeros.startswith("apgd-t: the gradient is zero everywhere at the start of 12 searches")
+    assert "breaks 0.4% of the images beyond" in running._joined([part(0, 1)], 250).result().warnings[-1]
+
+
 @pytest.mark.parametrize("levels", [3, 25.5])
 def test_png_of_8_bits_stay_in_the_ball(checkpoint, tmp_path, capsys, levels):
     """How many of them still count is said as they are read again."""

@@ -181,6 +181,9 @@ class AutoAttack:
         broken_by: see :class:`AutoAttackResult`, so far.
         attacks: the names of all attacks, in their order.
         stage: how many of them are over.
+        zero_gradients: of each that has begun, how many searches started where the gradient is zero everywhere;
+            counted as it ends.
+        model_warnings: what ``result().warnings`` says of the model, whatever the attacks find.
     """
 
     def __init__(
@@ -228,7 +231,8 @@ class AutoAttack:
         self.stage = 0
         self._queue: Queue | None = None
         self._seconds: list[float] = []
-        self._warnings: list[str] = []
+        self.zero_gradients: list[int] = []
+        self.model_warnings: list[str] = []
         with no_trace(self._networks.members):
             self._judge = Judge(self._networks, self._x, y, batch_size=self._batch_size)
             classes = self._judge.logits.shape[1]
@@ -239,7 +243,7 @@ class AutoAttack:
         dtype = self._judge.logits.dtype if attack_dtype is None else _DTYPES[attack_dtype]
         self._rows = rows_in_a_pass(self._batch_size, self._x.device, dtype)
         for name in [name for name in self.attacks if classes < _LEAST_CLASSES.get(name, 2)]:
-            self._warn(f"{name} is left out: it needs {_LEAST_CLASSES[name]} classes, the model has {classes}")
+            self._warn_of_model(f"{name} is left out: it needs {_LEAST_CLASSES[name]} classes, the model has {classes}")
         self.attacks = tuple(name for name in self.attacks if classes >= _LEAST_CLASSES.get(name, 2))
 
     def run(self, watch: Callable[[AutoAttack], object] | None = None) -> None:
@@ -279,19 +283,19 @@ class AutoAttack:
 
     def result(self) -> AutoAttackResult:
         """The verdict so far."""
-        return summary(self.broken_by, self.attacks, self._seconds, self._warnings)
+        return summary(self.broken_by, self.attacks, self._seconds, self.zero_gradients, self.model_warnings)
 
     def state_dict(self) -> dict[str, Any]:
         """All that an evaluation of the same arguments needs to go on from here."""
         queue = None if self._queue is None else self._queue.state_dict()
-        zero = int(self._zero_gradients()) if self._queue is not None else 0
+        self._count_zero_gradients()
         return {
             "images": self.images,
             "broken_by": self.broken_by.clone(),
             "stage": self.stage,
             "seconds": list(self._seconds),
-            "warnings": list(self._warnings),
-            "zero_gradients": zero,
+            "zero_gradients": list(self.zero_gradients),
+            "model_warnings": list(self.model_warnings),
             "queue": queue,
         }
 
@@ -300,17 +304,18 @@ class AutoAttack:
         self.images = saved["images"].to(self._x.device)
         self.broken_by = saved["broken_by"].to(self._x.device)
         self.stage, self._seconds = saved["stage"], list(saved["seconds"])
-        self._warnings = list(saved["warnings"])
+        self.zero_gradients, self.model_warnings = list(saved["zero_gradients"]), list(saved["model_warnings"])
         self._queue = None
         if saved["queue"] is not None:
             # Those that stood when the attack began: the others that it broke are in the queue's own record.
             self._queue = self._new_queue((self.broken_by == ROBUST) | (self.broken_by == self.stage))
             self._queue.load_state_dict(saved["queue"])
             if isinstance(self._running, AutoPGD):
-                self._running.zero_gradients = saved["zero_gradients"]
+                self._running.zero_gradients = self.zero_gradients[self.stage]
 
     def _begin(self) -> None:
         self._seconds.append(0.0)
+        self.zero_gradients.append(0)
         robust = self.broken_by == ROBUST
         self._queue = self._new_queue(robust) if bool(robust.any()) else None
 
@@ -341,19 +346,19 @@ class AutoAttack:
     def _end(self) -> None:
         if self._queue is not None:
             self.images = self.images.index_copy(0, self._images, self._queue.x)
-            zero = int(self._zero_gradients())
-            if zero:
-                self._warn(
-                    f"{self.attacks[self.stage]}: the gradient is zero everywhere at the start of {zero} searches, so"
-                    " attacks that follow it may overrate the model"
-                )
+        self._count_zero_gradients()
         self._queue = None
+        for message in _of_zero_gradients(self.attacks[self.stage], self.zero_gradients[self.stage]):
+            _warn(message)
         self.stage += 1
         if self.stage == len(self.attacks):
-            self._check_square()
+            for message in _of_square(self.result().stages):
+                _warn(message)
 
-    def _zero_gradients(self) -> Tensor | int:
-        return self._running.zero_gradients if isinstance(self._running, AutoPGD) else 0
+    def _count_zero_gradients(self) -> None:
+        """Ask the device how many the attack in progress has seen."""
+        if self._queue is not None and isinstance(self._running, AutoPGD):
+            self.zero_gradients[self.stage] = int(self._running.zero_gradients)
 
     def _all_evaluations(self) -> int:
         assert self._queue is not None
@@ -403,43 +408,73 @@ class AutoAttack:
         logits = passes[0]
         sums = (logits.sum(1) - 1).abs()
         if bool((logits.min() > -_OFF) & (logits.max() < 1 + _OFF) & (sums < _OFF).all()):
-            self._warn("the outputs of model are probabilities: give it without its softmax, whose gradient vanishes")
+            self._warn_of_model(
+                "the outputs of model are probabilities: give it without its softmax, whose gradient vanishes"
+            )
         units = torch.stack([each / (each.norm(dim=1, keepdim=True) + 1e-10) for each in passes])
         if self._version != "rand" and bool(((units - units[:1]).norm(dim=2) > _SPREAD).any()):
-            self._warn('the outputs of model differ from call to call: version="rand" is meant for randomised models')
+            self._warn_of_model(
+                'the outputs of model differ from call to call: version="rand" is meant for randomised models'
+            )
         if _records_gradients(self._networks, x):
-            self._warn(
+            self._warn_of_model(
                 "model records gradients inside its own forward: a defence that adapts to its input may not be judged"
                 " right by attacks that were not made for it"
             )
 
-    def _check_square(self) -> None:
-        if "square" not in self.attacks or len(self.attacks) == 1:
-            return
-        accuracies = {stage.attack: stage.robust_accuracy for stage in self.result().stages}
-        least = min(accuracy for name, accuracy in accuracies.items() if name != "square")
-        if accuracies["square"] < least - _MASKED:
-            self._warn(
-                f"square, which sees no gradient, breaks {least - accuracies['square']:.1%} of the images beyond all"
-                " other attacks: gradients may be masked and the robust accuracy too high; the defence needs an"
-                " attack made for it"
-            )
-
-    def _warn(self, message: str) -> None:
-        self._warnings.append(message)
-        warnings.warn(f"autoattack: {message}", stacklevel=4)
+    def _warn_of_model(self, message: str) -> None:
+        self.model_warnings.append(message)
+        _warn(message)
 
 
 def summary(
-    broken_by: Tensor, attacks: Sequence[str], seconds: Sequence[float], messages: Sequence[str]
+    broken_by: Tensor,
+    attacks: Sequence[str],
+    seconds: Sequence[float],
+    zero_gradients: Sequence[int],
+    model_warnings: Sequence[str],
 ) -> AutoAttackResult:
-    """The result of an evaluation in which ``seconds`` were spent on the first ``attacks``."""
+    """The result of an evaluation in which ``seconds`` were spent on the first ``attacks``.
+
+    zero_gradients, model_warnings: see :class:`AutoAttack`.
+    """
     stages = []
     for place, (name, spent) in enumerate(zip(attacks, seconds, strict=False)):
         before = (broken_by == ROBUST) | (broken_by >= place)
         broken = broken_by == place
         stages.append(Stage(name, int(before.sum()), int(broken.sum()), share(before & ~broken), spent))
+    messages = list(model_warnings)
+    for name, searches in zip(attacks, zero_gradients, strict=False):
+        messages += _of_zero_gradients(name, searches)
+    messages += _of_square(stages)
     return AutoAttackResult(share(broken_by != MISCLASSIFIED), tuple(stages), broken_by, tuple(messages))
+
+
+def _of_zero_gradients(attack: str, searches: int) -> list[str]:
+    """The warning of so many ``searches`` of an attack that began where the gradient is zero, if there are any."""
+    if not searches:
+        return []
+    return [
+        f"{attack}: the gradient is zero everywhere at the start of {searches} searches, so attacks that follow it may"
+        " overrate the model"
+    ]
+
+
+def _of_square(stages: Sequence[Stage]) -> list[str]:
+    """The warning of a Square that breaks what all others leave, if it does."""
+    accuracies = {stage.attack: stage.robust_accuracy for stage in stages}
+    square = accuracies.pop("square", 1.0)
+    least = min(accuracies.values(), default=0.0)
+    if square >= least - _MASKED:
+        return []
+    return [
+        f"square, which sees no gradient, breaks {least - square:.1%} of the images beyond all other attacks:"
+        " gradients may be masked and the robust accuracy too high; the defence needs an attack made for it"
+    ]
+
+
+def _warn(message: str) -> None:
+    warnings.warn(f"autoattack: {message}", stacklevel=5)
 
 
 def share(which: Tensor) -> float:

@@ -26,7 +26,8 @@ class Evaluated:
     """Images of the test split, by their place in it, and what AutoAttack made of them.
 
     places: int64 [n]. images: the adversarial ones, the clean ones where there is none [n, ...]. broken_by: see
-    :class:`fastadv.attacks.AutoAttackResult`. attacks: those that ran, in order, with their seconds.
+    :class:`fastadv.attacks.AutoAttackResult`. attacks: those that ran, in order, with their seconds and zero_gradients.
+    zero_gradients, model_warnings: see :class:`fastadv.attacks.AutoAttack`.
     """
 
     places: Tensor
@@ -34,11 +35,12 @@ class Evaluated:
     broken_by: Tensor
     attacks: tuple[str, ...]
     seconds: tuple[float, ...]
-    warnings: tuple[str, ...]
+    zero_gradients: tuple[int, ...]
+    model_warnings: tuple[str, ...]
 
     def result(self) -> AutoAttackResult:
         """Return the verdict on these images."""
-        return summary(self.broken_by, self.attacks, self.seconds, self.warnings)
+        return summary(self.broken_by, self.attacks, self.seconds, self.zero_gradients, self.model_warnings)
 
 
 def run_autoattack(config: AttackConfig, prepared: PreparedAttack, folder: Path, processes: Processes) -> Evaluated:
@@ -95,10 +97,15 @@ def _run(config: AttackConfig, prepared: PreparedAttack, file: Path, begun: dict
             print(_progress(evaluation), flush=True)
 
     evaluation.run(watch)
-    result = evaluation.result()
-    names = tuple(stage.attack for stage in result.stages)
-    seconds = tuple(stage.seconds for stage in result.stages)
-    part = Evaluated(places, evaluation.images.cpu(), evaluation.broken_by.cpu(), names, seconds, result.warnings)
+    part = Evaluated(
+        places,
+        evaluation.images.cpu(),
+        evaluation.broken_by.cpu(),
+        evaluation.attacks,
+        tuple(stage.seconds for stage in evaluation.result().stages),
+        tuple(evaluation.zero_gradients),
+        tuple(evaluation.model_warnings),
+    )
     _write(file.with_suffix(".pt"), vars(part))
     file.unlink(missing_ok=True)
 
@@ -129,15 +136,15 @@ def _finished(folder: Path) -> list[Evaluated]:
 
 
 def _joined(parts: Sequence[Evaluated], images: int) -> Evaluated:
-    """Return the verdicts on the first ``images`` of the split, in their order; seconds and warnings of all parts."""
+    """Return the verdicts on the first ``images`` of the split, in their order; seconds and the like of all parts."""
     places = torch.cat([part.places for part in parts])
     order = places.argsort()
     order = order[places[order] < images]
-    attacks = parts[0].attacks
-    seconds = tuple(sum(part.seconds[stage] for part in parts) for stage in range(len(attacks)))
-    warnings = tuple(dict.fromkeys(warning for part in parts for warning in part.warnings))
+    seconds = tuple(map(sum, zip(*(part.seconds for part in parts), strict=True)))
+    zero_gradients = tuple(map(sum, zip(*(part.zero_gradients for part in parts), strict=True)))
+    warnings = tuple(dict.fromkeys(warning for part in parts for warning in part.model_warnings))
     found, broken_by = (torch.cat([getattr(part, name) for part in parts])[order] for name in ("images", "broken_by"))
-    return Evaluated(places[order], found, broken_by, attacks, seconds, warnings)
+    return Evaluated(places[order], found, broken_by, parts[0].attacks, seconds, zero_gradients, warnings)
 
 
 def _barrier(processes: Processes) -> None:
