@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastadv import attacks
-from fastadv.attacks import APGD, BSS, MIFGSM, PGD, SVGD, VAT, apgd, bss, methods, vat
+from fastadv.attacks import APGD, BSS, FAB, MIFGSM, PGD, SVGD, VAT, apgd, bss, fab, methods, vat
 from tests.attacks.every_attack import ATTACKS
 
 for found in pkgutil.iter_modules(methods.__path__):  # also those whose import somebody forgot
@@ -103,6 +103,13 @@ def test_shows_what_it_was_given():
 def test_wrong_keywords_are_named_where_the_object_is_made(keywords, error, message):
     with pytest.raises(error, match=message):
         PGD(**keywords)
+
+
+def test_fab_without_targets_is_its_untargeted_form(network, images, labels):
+    found = FAB(eps=0.1, steps=3, targets=None)(network, images, labels)
+    assert torch.equal(found, fab(network, images, labels, eps=0.1, steps=3, targets=None))
+    with pytest.raises(ValueError, match="targets must be at least 1"):
+        FAB(targets=0)
 
 
 def test_a_reference_is_logits_or_true_classes(network, images, labels):

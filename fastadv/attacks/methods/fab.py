@@ -28,7 +28,6 @@ from fastadv.ops.hyperplane import project_hyperplane
 # weight of the clean image's projection.
 _OVERSHOOT, _BACK, _LARGEST_WEIGHT = 1.05, 0.9, 0.1
 _SHORTEST = 1e-8
-_at_least_one = partial(count, least=1)
 _DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
 _ORDER = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 
@@ -104,8 +103,7 @@ def fab(
     checks.box(bounds)
     count("steps", steps, 0)
     count("restarts", restarts, 1)
-    if targets is not None:
-        count("targets", targets, 1)
+    _check_targets("targets", targets)
     if eps is None and restarts > 1:
         raise ValueError(f"restarts must be 1 without eps, from which they start, got {restarts}")
     noise = Noise(seed, sample_ids)
@@ -134,7 +132,12 @@ def fab(
         )
 
 
-class FAB(Attack, function=fab, own_checks={"targets": _at_least_one, "batch_size": _at_least_one}):
+def _check_targets(name: str, value: int | None) -> None:
+    if value is not None:
+        count(name, value, 1)
+
+
+class FAB(Attack, function=fab, own_checks={"targets": _check_targets, "batch_size": partial(count, least=1)}):
     """:func:`fastadv.attacks.fab`, configured once: ``FAB(eps=8 / 255, targets=3)(model, x, y)``."""
 
 
