@@ -250,6 +250,12 @@ def test_errors(subject, change, error, match):
         attacks.autoattack(network, x, y, **{"eps": 0.1, **change})
 
 
+def test_labels_are_given(subject):
+    network, x, _ = subject
+    with pytest.raises(TypeError, match="y must be an int64 tensor, got NoneType"):
+        attacks.autoattack(network, x, None, eps=0.1)
+
+
 def test_a_copy_needs_a_module(subject):
     network, x, y = subject
     with pytest.raises(TypeError, match="attack_dtype must be None for a model that is no module"):

@@ -100,6 +100,21 @@ def test_labels_that_nothing_reads(attack, network, images, labels):
         attack(network, images, eps=0.1, loss=lambda z, y: cross_entropy(z, y, reduction="none"))
 
 
+@pytest.mark.parametrize("shift", [-100, 5])
+@pytest.mark.parametrize(
+    ("attack", "how"),
+    [
+        (attacks.autoattack, {}),
+        (attacks.fab, {}),
+        (attacks.square, {}),
+        (apgd, {"variant": "autoattack"}),
+    ],
+)
+def test_labels_that_are_no_class(attack, how, shift, network, images, labels):
+    with pytest.raises(ValueError, match=r"y must lie in \[0, 5\), got values from"):
+        attack(network, images, labels + shift, eps=0.1, **how)
+
+
 def test_labels_that_the_released_sampler_does_not_read(network, images, labels):
     with pytest.raises(ValueError, match="y must be None for variant 'released'"):
         svgd(network, images, labels, eps=0.1, variant="released")

@@ -25,6 +25,8 @@ class Judge:
         self.logits = self._logits(x) if len(x) else x.new_zeros(0, 2)
         if self.logits.shape[1] < 2:
             raise ValueError(f"model must give logits [N, C] of two classes or more, got {list(self.logits.shape)}")
+        if y is not None:
+            checks.target_values(y, self.logits.shape[1], "y")
         prediction = self.logits.argmax(1)
         self.y = prediction if y is None else y
         self.correct = (prediction == self.y).nonzero().flatten()

@@ -205,6 +205,7 @@ class AutoAttack:
         if self._networks.together:
             raise ValueError("model must be one network, got a sequence")
         self._x = clean_images(x, bounds, None)
+        checks.int64("y", y, [len(x)], self._x)
         self._eps = checks.not_negative("eps", eps)
         checks.choice("norm", norm, checks.NORMS)
         checks.box(bounds)
