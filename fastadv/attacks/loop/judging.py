@@ -42,4 +42,5 @@ class Judge:
 
     @torch.no_grad()
     def _logits(self, x: Tensor) -> Tensor:
-        return torch.cat([self._networks.logits(part) for part in x.split(self._batch_size)])
+        # A network may give the same buffer at each call.
+        return torch.cat([self._networks.logits(part).clone() for part in x.split(self._batch_size)])

@@ -405,7 +405,7 @@ class AutoAttack:
         if not len(x):
             return
         with torch.no_grad():
-            passes = [self._networks.logits(x).double() for _ in range(_REPEATS)]
+            passes = [self._networks.logits(x).to(torch.float64, copy=True) for _ in range(_REPEATS)]
         logits = passes[0]
         sums = (logits.sum(1) - 1).abs()
         if bool((logits.min() > -_OFF) & (logits.max() < 1 + _OFF) & (sums < _OFF).all()):
