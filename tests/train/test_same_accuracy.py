@@ -26,6 +26,7 @@ HARMLESS = {
     "clipped": "--clip-norm=1",
     "averaged": "--ema=0.9",
     "step schedule": "--schedule=step --milestones=12,18",
+    "one cycle": "--schedule=one-cycle",
     "shifted images": "--augmentation=shift1",
     "other batches of evaluation": "--eval-batch-size=77",
 }
@@ -65,14 +66,22 @@ def stripes(count, seed):
     return (pattern[:, None] * colour + random.integers(0, 50, (count, 3, 16, 16))).astype(np.uint8), labels
 
 
-@pytest.mark.parametrize("augmentation", ["none", "shift1", "crop4_flip"])
-def test_what_is_cropped_and_flipped_is_learned_as_well(augmentation, tmp_path):
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"augmentation": "none"},
+        {"augmentation": "shift1"},
+        {"augmentation": "crop4_flip"},
+        {"label_smoothing": "0.1"},
+        {"mixup": "0.2"},
+    ],
+    ids=str,
+)
+def test_changed_images_and_labels_are_learned_as_well(changed, tmp_path):
     data = from_stored(Stored({"train": stripes(300, 0), "test": stripes(300, 1)}, ("across", "down", "squares")))
     flags = {"student": "resnet8", "epochs": "6", "batch_size": "50", "eval_epochs": "6", "eval_steps": "1"}
-    config = resolve(flags={**flags, "tensorboard": False, "augmentation": augmentation})
+    config = resolve(flags={**flags, "tensorboard": False, "augmentation": "none", **changed})
     student = build_classifier("resnet8", config, data, seed=0)
     training = {"train": data.train, "test": data.test, "config": config, "seed": 0}
-    trainer = Trainer(
-        model=student, method=CrossEntropy(), teacher=None, folder=tmp_path, label=augmentation, **training
-    )
+    trainer = Trainer(model=student, method=CrossEntropy(), teacher=None, folder=tmp_path, label="plain", **training)
     assert trainer.fit()["clean"] > 0.98
