@@ -90,6 +90,8 @@ def test_options_count_in_the_runs_that_train_with_them(capsys, tmp_path):
         ({"data": "cifar10"}, ""),
         ({"student": "smaller"}, ""),
         ({"student_samples": 50}, ""),
+        ({"grayscale": True}, ""),
+        ({"grayscale": False, "image_size": "none"}, "1"),
         ({"batch_size": 7, "data_dir": "elsewhere"}, "1"),
     ],
 )

@@ -167,6 +167,9 @@ def test_a_resumed_run_has_the_same_teacher_where_weights_are_averaged(tmp_path)
     arguments = ["--methods=kd", "--seeds=0", "--teacher-epochs=1", "--student-samples=40", "--epochs=2", "--ema=0.9"]
     folder = tmp_path / "run"
     assert main(["train", "--run-dir", str(folder), "--no-tensorboard", "--eval-steps=1", *arguments]) == 0
+    report = (folder / "report.md").read_text()
+    assert "Weights: a student's are averaged over its steps, with decay 0.9" in report
+    assert "training images, plain (CE), its weights averaged with decay 0.9." in report
     student = folder / "kd-seed0"
     expected = torch.load(student / "weights.pt")
     shutil.rmtree(student)

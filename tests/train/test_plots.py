@@ -24,11 +24,13 @@ def test_particles_are_drawn_of_whatever_classes_the_test_split_has(tmp_path, cl
 
 
 @pytest.mark.parametrize(("points", "lines"), [(1, False), (3, True)])
-def test_what_was_measured_once_a_run_is_no_curve(tmp_path, monkeypatch, points, lines):
-    drawn = []
-    monkeypatch.setattr(plots, "_draw_seeds", lambda axes, seeds, key, *look: drawn.append(key))
-    accuracies = [{"step": step, "accuracy": 0.5} for step in range(points)]
-    losses = [{"step": step, "loss": 1.0} for step in range(3)]
-    draw_curves({"KD": {"test": [accuracies] * 2, "train": [losses] * 2}}, tmp_path / "curves.png")
-    assert ("accuracy" in drawn) == lines
-    assert "loss" in drawn
+def test_curves_are_over_epochs_and_what_was_measured_once_a_run_is_none(tmp_path, monkeypatch, points, lines):
+    figures, figure = [], plots._figure
+    monkeypatch.setattr(plots, "_figure", lambda *size: figures.append(figure(*size)) or figures[-1])
+    accuracies = [{"step": 4 * epoch, "accuracy": 0.5} for epoch in range(points)]
+    losses = [{"step": 4 * epoch, "loss": 1.0} for epoch in range(3)]
+    draw_curves({"KD": {"test": [accuracies] * 2, "train": [losses] * 2}}, tmp_path / "curves.png", steps_per_epoch=4)
+    accuracy, loss = figures[0].axes
+    assert accuracy.get_xlabel() == ("epoch" if lines else "test accuracy, %")
+    assert loss.get_xlabel() == "epoch"
+    assert loss.lines[0].get_xdata().tolist() == [0, 1, 2]

@@ -1,6 +1,7 @@
 """The configuration of a run: defaults, a recipe and flags, in rising precedence. Importing this imports no torch."""
 
 import inspect
+import math
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -207,6 +208,10 @@ class Config(DataConfig):
             milestones=self.milestones if self.teacher_milestones is None else self.teacher_milestones,
             ema=self.teacher_ema or self.ema,
         )
+
+    def steps_in_epoch(self, images: int) -> int:
+        """Return how many steps an epoch of so many training images has."""
+        return self.steps_per_epoch or math.ceil(images / self.batch_size)
 
     def check_used(self) -> None:
         """Raise ConfigError where a method does nothing with label_smoothing or mixup, or none does anything with

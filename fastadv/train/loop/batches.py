@@ -27,7 +27,7 @@ class Batches:
         self._train, self._config, self._processes = train, config, processes
         self._images, self._device = images, device
         most = math.ceil(len(train) / config.batch_size)
-        self.steps_per_epoch = config.steps_per_epoch or most
+        self.steps_per_epoch = config.steps_in_epoch(len(train))
         self._parts = config.accumulate * processes.count
         if images and self.steps_per_epoch > most:
             raise ConfigError(

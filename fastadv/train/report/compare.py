@@ -13,7 +13,9 @@ from fastadv.train.runtime.errors import ConfigError
 from fastadv.train.runtime.files import write_text
 
 # What students must share for a seed to give them the same first weights, images and order.
-PAIRED_BY = ("data", "image_size", "student", "student_samples")
+PAIRED_BY = ("data", "image_size", "grayscale", "student", "student_samples")
+# What results have of these that were written before there was a choice.
+EARLIER = {"image_size": "none", "grayscale": False}
 
 
 def compare_runs(folders: Sequence[Path], baseline: str | None, out: Path) -> str:
@@ -81,7 +83,7 @@ def _paired_runs(runs: Mapping[str, RunResults], baseline: MethodResults) -> set
         # The path of other datasets may differ where they are the same.
         data = run.config["data"]
         own = run.config.get("data_dir") if data == "folder" or ":" in data else None
-        return [own, *(run.config.get(key) for key in PAIRED_BY)]
+        return [own, *(run.config.get(key, EARLIER.get(key)) for key in PAIRED_BY)]
 
     of_baseline = next(identity(run) for run in runs.values() if baseline in run.methods)
     return {name for name, run in runs.items() if identity(run) == of_baseline}

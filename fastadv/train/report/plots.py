@@ -23,8 +23,8 @@ PICTURED_IMAGES = 4
 PARTICLE_SEED = 0
 
 
-def draw_curves(metrics: dict[str, dict[str, list[Rows]]], path: Path) -> None:
-    """Test accuracy and training loss over the steps, and how particles repel where a method reports it.
+def draw_curves(metrics: dict[str, dict[str, list[Rows]]], path: Path, *, steps_per_epoch: int) -> None:
+    """Test accuracy and training loss over the epochs, and how particles repel where a method reports it.
 
     A line for the mean of the seeds, in the band that they span; what was measured once a run is no line, but a row a
     method, with a dot a seed and a diamond for their mean. metrics: by method, then "train" or "test", rows for each
@@ -43,13 +43,15 @@ def draw_curves(metrics: dict[str, dict[str, list[Rows]]], path: Path) -> None:
             ends = {label: _values(seeds, key, scale)[:, 0].tolist() for label, seeds in shown.items()}
             _draw_rows(axes, ends, xlabel=texts["ylabel"], title=f"{texts['title']}, after the last step")
             continue
-        for (label, kinds), (style, colour) in zip(metrics.items(), LOOKS * len(metrics), strict=False):
+        for label, (style, colour) in zip(metrics, LOOKS * len(metrics), strict=False):
             if label in shown:
-                _draw_seeds(axes, kinds[kind], key, scale, label, {"color": colour, "linestyle": style})
+                epochs = [row["step"] / steps_per_epoch for row in shown[label][0]]
+                values = _values(shown[label], key, scale)
+                _draw_seeds(axes, epochs, values, label, {"color": colour, "linestyle": style})
         # Some methods minimise what may be negative.
         if kind == "train" and 0 < 10 * axes.dataLim.y0 < axes.dataLim.y1:
             axes.set_yscale("log")
-        axes.set(xlabel="step", **texts)
+        axes.set(xlabel="epoch", **texts)
         axes.grid(alpha=0.3)
     lines = {line.get_label(): line for axes in figure.axes for line in axes.lines if line.get_label() in metrics}
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(panels), fontsize="small")
@@ -64,10 +66,10 @@ def _has(seeds: list[Rows], key: str) -> bool:
     return all(key in row for rows in seeds for row in rows)
 
 
-def _draw_seeds(axes: Any, seeds: list[Rows], key: str, scale: float, label: str, style: dict[str, str]) -> None:
-    steps, values = [row["step"] for row in seeds[0]], _values(seeds, key, scale)
-    axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.2, linewidth=0)
-    axes.plot(steps, values.mean(axis=0), linewidth=1.5, label=label, **style)
+def _draw_seeds(axes: Any, epochs: list[float], values: np.ndarray, label: str, style: dict[str, str]) -> None:
+    """Draw the mean of values [seeds, rows] over the epochs [rows] in the band that they span."""
+    axes.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.2, linewidth=0)
+    axes.plot(epochs, values.mean(axis=0), linewidth=1.5, label=label, **style)
 
 
 def _draw_rows(axes: Any, rows: Mapping[str, list[float]], *, spread: bool = False, **texts: str) -> None:

@@ -50,14 +50,15 @@ def write_report(config: Config, dataset: Dataset, teacher: nn.Module | None, fo
         "## Each seed",
         _seed_table(run),
         *_repulsion({label: kinds["train"] for label, kinds in metrics.items()}),
-        "![Curves over the steps](curves.png)",
+        "![Curves over the epochs](curves.png)",
         *_draw_particles(config, dataset, teacher, folder),
         "## Where it ran",
         "\n".join(f"- {label}: {fact}" for label, fact in run.origin.items()),
         f"```\n{dispatch.report().rstrip()}\n```",
         "The resolved configuration is in [config.toml](config.toml), the numbers in [results.json](results.json).\n",
     ]
-    draw_curves(metrics, folder / "curves.png")
+    steps_per_epoch = config.steps_in_epoch(config.student_samples or len(dataset.train))
+    draw_curves(metrics, folder / "curves.png", steps_per_epoch=steps_per_epoch)
     write_text(folder / "report.md", "\n\n".join(sections))
     return f"{table}\n{_spread_note(run)}"
 
@@ -86,8 +87,14 @@ def protocol(run: RunResults) -> list[str]:
     softened = [f"{name} {value}" for name, value in labels.items() if value not in (0, "none")]
     if softened:
         lines.append(f"Labels: {', '.join(softened)}.")
+    decay = config.get("ema", "none")
+    if decay != "none":
+        lines.append(f"Weights: a student's are averaged over its steps, with decay {decay}, and the average counts.")
     if run.teacher is not None:
         trained = f"trained on all {run.train_images} training images, {run.teacher_method}"
+        of_teacher = next((each for each in (config.get("teacher_ema", "none"), decay) if each != "none"), None)
+        if of_teacher is not None:
+            trained += f", its weights averaged with decay {of_teacher}"
         lines.append(f"Teacher: one network, {'loaded' if run.teacher_method is None else trained}.")
     bounds = (run.test_images, config["eval_samples"], config["pgd_samples"])
     clean, attacked = (min(bound for bound in bounds[:count] if bound != "none") for count in (2, 3))
