@@ -159,6 +159,18 @@ def test_autoattack_gives_the_verdict_of_one_process(together, tmp_path, monkeyp
     assert found == {"name": "autoattack", "images": processes_train.ATTACKED, **expected["robust"]}
 
 
+def test_processes_wait_for_each_other_for_days(monkeypatch):
+    """Shares of an evaluation may differ by hours."""
+    given = {}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **how: given.update(how))
+    for name in ("barrier", "destroy_process_group"):
+        monkeypatch.setattr(torch.distributed, name, lambda: None)
+    with processes_train.joined("cpu"):
+        pass
+    assert given["timeout"].days >= 7
+
+
 def test_no_thread_of_the_group_outlives_it(together):
     """One that did might ask a finished interpreter for its lock, which aborts the process."""
     for rank in range(2):

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import os
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +14,10 @@ from fastadv.distill.parts import processes as distill_processes
 from fastadv.train.runtime.errors import TrainError
 
 T = TypeVar("T")
+
+# As long as one process may have to wait for another, whose share of an evaluation takes longer; torchrun itself ends
+# those that wait for one that died.
+_PATIENCE = timedelta(days=7)
 
 
 class Processes(distill_processes.Processes):
@@ -67,7 +72,7 @@ def joined(device: str) -> Iterator[Processes]:
     # Imported after, by the first step of an optimizer, it keeps the group's threads alive beyond the group; one that
     # then still lets go of a tensor may find the interpreter gone, and abort the process.
     importlib.import_module("torch._dynamo")
-    distributed.init_process_group("nccl" if on_gpu else "gloo")
+    distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
     try:
         processes = Processes()
         with contextlib.ExitStack() as stack:
