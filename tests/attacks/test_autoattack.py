@@ -97,6 +97,18 @@ def test_it_goes_on_from_any_pass(short, subject):
     assert [stage[:4] for stage in parts.result().stages] == [stage[:4] for stage in whole.result().stages]
 
 
+def test_images_and_verdicts_so_far_are_of_the_same_pass(short, subject):
+    network, x, y = subject
+    changed = []
+
+    def watch(evaluation):
+        changed.append(int((evaluation.images != x).flatten(1).any(1).sum()))
+        assert changed[-1] == (evaluation.broken_by >= 0).sum()
+
+    ensemble.AutoAttack(network, x, y, eps=0.04, version=["apgd-ce", "fab-t"]).run(watch)
+    assert len(set(changed)) > 2
+
+
 def test_another_seed_is_another_draw(short, subject):
     network, x, y = subject
     images = [attacks.autoattack(network, x, y, eps=0.4, version=["square"], seed=seed)[0] for seed in (0, 0, 1)]

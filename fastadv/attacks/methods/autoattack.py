@@ -177,7 +177,6 @@ class AutoAttack:
     Arguments as there.
 
     Attributes:
-        images: the adversarial images so far, the clean ones where there is none [N, ...].
         broken_by: see :class:`AutoAttackResult`, so far.
         attacks: the names of all attacks, in their order.
         stage: how many of them are over.
@@ -228,7 +227,7 @@ class AutoAttack:
             raise ValueError(
                 f"x must be images [N, C, H, W] for square, got {shape}; version may name the other attacks"
             )
-        self.images = self._x.clone()
+        self._found = self._x.clone()
         self.stage = 0
         self._queue: Queue | None = None
         self._seconds: list[float] = []
@@ -246,6 +245,13 @@ class AutoAttack:
         for name in [name for name in self.attacks if classes < _LEAST_CLASSES.get(name, 2)]:
             self._warn_of_model(f"{name} is left out: it needs {_LEAST_CLASSES[name]} classes, the model has {classes}")
         self.attacks = tuple(name for name in self.attacks if classes >= _LEAST_CLASSES.get(name, 2))
+
+    @property
+    def images(self) -> Tensor:
+        """The adversarial images so far, the clean ones where there is none [N, ...]."""
+        if self._queue is None:
+            return self._found
+        return self._found.index_copy(0, self._images, self._queue.x)
 
     def run(self, watch: Callable[[AutoAttack], object] | None = None) -> None:
         """Make all passes that are left; ``watch`` is called after each."""
@@ -291,7 +297,7 @@ class AutoAttack:
         queue = None if self._queue is None else self._queue.state_dict()
         self._count_zero_gradients()
         return {
-            "images": self.images,
+            "images": self._found,
             "broken_by": self.broken_by.clone(),
             "stage": self.stage,
             "seconds": list(self._seconds),
@@ -302,7 +308,7 @@ class AutoAttack:
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave."""
-        self.images = saved["images"].to(self._x.device)
+        self._found = saved["images"].to(self._x.device)
         self.broken_by = saved["broken_by"].to(self._x.device)
         self.stage, self._seconds = saved["stage"], list(saved["seconds"])
         self.zero_gradients, self.model_warnings = list(saved["zero_gradients"]), list(saved["model_warnings"])
@@ -345,10 +351,8 @@ class AutoAttack:
             self.broken_by[at] = self.stage
 
     def _end(self) -> None:
-        if self._queue is not None:
-            self.images = self.images.index_copy(0, self._images, self._queue.x)
         self._count_zero_gradients()
-        self._queue = None
+        self._found, self._queue = self.images, None
         for message in _of_zero_gradients(self.attacks[self.stage], self.zero_gradients[self.stage]):
             _warn(message)
         self.stage += 1
