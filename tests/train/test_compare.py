@@ -84,6 +84,24 @@ def test_options_count_in_the_runs_that_train_with_them(capsys, tmp_path):
     assert [line for line in text.splitlines() if line.startswith("- ")] == ["- options.rslad.steps: 1 (kd), 2 (tald)"]
 
 
+def test_an_attack_that_all_students_met_is_compared_too(capsys, tmp_path, runs):
+    def attacked(folder, methods, name="autoattack"):
+        path = write_run(folder, {method: {0: (0.5, 0.4)} for method in methods}, {"clean": 0.9, "pgd": 0.6})
+        content = json.loads((folder / "results.json").read_text())
+        for method in content["methods"]:
+            method["seeds"][0]["attack"] = {"name": name, "images": 50, "accuracy": methods[method["name"]]}
+        (folder / "results.json").write_text(json.dumps(content))
+        return path
+
+    one = attacked(tmp_path / "one", {"kd": 0.2, "igdm": 0.3})
+    text = compared(capsys, one, attacked(tmp_path / "two", {"saad": 0.35}), "--out", tmp_path / "out")
+    assert "accuracy under autoattack minus one: KD, points" in text
+    assert cells(text, "one: teacher (big)") == ["1", "90.00", "60.00", "not attacked", "", "", "", ""]
+    assert cells(text, "two: SAAD") == ["1", "50.00", "40.00", "35.00", "+0.00", "+0.00", "+15.00", "1"]
+    for other in (runs[0], attacked(tmp_path / "three", {"tald": 0.3}, name="fgsm")):
+        assert "autoattack" not in compared(capsys, one, other, "--out", tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("config", "pairs"),
     [

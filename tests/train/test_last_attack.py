@@ -68,6 +68,7 @@ def test_autoattack_gives_what_the_attack_command_gives(tmp_path, monkeypatch, c
         assert result(student / "attack")["broken_by"] == expected["broken_by"]
     report = (run / "report.md").read_text()
     assert "accuracy under autoattack, %" in report
+    assert "| clean / PGD / autoattack, % | seed 0 " in report
     mean = sum(100 * result(student)["attack"]["accuracy"] for student in students) / 2
     assert f"{mean:.2f}" in next(line for line in report.splitlines() if line.startswith("| plain (CE)"))
     capsys.readouterr()

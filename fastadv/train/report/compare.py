@@ -8,7 +8,7 @@ from typing import Any
 from fastadv.train.config.config_model import flattened
 from fastadv.train.report import tables
 from fastadv.train.report.plots import draw_comparison
-from fastadv.train.report.results import MethodResults, RunResults, read_results
+from fastadv.train.report.results import MethodResults, RunResults, accuracies_of, read_results
 from fastadv.train.runtime.errors import ConfigError
 from fastadv.train.runtime.files import write_text
 
@@ -28,21 +28,24 @@ def compare_runs(folders: Sequence[Path], baseline: str | None, out: Path) -> st
     runs = _read(folders)
     chosen = _choose(runs, baseline)
     pairs = _paired_runs(runs, chosen)
-    rows = [[*tables.RESULT_HEADS, *tables.difference_heads(chosen)]]
+    accuracies = accuracies_of(runs.values())
+    heads = tables.difference_heads(chosen, accuracies)
+    empty = [""] * len(heads)
+    rows = [[*tables.result_heads(accuracies), *heads]]
     for name, run in runs.items():
         if run.teacher is not None:
             label = tables.teacher_label(run) if len(runs) == 1 else f"{name}: {tables.teacher_label(run)}"
-            rows.append([*tables.result_cells(label, [run.teacher]), "", "", ""])
+            rows.append([*tables.result_cells(label, [run.teacher], accuracies), *empty])
         for method in run.methods:
-            differences = tables.difference_cells(method, chosen) if name in pairs else ["", "", ""]
-            rows.append([*tables.result_cells(method.label, method.seeds), *differences])
+            differences = tables.difference_cells(method, chosen, accuracies) if name in pairs else empty
+            rows.append([*tables.result_cells(method.label, method.seeds, accuracies), *differences])
     text = "\n\n".join(
         [tables.render_table(rows), "Mean ± standard deviation over n networks.", tables.PAIRING, *_disagreement(runs)]
     )
     sources = "\n".join(f"- {name}: {folder}" for name, folder in zip(runs, folders, strict=True))
     page = "\n\n".join([f"# {', '.join(runs)}", text, "![The accuracies](compare.png)", "## Runs", sources]) + "\n"
     out.mkdir(parents=True, exist_ok=True)
-    draw_comparison([method for run in runs.values() for method in run.methods], out / "compare.png")
+    draw_comparison([method for run in runs.values() for method in run.methods], accuracies, out / "compare.png")
     write_text(out / "compare.md", page)
     return text
 

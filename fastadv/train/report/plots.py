@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastadv.distill import TALD
 from fastadv.train.data.splits import Dataset, to_pixels
-from fastadv.train.report.results import ACCURACIES, MethodResults
+from fastadv.train.report.results import MethodResults
 from fastadv.train.runtime.imports import require
 
 Rows = list[dict[str, Any]]
@@ -89,11 +89,11 @@ def _values(seeds: list[Rows], key: str, scale: float) -> np.ndarray:
     return scale * np.array([[row[key] for row in rows] for rows in seeds], dtype=float)
 
 
-def draw_comparison(methods: Sequence[MethodResults], path: Path) -> None:
-    """Each accuracy of each method: a dot a seed, the mean and the standard deviation."""
-    figure = _figure(11, 1.2 + 0.4 * len(methods), "the picture of a comparison")
-    panels = figure.subplots(1, len(ACCURACIES), sharey=True)
-    for axes, (key, name) in zip(panels, ACCURACIES.items(), strict=True):
+def draw_comparison(methods: Sequence[MethodResults], accuracies: Mapping[str, str], path: Path) -> None:
+    """Each of the accuracies, named as they are called, of each method: a dot a seed, the mean and its deviation."""
+    figure = _figure(5.5 * len(accuracies), 1.2 + 0.4 * len(methods), "the picture of a comparison")
+    panels = figure.subplots(1, len(accuracies), sharey=True)
+    for axes, (key, name) in zip(panels, accuracies.items(), strict=True):
         rows = {
             f"{method.label}, n = {len(method.seeds)}": [100 * value for value in method.values(key).values()]
             for method in methods

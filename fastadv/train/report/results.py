@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ class MethodResults:
         return found
 
     def values(self, key: str) -> dict[int, float]:
-        """Return one quantity by seed."""
-        return {int(result["seed"]): result[key] for result in self.seeds}
+        """Return one quantity by seed; of "attack" its accuracy."""
+        return {int(result["seed"]): value_of(result, key) for result in self.seeds}
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,19 @@ class RunResults:
     def baseline(self) -> MethodResults | None:
         """The first setting of KD or, where there is none, of plain training: the others are compared with it."""
         return next((found for kind in ("kd", "ce") for found in self.methods if found.method == kind), None)
+
+
+def value_of(result: Mapping[str, Any], key: str) -> float:
+    """Return one quantity of a result; of "attack" its accuracy."""
+    return result["attack"]["accuracy"] if key == "attack" else result[key]
+
+
+def accuracies_of(runs: Iterable[RunResults]) -> dict[str, str]:
+    """Return ACCURACIES and, where all students of the runs met the same attack in the end, "attack"."""
+    students = [result for run in runs for method in run.methods for result in method.seeds]
+    names = {result["attack"]["name"] if "attack" in result else None for result in students}
+    attack = names.pop() if len(names) == 1 else None
+    return ACCURACIES if attack is None else {**ACCURACIES, "attack": f"accuracy under {attack}"}
 
 
 def write_results(config: Config, folder: Path, *, train_images: int, test_images: int) -> RunResults:

@@ -2,15 +2,15 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fastadv.train.report.intervals import paired_difference
-from fastadv.train.report.results import ACCURACIES, MethodResults, RunResults
+from fastadv.train.report.results import ACCURACIES, MethodResults, RunResults, value_of
 
 PAIRING = (
     "Differences are paired by seed, which gives two students the same first weights, images and order. In brackets: "
     "the 95 % t interval of their mean, for each method on its own."
 )
-RESULT_HEADS = ["method", "n", *(f"{name}, %" for name in ACCURACIES.values())]
 
 
 def render_table(rows: Sequence[Sequence[str]]) -> str:
@@ -27,27 +27,38 @@ def mean_and_spread(values: Sequence[float], digits: int) -> str:
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):,.{digits}f}"
 
 
-def result_cells(label: str, results: Sequence[Mapping[str, float]]) -> list[str]:
-    """Under RESULT_HEADS: the label, how many networks, and the mean ± the standard deviation of each accuracy."""
-    accuracies = (mean_and_spread([100 * result[key] for result in results], 2) for key in ACCURACIES)
-    return [label, str(len(results)), *accuracies]
+def result_heads(accuracies: Mapping[str, str] = ACCURACIES) -> list[str]:
+    return ["method", "n", *(f"{name}, %" for name in accuracies.values())]
+
+
+def result_cells(
+    label: str, results: Sequence[Mapping[str, Any]], accuracies: Mapping[str, str] = ACCURACIES
+) -> list[str]:
+    """Under result_heads: the label, how many networks, and the mean ± the standard deviation of each accuracy."""
+    cells = []
+    for key in accuracies:
+        values = [100 * value_of(result, key) for result in results if key in result]
+        cells.append(mean_and_spread(values, 2) if values else "not attacked")
+    return [label, str(len(results)), *cells]
 
 
 def teacher_label(run: RunResults) -> str:
     return f"teacher ({run.config['teacher']})"
 
 
-def difference_heads(baseline: MethodResults) -> list[str]:
-    return [*(f"{name} minus {baseline.label}, points" for name in ACCURACIES.values()), "pairs"]
+def difference_heads(baseline: MethodResults, accuracies: Mapping[str, str] = ACCURACIES) -> list[str]:
+    return [*(f"{name} minus {baseline.label}, points" for name in accuracies.values()), "pairs"]
 
 
-def difference_cells(method: MethodResults, baseline: MethodResults) -> list[str]:
+def difference_cells(
+    method: MethodResults, baseline: MethodResults, accuracies: Mapping[str, str] = ACCURACIES
+) -> list[str]:
     """Under difference_heads: for each accuracy the mean paired difference and its interval, and how many pairs.
 
     Empty for the baseline itself and where no seed is common; one pair has no interval.
     """
     cells, pairs = [], ""
-    for key in ACCURACIES:
+    for key in accuracies:
         difference = None if method == baseline else paired_difference(method.values(key), baseline.values(key))
         if difference is None:
             cells.append("")

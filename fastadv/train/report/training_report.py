@@ -15,7 +15,7 @@ from fastadv.train.config.train_config import Config, in_new_words
 from fastadv.train.data.splits import Dataset
 from fastadv.train.report import tables
 from fastadv.train.report.plots import draw_curves, draw_particles
-from fastadv.train.report.results import RunResults, write_results
+from fastadv.train.report.results import RunResults, accuracies_of, value_of, write_results
 from fastadv.train.runtime.files import write_text
 from fastadv.train.runtime.imports import require
 from fastadv.train.runtime.metrics import read_metrics
@@ -68,14 +68,12 @@ def result_table(run: RunResults) -> str:
     networks = [(method.label, method.seeds) for method in run.methods]
     if run.teacher is not None:
         networks.insert(0, (tables.teacher_label(run), [run.teacher]))
-    attack = _last_attack(run)
-    rows = [[*tables.RESULT_HEADS, *([f"accuracy under {attack}, %"] if attack else []), "images/s in training"]]
+    accuracies = accuracies_of([run])
+    rows = [[*tables.result_heads(accuracies), "images/s in training"]]
     for label, results in networks:
-        found = [100 * result["attack"]["accuracy"] for result in results if "attack" in result]
-        under = [tables.mean_and_spread(found, 2) if found else "not attacked"] if attack else []
         speeds = [result["images_per_second"] for result in results if "images_per_second" in result]
         speed = tables.mean_and_spread(speeds, 0) if speeds else "not trained here"
-        rows.append([*tables.result_cells(label, results), *under, speed])
+        rows.append([*tables.result_cells(label, results, accuracies), speed])
     return tables.render_table(rows)
 
 
@@ -147,8 +145,11 @@ def comparison_table(run: RunResults) -> str | None:
     baseline = run.baseline
     if baseline is None or len(run.methods) == 1:
         return None
-    rows = [["method", *tables.difference_heads(baseline)]]
-    rows += [[method.label, *tables.difference_cells(method, baseline)] for method in run.methods if method != baseline]
+    accuracies = accuracies_of([run])
+    rows = [["method", *tables.difference_heads(baseline, accuracies)]]
+    for method in run.methods:
+        if method != baseline:
+            rows.append([method.label, *tables.difference_cells(method, baseline, accuracies)])
     return tables.render_table(rows)
 
 
@@ -163,10 +164,13 @@ def _notes(run: RunResults) -> list[str]:
 
 
 def _seed_table(run: RunResults) -> str:
-    """Clean / PGD accuracy of every student."""
-    rows = [["clean / PGD, %", *(f"seed {seed}" for seed in run.config["seeds"])]]
+    """Every accuracy of every student."""
+    accuracies = accuracies_of([run])
+    shown = ["clean", "PGD", *([_last_attack(run)] if "attack" in accuracies else [])]
+    rows = [[f"{' / '.join(shown)}, %", *(f"seed {seed}" for seed in run.config["seeds"])]]
     for method in run.methods:
-        rows.append([method.label, *(f"{100 * r['clean']:.2f} / {100 * r['pgd']:.2f}" for r in method.seeds)])
+        found = (" / ".join(f"{100 * value_of(result, key):.2f}" for key in accuracies) for result in method.seeds)
+        rows.append([method.label, *found])
     return tables.render_table(rows)
 
 
