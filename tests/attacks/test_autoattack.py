@@ -97,6 +97,20 @@ def test_it_goes_on_from_any_pass(short, subject):
     assert [stage[:4] for stage in parts.result().stages] == [stage[:4] for stage in whole.result().stages]
 
 
+def test_the_time_left_is_of_the_evaluations_made(short, subject, monkeypatch):
+    """Not of those that fallen images did without."""
+    network, x, y = subject
+    monkeypatch.setattr(ensemble, "rows_in_a_pass", lambda batch_size, *_: batch_size)
+    evaluation = ensemble.AutoAttack(network, x, y, eps=1.0, version=["apgd-ce", "fab-t"])
+    standing = int((evaluation.broken_by == -1).sum())
+    evaluation.advance()
+    fallen = int((evaluation.broken_by == 0).sum())
+    assert 0 < fallen < standing
+    pass_seconds = evaluation.result().stages[0].seconds
+    apgd, fab = 2 * 10 * (standing - fallen), 3 * 11 * 5 * (standing - fallen)
+    assert evaluation.seconds_left() == pytest.approx(pass_seconds / (2 * standing) * (apgd + fab))
+
+
 def test_images_and_verdicts_so_far_are_of_the_same_pass(short, subject):
     network, x, y = subject
     changed = []

@@ -62,6 +62,7 @@ def test_idle_rows_leave_when_an_eighth_stands_idle():
     # One row is free after each pass: two of 16 and two of 14 make an eighth, as does any row of eight or fewer.
     assert search.widths == [16, 16, 14, 14, 12, 12, 10, 10, 8, 7, 6, 5, 4, 3, 2, 1]
     assert queue.copy == [0] * count
+    assert queue.evaluations == sum(range(1, count + 1))
 
 
 def test_rows_of_a_pass_on_a_cpu(one_thread, monkeypatch):

@@ -99,6 +99,7 @@ class Queue:
         copy: the copy that found each, a list of ints, -1 where none has.
         pairs: of image and copy.
         passes: passes made.
+        evaluations: made in them, of all rows together.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class Queue:
         self.pairs = len(x) * copies
         # Batches of equal size: the last one is not nearly empty.
         batches = max(-(-self.pairs // batch_size), 1)
-        self.x, self.copy, self.passes = x.clone(), [-1] * len(x), 0
+        self.x, self.copy, self.passes, self.evaluations = x.clone(), [-1] * len(x), 0, 0
         # On the host, for each row: its pair ``copy * N + image``, -1 where it is free, and its evaluations so far.
         self._pair = [-1] * -(-self.pairs // batches)
         self._age = [0] * len(self._pair)
@@ -144,6 +145,7 @@ class Queue:
         each = [made] * len(self._age) if isinstance(made, int) else made.tolist()
         for row in self._busy():
             self._age[row] += each[row]
+            self.evaluations += each[row]
         self._take([row for row, claim in enumerate(claims.tolist()) if claim and self._pair[row] >= 0])
         self._close([row for row in self._busy() if self._age[row] == self._search.evaluations])
         if self._busy():
@@ -159,13 +161,14 @@ class Queue:
         """All that a queue of the same arguments needs to go on from here."""
         host = {"copy": self.copy, "pair": self._pair, "age": self._age}
         lists = {name: list(value) for name, value in host.items()}
-        return {"x": self.x.clone(), "rows": dict(self._state), "next": self._next, "passes": self.passes, **lists}
+        counts = {"next": self._next, "passes": self.passes, "evaluations": self.evaluations}
+        return {"x": self.x.clone(), "rows": dict(self._state), **counts, **lists}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave."""
         self.x = saved["x"].to(self._clean.device)
         self._state = {name: value.to(self._clean.device) for name, value in saved["rows"].items()}
-        self._next, self.passes = saved["next"], saved["passes"]
+        self._next, self.passes, self.evaluations = saved["next"], saved["passes"], saved["evaluations"]
         self.copy, self._pair, self._age = (list(saved[name]) for name in ("copy", "pair", "age"))
 
     def _busy(self) -> list[int]:

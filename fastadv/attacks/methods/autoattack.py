@@ -279,8 +279,7 @@ class AutoAttack:
         """An estimate, from the speed so far, of what the attacks that are left take if no other image falls."""
         if self._queue is None or not self._queue.passes:
             return float("nan")
-        done = self._all_evaluations() - self._queue.evaluations_left()
-        each = self._seconds[self.stage] / max(done, 1) / _COST[self.attacks[self.stage]]
+        each = self._seconds[self.stage] / self._queue.evaluations / _COST[self.attacks[self.stage]]
         robust = int((self.broken_by == ROBUST).sum())
         work = self._queue.evaluations_left() * _COST[self.attacks[self.stage]]
         for name in self.attacks[self.stage + 1 :]:
@@ -364,10 +363,6 @@ class AutoAttack:
         """Ask the device how many the attack in progress has seen."""
         if self._queue is not None and isinstance(self._running, AutoPGD):
             self.zero_gradients[self.stage] = int(self._running.zero_gradients)
-
-    def _all_evaluations(self) -> int:
-        assert self._queue is not None
-        return self._running.evaluations * self._queue.pairs
 
     def _search(self, name: str) -> tuple[Search, int, Tensor | None]:
         """The search of an attack, how many of it an image gets, and the targets [N, copies] if it has any."""
