@@ -153,7 +153,7 @@ def ball_starts(
     radius = per_sample(eps, eps_ptr, sample, None, zeros)
     if NORM == L2:
         root = tl.exp(tl.log(positive(word, zeros)) * scalar(inverse_elements, zeros))
-        scale = divide(radius * root, square_root(total))
+        scale = tl.where(total > 0, divide(radius * root, square_root(tl.where(total > 0, total, 1.0))), 0.0)
     else:
         total += tl.abs(signed_exponential(word, zeros))
         scale = divide(radius, tl.where(total > 0, total, 1.0))

@@ -26,14 +26,21 @@ def displacement(direction, step_size, measure, ASCENT: tl.constexpr):
     one of the largest coordinates, each by ``step_size``.
     """
     if ASCENT == SIGN:
-        return step_size * sign(direction)
+        return by_sign(direction, step_size)
     elif ASCENT == UNIT:
         first, second = measure
         return tl.where(second != 0, first * direction * second, 0.0)
     elif ASCENT == LARGEST:
-        return tl.where(magnitude_bits(direction) >= measure, step_size * sign(direction), 0.0)
+        return tl.where(magnitude_bits(direction) >= measure, by_sign(direction, step_size), 0.0)
     else:
         return step_size * direction
+
+
+@triton.jit
+def by_sign(direction, step_size):
+    """``step_size`` by the sign of ``direction``; where that is 0, nothing, not even of an infinite step."""
+    way = sign(direction)
+    return tl.where(way == 0, 0.0, step_size * way)
 
 
 @triton.jit

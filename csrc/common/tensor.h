@@ -92,7 +92,17 @@ struct Samples {
   explicit Samples(const Tensor& x)
       : samples(x.dim() ? x.size(0) : 0), size(samples ? x.numel() / samples : 0) {
     require(x.dim() >= 2, "expected a tensor [N, ...]");
-    require(samples <= 1 || size == 0 || x.stride(0) == size, "expected each sample to be a contiguous run");
+    require(size == 0 || ((samples == 1 || x.stride(0) == size) && span(x) == size),
+            "expected each sample to be a contiguous run");
+  }
+
+ private:
+  // Elements from the first to the last of a sample.
+  static int64_t span(const Tensor& x) {
+    const auto sizes = x.sizes(), strides = x.strides();
+    int64_t last = 0;
+    for (size_t d = 1; d < sizes.size(); ++d) last += (sizes[d] - 1) * strides[d];
+    return last + 1;
   }
 };
 

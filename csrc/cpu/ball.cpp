@@ -102,7 +102,7 @@ struct InL2Ball {
   template <class A>
   FASTADV_INLINE static A scale(const A* direction, int64_t size, uint32_t word) {
     const A length = norm<A>(size, [&](int64_t i) FASTADV_LAMBDA { return direction[i]; });
-    return std::pow(positive<A>(word), A(1) / static_cast<A>(size)) / length;
+    return length > 0 ? std::pow(positive<A>(word), A(1) / static_cast<A>(size)) / length : A(0);
   }
 };
 

@@ -72,7 +72,7 @@ struct InL2Ball {
     A squares = 0;
     terms([&](A deviate) { squares += deviate * deviate; });
     const A length = norm<A>(BlockTeam(), combined<Sum>(BlockTeam(), squares), terms);
-    return std::pow(positive<A>(word), A(1) / static_cast<A>(size)) / length;
+    return length > 0 ? std::pow(positive<A>(word), A(1) / static_cast<A>(size)) / length : A(0);
   }
 };
 

@@ -73,7 +73,7 @@ def attack_loss(
     """
     dense = checks.logits_alike(("logits",), logits)
     inputs, arguments, optional, sign = _arguments(logits, target, kind, reference, targeted)
-    return loss.evaluate(_attack_loss, inputs, (*arguments, sign, False), optional, dense=dense)
+    return loss.evaluate(_attack_loss, inputs, arguments, (sign, False), optional, dense=dense)
 
 
 def attack_loss_value_and_grad(

@@ -41,6 +41,8 @@ def floating(name: str, x: Tensor) -> None:
         raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
     if x.dtype not in FLOATING:
         raise TypeError(f"{name} must be float64, float32, bfloat16 or float16, got {x.dtype}")
+    if x.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got one of layout {x.layout}; call its to_dense()")
 
 
 def samples(name: str, x: Tensor) -> None:
@@ -85,7 +87,8 @@ def _common_shape(x: Tensor, others: tuple[Tensor, ...]) -> torch.Size | None:
         for y in others:
             if y.dtype is not dtype or y.shape != shape or y.device != device or not y.is_contiguous():
                 return None
-    except AttributeError:
+    # What is no tensor, or a sparse one, of which PyTorch does not say whether it is contiguous.
+    except (AttributeError, RuntimeError):
         return None
     return shape
 
@@ -108,7 +111,8 @@ def logits(name: str, x: Tensor) -> None:
     """Require that ``x`` is a floating-point tensor [N, C] with at least one class."""
     floating(name, x)
     if x.dim() != 2 or x.shape[1] == 0:
-        hint = "; make it so by x.movedim(class_dim, -1).flatten(0, -2)" if x.dim() > 2 else ""
+        rows = "; give class_dim where there is one, else make it so by x.movedim(class_dim, -1).flatten(0, -2)"
+        hint = rows if x.dim() > 2 else ""
         raise ValueError(f"{name} must have shape [N, C] with C > 0, got {list(x.shape)}{hint}")
 
 
@@ -146,7 +150,8 @@ def target_values(y: Tensor, classes: int, name: str = "target") -> None:
 
 def index_values(name: str, y: Tensor, count: int) -> None:
     """Require that every value of ``y`` is an index below ``count``, where a device need not be waited for."""
-    if y.device.type == "cpu" and y.numel() and not bool(((y >= 0) & (y < count)).all()):
+    known = y.device.type == "cpu" and not torch.compiler.is_compiling()
+    if known and y.numel() and not bool(((y >= 0) & (y < count)).all()):
         raise ValueError(f"{name} must lie in [0, {count}), got values from {int(y.min())} to {int(y.max())}")
 
 
@@ -181,7 +186,10 @@ def number(name: str, value: float) -> float:
     if type(value) is not float:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise TypeError(f"{name} must be a float, got {type(value).__name__}")
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ValueError(f"{name} must be a float, got {value!r}, which is larger than any") from None
     if value != value:
         raise ValueError(f"{name} must be a number, got nan")
     return value
@@ -288,6 +296,20 @@ class _SeenInBox(threading.local):
 _seen_in_box = _SeenInBox()
 
 
+def has_tensor(bounds: tuple[float | Tensor, float | Tensor]) -> bool:
+    """Return whether one of two bounds is a tensor; ValueError where they are no two."""
+    try:
+        low, high = bounds
+    except (TypeError, ValueError):
+        raise TypeError(f"bounds must be None or a pair of floats, got {bounds!r}") from None
+    return isinstance(low, Tensor) or isinstance(high, Tensor)
+
+
+def _over_samples(bound: float | Tensor, x: Tensor) -> float | Tensor:
+    """Return a bound that broadcasts to ``x`` [N, ...], as one [N] does not."""
+    return bound.view(-1, *[1] * (x.dim() - 1)) if isinstance(bound, Tensor) and bound.dim() == 1 else bound
+
+
 def in_box(name: str, x: Tensor, bounds: tuple[float | Tensor, float | Tensor] | None) -> None:
     """Require that samples ``x`` [N, ...] lie in ``bounds``, where that can be known without waiting for a device.
 
@@ -295,22 +317,22 @@ def in_box(name: str, x: Tensor, bounds: tuple[float | Tensor, float | Tensor] |
     """
     if bounds is None or torch.compiler.is_compiling():
         return
-    seen = _seen_in_box
-    if seen.samples() is x and seen.version == x._version and seen.box == bounds:
+    seen, numbers = _seen_in_box, not has_tensor(bounds)
+    if numbers and seen.samples() is x and seen.version == x._version and seen.box == bounds:
         return
     if x.device.type != "cpu" or not x.numel():
         return
     span_in_box(name, x, bounds, *(value.item() for value in x.detach().aminmax()))
     # Of an inference tensor nobody counts the writes.
-    if not x.is_inference() and not any(isinstance(bound, Tensor) for bound in bounds):
+    if numbers and not x.is_inference():
         seen.samples, seen.version, seen.box = weakref.ref(x), x._version, box(bounds)
 
 
 def span_in_box(name: str, x: Tensor, bounds: tuple[float | Tensor, float | Tensor], least: float, most: float) -> None:
     """Require that samples ``x`` [N, ...] with values from ``least`` to ``most`` lie in ``bounds``."""
-    low, high = bounds
     rounding = torch.finfo(x.dtype).eps / 2
-    if isinstance(low, Tensor) or isinstance(high, Tensor):
+    if has_tensor(bounds):
+        low, high = (_over_samples(bound, x) for bound in bounds)
         slack = _SLACK * (high - low) + rounding * max(abs(least), abs(most))
         outside, where = bool(((x < low - slack) | (x > high + slack)).any()), ""
     else:

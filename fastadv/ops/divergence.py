@@ -64,8 +64,8 @@ def kl_distill(
     if checks.choice("direction", direction, DIRECTIONS):
         inputs = (teacher, student)
     scale_and_reduce, weights = loss.weighted_reduction(reduction, weight, inputs, over_classes=True)
-    arguments = (checks.temperature(temperature), *scale_and_reduce)
-    return loss.evaluate(_kl_distill, inputs, arguments, weights, dense=dense)
+    arguments = (checks.temperature(temperature),)
+    return loss.evaluate(_kl_distill, inputs, arguments, scale_and_reduce, weights, dense=dense)
 
 
 def kl_distill_value_and_grad(
@@ -126,15 +126,16 @@ def kd_loss(
         settings |= {"alpha": alpha, "label_smoothing": label_smoothing}
         settings |= {"class_dim": class_dim, "ignore_index": ignore_index}
         return over_positions(kd_loss, {"student": student, "teacher": teacher}, target, **settings)
-    if label_smoothing != 0 or (isinstance(target, Tensor) and target.is_floating_point()):
+    label_smoothing = checks.share("label_smoothing", label_smoothing)
+    if label_smoothing or (isinstance(target, Tensor) and target.is_floating_point()):
         probabilities = _probabilities(student, target, label_smoothing)
         return _soft_kd_loss(student, teacher, probabilities, checks.number("alpha", alpha), **settings)
     dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
     checks.target(target, student)
     scale_and_reduce, weights = loss.weighted_reduction(reduction, weight, inputs)
     numbers = checks.temperature(temperature), checks.number("alpha", alpha)
-    arguments = (target.contiguous(), *numbers, *scale_and_reduce)
-    return loss.evaluate(_kd_loss, inputs, arguments, weights, dense=dense)
+    arguments = (target.contiguous(), *numbers)
+    return loss.evaluate(_kd_loss, inputs, arguments, scale_and_reduce, weights, dense=dense)
 
 
 def kd_loss_value_and_grad(
@@ -177,8 +178,8 @@ def js_distill(
         return over_positions(js_distill, {"student": student, "teacher": teacher}, class_dim=class_dim, **settings)
     dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
     scale_and_reduce, weights = loss.weighted_reduction(reduction, weight, inputs, over_classes=True)
-    arguments = (checks.temperature(temperature), *scale_and_reduce)
-    return loss.evaluate(_js_distill, inputs, arguments, weights, dense=dense)
+    arguments = (checks.temperature(temperature),)
+    return loss.evaluate(_js_distill, inputs, arguments, scale_and_reduce, weights, dense=dense)
 
 
 def js_distill_value_and_grad(
@@ -227,7 +228,7 @@ def dkd_loss(
     inputs = (student, teacher)
     dense, arguments = _dkd_arguments(inputs, target, temperature, alpha, beta)
     scale_and_reduce, weights = loss.weighted_reduction(reduction, weight, inputs)
-    return loss.evaluate(_dkd_loss, inputs, (*arguments, *scale_and_reduce), weights, dense=dense)
+    return loss.evaluate(_dkd_loss, inputs, arguments, scale_and_reduce, weights, dense=dense)
 
 
 def dkd_loss_value_and_grad(
@@ -265,7 +266,6 @@ def _dkd_arguments(
 def _probabilities(student: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
     """Return the probabilities [N, C] that ``target`` stands for, smoothed; NaN in the row of what is no class."""
     checks.logits("student", student)
-    share = checks.share("label_smoothing", label_smoothing)
     classes, dtype = student.shape[1], accumulation_dtype(student)
     if isinstance(target, Tensor) and target.is_floating_point():
         checks.same("target", target, "student", student)
@@ -280,7 +280,7 @@ def _probabilities(student: Tensor, target: Tensor, label_smoothing: float) -> T
         one = torch.where(valid, 1.0, torch.nan).to(dtype)[:, None]
         zeros = torch.zeros(student.shape, dtype=dtype, device=student.device)
         probabilities = zeros.scatter(1, torch.where(valid, target, 0)[:, None], one)
-    return (1 - share) * probabilities + share / classes
+    return (1 - label_smoothing) * probabilities + label_smoothing / classes
 
 
 def _soft_kd_loss(

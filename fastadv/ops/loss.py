@@ -53,15 +53,27 @@ def evaluate(
     op: Op,
     inputs: tuple[Tensor, ...],
     arguments: tuple[Any, ...],
+    reduction: tuple[float, bool] | tuple[()],
     optional: tuple[Tensor, ...] = (),
     *,
     dense: bool = False,
 ) -> Tensor:
     """Return the loss that ``op`` computes, differentiable w.r.t. ``inputs``.
 
-    ``arguments`` are all others that come before the flags of the gradients, ``optional`` those behind them, which may
-    be left out. ``dense`` says that the inputs are contiguous and of one dtype.
+    ``arguments`` are all others that come before scale and reduction, ``reduction`` these two where the op has them,
+    ``optional`` the arguments behind the flags of the gradients, which may be left out. ``dense`` says that the inputs
+    are contiguous and of one dtype.
     """
+    if reduction and torch.compiler.is_compiling():
+        # Handed to the op, the factor of a mean would fix the batch size in what is compiled.
+        scale, reduce = reduction
+        return scale * _evaluate(op, inputs, (*arguments, 1.0, reduce), optional, dense)
+    return _evaluate(op, inputs, (*arguments, *reduction), optional, dense)
+
+
+def _evaluate(
+    op: Op, inputs: tuple[Tensor, ...], arguments: tuple[Any, ...], optional: tuple[Tensor, ...], dense: bool
+) -> Tensor:
     if forward_ad._current_level >= 0:
         refuse_tangents(*inputs)
     try:

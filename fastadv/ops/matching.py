@@ -54,7 +54,7 @@ def loss_matching(
     dense, inputs = checks.logits_alike(_NAMES, student, teacher), (student, teacher)
     checks.target(target, student)
     scale_and_reduce, weights = loss.weighted_reduction(reduction, weight, inputs)
-    return loss.evaluate(_loss_matching, inputs, (target.contiguous(), *scale_and_reduce), weights, dense=dense)
+    return loss.evaluate(_loss_matching, inputs, (target.contiguous(),), scale_and_reduce, weights, dense=dense)
 
 
 def loss_matching_value_and_grad(
@@ -109,7 +109,7 @@ def igdm_loss(
         return over_positions(igdm_loss, logits, class_dim=class_dim, weight=weight, reduction=reduction)
     dense = checks.logits_alike(_RESPONSES, *inputs)
     scale_and_reduce, weights = loss.weighted_reduction(reduction, weight, inputs)
-    return loss.evaluate(_igdm_loss, inputs, scale_and_reduce, weights, dense=dense)
+    return loss.evaluate(_igdm_loss, inputs, (), scale_and_reduce, weights, dense=dense)
 
 
 def igdm_loss_value_and_grad(
@@ -161,8 +161,8 @@ def activation_boundary_loss(
     default reduction by that for its figures.
     """
     inputs, arguments, optional = _boundary_arguments(student, teacher, margin)
-    arguments = (*arguments, *loss.reduction_scale(reduction, student))
-    return loss.evaluate(_activation_boundary_loss, inputs, arguments, optional, dense=True)
+    scale_and_reduce = loss.reduction_scale(reduction, student)
+    return loss.evaluate(_activation_boundary_loss, inputs, arguments, scale_and_reduce, optional, dense=True)
 
 
 def activation_boundary_loss_value_and_grad(

@@ -62,7 +62,7 @@ def triplet_margin_loss(
     rows, batch = _rows(anchor, positive, negative, swap)
     scale, reduce = loss.reduction_scale(reduction, rows[0])
     arguments, optional = _arguments(rows, batch, margin, p, eps, swap)
-    value = loss.evaluate(_triplet_margin_loss, rows, (*arguments, scale, reduce), optional)
+    value = loss.evaluate(_triplet_margin_loss, rows, arguments, (scale, reduce), optional)
     return value if reduce or len(batch) == 1 else value.reshape(batch)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.numerics import accumulate
+from fastadv.numerics import accumulate, accumulation_dtype
 from fastadv.ops import checks
 from fastadv.ops.dispatch import like
 
@@ -128,7 +128,7 @@ def _dtype(value: Any) -> str:
 
 def _box(bounds: Bounds, x: Tensor, norm: str) -> tuple[tuple[float, float] | None, tuple[Tensor, Tensor] | None]:
     """Return the box as floats for an op, or as tensors that broadcast to ``x`` and are applied behind it."""
-    if bounds is None or not any(isinstance(bound, Tensor) for bound in bounds):
+    if bounds is None or not checks.has_tensor(bounds):
         checks.box(bounds)
         return bounds, None  # type: ignore[return-value]
     if norm != "linf":
@@ -136,7 +136,9 @@ def _box(bounds: Bounds, x: Tensor, norm: str) -> tuple[tuple[float, float] | No
     low, high = (
         _aligned(f"bounds[{index}]", bound, x)
         if isinstance(bound, Tensor)
-        else torch.full([1] * x.dim(), checks.number(f"bounds[{index}]", bound), device=x.device)
+        else torch.full(
+            [1] * x.dim(), checks.number(f"bounds[{index}]", bound), dtype=accumulation_dtype(x), device=x.device
+        )
         for index, bound in enumerate(bounds)
     )
     known = x.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -43,7 +43,7 @@ def rkd_loss(student: Tensor, teacher: Tensor, *, distance_weight: float = 25.0,
     Source: Park, Kim, Lu, Cho, "Relational knowledge distillation", CVPR 2019, as RepDistiller has it.
     """
     student, arguments = _arguments(student, teacher, distance_weight, angle_weight)
-    return loss.evaluate(_rkd_loss, (student,), arguments)
+    return loss.evaluate(_rkd_loss, (student,), arguments, ())
 
 
 def rkd_loss_value_and_grad(

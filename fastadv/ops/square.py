@@ -77,7 +77,9 @@ def square_propose(
         checks.int64("sample_ids", sample_ids, [x.shape[0]], x)
         sample_ids = sample_ids.contiguous()
     query = query.contiguous()
-    limits, each_side, bumps = _tables(x.shape[2], x.shape[3], norm, tensors[0].dtype is torch.float64, x.device)
+    # A compiler's tensors hold nothing: they must not be kept for later calls.
+    tables = _tables.__wrapped__ if torch.compiler.is_compiling() else _tables
+    limits, each_side, bumps = tables(x.shape[2], x.shape[3], norm, tensors[0].dtype is torch.float64, x.device)
     level = torch.bucketize(query, limits)
     optional = _square_propose.tail(numbers, bumps, radii, tensor, sample_ids)
     return rounded(_square_propose.on(x)(*tensors, query, level, each_side, radius, *optional), x)

@@ -90,6 +90,7 @@ def pgd_step_(
     An x that is neither contiguous nor channels_last, or narrower than grad or x0, is written by way of a copy. Raises
     as :func:`pgd_step`, and ValueError where x requires grad while gradients are recorded.
     """
+    checks.floating("x", x)
     if x.requires_grad and torch.is_grad_enabled():
         raise ValueError("x requires grad: pgd_step_ changes it in place, so call it under torch.no_grad()")
     if pixelwise.given(mask, bounds, eps, step_size):

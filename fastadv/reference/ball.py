@@ -42,7 +42,7 @@ def box(bounds: Bounds, x: Tensor) -> tuple[Any, Any]:
     """Both bounds as numbers, or as tensors where one of them is."""
     low, high = bounds or (-math.inf, math.inf)
     if isinstance(low, Tensor) or isinstance(high, Tensor):
-        return torch.as_tensor(low).to(x), torch.as_tensor(high).to(x)
+        return torch.as_tensor(low, dtype=x.dtype).to(x), torch.as_tensor(high, dtype=x.dtype).to(x)
     return low, high
 
 
@@ -166,7 +166,9 @@ def random_start(
 def _in_l2_ball(words: Tensor, last: Tensor, elements: int, dtype: torch.dtype) -> Tensor:
     """[N, elements] uniform in the unit ball: a normal direction, and the root of a uniform number for its length."""
     direction = _normal(words, dtype)[:, :elements]
-    return direction * (_positive(last, dtype).pow(1 / max(elements, 1)) / safe_norm(direction))
+    length = safe_norm(direction)
+    root = _positive(last, dtype).pow(1 / max(elements, 1))
+    return direction * torch.where(length > 0, root / length, 0.0)
 
 
 def _in_l1_ball(words: Tensor, last: Tensor, elements: int, dtype: torch.dtype) -> Tensor:

@@ -83,13 +83,18 @@ def bss_step(
 def ascent(direction: Tensor, step_size: float | Tensor, norm: str, l1_fraction: float = 0.05) -> Tensor:
     """The step of length ``step_size`` along ``direction`` that is steepest for ``norm``; NaN moves nothing."""
     if norm == "linf":
-        return step_size * direction.sign()
+        return _by_sign(direction, step_size)
     if norm == "l1":
         chosen = _largest(direction, l1_fraction)
         count = chosen.to(direction.dtype).sum(sample_dims(direction), keepdim=True)
-        return torch.where(chosen, step_size / count * direction.sign(), 0.0)
+        return torch.where(chosen, _by_sign(direction, step_size / count), 0.0)
     length = safe_norm(direction)
     return torch.where((length > 0) & length.isfinite(), step_size * (direction / length), 0.0)
+
+
+def _by_sign(direction: Tensor, step_size: float | Tensor) -> Tensor:
+    """``step_size`` by the sign of ``direction``; where that is 0, nothing, not even of an infinite step."""
+    return torch.where(direction.sign() == 0, 0.0, step_size * direction.sign())
 
 
 def _largest(direction: Tensor, fraction: float) -> Tensor:

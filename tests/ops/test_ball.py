@@ -367,3 +367,20 @@ def test_a_centre_outside_of_the_box_is_projected_into_it(norm, backend):
     projected = fastadv.project(x0 + draw.normal((3, 2, 4, 4)), x0, eps=0.1, norm=norm)
     assert projected.min() >= 0
     assert projected.max() <= 1
+
+
+@pytest.mark.parametrize("elements", [1, 2])
+def test_noise_of_no_length_is_no_noise(elements, backend):
+    # Sample ids of which the l2 direction of D = 2 is zero, among others.
+    ids = torch.tensor([9077817, 12237067, 0, 1])
+    x0 = torch.full((4, elements), 0.5)
+    start = fastadv.random_start(x0, eps=0.1, norm="l2", seed=1, sample_ids=ids)
+    assert (start - x0).norm(dim=1).max() <= 0.1 * (1 + 4 * ULP)
+    if elements == 2:
+        assert torch.equal(start[:2], x0[:2])
+
+
+def test_a_bound_that_is_a_number_beside_a_tensor_keeps_its_digits(backend):
+    x, x0 = torch.tensor([[0.2]], dtype=torch.float64), torch.tensor([[0.75]], dtype=torch.float64)
+    high = torch.ones(1, 1, dtype=torch.float64)
+    assert fastadv.project(x, x0, eps=1.0, bounds=(0.7, high)).item() == 0.7

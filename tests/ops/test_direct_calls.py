@@ -39,3 +39,14 @@ def test_an_update_that_is_none(code):
     require_backend("cpu")
     with pytest.raises(ValueError, match="update must be 0"):
         OPS.svgd_step(PARTICLES, PARTICLES, X, 0.1, 0.1, update=code)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [torch.rand(1, 8)[:, ::2], torch.rand(1, 1, 4).expand(1, 2, 4), torch.rand(1, 2, 6)[:, :, :3]],
+    ids=["with gaps", "over one another", "a part of each row"],
+)
+def test_one_sample_that_is_no_contiguous_run(x):
+    require_backend("cpu")
+    with pytest.raises(ValueError, match="expected each sample to be a contiguous run"):
+        OPS.project(x, x, 0.1)

@@ -100,6 +100,11 @@ Bad = tuple[str, Callable[[], Any], type[Exception], str]
 
 # What is refused, the call, the exception, and what its message says.
 BAD: list[Bad] = [
+    ("sparse logits", lambda: kl(S.to_sparse()), TypeError, "student must be a dense tensor, got one of layout"),
+    ("sparse images", lambda: step(X, X0.to_sparse()), TypeError, "grad must be a dense tensor, got one of layout"),
+    ("in place nothing", lambda: step_(None), TypeError, "x must be a tensor, got NoneType"),
+    ("smoothing of each sample", lambda: kd(label_smoothing=GAP), TypeError, "label_smoothing must be a float"),
+    ("a number beyond floats", lambda: step(step_size=10**400), ValueError, "step_size must be a float, got 1000"),
     ("boundary integers", lambda: boundary(X.int()), TypeError, "student must be float64, .* got torch.int32"),
     ("boundary of one dimension", lambda: boundary(X[0, 0]), ValueError, r"student must have shape \[N, ...\].*\[4\]"),
     ("boundary teacher", lambda: boundary(X, X0.long()), TypeError, "teacher must be float64, .* got torch.int64"),

@@ -88,3 +88,23 @@ def test_what_rounding_leaves_outside_is_let_through(move, dtype):
     move(normalised, bounds=(low, high))
     with pytest.raises(ValueError, match="x0 must lie in bounds"):
         move(normalised * 1.01, bounds=(low, high))
+
+
+def test_bounds_of_each_sample_and_bounds_of_another_kind_for_images_that_were_seen():
+    x0 = images()
+    low, high = torch.tensor([0.0, 0.4]), torch.tensor([0.6, 1.0])
+    fastadv.random_start(x0, eps=0.1)
+    for bounds in ((low, high), (0.0, torch.ones(3, 1, 1)), (low, 1.0)):
+        assert fastadv.random_start(x0, eps=0.1, bounds=bounds).shape == x0.shape
+    with pytest.raises(ValueError, match="x0 must lie in bounds"):
+        fastadv.random_start(x0, eps=0.1, bounds=(low, high - 0.2))
+    # As many samples as there are columns.
+    with pytest.raises(ValueError, match="x0 must lie in bounds"):
+        fastadv.random_start(x0, eps=0.1, bounds=(low.flip(0), high.flip(0)))
+
+
+@pytest.mark.parametrize("bounds", [1.0, (0.0, 0.5, 1.0), "01a"])
+@every_move
+def test_bounds_that_are_no_pair(move, bounds):
+    with pytest.raises(TypeError, match="bounds must be None or a pair of floats"):
+        move(images(), bounds=bounds)

@@ -218,3 +218,10 @@ def test_in_place_writes_an_iterate_in_gaps_or_of_a_narrow_dtype(norm, backend):
         assert torch.equal(iterate, expected)
     untouched = Draw(torch.float32).pixels((4, 6, 5))[:, 1::2]
     assert torch.equal(x[:, 1::2], untouched)
+
+
+def test_a_step_without_end_moves_nothing_along_a_zero_gradient(backend):
+    x0 = torch.tensor([[0.1, 0.2]])
+    moved = fastadv.pgd_step(x0, torch.tensor([[0.0, 1.0]]), x0, eps=0.1, step_size=math.inf)
+    assert moved[0, 0] == x0[0, 0]
+    assert moved[0, 1] == pytest.approx(0.3)
