@@ -177,6 +177,12 @@ def test_the_wheel_works_in_an_environment_that_has_torch_and_takes_no_second_on
     # Without an index nothing else can be brought; the extras are what errors advise to install.
     pip = (sys.executable, "-m", "pip", "--python", python, "install", "--no-index")
     called(*pip, wheel, cwd=tmp_path)
+    pydantic = packages / "pydantic"
+    pydantic.rename(packages / "elsewhere")
+    assert "pgd_step" in called(environment / "bin" / "fastadv", "doctor", cwd=tmp_path)
+    train = subprocess.run((environment / "bin" / "fastadv", "train"), cwd=tmp_path, capture_output=True, text=True)
+    assert (train.returncode, "pip install 'fastadv[train]'" in train.stderr) == (2, True)
+    (packages / "elsewhere").rename(pydantic)
     called(*pip, "fastadv[train]", cwd=tmp_path)
     where, op, attack = called(python, "-c", ELSEWHERE, cwd=tmp_path).splitlines()
     assert where == f"{packages / 'fastadv' / '__init__.py'} cpu"
