@@ -281,6 +281,8 @@ class TestWarnings:
     [
         ({"version": "fast"}, ValueError, "version must be one of"),
         ({"version": ["apgd"]}, ValueError, "version must be one of"),
+        ({"version": None}, TypeError, "version must be a str or a sequence of names of attacks, got NoneType"),
+        ({"version": 5}, TypeError, "version must be a str or a sequence of names of attacks, got int"),
         ({"version": []}, ValueError, "version must name at least one attack"),
         ({"version": ["square", "square"]}, ValueError, "version must name each attack once"),
         ({"version": "plus", "norm": "l1"}, ValueError, 'version must be "standard" or names'),

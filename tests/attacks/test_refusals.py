@@ -1,5 +1,6 @@
 """Calls that would silently do nothing, or attack nothing that counts, are errors that say so."""
 
+import functools
 import re
 
 import pytest
@@ -13,6 +14,12 @@ from fastadv.attacks.methods.tald_released import released_particles
 from tests.attacks.trained import accuracy, trained
 
 LABELLED = [fgsm, pgd, mi_fgsm, apgd, svgd]
+# Attacks that look for one misclassified image after another.
+SEARCHES = [
+    functools.partial(attacks.fab, steps=3),
+    functools.partial(attacks.square, queries=9),
+    functools.partial(apgd, variant="autoattack"),
+]
 # Called with (model, x, bounds=...), with a class to reach where it asks for one.
 BOUNDED = {
     **{attack.__name__: lambda model, x, attack=attack, **how: attack(model, x, eps=0.1, **how) for attack in LABELLED},
@@ -101,18 +108,16 @@ def test_labels_that_nothing_reads(attack, network, images, labels):
 
 
 @pytest.mark.parametrize("shift", [-100, 5])
-@pytest.mark.parametrize(
-    ("attack", "how"),
-    [
-        (attacks.autoattack, {}),
-        (attacks.fab, {}),
-        (attacks.square, {}),
-        (apgd, {"variant": "autoattack"}),
-    ],
-)
-def test_labels_that_are_no_class(attack, how, shift, network, images, labels):
+@pytest.mark.parametrize("attack", [attacks.autoattack, *SEARCHES])
+def test_labels_that_are_no_class(attack, shift, network, images, labels):
     with pytest.raises(ValueError, match=r"y must lie in \[0, 5\), got values from"):
-        attack(network, images, labels + shift, eps=0.1, **how)
+        attack(network, images, labels + shift, eps=0.1)
+
+
+@pytest.mark.parametrize("attack", SEARCHES)
+def test_a_radius_may_be_a_tensor_without_dimensions(attack, network, images):
+    found = attack(network, images, eps=torch.tensor(0.1), seed=0)
+    assert torch.equal(found, attack(network, images, eps=0.1, seed=0))
 
 
 def test_labels_that_the_released_sampler_does_not_read(network, images, labels):

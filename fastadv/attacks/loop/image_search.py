@@ -32,7 +32,7 @@ def queue_of(
     kind: type[Queue] = Queue,
 ) -> Queue:
     """``search`` for the ``images`` [n], indices into ``x`` [N, ...] as eps, sample_ids and targets have them."""
-    radii = eps.to(x.dtype) if isinstance(eps, Tensor) else torch.full([len(x)], eps, dtype=x.dtype, device=x.device)
+    radii = torch.as_tensor(eps, dtype=x.dtype, device=x.device).expand(len(x))
     ids = torch.arange(len(x), device=x.device) if sample_ids is None else sample_ids
     return kind(
         search,

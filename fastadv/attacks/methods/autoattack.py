@@ -488,6 +488,8 @@ def _named(version: str | Sequence[str], norm: str) -> tuple[str, ...]:
         if norm == "l1" and version != "standard":
             raise ValueError(f'version must be "standard" or names of attacks for l1, got {version!r}')
         return names
+    if not isinstance(version, Sequence):
+        raise TypeError(f"version must be a str or a sequence of names of attacks, got {type(version).__name__}")
     names = tuple(version)
     if not names:
         raise ValueError("version must name at least one attack, got none")
