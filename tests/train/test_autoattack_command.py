@@ -154,10 +154,15 @@ def test_png_of_8_bits_stay_in_the_ball(checkpoint, tmp_path, capsys, levels):
         (["--steps", "3"], "but autoattack has no steps"),
         (["--norm", "l3"], "norm: 'l3'"),
         (["--save", "images.zip"], "expected a file NAME.npz"),
-        (["--ensemble", "fast"], "version must be one of"),
+        (["--ensemble", "fast"], "ensemble: 'fast', expected one of standard, plus, rand, apgd-ce"),
+        (["--ensemble", "square,fab_t"], "ensemble: 'fab_t'"),
+        (["--ensemble", "square,square"], "ensemble: 'square,square', expected each attack once"),
+        (["--ensemble", "plus", "--norm", "l1"], "ensemble: 'plus', but of l1"),
         (["--attack", "pgd", "--save", "x.npz"], "but only autoattack has it"),
     ],
 )
-def test_errors(checkpoint, tmp_path, capsys, flags, message):
+def test_errors(checkpoint, tmp_path, capsys, flags, message, monkeypatch):
+    """They are said before anything is loaded."""
+    monkeypatch.setattr(datasets, "load", None)
     assert command(checkpoint, "--n", 4, "--out", tmp_path / "run", *flags) == 2
     assert message in capsys.readouterr().err

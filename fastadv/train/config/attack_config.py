@@ -10,7 +10,7 @@ from fastadv.train.config.config_model import flag
 from fastadv.train.config.train_config import DataConfig, Precision, check_device
 from fastadv.train.data import datasets
 from fastadv.train.networks import catalogue
-from fastadv.train.runtime.errors import ConfigError, did_you_mean
+from fastadv.train.runtime.errors import ConfigError, did_you_mean, unknown_name
 
 if TYPE_CHECKING:
     from fastadv.attacks import Attack
@@ -96,8 +96,24 @@ class AttackConfig(DataConfig):
         if self.norm not in (None, "linf", "l2", "l1"):
             near = did_you_mean(self.norm, ("linf", "l2", "l1"))
             raise ConfigError(f"norm: {self.norm!r}{near or ','} expected linf, l2 or l1")
+        self._check_versions()
         if self.save is not None and self.save.suffix not in ("", ".npz"):
             raise ConfigError(f"save: {str(self.save)!r}, expected a file NAME.npz, or a folder for PNG")
+
+    def _check_versions(self) -> None:
+        """Check ``ensemble``, which stands for a version or names of attacks."""
+        from fastadv.attacks.methods.autoattack import ATTACKS as NAMES
+
+        version = self.keywords["version"]
+        if isinstance(version, str):
+            if self.norm == "l1" and version != "standard":
+                raise ConfigError(f"ensemble: {version!r}, but of l1 there are standard and names of attacks")
+            return
+        for name in version:
+            if name not in NAMES:
+                raise unknown_name("ensemble", name, (*ENSEMBLE_VERSIONS, *NAMES))
+        if len(set(version)) < len(version):
+            raise ConfigError(f"ensemble: {self.ensemble!r}, expected each attack once")
 
     @property
     def keywords(self) -> dict[str, Any]:
