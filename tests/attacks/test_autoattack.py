@@ -225,6 +225,15 @@ def test_nothing_to_attack(short, subject):
     assert [stage.attacked for stage in result.stages] == [0] * 4
 
 
+def test_no_images(subject):
+    network, x, y = subject
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        images, result = attacks.autoattack(network, x[:0], y[:0], eps=0.04)
+    assert images.shape == x[:0].shape
+    assert [stage.attack for stage in result.stages] == ["apgd-ce", "apgd-t", "fab-t", "square"]
+
+
 class TestWarnings:
     def found(self, model, x, y, **how):
         with pytest.warns(UserWarning, match="autoattack: ") as caught:
@@ -268,6 +277,15 @@ class TestWarnings:
         found = self.found(lambda x: hidden(x) + 0 * x.flatten(1)[:, :1], x, y, version=["apgd-t", "square"], eps=0.4)
         assert "zero everywhere" in found
         assert "gradients may be masked" in found
+
+    @pytest.mark.parametrize("norm", RADII)
+    def test_a_search_counts_once_whatever_its_phases(self, short, norm):
+        def flat(x):
+            return torch.tensor([4.0, 3.0, 2.0, 1.0]).expand(len(x), -1) + 0 * x.flatten(1)[:, :4]
+
+        x, y = torch.rand(5, 1, 4, 4), torch.zeros(5, dtype=torch.int64)
+        found = self.found(flat, x, y, norm=norm, version=["apgd-t"])
+        assert "the start of 15 searches" in found  # three wrong classes each
 
     def test_none_for_an_ordinary_model(self, short, subject):
         network, x, y = subject

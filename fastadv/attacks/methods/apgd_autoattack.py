@@ -234,8 +234,12 @@ class AutoPGD:
                 grad = per_sample((log_scale - largest).exp(), grad) * grad
             total = total + grad
         if self._loss == "dlr":
-            self.zero_gradients = self.zero_gradients + ((state["made"] == 0) & (total == 0).flatten(1).all(1)).sum()
+            self.zero_gradients = self.zero_gradients + (self._begins(state) & (total == 0).flatten(1).all(1)).sum()
         return logits.detach(), value.to(state["eps"].dtype), total / self._eot
+
+    def _begins(self, state: State) -> Tensor:
+        """Which rows have made no step at all [rows]."""
+        return state["made"] == 0
 
     def _claims(self, logits: Tensor, state: State) -> Tensor:
         misclassified = logits.argmax(1) != state["y"]
@@ -293,6 +297,9 @@ class SparseAutoPGD(AutoPGD):
         radii = torch.tensor(_RADII, device=first.device, dtype=state["eps"].dtype)
         state["radius"] = radii[state["phase"]] * state["eps"]
         self._enter(state, over, state["best_x"])
+
+    def _begins(self, state: State) -> Tensor:
+        return super()._begins(state) & (state["phase"] == 0)
 
     def _enter(self, state: State, rows: Tensor, x: Tensor) -> None:
         """Let ``rows`` begin a phase next to ``x``."""

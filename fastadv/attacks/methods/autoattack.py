@@ -242,9 +242,11 @@ class AutoAttack:
             self._attacked = self._networks if attack_dtype is None else Networks(_copy(model, attack_dtype))
         dtype = self._judge.logits.dtype if attack_dtype is None else _DTYPES[attack_dtype]
         self._rows = rows_in_a_pass(self._batch_size, self._x.device, dtype)
-        for name in [name for name in self.attacks if classes < _LEAST_CLASSES.get(name, 2)]:
+        # Without images nobody asked the model, nor is there anything to leave out.
+        undefined = [name for name in self.attacks if len(x) and classes < _LEAST_CLASSES.get(name, 2)]
+        for name in undefined:
             self._warn_of_model(f"{name} is left out: it needs {_LEAST_CLASSES[name]} classes, the model has {classes}")
-        self.attacks = tuple(name for name in self.attacks if classes >= _LEAST_CLASSES.get(name, 2))
+        self.attacks = tuple(name for name in self.attacks if name not in undefined)
 
     @property
     def images(self) -> Tensor:
