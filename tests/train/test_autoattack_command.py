@@ -1,6 +1,7 @@
 """`fastadv attack --attack autoattack`: its report, resuming, extending, saving."""
 
 import json
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -105,6 +106,20 @@ def test_it_goes_on_where_it_was_cut_off_and_to_more_images(checkpoint, tmp_path
     assert len(passes) == made
     with numpy.load(tmp_path / "later.npz") as arrays:
         assert arrays["broken_by"].tolist() == result(whole)["broken_by"]
+
+
+def test_no_process_runs_before_all_have_listed_what_was_begun(tmp_path, monkeypatch):
+    """The list decides who goes on with which part, and a part that is over leaves it."""
+    events = []
+    monkeypatch.setattr(running, "_barrier", lambda processes: events.append("barrier"))
+    monkeypatch.setattr(running, "_read", lambda file: {})
+    monkeypatch.setattr(running, "_finished", lambda folder: [])
+    monkeypatch.setattr(running, "_joined", lambda parts, images: None)
+    monkeypatch.setattr(running, "_run", lambda config, prepared, file, begun: events.append(file.name))
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "part.begun").touch()
+    running.run_autoattack(None, SimpleNamespace(images=0), tmp_path, SimpleNamespace(rank=0, count=1))
+    assert events[:2] == ["barrier", "part.begun"]
 
 
 def test_warnings_are_of_all_parts_together():

@@ -51,7 +51,10 @@ def run_autoattack(config: AttackConfig, prepared: PreparedAttack, folder: Path,
     # Of each part PART.begun while it runs, PART.pt when it is over.
     folder = folder / "parts"
     folder.mkdir(exist_ok=True)
-    for file in sorted(folder.glob("*.begun"))[processes.rank :: processes.count]:
+    begun = sorted(folder.glob("*.begun"))[processes.rank :: processes.count]
+    # Nobody ends a part before all have seen the same ones.
+    _barrier(processes)
+    for file in begun:
         _run(config, prepared, file, _read(file))
     _barrier(processes)
     done = torch.zeros(prepared.images, dtype=torch.bool)
