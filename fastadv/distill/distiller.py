@@ -130,7 +130,7 @@ class Distiller:
         warm_up_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
         processes: Processes | None = None,
     ) -> None:
-        _check_arguments(method, student, teacher, optimizer)
+        _check_arguments(method, student, teacher, optimizer, seed)
         self.method, self.teacher, self.optimizer, self.seed = method, teacher, optimizer, seed
         self._wrapper = student if isinstance(student, DistributedDataParallel) else None
         # Gradients are added here and not by DDP, which expects one call of the network a step.
@@ -362,12 +362,16 @@ class Distiller:
             )
 
 
-def _check_arguments(method: Method, student: nn.Module, teacher: nn.Module | None, optimizer: Optimizer) -> None:
+def _check_arguments(
+    method: Method, student: nn.Module, teacher: nn.Module | None, optimizer: Optimizer, seed: int
+) -> None:
     for name, value, kind in (("method", method, Method), ("student", student, nn.Module)):
         if not isinstance(value, kind):
             raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed must be an int, got {type(seed).__name__}")
     if teacher is None and method.needs_teacher:
         raise TypeError(f"teacher must be a network for {_name(method)}, got None")
 

@@ -15,7 +15,7 @@ import fastadv
 from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.config.attacks import ENSEMBLE
 from fastadv.train.config.config_model import ConfigModel, describe, is_table, shown
-from fastadv.train.config.train_config import Config, packaged_recipes, resolve
+from fastadv.train.config.train_config import OTHER_RECIPE, RECIPE_OF_DATA, Config, packaged_recipes, resolve
 from fastadv.train.data.download import ARCHIVES, fetch
 from fastadv.train.runtime.errors import TrainError, did_you_mean
 from fastadv.train.runtime.stopping import Stopped, stopping_by_signal
@@ -63,14 +63,24 @@ def _add_runs(commands: Any) -> None:
         help="train a teacher and its students, and report",
         description="Train a teacher and its students, and report. Without arguments: the digits of scikit-learn.",
     )
-    train.add_argument("--recipe", help=f"the path of a TOML file, or one of {', '.join(packaged_recipes())}")
+    chosen = ", ".join(f"{recipe} for {data}" for data, recipe in RECIPE_OF_DATA.items())
+    train.add_argument(
+        "--recipe",
+        help=f"the path of a TOML file, or one of {', '.join(packaged_recipes())} (default: by --data, {chosen},"
+        f" {OTHER_RECIPE} for all others)",
+    )
     train.add_argument("--run-dir", type=Path, help="folder of the run; default runs/DATA-TIME")
     train.add_argument(
         "--resume",
         action="store_true",
         help="continue the run (the newest one by default); methods, seeds and settings given with it are added to it",
     )
-    _add_fields(train, Config, "Each overrides the recipe. Fractions such as 8/255 are numbers.")
+    _add_fields(
+        train,
+        Config,
+        "Each overrides the recipe, and what the recipe sets comes before the defaults named here. Fractions such as"
+        " 8/255 are numbers.",
+    )
     train.set_defaults(run=_train)
 
     attack = commands.add_parser(

@@ -198,6 +198,8 @@ def test_what_is_missing_is_named():
         Distiller(distill.KD(), student, None, optimizer, total_steps=5)
     with pytest.raises(TypeError, match="student must be a Module, got function"):
         Distiller(distill.KD(), lambda x: x, teacher, optimizer, total_steps=5)
+    with pytest.raises(TypeError, match="seed must be an int, got NoneType"):
+        Distiller(distill.KD(), student, teacher, optimizer, total_steps=5, seed=None)
     distiller = Distiller(distill.KD(), student, teacher, optimizer, total_steps=1)
     x, y, _ = batches()[0]
     distiller.step(x, y)

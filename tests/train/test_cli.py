@@ -105,6 +105,15 @@ def test_methods_explains_one(capsys):
     assert "'unheard', expected one of ce, kd, " in capsys.readouterr().err
 
 
+def test_the_columns_of_a_table_stay_below_their_rules(capsys):
+    assert main(["methods", "amkd"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    first, second, third = (index for index, line in enumerate(lines) if line.startswith("===="))
+    starts = [match.start() for match in re.finditer("=+", lines[first])]
+    for line in (*lines[first + 1 : second], *lines[second + 1 : third]):
+        assert [match.start() for match in re.finditer(r"(?<!\S)\S+( \S+)*", line)] == starts
+
+
 def test_a_missing_extra_is_named_before_anything_is_trained(capsys, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert "pip install 'fastadv[train]'" in fails(capsys, "--run-dir", str(tmp_path / "run"))

@@ -41,7 +41,13 @@ def explain_method(name: str) -> str:
 
 def _docstring(kind: "type[Method]") -> str:
     """Return the docstring of a class as plain text: without the marks of references and literals."""
-    return re.sub(r":\w+:`([^`]*)`|``(.*?)``", r"\1\2", inspect.getdoc(kind) or "", flags=re.DOTALL)
+    text = re.sub(r"^=+( +=+)+$.*^=+( +=+)+$", _table, inspect.getdoc(kind) or "", flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r":\w+:`([^`]*)`|``(.*?)``", r"\1\2", text, flags=re.DOTALL)
+
+
+def _table(found: re.Match[str]) -> str:
+    """Return a table without the marks of literals, its columns where they are."""
+    return re.sub(r"``(.*?)``((?: ?\S+)*)", r"\1\2    ", found[0])
 
 
 def _default(option: Option) -> str:
