@@ -242,6 +242,7 @@ class AutoPGD:
         return state["made"] == 0
 
     def _claims(self, logits: Tensor, state: State) -> Tensor:
+        """Which rows claim [rows]; of a network that errs at random those that are over, with what they found in x."""
         misclassified = logits.argmax(1) != state["y"]
         if self._eot == 1:
             return misclassified
