@@ -13,6 +13,7 @@ from fastadv.attacks.methods.bss import BSS as BoundaryAscent
 from fastadv.attacks.methods.bss_base_samples import bss_candidates, bss_targets
 from fastadv.distill.method import Batch, Method, Network, Terms
 from fastadv.distill.parts.features import Features, observe
+from fastadv.distill.parts.share_of_training import share_of_training
 from fastadv.distill.parts.teacher import required, teacher_features
 from fastadv.ops import checks
 from fastadv.ops.divergence import kl_distill
@@ -103,7 +104,7 @@ class BSS(Method):
         self.kd_start = checks.number("kd_start", kd_start)
         self.kd_end = checks.number("kd_end", kd_end)
         self.bss_weight = checks.not_negative("bss_weight", bss_weight)
-        self.bss_end = checks.positive("bss_end", bss_end)
+        self.bss_end = share_of_training("bss_end", checks.positive("bss_end", bss_end))
         self.attack_size = count("attack_size", attack_size, 1)
         self.steps = count("steps", steps, 1)
         self.step_size = checks.positive("step_size", step_size)

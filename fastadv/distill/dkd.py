@@ -7,6 +7,7 @@ from torch import Tensor
 from fastadv.distill.method import Batch
 from fastadv.distill.parts.base_loss import BaseLoss
 from fastadv.distill.parts.features import Features
+from fastadv.distill.parts.share_of_training import share_of_training
 from fastadv.ops import checks
 from fastadv.ops.divergence import dkd_loss
 
@@ -20,7 +21,7 @@ class DKD(BaseLoss):
         temperature, alpha, beta: of D, alpha weighs the target class against the others, beta the others among each
             other. The authors choose beta for each pair of networks.
         gamma: weight of the cross-entropy, not negative.
-        ramp: share of training, not negative; 0 is none. The published 20 of 240 epochs, where r changes once an epoch.
+        ramp: share of training; 0 is none. The published 20 of 240 epochs, where r changes once an epoch.
 
     Raises:
         TypeError: an argument is no number.
@@ -48,7 +49,7 @@ class DKD(BaseLoss):
         self.beta = checks.not_negative("beta", beta)
         self.gamma = checks.not_negative("gamma", gamma)
         self.smooths_labels = self.gamma > 0
-        self.ramp = checks.not_negative("ramp", ramp)
+        self.ramp = share_of_training("ramp", ramp)
 
     def on_features(self, student: Features, teacher: Features | None, batch: Batch) -> Tensor:
         assert teacher is not None

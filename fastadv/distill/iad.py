@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from fastadv.distill.adaad import AdaAD
 from fastadv.distill.method import Network, Terms
 from fastadv.distill.parts.robust import RobustMethod, Views
+from fastadv.distill.parts.share_of_training import share_of_training
 from fastadv.distill.parts.teacher import teacher_logits
 from fastadv.numerics import accumulate
 from fastadv.ops import checks
@@ -67,7 +68,7 @@ class IAD(RobustMethod):
         self.alpha = checks.number("alpha", alpha)
         self.smooths_labels = self.alpha != 1
         self.beta = checks.not_negative("beta", beta)
-        self.begin = checks.number("begin", begin)
+        self.begin = share_of_training("begin", begin)
         self.detach_clean = checks.flag("detach_clean", detach_clean)
 
     def terms_on(self, views: Views) -> Terms:
@@ -94,7 +95,8 @@ class IADII(RobustMethod):
     with A, x' and p_S(x) as in :class:`IAD` and a second teacher U, trained on clean images. A is 1 until ``begin`` of
     the training is done, which is AKD2. The divergence from the student's own answer has temperature 1, the others T.
 
-    Without a second teacher its term is left out and its share goes to the labels; that is not published.
+    Without a second teacher its term is left out and its share goes to the labels; that is not published, and ``build``
+    says so in ``notes``.
 
     Args:
         standard_teacher: U, on the device of the student; only read: in eval mode, without gradient, and no part of the
@@ -141,12 +143,13 @@ class IADII(RobustMethod):
         usual = 0.0 if standard_teacher is None else 0.25
         self.standard_weight = usual if standard_weight is None else checks.number("standard_weight", standard_weight)
         self.beta = checks.not_negative("beta", beta)
-        self.begin = checks.number("begin", begin)
+        self.begin = share_of_training("begin", begin)
         self.detach_clean = checks.flag("detach_clean", detach_clean)
 
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
         super().build(student, teacher, x, images=images)
-        self._standard_teacher()
+        alone = self._standard_teacher() is None
+        self.notes = ("without a second teacher its share goes to the labels, which is not published",) if alone else ()
 
     def terms_on(self, views: Views) -> Terms:
         student, teacher = views.student_adversarial, views.teacher_adversarial
@@ -220,7 +223,7 @@ class AdaIAD(AdaAD):
         )
         self.temperature = checks.positive("temperature", temperature)
         self.beta = checks.not_negative("beta", beta)
-        self.begin = checks.number("begin", begin)
+        self.begin = share_of_training("begin", begin)
         self.detach_clean = checks.flag("detach_clean", detach_clean)
 
     def terms_on(self, views: Views) -> Terms:

@@ -182,6 +182,7 @@ def test_a_teacher_is_needed(student, batch):
         ({"temperature": 0.0}, ValueError, "temperature must be positive"),
         ({"bss_weight": -1.0}, ValueError, "bss_weight must not be negative"),
         ({"bss_end": 0.0}, ValueError, "bss_end must be positive"),
+        ({"bss_end": 60}, ValueError, "bss_end must be a share of the training"),
         ({"kd_start": "4"}, TypeError, "kd_start must be a float"),
         ({"attack_size": 0}, ValueError, "attack_size must be at least 1, got 0"),
         ({"steps": 0}, ValueError, "steps must be at least 1, got 0"),

@@ -87,6 +87,7 @@ def test_the_published_settings():
     [
         (DKD, {"temperature": -1.0}, ValueError, "temperature must be positive"),
         (DKD, {"ramp": -0.1}, ValueError, "ramp must not be negative"),
+        (DKD, {"ramp": 20}, ValueError, "ramp must be a share of the training"),
         (DKD, {"beta": None}, TypeError, "beta must be a float, got NoneType"),
         (TripletKD, {"margin": 0.0}, ValueError, "margin must be positive"),
     ],

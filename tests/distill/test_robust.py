@@ -246,6 +246,14 @@ def test_iad_ii_gives_no_weight_to_a_teacher_that_is_not_there(student, teacher,
         method(student, teacher, Batch(x, y, seed=SEED, progress=0.0))
 
 
+def test_iad_ii_says_that_it_has_no_second_teacher(student, teacher, batch):
+    alone, whole = IADII(**ATTACK), IADII(teacher, **ATTACK)
+    for method in (alone, whole):
+        method.build(student, teacher, batch[0], images=len(batch[0]))
+    assert alone.notes == ("without a second teacher its share goes to the labels, which is not published",)
+    assert whole.notes == ()
+
+
 @pytest.mark.parametrize(("method", "begin"), [(IAD(**ATTACK), 0.3), (IADII(**ATTACK), 0.2), (AdaIAD(**ATTACK), 0.3)])
 def test_the_student_listens_to_itself_after_a_share_of_training(method, begin, student, teacher, batch):
     own = [
@@ -451,6 +459,11 @@ def test_bad_arguments_of_the_attack_are_named(method, options, error, message):
         (IAD, {"detach_clean": 1}, TypeError, "detach_clean must be a bool"),
         (IADII, {"standard_weight": "0.1"}, TypeError, "standard_weight must be a float"),
         (IGDM, {"base": nn.MSELoss()}, TypeError, "base must be a robust method such as AdaAD, got MSELoss"),
+        (PGDAT, {"eps": 8.0}, ValueError, "eps must be at most 1, the width of the box"),
+        (TRADES, {"step_size": 2}, ValueError, "step_size must be at most 1, the width of the box"),
+        (IAD, {"begin": 80}, ValueError, "begin must be a share of the training"),
+        (IADII, {"begin": 1.1}, ValueError, "begin must be a share of the training"),
+        (AdaIAD, {"begin": -0.1}, ValueError, "begin must not be negative"),
         (IGDM, {"ramp": "cosine"}, ValueError, "ramp must be one of 'linear', 'none', got 'cosine'"),
         (TRADES, {"beta": float("nan")}, ValueError, "beta must be a number"),
     ],

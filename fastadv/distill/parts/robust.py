@@ -92,7 +92,7 @@ class RobustMethod(Method):
     """A method whose loss is a function of the networks' logits on the clean images and on adversarial ones.
 
     Args:
-        eps: linf radius of the attack, in pixels of [0, 1].
+        eps: linf radius of the attack, in pixels of [0, 1]; at most 1.
         step_size: of its steps, in the same units.
         steps: how many.
         attack_mode: "eval" attacks the student in eval mode, which leaves no trace in it; "frozen" a copy of it in eval
@@ -120,6 +120,12 @@ class RobustMethod(Method):
     ) -> None:
         super().__init__()
         self.eps = checks.not_negative("eps", eps)
+        for name, length in (("eps", eps), ("step_size", step_size)):
+            if checks.number(name, length) > 1:
+                raise ValueError(
+                    f"{name} must be at most 1, the width of the box (pixels are in [0, 1], and 8 of 255 levels are "
+                    f"8/255), got {length!r}"
+                )
         start = None if self.start_eps is None else min(self.start_eps, self.eps)
         self.ascent = PGD(eps=eps, step_size=step_size, steps=steps, start_eps=start)
         self.attack_mode = checks.choice("attack_mode", attack_mode, _ATTACK_MODES)
