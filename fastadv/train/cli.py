@@ -179,8 +179,6 @@ def _train(options: argparse.Namespace) -> None:
         config = continued_config(folder, recipe=options.recipe, flags=flags)
     config, facts = decided(config)
     config.check_used()
-    if folder is None:
-        config.check_rates_fall()
     with joined(config.device) as processes, cpu_threads(config.threads):
         require_libraries()
         experiment = Experiment(config)
@@ -197,6 +195,8 @@ def _train(options: argparse.Namespace) -> None:
         ) as run:
             options.again = shlex.join(["fastadv", "train", "--resume", "--run-dir", str(run)])
             print(f"run folder: {run}", flush=True)
+            for rate in config.constant_rates:
+                print(f"note: {rate}", flush=True)
             if "Precision" in facts:
                 print(f"precision: {facts['Precision']}", flush=True)
             teacher = experiment.run(run)

@@ -62,11 +62,12 @@ def test_a_resumed_run_keeps_its_configuration(capsys, tmp_path):
     assert "holds neither" in fails(capsys, *resume, *given, "--lr", "0.5")
 
 
-def test_a_constant_rate_is_refused_but_in_a_run_that_has_it(capsys, tmp_path):
-    run = stored(tmp_path, epochs="100")
-    given = ["--data=cifar100", f"--data-dir={tmp_path}", "--epochs=100"]
-    assert "milestones: [150, 180, 210], expected one below 100" in fails(capsys, *given)
-    assert "holds neither" in fails(capsys, "--resume", "--run-dir", run)
+def test_a_constant_rate_is_told_at_the_start_and_in_the_report(capsys, tmp_path):
+    note = "milestones: none of [7] lies within 1 epochs, the rate is constant"
+    how = ("--schedule=step", "--milestones=7", "--epochs=1", "--methods=ce", "--seeds=0", "--student-samples=50")
+    assert main(["train", *how, "--no-tensorboard", f"--run-dir={tmp_path / 'run'}"]) == 0
+    assert f"\nnote: {note}\n" in capsys.readouterr().out
+    assert f"\n- {note}.\n" in (tmp_path / "run" / "report.md").read_text()
 
 
 def test_resume_without_a_run_starts_one_and_says_so(capsys, tmp_path, monkeypatch):

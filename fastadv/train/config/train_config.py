@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from fastadv.train.config.attacks import check_attack
-from fastadv.train.config.config_model import ConfigModel, checked, flag, shown
+from fastadv.train.config.config_model import ConfigModel, checked, flag
 from fastadv.train.config.methods import MethodSpec, check_name, check_tables, read_spec
 from fastadv.train.data import datasets
 from fastadv.train.data.datasets import Augmentation
@@ -235,21 +235,21 @@ class Config(DataConfig):
                 f"standard_teacher_checkpoint: {str(second)!r}, but none of {names} asks a second teacher; iad-ii does"
             )
 
-    def check_rates_fall(self) -> None:
-        """Raise ConfigError for a step schedule that keeps the rate of the students, or of a trained teacher, constant.
+    @property
+    def constant_rates(self) -> list[str]:
+        """A sentence for each step schedule, of the students and of a trained teacher, that never lowers the rate.
 
-        An lr_decay of 1 asks for that.
+        None where an lr_decay of 1 asks for that.
         """
         trained = {"milestones": self}
         if self.trains_teacher:
             trained["teacher_milestones"] = self.of_teacher
-        for name, training in trained.items():
-            steps = training.schedule == "step" and training.lr_decay != 1
-            if steps and all(epoch >= training.epochs for epoch in training.milestones):
-                raise ConfigError(
-                    f"{name}: {shown(training.milestones)}, expected one below {training.epochs}, the number of "
-                    "epochs: the step schedule would never lower the rate (lr_decay 1 asks for that)"
-                )
+        return [
+            f"{name}: none of {list(training.milestones)} lies within {training.epochs} epochs, the rate is constant"
+            for name, training in trained.items()
+            if training.schedule == "step" and training.lr_decay != 1
+            if all(epoch >= training.epochs for epoch in training.milestones)
+        ]
 
 
 def resolve(*, recipe: str | None = None, flags: Mapping[str, Any] | None = None) -> Config:

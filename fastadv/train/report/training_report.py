@@ -45,7 +45,7 @@ def write_report(config: Config, dataset: Dataset, teacher: nn.Module | None, fo
         f"# {run.title}",
         table,
         "\n".join(protocol(run)),
-        *_notes(run),
+        *_notes(config, run),
         *([] if comparison is None else ["## Seed by seed against the baseline", comparison, tables.PAIRING]),
         "## Each seed",
         _seed_table(run),
@@ -153,9 +153,10 @@ def comparison_table(run: RunResults) -> str | None:
     return tables.render_table(rows)
 
 
-def _notes(run: RunResults) -> list[str]:
-    """Return the section of the methods' notes for a reader of the results, where there are any."""
-    lines = [
+def _notes(config: Config, run: RunResults) -> list[str]:
+    """Return the section of notes for a reader of the results, where there are any: of rates, and the methods'."""
+    lines = [f"- {rate}." for rate in config.constant_rates]
+    lines += [
         f"- {method.label}, seed{'s'[: len(seeds) > 1]} {', '.join(map(str, seeds))}: {note}."
         for method in run.methods
         for note, seeds in method.notes().items()
