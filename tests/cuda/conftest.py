@@ -50,7 +50,7 @@ def simulated(simulator: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterat
 @pytest.fixture(params=[True, False], ids=["clusters", "no_clusters"])
 def clusters(request: pytest.FixtureRequest) -> Iterator[bool]:
     """Whether the simulated GPU runs clusters, as from sm_90 on; a real one does as it does, and is asked once."""
-    if request.node.callspec.params["fused"] != "simulated":
+    if request.node.callspec.params.get("fused", "simulated") != "simulated":
         if not request.param:
             pytest.skip("a GPU is not told to do without clusters")
         yield True

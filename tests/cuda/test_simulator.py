@@ -24,16 +24,16 @@ def test_a_correct_kernel_runs(simulator):
 
 
 def test_a_missing_barrier_shows_as_the_poison_of_shared_memory(simulator):
-    out, error = run(simulator, "reverse_without_barrier")
-    assert error == ""
-    assert out.isnan().any()
+    # Warps run in a random order, some of which leave nothing to be seen.
+    runs = [run(simulator, "reverse_without_barrier") for _ in range(20)]
+    assert {error for _, error in runs} == {""}
+    assert any(out.isnan().any() for out, _ in runs)
 
 
 def test_blocks_of_a_cluster_reach_each_other(simulator):
     out, error = run(simulator, "face_the_other_block")
     assert error == ""
     assert torch.equal(out, torch.arange(63.0, -1, -1))
-    # Warps run in a random order, one in six of which leaves nothing to be seen.
     runs = [run(simulator, "face_the_other_block_without_barrier") for _ in range(20)]
     assert {error for _, error in runs} == {""}
     assert any(out.isnan().any() for out, _ in runs)

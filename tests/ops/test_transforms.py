@@ -89,4 +89,5 @@ def test_first_derivatives_are_the_same_compiled(compiler, call):
     x = LOGITS.clone().requires_grad_()
     (expected,) = torch.autograd.grad(2.0 * call(x), x)
     (actual,) = torch.autograd.grad(2.0 * torch.compile(call, backend=compiler, fullgraph=True)(x), x)
-    assert torch.equal(actual, expected)
+    # A mean is divided behind the op, as its factor must not fix the batch size.
+    torch.testing.assert_close(actual, expected, rtol=4e-6, atol=0)

@@ -117,7 +117,6 @@ def _on_gpu(x: Any) -> Any:
 @contextlib.contextmanager
 def _as_on_an_h100() -> Iterator[None]:
     """Let PyTorch believe that there is one, and Triton for it."""
-
     answers = [
         *((owner, "get_device_properties", H100) for owner in (CudaInterface, CudaInterface.Worker, torch.cuda)),
         *((owner, "current_device", 0) for owner in (CudaInterface, CudaInterface.Worker, torch.cuda)),
@@ -140,10 +139,17 @@ def _is_launch(node: scheduler.BaseSchedulerNode) -> bool:
 def _read_again(code: str) -> Iterator[tuple[float, float]]:
     """Yield, for each kernel that loops over its rows, the bytes read after the first time and those of a row."""
     for kernel in re.findall(r"\ndef triton_red_.*?(?=\n''')", code, re.DOTALL):
-        rows, columns = (int(re.search(rf"\n    {name} = (\d+)", kernel)[1]) for name in ("xnumel", "r0_numel"))  # type: ignore[index]
+        rows, columns = (_number(kernel, name) for name in ("xnumel", "r0_numel"))
         loads = re.findall(r"\n        tmp\d+ = tl\.load\((\w+) \+", kernel)
         row = 4.0 * columns * len(set(loads))
         yield rows * row * (len(loads) / max(len(set(loads)), 1) - 1), row
+
+
+def _number(kernel: str, name: str) -> int:
+    """Return what a kernel's text sets ``name`` to."""
+    found = re.search(rf"\n    {name} = (\d+)", kernel)
+    assert found
+    return int(found[1])
 
 
 def _depth(graph: fx.GraphModule) -> int:
