@@ -273,15 +273,21 @@ def box(bounds: tuple[float | Tensor, float | Tensor] | None) -> tuple[float, fl
     """Return the box's two bounds; infinite ones for None."""
     if bounds is None:
         return -math.inf, math.inf
-    try:
-        low, high = bounds
-    except (TypeError, ValueError):
-        raise TypeError(f"bounds must be None or a pair of floats, got {bounds!r}") from None
+    low, high = _pair(bounds)
     if type(low) is type(high) is float and low <= high:
         return low, high
     low, high = number("bounds[0]", low), number("bounds[1]", high)  # type: ignore[arg-type]
     if low > high:
         raise ValueError(f"bounds must be (low, high) with low <= high, got {bounds!r}")
+    return low, high
+
+
+def _pair(bounds: tuple[float | Tensor, float | Tensor]) -> tuple[float | Tensor, float | Tensor]:
+    """Return two bounds, which ``bounds`` must be."""
+    try:
+        low, high = bounds
+    except (TypeError, ValueError):
+        raise TypeError(f"bounds must be None or a pair of floats, got {bounds!r}") from None
     return low, high
 
 
@@ -297,12 +303,8 @@ _seen_in_box = _SeenInBox()
 
 
 def has_tensor(bounds: tuple[float | Tensor, float | Tensor]) -> bool:
-    """Return whether one of two bounds is a tensor; ValueError where they are no two."""
-    try:
-        low, high = bounds
-    except (TypeError, ValueError):
-        raise TypeError(f"bounds must be None or a pair of floats, got {bounds!r}") from None
-    return isinstance(low, Tensor) or isinstance(high, Tensor)
+    """Return whether one of two bounds is a tensor."""
+    return any(isinstance(bound, Tensor) for bound in _pair(bounds))
 
 
 def _over_samples(bound: float | Tensor, x: Tensor) -> float | Tensor:
