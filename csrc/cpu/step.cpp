@@ -37,13 +37,16 @@ struct MomentumRule {
     before = momentum + n * size;
     after = gathered + n * size;
     A shrink = 1;
-    const auto term = [&](int64_t i) FASTADV_LAMBDA { return magnitude<A>(static_cast<A>(g[i]), shrink); };
-    A total = sum<A>(size, term);
-    if (total == std::numeric_limits<A>::infinity()) {
+    const auto term = [&](int64_t i, A (&terms)[1]) FASTADV_LAMBDA {
+      terms[0] = magnitude<A>(static_cast<A>(g[i]), shrink);
+    };
+    A total[1];
+    sum_all(size, total, term);
+    if (total[0] == std::numeric_limits<A>::infinity()) {
       shrink = OverMean<A>::kShrink;
-      total = sum<A>(size, term);
+      sum_all(size, total, term);
     }
-    normalised = OverMean<A>(total, shrink, size);
+    normalised = OverMean<A>(total[0], shrink, size);
   }
 
   FASTADV_INLINE A operator()(int64_t i) const {
@@ -58,14 +61,20 @@ FASTADV_CLONES FASTADV_EXACT void linf_steps(Rule rule, Step<T, A> step, int64_t
   const int64_t size = step.size;
   for (int64_t n = begin; n < end; ++n) {
     rule.begin(n, size);
-    Ball<A> ball = step.ball;
-    ball.eps = step.eps[n];
     const A length = step.step_size[n];
     const T *x = step.x + n * size, *x0 = step.x0 + n * size;
-    write<A>(step.out + n * size, size, [&](int64_t i) FASTADV_LAMBDA {
-      const A moved = move_by_sign<A>(static_cast<A>(x[i]), rule(i), length);
-      return project_linf<A>(moved, static_cast<A>(x0[i]), ball);
-    });
+    const auto steps = [&](const Ball<A>& ball) FASTADV_LAMBDA {
+      write<A>(step.out + n * size, size, [&](int64_t i) FASTADV_LAMBDA {
+        const A moved = move_by_sign<A>(static_cast<A>(x[i]), rule(i), length);
+        return project_linf<A>(moved, static_cast<A>(x0[i]), ball);
+      });
+    };
+    // A loop for each mode, which the compiler does not make of one where the rule writes.
+    if (step.ball.exact) {
+      steps({step.eps[n], step.ball.low, step.ball.high, true});
+    } else {
+      steps({step.eps[n], step.ball.low, step.ball.high, false});
+    }
   }
 }
 
