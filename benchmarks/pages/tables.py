@@ -24,7 +24,8 @@ def machine_page(name: str, results: Results, pictures: Mapping[str, str]) -> st
         f"### Where fastadv loses\n\n{losses(rows)}",
         f"### Every case\n\n{HEADER_NOTE}",
         *(family_section(family, found, pictures) for family in FAMILIES if (found := family.rows(rows))),
-        f"### What keeps a row from being faster\n\n{explanations(rows, on_gpu=on_gpu(results['machine']))}",
+        "### What keeps a row from being faster\n\n"
+        + explanations(rows, results["floor"], on_gpu=on_gpu(results["machine"])),
         _joined("### The machine itself", pictures.get("roofline"), overhead_table(results["overhead"]))
         + f"\n\n{floor_table(results['floor'])}",
         f"### Memory\n\n{memory_table(rows)}",
@@ -166,20 +167,28 @@ def absent(rows: Sequence[Row]) -> str:
     return "Missing opponents:\n\n" + bullets(lines)
 
 
-def explanations(rows: Sequence[Row], *, on_gpu: bool = False) -> str:
+def explanations(rows: Sequence[Row], floor: Mapping[str, Any] | None = None, *, on_gpu: bool = False) -> str:
     """The rows that are far from their floor or close to torch.compile, and why."""
-    table = [["case", "share of floor", "compiled / fused", "why"]]
+    table = [["case", "share of floor", "share of arithmetic", "compiled / fused", "why"]]
     for row in rows:
         if found := reasons.of(row, on_gpu=on_gpu):
             compiled = row["ratio_to_fused"].get("compiled")
             why = "; ".join(f"{what}: {reason or UNEXPLAINED}" for what, reason in found.items())
             ratio = f"{compiled['median']:.2f}" if compiled else DASH
-            table.append([row["case"], share(row.get("share_of_floor")), ratio, why])
+            table.append([row["case"], share(row.get("share_of_floor")), share(_arithmetic(row, floor)), ratio, why])
     criteria = (
         f"Every row with less than {reasons.FAR_FROM_FLOOR} of its floor's speed (warm), or with `torch.compile` less "
-        f"than {reasons.CLOSE_TO_COMPILED} times as slow."
+        f"than {reasons.CLOSE_TO_COMPILED} times as slow. The share of arithmetic: how many of its least "
+        "operations the call makes a second, of those that a float32 matrix product makes here."
     )
     return f"{criteria}\n\n{markdown(table) if len(table) > 1 else 'None.'}"
+
+
+def _arithmetic(row: Row, floor: Mapping[str, Any] | None) -> float | None:
+    """The least operations of a row a second, of those of a matrix product; None where either is not known."""
+    if floor is None or not row.get("operations"):
+        return None
+    return row["operations"] / row["seconds"]["fused"]["median"] / floor["operations_per_second"]
 
 
 def overhead_table(calls: Mapping[str, Any]) -> str:

@@ -65,21 +65,21 @@ def test_a_missing_opponent_is_a_dash_with_its_reason():
 
 def test_a_row_that_is_far_from_its_floor_or_close_to_the_compiled_formula_is_explained():
     compiled = {"ratio_to_fused": {"compiled": vars(Spread(1.2, 1.1, 1.3))}}
-    far = row("project l2 128x3x32x32", 1e-6, 2e-6) | {"share_of_floor": 0.4}
-    both = far | compiled
+    far = row("project l2 128x3x32x32", 1e-6, 2e-6) | {"share_of_floor": 0.4, "operations": None}
+    both = far | compiled | {"operations": 3000}
     near = far | {"share_of_floor": 0.6}
     distance, same = reasons.of(both).values()
-    head = "| case | share of floor | compiled / fused | why |\n|---|---|---|---|\n"
-    lines = f"| {far['case']} | 0.40 | - | floor: {distance} |\n"
-    lines += f"| {far['case']} | 0.40 | 1.20 | floor: {distance}; torch.compile: {same} |"
-    assert tables.explanations([far, near, both]).endswith(head + lines)
+    head = "| case | share of floor | share of arithmetic | compiled / fused | why |\n|---|---|---|---|---|\n"
+    lines = f"| {far['case']} | 0.40 | - | - | floor: {distance} |\n"
+    lines += f"| {far['case']} | 0.40 | 0.75 | 1.20 | floor: {distance}; torch.compile: {same} |"
+    assert tables.explanations([far, near, both], {"operations_per_second": 4e9}).endswith(head + lines)
     assert tables.explanations([near]).endswith("None.")
 
 
 def test_a_reason_that_nobody_has_given_is_missed():
     unknown = row("fold 128x100", 1e-6, 2e-6) | {"share_of_floor": 0.4}
     assert reasons.of(unknown) == {"floor": None}
-    assert f"| fold 128x100 | 0.40 | - | floor: {tables.UNEXPLAINED} |" in tables.explanations([unknown])
+    assert f"| fold 128x100 | 0.40 | - | - | floor: {tables.UNEXPLAINED} |" in tables.explanations([unknown])
     known = row("project l2 128x3x32x32", 1e-6, 2e-6) | {"share_of_floor": 0.4}
     assert reasons.of(known, on_gpu=True) == {"floor": None}
 
