@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, dropout
 
-from fastadv.attacks import pgd
+from fastadv.attacks import Normalized, pgd
 from tests.attacks.every_attack import QUEUED, every_attack
 
 
@@ -129,3 +129,21 @@ def test_a_distributed_network_is_attacked_without_its_wrapper(network, images, 
         assert torch.equal(attacked, pgd(network, images, labels, eps=0.1, steps=2, seed=0))
         cross_entropy(parallel(images), labels).backward()
     assert len(collective_forwards) == 2
+
+
+class DropsItsInput(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(dropout(x, training=self.training))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("outside", [lambda compiled: compiled, lambda compiled: Normalized(compiled, 0.5, 0.25)])
+def test_a_compiled_network_has_its_own_mode_again(outside, training, network, images, labels):
+    root = DropsItsInput(network)
+    model = outside(torch.compile(root, backend="eager")).train(training)
+    pgd(model, images, labels, eps=0.1, steps=1)
+    assert all(module.training == training for module in (*model.modules(), *root.modules()))

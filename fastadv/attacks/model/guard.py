@@ -32,9 +32,10 @@ def evaluating(models: Iterable[Any]) -> Iterator[None]:
         return
     with _lock:
         used = [module for module in modules if module.training or module in _uses]
+        # All flags are read before one is written: that of a module that torch.compile made is its inner module's too.
         for module in used:
-            use = _uses.setdefault(module, [0, module.training])
-            use[0] += 1
+            _uses.setdefault(module, [0, module.training])[0] += 1
+        for module in used:
             module.training = False
     try:
         yield
