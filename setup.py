@@ -143,6 +143,7 @@ class Wheel(bdist_wheel):
 
 
 setup(
-    ext_modules=[cpu_library()] if (ENABLED or USE_CUDA == "1") and not missing_torch else [],
+    # Without an extension an installation would not run Build, which records why there is none.
+    ext_modules=[Extension("fastadv._cpu", []) if missing_torch else cpu_library()],
     cmdclass={"build_ext": Build, "bdist_wheel": Wheel},
 )

@@ -95,6 +95,15 @@ def test_an_extension_that_is_not_wanted_is_not_missed(project):
     assert "USE_CPP=0" in report
 
 
+def test_an_installation_records_that_none_was_wanted(project, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    run(project, "setup.py", "-q", "bdist_wheel", "--dist-dir", str(folder), USE_CPP="0", USE_CUDA="0")
+    (made,) = folder.iterdir()
+    with zipfile.ZipFile(made) as archive:
+        assert json.loads(archive.read("fastadv/_build.json"))["cpu"] == "not asked for (USE_CPP=0)"
+        assert "fastadv/_cpu.so" not in archive.namelist()
+
+
 def test_a_failed_build_leaves_no_earlier_library(project):
     library = project / "fastadv" / "_cpu.so"
     library.write_bytes(b"of an earlier build")
@@ -199,7 +208,7 @@ def test_a_source_distribution_has_all_that_builds_and_tests(project, tmp_path_f
     with tarfile.open(made) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     needed = {"LICENSE", "README.md", "pyproject.toml", "setup.py", "csrc/tools/build_backend.py", "csrc/cpu/step.cpp"}
-    assert needed | {"csrc/cuda/step.cu", "csrc/common/step.h", "fastadv/kernels/step.py"} <= names
+    assert needed | {"csrc/cuda/step.cu", "csrc/common/step.h", "fastadv/kernels/step.py", "kernels/step.py"} <= names
     assert {"Makefile", "CONTRIBUTING.md", "tests/test_build.py", "benchmarks/__main__.py"} <= names
     assert not [name for name in names if name.endswith((".so", "_build.json", ".pyc"))]
 
