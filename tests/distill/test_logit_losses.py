@@ -75,13 +75,6 @@ def test_an_image_whose_batch_has_no_other_class_counts_zero(logits):
     assert method.on_features(of_logits(student), of_logits(teacher), batch) == 0
 
 
-def test_the_published_settings():
-    method = TripletKD()
-    assert (method.gamma, method.alpha, method.temperature, method.beta, method.margin) == (1, 1, 1, 2, 5)
-    method = DKD()
-    assert (method.gamma, method.alpha, method.beta, method.temperature, method.ramp) == (1, 1, 8, 4, 20 / 240)
-
-
 @pytest.mark.parametrize(
     ("method", "options", "error", "message"),
     [

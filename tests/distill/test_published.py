@@ -26,9 +26,9 @@ ATTACK = {"eps": 8 / 255, "step_size": 2 / 255, "steps": 10}
 PUBLISHED = {
     **REP_DISTILLER,
     # Zhao et al., CVPR 2022, CIFAR-100; 20 of 240 epochs of warm-up.
-    "dkd": {"temperature": 4.0, "alpha": 1.0, "gamma": 1.0, "ramp": 20 / 240},
+    "dkd": {"temperature": 4.0, "alpha": 1.0, "beta": 8.0, "gamma": 1.0, "ramp": 20 / 240},
     # Oki, Abe, Miyao, Kurita, IJCNN 2020.
-    "triplet": {"beta": 2.0, "margin": 5.0},
+    "triplet": {"temperature": 1.0, "alpha": 1.0, "beta": 2.0, "gamma": 1.0, "margin": 5.0},
     # The published code of TALD: the weight, and the finite difference.
     "tald": {"weight": 0.01, "xi": 10.0, "clean": True},
     # Heo, Lee, Yun, Choi, AAAI 2019, and its published code.
