@@ -46,8 +46,8 @@ def in_short(results: Results, studies: Studies) -> str:
     elsewhere = "" if on_gpu(machine) else f", {machine['vector_instructions']}. Not run on a GPU yet"
     lines = [
         f"**A single call** is {_range(calls, 'eager')} times as fast as the formula in eager PyTorch, and "
-        f"{_range(calls, 'compiled')} times as fast as under `torch.compile` ({len(calls)} cases; the median, and the "
-        "least and the most).",
+        f"{_range(calls, 'compiled')} times as fast as under `torch.compile` ({_count(calls, 'eager')} cases and "
+        f"{_count(calls, 'compiled')}; the median, and the least and the most).",
         f"**A whole attack** is nearly all network. Ten steps of PGD on a resnet56 are {float32} times as fast as "
         f"torchattacks' on a folded float32 copy, {bfloat16} on a bfloat16 one, {compiled} on that compiled; on four "
         f"small layers {_range(ATTACKS.rows(rows), 'eager')} times.",
@@ -94,7 +94,10 @@ def front_table(results: Results, studies: Studies, cases: Sequence[str]) -> str
         said = (f"{ratio['median']:.2f}" if ratio else DASH for ratio in ratios)
         table.append([row["case"], *times, *said, _network(family, [row])])
     table += _of_studies(studies)
-    return f"{markdown(table)}\n\nOf all {len(results['rows'])} cases: {counted(results['rows'])}."
+    parts = {"cases": results, "attacks on resnet56": studies.attacks, "the trainer's step": studies.training}
+    versions = ", ".join(f"{what} at {part['machine']['fastadv']}" for what, part in parts.items())
+    cases = f"Of all {len(results['rows'])} cases: {counted(results['rows'])}"
+    return f"{markdown(table)}\n\n{cases}. Measured: {versions}."
 
 
 def _of_studies(studies: Studies) -> Iterator[list[str]]:
@@ -121,6 +124,10 @@ def _range(rows: Sequence[Row], opponent: str) -> str:
     if len(ratios) == 1:
         return f"{ratios[0]:.2f}"
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def _count(rows: Sequence[Row], opponent: str) -> int:
+    return sum(opponent in row["ratio_to_fused"] for row in rows)
 
 
 def _network(family: Family, rows: Sequence[Row]) -> str:

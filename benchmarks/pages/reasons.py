@@ -57,6 +57,10 @@ FLOOR = (
         ("project_hyperplane",),
         "how far to go until the plane is reached is searched for by Newton steps, a pass over the sample each",
     ),
+    Reason(
+        ("square_propose",),
+        "the image is copied, then its windows are read, added up and written by rows of a few pixels, not by vectors",
+    ),
     Reason(("random_start",), "arithmetic: ten rounds of Philox for four pixels"),
     Reason(("momentum_step",), "the mean of the gradient is taken before the step can begin, one more pass"),
     Reason(

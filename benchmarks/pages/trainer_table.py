@@ -72,7 +72,11 @@ def in_short(runs: Runs) -> str:
     """The runs' table for the front page, which leaves each protocol to its report."""
     rows = [HEADS, *(row for run in runs.values() for row in _rows(run))]
     notes = [
-        wrapped(f"- {run.title}: [its report](benchmarks/results/{folder}/report.md). {made(run)}.", indent="  ")
+        wrapped(
+            f"- {run.title}: {run.config['epochs']} epochs, PGD of eps {run.config['eval_eps']:.4g}; made{where(run)};"
+            f" [its report](benchmarks/results/{folder}/report.md) has the command.",
+            indent="  ",
+        )
         for folder, run in runs.items()
     ]
     note = (
@@ -124,8 +128,12 @@ def _row(results: list[str], differences: list[str]) -> list[str]:
 
 
 def made(run: RunResults) -> str:
+    return f"Made by `{run.origin['Command']}`{where(run)}"
+
+
+def where(run: RunResults) -> str:
     commit = f" at {run.origin['Commit'][:7]}" if "Commit" in run.origin else ""
-    return f"Made by `{run.origin['Command']}`{commit} on {run.origin.get('GPU', run.origin['CPU'])}"
+    return f"{commit} on {run.origin.get('GPU', run.origin['CPU'])}"
 
 
 def wrapped(text: str, *, indent: str = "") -> str:

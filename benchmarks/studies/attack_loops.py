@@ -264,7 +264,7 @@ def page(results: Mapping[str, Any]) -> str:
             f"{results['attack']}. {', '.join(where)}, fastadv {machine['fastadv']}.",
             markdown(table),
             "Medians; of the speedup, round by round, with its 95 % interval. The loss is the network's own, on the "
-            f"clean images {results['clean_loss']:.2f}. {signs}",
+            f"clean images {results['clean_loss']:.2f}. The copies are made before the clock runs. {signs}",
             f"What is no convolution can be made faster by folding, layout and fusion: with all of it free, the "
             f"convolutions of the float32 copy alone would give {bound(results, EXACT):.2f}, those of the bfloat16 "
             f"copy {bound(results, HALF):.2f} times torchattacks' speed.\n",

@@ -173,9 +173,9 @@ def main() -> None:
             for norm in options.norm:
                 _run(options, checkpoint, norm)
     for folder in sorted(path for path in options.results.iterdir() if path.is_dir()):
-        page = folder.with_name(f"{folder.name}.md")
-        page.write_text(_page(folder))
-        print(page)
+        written = folder.with_name(f"{folder.name}.md")
+        written.write_text(page(folder))
+        print(written)
 
 
 def _run(options: argparse.Namespace, checkpoint: Path, norm: str) -> None:
@@ -275,7 +275,8 @@ def resident(which: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def _page(folder: Path) -> str:
+def page(folder: Path) -> str:
+    """What is stored in a folder, as Markdown."""
     about = json.loads((folder / "about.json").read_text())
     timed = "machine" in about
     stored = {side: _stored(folder, side) for side in SIDES}
@@ -302,9 +303,10 @@ def _page(folder: Path) -> str:
             "Verdicts alone, from machines that did other work too. pyautoattack attacks the network as it is or, to"
             " the same result but for rounding, with its BatchNorms folded, which takes less time."
         )
+    elsewhere = "" if folder.parent.name == RESULTS.name else f" --results {RESULTS.parent / folder.parent.name}"
     lines.append(
-        f"Written by `python -m benchmarks.studies.autoattack_peers page`: torch {about['torch']}, pyautoattack"
-        f" {about['pyautoattack']}"
+        f"Written by `python -m benchmarks.studies.autoattack_peers page{elsewhere}`: torch {about['torch']},"
+        f" pyautoattack {about['pyautoattack']}"
         + (f", {about['threads']} threads of {about['machine']} with {about['instructions']}." if timed else ".")
     )
     return "\n\n".join(lines) + "\n"

@@ -81,7 +81,7 @@ def test_a_study_goes_on_after_the_last_attack_and_names_the_images(folder, prep
     done = len(calls)
     shards(OTHER, folder, prepared)
     assert len(calls) == done
-    page = study._page(folder)
+    page = study.page(folder)
     assert f"{OTHER} against {FIRST}: +0.00 points" in page
     assert "Its 70.00 % are within 0.3 points of the 70.00 % of pyautoattack's seeds" in page
     assert "broken by the latter alone: images [7], by the former alone: [2]" in page
@@ -107,7 +107,7 @@ def test_beside_other_work_nothing_is_timed(folder, prepared, monkeypatch):
     monkeypatch.setattr(study, "SIDES", {side: breaking(prepared.network, {1}) for side in (FIRST, OTHER)})
     for side in study.SIDES:
         study._run_shard(side, folder, prepared, 0, "linf", 1.0, timed=False)
-    page = study._page(folder)
+    page = study.page(folder)
     assert f"{OTHER} against {FIRST}: +0.00 points" in page
     assert "Verdicts alone" in page
     assert "seconds" not in page
