@@ -68,6 +68,7 @@ class AdaAD(RobustMethod):
         )
         self.alpha = checks.number("alpha", alpha)
         self.inner = checks.choice("inner", inner, _INNER)
+        self.needs_labels = self.inner != "both"
         if self.inner == "linear":
             self._expansion = TrueClassExpansion()
 

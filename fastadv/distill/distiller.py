@@ -91,12 +91,15 @@ class Distiller:
         student, teacher: modules from images to logits [N, C], or to an output with ``logits``; the student also under
             torch.compile or DistributedDataParallel, whose processes then share each step equally. The teacher is only
             read; None where the method needs none. The student stays in the mode you put it in.
-        optimizer: of the student's parameters. The method's own are added to its first group, at the first step.
+        optimizer: of the student's parameters. The method's own are added to its first group, at the first step. An
+            adversary's rate is to its own as the first group's is to the rate that its schedule began with (OneCycleLR:
+            to ``max_lr``), and without a schedule to that it was made with.
         total_steps: steps of training; or ``epochs`` of ``steps_per_epoch``. With all three, the smaller number counts.
         seed: of all random numbers.
         images: number of training images, for methods that remember each (CRD), with ``index`` at each step.
         example: images [N, ...] to build the method with; None takes those of the first step.
-        autocast: dtype in which the student runs; losses are computed in float32. None leaves it to its weights.
+        autocast: dtype in which the student runs; losses are computed in float32. None leaves it to its weights and to
+            your own torch.autocast.
         scaler: of the loss, for float16.
         clip_norm: largest l2 norm of the gradient; None disables clipping. For ``step`` alone.
         compile: run the student through torch.compile, as one graph.
@@ -106,8 +109,9 @@ class Distiller:
 
     Raises:
         TypeError: an argument is of the wrong type, or the method needs a teacher and gets None.
-        ValueError: the number of steps is not given, or no epochs for a method that needs them; at the first step, what
-            the method refuses, and student and teacher with different numbers of classes.
+        ValueError: the number of steps is not given, or no epochs for a method that needs them; a rate of 0, which an
+            adversary's cannot follow; at the first step, what the method refuses, and student and teacher with
+            different numbers of classes.
     """
 
     def __init__(
@@ -150,7 +154,12 @@ class Distiller:
             self.warm_up = Stage("warm-up", steps, steps_per_epoch)
         self._warm_up_optimizer = warm_up_optimizer
         self._steps: dict[str, OptimizerStep] = {}
-        self._peak = float(optimizer.param_groups[0].get("initial_lr", optimizer.param_groups[0]["lr"]))
+        self._made_with = float(optimizer.param_groups[0]["lr"])
+        if isinstance(method, AdversarialMethod) and not self._peak > 0:
+            raise ValueError(
+                f"optimizer must have a learning rate above 0 for {_name(method)}, whose adversary's follows it, "
+                f"got {self._peak}"
+            )
         self._pending: Batch | None = None
         self._example: Tensor | None = None
         self.newest: StepTerms | None = None
@@ -182,11 +191,12 @@ class Distiller:
     def step(self, x: Tensor, y: Tensor | None = None, *, index: Tensor | None = None) -> Tensor:
         """Take a whole step on images ``x`` [N, ...] of classes ``y`` [N]; return its loss, detached.
 
+        y may be left out where the method looks at none (:class:`RSLAD`, :class:`AdaAD`, :class:`DataFree`).
         Of a method that needs no images, x counts by its length alone. index: see :class:`Batch`. All terms are in
-        ``newest``. Raises what the method raises, and RuntimeError after the last step.
+        ``newest``. Raises what the method raises, TypeError where y is missing, and RuntimeError after the last step.
         """
         share, number = 1 / self._processes.count, self._processes.rank
-        return self.step_on([MicroBatch(x, _classes(x, y), index, share, number)]).student["loss"]
+        return self.step_on([MicroBatch(x, self._classes(x, y), index, share, number)]).student["loss"]
 
     def step_on(self, micro_batches: Sequence[MicroBatch]) -> StepTerms:
         """Take a whole step on the parts of a batch that this process computes, one after the other."""
@@ -205,19 +215,20 @@ class Distiller:
 
     def terms(self, x: Tensor, y: Tensor | None = None, *, index: Tensor | None = None) -> Terms:
         """Return the terms of the loss on images ``x`` [N, ...] of classes ``y`` [N]: ``terms["loss"]`` is to be
-        minimised by your backward and optimizer, after which you call ``stepped()``.
+        minimised by your backward and optimizer, after which you call ``stepped()``. y: see ``step``.
 
-        Raises RuntimeError where ``stepped()`` was not called since the last terms, and in a warm-up.
+        DistributedDataParallel runs as it is, without what ``autocast`` and ``compile`` do for ``step``.
+
+        Raises TypeError where y is missing; RuntimeError where ``stepped()`` was not called since the last terms, in a
+        warm-up, and of a student under DistributedDataParallel that cannot run as it is.
         """
         if self._pending is not None:
             raise RuntimeError("terms() was called twice: call stepped() after each step of your optimizer")
         if self.warm_up is not None and not self.warm_up.finished:
             raise RuntimeError(f"{_name(self.method)} warms up first: call step() for {self.warm_up.total} steps")
-        stage, [(batch, _)] = self._begin([MicroBatch(x, _classes(x, y), index, 1.0, self._processes.rank)])
-        if self._wrapper is not None and any(True for _ in self.method.own_parameters()):
-            raise RuntimeError(
-                f"{_name(self.method)} trains parameters that DistributedDataParallel does not hold: call step()"
-            )
+        stage, [(batch, _)] = self._begin([MicroBatch(x, self._classes(x, y), index, 1.0, self._processes.rank)])
+        if self._wrapper is not None:
+            self._check_wrapped()
         self._pending = batch
         with self._seeded("step", stage.done):
             return self.method(self.student if self._wrapper is None else self._wrapper, self.teacher, batch)
@@ -309,6 +320,13 @@ class Distiller:
             for part in micro_batches
         ]
 
+    @property
+    def _peak(self) -> float:
+        """The student's rate at which the adversary has its own: what a schedule gives shares of."""
+        group = self.optimizer.param_groups[0]
+        # OneCycleLR begins at a fraction of its largest rate, which it keeps here.
+        return float(group.get("max_lr", group.get("initial_lr", self._made_with)))
+
     def _step_adversary(self, batches: Sequence[Weighted]) -> Terms | None:
         """Train the adversary, where that is due, on the batches of the student's step, whose results it may use."""
         method = self.method
@@ -318,6 +336,28 @@ class Distiller:
         step.scale_rate(float(self.optimizer.param_groups[0]["lr"]) / self._peak)
         with self._seeded("adversary", self.training.done):
             return step.step(batches, lambda batch: method.adversary_terms(self.student, self.teacher, batch))
+
+    def _classes(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """Return ``y``, or no class where the method looks at none. Raises TypeError where it is missing."""
+        if y is not None:
+            return y
+        if self.method.needs_images and self.method.needs_labels:
+            raise TypeError(f"y must be the classes [N] of x for {_name(self.method)}, got None")
+        return torch.full((len(x),), -1, device=x.device)
+
+    def _check_wrapped(self) -> None:
+        """Raise RuntimeError where the wrapper, by which gradients are added, does not do what ``step`` does."""
+        reason = None
+        if any(True for _ in self.method.own_parameters()):
+            reason = f"{_name(self.method)} trains parameters that DistributedDataParallel does not hold"
+        elif self._autocast is not None:
+            reason = f"autocast={self._autocast} is for step(); enter torch.autocast around terms() in its place"
+        elif self._compile:
+            reason = "compile=True is for step(); pass the student through torch.compile before"
+        elif self.student is not self.model:
+            reason = "the student gives an output that holds logits; wrap it in fastadv.attacks.Logits before"
+        if reason is not None:
+            raise RuntimeError(f"terms() under DistributedDataParallel: {reason}, or call step()")
 
     def _warm_up_terms(self, batch: Batch) -> Terms:
         return self.method.warm_up_terms(self.teacher, batch)
@@ -387,10 +427,6 @@ def _total_steps(method: Method, total: int | None, epochs: int | None, steps_pe
     if needs_epochs and steps_per_epoch is None:
         raise ValueError(f"steps_per_epoch must be given for {_name(method)}, which counts epochs")
     return total
-
-
-def _classes(x: Tensor, y: Tensor | None) -> Tensor:
-    return torch.full((len(x),), -1, device=x.device) if y is None else y
 
 
 def _gives_logits(network: nn.Module, example: Tensor) -> bool:

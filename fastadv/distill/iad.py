@@ -221,6 +221,7 @@ class AdaIAD(AdaAD):
         super().__init__(
             inner=inner, eps=eps, step_size=step_size, steps=steps, attack_mode=attack_mode, clean_forward=clean_forward
         )
+        self.needs_labels = True
         self.temperature = checks.positive("temperature", temperature)
         self.beta = checks.not_negative("beta", beta)
         self.begin = share_of_training("begin", begin)

@@ -80,6 +80,7 @@ class IGDM(Method):
         if base is not None and not isinstance(base, RobustMethod):
             raise TypeError(f"base must be a robust method such as AdaAD, got {type(base).__name__}")
         self.base = self.default_base() if base is None else base
+        self.needs_labels = self.base.needs_labels
         self.alpha = checks.number("alpha", alpha)
         self.ramp = checks.choice("ramp", ramp, _RAMPS)
         self.beta = checks.number("beta", beta)

@@ -28,7 +28,7 @@ _COUNTED = "; fastadv.distill.Distiller counts steps for you"
 class Batch:
     """The data of one step of training.
 
-    x: images [N, ...]; y: their classes [N], int64.
+    x: images [N, ...]; y: their classes [N], int64, of whatever values for a method that looks at none.
     progress: share of training that is done, in [0, 1), for schedules; None where no method asks for it.
     seed: of the method's random numbers, an int or an int64 tensor without dimensions on the device of x; None where no
         method draws any.
@@ -64,10 +64,15 @@ class Batch:
         return share * own + (1 - share) * cross_entropy(logits, classes, label_smoothing=self.label_smoothing)
 
     def progress_for(self, method: Method) -> float:
-        """Return ``progress``. Raises ValueError naming ``method``, which needs it, where it is None."""
+        """Return ``progress``. Raises ValueError where it is no share, or None, naming ``method``, which needs it."""
         if self.progress is None:
             raise ValueError(
                 f"{type(method).__name__} needs Batch(progress=...), the share of training that is done{_COUNTED}"
+            )
+        if not 0 <= self.progress <= 1:
+            raise ValueError(
+                "progress must lie in [0, 1], the share of training that is done: epoch / epochs, "
+                f"got {self.progress!r}{_COUNTED}"
             )
         return self.progress
 
@@ -89,7 +94,8 @@ class Method(nn.Module, abc.ABC):
     needs_teacher: bool
     # Whether it looks at training images; where it does not, batch.x is empty but for its first dimension.
     needs_images: bool = True
-
+    # Whether it looks at the classes of images, in its settings.
+    needs_labels: bool = True
     # Whether it looks at the number of the epoch: then ``start_epoch`` must be called.
     needs_epochs: bool = False
     # Whether a schedule of it follows ``Batch.progress``, in some or all of its settings.

@@ -34,6 +34,7 @@ class RSLAD(RobustMethod):
     """
 
     needs_teacher = True
+    needs_labels = False
     start_eps = NEAR
 
     def __init__(

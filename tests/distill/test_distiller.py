@@ -157,6 +157,56 @@ def test_the_adversary_and_own_parameters_are_trained_and_scheduled():
     assert len(group["params"]) == len(list(network(0).parameters())) + len(own)
 
 
+@pytest.mark.parametrize("first", ["schedule", "distiller"])
+def test_the_adversarys_rate_follows_a_schedule_from_its_peak(first):
+    """OneCycleLR starts at a 25th of its largest rate, which is that of the student."""
+    student = network(0)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+
+    def schedules():
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.2, total_steps=EPOCHS * STEPS)
+
+    schedule = schedules() if first == "schedule" else None
+    method = distill.AIKD()
+    distiller = Distiller(method, student, the_teacher(), optimizer, epochs=EPOCHS, steps_per_epoch=STEPS)
+    schedule = schedule or schedules()
+    for step in range(EPOCHS * STEPS):
+        share = optimizer.param_groups[0]["lr"] / 0.2
+        losses(distiller, 1)
+        assert distiller._steps["adversary"].rate == pytest.approx(method.adversary_lr * share)
+        if step + 1 < EPOCHS * STEPS:
+            schedule.step()
+
+
+def test_an_adversary_cannot_follow_a_rate_of_nothing():
+    student = network(0)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.0)
+    x, y, _ = batches()[0]
+    message = r"optimizer must have a learning rate above 0 for AIKD, whose adversary's follows it, got 0\.0"
+    with pytest.raises(ValueError, match=message):
+        Distiller(distill.AIKD(), student, the_teacher(), optimizer, epochs=1, steps_per_epoch=2)
+    Distiller(distill.KD(), student, the_teacher(), optimizer, total_steps=2).step(x, y)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_parameters_thawed_and_frozen_on_the_way_are_trained_as_they_are(clip_norm):
+    student = network(0)
+    student.stages.requires_grad_(False)
+    distiller, (x, y, _) = make("kd", student=student, clip_norm=clip_norm), batches()[0]
+    stem, head = student.stages[0][0].weight, student.fc.weight
+
+    def moved():
+        before = [each.detach().clone() for each in (stem, head)]
+        distiller.step(x, y)
+        return [not torch.equal(each, old) for each, old in zip((stem, head), before, strict=True)]
+
+    assert moved() == [False, True]
+    student.stages.requires_grad_(True)
+    assert moved() == [True, True]
+    student.fc.requires_grad_(False)
+    assert moved() == [True, False]
+
+
 def test_the_global_generator_is_left_alone():
     torch.manual_seed(4)
     expected = torch.rand(2)
@@ -187,6 +237,17 @@ def test_a_batch_without_what_the_method_needs_is_refused(name):
         distiller.method(distiller.student, distiller.teacher, Batch(x, y, index=index))
 
 
+@pytest.mark.parametrize("progress", [5, -0.1, float("nan")])
+@pytest.mark.parametrize("name", ["dkd", "igdm"])
+@pytest.mark.filterwarnings("ignore:IGDM")
+def test_progress_is_a_share(name, progress):
+    method = distill.DKD(ramp=0.1) if name == "dkd" else METHODS[name]()
+    x, y, index = batches()[0]
+    message = rf"progress must lie in \[0, 1\], the share of training that is done: epoch / epochs, got {progress}"
+    with pytest.raises(ValueError, match=message):
+        method(network(0), the_teacher(), Batch(x, y, progress=progress, seed=0, index=index))
+
+
 def test_what_is_missing_is_named():
     student, teacher = network(0), the_teacher()
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
@@ -205,6 +266,39 @@ def test_what_is_missing_is_named():
     distiller.step(x, y)
     with pytest.raises(RuntimeError, match="all 1 steps are done"):
         distiller.step(x, y)
+
+
+LABEL_FREE = {
+    "rslad": lambda: distill.RSLAD(steps=1),
+    "adaad": lambda: distill.AdaAD(steps=1),
+    "igdm over rslad": lambda: distill.IGDM(distill.RSLAD(steps=1)),
+    "data-free": METHODS["data-free"],
+}
+LABELLED = {
+    **{name: METHODS[name] for name in ("kd", "tald", "at", "pgd-at")},
+    "ard": lambda: distill.ARD(steps=1),
+    "adaad, student": lambda: distill.AdaAD(inner="student", steps=1),
+    "adaad, linear": lambda: distill.AdaAD(inner="linear", steps=1),
+    "adaiad": lambda: distill.AdaIAD(steps=1),
+    "igdm over trades": lambda: distill.IGDM(distill.TRADES(steps=1)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:IGDM")
+@pytest.mark.parametrize("call", ["step", "terms"])
+@pytest.mark.parametrize("name", [*LABEL_FREE, *LABELLED])
+def test_classes_may_be_left_out_where_the_method_looks_at_none(name, call):
+    """Their values are not checked on a device, where an attack on a class that is none would move nothing."""
+    student, x = network(0), batches()[0][0]
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+    method = {**LABEL_FREE, **LABELLED}[name]()
+    take = getattr(Distiller(method, student, the_teacher(), optimizer, total_steps=2), call)
+    if name in LABEL_FREE:
+        found = take(x)
+        assert torch.as_tensor(found["loss"] if call == "terms" else found).isfinite()
+        return
+    with pytest.raises(TypeError, match=rf"y must be the classes \[N\] of x for {type(method).__name__}, got None"):
+        take(x)
 
 
 class Output(dict):
@@ -229,6 +323,23 @@ def test_outputs_that_hold_logits_are_understood():
     teacher = WithOutput(the_teacher())
     distiller = Distiller(distill.KD(), student, teacher, optimizer, epochs=EPOCHS, steps_per_epoch=STEPS)
     assert losses(distiller) == expected
+
+
+@pytest.mark.parametrize("outside", [lambda network: network, WithOutput], ids=["logits", "an output"])
+def test_the_callers_autocast_holds_inside_the_networks(outside):
+    student, teacher = network(0), the_teacher()
+    seen = []
+    for each in (student, teacher):
+        each.fc.register_forward_hook(lambda module, args, logits: seen.append(logits.dtype))
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+    x, y, _ = batches()[0]
+    distiller = Distiller(distill.ARD(steps=1), outside(student), outside(teacher), optimizer, total_steps=2, example=x)
+    seen.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = distiller.terms(x, y)
+    assert len(seen) > 2
+    assert set(seen) == {torch.bfloat16}
+    assert terms["loss"].dtype == torch.float32
 
 
 def test_low_precision_computes_losses_in_float32():

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fastadv import distill
+from fastadv.attacks import Logits
 from fastadv.distill import Batch, Distiller, Hooked
 from fastadv.distill.parts.features import features_of
 from tests.distill.staged import CLASSES, staged_student, staged_teacher
@@ -180,3 +181,53 @@ def test_terms_of_a_wrapped_student_are_for_parameters_that_it_holds(x, data_par
     Distiller(distill.KD(), student, teacher, optimizer, total_steps=2).terms(x, y)["loss"].backward()
     with pytest.raises(RuntimeError, match="FitNet trains parameters that DistributedDataParallel does not hold"):
         Distiller(distill.FitNet(layer=-1), student, teacher, optimizer, total_steps=2).terms(x, y)
+
+
+class Answering(nn.Module):
+    """With an output that holds logits, as those of transformers do."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return {"logits": self.network(x)}
+
+
+@pytest.mark.parametrize(
+    ("inside", "options", "message"),
+    [
+        (Answering, {}, r"the student gives an output that holds logits; wrap it in fastadv\.attacks\.Logits before"),
+        (
+            nn.Sequential,
+            {"autocast": torch.bfloat16},
+            r"autocast=torch\.bfloat16 is for step\(\); enter torch\.autocast",
+        ),
+        (
+            nn.Sequential,
+            {"compile": True},
+            r"compile=True is for step\(\); pass the student through torch\.compile before",
+        ),
+    ],
+)
+def test_terms_of_a_wrapped_student_are_those_of_the_student_as_it_is(x, data_parallel, inside, options, message):
+    student, teacher = students(inside)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+    distiller = Distiller(distill.KD(), data_parallel(student), teacher, optimizer, total_steps=2, **options)
+    with pytest.raises(RuntimeError, match=message):
+        distiller.terms(x, torch.tensor([0, 1, 2]))
+
+
+def test_what_terms_of_a_wrapped_student_ask_for_serves(x, data_parallel):
+    student, teacher = students(Answering)
+    wrapped = data_parallel(torch.compile(Logits(student, "logits"), backend="eager"))
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+    distiller = Distiller(distill.KD(), wrapped, teacher, optimizer, total_steps=2)
+    seen = []
+    student.network.register_forward_hook(lambda module, args, logits: seen.append(logits.dtype))
+    distiller.build(x)
+    seen.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = distiller.terms(x, torch.tensor([0, 1, 2]))["loss"]
+    loss.backward()
+    assert (loss.dtype, seen) == (torch.float32, [torch.bfloat16])

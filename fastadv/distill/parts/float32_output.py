@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +29,8 @@ class Float32Output(nn.Module):
     Where the gradient by the images is asked for, logits come in the network's own dtype: attacks scale what float16
     cannot hold. Of an output with ``logits``, such as those of transformers, it gives these.
 
-    autocast: the dtype in which the network runs under autocast; None leaves it to its weights.
+    autocast: the dtype in which the network runs under autocast; None leaves it to its weights and to the autocast of
+        the caller.
     compiled: run it through torch.compile, as one graph, each shape of images for itself: what a step computes does not
     depend on the shapes before it.
 
@@ -66,8 +68,10 @@ class Float32Output(nn.Module):
     def _network_features(self, x: Tensor) -> Features:
         return features_of("network", self.network, x)
 
-    def _context(self, x: Tensor) -> torch.autocast:
-        return torch.autocast(x.device.type, dtype=self._autocast, enabled=self._autocast is not None)
+    def _context(self, x: Tensor) -> contextlib.AbstractContextManager[Any]:
+        if self._autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(x.device.type, dtype=self._autocast)
 
 
 def compiled_whole(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:

@@ -43,9 +43,6 @@ class OptimizerStep:
     ) -> None:
         self.optimizer, self._processes = optimizer, processes
         self._scaler, self._clip_norm = scaler, clip_norm
-        self._parameters = [
-            parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.requires_grad
-        ]
         self._norms = [each for part in trained for each in part.modules() if isinstance(each, _BatchNorm)]
         self._rates = [group["lr"] for group in optimizer.param_groups]
 
@@ -61,31 +58,34 @@ class OptimizerStep:
     def step(self, batches: Sequence[Weighted], terms_of: Callable[[Batch], Terms]) -> Terms:
         """Take one step; return the terms of the whole batch, detached. Reads nothing back from the device."""
         self.optimizer.zero_grad(set_to_none=True)
+        # Networks are thawed and frozen on the way.
+        groups = self.optimizer.param_groups
+        parameters = [parameter for group in groups for parameter in group["params"] if parameter.requires_grad]
         whole: Terms = {}
         for batch, share in batches:
             terms = terms_of(batch)
             if share < 1:
                 terms = {name: term * share for name, term in terms.items()}
-            self._scaler.scale(terms["loss"]).backward(inputs=self._parameters)
+            self._scaler.scale(terms["loss"]).backward(inputs=parameters)
             for name, term in terms.items():
                 whole[name] = whole[name] + term.detach() if name in whole else term.detach()
         if self._processes.count > 1:
-            whole = self._all_reduce(whole, sum(share for _, share in batches))
+            whole = self._all_reduce(parameters, whole, sum(share for _, share in batches))
         if self._clip_norm is not None:
             self._scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+            torch.nn.utils.clip_grad_norm_(parameters, self._clip_norm)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         return whole
 
-    def _all_reduce(self, terms: Terms, share: float) -> Terms:
+    def _all_reduce(self, parameters: Sequence[nn.Parameter], terms: Terms, share: float) -> Terms:
         """Add up gradients, terms and statistics over all processes, in one message."""
         terms = {name: term.float().clone() for name, term in terms.items()}
         norms = [norm for norm in self._norms if norm.training]
         statistics = [each for norm in norms for each in (norm.running_mean, norm.running_var) if each is not None]
         for statistic in statistics:
             statistic.mul_(share)
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         self._processes.all_reduce([*gradients, *terms.values(), *statistics])
         return terms
 
