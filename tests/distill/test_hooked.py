@@ -174,6 +174,36 @@ def test_features_of_a_wrapped_network_go_through_its_forward(x, data_parallel):
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_forward_of_the_networks_own_outlives_the_features(x, data_parallel, fails):
+    """As the one that torch.compile gives a module, or accelerate for mixed precision."""
+    student, teacher = students(lambda student: student)
+    usual, calls = student.forward, []
+
+    def own(images):
+        calls.append(1)
+        return usual(images)
+
+    student.forward = own
+    wrapped, batch = data_parallel(student), Batch(x, torch.tensor([0, 1, 2]))
+    if fails:
+        with pytest.raises(RuntimeError):
+            distill.AT()(wrapped, teacher, Batch(x[:, :, 0], batch.y))
+    else:
+        distill.AT()(wrapped, teacher, batch)
+    assert student.forward is own
+    calls.clear()
+    wrapped(x)
+    assert calls == [1]
+
+
+def test_a_compiled_student_inside_of_a_wrapper_is_whole_after_terms(x, data_parallel):
+    student, teacher = students(lambda student: data_parallel(torch.compile(student, backend="eager")))
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+    Distiller(distill.AT(), student, teacher, optimizer, total_steps=2).terms(x, torch.tensor([0, 1, 2]))
+    assert student(x).shape == (3, CLASSES)
+
+
 def test_terms_of_a_wrapped_student_are_for_parameters_that_it_holds(x, data_parallel):
     student, teacher = students(data_parallel)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.05)

@@ -91,14 +91,20 @@ def logits_of(output: object) -> Tensor:
 
 def _through_wrapper(name: str, wrapper: DistributedDataParallel, x: Tensor) -> Features:
     inside: nn.Module = wrapper.module
+    # A module that torch.compile made has a forward of its own beside that of its class, and so have patched ones.
+    own = {key: value for key, value in vars(inside).items() if key == "forward"}
+
+    def give_back() -> None:
+        vars(inside).pop("forward", None)
+        vars(inside).update(own)
 
     def features_instead(images: Tensor) -> Features:
-        del inside.forward
+        give_back()
         return features_of(name, inside, images)
 
-    # Hides the forward of its class from this one call.
+    # Hides its forward from this one call.
     inside.forward = features_instead
     try:
         return wrapper(x)
     finally:
-        inside.__dict__.pop("forward", None)
+        give_back()
