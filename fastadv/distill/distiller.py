@@ -139,7 +139,7 @@ class Distiller:
         self._wrapper = student if isinstance(student, DistributedDataParallel) else None
         # Gradients are added here and not by DDP, which expects one call of the network a step.
         self.model: nn.Module = student if self._wrapper is None else self._wrapper.module
-        self._processes = processes or (_alone() if self._wrapper is None else Processes())
+        self._processes = processes or (_alone() if self._wrapper is None else Processes(self._wrapper.process_group))
         self.student: nn.Module = self.model
         self._autocast, self._compile = autocast, compile
         self._images, self._clip_norm = images, clip_norm

@@ -34,15 +34,24 @@ def network(seed: int) -> Hooked:
     return Hooked(nn.Sequential(*layers), ["1", "3"])
 
 
-def train(name: str, rank: int, count: int, *, by_hand: bool = False) -> dict[str, Tensor]:
+def train(
+    name: str,
+    rank: int,
+    count: int,
+    *,
+    by_hand: bool = False,
+    group: distributed.ProcessGroup | None = None,
+    data: int = 0,
+) -> dict[str, Tensor]:
     student = network(0)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9)
-    wrapped = DistributedDataParallel(student) if count > 1 else student
+    together = count > 1 or group is not None
+    wrapped = DistributedDataParallel(student, process_group=group) if together else student
     teacher = network(1).eval()
     distiller = Distiller(METHODS[name](), wrapped, teacher, optimizer, epochs=1, steps_per_epoch=STEPS, images=IMAGES)
     losses = []
     for step in range(STEPS):
-        random = torch.Generator().manual_seed(step)
+        random = torch.Generator().manual_seed(STEPS * data + step)
         x = torch.rand(IMAGES, 1, 8, 8, generator=random)
         y = torch.randint(0, 5, (IMAGES,), generator=random)
         x, y, index = (each.chunk(count)[rank] for each in (x, y, torch.arange(IMAGES)))
@@ -73,6 +82,9 @@ if __name__ == "__main__":
     rank, count = distributed.get_rank(), distributed.get_world_size()
     found = {name: train(name, rank, count) for name in METHODS}
     found["by hand"] = train("kd", rank, count, by_hand=True)
+    # Each process trains a student of its own, on other images, in a group of its own.
+    groups = [distributed.new_group([each]) for each in range(count)]
+    found["own group"] = train("kd", 0, 1, group=groups[rank], data=rank)
     found["crd"] = message_of("crd")  # type: ignore[assignment]
     torch.save(found, Path(sys.argv[1]) / f"{rank}.pt")
     distributed.destroy_process_group()

@@ -36,5 +36,11 @@ def test_two_processes_take_the_steps_of_one(together, name):
             assert torch.equal(first[key], second[key]), key
 
 
+def test_a_student_in_a_group_of_its_own_takes_its_steps_alone(together):
+    for rank, found in enumerate(together):
+        expected = processes_distill.train("kd", 0, 1, data=rank)
+        torch.testing.assert_close(found["own group"], expected, atol=2e-6, rtol=2e-5)
+
+
 def test_a_method_that_remembers_images_is_refused_in_two(together):
     assert together[0]["crd"] == "CRD remembers the images that its process saw: train it in one process, got 2"
