@@ -116,6 +116,7 @@ class AIKD(AdversarialMethod):
         self._seen: _Seen | None = None
 
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
+        self._epochs, self._seen = 0, None
         with evaluating([student]), torch.no_grad():
             logits = accumulate(logits_from("student", student, x[:1]))
         self.adversary = Discriminator(logits.shape[1], probabilities=self.probabilities).to(logits)

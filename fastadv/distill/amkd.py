@@ -100,6 +100,7 @@ class AMKD(BSS):
         self.projector: nn.Module = nn.Identity()
 
     def build(self, student: nn.Module, teacher: nn.Module | None, x: Tensor, *, images: int) -> None:
+        self.projector = nn.Identity()
         if not self.needs_features:
             return
         try:

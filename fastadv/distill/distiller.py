@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -104,7 +105,8 @@ class Distiller:
         clip_norm: largest l2 norm of the gradient; None disables clipping. For ``step`` alone.
         compile: run the student through torch.compile, as one graph.
         warm_up_optimizer: makes that of ``method.warm_up_parameters()`` for ``method.warm_up_epochs``, which come
-            before the training's own; None makes one like ``optimizer``.
+            before the ``epochs`` of training, in which the student learns: loop ``while not distiller.finished``. None
+            makes one like ``optimizer``, and warns of the warm-up.
         processes: those that share each step; None is those of a student under DistributedDataParallel.
 
     Raises:
@@ -152,6 +154,13 @@ class Distiller:
             assert steps_per_epoch is not None
             steps = min(method.warm_up_epochs * steps_per_epoch, total_steps or method.warm_up_epochs * steps_per_epoch)
             self.warm_up = Stage("warm-up", steps, steps_per_epoch)
+            # Whoever gives its optimizer knows of it.
+            if warm_up_optimizer is None:
+                warnings.warn(
+                    f"{_name(method)} warms up first: {steps} steps come before the {total} of training; loop while "
+                    "not distiller.finished, and give warm_up_optimizer, lambda parameters: an optimizer of these",
+                    stacklevel=2,
+                )
         self._warm_up_optimizer = warm_up_optimizer
         self._steps: dict[str, OptimizerStep] = {}
         self._made_with = float(optimizer.param_groups[0]["lr"])
@@ -260,8 +269,7 @@ class Distiller:
         self._steps["train"] = self._optimizer_step(self.optimizer, self._scaler)
         if self.warm_up is not None:
             parameters = list(self.method.warm_up_parameters())
-            like: Any = type(self.optimizer)
-            make = self._warm_up_optimizer or partial(like, **self.optimizer.defaults)
+            make = self._warm_up_optimizer or partial(_another, self.optimizer)
             self._steps["warm-up"] = self._optimizer_step(make(parameters))
         if isinstance(self.method, AdversarialMethod):
             self._steps["adversary"] = self._optimizer_step(self.method.adversary_optimizer())
@@ -441,6 +449,14 @@ def _alone() -> Processes:
     processes = Processes()
     processes.rank, processes.count = 0, 1
     return processes
+
+
+def _another(optimizer: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
+    """Return an optimizer of ``parameters``, of the kind and with the settings that ``optimizer`` was made with."""
+    kind: Any = type(optimizer)
+    # Among the defaults of AdamW is one that its constructor does not take.
+    known = inspect.signature(kind).parameters
+    return kind(parameters, **{name: value for name, value in optimizer.defaults.items() if name in known})
 
 
 def _name(method: Method) -> str:

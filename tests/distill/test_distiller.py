@@ -1,6 +1,8 @@
 """A method in a plain loop: Distiller counts, seeds, builds, warms up, trains adversaries, goes on bit for bit."""
 
 import copy
+import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ from torch.nn.functional import cross_entropy
 from fastadv import distill
 from fastadv.distill import Batch, Distiller
 from tests.distill.staged import CLASSES, staged_student, staged_teacher
+
+pytestmark = pytest.mark.filterwarnings("ignore:FT warms up first")
 
 SHAPE = (1, 8, 8)
 EPOCHS, STEPS = 3, 4
@@ -224,6 +228,48 @@ def test_other_numbers_of_classes_are_named_by_every_method(name):
         return
     with pytest.raises(ValueError, match=r"same number of classes, got 6 and 4"):
         make(name, student=student)
+
+
+@pytest.mark.parametrize("kind", ["AdamW", "Adam", "SGD", "RMSprop"])
+def test_a_warm_up_has_an_optimizer_like_the_students(kind):
+    student = network(0)
+    optimizer = getattr(torch.optim, kind)(student.parameters(), lr=0.01, weight_decay=0.25)
+    with pytest.warns(UserWarning, match="FT warms up first"):
+        distiller = Distiller(METHODS["ft"](), student, the_teacher(), optimizer, epochs=1, steps_per_epoch=1)
+    distiller.step(*batches()[0][:2])
+    warming = distiller._steps["warm-up"].optimizer
+    assert type(warming) is type(optimizer)
+    assert warming.defaults == optimizer.defaults
+
+
+def test_a_warm_up_that_the_loop_may_not_know_of_is_told():
+    student = network(0)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    message = r"FT warms up first: 8 steps come before the 12 of training; loop while not distiller\.finished"
+    given = {"epochs": EPOCHS, "steps_per_epoch": STEPS}
+    with pytest.warns(UserWarning, match=message):
+        Distiller(distill.FT(warm_up_epochs=2), student, the_teacher(), optimizer, **given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        known = partial(torch.optim.SGD, lr=0.01)
+        Distiller(METHODS["ft"](), student, the_teacher(), optimizer, warm_up_optimizer=known, **given)
+        Distiller(distill.FT(warm_up_epochs=0), student, the_teacher(), optimizer, **given)
+
+
+@pytest.mark.parametrize("name", ["ai-kd", "amkd"])
+def test_a_method_begins_anew_with_each_student(name):
+    """The second run of one object is the first of another."""
+    method, shape = METHODS[name](), torch.zeros(2, *SHAPE)
+    found = []
+    for kind in (method, method, METHODS[name]()):
+        student, twin = network(0), network(1).eval()
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+        given = {"epochs": EPOCHS, "steps_per_epoch": STEPS, "example": shape}
+        # The first teacher's embeddings are longer than the student's.
+        teacher = the_teacher() if not found else twin
+        found.append((losses(Distiller(kind, student, teacher, optimizer, **given)), list(kind.state_dict())))
+    assert found[1] == found[2]
+    assert found[0] != found[1]
 
 
 NEEDS = {"tald": "seed", "igdm": "seed", "amkd": "progress", "ai-kd": "progress", "data-free": "seed", "crd": "seed"}
