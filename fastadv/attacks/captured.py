@@ -7,17 +7,21 @@ import gc
 import inspect
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from types import MethodType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastadv.attacks.loop import noise
-from fastadv.attacks.model.networks import KeepMode, Network, Networks
+from fastadv.attacks.model.networks import KeepMode, Network, Networks, modules_in
 from fastadv.ops import checks
 
 # cuDNN and cuBLAS choose algorithms and allocate workspaces in their first runs, which a graph must not record.
 _WARM_UPS = 3
+
+# Batches alike are attacked on a few networks; with more graphs than that, the callable is likely made anew each time.
+_MANY = 8
 
 
 def capture(attack: Callable[..., Any]) -> Captured:
@@ -26,9 +30,10 @@ def capture(attack: Callable[..., Any]) -> Captured:
     The first batch of a shape is attacked a few times to warm up, which leaves no trace, and then recorded; from then
     on the host launches one graph instead of every kernel of every step. Recorded are the shape, dtype and layout of
     the batch, the caller's autocast state and the addresses of the model's parameters and buffers: values that change
-    in place (an optimiser's step, ``frozen.refresh()``) are seen, another address means another graph. Every graph
-    keeps its memory. A callable loss is recorded as it is, and so are tensors among the keywords that the attack was
-    configured with; those that are given at a call are copied into the graph.
+    in place (an optimiser's step, ``frozen.refresh()``) are seen, another address means another graph, and so does
+    another callable: make a lambda once, and not at each call. Every graph keeps its memory. A callable loss is
+    recorded as it is, and so are tensors among the keywords that the attack was configured with; those that are given
+    at a call are copied into the graph.
 
     The seed is a tensor on the device: call k draws the noise of ``seed + k``, of the seed that ``attack`` was
     configured with or, without one, of one derived as in :func:`fastadv.attacks.pgd`. A call that is given a seed draws
@@ -83,6 +88,7 @@ class Captured:
         self._seed = keywords.get("seed")
         self._seeds: dict[torch.device, Tensor] = {}
         self._graphs: dict[Any, tuple[_Graph, Any]] = {}
+        self._told_of_many = False
 
     @property
     def graphs(self) -> int:
@@ -153,7 +159,17 @@ class Captured:
                 self._graphs[key] = _Graph(run, inputs, stateful), members
             except RuntimeError as error:
                 raise CaptureError(f"{self.attack!r} cannot be captured on {device}: {error}") from error
+            self._tell_of_many(alike=sum(other[1:] == key[1:] for other in self._graphs))
         return self._graphs[key][0]
+
+    def _tell_of_many(self, alike: int) -> None:
+        if alike > _MANY and not self._told_of_many:
+            self._told_of_many = True
+            warnings.warn(
+                f"capture: {alike} graphs of batches alike, each of another model, and each keeps its memory; where "
+                "the model is a callable, make it once: a lambda or a partial made at each call is another each time",
+                stacklevel=4,
+            )
 
 
 class _Graph:
@@ -223,7 +239,7 @@ def recording(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream) -> Iterato
 @contextlib.contextmanager
 def _undisturbed(networks: Sequence[Network], device: torch.device) -> Iterator[None]:
     """Give the networks' buffers and the global random state back afterwards, as they were."""
-    modules = [network for network in networks if isinstance(network, nn.Module)]
+    modules = [module for network in networks for module in modules_in(network)]
     kept = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
@@ -257,11 +273,12 @@ def _memory_of(members: tuple[Network, ...]) -> tuple[Any, ...]:
     read: list[Any] = []
     for member in members:
         network = member.network if isinstance(member, KeepMode) else member
-        read.append(id(network))
-        if isinstance(network, nn.Module):
-            read += (tensor.data_ptr() for tensor in (*network.parameters(), *network.buffers()))
+        # Of a method each access makes a new object.
+        read += (id(network.__self__), network.__func__) if isinstance(network, MethodType) else (id(network),)
+        for module in modules_in(network):
+            read += (tensor.data_ptr() for tensor in (*module.parameters(), *module.buffers()))
             # Attacks put others in eval mode.
-            read.append(member is not network and tuple(module.training for module in network.modules()))
+            read.append(member is not network and tuple(each.training for each in module.modules()))
     return tuple(read)
 
 

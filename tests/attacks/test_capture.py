@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import gc
+import warnings
 from functools import partial
 
 import pytest
@@ -109,6 +110,42 @@ def test_values_in_place_are_the_same_graph_and_new_memory_is_not(recorded, netw
     frozen.network[5].weight = torch.nn.Parameter(-frozen.network[5].weight, requires_grad=False)
     assert torch.equal(attack(frozen, images, labels), FGSM(eps=0.1)(frozen, images, labels))
     assert attack.graphs == 2
+
+
+def test_a_method_is_one_network_at_each_access(recorded, network, images, labels):
+    attack = capture(FGSM(eps=0.1))
+    for _ in range(3):
+        found = attack(network.forward, images, labels)
+        assert torch.equal(found, FGSM(eps=0.1)(network, images, labels))
+    assert attack.graphs == 1
+
+
+@pytest.mark.parametrize("kept", [lambda network: network, KeepMode])
+def test_new_memory_inside_of_a_callable_is_a_new_graph(recorded, network, images, labels, kept):
+    network.eval()
+    attack, model = capture(FGSM(eps=0.1)), kept(lambda x: network(x))
+    attack(model, images, labels)
+    attack(model, images, labels)
+    assert attack.graphs == 1
+    network[5].weight = torch.nn.Parameter(-network[5].weight.detach())
+    attack(model, images, labels)
+    assert attack.graphs == 2
+
+
+def test_a_callable_made_anew_at_each_call_is_told(recorded, network, images, labels):
+    attack = capture(FGSM(eps=0.1))
+
+    def attack_anew(rows, times):
+        for _ in range(times):
+            attack(lambda x: network(x), images[:rows], labels[:rows])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attack_anew(6, 8)
+        attack_anew(5, 8)
+    with pytest.warns(UserWarning, match="capture: 9 graphs of batches alike, each of another model") as said:
+        attack_anew(6, 3)
+    assert (len(said), attack.graphs) == (1, 19)
 
 
 def test_any_attack_can_be_captured(recorded, network, images, labels):
@@ -225,6 +262,13 @@ def test_warming_up_leaves_no_trace_in_a_network_in_its_mode(recorded, network, 
     assert attack.graphs == 2
     attack(network, images, labels, seed=0)
     assert attack.graphs == 3
+
+
+def test_warming_up_leaves_no_trace_behind_a_callable_in_its_mode(recorded, network, images, labels):
+    attack = capture(FGSM(eps=0.1))
+    for _ in range(3):
+        attack(KeepMode(lambda x: network(x)), images, labels)
+    assert network[1].num_batches_tracked == attack.graphs == 3
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device to capture on")
