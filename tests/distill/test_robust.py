@@ -1,6 +1,7 @@
 """The robust methods against their formulas and a PGD written out, and how little of a trace they leave."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 import fastadv
 from fastadv.distill import ARD, IAD, IADII, IGDM, PGDAT, RSLAD, SAAD, TRADES, AdaAD, AdaIAD, Batch
 from tests.attacks.host_reads import HostReads
+from tests.attacks.recorded import record_on_the_cpu
 
 EPS, STEP_SIZE, STEPS, SEED = 0.1, 0.03, 3, 7
 ATTACK = {"eps": EPS, "step_size": STEP_SIZE, "steps": STEPS}
@@ -493,3 +495,19 @@ def test_the_expansion_asks_the_teacher_once_whatever_the_steps(method, student,
     method.ascent = fastadv.attacks.PGD(**{**method.ascent.keywords, "steps": 2 * STEPS})
     method(student, teacher, Batch(*batch, progress=0.5, seed=SEED))
     assert len(teacher.rows) == 2 * once
+
+
+def test_an_expansion_keeps_its_memory_for_each_shape_and_its_graphs(student, teacher, batch, monkeypatch):
+    """The last batch of an epoch may be smaller: with other memory each of them would be another graph."""
+    record_on_the_cpu(monkeypatch)
+    method, (x, y) = AdaAD(inner="linear", **ATTACK), batch
+    method.capture_ascents(x.device)
+    plain = AdaAD(inner="linear", **ATTACK)
+    held = []
+    for size in (5, 3) * 3:
+        given = Batch(x[:size], y[:size], progress=0.0, seed=SEED)
+        mine, other = (each.views(student, teacher, given).adversarial for each in (method, plain))
+        assert torch.equal(mine, other)
+        held.append(method._expansion.slope)
+    assert all(first is second for first, second in itertools.pairwise(held[::2]))
+    assert method.ascent.graphs == 2

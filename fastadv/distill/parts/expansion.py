@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
@@ -15,7 +17,7 @@ class TrueClassExpansion(nn.Module):
     """The logits of a teacher at x, the true class's to first order: ``T(x) + scale <grad_x T_y(x), x' - x> e_y``.
 
     One forward and one backward pass of the teacher at :meth:`around`; each forward after it costs a product an image.
-    Its tensors keep their memory from batch to batch, so that a captured attack reads the newest.
+    Its tensors have the same memory for all batches of a shape, so that a captured attack reads the newest.
 
     Args:
         scale: of the change; 1 is the expansion itself, 0 holds the teacher constant.
@@ -34,6 +36,7 @@ class TrueClassExpansion(nn.Module):
         self.scale = scale
         for name in ("x", "logits", "slope", "true"):
             self.register_buffer(name, None, persistent=False)
+        self._memory: dict[Any, Tensor] = {}
 
     def around(self, teacher: Network, x: Tensor, y: Tensor) -> TrueClassExpansion:
         """Expand ``teacher`` at ``x`` [N, ...], float32 or float64, with classes ``y`` [N], int64; return itself."""
@@ -53,8 +56,7 @@ class TrueClassExpansion(nn.Module):
         return self.logits + self.scale * rise * self.true
 
     def _keep(self, name: str, tensor: Tensor) -> None:
-        held = getattr(self, name)
-        if held is None or (held.shape, held.dtype, held.device) != (tensor.shape, tensor.dtype, tensor.device):
-            setattr(self, name, tensor.clone())
-        else:
-            held.copy_(tensor)
+        key = (name, tensor.shape, tensor.dtype, tensor.device)
+        if key not in self._memory:
+            self._memory[key] = torch.empty_like(tensor)
+        setattr(self, name, self._memory[key].copy_(tensor))
