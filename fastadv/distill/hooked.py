@@ -29,7 +29,8 @@ class Hooked(nn.Module):
     Raises:
         TypeError: model is no module.
         ValueError: a name is no module's; the model has no ``nn.Linear`` and penultimate is None; at a call, a layer
-            that was not called, or called more than once, whose output is no map, or is overwritten in place.
+            that was not called, or called more than once, or without a tensor as its first argument, whose output is
+            no map (of penultimate: no tensor), or is overwritten in place.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[str], penultimate: str | None = None) -> None:
@@ -59,12 +60,16 @@ class Hooked(nn.Module):
         """Return maps, preactivations, embedding and logits of ``x`` [N, ...]."""
         with self._recorded() as records:
             logits = logits_of(self.model(x))
-        calls = {name: record.only(name) for name, record in records.items()}
+        calls = {name: record.only() for name, record in records.items()}
         layers = [calls[name] for name in self.layers]
         for name, call in zip(self.layers, layers, strict=True):
             call.check_map(name)
         head = calls[self._head]
-        embedding = head.before if self.penultimate is None else head.after
+        if self.penultimate is None:
+            embedding = head.before
+        else:
+            head.check_kept(self.penultimate)
+            embedding = head.after
         maps = tuple(call.after for call in layers)
         return Features(maps, tuple(call.preactivation for call in layers), embedding.flatten(1), logits)
 
@@ -83,7 +88,7 @@ class Hooked(nn.Module):
     @contextlib.contextmanager
     def _recorded(self) -> Iterator[dict[str, _Record]]:
         """Record the calls of the layers and of the head inside."""
-        records = {name: _Record() for name in dict.fromkeys((*self.layers, self._head))}
+        records = {name: _Record(name) for name in dict.fromkeys((*self.layers, self._head))}
         handles = []
         try:
             for name, record in records.items():
@@ -113,6 +118,9 @@ class _Call(NamedTuple):
     def check_map(self, name: str) -> None:
         if self.after.dim() != 4:
             raise ValueError(f"layer {name!r} gives {list(self.after.shape)}, expected a map [N, C, H, W]")
+        self.check_kept(name)
+
+    def check_kept(self, name: str) -> None:
         if self.after._version != self.version:
             raise ValueError(f"layer {name!r}: its output is overwritten in place by what follows; name that module")
 
@@ -120,19 +128,24 @@ class _Call(NamedTuple):
 class _Record:
     """The calls of one module."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._input: Tensor | None = None
         self._calls: list[_Call] = []
 
     def note_input(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if not args or not isinstance(args[0], Tensor):
+            raise ValueError(f"layer {self._name!r} is called without a tensor as its first argument; name another")
         # An in-place ReLU leaves nothing of its input.
         self._input = args[0].clone() if getattr(module, "inplace", False) else args[0]
 
-    def note_output(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+    def note_output(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         assert self._input is not None
+        if not isinstance(output, Tensor):
+            raise ValueError(f"layer {self._name!r} gives a {type(output).__name__}, expected a tensor; name another")
         self._calls.append(_Call(module, self._input, output, output._version))
 
-    def only(self, name: str) -> _Call:
+    def only(self) -> _Call:
         if len(self._calls) != 1:
-            raise ValueError(f"layer {name!r} was called {len(self._calls)} times in a forward, expected once")
+            raise ValueError(f"layer {self._name!r} was called {len(self._calls)} times in a forward, expected once")
         return self._calls[0]

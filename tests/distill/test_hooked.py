@@ -90,6 +90,47 @@ def test_what_is_no_map_or_overwritten_is_named(x):
         Hooked(twice, ["0"]).with_features(x)
 
 
+class Passing(nn.Module):
+    """Gives what it is given, called with a keyword or in a tuple."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.inner, self.head, self.how = nn.Identity() if how == "keyword" else InTuple(), nn.Linear(64, CLASSES), how
+
+    def forward(self, x):
+        shown = self.inner(input=x) if self.how == "keyword" else self.inner(x)[0]
+        return self.head(shown.flatten(1))
+
+
+class InTuple(nn.Module):
+    def forward(self, x):
+        return (x,)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("keyword", r"layer 'inner' is called without a tensor as its first argument"),
+        ("tuple", r"layer 'inner' gives a tuple, expected a tensor"),
+    ],
+)
+@pytest.mark.parametrize("named", ["layer", "penultimate"])
+def test_a_layer_that_takes_or_gives_no_tensor_is_named(x, how, message, named):
+    network = Passing(how)
+    hooked = Hooked(network, ["inner"]) if named == "layer" else Hooked(network, ["head"], penultimate="inner")
+    with pytest.raises(ValueError, match=message):
+        hooked.with_features(x)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
+def test_an_embedding_that_is_overwritten_is_named(x):
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 8), nn.ReLU(True), nn.Linear(8, CLASSES))
+    with pytest.raises(ValueError, match="layer '2': its output is overwritten in place by what follows"):
+        Hooked(network, ["0"], penultimate="2").with_features(x)
+    assert Hooked(network, ["0"]).with_features(x).embedding.min() == 0
+    assert Hooked(network, ["0"], penultimate="3").with_features(x).embedding.min() == 0
+
+
 ATTACKED = ("ARD", "AdaAD", "AdaIAD", "BSS", "IAD", "IADII", "PGDAT", "RSLAD", "SAAD", "TRADES")
 SMALL = {
     **{name: {"steps": 1} for name in ATTACKED},
