@@ -462,6 +462,7 @@ def test_bad_arguments_of_the_attack_are_named(method, options, error, message):
         (IADII, {"standard_weight": "0.1"}, TypeError, "standard_weight must be a float"),
         (IGDM, {"base": nn.MSELoss()}, TypeError, "base must be a robust method such as AdaAD, got MSELoss"),
         (PGDAT, {"eps": 8.0}, ValueError, "eps must be at most 1, the width of the box"),
+        (RSLAD, {"step_size": -0.01}, ValueError, r"step_size must not be negative, got -0\.01"),
         (TRADES, {"step_size": 2}, ValueError, "step_size must be at most 1, the width of the box"),
         (IAD, {"begin": 80}, ValueError, "begin must be a share of the training"),
         (IADII, {"begin": 1.1}, ValueError, "begin must be a share of the training"),

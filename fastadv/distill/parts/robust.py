@@ -93,7 +93,7 @@ class RobustMethod(Method):
 
     Args:
         eps: linf radius of the attack, in pixels of [0, 1]; at most 1.
-        step_size: of its steps, in the same units.
+        step_size: of its steps, in the same units; not negative.
         steps: how many.
         attack_mode: "eval" attacks the student in eval mode, which leaves no trace in it; "frozen" a copy of it in eval
             mode, made by :func:`fastadv.attacks.freeze` in ``build`` and refreshed before each attack: the same to
@@ -120,6 +120,8 @@ class RobustMethod(Method):
     ) -> None:
         super().__init__()
         self.eps = checks.not_negative("eps", eps)
+        # The attack climbs: where a negative step would descend, there is nothing to be robust against.
+        checks.not_negative("step_size", step_size)
         for name, length in (("eps", eps), ("step_size", step_size)):
             if checks.number(name, length) > 1:
                 raise ValueError(
