@@ -10,7 +10,7 @@ from fastadv.distill.bss import BSS as BSS
 from fastadv.distill.crd import CRD as CRD
 from fastadv.distill.cross_entropy import CrossEntropy as CrossEntropy
 from fastadv.distill.data_free import DataFree as DataFree
-from fastadv.distill.distiller import Distiller as Distiller
+from fastadv.distill.distiller import Distiller as Distiller, MicroBatch as MicroBatch
 from fastadv.distill.dkd import DKD as DKD
 from fastadv.distill.fitnet import FitNet as FitNet
 from fastadv.distill.ft import FT as FT

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from fastadv.attacks.loop.arguments import count
 from fastadv.attacks.model.guard import evaluating
 from fastadv.distill.method import AdversarialMethod, Batch, Method, Terms
 from fastadv.distill.parts.features import logits_of
@@ -22,6 +23,7 @@ from fastadv.distill.parts.float32_output import Float32Output
 from fastadv.distill.parts.optimizer_step import OptimizerStep, Weighted
 from fastadv.distill.parts.processes import Processes
 from fastadv.distill.parts.seeding import derive_seed
+from fastadv.ops import checks
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,14 @@ class Distiller:
             to ``max_lr``), and without a schedule to that it was made with.
         total_steps: steps of training; or ``epochs`` of ``steps_per_epoch``. With all three, the smaller number counts.
         seed: of all random numbers.
-        images: number of training images, for methods that remember each (CRD), with ``index`` at each step.
+        images: number of training images; methods that remember each (CRD) need it, and ``index`` at each step.
         example: images [N, ...] to build the method with; None takes those of the first step.
         autocast: dtype in which the student runs; losses are computed in float32. None leaves it to its weights and to
             your own torch.autocast.
         scaler: of the loss, for float16.
-        clip_norm: largest l2 norm of the gradient; None disables clipping. For ``step`` alone.
-        compile: run the student through torch.compile, as one graph.
+        clip_norm: largest l2 norm of the gradient, above 0; None disables clipping. For ``step`` alone.
+        compile: run the student through torch.compile, as one graph. Of a student that torch.compile made, methods that
+            compare features run the module inside, uncompiled: give that, and compile=True.
         warm_up_optimizer: makes that of ``method.warm_up_parameters()`` for ``method.warm_up_epochs``, which come
             before the ``epochs`` of training, in which the student learns: loop ``while not distiller.finished``. None
             makes one like ``optimizer``, and warns of the warm-up.
@@ -111,9 +114,9 @@ class Distiller:
 
     Raises:
         TypeError: an argument is of the wrong type, or the method needs a teacher and gets None.
-        ValueError: the number of steps is not given, or no epochs for a method that needs them; a rate of 0, which an
-            adversary's cannot follow; at the first step, what the method refuses, and student and teacher with
-            different numbers of classes.
+        ValueError: the number of steps is not given, or no epochs or images for a method that needs them; an argument
+            is out of range; a rate of 0, which an adversary's cannot follow; at the first step, what the method
+            refuses, and student and teacher with different numbers of classes.
     """
 
     def __init__(
@@ -137,6 +140,7 @@ class Distiller:
         processes: Processes | None = None,
     ) -> None:
         _check_arguments(method, student, teacher, optimizer, seed)
+        _check_settings(method, images, clip_norm)
         self.method, self.teacher, self.optimizer, self.seed = method, teacher, optimizer, seed
         self._wrapper = student if isinstance(student, DistributedDataParallel) else None
         # Gradients are added here and not by DDP, which expects one call of the network a step.
@@ -201,14 +205,20 @@ class Distiller:
         """Take a whole step on images ``x`` [N, ...] of classes ``y`` [N]; return its loss, detached.
 
         y may be left out where the method looks at none (:class:`RSLAD`, :class:`AdaAD`, :class:`DataFree`).
-        Of a method that needs no images, x counts by its length alone. index: see :class:`Batch`. All terms are in
-        ``newest``. Raises what the method raises, TypeError where y is missing, and RuntimeError after the last step.
+        Of a method that needs no images, x counts by its length alone, but for the first one where ``example`` was not
+        given, whose shape is that of images. index: see :class:`Batch`. All terms are in ``newest``.
+
+        Raises what the method raises, TypeError where y is missing, and RuntimeError after the last step.
         """
         share, number = 1 / self._processes.count, self._processes.rank
         return self.step_on([MicroBatch(x, self._classes(x, y), index, share, number)]).student["loss"]
 
     def step_on(self, micro_batches: Sequence[MicroBatch]) -> StepTerms:
-        """Take a whole step on the parts of a batch that this process computes, one after the other."""
+        """Take a whole step on the parts of a batch that this process computes, one after the other.
+
+        Their gradients are added, each by its share, before the optimizer's step, as one batch too large for the memory
+        would give them. Raises what ``step`` does.
+        """
         stage, batches = self._begin(micro_batches)
         if stage is self.warm_up:
             with self._seeded("warm-up step", stage.done):
@@ -226,13 +236,18 @@ class Distiller:
         """Return the terms of the loss on images ``x`` [N, ...] of classes ``y`` [N]: ``terms["loss"]`` is to be
         minimised by your backward and optimizer, after which you call ``stepped()``. y: see ``step``.
 
-        DistributedDataParallel runs as it is, without what ``autocast`` and ``compile`` do for ``step``.
+        DistributedDataParallel runs as it is, without what ``autocast`` and ``compile`` do for ``step``. With older
+        versions of torch, methods that run a student with BatchNorm more than once a step need its
+        ``broadcast_buffers=False``: it else writes to buffers that the backward pass reads.
 
         Raises TypeError where y is missing; RuntimeError where ``stepped()`` was not called since the last terms, in a
         warm-up, and of a student under DistributedDataParallel that cannot run as it is.
         """
         if self._pending is not None:
-            raise RuntimeError("terms() was called twice: call stepped() after each step of your optimizer")
+            raise RuntimeError(
+                "terms() was called twice: call stepped() after each step of your optimizer, or step_on() for one step "
+                "on several parts of a batch"
+            )
         if self.warm_up is not None and not self.warm_up.finished:
             raise RuntimeError(f"{_name(self.method)} warms up first: call step() for {self.warm_up.total} steps")
         stage, [(batch, _)] = self._begin([MicroBatch(x, self._classes(x, y), index, 1.0, self._processes.rank)])
@@ -387,9 +402,16 @@ class Distiller:
         seed = derive_seed(self.seed, *labels)
         if self._processes.rank and not everywhere:
             seed = derive_seed(seed, self._processes.rank)
-        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
-            torch.manual_seed(seed)
+        generators = _generators(self._device)
+        states = [generator.get_state() for generator in generators]
+        try:
+            # torch.manual_seed would seed every device of this machine, whatever else runs there.
+            for generator in generators:
+                generator.manual_seed(seed)
             yield
+        finally:
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
 
     def _check_networks(self, example: Tensor) -> None:
         """Raises ValueError where they have different numbers of classes, or there are more processes than can be."""
@@ -424,13 +446,26 @@ def _check_arguments(
         raise TypeError(f"teacher must be a network for {_name(method)}, got None")
 
 
+def _check_settings(method: Method, images: int | None, clip_norm: float | None) -> None:
+    if clip_norm is not None:
+        checks.positive("clip_norm", clip_norm)
+    if images is not None:
+        count("images", images, 1)
+    elif any(part.remembers_images for part in method.parts()):
+        raise ValueError(f"images must be given for {_name(method)}, which remembers each of them, got None")
+
+
 def _total_steps(method: Method, total: int | None, epochs: int | None, steps_per_epoch: int | None) -> int:
+    given = {"total_steps": total, "epochs": epochs, "steps_per_epoch": steps_per_epoch}
+    for name, value in given.items():
+        if value is not None:
+            count(name, value, 1)
+    if epochs is not None and steps_per_epoch is None:
+        raise ValueError(f"steps_per_epoch must be given with epochs, got epochs={epochs} alone")
     if epochs is not None and steps_per_epoch is not None:
         total = min(epochs * steps_per_epoch, total or epochs * steps_per_epoch)
     if total is None:
         raise ValueError("total_steps, or epochs and steps_per_epoch, must be given: schedules depend on them")
-    if total < 1:
-        raise ValueError(f"there must be at least one step, got {total}")
     needs_epochs = method.warm_up_epochs or any(part.needs_epochs for part in method.parts())
     if needs_epochs and steps_per_epoch is None:
         raise ValueError(f"steps_per_epoch must be given for {_name(method)}, which counts epochs")
@@ -449,6 +484,16 @@ def _alone() -> Processes:
     processes = Processes()
     processes.rank, processes.count = 0, 1
     return processes
+
+
+def _generators(device: torch.device) -> list[torch.Generator]:
+    """Return the global generators that draw on the CPU and on ``device``."""
+    own: list[torch.Generator] = []
+    if device.type in ("cuda", "xpu"):
+        own = [torch.get_device_module(device).default_generators[device.index]]
+    elif device.type == "mps":
+        own = [torch.mps._get_default_mps_generator()]
+    return [torch.default_generator, *own]
 
 
 def _another(optimizer: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:

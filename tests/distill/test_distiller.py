@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from fastadv import distill
 from fastadv.distill import Batch, Distiller
+from fastadv.distill.parts import float32_output
 from tests.distill.staged import CLASSES, staged_student, staged_teacher
 
 pytestmark = pytest.mark.filterwarnings("ignore:FT warms up first")
@@ -141,7 +142,8 @@ def test_terms_and_stepped_come_in_turn():
     with pytest.raises(RuntimeError, match=r"stepped\(\) follows terms\(\)"):
         distiller.stepped()
     distiller.terms(x, y)
-    with pytest.raises(RuntimeError, match=r"call stepped\(\) after each step"):
+    again = r"call stepped\(\) after each step of your optimizer, or step_on\(\) for one step on several parts"
+    with pytest.raises(RuntimeError, match=again):
         distiller.terms(x, y)
     with pytest.raises(RuntimeError, match=r"FT warms up first: call step\(\) for 4 steps"):
         make("ft").terms(x, y)
@@ -209,6 +211,27 @@ def test_parameters_thawed_and_frozen_on_the_way_are_trained_as_they_are(clip_no
     assert moved() == [True, True]
     student.fc.requires_grad_(False)
     assert moved() == [True, False]
+
+
+def test_generators_of_other_devices_are_left_alone(monkeypatch):
+    distiller, reseeded = make("tald", example=None), []
+    for module in (torch.cuda, torch.mps, torch.xpu):
+        for name in ("manual_seed", "manual_seed_all"):
+            monkeypatch.setattr(module, name, reseeded.append, raising=False)
+    losses(distiller, 2)
+    assert reseeded == []
+
+
+def test_a_step_on_a_device_seeds_its_generator_and_leaves_it_as_it_was(monkeypatch):
+    distiller, devices = make("tald", example=None), (torch.Generator(), torch.Generator())
+    monkeypatch.setattr(torch.cuda, "default_generators", devices)
+    distiller._device = torch.device("cuda", 1)
+    before = [each.get_state() for each in (torch.default_generator, *devices)]
+    with distiller._seeded("step", 0):
+        inside = [each.initial_seed() for each in (torch.default_generator, *devices)]
+    assert inside[0] == inside[2] != inside[1]
+    for each, state in zip((torch.default_generator, *devices), before, strict=True):
+        assert torch.equal(each.get_state(), state)
 
 
 def test_the_global_generator_is_left_alone():
@@ -307,6 +330,20 @@ def test_what_is_missing_is_named():
         Distiller(distill.KD(), lambda x: x, teacher, optimizer, total_steps=5)
     with pytest.raises(TypeError, match="seed must be an int, got NoneType"):
         Distiller(distill.KD(), student, teacher, optimizer, total_steps=5, seed=None)
+    with pytest.raises(ValueError, match=r"steps_per_epoch must be given with epochs, got epochs=10 alone"):
+        Distiller(distill.KD(), student, teacher, optimizer, total_steps=100, epochs=10)
+    with pytest.raises(ValueError, match=r"total_steps must be at least 1, got 0"):
+        Distiller(distill.KD(), student, teacher, optimizer, total_steps=0, epochs=10, steps_per_epoch=2)
+    with pytest.raises(ValueError, match=r"epochs must be at least 1, got 0"):
+        Distiller(distill.KD(), student, teacher, optimizer, epochs=0, steps_per_epoch=2)
+    for over in (lambda method: method, distill.TALD):
+        with pytest.raises(ValueError, match=r"images must be given for \w+, which remembers each of them"):
+            Distiller(over(METHODS["crd"]()), student, teacher, optimizer, total_steps=5)
+    with pytest.raises(ValueError, match=r"images must be at least 1, got 0"):
+        Distiller(METHODS["crd"](), student, teacher, optimizer, total_steps=5, images=0)
+    for clip_norm in (-1.0, 0.0):
+        with pytest.raises(ValueError, match=rf"clip_norm must be positive and finite, got {clip_norm}"):
+            Distiller(distill.KD(), student, teacher, optimizer, total_steps=5, clip_norm=clip_norm)
     distiller = Distiller(distill.KD(), student, teacher, optimizer, total_steps=1)
     x, y, _ = batches()[0]
     distiller.step(x, y)
@@ -386,6 +423,30 @@ def test_the_callers_autocast_holds_inside_the_networks(outside):
     assert len(seen) > 2
     assert set(seen) == {torch.bfloat16}
     assert terms["loss"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("options", [{}, {"compile": True}])
+def test_double_precision_stays(options, monkeypatch):
+    monkeypatch.setattr(float32_output, "compiled_whole", lambda function: function)
+    student, teacher = WithOutput(network(0)).double(), WithOutput(the_teacher()).double()
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+    x, y, _ = batches()[0]
+    distiller = Distiller(distill.KD(), student, teacher, optimizer, total_steps=2, **options)
+    assert distiller.step(x.double(), y).dtype == torch.float64
+
+
+def test_a_step_on_parts_is_the_step_on_the_whole():
+    """Without batch statistics."""
+    found = []
+    for cut in ((6,), (4, 2)):
+        torch.manual_seed(0)
+        student, teacher = (nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES)) for _ in range(2))
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+        distiller = Distiller(distill.KD(), student, teacher, optimizer, total_steps=2)
+        parts = zip(*(each.split(cut) for each in batches()[0]), strict=True)
+        terms = distiller.step_on([distill.MicroBatch(*part, len(part[0]) / 6, i) for i, part in enumerate(parts)])
+        found.append((terms.student["loss"], student[1].weight.detach()))
+    torch.testing.assert_close(*found)
 
 
 def test_low_precision_computes_losses_in_float32():

@@ -1,4 +1,4 @@
-"""A network that computes in a precision of its own and gives float32."""
+"""A network that computes in a precision of its own and gives float32, or float64."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.distill.parts.features import Features, features_of, logits_of
+from fastadv.numerics import accumulate
 
 # By the names that configurations use.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -24,7 +25,7 @@ class CompileError(RuntimeError):
 
 
 class Float32Output(nn.Module):
-    """``network`` as a method sees it: its output is float32, so that losses and connectors are computed in it.
+    """``network`` as a method sees it: its output is float32 (float64 stays), as losses and connectors are computed.
 
     Where the gradient by the images is asked for, logits come in the network's own dtype: attacks scale what float16
     cannot hold. Of an output with ``logits``, such as those of transformers, it gives these.
@@ -49,17 +50,17 @@ class Float32Output(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with self._context(x):
             logits = self._logits(x)
-        return logits if x.requires_grad else logits.float()
+        return logits if x.requires_grad else accumulate(logits)
 
     def with_features(self, x: Tensor) -> Features:
         """Return the network's; TypeError where it has none."""
         with self._context(x):
             maps, preactivations, embedding, logits = self._features(x)
         return Features(
-            tuple(each.float() for each in maps),
-            tuple(each.float() for each in preactivations),
-            embedding.float(),
-            logits if x.requires_grad else logits.float(),
+            tuple(map(accumulate, maps)),
+            tuple(map(accumulate, preactivations)),
+            accumulate(embedding),
+            logits if x.requires_grad else accumulate(logits),
         )
 
     def _network_logits(self, x: Tensor) -> Tensor:
