@@ -25,6 +25,7 @@ class AttackConfig(DataConfig):
     """Every field is a flag of `fastadv attack`. eps and step sizes are in pixels of [0, 1]."""
 
     FILE: ClassVar[str] = "attack.toml"
+    FOLDER: ClassVar[str] = "out"
 
     model: str = flag("digits_cnn", f"network: {catalogue.NETWORK}")
     checkpoint: Path | None = flag(

@@ -41,12 +41,14 @@ _EXPECTED_VALUE = {
 class ConfigModel(BaseModel):
     """Base of a configuration, whose fields are keys of a TOML file and flags of a command.
 
+    FILE: that file, which marks a folder as the command's. FOLDER: the flag for that folder.
     Raises ConfigError naming the field, its value and what was expected.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     FILE: ClassVar[str]
+    FOLDER: ClassVar[str]
 
     def __init__(self, **values: Any) -> None:
         self.check_known(values)

@@ -17,6 +17,8 @@ from fastadv.train.runtime.processes import Processes
 RUNS = Path("runs")
 # Files of which a run has one from its first saved step on.
 SAVED = ("*/checkpoints/step-*.pt", "*/result.json", "result.json", "batches/*.json", "parts/*.begun", "parts/*.pt")
+# Files of which a run, an evaluation and a student have one from their beginning on.
+MARKS = (Config.FILE, AttackConfig.FILE, "result.json", "metrics.jsonl")
 
 
 @contextlib.contextmanager
@@ -35,8 +37,8 @@ def open_run(
     A new one, or one in which no step was saved, receives the configuration and origin.json, with the lines ``facts``
     beside machine, software and command. ``extend`` is called with a resumed one, by the first process alone.
 
-    Raises ConfigError where another run holds the folder or it has a run that is not to be resumed, and what
-    ``extend`` raises.
+    Raises ConfigError where another run holds the folder or it has a run that is not to be resumed, or files of one of
+    another kind, and what ``extend`` raises.
     """
 
     def take() -> Path:
@@ -47,6 +49,8 @@ def open_run(
             extend(folder)
         elif (folder / config.FILE).exists() and any(any(folder.glob(pattern)) for pattern in SAVED):
             raise ConfigError(f"{folder} already holds a run; add --resume to continue it, or name another folder")
+        elif others := [name for name in MARKS if name != config.FILE and (folder / name).exists()]:
+            raise ConfigError(f"{config.FOLDER}: {folder} holds {others[0]} of another run, expected a new folder")
         else:
             origin = describe(command=command, device=config.device, threads=config.threads)
             write_text(folder / "origin.json", json.dumps({**origin, **facts}, indent=1))

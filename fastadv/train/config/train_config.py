@@ -46,6 +46,7 @@ class Config(DataConfig):
     """Every field is a flag of `fastadv train` and a key of a recipe. eps and step sizes are in pixels of [0, 1]."""
 
     FILE: ClassVar[str] = "config.toml"
+    FOLDER: ClassVar[str] = "run_dir"
 
     augmentation: Augmentation = flag("none", "random crop with zero padding 1 or 4, and horizontal flip")
     student_samples: int | None = flag(None, "train students on this many images, drawn anew for each seed", ge=1)
