@@ -34,3 +34,16 @@ def test_curves_are_over_epochs_and_what_was_measured_once_a_run_is_none(tmp_pat
     assert accuracy.get_xlabel() == ("epoch" if lines else "test accuracy, %")
     assert loss.get_xlabel() == "epoch"
     assert loss.lines[0].get_xdata().tolist() == [0, 1, 2]
+
+
+def test_seeds_that_were_measured_at_other_steps_are_drawn_where_all_were(tmp_path, monkeypatch):
+    """A resumed run may have other log_steps, and more epochs than its first seed had at first."""
+    figures, figure = [], plots._figure
+    monkeypatch.setattr(plots, "_figure", lambda *size: figures.append(figure(*size)) or figures[-1])
+    losses = [[{"step": step, "loss": float(step)} for step in steps] for steps in ([4, 8, 10, 12], [4, 12])]
+    tests = [[{"step": step, "accuracy": 0.5} for step in steps] for steps in ([6, 10], [10])]
+    draw_curves({"KD": {"test": tests, "train": losses}}, tmp_path / "curves.png", steps_per_epoch=2)
+    accuracy, loss = figures[0].axes
+    assert loss.lines[0].get_xdata().tolist() == [2, 6]
+    assert loss.lines[0].get_ydata().tolist() == [4, 12]
+    assert accuracy.get_xlabel() == "test accuracy, %"

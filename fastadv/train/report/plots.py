@@ -28,8 +28,9 @@ def draw_curves(metrics: dict[str, dict[str, list[Rows]]], path: Path, *, steps_
 
     A line for the mean of the seeds, in the band that they span; what was measured once a run is no line, but a row a
     method, with a dot a seed and a diamond for their mean. metrics: by method, then "train" or "test", rows for each
-    seed.
+    seed, of which those are drawn whose step all seeds of the method have: the last one at least.
     """
+    metrics = {label: {kind: _in_common(seeds) for kind, seeds in kinds.items()} for label, kinds in metrics.items()}
     panels = [
         ("test", "accuracy", 100, {"ylabel": "test accuracy, %", "title": "Accuracy on clean test images"}),
         ("train", "loss", 1, {"ylabel": "loss", "title": "Training loss (each method minimises its own)"}),
@@ -64,6 +65,12 @@ def _figure(width: float, height: float, purpose: str = "the report's pictures")
 
 def _has(seeds: list[Rows], key: str) -> bool:
     return all(key in row for rows in seeds for row in rows)
+
+
+def _in_common(seeds: list[Rows]) -> list[Rows]:
+    """Return the rows of the steps that every seed has: a resumed run may have other log_steps, and more epochs."""
+    steps = set[int].intersection(*({row["step"] for row in rows} for rows in seeds))
+    return [[row for row in rows if row["step"] in steps] for rows in seeds]
 
 
 def _draw_seeds(axes: Any, epochs: list[float], values: np.ndarray, label: str, style: dict[str, str]) -> None:
