@@ -265,3 +265,7 @@ def test_a_table_is_padded_markdown():
         "|-----|-----|",
         "| efg | h   |",
     ]
+
+
+def test_a_bar_in_a_cell_is_no_border():
+    assert render_table([["class"], ["a|b"]]).splitlines() == ["| class |", "|-------|", "| a\\|b  |"]

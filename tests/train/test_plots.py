@@ -47,3 +47,12 @@ def test_seeds_that_were_measured_at_other_steps_are_drawn_where_all_were(tmp_pa
     assert loss.lines[0].get_xdata().tolist() == [2, 6]
     assert loss.lines[0].get_ydata().tolist() == [4, 12]
     assert accuracy.get_xlabel() == "test accuracy, %"
+
+
+def test_names_of_classes_are_drawn_as_they_are(tmp_path):
+    """Between two dollars matplotlib would read mathematics, and refuse what is none."""
+    dataset, config = datasets.load("digits"), resolve()
+    dataset = replace(dataset, class_names=tuple(f"a_$b_$ {name}" for name in dataset.class_names))
+    teacher = build_classifier(config.teacher, config, dataset, seed=0).eval()
+    draw_particles(TALD(steps=1, particles=2), teacher, dataset, tmp_path / "particles.png")
+    assert (tmp_path / "particles.png").read_bytes().startswith(b"\x89PNG")

@@ -163,7 +163,7 @@ def _draw_changes(
     for row, axes in enumerate(grid):
         titles = [f"{kind}: {dataset.class_names[label]}" for kind, label in zip(kinds[row], classes[row], strict=True)]
         for place, title in enumerate([*titles, *differences]):
-            axes[place].set_title(title, fontsize=7)
+            axes[place].set_title(title, fontsize=7, parse_math=False)
             axes[place].set_axis_off()
         for axis, picture in zip(axes, pictures[row], strict=False):
             axis.imshow(picture, cmap="gray", vmin=0, vmax=1)  # colours are shown as they are

@@ -14,7 +14,8 @@ PAIRING = (
 
 
 def render_table(rows: Sequence[Sequence[str]]) -> str:
-    """Return the rows with padded columns; the first is the header."""
+    """Return the rows with padded columns; the first is the header. A bar within a cell is escaped."""
+    rows = [[cell.replace("|", r"\|") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
