@@ -16,6 +16,7 @@ from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.config.attacks import ENSEMBLE
 from fastadv.train.config.config_model import ConfigModel, describe, is_table, shown
 from fastadv.train.config.train_config import OTHER_RECIPE, RECIPE_OF_DATA, Config, packaged_recipes, resolve
+from fastadv.train.data.datasets import order_facts
 from fastadv.train.data.download import ARCHIVES, fetch
 from fastadv.train.runtime.errors import TrainError, did_you_mean
 from fastadv.train.runtime.stopping import Stopped, stopping_by_signal
@@ -170,7 +171,7 @@ def _train(options: argparse.Namespace) -> None:
     from fastadv.train.config.resume import checkpoint_facts, continued_config, extend_run
     from fastadv.train.config.run_folder import named_by_time, open_run
     from fastadv.train.loop.experiment import Experiment
-    from fastadv.train.report.training_report import require_libraries, write_report
+    from fastadv.train.report.training_report import general_notes, require_libraries, write_report
     from fastadv.train.robustness.students import attack_students
     from fastadv.train.runtime.machine import cpu_threads
     from fastadv.train.runtime.processes import joined
@@ -190,13 +191,13 @@ def _train(options: argparse.Namespace) -> None:
             resumed=folder,
             named=options.run_dir or named_by_time(config.data),
             command=options.typed,
-            facts={**facts, **checkpoint_facts(config)},
+            facts={**facts, **checkpoint_facts(config), **order_facts(config.data)},
             extend=lambda run: extend_run(run, config, command=options.typed),
         ) as run:
             options.again = shlex.join(["fastadv", "train", "--resume", "--run-dir", str(run)])
             print(f"run folder: {run}", flush=True)
-            for rate in config.constant_rates:
-                print(f"note: {rate}", flush=True)
+            for note in general_notes(config, experiment.dataset):
+                print(f"note: {note}", flush=True)
             if "Precision" in facts:
                 print(f"precision: {facts['Precision']}", flush=True)
             teacher = experiment.run(run)
@@ -229,8 +230,8 @@ def _attack(options: argparse.Namespace) -> None:
             resumed=folder,
             named=options.out or named_by_time(f"{config.attack}-{config.model}-{config.data}"),
             command=options.typed,
-            facts=prepared.weights,
-            extend=lambda out: extend_attack(out, config, prepared.weights),
+            facts=prepared.facts,
+            extend=lambda out: extend_attack(out, config, prepared.facts),
         ) as out:
             options.again = shlex.join(["fastadv", "attack", "--resume", "--out", str(out)])
             print(f"folder: {out}", flush=True)

@@ -1,13 +1,16 @@
 """Folders of image files: any, and Tiny-ImageNet's."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
 
+from fastadv.train.cli import main
 from fastadv.train.data import datasets, image_files as pictures, image_folder, tiny_imagenet
 from fastadv.train.data.splits import to_pixels
+from fastadv.train.networks import catalogue
 from fastadv.train.runtime.errors import ConfigError, DataError
 
 Image = pytest.importorskip("PIL.Image")
@@ -265,3 +268,35 @@ def test_only_folders_of_images_are_resized(tmp_path):
         ConfigError, match="image_size: 16, expected none with cifar10; it is for tiny-imagenet and folder"
     ):
         datasets.load("cifar10", data_dir=tmp_path, image_size=16)
+
+
+def test_the_first_test_images_of_a_folder_are_a_random_draw(tmp_path):
+    """In the order of their names they would be one class."""
+    for label, name in enumerate("abcd"):
+        for number in range(20):
+            save(Image.new("L", (4, 4), 20 * label + number), tmp_path / "test" / name / f"{number:02d}.png")
+        save(picture(label, 4, 4), tmp_path / "train" / name / "x.png")
+    splits = [image_folder.read(tmp_path, None).splits["test"] for _ in range(2)]
+    (images, labels), (again, _) = splits
+    assert sorted(images[:, 0, 0, 0].tolist()) == [20 * label + number for label in range(4) for number in range(20)]
+    assert (images[:, 0, 0, 0] // 20 == labels).all()
+    assert (images == again).all()
+    counts = np.bincount(labels[:40], minlength=4)
+    assert counts.min() >= 5
+    assert len(set(counts)) > 1  # a draw of the images, not so many of each class
+
+
+def test_an_evaluation_on_a_folder_says_which_images_and_is_not_mixed_with_one_in_another_order(folder, capsys):
+    state = catalogue.build("resnet8", num_classes=2, image_shape=(3, 8, 8)).state_dict()
+    torch.save(state, folder / "weights.pt")
+    options = ["--model=resnet8", f"--checkpoint={folder / 'weights.pt'}", "--data=folder", f"--data-dir={folder}"]
+    out = folder / "result"
+    assert main(["attack", *options, "--steps=1", "--n=1", f"--out={out}"]) == 0
+    order = "in a random order, always the same"
+    assert f"the first 1 of the test split of folder, {order}; the first 1 test" in (out / "report.md").read_text()
+    assert main(["attack", "--resume", f"--out={out}", "--n=2"]) == 0
+    origin = json.loads((out / "origin.json").read_text())
+    assert origin.pop("Test images") == order
+    (out / "origin.json").write_text(json.dumps(origin))
+    assert main(["attack", "--resume", f"--out={out}"]) == 2
+    assert "Test images not known -> in a random order" in capsys.readouterr().err

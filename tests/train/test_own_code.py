@@ -125,6 +125,11 @@ DATA = """
     def pictures():
         return Pictures(), Pictures()
 
+    def by_class():
+        images, labels = pair(20)
+        order = labels.argsort(stable=True)
+        return pair(40), (images[order], labels[order])
+
     def missing():
         raise FileNotFoundError("no such folder")
 """
@@ -190,6 +195,17 @@ def test_a_network_that_brings_its_weights_is_attacked_without_a_checkpoint(here
     sys.modules.pop("own_networks")
     module.write_text(module.read_text().replace("SEED = 1", "SEED = 2"))
     assert "Weights SHA-256" in fails(capsys, "attack", "--resume", "--out=attacked", "--n=40")
+
+
+def test_of_data_in_the_order_of_classes_the_report_says_which_the_first_lack(here, capsys):
+    note = "the first 10 test images are of 2 of the 3 classes alone"
+    own = ["--data=own_data:by_class", "--student=own_networks:plain", "--methods=ce", *SHORT, "--pgd-samples=10"]
+    assert main(["train", "--run-dir=run", "--no-tensorboard", *own]) == 0
+    assert f"note: {note}\n" in capsys.readouterr().out
+    assert f"- {note}." in (here / "run" / "report.md").read_text()
+    attack = ["attack", "--model=own_networks:plain", "--checkpoint=run/ce-seed0/weights.pt", "--steps=1"]
+    assert main([*attack, "--data=own_data:by_class", "--n=10", "--out=attacked"]) == 0
+    assert f"own_data:by_class; {note}." in (here / "attacked" / "report.md").read_text()
 
 
 def test_weights_of_the_inside_fit_a_hooked_network(here):

@@ -32,7 +32,7 @@ class AttackConfig(DataConfig):
         None, "state_dict of the network, or a checkpoint of `fastadv train`; MODULE:FUNCTION may do without"
     )
     data: str = flag("digits", f"dataset, of which the test split is attacked: {datasets.DATA}")
-    n: int | None = flag(None, "attack only the first n test images; none is all", ge=1)
+    n: int | None = flag(None, f"attack only the first n test images; none is all; {datasets.FIRST}", ge=1)
 
     attack: str = flag(
         "pgd", f"attack: {', '.join((*ATTACKS, ENSEMBLE))}; svgd is judged by each image's worst particle"

@@ -112,7 +112,7 @@ class Config(DataConfig):
 
     eval_epochs: int = flag(1, "epochs between two test accuracies", ge=1)
     eval_batch_size: int = flag(500, "images in a step of evaluation", ge=1)
-    eval_samples: int | None = flag(None, "evaluate on the first test images; none is all", ge=1)
+    eval_samples: int | None = flag(None, f"evaluate on the first test images; none is all; {datasets.FIRST}", ge=1)
     pgd_samples: int | None = flag(None, "attack only the first of these; none is all", ge=1)
     eval_eps: float = flag(8 / 255, "linf radius of the evaluation under attack", gt=0)
     eval_steps: int = flag(10, "steps of the PGD evaluation", ge=1)

@@ -21,12 +21,13 @@ class DatasetEntry:
     """MODULE:FUNCTION of this package, called with the folder, which gives splits.Stored.
 
     layout: what the folder holds; None where the data come with a library. resized: whether images are scaled to
-    image_size, the function's second argument.
+    image_size, the function's second argument. shuffled: whether it puts the test images in a random order.
     """
 
     reader: str
     layout: str | None = None
     resized: bool = False
+    shuffled: bool = False
 
 
 # A new dataset is a line here.
@@ -39,6 +40,7 @@ DATASETS = {
         "image_folder:read",
         "train/CLASS/* and test/CLASS/* or val/CLASS/*, image files that Pillow reads",
         resized=True,
+        shuffled=True,
     ),
 }
 _LAYOUTS = {name: entry.layout for name, entry in DATASETS.items() if entry.layout is not None}
@@ -47,6 +49,14 @@ _RESIZED = [name for name, entry in DATASETS.items() if entry.resized]
 DATA = f"{', '.join(DATASETS)}, or MODULE:FUNCTION of your own, which gives (train, test)"
 DATA_DIR = "folder that holds, for " + "; for ".join(f"{name}, {layout}" for name, layout in _LAYOUTS.items())
 IMAGE_SIZE = f"scale and cut the images of {' or '.join(_RESIZED)} to squares of this side; none keeps theirs"
+
+FIRST = "the first are a random draw of a folder, and of other data those in its own order"
+
+
+def order_facts(name: str) -> dict[str, str]:
+    """Return the line of origin.json on the order of the test images, where that is not the data's own."""
+    entry = DATASETS.get(name)
+    return {"Test images": "in a random order, always the same"} if entry is not None and entry.shuffled else {}
 
 
 def load(

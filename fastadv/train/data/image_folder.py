@@ -2,13 +2,19 @@
 
 from pathlib import Path
 
+import torch
+
+from fastadv.distill.parts.seeding import generator
 from fastadv.train.data.image_files import folders_in, images_in, read_split
-from fastadv.train.data.splits import Stored
+from fastadv.train.data.splits import Arrays, Stored
 from fastadv.train.runtime.errors import DataError
 
 
 def read(folder: Path, size: int | None, *, grayscale: bool = False) -> Stored:
     """Read both splits; the classes are the folders in train/ in the order of their names.
+
+    Test images are in a random order, always the same: an evaluation on the first of them is one on a random draw,
+    where in the order of their names it would be on the first classes alone.
 
     size, grayscale: see :func:`fastadv.train.data.image_files.read_split`.
     Raises DataError where a split, or a class or its images, is missing, or an image cannot be read.
@@ -29,7 +35,12 @@ def read(folder: Path, size: int | None, *, grayscale: bool = False) -> Stored:
     shapes = {name: images.shape[2:] for name, (images, _) in splits.items()}
     if shapes["train"] != shapes["test"]:
         raise DataError(f"{folder}: images of {shapes['train']} in {train.name}, of {shapes['test']} in {test.name}")
-    return Stored(splits, tuple(classes))
+    return Stored({**splits, "test": _shuffled(splits["test"])}, tuple(classes))
+
+
+def _shuffled(split: Arrays) -> Arrays:
+    order = torch.randperm(len(split[1]), generator=generator(0, "test images")).numpy()
+    return split[0][order], split[1][order]
 
 
 def _files(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:

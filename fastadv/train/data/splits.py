@@ -85,6 +85,12 @@ def stratified_order(labels: Tensor, *, seed: int) -> Tensor:
     return grouped[torch.argsort(rank_in_class, stable=True)]
 
 
+def lacking_classes(split: Split, images: int) -> str | None:
+    """Return the sentence that the first ``images`` of a split lack some of its classes; None where they do not."""
+    there, first = (len(labels.unique()) for labels in (split.labels, split.labels[:images]))
+    return None if first == there else f"the first {images} test images are of {first} of the {there} classes alone"
+
+
 def subset(split: Split, size: int | None, *, seed: int) -> Split:
     """Draw `size` images of `split` by class; None is all of them. Raises ConfigError when there are fewer."""
     if size is None:

@@ -1,7 +1,7 @@
 """The report of a run: tables, pictures, and where the numbers come from."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from fastadv.ops import dispatch
 from fastadv.train.config.methods import METHODS
 from fastadv.train.config.run_folder import student_folder
 from fastadv.train.config.train_config import Config, in_new_words
-from fastadv.train.data.splits import Dataset
+from fastadv.train.data.splits import Dataset, lacking_classes
 from fastadv.train.report import tables
 from fastadv.train.report.plots import draw_curves, draw_particles
 from fastadv.train.report.results import RunResults, accuracies_of, value_of, write_results
@@ -45,7 +45,7 @@ def write_report(config: Config, dataset: Dataset, teacher: nn.Module | None, fo
         f"# {run.title}",
         table,
         "\n".join(protocol(run)),
-        *_notes(config, run),
+        *_notes(general_notes(config, dataset), run),
         *([] if comparison is None else ["## Seed by seed against the baseline", comparison, tables.PAIRING]),
         "## Each seed",
         _seed_table(run),
@@ -153,9 +153,16 @@ def comparison_table(run: RunResults) -> str | None:
     return tables.render_table(rows)
 
 
-def _notes(config: Config, run: RunResults) -> list[str]:
-    """Return the section of notes for a reader of the results, where there are any: of rates, and the methods'."""
-    lines = [f"- {rate}." for rate in config.constant_rates]
+def general_notes(config: Config, dataset: Dataset) -> list[str]:
+    """Return what a reader should know before a run trains: of its rates, and of the test images it looks at."""
+    bounds = dict.fromkeys(bound for bound in (config.eval_samples, config.pgd_samples) if bound is not None)
+    lacking = [lacking_classes(dataset.test, bound) for bound in bounds]
+    return [*config.constant_rates, *(sentence for sentence in lacking if sentence is not None)]
+
+
+def _notes(general: Sequence[str], run: RunResults) -> list[str]:
+    """Return the section of notes for a reader of the results, where there are any: the general and the methods'."""
+    lines = [f"- {note}." for note in general]
     lines += [
         f"- {method.label}, seed{'s'[: len(seeds) > 1]} {', '.join(map(str, seeds))}: {note}."
         for method in run.methods

@@ -9,7 +9,8 @@ from fastadv.ops import dispatch
 from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.config.attacks import ENSEMBLE
 from fastadv.train.config.run_folder import read_origin
-from fastadv.train.data.splits import Dataset
+from fastadv.train.data import datasets
+from fastadv.train.data.splits import Dataset, lacking_classes
 from fastadv.train.report.intervals import wilson
 from fastadv.train.report.tables import render_table
 from fastadv.train.robustness.attack_split import JUDGE, PreparedAttack, Shard, attack_missing
@@ -26,7 +27,7 @@ def evaluate(config: AttackConfig, prepared: PreparedAttack, folder: Path, proce
     if processes.count > 1:
         raise ConfigError(f"attack: {config.attack!r} runs in one process; {ENSEMBLE} shares its images among several")
     result = summarise(config, prepared, attack_missing(config, prepared, folder))
-    summary = _summary(config, result)
+    summary = _summary(config, result, describe_images(config, prepared))
     classes = class_table(result, f"under {config.attack}, %")
     write_files(folder, result, f"{config.model} on {config.data} under {config.attack}", summary, classes)
     return summary
@@ -89,13 +90,20 @@ def count_classes(dataset: Dataset, clean: Sequence[bool], robust: Sequence[bool
     return rows
 
 
+def describe_images(config: AttackConfig, prepared: PreparedAttack) -> str:
+    """Return the line of the report on which images were attacked."""
+    line = f"Images: the first {prepared.images} of the test split of {config.data}"
+    order, lacking = datasets.order_facts(config.data), lacking_classes(prepared.dataset.test, prepared.images)
+    return "".join([line, *(f", {fact}" for fact in order.values()), f"; {lacking}." if lacking else "."])
+
+
 def interval_cells(share: Mapping[str, Any]) -> list[str]:
     """Return an accuracy and its interval, in %."""
     low, high = (f"{100 * bound:.2f}" for bound in share["interval"])
     return [f"{100 * share['accuracy']:.2f}", f"{low} to {high}"]
 
 
-def _summary(config: AttackConfig, result: Mapping[str, Any]) -> str:
+def _summary(config: AttackConfig, result: Mapping[str, Any], images: str) -> str:
     rows = [["", "correct", "accuracy, %", "95 % interval, %"]]
     for judge in (JUDGE, *(each for each in result["accuracy"] if each != JUDGE)):
         for kind, label in (("clean", "clean"), ("robust", f"under {config.attack}")):
@@ -108,7 +116,7 @@ def _summary(config: AttackConfig, result: Mapping[str, Any]) -> str:
         f"Attack: {config.attack}(eps={_pixels(config.eps)}, {settings}) on a copy frozen in {config.dtype}; "
         f"{config.model} as loaded, in {JUDGE}, judges.",
         "Under attack, an image counts where it is classified correctly both as it is and after the attack.",
-        f"Images: the first {result['images']} of the test split of {config.data}.",
+        images,
         f"Largest distance from a clean image: {_pixels(result['largest_distance'])}, in the attack's norm.",
         "Interval: Wilson's score interval, over images.",
         f"Time: {seconds['attack']:.1f} s in the attack, {result['images'] / seconds['attack']:,.1f} images/s; "

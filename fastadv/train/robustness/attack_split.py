@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastadv.attacks import Frozen, freeze
 from fastadv.attacks.model.timed import TimedNetwork
 from fastadv.train.config.attack_config import AttackConfig
+from fastadv.train.data import datasets
 from fastadv.train.data.splits import Dataset, to_pixels
 from fastadv.train.networks import catalogue
 from fastadv.train.networks.classifier import Classifier, check_fit
@@ -27,13 +28,13 @@ JUDGE = "float32"
 
 @dataclass(frozen=True)
 class PreparedAttack:
-    """The network as loaded, its frozen copy that the attack sees, the images, and what identifies the weights."""
+    """The network as loaded, its frozen copy that the attack sees, the images, and what identifies both."""
 
     network: nn.Module
     copy: Frozen
     dataset: Dataset
     images: int
-    weights: dict[str, str]
+    facts: dict[str, str]
 
     def batch(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Return pixels [n, C, H, W] and labels [n] of the test images at ``places``, int64 [n]."""
@@ -82,12 +83,12 @@ def prepare(config: AttackConfig) -> PreparedAttack:
     torch.nn.utils.convert_conv2d_weight_memory_format(classifier.to(config.device), torch.channels_last)
     check_fit("model", config.model, classifier, torch.zeros(1, *dataset.image_shape, device=config.device), classes)
     if config.checkpoint is None:
-        weights = {"Weights SHA-256": _sha256_of_weights(network)}
+        facts = {"Weights SHA-256": _sha256_of_weights(network)}
     else:
         load_weights(network, config.checkpoint, name=config.model)
-        weights = {"Checkpoint SHA-256": sha256(config.checkpoint)}
+        facts = {"Checkpoint SHA-256": sha256(config.checkpoint)}
     copy = freeze(classifier, dtype=getattr(torch, config.dtype))
-    return PreparedAttack(classifier, copy, dataset, images, weights)
+    return PreparedAttack(classifier, copy, dataset, images, {**facts, **datasets.order_facts(config.data)})
 
 
 def _sha256_of_weights(network: nn.Module) -> str:

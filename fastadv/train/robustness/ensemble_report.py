@@ -11,7 +11,15 @@ from torch import Tensor
 from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.report.plots import draw_broken
 from fastadv.train.report.tables import render_table
-from fastadv.train.robustness.attack_report import class_table, count_classes, interval_cells, setup, share, write_files
+from fastadv.train.robustness.attack_report import (
+    class_table,
+    count_classes,
+    describe_images,
+    interval_cells,
+    setup,
+    share,
+    write_files,
+)
 from fastadv.train.robustness.attack_split import JUDGE, PreparedAttack, distances
 from fastadv.train.robustness.ensemble import Evaluated, run_autoattack
 from fastadv.train.runtime.files import write_atomically
@@ -31,7 +39,7 @@ def evaluate(config: AttackConfig, prepared: PreparedAttack, folder: Path, proce
     if not processes.first:
         return ""
     result = summarise(config, prepared, evaluated)
-    summary = _summary(config, result)
+    summary = _summary(config, result, describe_images(config, prepared))
     sections = [summary, class_table(result, "robust, %")]
     broken = (evaluated.broken_by >= 0).nonzero().flatten()[:PICTURED]
     if len(broken):
@@ -110,7 +118,7 @@ def to_8_bits(x: Tensor, clean: Tensor) -> Tensor:
     return torch.where(x > clean, down, up).clamp(0, 1)
 
 
-def _summary(config: AttackConfig, result: Mapping[str, Any]) -> str:
+def _summary(config: AttackConfig, result: Mapping[str, Any], images: str) -> str:
     rows = [["", "attacked", "broken", "robust accuracy, %", "95 % interval, %", "seconds"]]
     rows.append(["clean", "", str(result["images"] - result["clean"]["correct"]), *interval_cells(result["clean"]), ""])
     for stage in result["stages"]:
@@ -121,7 +129,7 @@ def _summary(config: AttackConfig, result: Mapping[str, Any]) -> str:
         f" {255 * config.eps:.6g}/255, on a copy frozen in {config.dtype}; {config.model} as loaded, in {JUDGE},"
         " judges.",
         "The last number is the verdict; those before it are upper bounds, as an attack only sees what still stands.",
-        f"Images: the first {result['images']} of the test split of {config.data}.",
+        images,
         f"Largest distance from a clean image: {result['largest_distance']:.7g}, computed in float64.",
         "Interval: Wilson's score interval, over images.",
         *(f"Warning: {warning}." for warning in result["warnings"]),

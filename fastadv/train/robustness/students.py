@@ -10,6 +10,7 @@ from fastadv.train.config.attacks import ENSEMBLE
 from fastadv.train.config.resume import extend_attack
 from fastadv.train.config.run_folder import open_run, read_origin, read_result, student_folder
 from fastadv.train.config.train_config import Config, DataConfig
+from fastadv.train.data import datasets
 from fastadv.train.data.splits import Dataset
 from fastadv.train.robustness import attack_report, ensemble_report
 from fastadv.train.robustness.attack_split import prepare
@@ -45,12 +46,13 @@ def _attack(config: Config, student: Path, images: int, processes: Processes) ->
         batch_size=config.eval_batch_size,
     )
     out, facts = student / "attack", {"Checkpoint SHA-256": sha256(student / "weights.pt")}
+    facts |= datasets.order_facts(config.data)
     evaluate = ensemble_report.evaluate if config.eval_attack == ENSEMBLE else attack_report.evaluate
 
     def begun() -> bool:
         there = (out / AttackConfig.FILE).exists()
         if there and facts.items() - read_origin(out).items():
-            # Of the same student after fewer epochs.
+            # Of the same student after fewer epochs, or on images in another order.
             shutil.rmtree(out)
             return False
         return there
