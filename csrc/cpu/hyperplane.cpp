@@ -68,8 +68,8 @@ FASTADV_CLONES void project_onto(Planes<T, A> planes, A* buffer, int64_t begin, 
     }) - static_cast<double>(planes.offset[n]) / static_cast<double>(scale);
     const A gap = static_cast<A>(wide);
     T* out = planes.out + n * size;
-    // A gap of NaN or infinity asks for nothing, and neither does one of zero.
-    if (!(absolute<A>(gap) <= std::numeric_limits<A>::max()) || gap == 0) {
+    // A gap of NaN or infinity asks for nothing, and neither does one of zero; one that A does not reach asks for all.
+    if (!(absolute(wide) <= std::numeric_limits<double>::max()) || gap == 0) {
       write<A>(out, size, [&](int64_t i) FASTADV_LAMBDA { return x[i]; });
       continue;
     }

@@ -103,8 +103,8 @@ KERNEL onto_planes(Planes<T, A> planes) {
       out[i] = static_cast<T>(clamp<A>(row.point(i) + leg.direction * until(leg), row.low, row.high));
     }
   };
-  // A gap of NaN or infinity asks for nothing, and neither does one of zero.
-  if (!(absolute<A>(row.gap) <= std::numeric_limits<A>::max()) || row.gap == 0) {
+  // A gap of NaN or infinity asks for nothing, and neither does one of zero; one that A does not reach asks for all.
+  if (!(absolute(row.wide_gap) <= std::numeric_limits<double>::max()) || row.gap == 0) {
     for (int64_t i = threadIdx.x; i < size; i += blockDim.x) out[i] = static_cast<T>(row.point(i));
   } else if constexpr (norm == Norm::kL1) {
     const Last<A> last = last_of(row);

@@ -114,3 +114,10 @@ def test_the_published_projection(pyautoattack, norm):
     theirs = getattr(importlib.import_module("pyautoattack.fab_projections"), f"projection_{norm}")
     expected = x + theirs(x, w, b)
     torch.testing.assert_close(fastadv.project_hyperplane(x, w, b, norm=norm), expected, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("norm", ORDER)
+def test_towards_a_plane_at_no_distance_that_float32_has_all_go_to_the_end(norm, backend):
+    x, w = torch.full((2, 4), 0.5), torch.full((2, 4), 1e-30)
+    b = torch.tensor([1e10, -1e10])
+    assert fastadv.project_hyperplane(x, w, b, norm=norm).tolist() == [[1.0] * 4, [0.0] * 4]
