@@ -2,9 +2,48 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import nvcc
 import pytest
 import resources
+from torch.utils import cpp_extension
+
+# In the place of CUDA's: it remembers what a call has returned until it is asked for it.
+RUNTIME = """
+static int last = 0;
+extern "C" {
+int failing_call() { return last = 2; }
+int cudaGetLastError() {
+  const int error = last;
+  last = 0;
+  return error;
+}
+const char* cudaGetErrorString(int) { return "out of memory"; }
+void** __cudaRegisterFatBinary(void*) { return nullptr; }
+void __cudaRegisterFatBinaryEnd(void**) {}
+void __cudaUnregisterFatBinary(void**) {}
+void __cudaRegisterVar(void**, char*, char*, const char*, int, unsigned long, int, int) {}
+}
+"""
+CALLS = """
+#include <cstdio>
+
+#include "launch.h"
+
+extern "C" cudaError_t failing_call();
+
+int main() {
+  for (int call = 0; call < 2; ++call) {
+    try {
+      call ? fastadv::require_launched() : fastadv::require_launched(failing_call());
+      std::puts("launched");
+    } catch (const std::runtime_error& error) {
+      std::puts(error.what());
+    }
+  }
+}
+"""
 
 
 def test_kernels_compile_without_spills():
@@ -18,6 +57,23 @@ def test_kernels_compile_without_spills():
     for kernel, by_architecture in usages.items():
         assert f"| `{kernel}` |" in section
         assert [(usage.spilled, usage.stack) for usage in by_architecture.values()] == [(0, 0)] * 3
+
+
+def test_an_error_of_a_call_is_not_told_again_of_the_next_launch(tmp_path):
+    compiler = nvcc.find()
+    if compiler is None:
+        pytest.skip("nvcc is neither under CUDA_HOME nor on the PATH")
+    source, target, runtime = tmp_path / "calls.cu", tmp_path / "calls.o", tmp_path / "runtime.cpp"
+    source.write_text(CALLS)
+    runtime.write_text(RUNTIME)
+    kernels = f"-I{nvcc.SOURCES[0].parent}"
+    nvcc.compile_object(compiler, source, target, kernels, *nvcc.architecture_options("9.0"))
+    folders = cpp_extension.library_paths()
+    libraries = [word for folder in folders for word in (f"-L{folder}", "-Xlinker", f"-rpath={folder}")]
+    linked = [compiler, "-cudart", "none", target, runtime, *libraries, "-ltorch", "-ltorch_cpu", "-lc10"]
+    subprocess.run([*linked, "-o", tmp_path / "calls"], check=True)
+    said = subprocess.run([tmp_path / "calls"], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == ["fastadv: out of memory", "launched"]
 
 
 def test_every_instance_of_a_template_has_its_row():
