@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -42,6 +42,9 @@ def square_propose(
 
     The draws are Philox4x32-10 with key = seed and counter = (block, sample id), 2^16 blocks a query: the same on every
     backend and in every memory layout, whatever batch a sample lands in.
+
+    The first call with an image size, norm, precision and device makes tables on the device from numbers of the host,
+    which no CUDA graph can record: it must precede a capture. The tables are kept for good, as graphs point to them.
 
     Args:
         x: images [N, C, H, W], float64, float32, bfloat16 or float16, inside ball and box.
@@ -85,7 +88,7 @@ def square_propose(
     return rounded(_square_propose.on(x)(*tensors, query, level, each_side, radius, *optional), x)
 
 
-@lru_cache(maxsize=64)
+@cache
 def _tables(
     height: int, width: int, norm: str, double: bool, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import pytest
 import torch
 
 import fastadv
+from fastadv.ops.square import _tables
 from fastadv.reference.philox import philox
 from fastadv.reference.square import bump, sides
 from tests.ops.cases.draws import Draw
@@ -207,3 +209,11 @@ def test_what_is_given_stays_as_it_is(norm, backend):
         # The draws are the same; norms are added up in another order.
         torch.testing.assert_close(found, propose(x, x0, query, norm), atol=1e-6, rtol=0)
         assert all(torch.equal(t, before) for t, before in zip(given, kept, strict=True))
+
+
+def test_what_a_graph_points_to_outlives_the_shapes_of_later_calls():
+    """A CUDA graph holds addresses of the tables, not the tables."""
+    held = [weakref.ref(table) for table in _tables(8, 9, "l2", False, torch.device("cpu")) if table is not None]
+    for height in range(10, 110):
+        _tables(height, 9, "l2", False, torch.device("cpu"))
+    assert all(table() is not None for table in held)
