@@ -1,7 +1,8 @@
 // mix and mix_backward in CUDA; their front: ../common/ops/mix.h. A block takes a part of a sample, a thread 16 bytes
 // of the result. mix reads them and the partner's and writes the result. Its backward pass is a second launch: the
 // first finds for each sample the samples that were mixed with it, in order, so that an index taken twice is added up
-// in one fixed order and without atomics.
+// in one fixed order and without atomics. It reads all N indices in each of N / 32 blocks, from a cache: little for the
+// batches of a training, most of the time for 10^5 samples and more.
 #include "../common/ops/mix.h"
 
 #include <limits>

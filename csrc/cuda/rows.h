@@ -7,8 +7,8 @@
 //                                and teacher together, and once more, from a cache, for the gradients; 128 bytes a
 //                                thread are on their way at a time
 //   few long ones                several blocks a row, in two launches: the first leaves the sums of its parts
-//   where there are clusters     a cluster a row of more than 1,024 classes that it can hold, whatever its alignment:
-//                                each block copies its part to shared memory, all of it at once, and reads that twice
+//   where there are clusters     a cluster a longer row that it can hold, whatever its alignment: each block copies its
+//                                part to shared memory, all of it at once, and reads that twice
 //
 // A sum over the batch is taken in a fixed order: by the only block that is launched where there are few short rows,
 // else by a second launch over the values.

@@ -2,9 +2,9 @@
 // squared distances and, to bring both terms of the step to one size, of the scores' products; no entry ever joins two
 // images. Particles and scores are read for the matrices and again, from the cache where they fit, for the update.
 //
-// move_image, one launch, where there are clusters that hold particles and scores of an image and each coordinate moves
-//   by itself: a cluster an image, whose blocks copy their shares of the coordinates to shared memory and add up their
-//   parts of the matrices in order. Nothing is read twice.
+// move_image, one launch, where there are clusters that hold particles and scores of an image, runs of 16 bytes can be
+//   read and each coordinate moves by itself: a cluster an image, whose blocks copy their shares of the coordinates to
+//   shared memory and add up their parts of the matrices in order. Nothing is read twice.
 // alone_on_image, one launch, where they fit into a cache of kCacheBytes: a block an image.
 // Two launches, where not: pair_sums, a block a (image, share of the coordinates), leaves its part of the matrices;
 //   then, adding up the parts in order,

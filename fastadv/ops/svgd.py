@@ -64,7 +64,8 @@ def svgd_step(
     Raises:
         TypeError: particles, score or x0 are not floating-point tensors, a number is no number.
         ValueError: shapes or devices differ, eps is negative or NaN, bandwidth is too small, low > high, on a
-            CPU x0 lies outside of bounds, unknown norm, update, bandwidth or score_scale.
+            CPU x0 lies outside of bounds, unknown norm, update, bandwidth or score_scale; on the CUDA backend, which
+            asks only once it is called, more than 32 particles an image.
 
     Source: Liu, Wang, "Stein variational gradient descent", NeurIPS 2016; the projected form for adversarial
     distributions is that of ALD (AISTATS 2022), with a kernel that joins no two images.
