@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastadv.attacks.loop import noise
 from fastadv.attacks.model.networks import KeepMode, Network, Networks, modules_in
-from fastadv.ops import checks
+from fastadv.ops import checks, dispatch
 
 # cuDNN and cuBLAS choose algorithms and allocate workspaces in their first runs, which a graph must not record.
 _WARM_UPS = 3
@@ -29,11 +29,11 @@ def capture(attack: Callable[..., Any]) -> Captured:
 
     The first batch of a shape is attacked a few times to warm up, which leaves no trace, and then recorded; from then
     on the host launches one graph instead of every kernel of every step. Recorded are the shape, dtype and layout of
-    the batch, the caller's autocast state and the addresses of the model's parameters and buffers: values that change
-    in place (an optimiser's step, ``frozen.refresh()``) are seen, another address means another graph, and so does
-    another callable: make a lambda once, and not at each call. Every graph keeps its memory. A callable loss is
-    recorded as it is, and so are tensors among the keywords that the attack was configured with; those that are given
-    at a call are copied into the graph.
+    the batch, the caller's autocast state, the backend of :func:`fastadv.use_backend` and the addresses of the model's
+    parameters and buffers: values that change in place (an optimiser's step, ``frozen.refresh()``) are seen, another
+    address means another graph, and so does another callable: make a lambda once, and not at each call. Every graph
+    keeps its memory. A callable loss is recorded as it is, and so are tensors among the keywords that the attack was
+    configured with; those that are given at a call are copied into the graph.
 
     The seed is a tensor on the device: call k draws the noise of ``seed + k``, of the seed that ``attack`` was
     configured with or, without one, of one derived as in :func:`fastadv.attacks.pgd`. A call that is given a seed draws
@@ -151,7 +151,7 @@ class Captured:
         """Return the graph of ``run`` on such inputs, recorded unless it is there."""
         members, device = Networks(model).members, inputs["x"].device
         traits = frozenset((name, _traits(given)) for name, given in inputs.items())
-        key = (_memory_of(members), traits, frozenset(values.items()), _autocast(device.type))
+        key = (_memory_of(members), traits, frozenset(values.items()), _autocast(device.type), dispatch.forced())
         if key not in self._graphs:
             stateful = [member.network for member in members if isinstance(member, KeepMode)]
             try:

@@ -62,7 +62,8 @@ def project(
     """
     dense = checks.samples_alike(("x", "x0"), x, x0)
     if pixelwise.given(mask, bounds, eps):
-        return projector(x0, eps=eps, norm=norm, bounds=bounds, mode=mode, mask=mask)(x)
+        wide = pixelwise.widened(x0, x)
+        return projector(wide, eps=eps, norm=norm, bounds=bounds, mode=mode, mask=mask)(x)
     tensors = (x, x0) if dense else aligned(x, x0)
     return rounded(_project.on(x)(*tensors, *_arguments(tensors[0], eps, norm, bounds, mode)), x)
 

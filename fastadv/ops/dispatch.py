@@ -146,6 +146,11 @@ def use_backend(name: str) -> Iterator[None]:
         _forced = previous
 
 
+def forced() -> str | None:
+    """Return the backend that was asked for, by :func:`use_backend` or the environment; None where it is chosen."""
+    return _forced
+
+
 def backends() -> dict[str, str]:
     """Return for each backend "available", or the reason why it is not."""
     return {name: unavailable(name) or "available" for name in BACKENDS}

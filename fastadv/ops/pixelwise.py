@@ -7,6 +7,7 @@ projection keeps them. Everything here is computed in the accumulation precision
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -27,7 +28,14 @@ def given(mask: Tensor | None, bounds: Bounds, *numbers: float | Tensor) -> bool
     for value in numbers:
         if isinstance(value, Tensor) and value.dim() > 1:
             return True
-    return isinstance(bounds, tuple) and (isinstance(bounds[0], Tensor) or isinstance(bounds[-1], Tensor))
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        return False
+    return isinstance(bounds[0], Tensor) or isinstance(bounds[1], Tensor)
+
+
+def widened(x0: Tensor, *others: Tensor) -> Tensor:
+    """Return ``x0`` in the widest dtype of them all, in which numbers are made for it."""
+    return x0.to(functools.reduce(torch.promote_types, (each.dtype for each in others), x0.dtype))
 
 
 class Pixels:

@@ -198,7 +198,8 @@ def momentum_step(
     """
     dense = checks.samples_alike(("x", "grad", "momentum", "x0"), x, grad, momentum, x0)
     if pixelwise.given(mask, bounds, eps, step_size):
-        move = _pixelwise_momentum_stepper(x0, eps, step_size, norm, bounds, l1_fraction, decay, mask)
+        wide = pixelwise.widened(x0, x, grad, momentum)
+        move = _pixelwise_momentum_stepper(wide, eps, step_size, norm, bounds, l1_fraction, decay, mask)
         checks.in_box("x0", x0, bounds)
         moved, gathered = move(x, grad, momentum)
         return moved, like(momentum, gathered.view_as(momentum))
@@ -338,7 +339,7 @@ def _pixelwise_step(
     *rest: Any,
 ) -> Tensor:
     checks.samples_alike(("x", "grad", "x0"), x, grad, x0)
-    step = _pixelwise_stepper(x0, eps, step_size, norm, bounds, *rest)
+    step = _pixelwise_stepper(pixelwise.widened(x0, x, grad), eps, step_size, norm, bounds, *rest)
     checks.in_box("x0", x0, bounds)
     return step(x, grad)
 

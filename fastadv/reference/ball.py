@@ -149,7 +149,7 @@ def random_start(
     low, high = box(bounds, centre)
     samples, elements = x0.shape[0], x0[0:1].numel()
     if not isinstance(seed, Tensor):
-        seed = torch.tensor(seed, dtype=torch.int64, device=x0.device)
+        seed = torch.full((), seed, dtype=torch.int64, device=x0.device)
     if sample_ids is None:
         sample_ids = torch.arange(samples, device=x0.device)
     blocks = torch.arange((elements + 3) // 4, device=x0.device)
@@ -158,7 +158,7 @@ def random_start(
     if norm == "linf":
         unit = _symmetric(words[:, :elements], centre.dtype).view(x0.shape)
         return masked((centre + radius * unit).clamp(low, high), mask, centre).to(x0.dtype)
-    last = philox(seed, torch.tensor([RADIUS_BLOCK], device=x0.device), sample_ids)[:, :1, 0]
+    last = philox(seed, torch.full([1], RADIUS_BLOCK, dtype=torch.int64, device=x0.device), sample_ids)[:, :1, 0]
     delta = _IN_BALL[norm](words, last, elements, centre.dtype).view(x0.shape)
     return masked(move_inside(centre, radius * delta).clamp(low, high), mask, centre).to(x0.dtype)
 

@@ -62,7 +62,7 @@ def _inverse_variance(distance: Tensor, bandwidth: float | str) -> Tensor:
     """1 / sigma**2 as [N, 1, 1]; zero, a flat kernel without repulsion, where the median distance is zero."""
     images, count, _ = distance.shape
     if not isinstance(bandwidth, str):
-        return torch.full_like(distance[:, :1, :1], 1.0 / bandwidth**2)
+        return torch.full_like(distance[:, :1, :1], (1.0 / bandwidth) ** 2)
     if count < 2:
         return torch.zeros_like(distance[:, :1, :1])
     rows, columns = torch.triu_indices(count, count, 1, device=distance.device)

@@ -112,6 +112,31 @@ def test_results_look_like_x(dtype, memory_format, backend):
         assert result.is_contiguous(memory_format=memory_format)
 
 
+@pytest.mark.parametrize("wide", ["x", "grad", "momentum"])
+def test_the_widest_of_the_inputs_is_computed_in(wide, backend):
+    x, grad, x0 = drawn()
+    inputs = {"x": x, "grad": grad, "momentum": grad}
+    mixed = inputs | {wide: inputs[wide].double()}
+    exact = {name: value.double() for name, value in inputs.items()}
+    for rule in ({"eps": numbers([3, 1, 1], 0.2)}, {"eps": torch.full([4], 0.2), "mask": numbers([5, 7], 1.0) > 0.3}):
+        found = fastadv.momentum_step(**mixed, x0=x0, step_size=0.1, **rule)
+        expected = fastadv.momentum_step(**exact, x0=x0.double(), step_size=0.1, **rule)
+        for result, given, wanted in zip(found, (mixed["x"], mixed["momentum"]), expected, strict=True):
+            torch.testing.assert_close(result, wanted.to(given.dtype))
+        step = fastadv.pgd_step(mixed["x"], mixed["grad"], x0, step_size=0.1, **rule)
+        wanted = fastadv.pgd_step(exact["x"], exact["grad"], x0.double(), step_size=0.1, **rule)
+        torch.testing.assert_close(step, wanted.to(step.dtype))
+        projected = fastadv.project(mixed["x"], x0, **rule)
+        torch.testing.assert_close(projected, fastadv.project(exact["x"], x0.double(), **rule).to(projected.dtype))
+
+
+def test_bounds_may_be_a_list():
+    x, _, x0 = drawn()
+    bounds = [numbers([5, 7], 0.1), torch.tensor(1.0)]
+    found = fastadv.project(x, x0, eps=0.1, bounds=bounds)
+    assert torch.equal(found, fastadv.project(x, x0, eps=0.1, bounds=tuple(bounds)))
+
+
 def test_the_forms_for_loops_are_the_functions(backend):
     x, grad, x0 = drawn()
     rule: dict[str, Any] = {"eps": numbers([3, 1, 1], 0.2), "bounds": (numbers([5, 7], 0.1), 1.0)}
@@ -149,6 +174,7 @@ BAD: tuple[tuple[str, dict[str, Any], type[Exception], str], ...] = (
     ("eps int", {"eps": torch.ones(3, 1, 1, dtype=torch.int64)}, TypeError, "eps must be float64"),
     ("eps grad", {"eps": CHANNELS.clone().requires_grad_()}, ValueError, "eps requires grad"),
     ("bounds order", {"bounds": (CHANNELS, 0.05)}, ValueError, "low <= high for every pixel"),
+    ("no bounds", {"bounds": ()}, TypeError, r"bounds must be None or a pair of floats, got \(\)"),
     ("bounds shape", {"bounds": (torch.ones(2, 1, 1), 1.0)}, ValueError, r"bounds\[0\] must broadcast"),
     ("mask dtype", {"mask": torch.ones(5, 7, dtype=torch.int64)}, TypeError, "mask must be a bool or a floating"),
     ("mask shape", {"mask": torch.ones(5, 6)}, ValueError, "mask must broadcast to the samples"),
