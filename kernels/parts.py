@@ -14,6 +14,7 @@ from torch import Tensor
 # Elements of a part, a multiple of every tile, and the longest sample that one program takes alone.
 _PART = 8192
 _ALONE = 32768
+_LONGEST = 2**31 - 2 * _PART
 # Parts that are added up at a time.
 _TILE = tl.constexpr(64)
 
@@ -22,7 +23,11 @@ def parts_of(elements: int) -> tuple[int, int]:
     """Return among how many programs a sample of so many elements is shared out, and the elements of each but the last.
 
     Shorter samples are one part: launches and their gaps would take longer than the passes that they share out.
+
+    Raises ValueError for a sample in which a place is no int32.
     """
+    if elements > _LONGEST:
+        raise ValueError(f"a sample must have at most {_LONGEST} elements for Triton, got {elements}")
     return (1, elements) if elements <= _ALONE else (triton.cdiv(elements, _PART), _PART)
 
 

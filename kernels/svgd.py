@@ -27,6 +27,8 @@ from fastadv.kernels.numerics import bits, divide, narrow, per_sample, scalar, s
 # Blocks of an image's particles that one program takes alone, and the blocks of a share where there are more.
 _ALONE = 16
 _SHARE = 8
+# Numbers of a tile, at most, as Triton's compiler has it.
+_LARGEST_TILE = 2**20
 
 
 def svgd_step(
@@ -51,6 +53,8 @@ def svgd_step(
     images, count = particles.shape[:2]
     elements = particles.numel() // (images * count)
     rows = triton.next_power_of_2(count)
+    if rows * rows > _LARGEST_TILE:
+        raise ValueError(f"particles must be at most {math.isqrt(_LARGEST_TILE)} an image for Triton, got {count}")
     columns = max(block(rows * elements, particles) // rows, 32)
     tile = max(rows * columns, rows * rows)
     alone = elements <= _ALONE * columns
@@ -64,7 +68,7 @@ def svgd_step(
         launch(pair_sums, images * shares, particles, score, matrices, *sizes, elements=tile, **constants)
     finish = norm == LINF.value and update_rule != UNIT.value
     phi = out if finish else torch.empty_like(particles, dtype=accumulator(particles))
-    precision = 0.0 if bandwidth is None else 1.0 / bandwidth**2
+    precision = 0.0 if bandwidth is None else (1.0 / bandwidth) ** 2
     launch(
         update,
         images * shares,

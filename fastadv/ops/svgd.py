@@ -65,7 +65,7 @@ def svgd_step(
         TypeError: particles, score or x0 are not floating-point tensors, a number is no number.
         ValueError: shapes or devices differ, eps is negative or NaN, bandwidth is too small, low > high, on a
             CPU x0 lies outside of bounds, unknown norm, update, bandwidth or score_scale; on the CUDA backend, which
-            asks only once it is called, more than 32 particles an image.
+            asks only once it is called, more than 32 particles an image, on Triton more than 1024.
 
     Source: Liu, Wang, "Stein variational gradient descent", NeurIPS 2016; the projected form for adversarial
     distributions is that of ALD (AISTATS 2022), with a kernel that joins no two images.

@@ -29,6 +29,20 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+def test_a_sample_in_which_a_place_is_no_int32_is_refused() -> None:
+    from fastadv.kernels import parts
+
+    assert parts.parts_of(parts._LONGEST)[0] == parts._LONGEST // 1024
+    with pytest.raises(ValueError, match="a sample must have at most 2147467264 elements for Triton, got 2147483648"):
+        parts.parts_of(2**31)
+
+
+def test_more_particles_than_a_tile_holds_are_refused() -> None:
+    particles = torch.rand(1, 1025, 2)
+    with pytest.raises(ValueError, match="particles must be at most 1024 an image for Triton, got 1025"):
+        fastadv.svgd_step(particles, particles, particles[:, 0], eps=0.1, step_size=0.01)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("case", SHARED, ids=str)
 def test_agreement(case: Case, dtype: torch.dtype) -> None:
