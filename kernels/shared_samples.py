@@ -56,8 +56,8 @@ _WRITE = tl.constexpr(7)
 # Steps of the search that are shared out: as many as an attack's iterates need. Projections from far outside of the
 # ball may need a few more.
 _SHARED_PASSES = {L2.value: 3, L1.value: 5}
-# Numbers of a record, of which 17 are used, and sums of a part. Triton compiles pointers to multiples of 16 bytes apart:
-# with an even number the second half of all records is at one for every batch.
+# Numbers of a record, of which 17 are used, and sums of a part. Triton compiles anew where a pointer is no multiple of
+# 16 bytes: with an even number the second half of all records begins at one for every batch.
 _RECORD = tl.constexpr(18)
 _SUMS = tl.constexpr(6)
 
