@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel
 
+from fastadv.train.cli import main
 from fastadv.train.networks import catalogue
 from fastadv.train.networks.weights import load_weights
 from fastadv.train.runtime.errors import CheckpointError
@@ -55,6 +56,42 @@ def test_torchs_own_average_is_understood(tmp_path):
     loaded = network()
     load_weights(loaded, tmp_path / "file.pt")
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(loaded.parameters(), saved.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("keys", [("model", "average"), ("state_dict", "state_dict_ema"), ("ema", "net")])
+def test_averaged_weights_come_before_others_which_is_said(tmp_path, capsys, keys):
+    averaged = next(key for key in keys if key in ("average", "state_dict_ema", "ema"))
+    saved = {key: network().state_dict() for key in keys}
+    torch.save(saved, tmp_path / "file.pt")
+    loaded = network()
+    choice = load_weights(loaded, tmp_path / "file.pt")
+    assert all(torch.equal(value, saved[averaged][name]) for name, value in loaded.state_dict().items())
+    other = next(key for key in keys if key != averaged)
+    assert choice == f"those of {averaged}, not of {other}"
+    assert choice in capsys.readouterr().out
+
+
+def test_a_choice_between_equal_weights_is_none(tmp_path, capsys):
+    saved = network().state_dict()
+    torch.save(
+        {"model": saved, "average": {name: value.clone() for name, value in saved.items()}}, tmp_path / "file.pt"
+    )
+    assert load_weights(network(), tmp_path / "file.pt") is None
+    assert capsys.readouterr().out == ""
+
+
+def test_a_checkpoint_of_a_run_with_an_average_has_the_weights_that_count(tmp_path):
+    run = tmp_path / "run"
+    options = ["--methods=ce", "--seeds=0", "--epochs=1", "--max-steps=4", "--ema=0.9", "--eval-samples=10"]
+    assert main(["train", "--run-dir", str(run), "--no-tensorboard", "--eval-steps=1", *options]) == 0
+    (checkpoint,) = (run / "ce-seed0" / "checkpoints").glob("step-*.pt")
+    loaded = network()
+    load_weights(loaded, checkpoint)
+    expected = torch.load(run / "ce-seed0" / "weights.pt")
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
+    attack = ["--model=digits_small", f"--checkpoint={checkpoint}", "--n=10", "--steps=1"]
+    assert main(["attack", "--out", str(tmp_path / "attack"), *attack]) == 0
+    assert "- Weights: those of average, not of model" in (tmp_path / "attack" / "report.md").read_text()
 
 
 def test_safetensors_are_read(tmp_path):

@@ -29,7 +29,9 @@ class AttackConfig(DataConfig):
 
     model: str = flag("digits_cnn", f"network: {catalogue.NETWORK}")
     checkpoint: Path | None = flag(
-        None, "state_dict of the network, or a checkpoint of `fastadv train`; MODULE:FUNCTION may do without"
+        None,
+        "state_dict of the network, or a checkpoint of `fastadv train`, of which averaged weights count where it has"
+        " them; MODULE:FUNCTION may do without",
     )
     data: str = flag("digits", f"dataset, of which the test split is attacked: {datasets.DATA}")
     n: int | None = flag(None, f"attack only the first n test images; none is all; {datasets.FIRST}", ge=1)

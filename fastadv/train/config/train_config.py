@@ -52,7 +52,10 @@ class Config(DataConfig):
     student_samples: int | None = flag(None, "train students on this many images, drawn anew for each seed", ge=1)
 
     teacher: str = flag("digits_cnn", f"teacher network: {catalogue.NETWORK}")
-    teacher_checkpoint: Path | None = flag(None, "state_dict of the teacher; without it the teacher is trained")
+    teacher_checkpoint: Path | None = flag(
+        None,
+        "state_dict of the teacher, its averaged one where the file has several; without it the teacher is trained",
+    )
     teacher_epochs: int = flag(20, "epochs to train the teacher, on the whole training split", ge=1)
     teacher_milestones: tuple[Annotated[int, Field(ge=1)], ...] | None = flag(
         None, "milestones of a trained teacher; none is milestones"

@@ -16,16 +16,20 @@ from fastadv.train.runtime.imports import require
 
 # Names shown of each kind.
 SHOWN = 4
+# Keys of checkpoints under which averaged weights lie, such as "average" of ours and "state_dict_ema" of timm's.
+_AVERAGED = re.compile(r"(^|_)(average|averaged|ema|swa)(_|$)")
 
 
-def load_weights(network: nn.Module, path: Path, *, name: str | None = None) -> None:
+def load_weights(network: nn.Module, path: Path, *, name: str | None = None) -> str | None:
     """Load the weights in ``path`` into ``network``, which messages call ``name``; None is its class.
 
     Of a :class:`fastadv.distill.Hooked` they are its model's. The file is one of torch.save or a .safetensors. Its
     weights are found by one rule: of dictionaries in each other, the one that fits best; of its entries those that are
-    tensors; without the prefixes that all their names share, such as "module.", "model." or "_orig_mod.". What else
-    lies beside them, such as an optimizer's state, is passed over.
+    tensors; without the prefixes that all their names share, such as "module.", "model." or "_orig_mod.". Of several
+    that fit as well averaged ones come before others, then the first. What else lies beside them, such as an
+    optimizer's state, is passed over.
 
+    Returns, and prints, which was taken where others that fit as well are others; None where there was no choice.
     Raises CheckpointError where the file is missing, damaged, or something else than a checkpoint, where it holds code,
     where no dictionary of it fits, and where weights are not finite.
     """
@@ -33,10 +37,14 @@ def load_weights(network: nn.Module, path: Path, *, name: str | None = None) -> 
     if isinstance(network, Hooked):
         network = network.model
     wanted = network.state_dict().keys()
-    candidates = [_unprefixed(table, wanted) for table in _tables(_read(path))]
+    candidates = [(place, _unprefixed(table, wanted)) for place, table in _tables(_read(path))]
     if not candidates:
         raise CheckpointError(f"{path}: holds no weights")
-    weights = max(candidates, key=lambda table: len(table.keys() & wanted))
+    best = max(len(table.keys() & wanted) for _, table in candidates)
+    fitting = [(place, table) for place, table in candidates if len(table.keys() & wanted) == best]
+    # The sort keeps the order of those that are alike.
+    fitting.sort(key=lambda each: not any(map(_AVERAGED.search, each[0])))
+    (taken, weights), *others = fitting
     try:
         missing, unexpected = network.load_state_dict(weights, strict=False)
     except RuntimeError as error:  # shapes that differ
@@ -48,6 +56,17 @@ def load_weights(network: nn.Module, path: Path, *, name: str | None = None) -> 
     broken = [key for key, value in weights.items() if not torch.isfinite(value).all()]
     if broken:
         raise CheckpointError(f"{path}: weights that are not finite: {_listed(broken)}")
+    differing = [".".join(place) for place, table in others if not _same(table, weights, wanted)]
+    if not differing:
+        return None
+    choice = f"those of {'.'.join(taken)}, not of {', '.join(differing)}"
+    print(f"{path}: the weights are {choice}", flush=True)
+    return choice
+
+
+def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor], names: Set[str]) -> bool:
+    """Return whether two tables have the same values of ``names``."""
+    return all(torch.equal(one[name], other[name]) for name in names & one.keys() & other.keys())
 
 
 def _read(path: Path) -> Any:
@@ -95,13 +114,13 @@ def _something_else(head: bytes) -> str | None:
     return None
 
 
-def _tables(content: Any) -> list[dict[str, Tensor]]:
-    """List the dictionaries of tensors in ``content``, itself included."""
+def _tables(content: Any, place: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], dict[str, Tensor]]]:
+    """List the dictionaries of tensors in ``content``, itself included, each behind the keys that lead to it."""
     if not isinstance(content, Mapping):
         return []
     own = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    inner = [table for value in content.values() for table in _tables(value)]
-    return [own, *inner] if own else inner
+    inner = [found for key, value in content.items() for found in _tables(value, (*place, str(key)))]
+    return [(place, own), *inner] if own else inner
 
 
 def _unprefixed(table: dict[str, Tensor], wanted: Set[str]) -> dict[str, Tensor]:

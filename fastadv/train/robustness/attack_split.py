@@ -85,8 +85,10 @@ def prepare(config: AttackConfig) -> PreparedAttack:
     if config.checkpoint is None:
         facts = {"Weights SHA-256": _sha256_of_weights(network)}
     else:
-        load_weights(network, config.checkpoint, name=config.model)
+        choice = load_weights(network, config.checkpoint, name=config.model)
         facts = {"Checkpoint SHA-256": sha256(config.checkpoint)}
+        if choice is not None:
+            facts["Weights"] = choice
     copy = freeze(classifier, dtype=getattr(torch, config.dtype))
     return PreparedAttack(classifier, copy, dataset, images, {**facts, **datasets.order_facts(config.data)})
 
