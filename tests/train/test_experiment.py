@@ -163,6 +163,15 @@ def test_evaluation_restores_the_mode_and_counts_a_smaller_last_batch():
     assert found == (predicted == dataset.test.labels).sum().item() / 500
 
 
+def test_no_student_is_its_teacher(tmp_path):
+    """With the same first weights and order, plain training of the same network would give it again."""
+    same = ["--teacher=digits_small", "--student=digits_small", "--student-samples=none", "--teacher-method=ce"]
+    short = ["--methods=ce,kd", "--seeds=0", "--teacher-epochs=1", "--epochs=1", "--eval-samples=20", "--eval-steps=1"]
+    assert main(["train", "--run-dir", str(tmp_path / "run"), "--no-tensorboard", *same, *short]) == 0
+    teacher, student = (torch.load(tmp_path / "run" / name / "weights.pt") for name in ("teacher", "ce-seed0"))
+    assert not any(torch.equal(value, student[name]) for name, value in teacher.items() if "num_batches" not in name)
+
+
 def test_a_resumed_run_has_the_same_teacher_where_weights_are_averaged(tmp_path):
     arguments = ["--methods=kd", "--seeds=0", "--teacher-epochs=1", "--student-samples=40", "--epochs=2", "--ema=0.9"]
     folder = tmp_path / "run"

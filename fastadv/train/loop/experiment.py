@@ -29,7 +29,9 @@ from fastadv.train.runtime.files import write_text
 from fastadv.train.runtime.imports import require
 from fastadv.train.runtime.processes import Processes
 
-TEACHER_SEED = 0
+# No student has it, as seeds are not negative: of two that are the same network, the student of that seed would start
+# from its teacher's first weights, see its images in its order, and with plain training be the teacher.
+TEACHER_SEED = -1
 
 
 class Experiment:
