@@ -221,6 +221,8 @@ def logit_loss_rows(
     # Of DKD: the divergence of target against the rest, and its gradient w.r.t. the log-odds of each network's target.
     of_target, student_pull, teacher_pull = zeros, zeros, zeros
     if LOSS == DKD:
+        # Of -inf alone there is no largest.
+        soft_s_top, soft_t_top = _shift(soft_s_top), _shift(soft_t_top)
         student_odds = _odds(student_ptr, base, present, target, classes, T, soft_s_top, soft_s_log)
         teacher_odds = _odds(teacher_ptr, base, present, target, classes, T, soft_t_top, soft_t_log)
         p_hit, p_miss = tl.exp(_log_sigmoid(teacher_odds)), tl.exp(_log_sigmoid(-teacher_odds))
@@ -228,6 +230,9 @@ def logit_loss_rows(
         of_target += p_miss * (_log_sigmoid(-teacher_odds) - _log_sigmoid(-student_odds))
         student_pull = share * (tl.exp(_log_sigmoid(student_odds)) - p_hit)
         teacher_pull = share * p_hit * p_miss * (teacher_odds - student_odds)
+        # Other classes that are all impossible have no probabilities, rather than undefined ones.
+        soft_s_log = tl.where(soft_s_sum == 0, 0.0, soft_s_log)
+        soft_t_log = tl.where(soft_t_sum == 0, 0.0, soft_t_log)
 
     by_student, by_teacher, by_soft = _derivatives(student_ce, teacher_ce, share, rest, LOSS)
     if LOSS == DKD:

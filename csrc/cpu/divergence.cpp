@@ -102,6 +102,26 @@ struct Odds {
   }
 };
 
+// What is subtracted of the logits of each row: of -inf alone there is no largest.
+template <class A>
+FASTADV_INLINE PerRow<A> shift(Block block, const A* x) {
+  PerRow<A> result = largest<A>(block, x);
+  for (A& most : result) most = most == -std::numeric_limits<A>::infinity() ? A(0) : most;
+  return result;
+}
+
+// The logarithm of each total; of classes that are all impossible, whose probabilities are 0 from here on, it is -inf.
+template <class A>
+FASTADV_INLINE PerRow<A> log_total(Softmax<A>& softmax) {
+  PerRow<A> result = log_positive<A>(softmax.total);
+  for (int64_t r = 0; r < kBlockRows; ++r) {
+    if (softmax.total[r] != 0) continue;
+    result[r] = -std::numeric_limits<A>::infinity();
+    softmax.total[r] = 1;
+  }
+  return result;
+}
+
 struct DkdLoss {
   static constexpr int kSpare = 2;
   Targets target;
@@ -121,10 +141,10 @@ struct DkdLoss {
         of_target = -std::numeric_limits<A>::infinity();
       });
     }
-    const SoftLoss<A> others(block, x[0], x[1], largest<A>(block, x[0]), t, spare);
+    SoftLoss<A> others(block, x[0], x[1], shift<A>(block, x[0]), shift<A>(block, x[1]), t, spare);
+    const PerRow<A> s_log = log_total(others.student), t_log = log_total(others.teacher);
     // A logit moves the odds of the target: its own by 1, another's by minus its share among the others.
     PerRow<A> pull[2];
-    const PerRow<A> s_log = log_positive<A>(others.student.total), t_log = log_positive<A>(others.teacher.total);
     for (int64_t r = 0; r < kBlockRows; ++r) {
       const A s_odds = (logit[0][r] - others.student.largest[r]) * inverse - s_log[r];
       const A t_odds = (logit[1][r] - others.teacher.largest[r]) * inverse - t_log[r];

@@ -263,11 +263,15 @@ struct SoftLoss {
   PerRow<A> value;
 
   FASTADV_INLINE SoftLoss(Block block, const A* s, const A* t, const PerRow<A>& s_largest, A temperature, A* spare)
+      : SoftLoss(block, s, t, s_largest, largest<A>(block, t), temperature, spare) {}
+
+  FASTADV_INLINE SoftLoss(Block block, const A* s, const A* t, const PerRow<A>& s_largest, const PerRow<A>& t_largest,
+                          A temperature, A* spare)
       : s(s),
         t(t),
         temperature(temperature),
         student{spare, s_largest, {}},
-        teacher{spare + block.room(), largest<A>(block, t), {}} {
+        teacher{spare + block.room(), t_largest, {}} {
     A *q = spare, *p = spare + block.room();
     const A inverse = 1 / temperature;
     block.each_row([&](int64_t r) FASTADV_LAMBDA {

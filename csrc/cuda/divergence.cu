@@ -173,7 +173,13 @@ struct DkdLoss {
   DEVICE State<A> of(const Row& row, int64_t n) const {
     const int64_t c = target[n];
     const A t = static_cast<A>(temperature), weight = static_cast<A>(alpha);
-    const auto others = Distillation<A>::of(row, t, Others<0, A>{c}, Others<1, A>{c});
+    auto others = Distillation<A>::of(row, t, Others<0, A>{c}, Others<1, A>{c});
+    // Other classes that are all impossible have no probabilities; those of the teacher are infinitely far from them.
+    if (others.student.total == 0) {
+      others.student.inverse_total = 0;
+      others.kl = others.teacher.total == 0 ? std::numeric_limits<A>::quiet_NaN() : std::numeric_limits<A>::infinity();
+    }
+    if (others.teacher.total == 0) others.teacher.inverse_total = 0;
     if (c < 0 || c >= row.classes()) {
       constexpr A kInvalid = std::numeric_limits<A>::quiet_NaN();
       return {others, kInvalid, kInvalid, kInvalid, kInvalid, c};

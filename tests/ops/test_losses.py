@@ -94,6 +94,23 @@ def test_dkd_loss_of_saturated_logits_is_finite_and_right(backend):
     assert grad.abs().sum() > 1
 
 
+@pytest.mark.parametrize("classes", [3, 300])
+def test_dkd_loss_without_other_classes(classes, backend):
+    """The student's loss is infinite and its gradient finite; the teacher's loss is undefined, as in the reference."""
+    draw = Draw(torch.float32, seed=2)
+    s, t, y = draw.normal((3, classes)), draw.normal((3, classes)), torch.zeros(3, dtype=torch.int64)
+    s[0, 1:], t[1, 1:] = -torch.inf, -torch.inf
+    student, teacher = s.requires_grad_(), t.requires_grad_()
+    loss = fastadv.dkd_loss(student, teacher, y, reduction="none")
+    grads = torch.autograd.grad(loss.sum(), (student, teacher))
+    assert loss[0] == torch.inf
+    assert grads[0].isfinite().all()
+    expected = reference.dkd_loss_value_and_grad(*wide(s.detach(), t.detach()), y)
+    # Of a loss that is infinite or undefined the teacher has no gradient.
+    for found, wanted in zip((loss, grads[0], grads[1][2]), (*expected[:2], expected[2][2]), strict=True):
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
 def test_igdm_loss_is_the_divergence_of_differences(backend):
     s, t, _ = logits()
     s_minus, t_minus = s.flip(0), t.flip(1)
