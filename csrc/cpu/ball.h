@@ -7,6 +7,9 @@
 
 namespace fastadv {
 
+// Equal terms, which sign steps leave behind, round alike and add up their errors: the lanes are added up sooner.
+constexpr int64_t kEqualRun = 2 * kBlock;
+
 // The s in [0, 1] for which clamp(x0 + s delta, low, high) lies at distance eps from x0; 1 inside the ball. The first
 // time, deltas are asked of `first`, which may write them down.
 // In s^2 the squared distance is concave and piecewise linear, s^2 A + B, with A the sum of delta^2 over the
@@ -15,7 +18,7 @@ namespace fastadv {
 template <class A, class First, class Delta>
 FASTADV_INLINE A l2_scale(const First& first, const Delta& delta, const A* x0, int64_t size, const Ball<A>& ball) {
   A squares[2];
-  sum_all(size, squares, [&](int64_t i, A (&terms)[2]) FASTADV_LAMBDA {
+  sum_all<2, A, 2, kEqualRun>(size, squares, [&](int64_t i, A (&terms)[2]) FASTADV_LAMBDA {
     const A d = first(i);
     const A inside = ball.exact ? clamp<A>(d, ball.low - x0[i], ball.high - x0[i]) : d;
     terms[0] = d * d;
@@ -29,7 +32,7 @@ FASTADV_INLINE A l2_scale(const First& first, const Delta& delta, const A* x0, i
   // Where the box stopped nothing at the far end it stops nothing on the way, and s is exact already.
   for (int pass = 0; pass < kNewtonPasses && whole != clipped; ++pass) {
     A free_and_fixed[2];
-    sum_all(size, free_and_fixed, [&](int64_t i, A (&terms)[2]) FASTADV_LAMBDA {
+    sum_all<2, A, 2, kEqualRun>(size, free_and_fixed, [&](int64_t i, A (&terms)[2]) FASTADV_LAMBDA {
       const A d = delta(i), step = s * d;
       const A inside = clamp<A>(step, ball.low - x0[i], ball.high - x0[i]);
       const bool stopped = inside != step;
@@ -49,12 +52,10 @@ FASTADV_INLINE A l2_scale(const First& first, const Delta& delta, const A* x0, i
 template <class A, class Point>
 FASTADV_INLINE double l1_threshold(const Point& point, const A* x0, int64_t size, const Ball<A>& ball, A* room) {
   constexpr A kInfinity = std::numeric_limits<A>::infinity();
-  // Equal terms, which sign steps leave behind, round alike and add up their errors: the lanes are added up sooner.
-  constexpr int64_t kRun = 2 * kBlock;
   const A low = ball.exact ? ball.low : -kInfinity, high = ball.exact ? ball.high : kInfinity;
   A *length = room, *most = room + size;
   A sums[3];
-  sum_all<3, A, 2, kRun>(size, sums, [&](int64_t i, A (&terms)[3]) FASTADV_LAMBDA {
+  sum_all<3, A, 2, kEqualRun>(size, sums, [&](int64_t i, A (&terms)[3]) FASTADV_LAMBDA {
     const A delta = point(i) - x0[i];
     const A under = low - x0[i], over = x0[i] - high, outside = under > over ? under : over;
     const A least = outside > 0 ? outside : A(0), ahead = delta < 0 ? under : over;
@@ -72,7 +73,7 @@ FASTADV_INLINE double l1_threshold(const Point& point, const A* x0, int64_t size
   while (search.next()) {
     const Threshold<A> t(search.t());
     A left[2];
-    sum_all<2, A, 2, kRun>(size, left, [&](int64_t i, A (&terms)[2]) FASTADV_LAMBDA {
+    sum_all<2, A, 2, kEqualRun>(size, left, [&](int64_t i, A (&terms)[2]) FASTADV_LAMBDA {
       const A softened = (length[i] - t.high) - t.low;
       terms[0] = clamp<A>(softened, 0, most[i]);
       terms[1] = (softened > 0) & (softened <= most[i]) ? A(1) : A(0);

@@ -1,4 +1,4 @@
-// l2 steps and projections of few large samples where there are no clusters, each shared out over several blocks. What
+// l2 steps and projections of few large samples that no cluster holds, each shared out over several blocks. What
 // is summed over a sample takes a launch, whose blocks leave the sums of their parts; every block of the next one adds
 // these up, in a fixed order:
 //
@@ -55,13 +55,14 @@ struct SafeSquares {
 // The sums [K] of a sample from those of its parts [parts, K].
 template <int K, class A>
 DEVICE void add_parts(const A* of_parts, int64_t parts, A (&sums)[K]) {
-#pragma unroll
-  for (int k = 0; k < K; ++k) sums[k] = 0;
+  double wide[K] = {};
   for (int64_t part = threadIdx.x; part < parts; part += blockDim.x) {
 #pragma unroll
-    for (int k = 0; k < K; ++k) sums[k] += of_parts[part * K + k];
+    for (int k = 0; k < K; ++k) wide[k] += of_parts[part * K + k];
   }
-  BlockTeam().combine<Sum>(sums);
+  BlockTeam().combine<Sum>(wide);
+#pragma unroll
+  for (int k = 0; k < K; ++k) sums[k] = static_cast<A>(wide[k]);
 }
 
 // A block's part of a sample.
@@ -177,14 +178,18 @@ template <int kWidth, class T, class A, class Rule>
 KERNEL distance_parts(SharedSamples<T, A> shared, Rule rule) {
   const Part<kWidth, T, A, Rule> part(shared);
   const Ball<A> ball = part.ball();
+  // A run of terms at a time: equal ones would add up their errors in a longer sum.
   A sums[4] = {};
   part.points(part.rule(rule), [&](int64_t, const auto& point, const auto& centre) {
+    A run[4] = {};
     for (int e = 0; e < kWidth; ++e) {
       const A d = point[e] - centre[e];
       const A inside = ball.exact ? clamp<A>(d, ball.low - centre[e], ball.high - centre[e]) : d;
-      SafeSquares<A>::add(d, sums);
-      sums[3] += inside * inside;
+      SafeSquares<A>::add(d, run);
+      run[3] += inside * inside;
     }
+#pragma unroll
+    for (int k = 0; k < 4; ++k) sums[k] += run[k];
   });
   part.keep(sums, shared.distances);
 }
@@ -198,14 +203,17 @@ KERNEL newton_parts(SharedSamples<T, A> shared, Rule rule, int passes) {
   if (scale.stays) return;
   A sums[2] = {};
   part.points(part.rule(rule), [&](int64_t, const auto& point, const auto& centre) {
+    A run[2] = {};
     for (int e = 0; e < kWidth; ++e) {
       const A d = point[e] - centre[e], step = scale.s * d;
       const A below = ball.low - centre[e], above = ball.high - centre[e];
       const A limit = step < 0 ? below : above;
       const bool stopped = step < below || step > above;
-      sums[0] += stopped ? A(0) : d * d;
-      sums[1] += stopped ? limit * limit : A(0);
+      run[0] += stopped ? A(0) : d * d;
+      run[1] += stopped ? limit * limit : A(0);
     }
+    sums[0] += run[0];
+    sums[1] += run[1];
   });
   part.keep(sums, part.pass(passes));
 }

@@ -125,6 +125,8 @@ constexpr int64_t kHeldSample = int64_t{kMaxThreads} * kHeld<A>;
 template <int kWidth, class T, class A, class Rule, class Direction>
 class HeldSample {
  public:
+  static constexpr bool kInRegisters = true;
+
   DEVICE HeldSample(const T* x, const Direction& direction, const T* x0, int64_t size) : x_(x), x0_(x0), size_(size) {
     // All of it is on its way before the first reduction waits for any; but a search takes registers of its own.
     if constexpr (!kSearches) load_points();
@@ -194,6 +196,8 @@ class HeldSample {
 template <int kWidth, class Point, class A, class Rule, class Direction>
 class StreamedSample {
  public:
+  static constexpr bool kInRegisters = false;
+
   using T = std::remove_const_t<Point>;
 
   DEVICE StreamedSample(Point* x, const Direction& direction, const T* x0, int64_t size)
@@ -261,20 +265,26 @@ DEVICE A norm(const Team& team, A squares, const Terms& terms) {
 // The s in [0, 1] for which clamp(x0 + s delta, low, high) lies at distance eps from x0, delta being point - x0; 1
 // inside the ball. In s^2 the squared distance is concave and piecewise linear, s^2 A + B, with A the sum of delta^2
 // over the coordinates still inside the box and B the squared distance of those the box stopped; from the left Newton
-// rises to the root.
+// rises to the root. Equal terms, which sign steps leave behind, round alike and would add up their errors: long sums,
+// which a thread's share of a sample in registers has not, are taken in double, a run of terms at a time.
 template <class A, class Team, class Sample>
 DEVICE A l2_scale(const Team& team, const Sample& sample, const Ball<A>& ball) {
-  A whole_and_clipped[2] = {0, 0};
+  using Wide = std::conditional_t<Sample::kInRegisters, A, double>;
+  Wide whole_and_clipped[2] = {0, 0};
   sample.points([&](int64_t, const auto& point, const auto& centre) {
+    A run[2] = {0, 0};
     for (int e = 0; e < static_cast<int>(std::size(point)); ++e) {
       const A d = point[e] - centre[e];
       const A inside = ball.exact ? clamp<A>(d, ball.low - centre[e], ball.high - centre[e]) : d;
-      whole_and_clipped[0] += d * d;
-      whole_and_clipped[1] += inside * inside;
+      run[0] += d * d;
+      run[1] += inside * inside;
     }
+    whole_and_clipped[0] += run[0];
+    whole_and_clipped[1] += run[1];
   });
   team.template combine<Sum>(whole_and_clipped);
-  const A whole = whole_and_clipped[0], clipped = whole_and_clipped[1], radius = ball.eps * ball.eps;
+  const A whole = static_cast<A>(whole_and_clipped[0]), clipped = static_cast<A>(whole_and_clipped[1]);
+  const A radius = ball.eps * ball.eps;
   if (!(clipped > radius)) return A(1);
   A s = ball.eps / norm<A>(team, whole, [&](const auto& term) {
     sample.points([&](int64_t, const auto& point, const auto& centre) {
@@ -283,19 +293,22 @@ DEVICE A l2_scale(const Team& team, const Sample& sample, const Ball<A>& ball) {
   });
   // Where the box stopped nothing at the far end it stops nothing on the way, and s is exact already.
   for (int pass = 0; pass < kNewtonPasses && whole != clipped; ++pass) {
-    A free_and_fixed[2] = {0, 0};
+    Wide free_and_fixed[2] = {0, 0};
     sample.points([&](int64_t, const auto& point, const auto& centre) {
+      A run[2] = {0, 0};
       for (int e = 0; e < static_cast<int>(std::size(point)); ++e) {
         const A d = point[e] - centre[e], step = s * d;
         const A below = ball.low - centre[e], above = ball.high - centre[e];
         const A limit = step < 0 ? below : above;
         const bool stopped = step < below || step > above;
-        free_and_fixed[0] += stopped ? A(0) : d * d;
-        free_and_fixed[1] += stopped ? limit * limit : A(0);
+        run[0] += stopped ? A(0) : d * d;
+        run[1] += stopped ? limit * limit : A(0);
       }
+      free_and_fixed[0] += run[0];
+      free_and_fixed[1] += run[1];
     });
     team.template combine<Sum>(free_and_fixed);
-    const A free = free_and_fixed[0], left = radius - free_and_fixed[1];
+    const A free = static_cast<A>(free_and_fixed[0]), left = radius - static_cast<A>(free_and_fixed[1]);
     const A root = free > 0 && left > 0 ? std::sqrt(left / free) : A(0);
     if (!(root > s)) break;
     s = root < 1 ? root : A(1);

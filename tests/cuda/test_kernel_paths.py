@@ -62,6 +62,26 @@ def test_the_ball_holds(norm, order, elements, clusters, fused):
     assert moved.max() <= 1
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("elements", [8192, 8200, 32760, 40000])
+def test_equal_distances_stay_in_the_l2_ball(elements, stopped, clusters, fused):
+    if not clusters and elements < 8200:
+        pytest.skip("no clusters are launched")
+    # Equal terms round alike: their errors would add up. From the end of the box on some of them are its sides.
+    x = (0.25 + Draw(torch.float32).pixels((12, 1)) / 2).repeat(1, elements)
+    if stopped:
+        x[:, ::2] *= -1
+    zero = torch.zeros_like(x)
+    # A momentum step never goes to clusters.
+    for moved in (
+        fused.project(x, zero, eps=1.0, norm="l2"),
+        fused.momentum_step(x, zero, zero, zero, eps=1.0, step_size=0.0, norm="l2")[0],
+    ):
+        length = torch.linalg.vector_norm(moved.double(), dim=1)
+        assert length.max() <= 1 + 4 * 2**-23
+        assert length.min() >= 1 - 4 * 2**-23
+
+
 @pytest.mark.parametrize("elements", SAMPLES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_linf_step_is_exact(dtype, elements, fused):
@@ -355,6 +375,13 @@ def test_more_particles_than_fit_are_refused(fused):
         svgd(fused, stein(torch.float32, 1, 33, 8), eps=0.3, step_size=0.1)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_towards_a_plane_at_no_distance_that_float32_has_all_go_to_the_end(norm, fused):
+    x, w = torch.full((2, 4), 0.5), torch.full((2, 4), 1e-30)
+    moved = fused.project_hyperplane(x, w, torch.tensor([1e10, -1e10]), norm=norm)
+    assert moved.tolist() == [[1.0] * 4, [0.0] * 4]
+
+
 # A warp a row with few numbers a lane, and with many; a block a row, one by one and 16 bytes at a time; several blocks.
 CLASSES = [4, 128, 129, 1000, 1027, 4104, 8200]
 LOSSES = {
@@ -439,6 +466,22 @@ def test_saturated_and_absent_logits(loss, classes, clusters, fused):
     tensors["s"][3] = -math.inf
     tensors["t"][4, :] = 7.0
     assert_loss_agrees(fused, loss, tensors)
+
+
+@pytest.mark.parametrize("classes", [10, 1000, 4104, 1027, 8200])
+def test_dkd_loss_without_other_classes(classes, clusters, fused):
+    if not clusters and classes <= 1024:
+        pytest.skip("no clusters are launched")
+    tensors = logits(torch.float32, 3, classes)
+    tensors["y"][:] = 1
+    for network, row in (("s", 0), ("t", 1)):
+        own = tensors[network][row, 1].clone()
+        tensors[network][row] = -math.inf
+        tensors[network][row, 1] = own
+    loss, grad, *_ = LOSSES["dkd_loss"](fused, tensors)
+    assert loss[0] == math.inf
+    assert grad.isfinite().all()
+    assert_loss_agrees(fused, "dkd_loss", tensors)
 
 
 @pytest.mark.parametrize("classes", CLASSES)

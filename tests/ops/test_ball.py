@@ -146,6 +146,18 @@ def test_what_is_inside_stays_to_the_bit(norm, mode, backend):
     assert (projected - x).abs().max() <= ULP
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("size", [8192, 32768])
+def test_equal_distances_stay_in_the_l2_ball(size, stopped, backend):
+    """Equal terms round alike: in one long float32 sum their errors would add up to a radius that is too large."""
+    x = (0.25 + Draw(torch.float32, seed=8).pixels((60, 1)) / 2).repeat(1, size)
+    if stopped:
+        x[:, ::2] *= -1
+    length = fastadv.project(x, torch.zeros_like(x), eps=1.0, norm="l2").double().norm(dim=1)
+    assert length.max() <= 1 + 4 * ULP
+    assert length.min() >= 1 - 4 * ULP
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_projecting_twice_is_projecting_once(norm, backend):
     draw = Draw(torch.float32, seed=8)
