@@ -196,7 +196,7 @@ def _train(options: argparse.Namespace) -> None:
         ) as run:
             options.again = shlex.join(["fastadv", "train", "--resume", "--run-dir", str(run)])
             print(f"run folder: {run}", flush=True)
-            for note in general_notes(config, experiment.dataset):
+            for note in [*config.without_effect(flags), *general_notes(config, experiment.dataset)]:
                 print(f"note: {note}", flush=True)
             if "Precision" in facts:
                 print(f"precision: {facts['Precision']}", flush=True)

@@ -70,6 +70,12 @@ def test_a_constant_rate_is_told_at_the_start_and_in_the_report(capsys, tmp_path
     assert f"\n- {note}.\n" in (tmp_path / "run" / "report.md").read_text()
 
 
+def test_a_flag_without_effect_is_told_at_the_start(capsys, tmp_path):
+    how = ("--milestones=1", "--epochs=2", "--methods=ce", "--seeds=0", "--student-samples=50", "--eval-samples=50")
+    assert main(["train", *how, "--no-tensorboard", f"--run-dir={tmp_path / 'run'}"]) == 0
+    assert "\nnote: milestones has no effect: schedule is cosine\n" in capsys.readouterr().out
+
+
 def test_resume_without_a_run_starts_one_and_says_so(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--resume", "--data", "cifar100", "--data-dir", str(tmp_path)]) == 2

@@ -191,3 +191,24 @@ def test_all_data_have_a_recipe(tmp_path, data, recipe):
     assert (tald.variant, tald.images, tald.eps) == ("projected", 10, 8 / 255)
     with pytest.raises(ConfigError, match="data: 'mnist', expected one of digits, cifar10"):
         resolve(flags={"data": "mnist"})
+
+
+@pytest.mark.parametrize(
+    ("flags", "notes"),
+    [
+        ({"schedule": "cosine", "milestones": "6,8"}, ["milestones has no effect: schedule is cosine"]),
+        ({"schedule": "one-cycle", "lr_decay": "0.2"}, ["lr_decay has no effect: schedule is one-cycle"]),
+        ({"schedule": "step", "milestones": "6,8", "methods": "ce"}, []),
+        (
+            {"teacher_epochs": "3", "teacher_checkpoint": "t.pt"},
+            ["teacher_epochs has no effect: no teacher is trained"],
+        ),
+        ({"teacher_epochs": "3"}, []),
+        ({"methods": "ce", "freeze_teacher": True}, ["freeze_teacher has no effect: no method has a teacher"]),
+        ({"methods": "ce,kd", "warm_up_lr": "0.1"}, ["warm_up_lr has no effect: no method warms up"]),
+        ({"methods": "tald", "options": ["tald.base=ft"], "warm_up_lr": "0.1"}, []),
+    ],
+    ids=str,
+)
+def test_flags_without_effect_are_told(flags, notes):
+    assert resolve(flags=flags).without_effect(flags) == notes

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -238,6 +238,24 @@ class Config(DataConfig):
             raise ConfigError(
                 f"standard_teacher_checkpoint: {str(second)!r}, but none of {names} asks a second teacher; iad-ii does"
             )
+
+    def without_effect(self, given: Iterable[str]) -> list[str]:
+        """Return a sentence for each of the fields ``given`` that changes nothing here.
+
+        Not an error: recipes have them too, beside which a flag may be all that differs.
+        """
+        reasons = {}
+        if self.schedule != "step":
+            reasons |= dict.fromkeys(("milestones", "lr_decay", "teacher_milestones"), f"schedule is {self.schedule}")
+        if not self.trains_teacher:
+            fields = ("teacher_epochs", "teacher_method", "teacher_milestones", "teacher_ema")
+            reasons |= dict.fromkeys(fields, "no teacher is trained")
+        if not self.needs_teacher:
+            fields = ("teacher", "teacher_checkpoint", "freeze_teacher", "teacher_precision")
+            reasons |= dict.fromkeys(fields, "no method has a teacher")
+        if "warm_up_lr" in given and not any(spec.build().warm_up_epochs for spec in self.all_specs):
+            reasons["warm_up_lr"] = "no method warms up"
+        return [f"{name} has no effect: {reasons[name]}" for name in given if name in reasons]
 
     @property
     def constant_rates(self) -> list[str]:
