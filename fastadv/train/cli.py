@@ -183,8 +183,6 @@ def _train(options: argparse.Namespace) -> None:
     with joined(config.device) as processes, cpu_threads(config.threads):
         require_libraries()
         experiment = Experiment(config)
-        if processes.count > 1:
-            facts["Processes"] = str(processes.count)
         with open_run(
             config,
             processes,

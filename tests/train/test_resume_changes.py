@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fastadv.train.cli import main
+from fastadv.train.config import run_folder
 from fastadv.train.config.train_config import resolve
 
 COMMON = ["--methods=kd", "--seeds=0", "--student-samples=60", "--batch-size=30", "--epochs=2", "--eval-steps=1"]
@@ -91,6 +92,32 @@ def test_a_run_of_an_earlier_version_keeps_its_clean_accuracy_on_all(run):
     config = resolve(recipe=str(run / "config.toml"))
     assert (config.eval_samples, config.pgd_samples) == (None, 40)
     assert "Clean accuracy: all 500 test images" in (run / "report.md").read_text()
+
+
+def test_where_a_run_goes_on_is_told(run, monkeypatch):
+    begun = run_folder.read_origin(run)
+    lines = []
+    for software in (begun["Software"], "torch 9", "torch 9", "torch 10"):
+        found = {**begun, "Software": software}
+        monkeypatch.setattr(run_folder, "describe", lambda found=found, **_: found)
+        assert train(run, "--resume") == 0
+        lines.append(run_folder.read_origin(run).get("Resumed with"))
+    assert lines == [None, *["Software torch 9"] * 2, "Software torch 9; Software torch 10"]
+    assert "- Resumed with: Software torch 9; Software torch 10\n" in (run / "report.md").read_text()
+
+
+def test_a_student_that_is_begun_goes_on_with_as_many_processes(run, capsys):
+    student = run / "kd-seed0"
+    (student / "result.json").unlink()
+    checkpoint = max((student / "checkpoints").glob("step-*.pt"))
+    content = torch.load(checkpoint, weights_only=True)
+    assert content["processes"] == 1
+    torch.save({**content, "processes": 4}, checkpoint)
+    assert train(run, "--resume") == 2
+    assert "KD, seed 0 was begun by 4 processes, expected as many, got 1" in capsys.readouterr().err
+    del content["processes"]  # as earlier versions
+    torch.save(content, checkpoint)
+    assert train(run, "--resume") == 0
 
 
 def test_eval_samples_bound_the_clean_evaluation(run):

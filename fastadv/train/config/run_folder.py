@@ -35,7 +35,8 @@ def open_run(
     """Hold the folder of a run for ``processes``: ``resumed``, else the one ``named``.
 
     A new one, or one in which no step was saved, receives the configuration and origin.json, with the lines ``facts``
-    beside machine, software and command. ``extend`` is called with a resumed one, by the first process alone.
+    beside machine, software and command. ``extend`` is called with a resumed one, by the first process alone; where
+    machine, software or the number of processes are others, a line of origin.json says which.
 
     Raises ConfigError where another run holds the folder or it has a run that is not to be resumed, or files of one of
     another kind, and what ``extend`` raises.
@@ -45,14 +46,17 @@ def open_run(
         folder = resumed or named
         folder.mkdir(parents=True, exist_ok=True)
         held.enter_context(locked(folder))
+        origin = describe(command=command, device=config.device, threads=config.threads)
+        if processes.count > 1:
+            origin["Processes"] = str(processes.count)
         if resumed is not None:
             extend(folder)
+            _add_resume(folder, origin)
         elif (folder / config.FILE).exists() and any(any(folder.glob(pattern)) for pattern in SAVED):
             raise ConfigError(f"{folder} already holds a run; add --resume to continue it, or name another folder")
         elif others := [name for name in MARKS if name != config.FILE and (folder / name).exists()]:
             raise ConfigError(f"{config.FOLDER}: {folder} holds {others[0]} of another run, expected a new folder")
         else:
-            origin = describe(command=command, device=config.device, threads=config.threads)
             write_text(folder / "origin.json", json.dumps({**origin, **facts}, indent=1))
             # Last, because it marks the folder as a run.
             write_text(folder / config.FILE, config.to_toml())
@@ -60,6 +64,16 @@ def open_run(
 
     with contextlib.ExitStack() as held:
         yield processes.broadcast_from_rank0(take)
+
+
+def _add_resume(folder: Path, now: Mapping[str, str]) -> None:
+    """Add to origin.json where the run goes on, unless that is where it began, or where it went on before."""
+    begun = {"Processes": "1", **read_origin(folder)}
+    now = {"Processes": "1", **now}
+    changes = [f"{name} {now[name]}" for name in now if name != "Command" and now[name] != begun.get(name)]
+    earlier = begun.get("Resumed with", "").split("; ")
+    if changes and (line := ", ".join(changes)) not in earlier:
+        add_fact(folder, "Resumed with", "; ".join([*filter(None, earlier), line]))
 
 
 def add_fact(folder: Path, name: str, fact: str) -> None:

@@ -265,6 +265,7 @@ class Trainer:
         content = {
             **{name: part.state_dict() for name, part in self._parts.items()},
             "metrics_position": log.sync(),
+            "processes": self.processes.count,
             "images_seen": self.images_seen,
             "seconds": self.stopwatch.seconds,
         }
@@ -275,6 +276,13 @@ class Trainer:
         content = self.checkpoints.load_newest(device=self.device, warn=print)
         if content is None:
             return 0
+        # Checkpoints of earlier versions do not know it.
+        count = content.get("processes", self.processes.count)
+        if count != self.processes.count:
+            raise ConfigError(
+                f"resume: {self.label} was begun by {count} processes, expected as many, got {self.processes.count}: "
+                "BatchNorm sees the part of a batch that a process has"
+            )
         other = "the newest checkpoint, which another version of fastadv wrote; train anew"
         if missing := self._parts.keys() - content.keys():
             raise CheckpointError(f"{self.checkpoints.folder}: no {', '.join(sorted(missing))} in {other}")
