@@ -512,7 +512,7 @@ def _log_ratio(log_p, log_q):
 
 @triton.jit
 def _log_sigmoid(x):
-    return tl.minimum(x, 0.0) - tl.log(1 + tl.exp(-tl.abs(x)))
+    return -_softplus(-x)[0]
 
 
 @triton.jit

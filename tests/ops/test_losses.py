@@ -82,6 +82,14 @@ def test_dkd_loss_is_the_two_decoupled_divergences(backend):
     close(fastadv.dkd_loss(s, t, y, alpha=0.7, beta=3.0), expected.mean())
 
 
+def test_dkd_of_two_sure_networks_is_no_negative_divergence(backend):
+    student, teacher, target = torch.tensor([[20.0, 0.0]]), torch.tensor([[25.0, 0.0]]), torch.tensor([0])
+    found = fastadv.dkd_loss(student, teacher, target, temperature=1.0, alpha=1.0, beta=0.0)
+    wrong = torch.tensor([-20.0, -25.0], dtype=torch.float64).exp()  # of student and teacher, small beside 1
+    expected = wrong[1] * (wrong[1] / wrong[0]).log() + wrong[0] - wrong[1]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+
+
 def test_dkd_loss_of_saturated_logits_is_finite_and_right(backend):
     s = torch.tensor([[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0]], requires_grad=True)
     y = torch.tensor([0, 0])
