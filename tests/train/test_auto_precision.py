@@ -7,6 +7,7 @@ import torch
 
 from fastadv.train.cli import main
 from fastadv.train.config.auto_precision import attack_modes, decided
+from fastadv.train.config.resume import continued_config
 from fastadv.train.config.train_config import Config, resolve
 from fastadv.train.loop import trainer
 
@@ -99,6 +100,12 @@ def test_a_run_keeps_what_it_began_with_and_says_how_far_that_is_from_float32(mo
     assert json.loads((tmp_path / "origin.json").read_text())["Precision"] in report
 
     having(monkeypatch)
+    # A method that is added attacks as if it had been there from the beginning.
+    for flags in ({"methods": "pgd-at"}, {"methods": "pgd-at", "precision": "auto"}):
+        added = continued_config(tmp_path, recipe=None, flags=flags)
+        assert added.options["pgd-at"]["attack_mode"] == "frozen-bfloat16"
+    told = {"methods": "pgd-at", "options": ["pgd-at.attack_mode=eval"]}
+    assert continued_config(tmp_path, recipe=None, flags=told).options["pgd-at"]["attack_mode"] == "eval"
     again = ["train", "--resume", "--run-dir", str(tmp_path), "--precision=auto"]
     assert main([*again, "--seeds=0,1"]) == 0
     stored = Config(**Config.read_toml(tmp_path / "config.toml"))

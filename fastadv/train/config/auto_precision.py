@@ -40,14 +40,14 @@ def decided(config: Config) -> tuple[Config, dict[str, str]]:
         values["freeze_teacher"] = True
         if config.freeze_teacher or "freeze_teacher" not in config.model_fields_set:
             values["teacher_precision"] = low
-    config = filled(config, values, dict.fromkeys(_attacking_in_eval_mode(config), ATTACK_MODES[low]))
+    config = filled(config, values, fast_attack_modes(config, low))
     shown = [f"{name} {getattr(config, name)}" for name in CHOSEN]
     shown += [f"attack_mode {mode} of {name}" for name, mode in attack_modes(config).items()]
     return config, {"Precision": f"auto, {why}: {', '.join(shown)}"}
 
 
 def filled(config: Config, values: dict[str, Any], modes: Mapping[str, str]) -> Config:
-    """Return ``config``, whose precision is "auto", with ``values`` in place of what it was not given.
+    """Return ``config`` in the precision of ``values``, with the others in place of what it was not given.
 
     modes: the attack_mode of methods, by the names of their tables.
     """
@@ -61,14 +61,17 @@ def attack_modes(config: Config) -> dict[str, str]:
     return {name: table["attack_mode"] for name, table in config.options.items() if "attack_mode" in table}
 
 
-def _attacking_in_eval_mode(config: Config) -> list[str]:
-    """Return the names of the specs, and of those they are built on, that attack in evaluation mode when not told."""
-    found = []
+def fast_attack_modes(config: Config, precision: str) -> dict[str, str]:
+    """Return the attack_mode, a frozen copy in ``precision``, of all that attack in evaluation mode when not told.
+
+    By the names of the specs, and of those they are built on.
+    """
+    found = {}
     specs = [*config.specs, *([config.teacher_spec] if config.trains_teacher else [])]
     for spec in itertools.chain.from_iterable(each.parts() for each in specs):
         mode = options_of(spec.kind).get("attack_mode")
         if mode is not None and mode.default == "eval" and "attack_mode" not in spec.options:
-            found.append(spec.name)
+            found[spec.name] = ATTACK_MODES[precision]
     return found
 
 

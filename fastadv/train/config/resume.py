@@ -6,7 +6,7 @@ from typing import Any
 
 from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.config.attacks import ENSEMBLE
-from fastadv.train.config.auto_precision import CHOSEN, attack_modes, filled
+from fastadv.train.config.auto_precision import CHOSEN, attack_modes, fast_attack_modes, filled
 from fastadv.train.config.run_folder import add_fact, check_facts, read_origin, refusal
 from fastadv.train.config.train_config import Config, in_new_words, overridden, read_recipe
 from fastadv.train.runtime.files import sha256, write_text
@@ -33,6 +33,11 @@ def continued_config(folder: Path, *, recipe: str | None, flags: Mapping[str, An
     if asked.precision == "auto":
         asked = filled(asked, {name: getattr(begun, name) for name in CHOSEN}, attack_modes(begun))
     used = set[str]().union(*(spec.names() for spec in (*begun.specs, begun.teacher_spec)))
+    known = read_origin(folder)
+    if "Precision" in known:
+        # What auto decided at the beginning holds for methods that are added.
+        added = {name: mode for name, mode in fast_attack_modes(asked, begun.precision).items() if name not in used}
+        asked = filled(asked, {"precision": begun.precision}, added)
     # Where no rate and no loss depends on their number, the first epochs of a longer training are the same.
     steady = begun.schedule == "step" and not any(spec.claims("follows_progress") for spec in begun.specs)
     longer = steady and begun.max_steps is None and asked.epochs > begun.epochs
@@ -45,7 +50,6 @@ def continued_config(folder: Path, *, recipe: str | None, flags: Mapping[str, An
 
     if changes := begun.changes(asked, free=free):
         raise refusal(folder, changes)
-    known = read_origin(folder)
     needed = {line: "not given" for line in map(_sha256_line, CHECKPOINTS) if line in known}
     check_facts(folder, {**needed, **checkpoint_facts(begun)})
     return begun.replaced(
