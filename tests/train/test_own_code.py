@@ -9,16 +9,19 @@ import pytest
 import torch
 
 from fastadv.train.cli import main
-from fastadv.train.config.train_config import Config
+from fastadv.train.config.attack_config import AttackConfig
+from fastadv.train.config.train_config import Config, resolve
 from fastadv.train.data import datasets
 from fastadv.train.data.splits import to_pixels
 from fastadv.train.loop.experiment import build_classifier
 from fastadv.train.networks import catalogue
 from fastadv.train.networks.weights import load_weights
+from fastadv.train.robustness.attack_split import prepare
 from fastadv.train.runtime.errors import ConfigError
 
 NETWORKS = """
     from torch import nn
+    from fastadv.attacks import Normalized
     from fastadv.distill import Hooked
 
     class Net(nn.Module):
@@ -57,6 +60,9 @@ NETWORKS = """
 
     def same():
         return ONE
+
+    def normalised(num_classes, image_shape):
+        return Normalized(Net(4, image_shape[0], num_classes), 0.3, 0.2)
 
     constant = 4
 """
@@ -206,6 +212,20 @@ def test_of_data_in_the_order_of_classes_the_report_says_which_the_first_lack(he
     attack = ["attack", "--model=own_networks:plain", "--checkpoint=run/ce-seed0/weights.pt", "--steps=1"]
     assert main([*attack, "--data=own_data:by_class", "--n=10", "--out=attacked"]) == 0
     assert f"own_data:by_class; {note}." in (here / "attacked" / "report.md").read_text()
+
+
+def test_a_network_that_normalises_gets_pixels(here):
+    network = catalogue.build("own_networks:normalised", num_classes=3, image_shape=(1, 8, 8)).eval()
+    torch.save(network.state_dict(), "weights.pt")
+    data = datasets.load("own_data:tensors")
+    x = to_pixels(data.test.images)
+    given = {"model": "own_networks:normalised", "checkpoint": here / "weights.pt", "data": "own_data:tensors"}
+    prepared = prepare(AttackConfig(**given))
+    torch.testing.assert_close(prepared.network(x), network(x).detach())
+    assert prepared.facts["Normalisation"] == "the network's own"
+    config = resolve(flags={"data": given["data"], "student": given["model"]})
+    student = build_classifier(config.student, config, data, seed=0).eval()
+    assert torch.equal(student(x), student.network(x))
 
 
 def test_weights_of_the_inside_fit_a_hooked_network(here):

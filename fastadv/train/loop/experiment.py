@@ -195,13 +195,13 @@ class Experiment:
 
 
 def build_classifier(name: str, config: Config, dataset: Dataset, *, seed: int, field: str = "network") -> Classifier:
-    """The network `name` behind the dataset's normalisation, initialised from `seed`, on the configured device."""
+    """The network `name` behind its normalisation, initialised from `seed`, on the configured device."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "weights", name))
         network = catalogue.build(
             name, num_classes=len(dataset.class_names), image_shape=dataset.image_shape, field=field
         )
-    classifier = Classifier(network, dataset.mean, dataset.std).to(config.device)
+    classifier = Classifier.of(network, dataset.mean, dataset.std).to(config.device)
     if config.channels_last:
         torch.nn.utils.convert_conv2d_weight_memory_format(classifier, torch.channels_last)
     return classifier

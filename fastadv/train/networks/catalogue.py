@@ -48,7 +48,8 @@ NETWORKS: "dict[str, Callable[..., nn.Module]]" = {
 # Help of the flags of both commands.
 NETWORK = (
     f"{', '.join(NETWORKS)}, timm:NAME, torchvision:NAME, or MODULE:FUNCTION of your own, called with num_classes and "
-    "image_shape where it takes them"
+    "image_shape where it takes them; each gets images normalised by mean and std of the data's training pixels, but "
+    "pixels in [0, 1] where your function gives a fastadv.attacks.Normalized"
 )
 _LIBRARIES = ("timm:", "torchvision:")
 # Networks that functions of the user's own have made.

@@ -1,5 +1,7 @@
 """A network behind its normalisation."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -14,9 +16,21 @@ class Classifier(Normalized):
 
     network: nn.Module
 
+    @classmethod
+    def of(cls, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> "Classifier":
+        """Return ``network`` behind the normalisation of the data, and behind none where it brings its own."""
+        if normalises(network):
+            return cls(network, [0.0] * len(mean), [1.0] * len(std))
+        return cls(network, mean, std)
+
     def with_features(self, x: Tensor) -> Features:
         """Return the features of the network; TypeError where it has none."""
         return features_of("network", self.network, self.normalize(x))
+
+
+def normalises(network: nn.Module) -> bool:
+    """Return whether ``network`` is known to take pixels in [0, 1]."""
+    return isinstance(network, Normalized)
 
 
 def check_fit(field: str, name: str, network: nn.Module, x: Tensor, classes: int) -> None:

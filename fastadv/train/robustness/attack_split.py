@@ -15,7 +15,7 @@ from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.data import datasets
 from fastadv.train.data.splits import Dataset, to_pixels
 from fastadv.train.networks import catalogue
-from fastadv.train.networks.classifier import Classifier, check_fit
+from fastadv.train.networks.classifier import Classifier, check_fit, normalises
 from fastadv.train.networks.weights import load_weights
 from fastadv.train.runtime.errors import CheckpointError, ConfigError
 from fastadv.train.runtime.files import sha256, write_text
@@ -79,7 +79,7 @@ def prepare(config: AttackConfig) -> PreparedAttack:
         raise ConfigError(f"n: {images}, expected at most {len(dataset.test)}, the test images of {config.data}")
     classes = len(dataset.class_names)
     network = catalogue.build(config.model, num_classes=classes, image_shape=dataset.image_shape, field="model")
-    classifier = Classifier(network, dataset.mean, dataset.std).eval().requires_grad_(False)
+    classifier = Classifier.of(network, dataset.mean, dataset.std).eval().requires_grad_(False)
     torch.nn.utils.convert_conv2d_weight_memory_format(classifier.to(config.device), torch.channels_last)
     check_fit("model", config.model, classifier, torch.zeros(1, *dataset.image_shape, device=config.device), classes)
     if config.checkpoint is None:
@@ -89,6 +89,8 @@ def prepare(config: AttackConfig) -> PreparedAttack:
         facts = {"Checkpoint SHA-256": sha256(config.checkpoint)}
         if choice is not None:
             facts["Weights"] = choice
+    if normalises(network):
+        facts["Normalisation"] = "the network's own"
     copy = freeze(classifier, dtype=getattr(torch, config.dtype))
     return PreparedAttack(classifier, copy, dataset, images, {**facts, **datasets.order_facts(config.data)})
 
