@@ -120,6 +120,26 @@ def test_seeds_that_mean_other_weights_or_images_are_not_paired(capsys, tmp_path
     assert cells(text, "first: CE")[-1] == "2"
 
 
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"eval_eps": 0.02}, ["-10.00", "", "1"]),
+        ({"eval_steps": 20}, ["-10.00", "", "1"]),
+        ({"pgd_samples": 10}, ["-10.00", "", "1"]),
+        ({"eval_samples": 10, "pgd_samples": "none"}, ["", "", ""]),
+        ({"pgd_samples": 30, "eval_samples": 10}, ["", "", ""]),
+        ({"pgd_samples": 50}, ["-10.00", "", "1"]),
+        ({"eval_batch_size": 7}, ["-10.00", "+40.00", "1"]),
+    ],
+    ids=str,
+)
+def test_accuracies_that_were_measured_otherwise_have_no_difference(capsys, tmp_path, config, expected):
+    evaluation = {"eval_eps": 0.1, "eval_steps": 10, "eval_samples": "none", "pgd_samples": "none"}
+    one = write_run(tmp_path / "one", {"kd": {0: (0.6, 0.1)}}, **evaluation)
+    two = write_run(tmp_path / "two", {"kd": {0: (0.5, 0.5)}}, **{**evaluation, **config})
+    assert cells(compared(capsys, one, two, "--out", tmp_path / "out"), "two: KD")[3:] == expected
+
+
 @pytest.mark.parametrize("baseline", ["tald", "second/tald"])
 def test_the_baseline_can_be_chosen(capsys, tmp_path, runs, baseline):
     text = compared(capsys, *runs, "--out", tmp_path / "out", "--baseline", baseline)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastadv.train.config.config_model import flattened
+from fastadv.train.config.train_config import in_new_words
 from fastadv.train.report import tables
 from fastadv.train.report.plots import draw_comparison
 from fastadv.train.report.results import MethodResults, RunResults, accuracies_of, read_results
@@ -16,13 +17,20 @@ from fastadv.train.runtime.files import write_text
 PAIRED_BY = ("data", "image_size", "grayscale", "student", "student_samples")
 # What results have of these that were written before there was a choice.
 EARLIER = {"image_size": "none", "grayscale": False}
+# What makes an accuracy the same measurement: bounds, of which the smallest counts, and settings.
+MEASURED_BY = {
+    "clean": (("eval_samples",), ()),
+    "pgd": (("eval_samples", "pgd_samples"), ("eval_eps", "eval_steps")),
+    "attack": (("eval_samples", "pgd_samples"), ("eval_eps",)),
+}
 
 
 def compare_runs(folders: Sequence[Path], baseline: str | None, out: Path) -> str:
     """Write compare.md and compare.png into `out`; return the table with its notes as text.
 
     baseline: a setting: NAME, of the first run that has it, or RUN/NAME; None is the first run's KD or, where it has
-    none, its plain training. Runs whose seeds mean other weights or images than its run's have no differences to it.
+    none, its plain training. Runs whose seeds mean other weights or images than its run's have no differences to it,
+    nor have accuracies that were measured otherwise there.
     Raises ConfigError for a folder that holds no finished run, a run given twice and a baseline that no run has.
     """
     runs = _read(folders)
@@ -32,12 +40,15 @@ def compare_runs(folders: Sequence[Path], baseline: str | None, out: Path) -> st
     heads = tables.difference_heads(chosen, accuracies)
     empty = [""] * len(heads)
     rows = [[*tables.result_heads(accuracies), *heads]]
+    of_chosen = next(run for run in runs.values() if chosen in run.methods)
     for name, run in runs.items():
+        unlike = [key for key in accuracies if _measure(run, key) != _measure(of_chosen, key)]
         if run.teacher is not None:
             label = tables.teacher_label(run) if len(runs) == 1 else f"{name}: {tables.teacher_label(run)}"
             rows.append([*tables.result_cells(label, [run.teacher], accuracies), *empty])
         for method in run.methods:
-            differences = tables.difference_cells(method, chosen, accuracies) if name in pairs else empty
+            found = tables.difference_cells(method, chosen, accuracies, unlike=unlike)
+            differences = found if name in pairs else empty
             rows.append([*tables.result_cells(method.label, method.seeds, accuracies), *differences])
     text = "\n\n".join(
         [tables.render_table(rows), "Mean ± standard deviation over n networks.", tables.PAIRING, *_disagreement(runs)]
@@ -90,6 +101,13 @@ def _paired_runs(runs: Mapping[str, RunResults], baseline: MethodResults) -> set
 
     of_baseline = next(identity(run) for run in runs.values() if baseline in run.methods)
     return {name for name, run in runs.items() if identity(run) == of_baseline}
+
+
+def _measure(run: RunResults, key: str) -> list[Any]:
+    """Return what one accuracy of the run was measured with."""
+    config, (bounds, settings) = in_new_words(run.config), MEASURED_BY[key]
+    images = [bound for name in bounds if (bound := config.get(name, "none")) != "none"]
+    return [min(images, default="none"), *map(config.get, settings)]
 
 
 def _disagreement(runs: Mapping[str, RunResults]) -> list[str]:

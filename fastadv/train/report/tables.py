@@ -1,7 +1,7 @@
 """Tables in Markdown that also read well on a terminal, and the cells of results in them."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fastadv.train.report.intervals import paired_difference
@@ -52,15 +52,20 @@ def difference_heads(baseline: MethodResults, accuracies: Mapping[str, str] = AC
 
 
 def difference_cells(
-    method: MethodResults, baseline: MethodResults, accuracies: Mapping[str, str] = ACCURACIES
+    method: MethodResults,
+    baseline: MethodResults,
+    accuracies: Mapping[str, str] = ACCURACIES,
+    *,
+    unlike: Collection[str] = (),
 ) -> list[str]:
     """Under difference_heads: for each accuracy the mean paired difference and its interval, and how many pairs.
 
-    Empty for the baseline itself and where no seed is common; one pair has no interval.
+    Empty for the baseline itself, where no seed is common, and for the accuracies ``unlike``; one pair has no interval.
     """
     cells, pairs = [], ""
     for key in accuracies:
-        difference = None if method == baseline else paired_difference(method.values(key), baseline.values(key))
+        none = method == baseline or key in unlike
+        difference = None if none else paired_difference(method.values(key), baseline.values(key))
         if difference is None:
             cells.append("")
             continue
