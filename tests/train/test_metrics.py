@@ -63,3 +63,24 @@ def test_tensorboard_receives_the_same_numbers(tmp_path):
     log.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(7, 0.5)]
+
+
+def test_tensorboard_keeps_what_was_written_before_a_checkpoint(tmp_path):
+    """The lines of a step come before its checkpoint, and a warm-up counts its steps from 0 as the training does."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+
+    log = MetricsLog(tmp_path, warm_up=0, tensorboard=True)
+    for step in (1, 2, 3):
+        log.write("warm-up", step, {"loss": float(step)})
+    for step in (1, 2):
+        log.write("test", step, {"accuracy": step / 10})
+    position = log.sync()
+    log.write("test", 3, {"accuracy": 0.9})
+    log.close()
+    log = MetricsLog(tmp_path, position=position, step=2, warm_up=3, tensorboard=True)
+    log.write("test", 4, {"accuracy": 0.4})
+    log.close()
+    events = EventMultiplexer().AddRunsFromDirectory(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars(".", "test/accuracy")] == [1, 2, 4]
+    assert [event.step for event in events.Scalars("warm-up", "warm-up/loss")] == [1, 2, 3]

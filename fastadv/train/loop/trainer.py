@@ -111,7 +111,13 @@ class Trainer:
         position = self._restore()
         log = None
         if self.processes.first:
-            log = MetricsLog(self.folder, position=position, step=self.step, tensorboard=self.config.tensorboard)
+            log = MetricsLog(
+                self.folder,
+                position=position,
+                step=self.step,
+                warm_up=None if (warm_up := self.distiller.warm_up) is None else warm_up.done,
+                tensorboard=self.config.tensorboard,
+            )
         progress = Progress(
             self.label,
             done=self._steps_done(),

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from fastadv.train.runtime.errors import CheckpointError
 
+# The kind of the lines of a warm-up.
+WARM_UP = "warm-up"
+
 
 class MeanTerms:
     """The mean of each named scalar over the steps since the last reading, kept on the device until it is read."""
@@ -42,21 +45,36 @@ class MeanTerms:
 class MetricsLog:
     """One JSON object a line in `folder`/metrics.jsonl, and the same numbers for TensorBoard.
 
-    position, step: where a checkpoint left the log; what was written after that checkpoint is dropped.
+    position, step, warm_up: where a checkpoint left the log, of the warm-up its own step; what was written after that
+    checkpoint is dropped. warm_up None: there is no warm-up.
     """
 
-    def __init__(self, folder: Path, *, position: int = 0, step: int = 0, tensorboard: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        position: int = 0,
+        step: int = 0,
+        warm_up: int | None = None,
+        tensorboard: bool = False,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / "metrics.jsonl").open("ab")
         if self._file.tell() < position:
             raise CheckpointError(f"{self._file.name}: {self._file.tell()} bytes, the checkpoint expects {position}")
         self._file.truncate(position)
         self._file.seek(position)
-        self._events = None
+        # By kind; "" of all others. The warm-up counts its steps anew, and a writer drops what is after one step.
+        self._events: dict[str, Any] = {}
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+            # Lines of the step itself come before its checkpoint.
+            first = 1 if position else 0
+            self._events[""] = SummaryWriter(str(folder / "tensorboard"), purge_step=step + first)
+            if warm_up is not None:
+                place = folder / "tensorboard" / WARM_UP
+                self._events[WARM_UP] = SummaryWriter(str(place), purge_step=warm_up + first)
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
         """Append {"kind": kind, "step": step, **values}; what is infinite or NaN, which JSON lacks, becomes null."""
@@ -67,9 +85,10 @@ class MetricsLog:
             self._file.flush()
         except OSError as error:
             raise OSError(error.errno, error.strerror, self._file.name) from error
-        if self._events is not None:
+        events = self._events.get(kind, self._events.get(""))
+        if events is not None:
             for name, value in values.items():
-                self._events.add_scalar(f"{kind}/{name}", value, step)
+                events.add_scalar(f"{kind}/{name}", value, step)
 
     def sync(self) -> int:
         """Bring everything to the disk; return the position, which a checkpoint has to hold."""
@@ -78,8 +97,8 @@ class MetricsLog:
 
     def close(self) -> None:
         self._file.close()
-        if self._events is not None:
-            self._events.close()
+        for events in self._events.values():
+            events.close()
 
 
 def read_metrics(folder: Path, kind: str) -> list[dict[str, Any]]:
