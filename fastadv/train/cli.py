@@ -169,7 +169,7 @@ def _train(options: argparse.Namespace) -> None:
 
     from fastadv.train.config.auto_precision import decided
     from fastadv.train.config.resume import checkpoint_facts, continued_config, extend_run
-    from fastadv.train.config.run_folder import named_by_time, open_run
+    from fastadv.train.config.run_folder import make_folder, open_run
     from fastadv.train.loop.experiment import Experiment
     from fastadv.train.report.training_report import general_notes, require_libraries, write_report
     from fastadv.train.robustness.students import attack_students
@@ -187,7 +187,7 @@ def _train(options: argparse.Namespace) -> None:
             config,
             processes,
             resumed=folder,
-            named=options.run_dir or named_by_time(config.data),
+            named=lambda: options.run_dir or make_folder(config.data),
             command=options.typed,
             facts={**facts, **checkpoint_facts(config), **order_facts(config.data)},
             extend=lambda run: extend_run(run, config, command=options.typed),
@@ -211,7 +211,7 @@ def _attack(options: argparse.Namespace) -> None:
         config = AttackConfig(**AttackConfig.read_flags(flags))
 
     from fastadv.train.config.resume import extend_attack, stored_attack
-    from fastadv.train.config.run_folder import named_by_time, open_run
+    from fastadv.train.config.run_folder import make_folder, open_run
     from fastadv.train.robustness import attack_report, ensemble_report
     from fastadv.train.robustness.attack_split import prepare
     from fastadv.train.runtime.machine import cpu_threads
@@ -226,7 +226,7 @@ def _attack(options: argparse.Namespace) -> None:
             config,
             processes,
             resumed=folder,
-            named=options.out or named_by_time(f"{config.attack}-{config.model}-{config.data}"),
+            named=lambda: options.out or make_folder(f"{config.attack}-{config.model}-{config.data}"),
             command=options.typed,
             facts=prepared.facts,
             extend=lambda out: extend_attack(out, config, prepared.facts),
@@ -238,12 +238,11 @@ def _attack(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from fastadv.train.config.run_folder import named_by_time
+    from fastadv.train.config.run_folder import make_folder
     from fastadv.train.report.compare import compare_runs
 
-    out = options.out or named_by_time("compare")
-    print(compare_runs(options.runs, options.baseline, out))
-    print(f"\nthe same with a plot: {out / 'compare.md'}")
+    text, page = compare_runs(options.runs, options.baseline, lambda: options.out or make_folder("compare"))
+    print(f"{text}\n\nthe same with a plot: {page}")
 
 
 def _methods(options: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """A folder of one kind is never taken for another: what lies in it stays."""
 
 import shutil
+import time
 
 import pytest
 
@@ -47,3 +48,17 @@ def test_a_training_leaves_an_evaluation_as_it_is(run, tmp_path, capsys):
     assert main(["train", "--run-dir", str(out), "--methods=ce", "--seeds=0", "--epochs=1"]) == 2
     assert f"run_dir: {out} holds attack.toml of another run" in capsys.readouterr().err
     assert contents(out) == before
+
+
+def test_runs_that_start_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda form: "20260101-000000")
+    options = ["--methods=ce", "--seeds=0", "--max-steps=1", "--eval-samples=10", "--eval-steps=1", "--no-tensorboard"]
+    for _ in range(3):
+        assert main(["train", *options]) == 0
+    assert sorted(run.name for run in (tmp_path / "runs").iterdir()) == [
+        f"digits-20260101-000000{number}" for number in ("", "-2", "-3")
+    ]
+    for _ in range(2):
+        assert main(["compare", "runs/digits-20260101-000000"]) == 0
+    assert len(list((tmp_path / "runs").glob("compare-*/compare.md"))) == 2

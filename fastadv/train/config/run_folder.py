@@ -27,12 +27,12 @@ def open_run(
     processes: Processes,
     *,
     resumed: Path | None,
-    named: Path,
+    named: Callable[[], Path],
     command: str,
     facts: Mapping[str, str],
     extend: Callable[[Path], object],
 ) -> Iterator[Path]:
-    """Hold the folder of a run for ``processes``: ``resumed``, else the one ``named``.
+    """Hold the folder of a run for ``processes``: ``resumed``, else the one that ``named`` gives the first of them.
 
     A new one, or one in which no step was saved, receives the configuration and origin.json, with the lines ``facts``
     beside machine, software and command. ``extend`` is called with a resumed one, by the first process alone; where
@@ -43,7 +43,7 @@ def open_run(
     """
 
     def take() -> Path:
-        folder = resumed or named
+        folder = resumed or named()
         folder.mkdir(parents=True, exist_ok=True)
         held.enter_context(locked(folder))
         origin = describe(command=command, device=config.device, threads=config.threads)
@@ -81,9 +81,17 @@ def add_fact(folder: Path, name: str, fact: str) -> None:
     write_text(folder / "origin.json", json.dumps({**read_origin(folder), name: fact}, indent=1))
 
 
-def named_by_time(name: str) -> Path:
-    """Return the folder of what was given none: runs/NAME-TIME."""
-    return RUNS / f"{name.replace(':', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+def make_folder(name: str) -> Path:
+    """Make the folder of what was given none: runs/NAME-TIME, and where that is taken runs/NAME-TIME-2 and so on."""
+    first = RUNS / f"{name.replace(':', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder, number = first, 1
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = first.with_name(f"{first.name}-{number}")
 
 
 def find_run(run_dir: Path | None, file: str) -> Path | None:

@@ -1,6 +1,6 @@
 """Several runs in one table and one picture."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ MEASURED_BY = {
 }
 
 
-def compare_runs(folders: Sequence[Path], baseline: str | None, out: Path) -> str:
-    """Write compare.md and compare.png into `out`; return the table with its notes as text.
+def compare_runs(folders: Sequence[Path], baseline: str | None, named: Callable[[], Path]) -> tuple[str, Path]:
+    """Write compare.md and compare.png into the folder that `named` gives; return the text of the first and its path.
 
     baseline: a setting: NAME, of the first run that has it, or RUN/NAME; None is the first run's KD or, where it has
     none, its plain training. Runs whose seeds mean other weights or images than its run's have no differences to it,
@@ -55,10 +55,11 @@ def compare_runs(folders: Sequence[Path], baseline: str | None, out: Path) -> st
     )
     sources = "\n".join(f"- {name}: {folder}" for name, folder in zip(runs, folders, strict=True))
     page = "\n\n".join([f"# {', '.join(runs)}", text, "![The accuracies](compare.png)", "## Runs", sources]) + "\n"
+    out = named()
     out.mkdir(parents=True, exist_ok=True)
     draw_comparison([method for run in runs.values() for method in run.methods], accuracies, out / "compare.png")
     write_text(out / "compare.md", page)
-    return text
+    return text, out / "compare.md"
 
 
 def _read(folders: Sequence[Path]) -> dict[str, RunResults]:

@@ -61,7 +61,7 @@ def _attack(config: Config, student: Path, images: int, processes: Processes) ->
         asked,
         processes,
         resumed=out if processes.broadcast_from_rank0(begun) else None,
-        named=out,
+        named=lambda: out,
         command=f"fastadv train --eval-attack {config.eval_attack}",
         facts=facts,
         extend=lambda folder: extend_attack(folder, asked, facts),
