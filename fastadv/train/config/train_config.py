@@ -244,7 +244,7 @@ class Config(DataConfig):
 
         Not an error: recipes have them too, beside which a flag may be all that differs.
         """
-        reasons = {}
+        reasons: dict[str, str] = {}
         if self.schedule != "step":
             reasons |= dict.fromkeys(("milestones", "lr_decay", "teacher_milestones"), f"schedule is {self.schedule}")
         if not self.trains_teacher:
