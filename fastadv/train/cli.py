@@ -222,14 +222,15 @@ def _attack(options: argparse.Namespace) -> None:
     evaluate = ensemble_report.evaluate if config.attack == ENSEMBLE else attack_report.evaluate
     with joined(config.device) as processes, cpu_threads(config.threads):
         prepared = prepare(config)
+        facts = {**prepared.weights, **order_facts(config.data)}
         with open_run(
             config,
             processes,
             resumed=folder,
             named=lambda: options.out or make_folder(f"{config.attack}-{config.model}-{config.data}"),
             command=options.typed,
-            facts=prepared.facts,
-            extend=lambda out: extend_attack(out, config, prepared.facts),
+            facts=facts,
+            extend=lambda out: extend_attack(out, config, facts),
         ) as out:
             options.again = shlex.join(["fastadv", "attack", "--resume", "--out", str(out)])
             print(f"folder: {out}", flush=True)

@@ -222,7 +222,7 @@ def test_a_network_that_normalises_gets_pixels(here):
     given = {"model": "own_networks:normalised", "checkpoint": here / "weights.pt", "data": "own_data:tensors"}
     prepared = prepare(AttackConfig(**given))
     torch.testing.assert_close(prepared.network(x), network(x).detach())
-    assert prepared.facts["Normalisation"] == "the network's own"
+    assert prepared.weights["Normalisation"] == "the network's own"
     config = resolve(flags={"data": given["data"], "student": given["model"]})
     student = build_classifier(config.student, config, data, seed=0).eval()
     assert torch.equal(student(x), student.network(x))

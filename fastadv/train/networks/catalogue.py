@@ -48,8 +48,8 @@ NETWORKS: "dict[str, Callable[..., nn.Module]]" = {
 # Help of the flags of both commands.
 NETWORK = (
     f"{', '.join(NETWORKS)}, timm:NAME, torchvision:NAME, or MODULE:FUNCTION of your own, called with num_classes and "
-    "image_shape where it takes them; each gets images normalised by mean and std of the data's training pixels, but "
-    "pixels in [0, 1] where your function gives a fastadv.attacks.Normalized"
+    "image_shape where it takes them; all get images normalised by the data's mean and std, but a "
+    "fastadv.attacks.Normalized that your function gives gets pixels in [0, 1]"
 )
 _LIBRARIES = ("timm:", "torchvision:")
 # Networks that functions of the user's own have made.

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from fastadv.attacks import Frozen, freeze
 from fastadv.attacks.model.timed import TimedNetwork
 from fastadv.train.config.attack_config import AttackConfig
-from fastadv.train.data import datasets
 from fastadv.train.data.splits import Dataset, to_pixels
 from fastadv.train.networks import catalogue
 from fastadv.train.networks.classifier import Classifier, check_fit, normalises
@@ -28,13 +27,13 @@ JUDGE = "float32"
 
 @dataclass(frozen=True)
 class PreparedAttack:
-    """The network as loaded, its frozen copy that the attack sees, the images, and what identifies both."""
+    """The network as loaded, its frozen copy that the attack sees, the images, and what identifies the network."""
 
     network: nn.Module
     copy: Frozen
     dataset: Dataset
     images: int
-    facts: dict[str, str]
+    weights: dict[str, str]
 
     def batch(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Return pixels [n, C, H, W] and labels [n] of the test images at ``places``, int64 [n]."""
@@ -83,16 +82,16 @@ def prepare(config: AttackConfig) -> PreparedAttack:
     torch.nn.utils.convert_conv2d_weight_memory_format(classifier.to(config.device), torch.channels_last)
     check_fit("model", config.model, classifier, torch.zeros(1, *dataset.image_shape, device=config.device), classes)
     if config.checkpoint is None:
-        facts = {"Weights SHA-256": _sha256_of_weights(network)}
+        weights = {"Weights SHA-256": _sha256_of_weights(network)}
     else:
         choice = load_weights(network, config.checkpoint, name=config.model)
-        facts = {"Checkpoint SHA-256": sha256(config.checkpoint)}
+        weights = {"Checkpoint SHA-256": sha256(config.checkpoint)}
         if choice is not None:
-            facts["Weights"] = choice
+            weights["Weights"] = choice
     if normalises(network):
-        facts["Normalisation"] = "the network's own"
+        weights["Normalisation"] = "the network's own"
     copy = freeze(classifier, dtype=getattr(torch, config.dtype))
-    return PreparedAttack(classifier, copy, dataset, images, {**facts, **datasets.order_facts(config.data)})
+    return PreparedAttack(classifier, copy, dataset, images, weights)
 
 
 def _sha256_of_weights(network: nn.Module) -> str:
