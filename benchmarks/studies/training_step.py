@@ -6,7 +6,8 @@ DIR/cifar100_resnet56.pth. What the attack finds in the first step and the loss 
 from the same random start. Prints a table; --output NAME writes NAME.md and NAME.json.
 
 The shares come from a profile of two more steps: time inside operators by what called them, and the rest of the wall
-clock, Python and dispatch, as host.
+clock, Python and dispatch, as host. The arithmetic is what PyTorch counts of the plain step, convolutions and matrix
+products, over the trainer's time, beside a large matrix product in the teacher's precision, in turns with the steps.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from benchmarks.pages.tables import markdown, spread
 from benchmarks.studies.plain_loops import PlainIGDM, PlainKD, PlainLoop, PlainPGDAT, PlainTALD
@@ -57,6 +60,8 @@ LEAST_EQUAL_PIXELS = 0.9
 TOLERANCE = 2e-3
 PROGRESS = 0.5
 PROFILED_STEPS = 2
+# Rows and columns of the matrices, and how often they are multiplied in a turn.
+PRODUCT, PRODUCTS = 1024, 10
 SIZE = 32
 CLASSES = 100
 
@@ -236,15 +241,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="of one step each way (default: 9)")
     parser.add_argument("--only", default="", help="rows whose name contains this")
     parser.add_argument(
-        "--output", type=Path, help="write NAME.md and NAME.json; with --only, rows that are there and not run stay"
+        "--output",
+        type=Path,
+        help="write NAME.md and NAME.json; with --only, rows that are there and not run stay, of the same commit",
     )
     arguments = parser.parse_args()
     scale = Scale(checkpoints=arguments.checkpoints, device=arguments.device)
     chosen = [row for row in ROWS if arguments.only in row.name]
     if not chosen:
         parser.error(f"--only: no row has {arguments.only!r} in its name")
+    stored = arguments.output.with_suffix(".json") if arguments.output else None
+    others = json.loads(stored.read_text()) if stored and arguments.only and stored.exists() else None
     with cpu_threads(arguments.threads):
         machine = describe(torch.device(arguments.device))
+        if others and others["machine"]["fastadv"] != machine["fastadv"]:
+            parser.error(f"--only: {stored} is of fastadv {others['machine']['fastadv']}, this is {machine['fastadv']}")
         try:
             rows = [measure(row, scale, arguments.rounds) for row in chosen]
         except CheckpointError as error:
@@ -252,18 +263,14 @@ def main() -> None:
     weights = "random" if arguments.checkpoints is None else "public"
     results = {"machine": machine, "teacher_weights": weights, "batch": scale.batch, "rows": rows}
     print(table(rows))
-    if arguments.output:
-        results["rows"] = _with_others(rows, arguments.output.with_suffix(".json")) if arguments.only else rows
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+    if stored:
+        if others:
+            found = {row["row"]: row for row in [*others["rows"], *rows]}
+            results["rows"] = [found[row.name] for row in ROWS if row.name in found]
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        stored.write_text(json.dumps(results, indent=1) + "\n")
         arguments.output.with_suffix(".md").write_text(page(results))
         print(f"wrote {arguments.output}.md and .json")
-
-
-def _with_others(rows: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
-    """Return these rows, and the others of the file where it is there, in the order of ROWS."""
-    found = {row["row"]: row for row in [*(json.loads(file.read_text())["rows"] if file.exists() else ()), *rows]}
-    return [found[row.name] for row in ROWS if row.name in found]
 
 
 def measure(row: Row, scale: Scale, rounds: int) -> dict[str, Any]:
@@ -278,10 +285,17 @@ def measure(row: Row, scale: Scale, rounds: int) -> dict[str, Any]:
         }
         for step in ways.values():
             step()
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(rounds):
-            for name, step in ways.items():
+        with _Counter() as counter:
+            bench.plain_step(bench.plain)
+        multiply = _products(DTYPES[row.teacher], scale.device)
+        multiply()
+        turns = [*ways.items(), ("product", multiply)]
+        seconds: dict[str, list[float]] = {name: [] for name, _ in turns}
+        for first in range(rounds):
+            for k in range(len(turns)):
+                name, step = turns[(first + k) % len(turns)]
                 seconds[name].append(_timed(step, scale.device))
+        products = seconds.pop("product")
         return {
             "row": row.name,
             "goal": row.goal,
@@ -290,7 +304,20 @@ def measure(row: Row, scale: Scale, rounds: int) -> dict[str, Any]:
             "seconds": seconds,
             "ratio": {name: asdict(ratio(seconds[name], seconds["fused"])) for name in ways if name != "fused"},
             "shares": shares(bench),
+            "operations": counter.operations,
+            "product_operations_per_second": 2 * PRODUCT**3 * PRODUCTS / statistics.median(products),
         }
+
+
+def arithmetic(row: Mapping[str, Any], ratio: float | None = None) -> float:
+    """The operations of the trainer's step a second, in those of a matrix product.
+
+    ratio: of a step that is so many times as fast as the plain loop's instead.
+    """
+    seconds = statistics.median(row["seconds"]["fused"])
+    if ratio is not None:
+        seconds = statistics.median(row["seconds"]["plain"]) / ratio
+    return row["operations"] / seconds / row["product_operations_per_second"]
 
 
 def shares(bench: Bench) -> dict[str, float]:
@@ -344,7 +371,7 @@ def _data_marked(trainer: Trainer) -> Iterator[None]:
 def table(rows: list[dict[str, Any]]) -> str:
     """A line a row."""
     head = ["images/s", "trainer", "plain", "plain, `backward()`", "trainer / plain", "trainer / `backward()`", "goal"]
-    lines = [[*head, "losses apart", "model", "update", "data", "host"]]
+    lines = [[*head, "arithmetic", "losses apart", "model", "update", "data", "host"]]
     for row in rows:
         losses = row["first_losses"]
         lines.append(
@@ -353,6 +380,7 @@ def table(rows: list[dict[str, Any]]) -> str:
                 *(f"{row['images_per_second'][way]:.1f}" for way in ("fused", "plain", "plain_backward")),
                 *(spread(row["ratio"][way]) for way in ("plain", "plain_backward")),
                 f"{row['goal']:.1f}",
+                f"{arithmetic(row):.2f}",
                 f"{abs(losses['as_run'] / losses['plain'] - 1):.0e}",
                 *(f"{share:.0%}" for share in row["shares"].values()),
             ]
@@ -363,7 +391,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 def goals(rows: list[dict[str, Any]]) -> str:
     """The rows whose goal was not reached, in a sentence."""
     missed = [
-        f"{row['row']}: {row['ratio']['plain']['median']:.2f} of {row['goal']:.1f}"
+        f"{row['row']}: {row['ratio']['plain']['median']:.2f} of {row['goal']:.1f}, which would take"
+        f" {arithmetic(row, row['goal']):.2f} of the arithmetic"
         for row in rows
         if row["ratio"]["plain"]["median"] < row["goal"]
     ]
@@ -373,11 +402,13 @@ def goals(rows: list[dict[str, Any]]) -> str:
 def page(results: Mapping[str, Any]) -> str:
     """The results as Markdown."""
     machine = results["machine"]
+    rounds = min(len(row["seconds"]["fused"]) for row in results["rows"])
+    given = " --checkpoints DIR" if results["teacher_weights"] == "public" else ""
     return f"""# The trainer's step
 
 resnet56 to resnet20, batches of {results["batch"]} images of 3x32x32, {results["teacher_weights"]} teacher weights;
 {machine["cpu"]}, {machine["threads"]} threads, torch {machine["torch"]}, fastadv {machine["fastadv"]}, GPU:
-{machine["gpu"]}. Written by `python -m benchmarks.studies.training_step`.
+{machine["gpu"]}. Written by `python -m benchmarks.studies.training_step{given} --rounds {rounds}`.
 
 {table(results["rows"])}
 
@@ -386,10 +417,15 @@ resnet56 to resnet20, batches of {results["batch"]} images of 3x32x32, {results[
 The trainer runs with a frozen teacher and channels_last, and attacks a frozen copy of the student; auto is what
 `--precision auto` chooses on a CPU with AVX512-BF16: bfloat16, and all three compiled. Plain is the same recipe as its
 published code computes it, eager and in float32: the attack asks autograd for the gradient by the images; with
-`backward()` it computes those of all parameters too, as many loops do. Ratios are of the time of a step, with the 95 %
-interval of their median. Losses apart: the first step's, of the trainer as it runs and the plain loop; in float32 they
-agree to {TOLERANCE:g}. The shares are of the trainer's step: model, the networks' forward and backward; update, attack
-steps, losses and optimizer.
+`backward()` it computes those of all parameters too, as many loops do. TALD is the projected variant, a reconstruction,
+and attacks all images, 4 particles each, where the default recipes attack a part of them.
+
+Ratios are of the time of a step, in turns, another one first in each of {rounds} rounds; in brackets the bootstrap
+interval of their median, which of fewer than 15 rounds is narrower than 95 %. Goal: the ratio aimed at. Losses apart:
+the first step's, of the trainer as it runs and the plain loop; in float32 they agree to {TOLERANCE:g}. Arithmetic: the
+operations of a step a second, as PyTorch counts them in the plain one, in those of a {PRODUCT} x {PRODUCT} matrix
+product in the teacher's precision, in the same run. The shares are of the trainer's step: model, the networks' forward
+and backward; update, attack steps, losses and optimizer.
 """
 
 
@@ -408,6 +444,30 @@ def _timed(step: Callable[[], None], device: str) -> float:
         step()
         _wait(device)
         return time.perf_counter() - began
+
+
+class _Counter(TorchDispatchMode):
+    """Counts operations by PyTorch's own formulas; its FlopCounterMode has hooks with which autograd.grad fails."""
+
+    operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.operations += formula(*args, **kwargs, out_val=result)
+        return result
+
+
+def _products(dtype: torch.dtype | None, device: str) -> Callable[[], None]:
+    left, right = (torch.rand(PRODUCT, PRODUCT, dtype=dtype, device=device) for _ in range(2))
+
+    def multiply() -> None:
+        for _ in range(PRODUCTS):
+            torch.mm(left, right)
+
+    return multiply
 
 
 def _wait(device: str) -> None:

@@ -52,6 +52,15 @@ def test_a_row_says_how_fast_and_where_the_time_went():
     written = json.loads(json.dumps({"machine": machine, "teacher_weights": "random", "batch": 4, "rows": [result]}))
     page = training_step.page(written)
     assert f"| {ROWS[1].name} | {result['images_per_second']['fused']:.1f} |" in page
+    assert f"| 2.5 | {training_step.arithmetic(result):.2f} |" in page
+
+
+def test_the_arithmetic_is_that_of_a_matrix_product():
+    # Ten seconds of a step that a machine of 5 operations a second could make in 4.
+    row = {"operations": 20, "product_operations_per_second": 5, "seconds": {"fused": [10.0], "plain": [30.0]}}
+    assert training_step.arithmetic(row) == pytest.approx(0.4)
+    assert training_step.arithmetic(row, ratio=3) == pytest.approx(0.4)
+    assert training_step.arithmetic(row, ratio=7.5) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
