@@ -7,7 +7,7 @@ import subprocess
 import nvcc
 import pytest
 import resources
-from torch.utils import cpp_extension
+from torch.utils.cpp_extension import library_paths
 
 # In the place of CUDA's: it remembers what a call has returned until it is asked for it.
 RUNTIME = """
@@ -68,7 +68,7 @@ def test_an_error_of_a_call_is_not_told_again_of_the_next_launch(tmp_path):
     runtime.write_text(RUNTIME)
     kernels = f"-I{nvcc.SOURCES[0].parent}"
     nvcc.compile_object(compiler, source, target, kernels, *nvcc.architecture_options("9.0"))
-    folders = cpp_extension.library_paths()
+    folders = library_paths()
     libraries = [word for folder in folders for word in (f"-L{folder}", "-Xlinker", f"-rpath={folder}")]
     linked = [compiler, "-cudart", "none", target, runtime, *libraries, "-ltorch", "-ltorch_cpu", "-lc10"]
     subprocess.run([*linked, "-o", tmp_path / "calls"], check=True)
