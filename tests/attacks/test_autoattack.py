@@ -1,7 +1,10 @@
 """autoattack: its verdict, what it returns, and that neither batch nor order nor interruption moves it."""
 
+import importlib
+import itertools
 import math
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -50,8 +53,14 @@ def test_what_is_broken_is_misclassified_near_by_and_the_rest_is_as_it_was(short
 
 
 def test_the_verdict_of_the_published_package(pyautoattack, monkeypatch):
+    """With fewer steps and queries on both sides; those it has are in the next test."""
     network, x, y = trained(10, images=20)
+    monkeypatch.setattr(ensemble, "_STEPS", 30)
     monkeypatch.setattr(ensemble, "_QUERIES", 50)
+    module = importlib.import_module("pyautoattack.autoattack")
+    for name in ("APGDAttack", "APGDAttack_targeted", "FABAttack_PT"):
+        shorter = partial(lambda attack, *given, **how: attack(*given, **{**how, "n_iter": 30}), getattr(module, name))
+        monkeypatch.setattr(module, name, shorter)
     theirs = pyautoattack.AutoAttack(network, norm="Linf", eps=0.06, seed=0)
     theirs.square.n_queries = 50
     adversarial, _ = theirs.run_standard_evaluation(x, y, batch_size=100)
@@ -60,6 +69,39 @@ def test_the_verdict_of_the_published_package(pyautoattack, monkeypatch):
     result = attacks.autoattack(network, x, y, eps=0.06)[1]
     assert 4 <= stands.sum() <= 16
     assert ((result.broken_by == -1) != stands).sum() <= 1
+
+
+@pytest.mark.parametrize(
+    ("version", "norm"), [*(("standard", norm) for norm in RADII), *itertools.product(["plus", "rand"], ["linf", "l2"])]
+)
+def test_the_numbers_of_the_published_package(pyautoattack, version, norm):
+    """Of steps, queries, restarts and targets, as its own constructor sets them; of l1 ours has "standard" alone."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 11))
+    x = torch.rand(2, 3, 2, 2)
+    with torch.no_grad():
+        y = network(x).argmax(1)
+    theirs = pyautoattack.AutoAttack(network, norm=norm.capitalize(), version=version, eps=0.1)
+    ours = ensemble.AutoAttack(network, x, y, norm=norm, version=version, eps=0.1)
+    assert list(ours.attacks) == theirs.attacks_to_run
+    # Each phase of l1 looks at its first iterate as well.
+    phases = 3 if norm == "l1" else 1
+    for name in ours.attacks:
+        search, copies, targets = ours._search(name)
+        if name == "square":
+            assert (search.evaluations, copies) == (theirs.square.n_queries + 1, theirs.square.n_restarts)
+            continue
+        if name.startswith("apgd"):
+            published = theirs.apgd_targeted if name == "apgd-t" else theirs.apgd
+            assert (search._rho, search._eot) == (published.thr_decr, published.eot_iter)
+            assert search.evaluations == published.n_iter_orig + phases
+        else:
+            published = theirs.fab
+            assert search.evaluations == published.n_iter + 1
+        # Before it runs "fab-t" it sets the restarts of FAB to one.
+        restarts = 1 if name == "fab-t" else published.n_restarts
+        aims = published.n_target_classes if name.endswith("-t") else 1
+        assert copies == restarts * aims
+        assert targets is None if aims == 1 else targets.shape == (2, aims)
 
 
 @pytest.mark.parametrize("norm", RADII)
@@ -150,11 +192,14 @@ def test_a_copy_is_attacked_and_the_model_judges(short, subject, monkeypatch):
     assert (result.broken_by < 0).all()
 
 
-@pytest.mark.parametrize("version", ["plus", "rand"])
-def test_the_other_versions(short, subject, version):
+@pytest.mark.parametrize(
+    ("version", "names"),
+    [("plus", ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]), ("rand", ["apgd-ce", "apgd-dlr"])],
+)
+def test_the_other_versions(short, subject, version, names):
     network, x, y = subject
     result = attacks.autoattack(network, x[:8], y[:8], eps=0.03, version=version)[1]
-    assert tuple(stage.attack for stage in result.stages) == ensemble.VERSIONS[version]
+    assert [stage.attack for stage in result.stages] == names
 
 
 def test_a_model_that_errs_at_random_is_asked_once_an_attack(short):
