@@ -102,6 +102,8 @@ class Method(nn.Module, abc.ABC):
     follows_progress: bool = False
     # Whether it makes adversarial images, in some or all of its settings.
     attacks: bool = False
+    # Whether its samples lie nearer to the images than half precision tells pixels apart, in its settings.
+    needs_float32: bool = False
     # Whether it remembers something of each image, by Batch.index: then one process must see them all.
     remembers_images: bool = False
     # Whether it has a term of Batch.cross_entropy, so that smoothed labels mean something.

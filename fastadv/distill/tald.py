@@ -48,7 +48,8 @@ class TALD(Method):
       length eps against the change of the teacher's probabilities, without labels. The published setting is
       ``TALD(KD(4.0, 0.9), variant="released", weight=0.01, particles=4, steps=1, eps=5e-4, images=10, xi=10.0,
       bounds=(-2.5, 2.5))`` on normalised images, in batches of 64; read there what pixels in [0, 1] change. At that eps
-      the particles are all but the clean images.
+      the particles are all but the clean images, and in half precision rounding is all that tells them apart: train in
+      float32.
 
     Two controls show what the attack contributes: ``samples="none"``, particles that are copies of the clean images,
     and ``samples="noise"``, particles drawn uniformly from the same ball.
@@ -126,6 +127,7 @@ class TALD(Method):
         checks.box(bounds)
         self.clean = checks.flag("clean", clean)
         self.xi = checks.positive("xi", xi)
+        self.needs_float32 = self.variant == "released" and self.samples != "none"
         if self.samples == "svgd":
             self.ascent = self._released() if self.variant == "released" else self._projected()
 

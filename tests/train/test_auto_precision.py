@@ -42,6 +42,15 @@ def test_a_cpu_computes_in_what_it_has_units_for(monkeypatch, units, precision, 
     assert fact.startswith(why + f"precision {precision}, freeze_teacher True, teacher_precision {precision}")
 
 
+def test_samples_too_near_for_half_precision_are_drawn_in_float32(monkeypatch):
+    having(monkeypatch, "avx512_bf16")
+    config, fact = chosen(methods="kd,tald", options=["tald.variant=released"])
+    assert (config.precision, config.teacher_precision, config.compile) == ("float32", "float32", False)
+    assert fact.startswith("auto, tald, whose samples lie nearer to their images than bfloat16 resolves: precision ")
+    config, _ = chosen(methods="kd,tald", options=["tald.variant=released", "tald.samples=none"])
+    assert config.precision == "bfloat16"
+
+
 def test_without_a_compiler_nothing_is_compiled(monkeypatch):
     having(monkeypatch, "avx512_bf16")
     monkeypatch.setenv("PATH", "")
@@ -114,6 +123,14 @@ def test_a_run_keeps_what_it_began_with_and_says_how_far_that_is_from_float32(mo
     capsys.readouterr()
     assert main([*again, "--no-channels-last"]) != 0
     assert "channels_last True -> False" in capsys.readouterr().err
+
+
+def test_a_run_in_bfloat16_says_what_is_lost_in_it(tmp_path):
+    released = ["--methods=tald", "--option=tald.variant=released", "--option=tald.steps=1", "--option=tald.eps=1e-4"]
+    told = [*released, "--epochs=1", "--precision=bfloat16", *SHORT]
+    assert main(["train", "--run-dir", str(tmp_path), *told]) == 0
+    notes = json.loads((tmp_path / "tald-seed0" / "result.json").read_text())["notes"]
+    assert notes[0].startswith("in bfloat16 the samples are rounding noise")
 
 
 def test_float32_needs_no_note(tmp_path):

@@ -22,13 +22,15 @@ def decided(config: Config) -> tuple[Config, dict[str, str]]:
     bfloat16 for the student and for the frozen copies that are attacked on a GPU of compute capability 8.0 or newer and
     on a CPU with AVX512-BF16 or AMX, float32 elsewhere; where there is a teacher, a frozen copy of it, and where a
     method attacks the student in evaluation mode, a frozen copy of that; images and weights channels last; compiled
-    networks, on a CPU where that is bfloat16 and a C++ compiler is found; on a GPU captured attacks. What a recipe or a
-    flag gives stays.
+    networks, on a CPU where that is bfloat16 and a C++ compiler is found; on a GPU captured attacks. Float32 everywhere
+    where a method needs it. What a recipe or a flag gives stays.
     """
     if config.precision != "auto":
         return config, {}
     device = torch.device(config.device)
     low, why = _fast_dtype(device)
+    if low != "float32" and (exact := in_need_of_float32(config)):
+        low, why = "float32", f"{' and '.join(exact)}, whose samples lie nearer to their images than {low} resolves"
     on_gpu = device.type == "cuda"
     values: dict[str, Any] = {
         "precision": low,
@@ -73,6 +75,11 @@ def fast_attack_modes(config: Config, precision: str) -> dict[str, str]:
         if mode is not None and mode.default == "eval" and "attack_mode" not in spec.options:
             found[spec.name] = ATTACK_MODES[precision]
     return found
+
+
+def in_need_of_float32(config: Config) -> list[str]:
+    """Return the methods of a run, by their names in tables, that half precision would make another."""
+    return [spec.name for spec in config.specs if any(part.needs_float32 for part in spec.build().parts())]
 
 
 def _has_cxx_compiler() -> bool:

@@ -140,7 +140,11 @@ class Trainer:
             "seconds": self.stopwatch.seconds,
             "steps": self.step,
             "epochs": self.config.epochs,
-            "notes": [*(note for part in self.method.parts() for note in part.notes), *self._rounding()],
+            "notes": [
+                *(note for part in self.method.parts() for note in part.notes),
+                *self._too_coarse(),
+                *self._rounding(),
+            ],
         }
         if self.processes.first:
             weights = self.evaluated.network.state_dict()
@@ -239,6 +243,16 @@ class Trainer:
         teacher = self.distiller.teacher
         broken = not_finite(teacher) if isinstance(teacher, nn.Module) else None
         return f"the teacher is not finite in its {broken}" if broken else "try a lower lr"
+
+    def _too_coarse(self) -> list[str]:
+        """Return a note where a network computes in half precision and the method needs float32."""
+        low = {self.config.precision, self.config.teacher_precision} - {"float32"}
+        if not low or not any(part.needs_float32 for part in self.method.parts()):
+            return []
+        return [
+            f"in {' and '.join(sorted(low))} the samples are rounding noise: they lie nearer to their images than that "
+            "resolves; train with --precision float32 --teacher-precision float32"
+        ]
 
     @torch.no_grad()
     def _rounding(self) -> list[str]:
