@@ -46,8 +46,11 @@ PUBLISHED = {
     # Huang et al., CVPR 2023.
     "adaad": {**ATTACK, "alpha": 1.0},
     # Zhu et al., ICLR 2022: from epoch 60 of 200 on; IAD-II from 40.
-    "iad": {**ATTACK, "beta": 0.1, "begin": 0.3},
-    "iad-ii": {**ATTACK, "beta": 0.1, "begin": 0.2, "teacher_weight": 0.5},
+    "iad": {**ATTACK, "temperature": 1.0, "beta": 0.1, "begin": 0.3},
+    "iad-ii": {**ATTACK, "temperature": 1.0, "beta": 0.1, "begin": 0.2, "teacher_weight": 0.5},
+    "ada-iad": {**ATTACK, "temperature": 30.0, "beta": 0.1, "begin": 0.3},
+    # Its paper, TMLR 2026.
+    "saad": {**ATTACK, "alpha": 20.0, "entropy_scale": 5.0, "inner_scale": 1.0},
     # Lee, Cho, Kim, ICLR 2025: CIFAR-100 in the released scripts.
     "igdm": {"alpha": 20.0, "ramp": "linear", "beta": 1.0, "gamma": 1.0},
     # Fang et al., 2019: 5 steps of the student for one of the generator, whose Adam has 1e-3.
