@@ -6,7 +6,7 @@ import torch
 from fastadv.distill import KD, PGDAT, TALD, CrossEntropy, Method
 from fastadv.train.config.train_config import resolve
 from fastadv.train.data import datasets
-from fastadv.train.data.splits import subset
+from fastadv.train.data.splits import Stored, from_stored, subset
 from fastadv.train.loop.experiment import build_classifier
 from fastadv.train.loop.trainer import Trainer
 from fastadv.train.runtime.errors import CheckpointError, ConfigError, DivergenceError
@@ -145,6 +145,46 @@ def test_another_optimizer_trains_and_continues_bit_for_bit(digits, tmp_path, op
     again.fit()
     for mine, theirs in zip(again.model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_sgd_is_as_the_flags_say(digits, tmp_path):
+    def options(**flags):
+        group = make_trainer(digits, tmp_path, CrossEntropy(), **flags).distiller.optimizer.param_groups[0]
+        return {name: group[name] for name in ("lr", "momentum", "nesterov", "weight_decay")}
+
+    told = {"lr": 0.3, "momentum": 0.7, "nesterov": True, "weight_decay": 0.02}
+    assert options(**told) == told
+    assert options(**told | {"nesterov": False}) == told | {"nesterov": False}
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.01])
+def test_a_step_is_no_longer_than_its_clipped_gradient(digits, tmp_path, clip_norm):
+    plain = {"lr": 1, "momentum": 0, "weight_decay": 0, "max_steps": 1, "eval_steps": 1}
+    trainer = make_trainer(digits, tmp_path, CrossEntropy(), **plain, clip_norm=clip_norm)
+    before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    trainer.fit()
+    moved = [now.detach() - then for now, then in zip(trainer.model.parameters(), before, strict=True)]
+    length = torch.cat([each.flatten() for each in moved]).norm().item()
+    assert length > 0.1 if clip_norm is None else length == pytest.approx(clip_norm, rel=1e-3)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_images_and_weights_lie_as_told(tmp_path, channels_last):
+    """In training, mixed or not, and in evaluation."""
+    generator = torch.Generator().manual_seed(0)
+    images = {name: torch.randint(256, (150, 3, 8, 8), generator=generator).byte() for name in ("train", "test")}
+    stored = {name: (each.numpy(), torch.arange(150).numpy() % 3) for name, each in images.items()}
+    colours = from_stored(Stored(stored, ("one", "two", "three")))
+    for mixup in (None, "0.4"):
+        flags = {"student": "resnet8", "batch_size": "20", "max_steps": "2", "eval_steps": "1", "mixup": mixup}
+        trainer = make_trainer(colours, tmp_path / f"{mixup}", CrossEntropy(), channels_last=channels_last, **flags)
+        seen = []
+        trainer.model.register_forward_pre_hook(lambda module, args, seen=seen: seen.append((module.training, args[0])))
+        trainer.fit()
+        assert {training for training, _ in seen} == {True, False}
+        weights = [module.weight for module in trainer.model.modules() if isinstance(module, torch.nn.Conv2d)]
+        for each in [x for _, x in seen] + [weight for weight in weights if weight.shape[2] > 1]:
+            assert each.is_contiguous(memory_format=torch.channels_last) == channels_last
 
 
 @pytest.mark.parametrize(
