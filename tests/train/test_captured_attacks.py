@@ -79,8 +79,10 @@ def test_the_losses_on_a_device_are_those_of_the_eager_loop(tmp_path, name):
 @pytest.mark.parametrize("flags", [{"ema": "0.9", "accumulate": "2"}, {"precision": "bfloat16"}])
 def test_nor_do_averages_pieces_and_precision_change_them(digits, tmp_path, monkeypatch, flags):
     make_trainer(digits, tmp_path / "eager", RSLAD(steps=1), **flags).fit()
-    record_on_the_cpu(monkeypatch)
+    graphs = record_on_the_cpu(monkeypatch)
     make_trainer(digits, tmp_path / "captured", RSLAD(steps=1), capture=True, **flags).fit()
+    # Of batches of 40 and 20 images, or their halves.
+    assert len(graphs) == 2
     eager, found = (torch.load(tmp_path / folder / "weights.pt") for folder in ("eager", "captured"))
     assert all(torch.equal(found[name], value) for name, value in eager.items())
 
@@ -91,8 +93,9 @@ class Stopped(Exception):
 
 def test_a_run_continues_from_a_checkpoint_bit_for_bit(digits, tmp_path, monkeypatch):
     """Where the graphs are recorded anew, in train mode, where warming up could move the student's statistics."""
-    record_on_the_cpu(monkeypatch)
+    graphs = record_on_the_cpu(monkeypatch)
     make_trainer(digits, tmp_path / "whole", ARD(steps=2), capture=True).fit()
+    assert len(graphs) == 2
     with monkeypatch.context() as patch:
         save = Trainer._save
 
@@ -104,7 +107,9 @@ def test_a_run_continues_from_a_checkpoint_bit_for_bit(digits, tmp_path, monkeyp
         patch.setattr(Trainer, "_save", save_and_stop)
         with pytest.raises(Stopped):
             make_trainer(digits, tmp_path / "cut", ARD(steps=2), capture=True, checkpoint_steps="1").fit()
+    recorded = len(graphs)
     make_trainer(digits, tmp_path / "cut", ARD(steps=2), capture=True).fit()
+    assert len(graphs) == recorded + 2
     whole, found = (torch.load(tmp_path / folder / "weights.pt") for folder in ("whole", "cut"))
     assert all(torch.equal(found[name], value) for name, value in whole.items())
 

@@ -163,6 +163,12 @@ def test_a_compiled_student_computes_what_the_eager_one_does(classifier, pixels,
     assert 2 <= len(graphs) <= 4
 
 
+@pytest.mark.parametrize("compiles", [False, True])
+def test_a_student_is_compiled_where_it_is_told(digits, tmp_path, graphs, compiles):
+    train(digits, tmp_path, CrossEntropy(), compile=compiles, epochs="1", max_steps="1", eval_steps="1")
+    assert bool(graphs) == compiles
+
+
 def compiled_copy(classifier):
     method = PGDAT(attack_mode="frozen")
     method.build(classifier, None, torch.empty(0), images=8)
