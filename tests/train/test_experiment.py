@@ -8,12 +8,15 @@ import sys
 import pytest
 import torch
 
+from fastadv.attacks import pgd
+from fastadv.distill.parts.seeding import derive_seed
 from fastadv.train.cli import main
 from fastadv.train.config.train_config import resolve
 from fastadv.train.data import datasets
 from fastadv.train.data.splits import to_pixels
-from fastadv.train.loop.evaluation import accuracy, evaluate
+from fastadv.train.loop.evaluation import ATTACK_SEED, accuracy, evaluate
 from fastadv.train.loop.experiment import build_classifier
+from fastadv.train.loop.trainer import Trainer
 from fastadv.train.networks import catalogue
 from fastadv.train.networks.weights import load_weights
 from fastadv.train.report.results import read_results
@@ -163,6 +166,23 @@ def test_evaluation_restores_the_mode_and_counts_a_smaller_last_batch():
     assert found == (predicted == dataset.test.labels).sum().item() / 500
 
 
+def test_evaluation_attacks_as_many_images_as_far_and_as_often_as_asked(run):
+    folder, _ = run
+    config, dataset = resolve(recipe=str(folder / "config.toml")), datasets.load("digits")
+    student = build_classifier(config.student, config, dataset, seed=5).eval()
+    load_weights(student.network, folder / "kd-seed1" / "weights.pt")
+    found = []
+    for eps, steps, samples in [(0.1, 1, 100), (0.1, 5, 100), (0.2, 5, 100), (0.1, 1, 30)]:
+        x, labels = to_pixels(dataset.test.images[:samples]), dataset.test.labels[:samples]
+        attacked = pgd(student, x, labels, eps=eps, steps=steps, seed=derive_seed(ATTACK_SEED, "pgd", 0))
+        with torch.no_grad():
+            found.append((student(attacked).argmax(dim=1) == labels).sum().item() / samples)
+        changed = config.replaced(eval_eps=eps, eval_steps=steps, pgd_samples=samples)
+        assert evaluate(student, dataset.test, changed)["pgd"] == found[-1]
+    assert len(set(found)) == 4
+    assert min(found) > 0
+
+
 def test_no_student_is_its_teacher(tmp_path):
     """With the same first weights and order, plain training of the same network would give it again."""
     same = ["--teacher=digits_small", "--student=digits_small", "--student-samples=none", "--teacher-method=ce"]
@@ -170,6 +190,30 @@ def test_no_student_is_its_teacher(tmp_path):
     assert main(["train", "--run-dir", str(tmp_path / "run"), "--no-tensorboard", *same, *short]) == 0
     teacher, student = (torch.load(tmp_path / "run" / name / "weights.pt") for name in ("teacher", "ce-seed0"))
     assert not any(torch.equal(value, student[name]) for name, value in teacher.items() if "num_batches" not in name)
+
+
+def test_the_weights_of_a_teacher_alone_are_averaged(tmp_path, monkeypatch):
+    steps, states = Trainer._train_step, {}
+
+    def watched(trainer, *position):
+        steps(trainer, *position)
+        own = {name: value.clone() for name, value in trainer.model.network.state_dict().items()}
+        states.setdefault(trainer.folder.name, []).append(own)
+
+    monkeypatch.setattr(Trainer, "_train_step", watched)
+    arguments = ["--methods=kd", "--seeds=0", "--teacher-epochs=1", "--student-samples=40", "--epochs=2"]
+    options = ["--no-tensorboard", "--eval-steps=1", "--eval-samples=20", "--teacher-ema=0.9"]
+    assert main(["train", "--run-dir", str(tmp_path / "run"), *arguments, *options]) == 0
+    teacher, student = (torch.load(tmp_path / "run" / name / "weights.pt") for name in ("teacher", "kd-seed0"))
+    assert all(torch.equal(value, states["kd-seed0"][-1][name]) for name, value in student.items())
+    first, *later = states["teacher"]
+    assert len(later) >= 5
+    for name, average in first.items():
+        if not name.endswith("num_batches_tracked"):
+            for state in later:
+                average = 0.9 * average + 0.1 * state[name]
+            torch.testing.assert_close(teacher[name], average)
+            assert not torch.allclose(teacher[name], later[-1][name])
 
 
 def test_a_resumed_run_has_the_same_teacher_where_weights_are_averaged(tmp_path):
