@@ -286,14 +286,20 @@ def test_random_starts_take_numbers_of_every_kind(torchattacks, name, number, ne
     torch.testing.assert_close(found, expected, atol=0 if name != "PGDL2" else 1e-5, rtol=0)
 
 
-def test_a_radius_for_each_channel_is_computed_here(torchattacks, network, batch, monkeypatch):
-    attack = torchattacks.PGD(network, eps=NUMBERS["channels"], random_start=False)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", [*NAMES, "PGD by channels"])
+def test_what_the_ops_take_is_computed_here(torchattacks, name, dtype, network, batch, monkeypatch):
+    name, _, by_channels = name.partition(" ")
+    attack = getattr(torchattacks, name)(network.to(dtype), eps=NUMBERS["channels"].to(dtype) if by_channels else 0.03)
+    # A random start takes no tensor for the radius.
+    attack.random_start = not by_channels
+    x, y = batch[0].to(dtype), batch[1]
 
     def not_theirs(*arguments):
         raise AssertionError("torchattacks' own method was called")
 
-    monkeypatch.setattr(torchattacks.PGD, "forward", not_theirs)
+    monkeypatch.setattr(getattr(torchattacks, name), "forward", not_theirs)
     with accelerate():
-        attack(*batch)
+        assert not torch.equal(attack(x, y), x)
     with pytest.raises(AssertionError):
-        attack(*batch)
+        attack(x, y)
