@@ -12,15 +12,18 @@ import sys
 import tarfile
 import time
 
+import gpu_check.__main__
+import numpy as np
 import pytest
 from gpu_check.running import ROOT
-from gpu_reproduce import rehearsal, runs, summary
-from gpu_reproduce.__main__ import RESERVED_SECONDS, parts_of
+from gpu_reproduce import pack, rehearsal, runs, summary
+from gpu_reproduce.__main__ import RESERVED_SECONDS, TEACHER, main, parts_of
 from gpu_reproduce.plan import TRAININGS, Plan, fitting_epochs
 from gpu_reproduce.training import train
 
 from fastadv.train.config.train_config import resolve
-from fastadv.train.data import datasets
+from fastadv.train.data import cifar, datasets
+from fastadv.train.runtime.errors import DataError
 
 SMALL = ["--no-compile", "--precision=float32", "--teacher-precision=float32"]
 
@@ -194,3 +197,93 @@ def test_the_page_says_what_is_not_finished():
     assert "students: resnet56 (72.63 % clean) to resnet20, 20 epochs, 0 of 1 finished" in page
     assert "not finished: 780 steps are saved, 7020 are left" in page
     assert "left behind: kd-seed0/weights.pt, 45 MiB" in page
+
+
+def a_set(count=150):
+    """CIFAR-100's names, and images of all that a prediction can be wrong about: noise, slopes, extremes."""
+    images = np.random.default_rng(0).integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+    images[::3] = np.arange(32, dtype=np.uint8) * 8
+    images[1::3] = images[1::3] // 128 * 255
+    splits = {"train": (images, [label % 100 for label in range(count)]), "test": (images[:100], list(range(100)))}
+    return splits, [f"name {label}" for label in range(100)]
+
+
+def test_parts_of_a_set_are_no_larger_than_asked_and_give_it_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(pack, "LOT", 60)
+    splits, names = a_set()
+    pack.pack(splits, names, tmp_path, 20_000)
+    parts = pack.pack(splits, names, tmp_path, 100_000)
+    assert sorted(tmp_path.glob("*")) == parts
+    assert len(parts) > 1
+    assert max(part.stat().st_size for part in parts) <= 100_000
+    place, packed = pack.find(tmp_path, tmp_path / "data")
+    pack.unpack(packed, place)
+    assert pack.find(tmp_path, tmp_path / "data") == (place, b"")
+    stored = cifar.read(cifar.CIFAR100, place, {"train": 150, "test": 100})
+    assert stored.class_names == tuple(names)
+    for split, (images, labels) in splits.items():
+        np.testing.assert_array_equal(stored.splits[split][0], images)
+        assert stored.splits[split][1].tolist() == labels
+
+
+def test_parts_that_are_missing_or_damaged_are_told(tmp_path):
+    with pytest.raises(ValueError, match=r"holds neither cifar-100-python nor .* nor cifar-100.part-I-of-N"):
+        pack.find(tmp_path, tmp_path / "data")
+    first, second, *_ = pack.pack(*a_set(), tmp_path, 100_000)
+    content = bytearray(first.read_bytes())
+    content[5000] ^= 1
+    first.write_bytes(content)
+    with pytest.raises(ValueError, match="are damaged"):
+        pack.find(tmp_path, tmp_path / "data")
+    second.unlink()
+    with pytest.raises(ValueError, match=f"nor {second.name}"):
+        pack.find(tmp_path, tmp_path / "data")
+    pack.write_pickles(tmp_path, *a_set())
+    with pytest.raises(ValueError, match="expected at least 153600000"):
+        pack.find(tmp_path, tmp_path / "data")
+
+
+def test_data_and_checkpoint_are_looked_for_before_anything_starts(tmp_path, monkeypatch, capsys):
+    out, given = tmp_path / "out", tmp_path / "given"
+    command = ["gpu_reproduce", f"--data-dir={given}", f"--checkpoints={given}", f"--out={out}", "--dry-run"]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit, match=f"holds no {TEACHER}"):
+        main()
+    given.mkdir()
+    (given / TEACHER).touch()
+    for more in ([], ["--dry-run"]):
+        monkeypatch.setattr("sys.argv", [*command[:-1], *more])
+        with pytest.raises(SystemExit, match=f"--data-dir {given} holds neither"):
+            main()
+    pack.pack(*a_set(), given, 10**9)
+    main()
+    assert f"--teacher-checkpoint {given / TEACHER}" in capsys.readouterr().out
+    assert not out.exists()
+
+
+def test_what_csrc_readme_has_one_type_is_understood(tmp_path, monkeypatch, capsys):
+    """Of the calls on a GPU: the lines for make, and the options that they and the packing give to a program."""
+    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / "csrc" / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE)
+    lines = [line.partition("  #")[0] for block in blocks for line in block.splitlines()]
+    made = [
+        subprocess.run(
+            ["sh", "-c", line.replace("make ", "make -n PYTHON=PYTHON ")], cwd=ROOT, capture_output=True, text=True
+        )
+        for line in lines
+        if "make gpu-" in line
+    ]
+    assert [run.stderr for run in made if run.returncode] == []
+    commands = [run.stdout.replace("\\\n", " ") for run in made if "PYTHON -m gpu_" in run.stdout]
+    assert len(commands) == 2
+    pack.write_pickles(tmp_path, *a_set())
+    (packing,) = (shlex.split(line) for line in lines if "gpu_reproduce.pack" in line)
+    with pytest.raises(DataError, match="train has 150 images"):
+        pack.main([tmp_path.as_posix() if word == "DIR" else word for word in packing[packing.index("DIR") :]])
+    monkeypatch.chdir(tmp_path)
+    pack.pack(*a_set(), tmp_path / "build" / "carried", 10**9)
+    (tmp_path / "build" / "carried" / TEACHER).touch()
+    for command, run in zip(commands, (gpu_check.__main__.main, main), strict=True):
+        words = shlex.split(command)
+        monkeypatch.setattr("sys.argv", [*words[words.index("-m") + 1 :], "--dry-run"])
+        run()
+    assert "gpu_check.facts" in capsys.readouterr().out

@@ -11,7 +11,8 @@ ignores, such as build/carried:
 
 - packages, by ``pip install --target build/carried/site pydantic tomlkit`` for its version of Python; PYTHONPATH names
   the folder;
-- CIFAR-100 in its official layout of pickles, which is 184 MB: --data-dir;
+- CIFAR-100 in its official layout of pickles, which is 184 MB, or in the parts that ``python -m gpu_reproduce.pack``
+  makes of it, 105 MiB in all: --data-dir;
 - the public cifar100_resnet56.pth: --checkpoints.
 
 Results come into one folder as they are there, at most eight files: facts.json, log.txt, parts.jsonl, plan.jsonl

@@ -14,7 +14,7 @@ from gpu_check import facts
 from gpu_check.running import ROOT, Part, Session, Step, call, chosen, parser_of, show
 
 import gpu_reproduce
-from gpu_reproduce import summary
+from gpu_reproduce import pack, summary
 from gpu_reproduce.plan import TRAININGS
 from gpu_reproduce.runs import MIB, keeping, unpack
 
@@ -62,10 +62,8 @@ def _flags(asked: argparse.Namespace) -> dict[str, list[str]]:
         teacher = folder / rehearsal.TEACHER
         common = [*rehearsal.flags(folder), "--timed-steps=2"]
     else:
-        if asked.data_dir is None or asked.checkpoints is None:
-            raise SystemExit("--data-dir and --checkpoints are needed; --rehearse does without")
-        teacher = asked.checkpoints.resolve() / TEACHER
-        common = ["--data-dir", str(asked.data_dir.resolve()), "--device", "cuda"]
+        teacher = asked.checkpoints / TEACHER
+        common = ["--data-dir", str(asked.data_dir), "--device", "cuda"]
     more = shlex.split(asked.flags)
     return {
         "students": [*common, "--teacher-checkpoint", str(teacher), *more],
@@ -73,9 +71,25 @@ def _flags(asked: argparse.Namespace) -> dict[str, list[str]]:
     }
 
 
+def _found(asked: argparse.Namespace) -> bytes:
+    """Look for data and checkpoint, before any time is spent; return what is to be unpacked into asked.data_dir."""
+    if asked.rehearse:
+        return b""
+    if asked.data_dir is None or asked.checkpoints is None:
+        raise SystemExit("--data-dir and --checkpoints are needed; --rehearse does without")
+    asked.checkpoints = asked.checkpoints.resolve()
+    if not (asked.checkpoints / TEACHER).is_file():
+        raise SystemExit(f"--checkpoints {asked.checkpoints} holds no {TEACHER}")
+    try:
+        asked.data_dir, packed = pack.find(asked.data_dir.resolve(), WORK / "data")
+    except ValueError as error:
+        raise SystemExit(f"--data-dir {error}") from None
+    return packed
+
+
 def main() -> None:
     parser = parser_of("gpu_reproduce", gpu_reproduce.__doc__, [facts.PART, *parts_of(WORK)], WORK / "results")
-    parser.add_argument("--data-dir", type=Path, help="folder that holds cifar-100-python")
+    parser.add_argument("--data-dir", type=Path, help="folder that holds cifar-100-python, or the parts of it")
     parser.add_argument("--checkpoints", type=Path, help=f"folder that holds {TEACHER}")
     parser.add_argument("--runs", type=Path, default=WORK / "runs", help="folder of the trainings themselves")
     parser.add_argument("--resume", type=Path, help="results of an earlier call, to go on from")
@@ -85,6 +99,7 @@ def main() -> None:
     parser.add_argument("--rehearse", action="store_true", help="the whole call at tiny sizes on the CPU")
     asked = parser.parse_args()
     asked.runs, out = asked.runs.resolve(), asked.out.resolve()
+    packed = _found(asked)
     parts = parts_of(asked.runs, asked.seeds, _flags(asked))
     parts = chosen(asked.parts, parts if asked.rehearse else [facts.PART, *parts])
     if asked.dry_run:
@@ -93,6 +108,9 @@ def main() -> None:
     names, largest = list(TRAININGS), int(asked.largest * MIB)
     session = Session(out, asked.deadline - RESERVED_SECONDS, earlier=("plan.jsonl",))
     asked.runs.mkdir(parents=True, exist_ok=True)
+    if packed:
+        pack.unpack(packed, asked.data_dir)
+        session.say("data", f"unpacked in {asked.data_dir}")
     if asked.resume is not None:
         for line in unpack(asked.resume, asked.runs, names):
             session.say("resume", line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from fastadv.train.data import cifar
 from fastadv.train.networks import catalogue
+from gpu_reproduce.pack import SHAPE, write_pickles
 
 ROWS = {"train": 200, "test": 100}
 NETWORK = "resnet8"
@@ -20,16 +20,14 @@ TEACHER = "teacher.pth"
 def write(folder: Path) -> None:
     """Write the set, whose images are noise, and an untrained teacher: the same ones each time."""
     kind, random = cifar.CIFAR100, np.random.default_rng(0)
-    place = folder / kind.python_folder
-    place.mkdir(parents=True, exist_ok=True)
-    for split, count in ROWS.items():
-        rows = {
-            b"data": random.integers(0, 256, (count, cifar.PIXELS), dtype=np.uint8),
-            kind.labels.encode(): [label % kind.classes for label in range(count)],
-        }
-        (place / split).write_bytes(pickle.dumps(rows, protocol=2))
-    file, names = kind.python_names
-    (place / file).write_bytes(pickle.dumps({names.encode(): [b"name %d" % label for label in range(kind.classes)]}))
+    splits = {
+        split: (
+            random.integers(0, 256, (count, *SHAPE), dtype=np.uint8),
+            [label % kind.classes for label in range(count)],
+        )
+        for split, count in ROWS.items()
+    }
+    write_pickles(folder, splits, [f"name {label}" for label in range(kind.classes)])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = catalogue.build(NETWORK, num_classes=kind.classes, image_shape=(3, 32, 32))
