@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -349,11 +350,24 @@ def test_the_summary_fits_on_a_page_and_says_what_does_not(out):
     assert len(json.loads((out / "results.json").read_text())["failed_tests"]) == 500
 
 
-def test_a_line_that_was_cut_off_is_not_read(out):
+def test_what_was_cut_off_is_not_read(out):
     out.mkdir()
-    (out / "tests.jsonl").write_text('{"step": "ops", "test": "a", "outcome": "passed"}\n{"step": "op')
+    good = '{"step": "ops", "test": "a", "outcome": "passed"}'
+    (out / "tests.jsonl").write_text(f'{{"step": "op{good}\n{good}\n{{"step": "op')
+    (out / "facts.json").write_text('{"gpu": "no')
     assert [line["test"] for line in summary.collect(out)["tests"]] == ["a"]
     assert summary.page(summary.collect(out)).startswith("no facts")
+    path = out / "rows.jsonl"
+    path.write_text('{"case": "a", "state": "meas\n')
+    assert rows.measure(["a"], path, 60, lambda name: ROW, lost=lambda: "") == 0
+
+
+def test_the_summary_is_there_after_each_part(out, monkeypatch):
+    look = Part("look", (script("one", f"print(open({str(out / 'summary.txt')!r}).read())"),))
+    assert check([GOOD, look], out, 60) == 0
+    assert re.search("look: good +passed", (out / "log.txt").read_text())
+    monkeypatch.setattr(summary, "page", lambda results: 1 // 0)
+    assert check([GOOD, GOOD], out, 60) == 0
 
 
 def test_all_results_are_at_most_eight_files_in_one_folder(out):

@@ -6,7 +6,6 @@ process ends after the test that caused it, which pytest-xdist reports as the on
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from gpu_check.lines import append
 from gpu_check.running import STICKY
 
 _IN_WORKER = "PYTEST_XDIST_WORKER" in os.environ
@@ -45,9 +45,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
 
 
 def write(test: str, outcome: str, said: str) -> None:
-    line = {"step": _STEP, "test": test, "outcome": outcome} | ({"said": said} if said else {})
-    with (_OUT / "tests.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    append(_OUT / "tests.jsonl", {"step": _STEP, "test": test, "outcome": outcome} | ({"said": said} if said else {}))
 
 
 def lost_context() -> str:

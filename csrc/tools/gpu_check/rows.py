@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpu_check.lines import append, lines_of
 from gpu_check.recorder import lost_context
 from gpu_check.running import STICKY
 
@@ -104,8 +104,7 @@ def measure(
     labels, start, status = dict(labels or {}), clock(), 0
 
     def write(case: str, state: str, **more: Any) -> None:
-        with path.open("a") as file:
-            file.write(json.dumps(labels | {"case": case, "state": state} | more) + "\n")
+        append(path, labels | {"case": case, "state": state} | more)
 
     known = _states(path, labels)
     for name in names:
@@ -136,10 +135,8 @@ def measure(
 
 def _states(path: Path, labels: Mapping[str, Any]) -> dict[str, str]:
     """The last state of each case among the lines with these labels."""
-    if not path.exists():
-        return {}
-    lines = map(json.loads, path.read_text().splitlines())
-    return {line["case"]: line["state"] for line in lines if line.items() >= labels.items() and "case" in line}
+    lines = (line for line in lines_of(path) if "case" in line)
+    return {line["case"]: line["state"] for line in lines if line.items() >= labels.items()}
 
 
 def _told(name: str, row: Mapping[str, Any]) -> str:
@@ -170,8 +167,7 @@ def main() -> None:
     floor = None
     if arguments.floor:
         floor = Floor.measure(device, Effort(budget_seconds=0.2))
-        with path.open("a") as file:
-            file.write(json.dumps({"floor": floor.as_json()}) + "\n")
+        append(path, {"floor": floor.as_json()})
         print(f"a copy moves {floor.bandwidth / 1e9:.0f} GB/s", flush=True)
     # Steps of the trainer alone need its packages, which the machine may lack.
     known = registry() if set(arguments.cases) & set(TRAINING) else ops_and_attacks()

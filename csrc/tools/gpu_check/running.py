@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import shlex
 import shutil
@@ -16,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from gpu_check.lines import append
 
 ROOT = Path(__file__).resolve().parents[3]
 # Triton's and the compiler's caches stay: compiling takes longer than the tests themselves.
@@ -99,10 +100,10 @@ class Session:
         print(text, flush=True)
         self._log.write(text + "\n")
 
-    def run(self, parts: Sequence[Part]) -> bool:
+    def run(self, parts: Sequence[Part], after: Callable[[], object] = lambda: None) -> bool:
         """Run the parts, each within its share of the time left; True where none failed or was stopped.
 
-        One that the others need may take all of it.
+        One that the others need may take all of it. ``after`` is called after each.
         """
         good = True
         for index, part in enumerate(parts):
@@ -111,6 +112,7 @@ class Session:
             outcome = self._run_part(part, limit)
             good &= outcome.outcome in ("passed", "skipped")
             self._keep(outcome)
+            after()
             if part.required and outcome.outcome != "passed":
                 self.say(part.name, "without it nothing else makes sense")
                 break
@@ -166,19 +168,28 @@ class Session:
     def _keep(self, outcome: Outcome) -> None:
         why = "; ".join(outcome.reasons)
         self.say(outcome.part, f"{outcome.outcome} after {outcome.seconds:.1f} s{': ' + why if why else ''}")
-        with (self.out / "parts.jsonl").open("a") as file:
-            file.write(json.dumps(vars(outcome)) + "\n")
+        append(self.out / "parts.jsonl", vars(outcome))
 
 
 def call(name: str, session: Session, parts: Sequence[Part], summarise: Callable[[Path], str]) -> int:
-    """Run the parts and print the summary last; 0 where all passed, 1 where not, 143 where the call was ended."""
+    """Run the parts and print the summary last; 0 where all passed, 1 where not, 143 where the call was ended.
+
+    The summary is written after each part as well: a call that is killed has no last word.
+    """
+
+    def summed_up() -> str:
+        try:
+            return summarise(session.out)
+        except Exception as error:  # of which no part is to end, and the files are there all the same
+            return f"no summary: {type(error).__name__}: {error}"
+
     try:
         with stoppable():
-            status = 0 if session.run(parts) else 1
+            status = 0 if session.run(parts, summed_up) else 1
     except Stopped:
         session.say(name, "told to end")
         status = 143
-    print(f"\n{summarise(session.out)}\nall of it in {session.out}", flush=True)
+    print(f"\n{summed_up()}\nall of it in {session.out}", flush=True)
     return status
 
 

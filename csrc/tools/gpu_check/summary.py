@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpu_check.lines import lines_of, object_of
+
 MOST_CHARACTERS = 10_000
 # What lists of failures and reasons may take of it.
 FAILURE_CHARACTERS, REASON_CHARACTERS = 3_500, 1_500
@@ -16,10 +18,9 @@ VARIANTS = ("fused", "eager", "compiled", "replayed")
 
 def collect(out: Path) -> dict[str, Any]:
     """Return all results in the folder, whatever of them is there."""
-    facts = out / "facts.json"
     rows = lines_of(out / "rows.jsonl")
     return {
-        "facts": json.loads(facts.read_text()) if facts.exists() else {},
+        "facts": object_of(out / "facts.json"),
         "parts": lines_of(out / "parts.jsonl"),
         "tests": lines_of(out / "tests.jsonl"),
         "floor": next((line["floor"] for line in rows if "floor" in line), None),
@@ -109,11 +110,3 @@ def _counts(tests: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
 
 def _failures(tests: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{test['test']}: {test.get('said', '')}" for test in tests if test["outcome"] == "failed"]
-
-
-def lines_of(path: Path) -> list[dict[str, Any]]:
-    """Return the objects in the lines of a file, but for a last one that was cut off."""
-    if not path.exists():
-        return []
-    whole = path.read_text().split("\n")[:-1]
-    return [json.loads(line) for line in whole]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from gpu_check.lines import append
 
 # Of the time that epochs are counted into: the rest is for checkpoints, accuracies between epochs, and chance.
 CERTAIN = 0.85
@@ -54,8 +55,7 @@ class Plan:
 
     def write(self, out: Path) -> None:
         """Append the plan to plan.jsonl."""
-        with (out / "plan.jsonl").open("a") as file:
-            file.write(json.dumps(asdict(self)) + "\n")
+        append(out / "plan.jsonl", asdict(self))
 
     def __str__(self) -> str:
         steps = ", ".join(f"{name} {1e3 * each:.2f} ms" for name, each in self.step_seconds.items())

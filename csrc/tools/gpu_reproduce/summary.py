@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpu_check.summary import fitting, head_of, lines_of, reasons_of
+from gpu_check.lines import lines_of, object_of
+from gpu_check.summary import fitting, head_of, reasons_of
 
 from fastadv.train.config.train_config import Config
 from fastadv.train.runtime.files import write_atomically
@@ -20,9 +21,8 @@ HEADS = ("clean, %", "PGD, %", "attack, %", "steps", "seconds", "images/s")
 
 def collect(out: Path, runs: Path, names: Sequence[str], largest: int) -> dict[str, Any]:
     """Return all results, whatever of them is there."""
-    facts = out / "facts.json"
     return {
-        "facts": json.loads(facts.read_text()) if facts.exists() else {},
+        "facts": object_of(out / "facts.json"),
         "parts": lines_of(out / "parts.jsonl"),
         "plans": lines_of(out / "plan.jsonl"),
         "runs": {name: _run(runs / name, largest) for name in names if (runs / name / Config.FILE).exists()},
