@@ -27,6 +27,20 @@ def _a_cpu_without_units_for_bfloat16(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
 
 
+@pytest.fixture
+def graphs(monkeypatch):
+    """What torch.compile is given, which runs as it is."""
+    compile_ = torch.compile
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compile_(function, backend=backend, **options))
+    return graphs
+
+
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory):
     """The folder of a student of the digits, trained for a second: weights.pt and checkpoints/."""

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
+from fastadv.distill import distiller
 from fastadv.train.cli import main
 from fastadv.train.config.auto_precision import attack_modes, decided
 from fastadv.train.config.resume import continued_config
 from fastadv.train.config.train_config import Config, resolve
-from fastadv.train.loop import trainer
 
 SHORT = ["--seeds=0", "--teacher-epochs=1", "--student-samples=50", "--eval-steps=1", "--no-tensorboard"]
 
@@ -93,10 +93,10 @@ def test_what_is_given_stays(monkeypatch):
     assert decided(same) == (same, {})
 
 
-def test_a_run_keeps_what_it_began_with_and_says_how_far_that_is_from_float32(monkeypatch, tmp_path, capsys):
+def test_a_run_keeps_what_it_began_with_and_says_how_far_that_is_from_float32(monkeypatch, tmp_path, capsys, graphs):
     having(monkeypatch, "avx512_bf16")
     seen = []
-    monkeypatch.setattr(trainer, "Float32Output", _watched(trainer.Float32Output, seen))
+    monkeypatch.setattr(distiller, "Float32Output", _watched(distiller.Float32Output, seen))
     assert main(["train", "--run-dir", str(tmp_path), "--methods=kd", "--epochs=1", "--precision=auto", *SHORT]) == 0
     assert "precision: auto, a CPU with AVX512-BF16: precision bfloat16" in capsys.readouterr().out
     stored = Config(**Config.read_toml(tmp_path / "config.toml"))
@@ -119,7 +119,9 @@ def test_a_run_keeps_what_it_began_with_and_says_how_far_that_is_from_float32(mo
     assert main([*again, "--seeds=0,1"]) == 0
     stored = Config(**Config.read_toml(tmp_path / "config.toml"))
     assert (stored.precision, stored.teacher_precision) == ("bfloat16", "bfloat16")
-    assert seen == [torch.bfloat16] * len(seen)
+    # The teacher and two students, the second of which is begun where nothing asks for bfloat16.
+    assert seen == [(torch.bfloat16, True)] * 3
+    assert graphs
     capsys.readouterr()
     assert main([*again, "--no-channels-last"]) != 0
     assert "channels_last True -> False" in capsys.readouterr().err
@@ -141,7 +143,7 @@ def test_float32_needs_no_note(tmp_path):
 def _watched(kind, seen):
     class Watched(kind):
         def __init__(self, network, *, autocast=None, compiled=False):
-            seen.append(autocast)
+            seen.append((autocast, compiled))
             super().__init__(network, autocast=autocast, compiled=compiled)
 
     return Watched

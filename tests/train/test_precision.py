@@ -139,20 +139,6 @@ def test_a_network_that_cannot_be_compiled_is_named(classifier, pixels):
         Float32Output(Branching(classifier), compiled=True)(pixels)
 
 
-@pytest.fixture
-def graphs(monkeypatch):
-    """What torch.compile is given, which runs as it is."""
-    compile_ = torch.compile
-    graphs = []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return graph
-
-    monkeypatch.setattr(torch, "compile", lambda function, **options: compile_(function, backend=backend, **options))
-    return graphs
-
-
 def test_a_compiled_student_computes_what_the_eager_one_does(classifier, pixels, graphs):
     shown = Float32Output(classifier.eval(), compiled=True)
     batch = Batch(pixels, torch.arange(8), seed=1, progress=0.0)
