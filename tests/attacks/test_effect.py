@@ -173,6 +173,7 @@ def test_neither_does_the_search_of_autoattack(norm):
     x, y = x[:100], y[:100]
     how = {"eps": EPS[norm], "norm": norm, "variant": "autoattack", "steps": 20, "seed": 0}
     left = [accuracy(network, attacks.apgd(Scaled(network, scale, 0.0), x, y, **how), y) for scale in (1.0, 1000.0)]
+    assert left[0] < accuracy(network, x, y) - 20
     assert abs(left[1] - left[0]) <= 2
 
 

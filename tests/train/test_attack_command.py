@@ -320,7 +320,9 @@ def test_restarts_start_apart(tmp_path, small_run, name):
         assert result["attack"]["random_start"] == (restarts > 1)
         return share(result, "robust")["correct"]
 
-    assert robust(4) != robust(1)
+    # Random starts are another attack than the one from the image itself: of those, more leave fewer images.
+    robust(1)
+    assert robust(4) < robust(2)
 
 
 def test_a_missing_checkpoint_is_named(tmp_path, capsys):

@@ -18,7 +18,9 @@ def test_it_is_loaded_and_listened_to_by_every_seed(tmp_path, capsys):
     torch.save(catalogue.build("digits_cnn", num_classes=10, image_shape=(1, 8, 8)).state_dict(), file)
     run = tmp_path / "run"
     assert main([*ARGUMENTS, "--run-dir", str(run), "--standard-teacher-checkpoint", str(file)]) == 0
-    assert all(row["standard"] > 0 for row in read_metrics(run / "iad-ii-seed0", "train"))
+    rows = read_metrics(run / "iad-ii-seed0", "train")
+    assert len(rows) == 2
+    assert all(row["standard"] > 0 for row in rows)
     without = ["--seeds=1", "--standard-teacher-checkpoint=none"]
     assert main(["train", "--resume", "--run-dir", str(run), *without]) == 2
     assert "was started with other values (Standard teacher checkpoint SHA-256 " in capsys.readouterr().err
