@@ -37,6 +37,7 @@ class Conditions:
     Attributes:
         cold: times calls one by one after the caches have been overwritten; None leaves that out.
         everything: compile every case, and with mode="max-autotune" too.
+        profiled: tell which share of a case is its network's, by PyTorch's profiler.
     """
 
     device: torch.device
@@ -44,6 +45,7 @@ class Conditions:
     cold: Clock | None
     effort: Effort
     everything: bool = False
+    profiled: bool = True
 
     @classmethod
     def of(cls, device: torch.device, *, everything: bool = False) -> Conditions:
@@ -77,7 +79,8 @@ def run(entry: Entry, conditions: Conditions, floor: Floor | None = None) -> Row
         "cold_ratio_to_fused": {},
     }
     if case.work is None:
-        row["network_share"] = network_share(case.fused, conditions.device)
+        if conditions.profiled:
+            row["network_share"] = network_share(case.fused, conditions.device)
         return row
     row |= vars(case.work)
     row["bytes_per_second"] = {

@@ -100,6 +100,13 @@ def test_a_row_is_shown_beside_its_floor(conditions):
     assert row["peak_bytes"]["eager"] > tensors
 
 
+@pytest.mark.parametrize("profiled", [True, False])
+def test_the_share_of_a_network_is_told_where_a_profiler_is_no_harm(profiled, conditions, monkeypatch):
+    monkeypatch.setattr("benchmarks.suite.runner.network_share", lambda call, device: 0.5)
+    row = run(entry_with(work=None), dataclasses.replace(conditions, profiled=profiled))
+    assert row.get("network_share") == (0.5 if profiled else None)
+
+
 def test_a_row_says_what_is_to_be_known_of_it(conditions):
     row = run(entry_with(note="the same code on both sides"), conditions)
     assert row["note"] == "the same code on both sides"
