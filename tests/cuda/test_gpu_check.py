@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 import signal
@@ -39,7 +40,7 @@ time.sleep(10**6)
 """
 ROW = {
     "seconds": {"fused": {"median": 2e-6}, "eager": {"median": 1e-5}, "replayed": {"median": 1e-6}},
-    "bytes_per_second": {"replayed": 2e12},
+    "floor_seconds": 5e-7,
 }
 
 
@@ -88,7 +89,7 @@ def test_where_a_required_part_fails_nothing_follows(out):
 
 
 def test_the_time_left_is_shared_out_and_what_one_part_leaves_is_for_the_next(out):
-    now = iter([0.0, *[10.0] * 6, *[20.0] * 20])
+    now = iter([0.0, *[10.0] * 8, *[20.0] * 20])
     session = Session(out, 110, clock=lambda: next(now))
     session.run([Part("a", (script("one", ""),), share=1), Part("b", (script("one", ""),), share=3)])
     begun = [line for line in (out / "log.txt").read_text().splitlines() if "begins" in line]
@@ -152,7 +153,10 @@ def test_a_part_past_its_limit_ends_with_all_it_has_started(out, tmp_path, monke
     session = Session(out, 15)
     assert not session.run([hang, Part("next", GOOD.steps, share=1)])
     stopped, following = lines(out / "parts.jsonl")
-    assert (stopped["outcome"], stopped["reasons"]) == ("stopped", ["hang: ended at the part's limit of 10 s"])
+    assert (stopped["outcome"], stopped["reasons"]) == (
+        "stopped",
+        ["hang: ended at its limit of 10 s", "after: ended at its limit of 0 s"],
+    )
     assert following["outcome"] == "passed"
     assert "never" not in (out / "log.txt").read_text()
     assert ended(int(started.read_text()))
@@ -207,18 +211,54 @@ sys.exit(check([hang], Path({str(out)!r}), 600))
     assert said.rstrip().endswith(f"all of it in {out}")
 
 
-def test_after_a_lost_context_a_step_that_resumes_is_begun_again(out, tmp_path):
+CRASH = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
+
+
+@pytest.mark.parametrize(
+    ("crash", "why"),
+    [
+        (f"import os; os._exit({STICKY})", "the CUDA context was lost"),
+        (CRASH, "ended by a signal, Segmentation fault"),
+    ],
+)
+def test_after_a_crash_a_step_that_resumes_is_begun_again(out, tmp_path, crash, why):
     seen = tmp_path / "seen"
-    code = f"import os; old = os.path.exists({str(seen)!r}); open({str(seen)!r}, 'w'); os._exit(0 if old else {STICKY})"
+    code = f"import os; os.path.exists({str(seen)!r}) and exit(); open({str(seen)!r}, 'w'); {crash}"
     assert check([Part("rows", (script("rows", code, resumes=True),))], out, 60) == 1
+    part = lines(out / "parts.jsonl")[0]
+    assert (part["outcome"], part["reasons"]) == ("failed", [f"rows: {why}; the rest in a new process"])
+    seen.unlink()
+    assert check([Part("tests", (script("tests", code),))], out, 60) == 1
+    assert lines(out / "parts.jsonl")[0]["reasons"] == [f"tests: {why}"]
+
+
+def test_a_step_that_crashes_each_time_is_given_up(out, monkeypatch):
+    monkeypatch.setattr("gpu_check.running.MOST_CRASHES", 2)
+    assert check([Part("rows", (script("rows", CRASH, resumes=True),))], out, 60) == 1
+    assert len(lines(out / "parts.jsonl")[0]["reasons"]) == 3
+
+
+def test_what_fails_is_tried_again_with_less(out):
+    code = "import sys; print(sys.argv[1:]); sys.exit(len(sys.argv) < 3)"
+    step = dataclasses.replace(script("train", code), instead=("--no-compile", "--no-capture", "--never"))
+    assert check([Part("part", (step,))], out, 60) == 1
     part = lines(out / "parts.jsonl")[0]
     assert (part["outcome"], part["reasons"]) == (
         "failed",
-        ["rows: the CUDA context was lost; the rest in a new process"],
+        ["train: exit status 1; again with --no-compile", "train: exit status 1; again with --no-capture"],
     )
-    seen.unlink()
-    assert check([Part("tests", (script("tests", code),))], out, 60) == 1
-    assert lines(out / "parts.jsonl")[0]["reasons"] == [f"tests: exit status {STICKY}"]
+    assert "['--no-compile', '--no-capture']" in (out / "log.txt").read_text()
+
+
+def test_a_step_leaves_the_others_of_its_part_their_share_of_the_time(out, monkeypatch):
+    monkeypatch.setattr("gpu_check.running.PATIENCE_SECONDS", 0.2)
+    hang = dataclasses.replace(script("hang", "import time; time.sleep(10**6)"), share=0.1)
+    left = "import sys, time; print(0 < float(sys.argv[1]) - time.monotonic() < 27.5)"
+    rest = Step("rest", (sys.executable, "-c", left, "{deadline}"))
+    assert check([Part("part", (hang, rest))], out, 40) == 1
+    part = lines(out / "parts.jsonl")[0]
+    assert (part["outcome"], part["reasons"]) == ("stopped", ["hang: ended at its limit of 3 s"])
+    assert "part: True" in (out / "log.txt").read_text()
 
 
 def test_a_program_that_is_not_there_is_a_reason_to_skip(out):
@@ -281,7 +321,7 @@ def test_cases_are_measured_in_order_and_kept_as_they_come(tmp_path):
             raise ValueError("results differ")
         return ROW
 
-    assert rows.measure(["a", "b", "c"], path, 60, run, lost=lambda: "") == 1
+    assert rows.measure(["a", "b", "c"], path, math.inf, run, lost=lambda: "") == 1
     done = [line for line in lines(path) if line["state"] != "begun"]
     assert [(line["case"], line["state"]) for line in done] == [("a", "measured"), ("b", "failed"), ("c", "measured")]
     assert done[1]["said"] == "ValueError: results differ"
@@ -294,22 +334,61 @@ def test_a_case_that_lost_the_context_is_not_measured_again(tmp_path):
         asked.append(name)
         return ROW
 
-    assert rows.measure(["a", "b", "c"], path, 60, run, lost=lambda: "lost" if asked[-1] == "b" else "") == STICKY
-    assert rows.measure(["a", "b", "c"], path, 60, run, lost=lambda: "") == 0
+    assert rows.measure(["a", "b", "c"], path, math.inf, run, lost=lambda: "lost" if asked[-1] == "b" else "") == STICKY
+    assert rows.measure(["a", "b", "c"], path, math.inf, run, lost=lambda: "") == 0
     assert asked == ["a", "b", "c"]
     # One that took its process along had no time to say so.
     with path.open("a") as file:
         file.write(json.dumps({"case": "d", "state": "begun"}) + "\n")
-    assert rows.measure(["d"], path, 60, run, lost=lambda: "") == 0
+    assert rows.measure(["d"], path, math.inf, run, lost=lambda: "") == 0
     assert lines(path)[-1] == {"case": "d", "state": "failed", "said": "ended its process"}
 
 
 def test_with_too_little_time_no_case_is_begun(tmp_path, capsys):
-    now = iter([0.0, 0.0, 8.0])
+    now = iter([0.0, 8.0])
     assert (
         rows.measure(["a", "b", "c"], tmp_path / "rows.jsonl", 10, lambda name: ROW, lambda: "", lambda: next(now)) == 0
     )
     assert "no time for 2 of 3 cases" in capsys.readouterr().out
+
+
+def run_rows(code):
+    return subprocess.run(
+        [sys.executable, "-c", f"from gpu_check import rows\n{code}"],
+        env=os.environ | {"PYTHONPATH": f"{ROOT / 'csrc' / 'tools'}"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_case_that_hangs_ends_its_process_and_says_where():
+    # With the interpreter's lock, and no moment for a handler of Python's.
+    code = "with rows.limited(0.2): pass\nwith rows.limited(0.2): sum(range(10**11))"
+    ended = run_rows(code)
+    assert ended.returncode == -signal.SIGALRM, ended.stderr
+    assert "line 3 in <module>" in ended.stderr
+
+
+def test_a_process_without_a_context_ends_without_a_clean_up():
+    code = "import atexit, sys\natexit.register(print, 'hangs')\nsys.argv[1:] = ['out', '0']\n"
+    for status, said in ((STICKY, "told\n"), (1, "told\nhangs\n")):
+        ended = run_rows(f"{code}rows._measure = lambda asked: print('told') or {status}\nrows.main()")
+        assert (ended.returncode, ended.stdout) == (status, said), ended.stderr
+
+
+def test_the_copies_are_measured_once_also_where_that_crashes(tmp_path):
+    path, floor = tmp_path / "rows.jsonl", {"copies": []}
+    assert rows.floor_of(path, None) is None
+    with pytest.raises(SystemExit):
+        rows.floor_of(path, lambda: exit())
+    assert rows.floor_of(path, lambda: floor) is None
+    path.unlink()
+    assert rows.floor_of(path, lambda: floor) == rows.floor_of(path, lambda: {}) == floor
+
+
+def test_what_imports_the_parts_of_a_call_loads_neither_torch_nor_pytest():
+    ended = run_rows("import sys, gpu_check.__main__\nprint({'torch', 'pytest'} & sys.modules.keys())")
+    assert ended.stdout == "set()\n", ended.stderr
 
 
 def test_the_named_cases_are_in_the_registry():
@@ -328,8 +407,7 @@ def a_large_folder(out):
     parts = [{"part": f"part{n}", "outcome": "failed", "seconds": 1.0, "reasons": ["why " * 100] * 9} for n in range(8)]
     tests = [{"step": "ops", "test": f"test_{n}", "outcome": "failed", "said": "wrong " * 50} for n in range(500)]
     measured = [{"backend": "cuda", "case": f"case {n}", "state": "measured", "row": ROW} for n in range(300)]
-    floor = {"floor": {"copies": [{"bytes": 4e9, "seconds": 1e-3}]}}
-    for name, content in {"parts": parts, "tests": tests, "rows": [floor, *measured]}.items():
+    for name, content in {"parts": parts, "tests": tests, "rows": [{"floor": None}, *measured]}.items():
         (out / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in content))
 
 
@@ -350,6 +428,25 @@ def test_the_summary_fits_on_a_page_and_says_what_does_not(out):
     assert len(json.loads((out / "results.json").read_text())["failed_tests"]) == 500
 
 
+def test_a_row_that_ended_the_last_process_has_failed(out):
+    out.mkdir()
+    states = [("a", "begun"), ("a", "measured"), ("b", "begun"), ("c", "begun"), ("c", "failed")]
+    content = [
+        {"backend": "cuda", "compiled": False, "case": case, "state": state, "row": ROW} for case, state in states
+    ]
+    content[-1]["said"] = "ended its process"
+    content.append({**content[0], "compiled": True})
+    (out / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in content))
+    found = [(row["case"], row["compiled"], row["state"]) for row in summary.collect(out)["rows"]]
+    assert found == [
+        ("a", False, "measured"),
+        ("b", False, "failed"),
+        ("c", False, "failed"),
+        ("a", True, "failed"),
+    ]
+    assert "b: begun, and neither measured nor told why not" in summary.write(out).split("failures")[1]
+
+
 def test_what_was_cut_off_is_not_read(out):
     out.mkdir()
     good = '{"step": "ops", "test": "a", "outcome": "passed"}'
@@ -359,7 +456,7 @@ def test_what_was_cut_off_is_not_read(out):
     assert summary.page(summary.collect(out)).startswith("no facts")
     path = out / "rows.jsonl"
     path.write_text('{"case": "a", "state": "meas\n')
-    assert rows.measure(["a"], path, 60, lambda name: ROW, lost=lambda: "") == 0
+    assert rows.measure(["a"], path, math.inf, lambda name: ROW, lost=lambda: "") == 0
 
 
 def test_the_summary_is_there_after_each_part(out, monkeypatch):

@@ -83,7 +83,7 @@ def test_a_training_is_planned_made_and_summed_up(tmp_path):
     (folder / "speedrun" / "config.toml").write_text("epochs = 7")  # of which no step was saved
     briefly = ["--epochs=1", "--eval-samples=10", "--pgd-samples=4", "--eval-steps=1", "--option=pgd-at.steps=1"]
     flags = [*rehearsal.flags(data), *SMALL, *briefly, "--eval-attack=fgsm"]
-    train(TRAININGS["speedrun"], folder / "speedrun", 600, out, "0,1", 1, flags)
+    train(TRAININGS["speedrun"], folder / "speedrun", time.monotonic() + 600, out, "0,1", 1, flags)
     said = summary.write(out, folder, list(TRAININGS), runs.MIB // 10)
     (plan,) = (json.loads(line) for line in (out / "plan.jsonl").read_text().splitlines())
     assert (plan["run"], plan["students"], plan["epochs"], plan["most"]) == ("speedrun", 2, 1, 1)

@@ -26,7 +26,7 @@ RACES = "svgd_step,rkd_loss,kl_distill,pgd_step"
 def all_parts() -> list[Part]:
     """Return all parts; their shares add up to the 540 seconds of the whole call, less what the summary takes."""
     python = (sys.executable, "-m")
-    measure = (*python, "gpu_check.rows", "{out}", "{seconds}")
+    measure = (*python, "gpu_check.rows", "{out}", "{deadline}")
     # Without PyTorch's cache of memory every tensor is an allocation, past whose end nothing may be read.
     alone = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     return [

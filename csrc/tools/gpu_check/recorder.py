@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
+from gpu_check.context import lost_context
 from gpu_check.lines import append
 from gpu_check.running import STICKY
 
@@ -23,6 +23,8 @@ _STEP = os.environ.get("GPU_CHECK_STEP", "")
 
 
 def pytest_configure() -> None:
+    import torch  # after the tests' conftest has said with how many threads
+
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 
@@ -46,17 +48,6 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
 
 def write(test: str, outcome: str, said: str) -> None:
     append(_OUT / "tests.jsonl", {"step": _STEP, "test": test, "outcome": outcome} | ({"said": said} if said else {}))
-
-
-def lost_context() -> str:
-    """Return the error that every later call to the device would raise; nothing where there is none."""
-    if not torch.cuda.is_initialized():
-        return ""
-    try:
-        torch.cuda.synchronize()
-    except RuntimeError as error:
-        return str(error).splitlines()[0]
-    return ""
 
 
 def _last_line(report: pytest.TestReport) -> str:

@@ -1,21 +1,26 @@
-"""Measures benchmark cases in the order given, one line of rows.jsonl as each is done: ``rows.py OUT SECONDS CASE...``.
+"""Measures benchmark cases in the order given, a line of rows.jsonl as each is done: ``rows.py OUT DEADLINE CASE...``.
 
-A case whose line is there already is not measured again: after one that lost the CUDA context of its process, the rest
-goes on in a process of its own. ``--floor`` measures the copies first, ``--compiled`` adds torch.compile.
+A case whose line is there already is not measured again: after one that lost the CUDA context of its process, crashed
+or took too long, the rest goes on in a process of its own. ``--floor`` measures the copies first, ``--compiled`` adds
+torch.compile. DEADLINE is of time.monotonic().
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import faulthandler
 import os
+import signal
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpu_check.context import lost_context
 from gpu_check.lines import append, lines_of
-from gpu_check.recorder import lost_context
 from gpu_check.running import STICKY
 
 # In order of value: what an attack's loop calls, at the sizes that fill a GPU; then what distillation adds; then CIFAR
@@ -89,19 +94,21 @@ TRAINING = tuple(
 )
 # A case is not begun with less time than this.
 LEAST_SECONDS = 3.0
+# A case that takes longer hangs, and its process is ended.
+MOST_SECONDS = 25.0
 
 
 def measure(
     names: Sequence[str],
     path: Path,
-    seconds: float,
+    deadline: float,
     run: Callable[[str], Mapping[str, Any]],
     lost: Callable[[], str] = lost_context,
     clock: Callable[[], float] = time.monotonic,
     labels: Mapping[str, Any] | None = None,
 ) -> int:
-    """Measure the named cases until ``seconds`` are over; 1 where one failed, STICKY where the context was lost."""
-    labels, start, status = dict(labels or {}), clock(), 0
+    """Measure the named cases until ``deadline``; 1 where one failed, STICKY where the context was lost."""
+    labels, status = dict(labels or {}), 0
 
     def write(case: str, state: str, **more: Any) -> None:
         append(path, labels | {"case": case, "state": state} | more)
@@ -113,7 +120,7 @@ def measure(
     for index, name in enumerate(names):
         if name in known:
             continue
-        if seconds - (clock() - start) < LEAST_SECONDS:
+        if deadline - clock() < LEAST_SECONDS:
             print(f"no time for {len(names) - index} of {len(names)} cases", flush=True)
             break
         write(name, "begun")
@@ -139,6 +146,33 @@ def _states(path: Path, labels: Mapping[str, Any]) -> dict[str, str]:
     return {line["case"]: line["state"] for line in lines if line.items() >= labels.items()}
 
 
+@contextlib.contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """End the process where what is inside takes longer, a second after it was printed where each thread is.
+
+    By a signal's own effect: a handler of Python's would wait for what hangs in a kernel.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    faulthandler.dump_traceback_later(seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds + 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        faulthandler.cancel_dump_traceback_later()
+
+
+def floor_of(path: Path, measured: Callable[[], Mapping[str, Any]] | None) -> Mapping[str, Any] | None:
+    """Return the copies that are in the file, else what ``measured`` gives, which is asked once: it may crash."""
+    floors = [line["floor"] for line in lines_of(path) if "floor" in line]
+    if floors or measured is None:
+        return floors[-1] if floors else None
+    append(path, {"floor": None})
+    floor = measured()
+    append(path, {"floor": floor})
+    return floor
+
+
 def _told(name: str, row: Mapping[str, Any]) -> str:
     times = ", ".join(f"{what} {spread['median'] * 1e6:.1f} us" for what, spread in row["seconds"].items())
     return f"{name}: {times}"
@@ -147,12 +181,19 @@ def _told(name: str, row: Mapping[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("seconds", type=float)
+    parser.add_argument("deadline", type=float)
     parser.add_argument("cases", nargs="*", default=CASES)
     parser.add_argument("--floor", action="store_true")
     parser.add_argument("--compiled", action="store_true")
-    arguments = parser.parse_args()
+    status = _measure(parser.parse_args())
+    if status == STICKY:
+        # No clean-up would come to an end.
+        sys.stdout.flush()
+        os._exit(status)
+    raise SystemExit(status)
 
+
+def _measure(asked: argparse.Namespace) -> int:
     import torch
 
     from benchmarks.cases import ops_and_attacks, registry
@@ -160,26 +201,29 @@ def main() -> None:
     from benchmarks.suite.measure import Effort, warm_clock
     from benchmarks.suite.runner import Conditions, run
 
-    start = time.monotonic()
-    device, effort, path = torch.device("cuda"), Effort(budget_seconds=0.6), arguments.out / "rows.jsonl"
-    conditions = Conditions(device, warm_clock(device), None, effort)
+    device, effort, path = torch.device("cuda"), Effort(budget_seconds=0.6), asked.out / "rows.jsonl"
+    # The profiler stays with its process, and slows what comes after.
+    conditions = Conditions(device, warm_clock(device), None, effort, profiled=False)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    floor = None
-    if arguments.floor:
-        floor = Floor.measure(device, Effort(budget_seconds=0.2))
-        append(path, {"floor": floor.as_json()})
+
+    def copies() -> Mapping[str, Any]:
+        with limited(MOST_SECONDS):
+            return Floor.measure(device, Effort(budget_seconds=0.2)).as_json()
+
+    written = floor_of(path, copies if asked.floor else None)
+    floor = None if written is None else Floor.from_json(written)
+    if floor is not None:
         print(f"a copy moves {floor.bandwidth / 1e9:.0f} GB/s", flush=True)
     # Steps of the trainer alone need its packages, which the machine may lack.
-    known = registry() if set(arguments.cases) & set(TRAINING) else ops_and_attacks()
+    known = registry() if set(asked.cases) & set(TRAINING) else ops_and_attacks()
     entries = {entry.name: entry for entry in known}
 
     def run_case(name: str) -> Mapping[str, Any]:
-        entry = entries[name]
-        return run(dataclasses.replace(entry, compiled=arguments.compiled), conditions, floor)
+        with limited(MOST_SECONDS):
+            return run(dataclasses.replace(entries[name], compiled=asked.compiled), conditions, floor)
 
-    labels = {"backend": os.environ.get("FASTADV_BACKEND") or "cuda", "compiled": arguments.compiled}
-    seconds = arguments.seconds - (time.monotonic() - start)
-    raise SystemExit(measure(arguments.cases, path, seconds, run_case, labels=labels))
+    labels = {"backend": os.environ.get("FASTADV_BACKEND") or "cuda", "compiled": asked.compiled}
+    return measure(asked.cases, path, asked.deadline, run_case, labels=labels)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from gpu_check.lines import append
 ROOT = Path(__file__).resolve().parents[3]
 # Triton's and the compiler's caches stay: compiling takes longer than the tests themselves.
 CACHES = ROOT / "build" / "gpu-check"
-# How a step says that the CUDA context of its process is lost, and that it goes on in another.
+# How a step says that the CUDA context of its process is lost, and that the rest needs another.
 STICKY = 86
+# How often a step that crashes is gone on with.
+MOST_CRASHES = 10
 # What a process group has to end by itself before it is killed.
 PATIENCE_SECONDS = 3.0
 
@@ -33,10 +35,13 @@ class Stopped(BaseException):
 
 @dataclass(frozen=True)
 class Step:
-    """One command. ``{seconds}`` in it is what time is left to it, ``{out}`` the folder of results.
+    """One command. ``{deadline}`` in it is when it is ended, by time.monotonic(), ``{out}`` the folder of results.
 
-    ``resumes``: it goes on where it was when it is begun again, as it is after a lost CUDA context. ``patience``: the
-    seconds that it has, once told to end, before it is killed; None is PATIENCE_SECONDS.
+    Attributes:
+        resumes: whether it goes on where it was when it is begun again, as it is after a lost CUDA context or a crash.
+        patience: the seconds that it has, once told to end, before it is killed; None is PATIENCE_SECONDS.
+        share: of the seconds that its part has left, what it may take.
+        instead: what is added to the command, one after the other and each time in a new process, while it fails.
     """
 
     name: str
@@ -44,6 +49,8 @@ class Step:
     environment: Mapping[str, str] = field(default_factory=dict)
     resumes: bool = False
     patience: float | None = None
+    share: float = 1.0
+    instead: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,20 +131,35 @@ class Session:
         self.say(part.name, f"begins, {limit:.0f} s")
         outcome, start = Outcome(part.name), self._clock()
         for step in part.steps:
-            status = self._run_step(part.name, step, limit - (self._clock() - start))
-            while status == STICKY and step.resumes:
-                outcome.outcome = "failed"
-                outcome.reasons.append(f"{step.name}: the CUDA context was lost; the rest in a new process")
-                status = self._run_step(part.name, step, limit - (self._clock() - start))
-            if status is None:
-                outcome.outcome = "stopped" if outcome.outcome == "passed" else outcome.outcome
-                outcome.reasons.append(f"{step.name}: ended at the part's limit of {limit:.0f} s")
-                break
-            if status:
-                outcome.outcome = "failed"
-                outcome.reasons.append(f"{step.name}: exit status {status}")
+            left = limit - (self._clock() - start)
+            self._run_to_its_end(step, left * step.share, outcome)
         outcome.seconds = round(self._clock() - start, 1)
         return outcome
+
+    def _run_to_its_end(self, step: Step, seconds: float, outcome: Outcome) -> None:
+        """Run a step, and where it fails what is left of it, or what there is instead; add to ``outcome`` how it ends.
+
+        All of that within ``seconds``.
+        """
+        end, crashes, instead = self._clock() + seconds, 0, list(step.instead)
+        while True:
+            status = self._run_step(outcome.part, step, end - self._clock())
+            if status == 0:
+                return
+            if status is None:
+                outcome.outcome = "stopped" if outcome.outcome == "passed" else outcome.outcome
+                outcome.reasons.append(f"{step.name}: ended at its limit of {max(0.0, seconds):.0f} s")
+                return
+            outcome.outcome, why = "failed", f"{step.name}: {_told(status)}"
+            if step.resumes and crashes < MOST_CRASHES and (status == STICKY or status < 0):
+                crashes += 1
+                outcome.reasons.append(f"{why}; the rest in a new process")
+            elif instead:
+                outcome.reasons.append(f"{why}; again with {instead[0]}")
+                step = replace(step, command=(*step.command, instead.pop(0)))
+            else:
+                outcome.reasons.append(why)
+                return
 
     def _run_step(self, part: str, step: Step, seconds: float) -> int | None:
         """Run one step; its exit status, None where it was ended after ``seconds`` or there are none."""
@@ -148,7 +170,10 @@ class Session:
         places = (str(ROOT), str(ROOT / "csrc" / "tools"), os.environ.get("PYTHONPATH", ""))
         path = {"PYTHONPATH": os.pathsep.join(filter(None, places)), "PYTHONUNBUFFERED": "1"}
         with _own_group(
-            [word.replace("{seconds}", f"{seconds:.0f}").replace("{out}", str(self.out)) for word in step.command],
+            [
+                word.replace("{deadline}", f"{time.monotonic() + seconds:.1f}").replace("{out}", str(self.out))
+                for word in step.command
+            ],
             os.environ | path | caches | {"GPU_CHECK_OUT": str(self.out)} | dict(step.environment),
             PATIENCE_SECONDS if step.patience is None else step.patience,
         ) as process:
@@ -169,6 +194,12 @@ class Session:
         why = "; ".join(outcome.reasons)
         self.say(outcome.part, f"{outcome.outcome} after {outcome.seconds:.1f} s{': ' + why if why else ''}")
         append(self.out / "parts.jsonl", vars(outcome))
+
+
+def _told(status: int) -> str:
+    if status < 0:
+        return f"ended by a signal, {signal.strsignal(-status)}"
+    return "the CUDA context was lost" if status == STICKY else f"exit status {status}"
 
 
 def call(name: str, session: Session, parts: Sequence[Part], summarise: Callable[[Path], str]) -> int:

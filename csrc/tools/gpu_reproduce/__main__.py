@@ -15,7 +15,7 @@ from gpu_check.running import ROOT, Part, Session, Step, call, chosen, parser_of
 
 import gpu_reproduce
 from gpu_reproduce import pack, summary
-from gpu_reproduce.plan import TRAININGS
+from gpu_reproduce.plan import INSTEAD, TRAININGS
 from gpu_reproduce.runs import MIB, keeping, unpack
 
 WORK = ROOT / "build" / "gpu-reproduce"
@@ -38,13 +38,14 @@ def parts_of(runs: Path, seeds: str = "0", flags: Mapping[str, Sequence[str]] | 
                     (
                         *python,
                         name,
-                        "{seconds}",
+                        "{deadline}",
                         "--out={out}",
                         f"--runs={runs}",
                         f"--seeds={seeds}",
                         *(flags or {}).get(name, ()),
                     ),
                     patience=PATIENCE_SECONDS,
+                    instead=INSTEAD,
                 ),
             ),
             share=training.share,

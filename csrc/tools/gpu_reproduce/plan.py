@@ -9,6 +9,8 @@ from gpu_check.lines import append
 
 # Of the time that epochs are counted into: the rest is for checkpoints, accuracies between epochs, and chance.
 CERTAIN = 0.85
+# Flags of `fastadv train` that are added where a training fails, one after the other.
+INSTEAD = ("--no-compile", "--no-capture")
 
 
 @dataclass(frozen=True)
