@@ -1,4 +1,4 @@
-"""Kills a short training with SIGKILL at random moments, resumes each, and prints what became of it as JSON.
+"""Kills a short training with SIGKILL once in each part of it, resumes each, and prints what became of it as JSON.
 
 usage: kill_at_random.py FOLDER TIMES
 
@@ -82,7 +82,8 @@ def main(folder: Path, times: int) -> None:
     rng = random.Random(time.time_ns())
     outcomes = []
     for number in range(times):
-        own, seconds = folder / f"killed-{number}", duration * rng.random()
+        # One in each part of the training: of few moments chance may put nearly all before the first checkpoint.
+        own, seconds = folder / f"killed-{number}", duration * (number + rng.random()) / times
         while forked(digits, own, seconds) != signal.SIGKILL:
             # It was done before it was killed: another one, sooner.
             own, seconds = own.with_name(own.name + "x"), seconds * 0.7
