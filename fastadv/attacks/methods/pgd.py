@@ -59,7 +59,7 @@ def pgd(
             the loss is then a callable of the tuple of their outputs. One logit z stands for the classes 0 and 1 of a
             sigmoid, as logits [0, z]. Images are cast to the dtype of its parameters. A callable that is no module or
             method of one sees float32 images (float64 ones of a float64 x); modules that it holds are found in
-            closures, partials and attributes and put in eval mode.
+            closures, partials, attributes and collections and put in eval mode.
         x: clean images [N, ...], float64, float32, bfloat16 or float16, pixels inside the bounds: normalising them is
             the model's first layer, see :class:`fastadv.attacks.Normalized`.
         y: classes [N], int64, of "ce", "cw" and "dlr"; None is the model's own clean prediction (one more forward), but

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from types import FunctionType, MethodType
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -13,12 +13,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastadv.attacks.model import values
+from fastadv.attacks.model.wrappers import Logits, Normalized
 from fastadv.ops import checks
 
 Network = Callable[[Tensor], Tensor]
 
-# How many callables, one inside another, are looked into for modules.
+# How many callables, one inside another, are looked into for modules, and so many objects in each of their variables.
 _DEPTH = 3
+# A collection of more is one of data: to look through it would take longer than an attack.
+_ENTRIES = 100
 _CALLABLES = frozenset((functools.partial, FunctionType, MethodType))
 
 
@@ -147,19 +150,21 @@ def submodules(root: nn.Module) -> Iterator[nn.Module]:
 def modules_in(member: Any) -> tuple[nn.Module, ...]:
     """Return the modules that calling ``member`` may run, without their submodules.
 
-    Those are a module itself or the one it is a method of, and the modules among the arguments of a partial, the
-    variables of a function and the attributes of an object, and among those of the callables found there. Where there
-    is none, a warning says so. Under torch.compile, which cannot follow this, only the first kind is found.
+    Those are a module itself or the one it is a method of, and the modules that the callables behind it refer to: the
+    arguments of a partial, the variables of a function, the attributes of an object, and what its code names of the
+    objects, lists and dicts among them. Where there is none, a warning says so. Under torch.compile, which cannot
+    follow this, only the first kind is found.
     """
     module = module_behind(member)
     if torch.compiler.is_compiling():
         return () if module is None else (module,)
     if module is not None:
-        wrapped = [value for value in vars(module).values() if type(value) in _CALLABLES]
-        return tuple(dict.fromkeys((module, *(held for value in wrapped for held in _held(value, _DEPTH)))))
+        own = (value for each in _wrappers(module) for value in vars(each).values() if callable(value))
+        wrapped = [value for value in own if _is_plain_callable(value)]
+        return tuple(dict.fromkeys((module, *_held(wrapped)))) if wrapped else (module,)
     if isinstance(member, KeepMode):
         return ()
-    found = tuple(dict.fromkeys(_held(member, _DEPTH)))
+    found = _held([member])
     if not found:
         warnings.warn(
             "model is a callable in which no torch.nn.Module was found: modules that it runs stay in the mode they are "
@@ -169,33 +174,115 @@ def modules_in(member: Any) -> tuple[nn.Module, ...]:
     return found
 
 
-def _held(value: Any, depth: int) -> Iterator[nn.Module]:
-    """Yield the modules that ``value`` is or, where it can be called, refers to by way of ``depth`` callables."""
-    module = module_behind(unwrapped(value))
-    if module is not None:
-        yield module
-    elif depth and callable(value) and not isinstance(value, type):
-        for held in _references(value):
-            # What else an object or a function holds, be it code of torch, is not of the caller's model.
-            if type(held) in _CALLABLES or isinstance(held, nn.Module):
-                yield from _held(held, depth - 1)
+def _wrappers(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield ``module`` and the wrappers of any callable inside of it, which hold theirs as no submodule."""
+    yield module
+    for child in module._modules.values():
+        if isinstance(child, (Normalized, Logits)):
+            yield from _wrappers(child)
+
+
+def _held(values: Iterable[Any]) -> tuple[nn.Module, ...]:
+    """Return the modules that ``values`` are or, where they can be called, refer to by way of ``_DEPTH`` callables."""
+    found: dict[nn.Module, None] = {}
+    seen: dict[Any, Any] = {}  # with the values themselves, so that no other gets the identity of one
+    level = list(values)
+    for depth in range(_DEPTH + 1):
+        inner: list[Any] = []
+        for value in level:
+            module = module_behind(unwrapped(value))
+            # Of a method each access makes a new object.
+            identity = (id(value.__self__), id(value.__func__)) if isinstance(value, MethodType) else id(value)
+            if module is not None:
+                found[module] = None
+            elif depth < _DEPTH and identity not in seen and not isinstance(value, type):
+                seen[identity] = value
+                inner += _references(value)
+        level = inner
+    return tuple(found)
 
 
 def _references(value: Any) -> list[Any]:
-    """Return the values that a callable holds: arguments, attributes, variables of closures and of its module."""
+    """Return the modules and callables that the code of a callable may reach from the variables it has."""
+    function = _code_of(value)
+    names = _names(function.__code__) if isinstance(function, FunctionType) else ()
     if isinstance(value, functools.partial):
-        return [value.func, *value.args, *value.keywords.values()]
-    if isinstance(value, MethodType):
-        return [value.__func__, *_attributes(value.__self__)]
-    if not isinstance(value, FunctionType):
-        return [*_attributes(value), type(value).__call__]
-    cells = [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
-    named = [value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__]
-    return [*cells, *named, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        variables = [value.func, *value.args, *value.keywords.values()]
+    elif isinstance(value, MethodType):
+        variables = [value.__func__, value.__self__, *_attributes(value.__self__)]
+    elif isinstance(value, FunctionType):
+        variables = [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
+        variables += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        space = value.__globals__
+        if not _is_of_torch(space.get("__name__")):
+            variables += [space[name] for name in names if name in space]
+    else:
+        variables = [type(value).__call__, value, *_attributes(value)]
+    return [held for variable in variables for held in _reached(variable, names, _DEPTH)]
+
+
+def _reached(value: Any, names: tuple[str, ...], hops: int) -> Iterator[Any]:
+    """Yield the modules and callables that code with such ``names`` of attributes reaches from a variable's value.
+
+    It reaches the entries of a collection and the attributes of an object, over ``hops`` of them, one inside another.
+    """
+    if isinstance(value, nn.Module) or type(value) in _CALLABLES:
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        if hops and len(value) <= _ENTRIES:
+            for entry in value.values() if isinstance(value, dict) else value:
+                yield from _reached(entry, names, hops - 1)
+    elif hasattr(value, "__dict__") and not isinstance(value, (type, KeepMode)) and not _is_of_torch(_home(value)):
+        if _is_plain_callable(value):
+            yield value
+        for name in names if hops else ():
+            yield from _reached(_attribute(value, name), names, hops - 1)
+
+
+def _attribute(owner: Any, name: str) -> Any:
+    """Return an attribute of ``owner``, a property as the method it is, without running any code; None without one."""
+    own = vars(owner)
+    if name in own:
+        return own[name]
+    found = next((cls.__dict__[name] for cls in type(owner).__mro__ if name in cls.__dict__), None)
+    found = found.fget if isinstance(found, property) else found
+    return MethodType(found, owner) if isinstance(found, FunctionType) else found
 
 
 def _attributes(owner: Any) -> list[Any]:
     return list(getattr(owner, "__dict__", {}).values())
+
+
+def _code_of(value: Any) -> Any:
+    """Return the function whose code runs where a callable is called."""
+    while isinstance(value, functools.partial):
+        value = value.func
+    if isinstance(value, MethodType):
+        return value.__func__
+    return value if isinstance(value, FunctionType) else type(value).__call__
+
+
+def _names(code: CodeType) -> tuple[str, ...]:
+    """Return the names of globals and attributes in ``code`` and in the functions inside of it."""
+    inner = (name for each in code.co_consts if isinstance(each, CodeType) for name in _names(each))
+    return tuple(dict.fromkeys((*code.co_names, *inner)))
+
+
+def _is_plain_callable(value: Any) -> bool:
+    """Return whether ``value`` can be called, and is neither a module nor a class nor an object of torch."""
+    if not callable(value) or isinstance(value, (nn.Module, type)):
+        return False
+    return type(value) in _CALLABLES or not _is_of_torch(type(value).__module__)
+
+
+def _home(value: Any) -> Any:
+    """Return the name of the Python module that ``value`` is, or that its class is of."""
+    return value.__name__ if isinstance(value, ModuleType) else type(value).__module__
+
+
+def _is_of_torch(name: Any) -> bool:
+    # Its code is not of the caller's model, and there is much of it.
+    return isinstance(name, str) and name.partition(".")[0] == "torch"
 
 
 def _is_filled(cell: Any) -> bool:
