@@ -52,6 +52,15 @@ class Hooked(nn.Module):
             raise ValueError(f"penultimate must be named: {type(model).__name__} has no nn.Linear")
         self._head = linear[-1] if penultimate is None else penultimate
 
+    @property
+    def layers_read(self) -> tuple[str, ...]:
+        """The paths of the modules whose outputs are features: :func:`fastadv.attacks.freeze` folds nothing into them.
+
+        The head is read at its input.
+        """
+        names = (*self.layers, *([] if self.penultimate is None else [self.penultimate]))
+        return tuple(f"model.{name}" for name in names)
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits [N, classes] of ``x`` [N, ...]."""
         return logits_of(self.model(x))

@@ -177,13 +177,22 @@ def test_a_pair_that_is_called_twice_is_folded():
     assert_same_function(frozen, model, torch.rand(4, 3, 5, 5).double())
 
 
+class Block(nn.Module):
+    def __init__(self, channels, size):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(channels, 4, size), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return self.bn(self.conv(x))
+
+
 class Branching(nn.Module):
     """A branch on a value, around parts that can be traced and a pair that cannot."""
 
     def __init__(self):
         super().__init__()
-        self.block = pair()[:2]
-        self.blocks = nn.ModuleList([nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)) for _ in range(2)])
+        self.block = Block(3, 3)
+        self.blocks = nn.ModuleList([nn.Sequential(Block(4, 1)), Block(4, 1)])
         self.conv, self.bn = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
 
     def forward(self, x):
@@ -203,7 +212,7 @@ def test_a_module_that_cannot_be_traced_is_folded_in_parts():
         frozen = freeze(model)
     assert frozen.untraced.keys() == {"2"}
     assert "control flow" in frozen.untraced["2"]
-    assert {folded.norm for folded in frozen.folded} == {"1", "2.block.1", "2.blocks.0.1", "2.blocks.1.1", "3.2"}
+    assert {folded.norm for folded in frozen.folded} == {"1", "2.block.bn", "2.blocks.0.0.bn", "2.blocks.1.bn", "3.2"}
     assert frozen.kept.keys() == {"2.bn"}
     assert_same_function(frozen, model, torch.rand(4, 3, 5, 5).double())
 

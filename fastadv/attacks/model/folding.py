@@ -60,16 +60,24 @@ def plan_folding(network: nn.Module) -> FoldPlan:
     """Find what can be folded in ``network``, which is left as it is.
 
     Where symbolic tracing cannot follow a module (a branch on a value, say), its parts are traced one by one, and the
-    network around it as if the module were a single layer.
+    network around it as if the module were a single layer. Nothing is folded into a layer whose output has a reader
+    that no trace shows: a module's ``layers_read``, paths inside of it, as :class:`fastadv.distill.Hooked` has them; or
+    the module that could not be traced, which may run the layers of an ``nn.Sequential`` one by one.
     """
     graphs, untraced = _graphs(copy.deepcopy(network).eval())  # a forward may leave something behind in its module
     calls = _Calls(graphs, untraced)
+    alone = {path for path, _ in graphs if path and _may_be_taken_apart(path, network)}
+    read = {_join(path, name) for path, each in network.named_modules() for name in getattr(each, "layers_read", ())}
     pairs, kept = [], {}
     for path, norm in network.named_modules():
         if not isinstance(norm, _BatchNorm):
             continue
         layer, reason = calls.layer_before(path)
         reason = _unfoldable(norm) or reason or _no_pair(network.get_submodule(layer), norm)
+        reason = reason or (f"the output of {layer} is read as features" if layer in read else None)
+        around = path.rpartition(".")[0]
+        if around in alone and layer.rpartition(".")[0] == around:
+            reason = reason or f"what runs {around} may use the output of {layer} as well{calls.why_untraced(around)}"
         for name in (path, layer):
             reason = reason or _entangled(name, network)
         if reason:
@@ -140,6 +148,16 @@ def _no_pair(layer: Any, norm: Any) -> str | None:
     return None if outputs == norm.num_features else f"it normalises no channels of the {type(layer).__name__}"
 
 
+def _may_be_taken_apart(path: str, network: nn.Module) -> bool:
+    """Return whether a module that is not traced may run the layers of the one at ``path`` instead of the whole."""
+    module, owner = (network.get_submodule(each) for each in (path, path.rpartition(".")[0]))
+    if type(module).forward is not nn.Sequential.forward:
+        return False
+    # A wrapper of torch, as of DataParallel or torch.compile, runs the whole; others may say what they read.
+    wraps = type(owner).__module__.startswith("torch.") and not isinstance(owner, (nn.ModuleList, nn.ModuleDict))
+    return not (wraps or hasattr(owner, "layers_read"))
+
+
 def _entangled(path: str, network: nn.Module) -> str | None:
     module = network.get_submodule(path)
     if any(getattr(module, hooks) for hooks in _HOOKS):
@@ -171,7 +189,7 @@ class _Calls:
     def layer_before(self, norm: str) -> tuple[str, str | None]:
         """Return the path of the module whose output only ``norm`` takes, or the reason why there is none."""
         if norm not in self._of:
-            return "", f"nothing that can be traced calls it{self._why_not(norm)}"
+            return "", f"nothing that can be traced calls it{self.why_untraced(norm)}"
         inputs = [source for node in self._of[norm] for source in node.all_input_nodes]
         layers = {self._path.get(source, "") for source in inputs}
         if len(layers) > 1 or "" in layers:
@@ -184,7 +202,7 @@ class _Calls:
             return layer, f"the parameters of {layer} or of its own are also used elsewhere"
         return layer, None
 
-    def _why_not(self, path: str) -> str:
+    def why_untraced(self, path: str) -> str:
         """Return why the innermost untraced module around ``path`` is untraced, empty where there is none."""
         around = [module for module in self._untraced if path.startswith(_join(module, ""))]
         if not around:

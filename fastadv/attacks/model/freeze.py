@@ -27,7 +27,9 @@ def freeze(
     folded into that layer, ``w' = w gamma / sqrt(var + eps)`` and ``b' = (b - mean) gamma / sqrt(var + eps) + beta``,
     computed in float32 at least and rounded once. What cannot be folded stays as it is, with a warning; see
     :attr:`Frozen.kept`. A BatchNorm in train mode is never folded: call ``model.eval()`` before (a later
-    :meth:`Frozen.refresh` does not look at the mode again). The model itself is left as it is.
+    :meth:`Frozen.refresh` does not look at the mode again). Nor is one beside its layer in an ``nn.Sequential`` that is
+    run by a forward which symbolic tracing cannot follow (an ``assert`` on a shape is enough): it may run the layers
+    one by one. The model itself is left as it is.
 
     On a CPU whose oneDNN computes in bfloat16, where no gradient is asked for, ReLUs and the sums before them are
     computed inside the convolutions.
