@@ -1,11 +1,14 @@
 """vat against the Hessian it is about, and where finite differences fail."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cosine_similarity, kl_div, log_softmax, softmax
 
 from fastadv.attacks import vat
+from fastadv.attacks.loop.objective import divergence_direction
 
 
 def divergence(network, x, moved):
@@ -110,3 +113,38 @@ def test_lengths_bounds_and_labels(network, images):
 def test_bad_arguments_are_named(network, images, change, error, message):
     with pytest.raises(error, match=message):
         vat(**{"model": network, "x": images, "eps": 0.1} | change)
+
+
+def direction_by_logarithms(network, x, d, xi):
+    """The gradient of KL(p(x) || p(x + xi d)) to a factor a row, in float64, from the logarithms of probabilities."""
+    network, x = copy.deepcopy(network).double(), x.double()
+    leaf = (x + xi * d.double()).requires_grad_()
+    logits = network(leaf)
+    by_logits, _ = divergence_direction(logits.detach(), network(x).detach())
+    (grad,) = torch.autograd.grad(logits, leaf, by_logits)
+    return grad.flatten(1)
+
+
+@pytest.mark.parametrize("gap", [0.0, 10.0, 20.0, 60.0])
+def test_the_direction_does_not_fade_where_the_model_is_sure(network, images, gap):
+    """The probability of all other classes together falls as exp(-gap), and the logits move as before."""
+    network.eval()
+    with torch.no_grad():
+        network[5].bias[0] += gap
+    d = vat(network, images, eps=1.0, steps=0, seed=1) - images
+    r = vat(network, images, eps=1.0, xi=0.1, seed=1) - images
+    expected = direction_by_logarithms(network, images, d, 0.1)
+    assert (cosine_similarity(r.flatten(1).double(), expected) > 0.9999).all()
+
+
+def test_logits_may_change_by_more_than_an_exponential_holds():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
+    x = torch.zeros(8, 3, 4, 4)
+    with torch.no_grad():
+        model[1].weight.normal_().mul_(200)
+        model[1].bias.copy_(torch.tensor([5.0, 0.0, 0.0, 1.0, 0.0]))
+    d = vat(model, x, eps=1.0, steps=0, seed=1)
+    assert (model(d) - model(x)).amax(1).min() > 100
+    expected = direction_by_logarithms(model, x, d, 1.0)
+    r = vat(model, x, eps=1.0, xi=1.0, seed=1)
+    assert (cosine_similarity(r.flatten(1).double(), expected) > 0.9999).all()

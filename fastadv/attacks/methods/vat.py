@@ -17,9 +17,12 @@ from fastadv.attacks.loop.rows import choose
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
 from fastadv.near_misses import answers_near_misses
-from fastadv.numerics import accumulate, largest_magnitude, sample_dims
+from fastadv.numerics import accumulate, sample_dims
 from fastadv.ops import ball, checks
 from fastadv.ops.step import pgd_step
+
+# The exponential of more is no float32 any more.
+_LARGEST_CHANGE = 80.0
 
 
 @answers_near_misses
@@ -96,6 +99,9 @@ class _Divergence:
             clean = networks.logits(x)
         self._clean = accumulate(clean)
         self._probabilities = self._clean.softmax(1)
+        self._first = self._clean.argmax(1, keepdim=True)
+        # Those of the other classes among themselves: they do not vanish where the network is sure of the first.
+        self._others = self._clean.scatter(1, self._first, -torch.inf).softmax(1)
         self._xi = (_length(x) * torch.finfo(clean.dtype).eps ** 0.5).clamp(min=xi)
 
     def evaluate(self, direction: Tensor) -> Evaluation:
@@ -103,15 +109,19 @@ class _Divergence:
         x = torch.addcmul(self._x, self._xi / _length(direction), direction).requires_grad_()
         logits = self._networks.logits(x)
         # With u = expm1(change of the logits) the new probabilities are p (1 + u) / (1 + <p, u>), whatever the logits
-        # have in common; without their largest change nothing overflows.
+        # have in common: the first class's own change, or as much more as keeps expm1 from overflowing.
         change = accumulate(logits.detach()) - self._clean
-        change = change - change.amax(1, keepdim=True)
+        common = torch.maximum(change.gather(1, self._first), change.amax(1, keepdim=True) - _LARGEST_CHANGE)
+        change = change - common
         growth = torch.expm1(change)
         mean = (self._probabilities * growth).sum(1, keepdim=True)
         value = torch.log1p(mean).squeeze(1) - (self._probabilities * change).sum(1)
-        grad_logits = self._probabilities * (growth - mean)
+        grad_logits = self._others * (growth - mean)
+        # The first class's own entry, in which a probability of nearly one would leave nothing but rounding.
+        grad_logits.scatter_(1, self._first, -grad_logits.sum(1, keepdim=True))
         # The direction is all that counts; of this size it survives half precision.
-        grad_logits = grad_logits / largest_magnitude(grad_logits)
+        largest = torch.linalg.vector_norm(grad_logits, torch.inf, 1, keepdim=True)
+        grad_logits = grad_logits / largest.clamp(min=torch.finfo(largest.dtype).tiny)
         return Evaluation(value, gradient(logits, x, grad_logits.to(logits.dtype)))
 
 
@@ -120,7 +130,7 @@ def _along_gradient(direction: Tensor, grad: Tensor) -> Tensor:
     # Two maxima are several times as fast as the norm of order infinity.
     largest = torch.maximum(grad.amax(sample_dims(grad), keepdim=True), -grad.amin(sample_dims(grad), keepdim=True))
     # At most 1 everywhere, so that the squares of its length are in range.
-    return choose(((largest > 0) & largest.isfinite()).flatten(), grad.div_(largest), direction)
+    return choose(((largest > 0) & (largest < torch.inf)).flatten(), grad.div_(largest), direction)
 
 
 def _length(x: Tensor) -> Tensor:
