@@ -166,7 +166,8 @@ class Queue:
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave."""
-        self.x = saved["x"].to(self._clean.device)
+        # A copy: each find is written to it, and what was saved may be gone on with again.
+        self.x = saved["x"].to(self._clean.device, copy=True)
         self._state = {name: value.to(self._clean.device) for name, value in saved["rows"].items()}
         self._next, self.passes, self.evaluations = saved["next"], saved["passes"], saved["evaluations"]
         self.copy, self._pair, self._age = (list(saved[name]) for name in ("copy", "pair", "age"))

@@ -310,7 +310,8 @@ class AutoAttack:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave."""
         self._found = saved["images"].to(self._x.device)
-        self.broken_by = saved["broken_by"].to(self._x.device)
+        # A copy: it is written to, and what was saved may be gone on with again.
+        self.broken_by = saved["broken_by"].to(self._x.device, copy=True)
         self.stage, self._seconds = saved["stage"], list(saved["seconds"])
         self.zero_gradients, self.model_warnings = list(saved["zero_gradients"]), list(saved["model_warnings"])
         self._queue = None
