@@ -130,7 +130,8 @@ class Objective:
             checks.logits("reference", reference)
             checks.same_batch("reference", reference, "x", x)
             networks.check_finite("reference", reference)
-            reference = repeat_rows(reference.detach(), copies)
+            # A network may give the same buffer at each call.
+            reference = reference.detach().clone() if copies == 1 else repeat_rows(reference.detach(), copies)
             self._keywords["reference"] = reference if reference.shape[1] > 1 else two_classes(reference)
             classes = self._keywords["reference"].argmax(1)
         else:

@@ -17,7 +17,7 @@ from fastadv.attacks.loop.rows import choose
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
 from fastadv.near_misses import answers_near_misses
-from fastadv.numerics import accumulate, sample_dims
+from fastadv.numerics import accumulate, accumulation_dtype, sample_dims
 from fastadv.ops import ball, checks
 from fastadv.ops.step import pgd_step
 
@@ -97,7 +97,8 @@ class _Divergence:
         self._x = x
         with torch.no_grad():
             clean = networks.logits(x)
-        self._clean = accumulate(clean)
+        # A network may give the same buffer at each call.
+        self._clean = clean.to(accumulation_dtype(clean), copy=True)
         self._probabilities = self._clean.softmax(1)
         self._first = self._clean.argmax(1, keepdim=True)
         # Those of the other classes among themselves: they do not vanish where the network is sure of the first.
