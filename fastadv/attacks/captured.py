@@ -142,7 +142,9 @@ class Captured:
 
     def _seed_on(self, x: Tensor) -> Tensor:
         if x.device not in self._seeds:
-            self._seeds[x.device] = _on_device(noise.resolve(self._seed), x).clone()
+            # A tensor of inference mode could not be counted up outside of it.
+            with torch.inference_mode(False):
+                self._seeds[x.device] = _on_device(noise.resolve(self._seed), x).clone()
         return self._seeds[x.device]
 
     def _graph(
@@ -179,7 +181,9 @@ class _Graph:
     """
 
     def __init__(self, run: Callable[..., Any], inputs: Mapping[str, Tensor], stateful: Sequence[Network]) -> None:
-        self._inputs = {name: given.detach().clone() for name, given in inputs.items()}
+        # Later calls write to these, inside of inference mode or outside.
+        with torch.inference_mode(False):
+            self._inputs = {name: given.detach().clone() for name, given in inputs.items()}
         with _undisturbed(stateful, inputs["x"].device):
             self._warm_up(run)
         self._record(run)

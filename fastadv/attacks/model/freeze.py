@@ -61,7 +61,9 @@ def freeze(
         raise TypeError(f"model must be a torch.nn.Module that is not scripted, got {type(model).__name__}")
     if dtype is not None and dtype not in checks.FLOATING:
         raise TypeError(f"dtype must be None, float64, float32, bfloat16 or float16, got {dtype!r}")
-    frozen = Frozen(unwrapped(model), dtype=dtype, channels_last=channels_last, fold_batchnorm=fold_batchnorm)
+    # No gradient can be recorded through tensors of inference mode.
+    with torch.inference_mode(False):
+        frozen = Frozen(unwrapped(model), dtype=dtype, channels_last=channels_last, fold_batchnorm=fold_batchnorm)
     if frozen.kept:
         path, reason = next(iter(frozen.kept.items()))
         more = f", and {len(frozen.kept) - 1} more (see .kept)" if len(frozen.kept) > 1 else ""
@@ -234,9 +236,11 @@ def _make_room(layer: Any) -> None:
 
 def _lay_out(module: nn.Module, memory_format: torch.memory_format) -> None:
     """Convert the four-dimensional parameters to ``memory_format``; Module.to() would refuse those of five."""
-    for parameter in module.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=memory_format)
+    # A parameter of inference mode is one that no later attack could go through.
+    with torch.inference_mode(False):
+        for parameter in module.parameters():
+            if parameter.dim() == 4:
+                parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
 
 def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
