@@ -1,5 +1,6 @@
 """freeze: the same function sooner, what is folded and what is not, and a copy that follows a training model."""
 
+import copy
 import warnings
 
 import pytest
@@ -235,6 +236,17 @@ def test_no_folding_where_none_is_asked_for(network):
     assert frozen.kept == {}
 
 
+def test_a_deep_copy_follows_a_deep_copy_of_the_model(network, images):
+    frozen = freeze(network.eval())
+    other = copy.deepcopy(frozen)
+    with torch.no_grad():
+        network[5].weight.neg_()
+    before = other(images)
+    frozen.refresh(), other.refresh()
+    assert torch.equal(other(images), before)
+    assert not torch.allclose(frozen(images), before)
+
+
 def test_the_model_is_as_it_was(network, images):
     network.eval()[0].bias.requires_grad_(False)
     network[5].weight.grad = torch.ones_like(network[5].weight)
@@ -429,6 +441,16 @@ def test_a_model_that_views_its_activations_runs_contiguous(images, labels):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(frozen(images), model(images))
+
+
+def test_images_that_do_not_fit_leave_the_layout_as_it_was(network, images):
+    frozen = freeze(network.eval())
+    with pytest.raises(RuntimeError, match="channels"):
+        frozen(images[:, :1])
+    assert frozen.network[0].weight.is_contiguous(memory_format=torch.channels_last)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.testing.assert_close(frozen(images), network(images))
 
 
 def test_a_failing_model_raises_its_own_error(images):

@@ -126,7 +126,8 @@ class Frozen(nn.Module):
         """Take over the model's parameters and buffers as they are now, folded anew, and nothing else of it.
 
         In place: tensors keep their addresses, so a graph that was captured or compiled with them sees the new values.
-        Nothing is traced again and nothing waits for the device.
+        Nothing is traced again and nothing waits for the device. A deep copy of this module has a deep copy of the
+        model too, and follows that one.
 
         Raises ValueError where the model has lost a tensor or changed its shape since it was frozen.
         """
@@ -198,7 +199,12 @@ class Frozen(nn.Module):
             result = function(x.contiguous(memory_format=torch.channels_last))
         except RuntimeError as error:
             _lay_out(self.network, torch.contiguous_format)
-            result = function(x.contiguous())
+            try:
+                result = function(x.contiguous())
+            except BaseException:
+                # The layout is not what it fails at.
+                _lay_out(self.network, torch.channels_last)
+                raise
             self._channels_last = False
             reason = str(error).strip().splitlines()[0]
             warnings.warn(
