@@ -31,7 +31,9 @@ def accelerate() -> Acceleration:
     torchattacks': attributes, targeted modes, normalisation, model modes, and the global random state it draws from.
 
     In float32 and float64 the linf attacks give the images that torchattacks gives to the bit, random starts included,
-    and PGDL2 gives them up to rounding. In half precision they differ on purpose: the iterates are kept in float32, the
+    and PGDL2 gives them up to rounding. torchattacks adds ``eps_for_division`` to the length of a gradient: one that is
+    no longer than the default, 1e-10, makes a part of a step there and a whole one here; with any other value
+    torchattacks' own method is called. In half precision they differ on purpose: the iterates are kept in float32, the
     loss is summed instead of averaged, and the result is rounded towards the clean image, so that it lies in the ball,
     as torchattacks' own do not (bfloat16: 5.8 % outside of 8/255). What torchattacks takes for eps and alpha is taken
     here: numbers of every kind, and tensors for each channel or pixel; where the ops have no rule for them
@@ -94,16 +96,19 @@ class Acceleration(contextlib.AbstractContextManager["Acceleration"]):
 _ORIGINALS: dict[Any, Forward] = {}
 
 
-def _accelerated(forward: Callable[..., Tensor], *, pixelwise: bool = True) -> Forward:
+def _accelerated(forward: Callable[..., Tensor], *, pixelwise: bool = True, **fixed: float) -> Forward:
     """Make ``forward`` the method of an attack: it is given eps and alpha as the ops take them, else theirs is called.
 
     That is a float for all that converts to one, and where ``pixelwise`` a tensor that broadcasts to the images.
+
+    fixed: attributes of which the ops know this one value.
     """
 
     @functools.wraps(forward)
     def method(self: Any, images: Tensor, labels: Tensor | None = None) -> Tensor:
         given = [_number(getattr(self, name, 0.0), images, pixelwise) for name in ("eps", "alpha")]
-        if any(number is None for number in given):
+        other = any(getattr(self, name, value) != value for name, value in fixed.items())
+        if other or any(number is None for number in given):
             original = next(_ORIGINALS[cls] for cls in type(self).__mro__ if cls in _ORIGINALS)
             return original(self, images, labels)
         return forward(self, images, labels, *given)
@@ -190,7 +195,7 @@ def _tpgd(self: Any, images: Tensor, labels: Tensor | None, eps: float | Tensor,
 _FORWARDS: dict[str, Forward] = {
     "FGSM": _accelerated(_fgsm),
     "PGD": _accelerated(_pgd),
-    "PGDL2": _accelerated(_pgd_l2, pixelwise=False),
+    "PGDL2": _accelerated(_pgd_l2, pixelwise=False, eps_for_division=1e-10),
     "MIFGSM": _accelerated(_mi_fgsm),
     "TPGD": _accelerated(_tpgd),
 }
