@@ -73,9 +73,17 @@ def check_loss(loss: Loss) -> None:
         raise ValueError(f"loss must be one of {names} or a callable, got {loss!r}{did_you_mean(loss, _NAMED)}")
 
 
+def check_ranks(loss: Loss, targeted: bool, classes: int) -> None:
+    """Raise ValueError where ``loss`` ranks more classes than the model has."""
+    needed = 0 if loss != "dlr" else 4 if targeted else 3
+    if classes < needed:
+        kind = 'a targeted "dlr"' if targeted else '"dlr"'
+        raise ValueError(f"loss must not be {kind} for a model of {classes} classes: it needs {needed} or more")
+
+
 def reads_classes(loss: Loss) -> bool:
     """Return whether ``loss`` looks at y: a named one other than "kl", or a callable of two arguments."""
-    return _takes(loss, 2) if callable(loss) else loss != "kl"
+    return _takes(loss)[1] if callable(loss) else loss != "kl"
 
 
 class Objective:
@@ -149,7 +157,10 @@ class Objective:
             grad = gradient(value, x, torch.ones_like(value))
         else:
             logits = self._networks.logits(x, self._copies)
-            value, grad_logits, log_scale = self._by_logits(logits)
+            try:
+                value, grad_logits, log_scale = self._by_logits(logits)
+            except ValueError as error:
+                raise self._in_arguments(error, logits) from None
             grad, reached = backprop_to_input(logits, x, grad_logits), self._reached(logits)
         grad = grad if self._mask is None else torch.where(self._mask, grad, 0.0)
         return Evaluation(value.detach(), grad, reached, log_scale)
@@ -160,7 +171,10 @@ class Objective:
             if callable(self._loss):
                 return self._called(x), None
             logits = self._networks.logits(x, self._copies)
-            return attack_loss(logits, **self._keywords), self._reached(logits)
+            try:
+                return attack_loss(logits, **self._keywords), self._reached(logits)
+            except ValueError as error:
+                raise self._in_arguments(error, logits) from None
 
     def _by_logits(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the values, their gradient w.r.t. the logits [rows, C], and its scale; see :class:`Evaluation`."""
@@ -173,6 +187,17 @@ class Objective:
         if self._to_a_factor is None or not self._scaled:
             return value, grad, None
         return value, grad, logsigmoid(-value if self._targeted else value)
+
+    def _in_arguments(self, error: ValueError, logits: Tensor) -> ValueError:
+        """Return ``error``, which the loss has raised for ``logits``, in the names that the caller knows."""
+        classes = logits.shape[1]
+        try:
+            check_ranks(self._loss, self._targeted, classes)
+            if "target" in self._keywords:
+                checks.target_values(self._keywords["target"], classes, "y")
+        except ValueError as named:
+            return named
+        return error
 
     def _reached(self, logits: Tensor) -> Tensor | None:
         if self._classes is None:
@@ -273,11 +298,14 @@ def backprop_to_input(logits: Tensor, x: Tensor, grad_logits: Tensor) -> Tensor:
     return torch.ldexp(grad, exponent.view(-1, *[1] * (x.dim() - 1)))
 
 
-def gradient(output: Tensor, x: Tensor, grad_output: Tensor) -> Tensor:
-    """Return the gradient w.r.t. ``x``, given that w.r.t. ``output``; ValueError where output does not come from x."""
+def gradient(output: Tensor, x: Tensor, grad_output: Tensor, *, again: bool = False) -> Tensor:
+    """Return the gradient w.r.t. ``x``, given that w.r.t. ``output``; ValueError where output does not come from x.
+
+    again: another will be asked for.
+    """
     grad = None
     if output.requires_grad:
-        (grad,) = torch.autograd.grad(output, x, grad_outputs=grad_output, allow_unused=True)
+        (grad,) = torch.autograd.grad(output, x, grad_outputs=grad_output, allow_unused=True, retain_graph=again)
     if grad is None:
         raise ValueError("model and loss must be differentiable by the images, got an output detached from them")
     return grad
@@ -306,20 +334,26 @@ def _check_arguments(loss: Callable[..., Tensor], y: Tensor | None) -> None:
     """Raise where ``loss`` would not look at ``y``, or asks for one that is not given."""
     if torch.compiler.is_compiling():
         return
-    if y is not None and not _takes(loss, 2):
+    alone, with_y = _takes(loss)
+    if not (alone or with_y):
+        raise ValueError(
+            "loss must take the output of model, or that and y, and ask for no more, got"
+            f" {getattr(loss, '__name__', type(loss).__name__)}{inspect.signature(loss)}"
+        )
+    if y is not None and not with_y:
         raise ValueError("y must be None for a loss of the logits alone; a loss(logits, y) gets y for every row")
-    if y is None and not _takes(loss, 1):
+    if y is None and not alone:
         raise ValueError("y must be given for a loss(logits, y): a tensor [N, ...]")
 
 
-def _takes(loss: Callable[..., Tensor], count: int) -> bool:
-    """Return whether ``loss`` takes that many positional arguments and has no default for the last of them."""
+def _takes(loss: Callable[..., Tensor]) -> tuple[bool, bool]:
+    """Return whether ``loss`` takes one positional argument, and whether it takes two, no default for either."""
     try:
         parameters = list(inspect.signature(loss).parameters.values())
     except (TypeError, ValueError):  # some builtins have no signature
-        return True
+        return True, True
     if any(each.kind is each.VAR_POSITIONAL for each in parameters):
-        return True
+        return True, True
     positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
     required = sum(each.default is each.empty for each in positional)
-    return required == count if count > 1 else required <= 1 <= len(positional)
+    return required <= 1 <= len(positional), required == 2

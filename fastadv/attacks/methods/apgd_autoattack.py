@@ -14,7 +14,7 @@ from fastadv.attacks.loop.ball import Ball
 from fastadv.attacks.loop.image_search import search_correct
 from fastadv.attacks.loop.judging import Judge
 from fastadv.attacks.loop.noise import Noise, resolve
-from fastadv.attacks.loop.objective import Loss, backprop_to_input
+from fastadv.attacks.loop.objective import Loss, backprop_to_input, check_ranks
 from fastadv.attacks.loop.row_queue import Begun, State, rows_in_a_pass
 from fastadv.attacks.loop.rows import choose
 from fastadv.attacks.methods.apgd_state import largest
@@ -74,6 +74,8 @@ def first_misclassified(
     how: dict[str, Any] = {"loss": loss, "targeted": targets is not None, "steps": steps, "rho": rho, "eot": 1}
     with no_trace(networks.members):
         judge = Judge(networks, x, y, batch_size=count("batch_size", batch_size, 1))
+        if len(x):  # without images nobody asked the model
+            check_ranks(loss, targets is not None, judge.logits.shape[1])
         how |= {"bounds": ball.bounds, "seed": resolve(noise.seed)}
         return search_correct(
             SparseAutoPGD(networks, **how) if sparse else AutoPGD(networks, norm=ball.norm, **how),

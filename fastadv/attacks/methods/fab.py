@@ -218,7 +218,7 @@ class FabSearch:
         for label in range(logits.shape[1]):
             aim = torch.zeros_like(own)
             aim[:, label] = 1
-            (grad,) = torch.autograd.grad(logits, x, grad_outputs=aim - own, retain_graph=True)
+            grad = gradient(logits, x, aim - own, again=True)
             far = gaps[:, label].abs() / (1e-12 + grad.flatten(1).norm(_DUAL[self._norm], dim=1))
             nearer = (state["y"] != label) & (far < nearest)
             nearest = torch.where(nearer, far, nearest)

@@ -1,0 +1,82 @@
+"""Errors speak of the arguments that the caller gave, y and loss, not of what an op calls them."""
+
+import functools
+import re
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from fastadv.attacks import apgd, fab, fgsm, mi_fgsm, pgd, svgd
+
+LABELLED = [fgsm, pgd, mi_fgsm, apgd, svgd]
+
+
+def of_classes(classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(108, classes))
+
+
+@pytest.mark.parametrize("shift", [-100, 5])
+@pytest.mark.parametrize("loss", ["ce", "cw", "dlr"])
+@pytest.mark.parametrize("attack", LABELLED)
+def test_labels_that_are_no_class(attack, loss, shift, network, images, labels):
+    with pytest.raises(ValueError, match=r"^y must lie in \[0, 5\), got values from"):
+        attack(network, images, labels + shift, eps=0.1, loss=loss)
+
+
+def test_labels_that_are_no_class_of_the_last_judgement_alone(network, images, labels):
+    with pytest.raises(ValueError, match=r"^y must lie in \[0, 5\), got values from"):
+        pgd(network, images, labels + 5, eps=0.1, steps=0, best=True)
+
+
+def test_true_classes_that_are_none_keep_their_name(network, images, labels):
+    with pytest.raises(ValueError, match=r"^reference must lie in \[0, 5\)"):
+        pgd(network, images, labels, eps=0.1, loss="dlr", targeted=True, reference=labels + 5)
+
+
+@pytest.mark.parametrize(
+    ("how", "classes", "message"),
+    [
+        ({}, 2, 'loss must not be "dlr" for a model of 2 classes: it needs 3 or more'),
+        ({}, 1, 'loss must not be "dlr" for a model of 2 classes: it needs 3 or more'),
+        ({"targeted": True}, 3, 'loss must not be a targeted "dlr" for a model of 3 classes: it needs 4 or more'),
+        ({"variant": "autoattack"}, 2, 'loss must not be "dlr" for a model of 2 classes: it needs 3 or more'),
+        (
+            {"variant": "autoattack", "targets": 2},
+            3,
+            'loss must not be a targeted "dlr" for a model of 3 classes: it needs 4 or more',
+        ),
+    ],
+)
+@pytest.mark.parametrize("attack", [*LABELLED, functools.partial(pgd, steps=0, best=True)])
+def test_a_loss_that_ranks_more_classes_than_there_are(attack, how, classes, message, images):
+    if attack is not apgd and ("variant" in how or (attack is svgd and how)):
+        pytest.skip("an option of apgd")
+    y = torch.zeros(6, dtype=torch.int64) if how.get("targeted") else None
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        attack(of_classes(classes), images, y, eps=0.1, loss="dlr", **how)
+
+
+def test_no_images_have_no_classes(images):
+    assert apgd(of_classes(2), images[:0], eps=0.1, loss="dlr", variant="autoattack").shape == images[:0].shape
+
+
+@pytest.mark.parametrize("targets", [None, 2])
+def test_fab_wants_a_differentiable_model(targets, network, images):
+    with pytest.raises(ValueError, match="model and loss must be differentiable by the images"):
+        fab(lambda x: network(x).detach(), images, eps=0.1, targets=targets)
+
+
+def weighted(logits, y, weights):
+    return weights * cross_entropy(logits, y, reduction="none")
+
+
+@pytest.mark.parametrize("with_labels", [True, False])
+def test_a_loss_that_asks_for_more_than_there_is(with_labels, network, images, labels):
+    given = (labels,) if with_labels else ()
+    message = "loss must take the output of model, or that and y, and ask for no more, got "
+    with pytest.raises(ValueError, match=re.escape(f"{message}weighted(logits, y, weights)")):
+        pgd(network, images, *given, eps=0.1, loss=weighted)
+    with pytest.raises(ValueError, match=re.escape(f"{message}partial(logits, y, w)")):
+        pgd(network, images, *given, eps=0.1, loss=functools.partial(lambda t, logits, y, w: w, 2.0))
