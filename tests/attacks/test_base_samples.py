@@ -109,7 +109,7 @@ def test_half_precision(batch, dtype):
     assert (drawn != teacher.to(dtype).argmax(1)).all()
 
 
-def test_nothing_is_read_back(batch):
+def test_nothing_is_read_back(batch, as_on_a_device):
     with HostReads() as probe:
         bss_targets(batch[0])
         bss_targets(batch[0], seed=torch.tensor(1), sample_ids=torch.arange(200))

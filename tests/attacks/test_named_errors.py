@@ -1,4 +1,4 @@
-"""Errors speak of the arguments that the caller gave, y and loss, not of what an op calls them."""
+"""Errors speak of the arguments that the caller gave: y, loss, start_eps, sample_ids; not of what an op calls them."""
 
 import functools
 import re
@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from fastadv.attacks import apgd, fab, fgsm, mi_fgsm, pgd, svgd
+from fastadv import attacks
+from fastadv.attacks import PGD, apgd, fab, fgsm, mi_fgsm, pgd, square, svgd, vat
 
 LABELLED = [fgsm, pgd, mi_fgsm, apgd, svgd]
 
@@ -80,3 +81,40 @@ def test_a_loss_that_asks_for_more_than_there_is(with_labels, network, images, l
         pgd(network, images, *given, eps=0.1, loss=weighted)
     with pytest.raises(ValueError, match=re.escape(f"{message}partial(logits, y, w)")):
         pgd(network, images, *given, eps=0.1, loss=functools.partial(lambda t, logits, y, w: w, 2.0))
+
+
+def test_a_start_that_is_not_drawn_has_no_radius(network, images, labels):
+    message = "start_eps must be None for random_start=False, which draws nothing from that ball"
+    with pytest.raises(ValueError, match=message):
+        pgd(network, images, labels, eps=0.1, start_eps=0.05, random_start=False)
+    with pytest.raises(ValueError, match=message):
+        PGD(eps=0.1, start_eps=0.05, random_start=False, loss="kl")(network, images)
+
+
+DRAWING = {
+    "pgd": pgd,
+    "pgd of the clean image": functools.partial(pgd, random_start=False),
+    "apgd": apgd,
+    "autoattack's apgd": functools.partial(apgd, variant="autoattack"),
+    "svgd": svgd,
+    "released": functools.partial(svgd, variant="released"),
+    "vat": vat,
+    "fab": functools.partial(fab, steps=2),
+    "square": functools.partial(square, queries=2),
+    "targets": lambda network, x, eps, sample_ids: attacks.bss_targets(network(x), sample_ids=sample_ids),
+    "autoattack": lambda network, x, **how: attacks.autoattack(network, x, torch.zeros(6, dtype=torch.int64), **how),
+}
+
+
+@pytest.mark.parametrize("ids", [[0, 1, 2, 3, 4, 2**32], [0, 1, -1, 2, 3, 4]])
+@pytest.mark.parametrize("attack", DRAWING.values(), ids=DRAWING)
+def test_identities_have_32_bits(attack, ids, network, images):
+    least, most = min(ids), max(ids)
+    with pytest.raises(ValueError, match=rf"sample_ids must lie in \[0, 2\^32\), got values from {least} to {most}"):
+        attack(network, images, eps=0.1, sample_ids=torch.tensor(ids))
+
+
+def test_the_largest_identity(network, images, labels):
+    ids = torch.tensor([0, 1, 2, 3, 4, 2**32 - 1])
+    found = pgd(network, images, labels, eps=0.1, seed=0, restarts=2, sample_ids=ids)
+    assert not torch.equal(found, pgd(network, images, labels, eps=0.1, seed=0, restarts=2))

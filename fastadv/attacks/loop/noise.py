@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, distributed
 
+from fastadv.attacks.model import values
 from fastadv.ops import checks
 
 _MASK = (1 << 64) - 1
@@ -29,7 +30,7 @@ class Noise(NamedTuple):
         if self.seed is not None:
             checks.seed(self.seed, x)
         if self.sample_ids is not None:
-            checks.int64("sample_ids", self.sample_ids, [x.shape[0]], x)
+            check_ids(self.sample_ids, x)
 
     def of_copies(self, x: Tensor, copies: int) -> dict[str, Any]:
         """Return seed and identities of ``copies`` copies of each sample of ``x`` [N, ...].
@@ -40,6 +41,18 @@ class Noise(NamedTuple):
         ids = torch.arange(x.shape[0], device=x.device) if self.sample_ids is None else self.sample_ids
         ids = (ids[:, None] + (torch.arange(copies, device=x.device) << 32)).flatten()
         return {"seed": resolve(self.seed), "sample_ids": ids}
+
+
+def check_ids(sample_ids: Tensor, x: Tensor) -> None:
+    """Raise TypeError or ValueError unless ``sample_ids`` are int64 [N] beside ``x`` [N, ...], on a CPU in [0, 2^32).
+
+    With larger ones the copies of a sample would have the noise of another.
+    """
+    checks.int64("sample_ids", sample_ids, [x.shape[0]], x)
+    if values.readable(sample_ids, None) and sample_ids.numel():
+        least, most = (int(value) for value in sample_ids.aminmax())
+        if least < 0 or most >> 32:
+            raise ValueError(f"sample_ids must lie in [0, 2^32), got values from {least} to {most}")
 
 
 def resolve(seed: int | Tensor | None) -> int | Tensor:

@@ -40,6 +40,8 @@ class Tries(NamedTuple):
         checks.flag("random_start", self.random_start)
         checks.flag("best", self.best)
         ball.check(x)
+        if self.start_eps is not None and not self.random_start:
+            raise ValueError("start_eps must be None for random_start=False, which draws nothing from that ball")
         ball.around_start(x, self.start_eps)
         if checks.flag("quantize", self.quantize):
             check_on_grid(x, ball, check)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastadv.attacks.loop.arguments import clean_images, count
 from fastadv.attacks.loop.image_search import queue_of
 from fastadv.attacks.loop.judging import Judge
-from fastadv.attacks.loop.noise import derived, resolve
+from fastadv.attacks.loop.noise import check_ids, derived, resolve
 from fastadv.attacks.loop.row_queue import Queue, Search, rows_in_a_pass
 from fastadv.attacks.methods.apgd_autoattack import AutoPGD, SparseAutoPGD
 from fastadv.attacks.methods.fab import FabSearch
@@ -220,7 +220,7 @@ class AutoAttack:
             )
         self._seed = resolved
         if sample_ids is not None:
-            checks.int64("sample_ids", sample_ids, [len(x)], self._x)
+            check_ids(sample_ids, self._x)
         self._ids = sample_ids
         if "square" in self.attacks and self._x.dim() != 4:
             shape = list(self._x.shape)

@@ -76,7 +76,8 @@ def fab(
         steps: of each search.
         targets: how many classes to aim at in turn, those of rank 2, 3, ... of the clean logits, at most all wrong
             ones; None is the class whose plane lies nearest at each step (as many backward passes a step as classes).
-        restarts: searches a target; the first starts at x, others in the ball of radius eps / 2. One without eps.
+        restarts: searches a target; the first starts at x, others at a distance of eps / 2 in a random direction, cut
+            off by the box. One without eps.
         bounds: (low, high), or None for no box.
         batch_size: rows in a pass at most, see :func:`fastadv.attacks.square`. An image that fell makes room for the
             next.

@@ -95,7 +95,7 @@ def pgd(
         l1_fraction: share of the coordinates that an l1 step moves, in (0, 1], see :func:`fastadv.pgd_step`.
         start_eps: radius of the ball that the random start is drawn from, at most eps, a float or [N]; None is eps. For
             each sample the smaller of the two counts where either is a tensor. A small one starts next to x, where a
-            loss that compares with x itself has no gradient.
+            loss that compares with x itself has no gradient. Not without a random start.
         mask: the pixels that may move, bool, broadcast to x; None is all.
         eot: average values and gradients over so many forwards of each step, for a model that draws random numbers.
         quantize: return images of 8 bits, k / 255, as x has to be: those near the result that lie in the ball, see

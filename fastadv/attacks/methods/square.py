@@ -66,8 +66,8 @@ def square(
             class are returned as they are.
         eps: radius in the units of x, a float or [N].
         norm: "linf", "l2" or "l1".
-        queries: after the start, at most. The windows shrink after 10, 50, 200, 500, 1000, 2000 and 4000 of them,
-            whatever their number.
+        queries: after the start, at most. The windows shrink after 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 of
+            them, whatever their number.
         restarts: searches an image, each of which only those make that still stand.
         bounds: (low, high), or None for no box.
         batch_size: images in a pass at most, on a CPU 16 a thread but 32 at least where that is less, and twice as many
