@@ -96,11 +96,12 @@ gpu-libraries: $(INSTALLED)
 # What PYTHONPATH holds already may be packages that were carried along.
 gpu-check gpu-reproduce: export PYTHONPATH := csrc/tools:$(PYTHONPATH)
 
+# exec: a signal to the shell of a recipe is Python's.
 gpu-check:
-	$(PYTHON) -m gpu_check --parts "$(PARTS)" --deadline $(or $(DEADLINE),540) $(if $(OUT),--out "$(OUT)")
+	exec $(PYTHON) -m gpu_check --parts "$(PARTS)" --deadline $(or $(DEADLINE),540) $(if $(OUT),--out "$(OUT)")
 
 gpu-reproduce:
-	$(PYTHON) -m gpu_reproduce --parts "$(PARTS)" --deadline $(or $(DEADLINE),540) $(if $(OUT),--out "$(OUT)") \
+	exec $(PYTHON) -m gpu_reproduce --parts "$(PARTS)" --deadline $(or $(DEADLINE),540) $(if $(OUT),--out "$(OUT)") \
 		$(if $(REHEARSE),--rehearse) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") \
 		$(if $(CHECKPOINTS),--checkpoints "$(CHECKPOINTS)") $(if $(RESUME),--resume "$(RESUME)") \
 		$(if $(SEEDS),--seeds "$(SEEDS)") $(if $(FLAGS),--flags "$(FLAGS)")

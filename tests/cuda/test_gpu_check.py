@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -14,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from gpu_check import facts, recorder, rows, summary
+from gpu_check import facts, recorder, rows, running as running_tools, summary
 from gpu_check.__main__ import check
 from gpu_check.parts import all_parts
 from gpu_check.running import ROOT, STICKY, Part, Session, Step, chosen
@@ -189,13 +190,15 @@ def test_a_step_finds_the_packages_that_its_caller_finds(out, tmp_path, monkeypa
     assert "part: here" in (out / "log.txt").read_text()
 
 
-def test_told_to_end_it_takes_all_it_has_started_along_and_sums_up(out, tmp_path):
+def test_told_to_end_twice_it_takes_all_it_has_started_along_and_sums_up(out, tmp_path):
     started = tmp_path / "pid"
     code = f"""
 import sys
 from pathlib import Path
+from gpu_check import running
 from gpu_check.__main__ import check
 from gpu_check.running import Part, Step
+running.PATIENCE_SECONDS = 1.5
 hang = Part("hang", (Step("hang", (sys.executable, "-c", {HANG!r}), {{"FILE": {str(started)!r}}}),))
 sys.exit(check([hang], Path({str(out)!r}), 600))
 """
@@ -203,12 +206,66 @@ sys.exit(check([hang], Path({str(out)!r}), 600))
     call = subprocess.Popen([sys.executable, "-c", code], env=os.environ | path, stdout=subprocess.PIPE, text=True)
     while not started.exists() and call.poll() is None:
         time.sleep(0.05)
-    call.send_signal(signal.SIGTERM)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        call.send_signal(number)
+        time.sleep(0.3)
     said, _ = call.communicate(timeout=60)
     assert call.returncode == 143
     assert ended(int(started.read_text()))
     assert "hang: hangs" in (out / "log.txt").read_text()
     assert said.rstrip().endswith(f"all of it in {out}")
+
+
+def test_told_to_end_while_a_step_is_ended_it_takes_that_along(tmp_path):
+    started = tmp_path / "pid"
+    code = f"""
+import os, signal, sys, threading, time
+from gpu_check import running
+def told():
+    while not os.path.exists({str(started)!r}):
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+try:
+    with running.stoppable():
+        with running._own_group([sys.executable, "-c", {HANG!r}], os.environ, 30.0):
+            threading.Thread(target=told).start()
+            while not os.path.exists({str(started)!r}):
+                time.sleep(0.05)
+except running.Stopped:
+    print("stopped")
+"""
+    path = {"PYTHONPATH": str(ROOT / "csrc" / "tools"), "FILE": str(started)}
+    call = subprocess.run([sys.executable, "-c", code], env=os.environ | path, capture_output=True, text=True)
+    try:
+        assert call.stdout == "stopped\n", call.stderr
+        assert ended(int(started.read_text()))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(started.read_text()), signal.SIGKILL)
+
+
+def test_what_cannot_be_killed_is_not_waited_for(monkeypatch):
+    class Stuck:
+        pid, seconds = 10**9, []
+
+        def poll(self):
+            return None
+
+        def wait(self, seconds):
+            self.seconds.append(seconds)
+            raise subprocess.TimeoutExpired("stuck", seconds)
+
+    monkeypatch.setattr("subprocess.Popen", lambda *given, **options: Stuck())
+    with running_tools._own_group(["stuck"], {}, 3.0):
+        pass
+    assert Stuck.seconds == [3.0, running_tools.KILL_SECONDS]
+
+
+@pytest.mark.parametrize("target", ["gpu-check", "gpu-reproduce"])
+def test_a_signal_to_the_shell_of_make_is_one_to_python(target):
+    said = subprocess.run(["make", "-n", target, "PYTHON=python"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert said.stdout.startswith("exec python -m gpu_")
 
 
 CRASH = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
@@ -358,12 +415,13 @@ def run_rows(code):
         env=os.environ | {"PYTHONPATH": f"{ROOT / 'csrc' / 'tools'}"},
         capture_output=True,
         text=True,
+        timeout=60,
     )
 
 
 def test_a_case_that_hangs_ends_its_process_and_says_where():
     # With the interpreter's lock, and no moment for a handler of Python's.
-    code = "with rows.limited(0.2): pass\nwith rows.limited(0.2): sum(range(10**11))"
+    code = "with rows.limited(0.2): pass\nwith rows.limited(0.2): sum(range(10**9))"
     ended = run_rows(code)
     assert ended.returncode == -signal.SIGALRM, ended.stderr
     assert "line 3 in <module>" in ended.stderr

@@ -27,6 +27,8 @@ STICKY = 86
 MOST_CRASHES = 10
 # What a process group has to end by itself before it is killed.
 PATIENCE_SECONDS = 3.0
+# And what it has then.
+KILL_SECONDS = 10.0
 
 
 class Stopped(BaseException):
@@ -280,23 +282,38 @@ def _own_group(
     try:
         yield process
     finally:
-        for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, None)):
-            # The group outlives its first process as long as any member is there.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(seconds if process.poll() is None else 0)
+        try:
+            _end(process, signal.SIGTERM, patience)
+        finally:
+            # Also where the call was told to end meanwhile. What the driver holds on to may not end at all.
+            _end(process, signal.SIGKILL, KILL_SECONDS)
+
+
+def _end(process: subprocess.Popen[str], number: int, seconds: float) -> None:
+    """Send a signal to the group, which outlives its first process as long as any member is there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds if process.poll() is None else 0)
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Turn SIGTERM into Stopped, so that what runs is ended, with all it started, before the call ends."""
+    """Turn SIGTERM and SIGINT into Stopped, so that what runs is ended, with all it started, before the call ends.
+
+    The first one: what follows it is the clean-up, which a second one would cut short.
+    """
+    numbers = (signal.SIGTERM, signal.SIGINT)
 
     def stop(number: int, frame: Any) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
         raise Stopped
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            if signal.getsignal(number) is stop:
+                signal.signal(number, handler)
