@@ -93,7 +93,7 @@ class Build(BuildExtension):
             self.extensions = []
             print(f"fastadv: no compiled library, the reference serves instead: {reason}", file=sys.stderr)
         no_cuda = self._build_cuda(library.with_name("_cuda.so"))
-        record = {"cpu": reason or "built", "cuda": no_cuda or "built"}
+        record = {"cpu": reason or "built", "cuda": no_cuda or "built", "sources": nvcc.sources_digest()}
         (library.parent / "_build.json").write_text(json.dumps(record, indent=2) + "\n")
         if no_cuda and USE_CUDA == "1":
             raise SystemExit(f"fastadv: USE_CUDA=1, but there is no CUDA library: {no_cuda}")

@@ -14,6 +14,7 @@ import venv
 import zipfile
 from pathlib import Path
 
+import nvcc
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,7 +101,8 @@ def test_an_installation_records_that_none_was_wanted(project, tmp_path_factory)
     run(project, "setup.py", "-q", "bdist_wheel", "--dist-dir", str(folder), USE_CPP="0", USE_CUDA="0")
     (made,) = folder.iterdir()
     with zipfile.ZipFile(made) as archive:
-        assert json.loads(archive.read("fastadv/_build.json"))["cpu"] == "not asked for (USE_CPP=0)"
+        record = json.loads(archive.read("fastadv/_build.json"))
+        assert (record["cpu"], record["sources"]) == ("not asked for (USE_CPP=0)", nvcc.sources_digest())
         assert "fastadv/_cpu.so" not in archive.namelist()
 
 

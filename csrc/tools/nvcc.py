@@ -7,6 +7,7 @@ chooses the architectures, in PyTorch's notation.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -31,6 +32,17 @@ def find() -> str | None:
     """Return nvcc, of CUDA_HOME or on the PATH, if there is one."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     return shutil.which("nvcc", path=str(Path(home) / "bin")) if home else shutil.which("nvcc")
+
+
+def sources_digest() -> str:
+    """Return the hash of what both libraries are compiled from, which their record keeps: _build.json."""
+    root = Path(__file__).resolve().parents[2]
+    paths = sorted(path for folder in ("common", "cpu", "cuda") for path in (root / "csrc" / folder).rglob("*.*"))
+    content = hashlib.sha256()
+    for path in (*paths, root / "fastadv" / "ops" / "schemas.py"):
+        if path.suffix in (".h", ".cpp", ".cu", ".py"):
+            content.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    return content.hexdigest()[:16]
 
 
 def architecture_options(architectures: str) -> list[str]:
