@@ -8,12 +8,14 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import nvcc
 import pytest
 from gpu_check import facts, recorder, rows, running as running_tools, summary
 from gpu_check.__main__ import check
@@ -560,15 +562,94 @@ def test_without_a_gpu_it_says_so(monkeypatch):
 def test_libraries_that_do_not_serve_are_built_or_the_reason_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(facts, "ROOT", tmp_path)
     monkeypatch.setattr("shutil.which", lambda name: None)
-    assert facts.libraries("9.0") == {
-        "libraries": "no library: _cuda.so, _cpu.so, _build.json missing, and nvcc is not on the PATH"
-    }
-    (tmp_path / "fastadv").mkdir()
-    for name in facts.LIBRARIES:
-        (tmp_path / "fastadv" / name).touch()
     monkeypatch.setattr(facts, "_probe", lambda: "no kernel image is available")
     assert facts.libraries("9.0")["libraries"] == (
         "no library: no kernel image is available, and nvcc is not on the PATH"
     )
+    (tmp_path / "fastadv").mkdir()
+    (tmp_path / "fastadv" / "_cuda.so").touch()
     monkeypatch.setattr(facts, "_probe", lambda: "")
-    assert facts.libraries("9.0") == {"libraries": "built beforehand, _cuda.so of 0 MiB"}
+    # One that serves is not built again for what lies beside it.
+    assert facts.libraries("9.0") == {
+        "libraries": "built beforehand, _cuda.so of 0 MiB, without _cpu.so, without _build.json",
+        "sources": "not known, _build.json does not say",
+    }
+    monkeypatch.setattr("nvcc.sources_digest", lambda: "now")
+    for built, said in (("now", "now, these"), ("then", "then, OTHERS than now here: rebuild the libraries")):
+        (tmp_path / "fastadv" / "_build.json").write_text(json.dumps({"cuda": "built", "sources": built}))
+        assert facts.libraries("9.0")["sources"] == said
+
+
+def test_a_library_that_gives_no_answer_does_not_serve(monkeypatch):
+    monkeypatch.setattr(facts, "PROBE", "import time; time.sleep(10**6)")
+    monkeypatch.setattr(facts, "PROBE_SECONDS", 0.2)
+    assert facts._probe() == "no answer in 0 s"
+    monkeypatch.setattr(facts, "PROBE_SECONDS", 60.0)
+    for program, said in (("", ""), ("raise SystemExit('one\\ntwo')", "two"), ("raise SystemExit(3)", "exit status 3")):
+        monkeypatch.setattr(facts, "PROBE", program)
+        assert facts._probe() == said
+
+
+def test_without_a_library_what_is_of_triton_runs(out, monkeypatch):
+    monkeypatch.setattr(facts, "machine", lambda: {"gpu": "none", "capability": "9.0"})
+    monkeypatch.setattr(facts, "libraries", lambda capability: {"libraries": "no library: no kernel image"})
+    monkeypatch.setattr("sys.argv", ["facts", str(out)])
+    out.mkdir()
+    facts.main()
+    write = script("facts", f"open({str(out / 'facts.json')!r}, 'w').write({(out / 'facts.json').read_text()!r})")
+    compiled = Part("ops", (script("one", "print('never')"),), compiled=True)
+    assert check([Part("facts", (write,), required=True), compiled, Part("triton", GOOD.steps)], out, 60) == 1
+    found = {part["part"]: (part["outcome"], part["reasons"]) for part in lines(out / "parts.jsonl")}
+    assert found == {
+        "facts": ("passed", []),
+        "ops": ("failed", ["no library: no kernel image"]),
+        "triton": ("passed", []),
+    }
+    assert "never" not in (out / "log.txt").read_text()
+    assert [part.name for part in all_parts() if not part.compiled] == ["facts", "triton"]
+
+
+def test_programs_of_cuda_are_found_beside_the_path(tmp_path, monkeypatch):
+    program = tmp_path / "bin" / "compute-sanitizer"
+    program.parent.mkdir()
+    program.write_text("")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    running_tools.find_cuda()
+    assert os.environ["PATH"] == f"/nowhere:{tmp_path}/bin:/usr/local/cuda/bin"
+    assert shutil.which("compute-sanitizer") == str(program)
+
+
+def test_the_hash_of_the_sources_is_of_each_of_them(tmp_path, monkeypatch):
+    for name in (
+        "csrc/common/a.h",
+        "csrc/cuda/a.cu",
+        "csrc/cpu/ops/a.cpp",
+        "csrc/tools/nvcc.py",
+        "fastadv/ops/schemas.py",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    monkeypatch.setattr("nvcc.__file__", str(tmp_path / "csrc" / "tools" / "nvcc.py"))
+    seen = {nvcc.sources_digest()}
+    for name in ("csrc/common/a.h", "csrc/cuda/a.cu", "csrc/cpu/ops/a.cpp", "fastadv/ops/schemas.py"):
+        (tmp_path / name).write_text("another")
+        seen.add(nvcc.sources_digest())
+    (tmp_path / "csrc" / "cuda" / "NOTES.md").write_text("not compiled")
+    assert len(seen | {nvcc.sources_digest()}) == 5
+
+
+def test_tests_have_two_quiet_threads_and_processes_only_where_they_are_several(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    steps = {step.name: step for part in all_parts() for step in part.steps}
+    for name, processes in (("ops", "8"), ("graphs", "8"), ("triton", "8"), ("refused", None)):
+        environment, command = steps[name].environment, steps[name].command
+        assert (environment["OMP_NUM_THREADS"], environment["OMP_WAIT_POLICY"]) == ("2", "passive")
+        assert (command[command.index("-n") + 1] if "-n" in command else None) == processes
+
+
+def test_no_step_takes_all_the_time_of_what_comes_after_it():
+    for part in all_parts():
+        if part.name in ("triton", "sanitizer"):
+            assert [step.share < 1 for step in part.steps] == [True, False]

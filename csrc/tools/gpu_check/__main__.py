@@ -9,7 +9,7 @@ from pathlib import Path
 import gpu_check
 from gpu_check import summary
 from gpu_check.parts import all_parts
-from gpu_check.running import CACHES, Part, Session, call, chosen, parser_of, show
+from gpu_check.running import CACHES, Part, Session, call, chosen, find_cuda, parser_of, show
 
 # What is kept of the time for the summary and for processes that end slowly.
 RESERVED_SECONDS = 10.0
@@ -22,6 +22,7 @@ def check(parts: Sequence[Part], out: Path, deadline: float) -> int:
 
 
 def main() -> None:
+    find_cuda()
     among = all_parts()
     arguments = parser_of("gpu_check", gpu_check.__doc__, among, CACHES / "results").parse_args()
     parts = chosen(arguments.parts, among)

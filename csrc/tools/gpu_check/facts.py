@@ -13,8 +13,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gpu_check.running import ROOT, Part, Step
+import nvcc
 
+from gpu_check.lines import object_of
+from gpu_check.running import NO_LIBRARY, ROOT, Part, Step
+
+PROBE_SECONDS = 60.0
 PART = Part("facts", (Step("facts", (sys.executable, "-m", "gpu_check.facts", "{out}")),), share=15, required=True)
 LIBRARIES = ("_cuda.so", "_cpu.so", "_build.json")
 # A library that loads may still have no code for this GPU.
@@ -32,12 +36,11 @@ def main() -> None:
     facts = machine()
     path = out / "facts.json"
     path.write_text(json.dumps(facts, indent=1) + "\n")
+    # Without them Triton serves, and what needs them is left out.
     facts |= libraries(facts["capability"])
     path.write_text(json.dumps(facts, indent=1) + "\n")
     for name, fact in facts.items():
         print(f"{name}: {fact}")
-    if "no library" in facts["libraries"]:
-        raise SystemExit(facts["libraries"])
 
 
 def machine() -> dict[str, Any]:
@@ -47,7 +50,7 @@ def machine() -> dict[str, Any]:
     if not torch.cuda.is_available():
         raise SystemExit("there is no CUDA device; --dry-run prints what would run")
     properties = torch.cuda.get_device_properties(0)
-    nvcc = shutil.which("nvcc")
+    compiler = shutil.which("nvcc")
     return {
         "gpu": properties.name,
         "capability": f"{properties.major}.{properties.minor}",
@@ -59,7 +62,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": _version("triton"),
-        "nvcc": (_said(nvcc, "--version").splitlines() or ["unknown"])[-1] if nvcc else "none on the PATH",
+        "nvcc": (_said(compiler, "--version").splitlines() or ["unknown"])[-1] if compiler else "none on the PATH",
         "pytest-xdist": _version("xdist"),
         "pytest-timeout": _version("pytest_timeout"),
         "cores": os.cpu_count(),
@@ -68,15 +71,15 @@ def machine() -> dict[str, Any]:
 
 
 def libraries(capability: str) -> dict[str, str]:
-    """Return how the compiled libraries came to be; built here for ``capability`` where those there do not serve."""
-    missing = [name for name in LIBRARIES if not (ROOT / "fastadv" / name).exists()]
-    said = f"{', '.join(missing)} missing" if missing else _probe()
-    if not said:
+    """Return how the compiled libraries came to be; built here for ``capability`` where that of CUDA does not serve."""
+    wrong = _probe()
+    if not wrong:
         size = (ROOT / "fastadv" / "_cuda.so").stat().st_size
-        return {"libraries": f"built beforehand, _cuda.so of {size / 2**20:.0f} MiB"}
+        missing = "".join(f", without {name}" for name in LIBRARIES if not (ROOT / "fastadv" / name).exists())
+        return {"libraries": f"built beforehand, _cuda.so of {size / 2**20:.0f} MiB{missing}", "sources": _sources()}
     if shutil.which("nvcc") is None:
-        return {"libraries": f"no library: {said}, and nvcc is not on the PATH"}
-    print(f"building for {capability}: {said}", flush=True)
+        return {"libraries": f"{NO_LIBRARY}: {wrong}, and nvcc is not on the PATH"}
+    print(f"building for {capability}: {wrong}", flush=True)
     start = time.monotonic()
     build = subprocess.run(
         [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],
@@ -84,19 +87,36 @@ def libraries(capability: str) -> dict[str, str]:
         env=os.environ | {"USE_CUDA": "1", "TORCH_CUDA_ARCH_LIST": capability},
         check=False,
     )
-    wrong = f"the build ended with {build.returncode}" if build.returncode else _probe()
-    if wrong:
-        return {"libraries": f"no library: {wrong}"}
-    return {"libraries": f"built here in {time.monotonic() - start:.0f} s, because {said}"}
+    still = f"the build ended with {build.returncode}" if build.returncode else _probe()
+    if still:
+        return {"libraries": f"{NO_LIBRARY}: {still}"}
+    return {"libraries": f"built here in {time.monotonic() - start:.0f} s, because {wrong}", "sources": _sources()}
 
 
 def _probe() -> str:
     """Return what went wrong with an op of the CUDA library, or nothing."""
-    path = {"PYTHONPATH": str(ROOT)}
-    run = subprocess.run(
-        [sys.executable, "-c", PROBE], cwd=ROOT, env=os.environ | path, capture_output=True, text=True, check=False
-    )
+    path = {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
+    try:
+        run = subprocess.run(
+            [sys.executable, "-c", PROBE],
+            cwd=ROOT,
+            env=os.environ | path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PROBE_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer in {PROBE_SECONDS:.0f} s"
     return (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1] if run.returncode else ""
+
+
+def _sources() -> str:
+    """Return whether the libraries are of the sources that lie here: of older ones they may load all the same."""
+    built, here = object_of(ROOT / "fastadv" / "_build.json").get("sources"), nvcc.sources_digest()
+    if built is None:
+        return "not known, _build.json does not say"
+    return f"{built}, these" if built == here else f"{built}, OTHERS than {here} here: rebuild the libraries"
 
 
 def commit() -> str:

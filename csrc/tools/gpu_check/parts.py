@@ -31,14 +31,15 @@ def all_parts() -> list[Part]:
     alone = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     return [
         facts.PART,
-        Part("ops", (_tests("ops", f"on_gpu_cuda and {PRECISIONS}", *CASES),), share=75),
-        Part("graphs", (_tests("graphs", "not triton and not refuses", *REPLAYS),), share=40),
-        Part("benchmarks", (Step("rows", (*measure, "--floor"), resumes=True),), share=225),
+        Part("ops", (_tests("ops", f"on_gpu_cuda and {PRECISIONS}", *CASES),), share=75, compiled=True),
+        Part("graphs", (_tests("graphs", "not triton and not refuses", *REPLAYS),), share=40, compiled=True),
+        Part("benchmarks", (Step("rows", (*measure, "--floor"), resumes=True),), share=225, compiled=True),
         Part(
             "triton",
             (
+                # The rows are few, the tests many.
+                Step("rows", (*measure, *rows.TRITON), {"FASTADV_BACKEND": "triton"}, resumes=True, share=0.5),
                 _tests("triton", "on_gpu_triton and not torch.float64 and not float16 and not 8200", CASES[0]),
-                Step("rows", (*measure, *rows.TRITON), {"FASTADV_BACKEND": "triton"}, resumes=True),
             ),
             share=70,
         ),
@@ -46,16 +47,18 @@ def all_parts() -> list[Part]:
             "sanitizer",
             (
                 # PyTorch asks the driver for what it may not have; what our own calls return, they check.
-                Step("memcheck", _watched("memcheck", "--report-api-errors", "no"), alone),
+                Step("memcheck", _watched("memcheck", "--report-api-errors", "no"), alone, share=0.6),
                 Step("racecheck", _watched("racecheck", ops=RACES), alone),
             ),
             share=65,
             needs="compute-sanitizer",
+            compiled=True,
         ),
         Part(
             "compiled",
             (Step("rows", (*measure, "--compiled", *rows.COMPILED), resumes=True),),
             share=25,
+            compiled=True,
         ),
         Part(
             "alone",
@@ -64,19 +67,27 @@ def all_parts() -> list[Part]:
                 *(Step(case.split(",")[0], (*measure, case)) for case in rows.TRAINING),
             ),
             share=15,
+            compiled=True,
         ),
     ]
 
 
 def _tests(name: str, keyword: str, *paths: str, workers: int = WORKERS) -> Step:
     """The tests of ``paths`` with ``keyword``, in the order of the paths, in several processes where xdist is there."""
+    workers = min(os.cpu_count() or 1, workers)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "gpu_check.recorder", "-p", "no:cacheprovider", "--tb=short"]
-    if importlib.util.find_spec("xdist"):
-        command += ["-n", str(min(os.cpu_count() or 1, workers))]
+    if workers > 1 and importlib.util.find_spec("xdist"):
+        command += ["-n", str(workers)]
     if importlib.util.find_spec("pytest_timeout"):
         command += [f"--timeout={TEST_SECONDS}", "--timeout-method=thread"]
-    deterministic = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "GPU_CHECK_STEP": name}
-    return Step(name, (*command, *paths, "-k", keyword), deterministic)
+    environment = {
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "GPU_CHECK_STEP": name,
+        # What tests/conftest.py sets too late for a plugin that has loaded torch.
+        "OMP_NUM_THREADS": "2",
+        "OMP_WAIT_POLICY": "passive",
+    }
+    return Step(name, (*command, *paths, "-k", keyword), environment)
 
 
 def _watched(tool: str, *options: str, ops: str = "") -> tuple[str, ...]:

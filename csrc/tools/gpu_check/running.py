@@ -16,13 +16,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gpu_check.lines import append
+from gpu_check.lines import append, object_of
 
 ROOT = Path(__file__).resolve().parents[3]
 # Triton's and the compiler's caches stay: compiling takes longer than the tests themselves.
 CACHES = ROOT / "build" / "gpu-check"
 # How a step says that the CUDA context of its process is lost, and that the rest needs another.
 STICKY = 86
+# How the fact "libraries" begins where there is none for CUDA.
+NO_LIBRARY = "no library"
 # How often a step that crashes is gone on with.
 MOST_CRASHES = 10
 # What a process group has to end by itself before it is killed.
@@ -62,6 +64,7 @@ class Part:
     Attributes:
         share: of the time that is left, by the shares of the parts that are left.
         needs: a program without which the part is skipped.
+        compiled: whether it is of the compiled libraries, and fails where facts.json says that there is none.
         required: whether the parts after it make no sense where it fails.
     """
 
@@ -69,6 +72,7 @@ class Part:
     steps: tuple[Step, ...]
     share: float = 1.0
     needs: str = ""
+    compiled: bool = False
     required: bool = False
 
 
@@ -130,6 +134,9 @@ class Session:
     def _run_part(self, part: Part, limit: float) -> Outcome:
         if part.needs and shutil.which(part.needs) is None:
             return Outcome(part.name, "skipped", reasons=[f"{part.needs} is not on the PATH"])
+        libraries = object_of(self.out / "facts.json").get("libraries", "")
+        if part.compiled and libraries.startswith(NO_LIBRARY):
+            return Outcome(part.name, "failed", reasons=[libraries])
         self.say(part.name, f"begins, {limit:.0f} s")
         outcome, start = Outcome(part.name), self._clock()
         for step in part.steps:
@@ -224,6 +231,12 @@ def call(name: str, session: Session, parts: Sequence[Part], summarise: Callable
         status = 143
     print(f"\n{summed_up()}\nall of it in {session.out}", flush=True)
     return status
+
+
+def find_cuda() -> None:
+    """Look for CUDA's programs where they are by convention as well: the PATH of an image may lack it."""
+    homes = filter(None, (os.environ.get("CUDA_HOME"), "/usr/local/cuda"))
+    os.environ["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), *(f"{home}/bin" for home in homes)))
 
 
 def parser_of(name: str, description: str | None, among: Sequence[Part], results: Path) -> argparse.ArgumentParser:

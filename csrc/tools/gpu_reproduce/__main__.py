@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from gpu_check import facts
-from gpu_check.running import ROOT, Part, Session, Step, call, chosen, parser_of, show
+from gpu_check.running import ROOT, Part, Session, Step, call, chosen, find_cuda, parser_of, show
 
 import gpu_reproduce
 from gpu_reproduce import pack, summary
@@ -89,6 +89,7 @@ def _found(asked: argparse.Namespace) -> bytes:
 
 
 def main() -> None:
+    find_cuda()
     parser = parser_of("gpu_reproduce", gpu_reproduce.__doc__, [facts.PART, *parts_of(WORK)], WORK / "results")
     parser.add_argument("--data-dir", type=Path, help="folder that holds cifar-100-python, or the parts of it")
     parser.add_argument("--checkpoints", type=Path, help=f"folder that holds {TEACHER}")
