@@ -229,6 +229,13 @@ def test_few_classes_and_images_that_are_not_square(short, classes, norm):
     assert (result.broken_by >= 0).any()
 
 
+@pytest.mark.parametrize("named", [["apgd-t"], ["apgd-dlr", "apgd-t"]])
+def test_attacks_that_all_need_more_classes_are_no_verdict(named):
+    network, x, y = trained(2, shape=(1, 6, 6), images=4)
+    with pytest.raises(ValueError, match=f"^version must name an attack of 2 classes.*: {', '.join(named)} needs"):
+        attacks.autoattack(network, x, y, eps=0.1, version=named)
+
+
 def test_rows_without_sides_have_no_windows(short):
     network = nn.Linear(20, 5)
     x = torch.rand(6, 20)

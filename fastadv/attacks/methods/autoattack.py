@@ -149,7 +149,7 @@ def autoattack(
     Raises:
         TypeError: an argument is of the wrong type, attack_dtype is given for what is no module.
         ValueError: a shape, device or value is wrong, unknown norm, version or attack; "plus" or "rand" for l1; Square
-            on what are no images [N, C, H, W].
+            on what are no images [N, C, H, W]; no attack but such as need more classes than there are.
 
     Source: Croce, Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
     attacks", ICML 2020; for l1 the same, "Mind the box", ICML 2021; the authors' package pyautoattack 0.2.0.
@@ -244,6 +244,12 @@ class AutoAttack:
         self._rows = rows_in_a_pass(self._batch_size, self._x.device, dtype)
         # Without images nobody asked the model, nor is there anything to leave out.
         undefined = [name for name in self.attacks if len(x) and classes < _LEAST_CLASSES.get(name, 2)]
+        if undefined and len(undefined) == len(self.attacks):
+            least = min(_LEAST_CLASSES.get(name, 2) for name in undefined)
+            raise ValueError(
+                f"version must name an attack of {classes} classes, which the model has: {', '.join(undefined)} needs "
+                f"{least} at least"
+            )
         for name in undefined:
             self._warn_of_model(f"{name} is left out: it needs {_LEAST_CLASSES[name]} classes, the model has {classes}")
         self.attacks = tuple(name for name in self.attacks if name not in undefined)
