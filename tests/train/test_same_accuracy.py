@@ -1,11 +1,16 @@
 """What may change how a student is trained and not how good it is: one short training with each, and one without."""
 
+import contextlib
 import json
 
 import numpy as np
 import pytest
+import torch
 
+import fastadv
+from fastadv.attacks.model.freeze import Frozen
 from fastadv.distill import CrossEntropy
+from fastadv.ops.dispatch import serving
 from fastadv.train.cli import main
 from fastadv.train.config.train_config import resolve
 from fastadv.train.data.splits import Stored, from_stored
@@ -23,13 +28,16 @@ HARMLESS = {
     "frozen teacher": "--freeze-teacher",
     "frozen teacher in bfloat16": "--freeze-teacher --teacher-precision=bfloat16",
     "micro-batches": "--accumulate=3",
-    "clipped": "--clip-norm=1",
-    "averaged": "--ema=0.9",
-    "step schedule": "--schedule=step --milestones=12,18",
-    "one cycle": "--schedule=one-cycle",
-    "shifted images": "--augmentation=shift1",
-    "other batches of evaluation": "--eval-batch-size=77",
+    "step schedule, clipped": "--schedule=step --milestones=12,18 --clip-norm=1",
+    "one cycle, averaged": "--schedule=one-cycle --ema=0.9",
+    "shifted images, other batches of evaluation": "--augmentation=shift1 --eval-batch-size=77",
 }
+
+ROBUST = ["--methods=rslad", "--option=rslad.eps=0.1", "--seeds=0", "--epochs=6", "--student-samples=300"]
+ROBUST += ["--batch-size=30", "--lr=0.1", "--augmentation=none", "--eval-steps=5", "--no-tensorboard"]
+ROBUST_TEACHER = ["--teacher-method=pgd-at", "--teacher-epochs=3", "--option=pgd-at.eps=0.1", "--option=pgd-at.steps=3"]
+# The backend, and how the student is attacked.
+HARMLESS_TO_ROBUST = [("reference", "eval"), (None, "frozen"), (None, "frozen-bfloat16")]
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +48,22 @@ def plain(tmp_path_factory):
     return folder
 
 
-def accuracy(folder):
-    return 100 * json.loads((folder / "kd-seed0" / "result.json").read_text())["clean"]
+@pytest.fixture(scope="module")
+def plain_robust(tmp_path_factory):
+    """The folder of a run on attacked images, without any of them."""
+    folder = tmp_path_factory.mktemp("accuracy") / "robust"
+    assert main(["train", "--run-dir", str(folder), *ROBUST, *ROBUST_TEACHER]) == 0
+    return folder
+
+
+def accuracy(folder, kind="clean"):
+    (student,) = folder.glob("*-seed0")
+    return 100 * json.loads((student / "result.json").read_text())[kind]
+
+
+def same_weights(*folders):
+    one, other = (torch.load(next(folder.glob("*-seed0")) / "weights.pt") for folder in folders)
+    return all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def test_a_student_has_learned(plain):
@@ -53,6 +75,30 @@ def test_a_student_is_as_good_with_it(flags, plain, tmp_path):
     teacher = f"--teacher-checkpoint={plain / 'teacher' / 'weights.pt'}"
     assert main(["train", "--run-dir", str(tmp_path / "run"), teacher, *FLAGS, *flags.split()]) == 0
     assert abs(accuracy(tmp_path / "run") - accuracy(plain)) < ALLOWED
+    # If only in their last bits: else the flag may have done nothing.
+    assert not same_weights(tmp_path / "run", plain)
+
+
+def test_a_robust_student_has_learned(plain_robust):
+    assert accuracy(plain_robust) > 85
+    assert accuracy(plain_robust, "pgd") > 55
+
+
+@pytest.mark.parametrize(("backend", "mode"), HARMLESS_TO_ROBUST)
+def test_a_robust_student_is_as_good_with_it(backend, mode, plain_robust, tmp_path, monkeypatch):
+    refreshed = []
+    monkeypatch.setattr(Frozen, "refresh", lambda copy, refresh=Frozen.refresh: refreshed.append(copy) or refresh(copy))
+    teacher = f"--teacher-checkpoint={plain_robust / 'teacher' / 'weights.pt'}"
+    arguments = ["train", "--run-dir", str(tmp_path / "run"), teacher, *ROBUST, f"--option=rslad.attack_mode={mode}"]
+    with fastadv.use_backend(backend) if backend else contextlib.nullcontext():
+        assert main(arguments) == 0
+    for kind in ("clean", "pgd"):
+        assert abs(accuracy(tmp_path / "run", kind) - accuracy(plain_robust, kind)) < ALLOWED
+    # Before each of 60 steps, and as they are made.
+    assert len(refreshed) >= 60 if mode.startswith("frozen") else not refreshed
+    # A copy in float32 may well give the signs of the student itself, and so the same images.
+    if mode != "frozen" and serving("cpu") != backend:
+        assert not same_weights(tmp_path / "run", plain_robust)
 
 
 def stripes(count, seed):
