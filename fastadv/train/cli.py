@@ -222,7 +222,7 @@ def _attack(options: argparse.Namespace) -> None:
     evaluate = ensemble_report.evaluate if config.attack == ENSEMBLE else attack_report.evaluate
     with joined(config.device) as processes, cpu_threads(config.threads):
         prepared = prepare(config)
-        facts = {**prepared.weights, **order_facts(config.data)}
+        facts = {**prepared.weights, **prepared.data}
         with open_run(
             config,
             processes,

@@ -15,6 +15,8 @@ from fastadv.train.runtime.files import sha256, write_text
 FREE = ("data_dir", "device", "threads", "log_steps", "checkpoint_epochs", "checkpoint_steps", "tensorboard")
 # Of these the content counts, which origin.json knows by its SHA-256.
 CHECKPOINTS = ("teacher_checkpoint", "standard_teacher_checkpoint")
+# The line of origin.json that identifies the test images of an evaluation.
+IMAGES_LINE = "Test images SHA-256"
 
 
 def continued_config(folder: Path, *, recipe: str | None, flags: Mapping[str, Any]) -> Config:
@@ -101,5 +103,11 @@ def stored_attack(folder: Path, *, flags: Mapping[str, Any]) -> AttackConfig:
 
 def extend_attack(folder: Path, config: AttackConfig, facts: Mapping[str, str]) -> None:
     """Store what ``config`` adds to the evaluation in ``folder``. Raises ConfigError where ``facts`` are others now."""
-    check_facts(folder, facts)
+    check_facts(folder, known_facts(folder, facts))
     write_text(folder / config.FILE, config.to_toml())
+
+
+def known_facts(folder: Path, facts: Mapping[str, str]) -> dict[str, str]:
+    """Return those of ``facts`` that can be compared: older evaluations did not keep which images they attacked."""
+    known = read_origin(folder)
+    return {name: fact for name, fact in facts.items() if name != IMAGES_LINE or name in known}

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import statistics
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from fastadv.attacks import Frozen, freeze
 from fastadv.attacks.model.timed import TimedNetwork
 from fastadv.train.config.attack_config import AttackConfig
-from fastadv.train.data.splits import Dataset, to_pixels
+from fastadv.train.config.resume import IMAGES_LINE
+from fastadv.train.data import datasets
+from fastadv.train.data.splits import Dataset, Split, to_pixels
 from fastadv.train.networks import catalogue
 from fastadv.train.networks.classifier import Classifier, check_fit, normalises
 from fastadv.train.networks.weights import load_weights
@@ -27,13 +30,14 @@ JUDGE = "float32"
 
 @dataclass(frozen=True)
 class PreparedAttack:
-    """The network as loaded, its frozen copy that the attack sees, the images, and what identifies the network."""
+    """The network as loaded, its frozen copy that the attack sees, the images, and what identifies network and data."""
 
     network: nn.Module
     copy: Frozen
     dataset: Dataset
     images: int
     weights: dict[str, str]
+    data: dict[str, str] = field(default_factory=dict)
 
     def batch(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Return pixels [n, C, H, W] and labels [n] of the test images at ``places``, int64 [n]."""
@@ -82,7 +86,7 @@ def prepare(config: AttackConfig) -> PreparedAttack:
     torch.nn.utils.convert_conv2d_weight_memory_format(classifier.to(config.device), torch.channels_last)
     check_fit("model", config.model, classifier, torch.zeros(1, *dataset.image_shape, device=config.device), classes)
     if config.checkpoint is None:
-        weights = {"Weights SHA-256": _sha256_of_weights(network)}
+        weights = {"Weights SHA-256": _sha256_of(network.state_dict())}
     else:
         choice = load_weights(network, config.checkpoint, name=config.model)
         weights = {"Checkpoint SHA-256": sha256(config.checkpoint)}
@@ -91,12 +95,17 @@ def prepare(config: AttackConfig) -> PreparedAttack:
     if normalises(network):
         weights["Normalisation"] = "the network's own"
     copy = freeze(classifier, dtype=getattr(torch, config.dtype))
-    return PreparedAttack(classifier, copy, dataset, images, weights)
+    return PreparedAttack(classifier, copy, dataset, images, weights, data_facts(config.data, dataset.test))
 
 
-def _sha256_of_weights(network: nn.Module) -> str:
+def data_facts(name: str, test: Split) -> dict[str, str]:
+    """Return the lines of origin.json that identify the test images and their order."""
+    return {**datasets.order_facts(name), IMAGES_LINE: _sha256_of({"images": test.images, "labels": test.labels})}
+
+
+def _sha256_of(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, value in network.state_dict().items():
+    for name, value in tensors.items():
         digest.update(name.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 

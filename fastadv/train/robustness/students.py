@@ -7,13 +7,12 @@ from pathlib import Path
 
 from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.config.attacks import ENSEMBLE
-from fastadv.train.config.resume import extend_attack
+from fastadv.train.config.resume import extend_attack, known_facts
 from fastadv.train.config.run_folder import open_run, read_origin, read_result, student_folder
 from fastadv.train.config.train_config import Config, DataConfig
-from fastadv.train.data import datasets
 from fastadv.train.data.splits import Dataset
 from fastadv.train.robustness import attack_report, ensemble_report
-from fastadv.train.robustness.attack_split import prepare
+from fastadv.train.robustness.attack_split import data_facts, prepare
 from fastadv.train.runtime.files import sha256, write_text
 from fastadv.train.runtime.processes import Processes
 
@@ -27,14 +26,15 @@ def attack_students(config: Config, dataset: Dataset, folder: Path, processes: P
         return
     bounds = (len(dataset.test), config.eval_samples, config.pgd_samples)
     images = min(bound for bound in bounds if bound is not None)
+    facts = data_facts(config.data, dataset.test)
     for seed in config.seeds:
         for spec in config.specs:
             student = student_folder(folder, spec.name, seed)
             if "attack" not in processes.broadcast_from_rank0(partial(read_result, student)):
-                _attack(config, student, images, processes)
+                _attack(config, student, images, facts, processes)
 
 
-def _attack(config: Config, student: Path, images: int, processes: Processes) -> None:
+def _attack(config: Config, student: Path, images: int, data: dict[str, str], processes: Processes) -> None:
     asked = AttackConfig(
         **{name: getattr(config, name) for name in (*DataConfig.model_fields, "device")},
         model=config.student,
@@ -45,14 +45,13 @@ def _attack(config: Config, student: Path, images: int, processes: Processes) ->
         allow_large_eps=True,
         batch_size=config.eval_batch_size,
     )
-    out, facts = student / "attack", {"Checkpoint SHA-256": sha256(student / "weights.pt")}
-    facts |= datasets.order_facts(config.data)
+    out, facts = student / "attack", {"Checkpoint SHA-256": sha256(student / "weights.pt"), **data}
     evaluate = ensemble_report.evaluate if config.eval_attack == ENSEMBLE else attack_report.evaluate
 
     def begun() -> bool:
         there = (out / AttackConfig.FILE).exists()
-        if there and facts.items() - read_origin(out).items():
-            # Of the same student after fewer epochs, or on images in another order.
+        if there and known_facts(out, facts).items() - read_origin(out).items():
+            # Of the same student after fewer epochs, or on other images, or in another order.
             shutil.rmtree(out)
             return False
         return there

@@ -1,0 +1,74 @@
+"""`fastadv attack` on networks and data of one's own, which change, or are not what the catalogue has."""
+
+import json
+import sys
+
+import pytest
+
+from fastadv.attacks.methods import autoattack as ensemble
+from fastadv.train.cli import main
+from fastadv.train.config.run_folder import read_origin
+
+# A network without parameters: one of the means of three parts of the image is its logit.
+MODULE = """
+import torch
+from torch import nn
+
+class Means(nn.Module):
+    def forward(self, x):
+        return torch.stack([part.mean((1, 2, 3)) for part in x.tensor_split(3, dim=3)], dim=1)
+
+def means(num_classes, image_shape):
+    return Means()
+
+def images(channels, shift=0):
+    torch.manual_seed(0)
+    labels = torch.arange(24) % 3
+    x = torch.rand(24, channels, 6, 6) * 0.4 + 0.3
+    for image, label in zip(x, labels):
+        image[:, :, 2 * label : 2 * label + 2] += 0.02
+    split = x.roll(shift, 0), labels.roll(shift, 0)
+    return split, split
+
+def one(): return images(1)
+def two(): return images(2)
+def three(): return images(3)
+def four(): return images(4)
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """The current folder, with a module that no test leaves behind."""
+    (tmp_path / "others.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ensemble, "_STEPS", 3)
+    monkeypatch.setattr(ensemble, "_QUERIES", 5)
+    yield tmp_path
+    sys.modules.pop("others", None)
+    sys.path[:] = [path for path in sys.path if path != str(tmp_path)]
+
+
+def attack(*more, data="one", kind="autoattack"):
+    options = ["--model=others:means", f"--data=others:{data}", f"--attack={kind}", "--eps=0.1", "--batch-size=8"]
+    return main(["attack", "--out=run", *options, *more])
+
+
+@pytest.mark.parametrize("kind", ["autoattack", "pgd"])
+def test_images_that_changed_are_not_joined_with_those_of_before(here, capsys, kind):
+    assert attack("--n=8", kind=kind) == 0
+    module = here / "others.py"
+    module.write_text(MODULE.replace("shift=0", "shift=1"))
+    sys.modules.pop("others")
+    before = (here / "run" / "result.json").read_text()
+    assert main(["attack", "--resume", "--out=run", "--n=16"]) == 2
+    assert "started with other values (Test images SHA-256 " in capsys.readouterr().err
+    assert (here / "run" / "result.json").read_text() == before
+    # The same images go on, and so does what was begun before their hash was kept.
+    module.write_text(MODULE)
+    sys.modules.pop("others")
+    assert main(["attack", "--resume", "--out=run", "--n=16"]) == 0
+    origin = read_origin(here / "run")
+    del origin["Test images SHA-256"]
+    (here / "run" / "origin.json").write_text(json.dumps(origin))
+    assert main(["attack", "--resume", "--out=run", "--n=20"]) == 0
