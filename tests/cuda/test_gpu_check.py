@@ -17,7 +17,7 @@ from pathlib import Path
 
 import nvcc
 import pytest
-from gpu_check import facts, recorder, rows, running as running_tools, summary
+from gpu_check import context, facts, rows, running as running_tools, summary
 from gpu_check.__main__ import check
 from gpu_check.parts import all_parts
 from gpu_check.running import ROOT, STICKY, Part, Session, Step, chosen
@@ -343,32 +343,52 @@ def test_outcomes_of_tests_are_lines_as_they_come(out, tmp_path):
     assert "test_bad: AssertionError: one is not two" in text
 
 
-def test_a_test_that_loses_the_context_ends_its_process_and_is_named(out, tmp_path):
-    (tmp_path / "test_two.py").write_text("def test_loses(): pass\ndef test_after(): pass\n")
-    (tmp_path / "losing.py").write_text(
-        "from gpu_check import recorder\nrecorder.lost_context = lambda: 'CUDA error: an illegal memory access'\n"
+@pytest.mark.parametrize(
+    ("processes", "finalised"), [((), "pass"), ((), "raise RuntimeError('CUDA error')"), (("-n", "1"), "pass")]
+)
+def test_a_test_that_loses_the_context_ends_its_process_and_is_named(out, tmp_path, processes, finalised):
+    (tmp_path / "test_two.py").write_text(f"""
+import pytest
+@pytest.fixture
+def tensors():
+    yield
+    {finalised}
+def test_loses(tensors): pass
+def test_after(): pass
+""")
+    # Without torch, which each process would load for seconds.
+    (tmp_path / "losing.py").write_text("""
+import sys
+from unittest.mock import MagicMock
+sys.modules["torch"] = MagicMock()
+from gpu_check import recorder
+told = ["", "CUDA error: an illegal memory access"]
+recorder.lost_context = lambda: told.pop() if told else ""
+""")
+    plugins = ("-p", "no:cacheprovider", "-p", "gpu_check.recorder", "-p", "losing")
+    command = (sys.executable, "-m", "pytest", "-q", *plugins, *processes, str(tmp_path / "test_two.py"))
+    path = os.pathsep.join((str(tmp_path), str(ROOT), str(ROOT / "csrc" / "tools")))
+    assert check([Part("ops", (Step("tests", command, {"PYTHONPATH": path}),))], out, 60) == 1
+    found = {line["test"].split("::")[1]: line for line in summary.collect(out)["tests"]}
+    assert (found["test_loses"]["outcome"], found["test_loses"]["said"]) == (
+        "failed",
+        "ended its process: CUDA error: an illegal memory access",
     )
-    command = (
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "gpu_check.recorder",
-        "-p",
-        "losing",
-    )
-    code = f"import os, sys; sys.path.insert(0, {str(tmp_path)!r}); import pytest; pytest.main(sys.argv[1:])"
-    step = Step("tests", (sys.executable, "-c", code, *command[3:], str(tmp_path / "test_two.py")))
-    assert check([Part("ops", (step,))], out, 60) == 1
-    assert [line["test"].split("::")[1] for line in lines(out / "tests.jsonl")] == ["test_loses", "test_loses"]
-    assert lines(out / "tests.jsonl")[1]["said"] == "ended its process: CUDA error: an illegal memory access"
+    # Another worker takes the rest.
+    assert found.get("test_after", {}).get("outcome") == (None if not processes else "failed")
 
 
 def test_no_context_is_lost_where_there_is_none():
-    assert recorder.lost_context() == ""
+    assert context.lost_context() == ""
+
+
+@pytest.mark.parametrize("current", ["default", "side"])
+def test_a_stream_that_is_left_current_is_a_lost_context(monkeypatch, current):
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.cuda.synchronize", lambda: None)
+    monkeypatch.setattr("torch.cuda.default_stream", lambda: "default")
+    monkeypatch.setattr("torch.cuda.current_stream", lambda: current)
+    assert context.lost_context() == {"default": "", "side": "side was left current"}[current]
 
 
 def test_cases_are_measured_in_order_and_kept_as_they_come(tmp_path):

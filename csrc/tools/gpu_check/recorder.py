@@ -37,13 +37,14 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
-    result = yield
-    if lost := lost_context():
-        if not _IN_WORKER:
+    try:
+        return (yield)
+    finally:
+        # Also where a finaliser raises, as it may for that very reason.
+        if lost := lost_context():
             write(item.nodeid, "failed", f"ended its process: {lost}")
-        # No clean-up would come to an end.
-        os._exit(STICKY)
-    return result
+            # No clean-up would come to an end.
+            os._exit(STICKY)
 
 
 def write(test: str, outcome: str, said: str) -> None:

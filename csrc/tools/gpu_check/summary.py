@@ -22,10 +22,23 @@ def collect(out: Path) -> dict[str, Any]:
     return {
         "facts": object_of(out / "facts.json"),
         "parts": lines_of(out / "parts.jsonl"),
-        "tests": lines_of(out / "tests.jsonl"),
+        "tests": _once(lines_of(out / "tests.jsonl")),
         "floor": next((line["floor"] for line in reversed(rows) if "floor" in line), None),
         "rows": _last_states(rows),
     }
+
+
+def _once(tests: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """A line for each test: that of its first failure, such as the CUDA error that ended its process, else its first.
+
+    pytest-xdist tells of such a test again, as the one that crashed its worker.
+    """
+    kept: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for line in tests:
+        key = (line["step"], line["test"])
+        if key not in kept or (line["outcome"] == "failed" and kept[key]["outcome"] != "failed"):
+            kept[key] = line
+    return list(kept.values())
 
 
 def _last_states(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
