@@ -291,3 +291,21 @@ def test_graphs_on_a_device(network, images, labels):
     torch.testing.assert_close(attack(frozen, x, y, **given), attack.attack(frozen, x, y, **given))
     with pytest.raises(CaptureError, match="cannot be captured"):
         capture(FGSM(eps=0.1))(lambda x: frozen(x) * x.mean().item(), x, y)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device to capture on")
+def test_a_device_refuses_to_record_a_read_and_goes_on(network, images, labels):
+    """Unlike one that waits at each call, a model that waits only while it is recorded is told by the recording."""
+    frozen, x, y = freeze(network.cuda().eval()), images.cuda(), labels.cuda()
+    expected = FGSM(eps=0.1)(frozen, x, y)
+
+    def reads_while_recorded(x):
+        z = frozen(x)
+        return z * z.mean().item() if torch.cuda.is_current_stream_capturing() else z
+
+    attack = capture(FGSM(eps=0.1))
+    with pytest.raises(CaptureError, match="cannot be captured"):
+        attack(reads_while_recorded, x, y)
+    assert attack.graphs == 0
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    assert torch.equal(FGSM(eps=0.1)(frozen, x, y), expected)

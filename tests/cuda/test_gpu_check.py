@@ -19,7 +19,7 @@ import nvcc
 import pytest
 from gpu_check import context, facts, rows, running as running_tools, summary
 from gpu_check.__main__ import check
-from gpu_check.parts import all_parts
+from gpu_check.parts import REPLAYS, all_parts
 from gpu_check.running import ROOT, STICKY, Part, Session, Step, chosen
 
 FACTS = {"gpu": "none", "commit": "abc"}
@@ -571,6 +571,11 @@ def test_the_parts_fit_and_what_they_name_is_there():
         for step in part.steps:
             assert [word for word in step.command if word.startswith("tests/") and not (ROOT / word).exists()] == []
             assert step.resumes == ("gpu_check.rows" in step.command and part.name != "alone")
+
+
+def test_tests_record_as_the_library_does():
+    """torch.cuda.graph alone leaves its stream current where ending a capture raises, for all tests after it."""
+    assert [path for path in REPLAYS if "torch.cuda.graph(" in (ROOT / path).read_text()] == []
 
 
 def test_without_a_gpu_it_says_so(monkeypatch):

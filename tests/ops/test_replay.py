@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import fastadv
+from fastadv.attacks.captured import recording
 from tests.ops.available import require_backend
 from tests.ops.cases import CASES, FUSED, SIZES, Case, Draw, Tensors
 from tests.ops.layouts import Guarded
@@ -40,7 +41,7 @@ def test_a_replay_computes_on_what_its_inputs_hold_then(case, layout, backend):
         case.evaluate(FUSED, inputs)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=side):
+    with recording(graph, side):
         outputs = case.evaluate(FUSED, inputs)
     for contents in (second, first, second):
         for name, x in inputs.items():
