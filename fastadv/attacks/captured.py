@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.loop import noise
-from fastadv.attacks.model.networks import KeepMode, Network, Networks, modules_in
+from fastadv.attacks.model.found_modules import modules_in
+from fastadv.attacks.model.networks import KeepMode, Network, Networks
 from fastadv.ops import checks, dispatch
 
 # cuDNN and cuBLAS choose algorithms and allocate workspaces in their first runs, which a graph must not record.

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from fastadv.attacks import Logits, Normalized, pgd
-from fastadv.attacks.model.networks import KeepMode, modules_in
+from fastadv.attacks.model.found_modules import modules_in
+from fastadv.attacks.model.networks import KeepMode
 from fastadv.attacks.model.wrappers import Normalize
 
 NETWORK = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(128, 5))

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks.model import folding
+from fastadv.attacks.model.found_modules import unwrapped
 from fastadv.attacks.model.fusing import fuse
 from fastadv.attacks.model.guard import no_trace
-from fastadv.attacks.model.networks import Networks, unwrapped
+from fastadv.attacks.model.networks import Networks
 from fastadv.numerics import accumulate
 from fastadv.ops import checks
 

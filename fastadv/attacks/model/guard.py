@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastadv.attacks.model.networks import modules_in, submodules
+from fastadv.attacks.model.found_modules import modules_in, submodules
 
 # For each module that is in eval mode for attacks: how many of them, and the mode it is to go back to after the last.
 _uses: dict[nn.Module, list[Any]] = {}
@@ -23,7 +23,7 @@ def evaluating(models: Iterable[Any]) -> Iterator[None]:
 
     In eval mode neither the buffers of BatchNorm nor the global random state of Dropout change. Threads may be inside
     with the same modules: these go back to their mode with the last of them. Which modules a callable has is told by
-    :func:`fastadv.attacks.model.networks.modules_in`.
+    :func:`fastadv.attacks.model.found_modules.modules_in`.
     """
     modules = [module for model in models for root in modules_in(model) for module in submodules(root)]
     if torch.compiler.is_compiling():
