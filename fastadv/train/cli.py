@@ -223,6 +223,7 @@ def _attack(options: argparse.Namespace) -> None:
     with joined(config.device) as processes, cpu_threads(config.threads):
         prepared = prepare(config)
         facts = {**prepared.weights, **prepared.data}
+        processes.broadcast_from_rank0(lambda: ensemble_report.check_save(config, prepared))
         with open_run(
             config,
             processes,
@@ -234,8 +235,8 @@ def _attack(options: argparse.Namespace) -> None:
         ) as out:
             options.again = shlex.join(["fastadv", "attack", "--resume", "--out", str(out)])
             print(f"folder: {out}", flush=True)
-            summary = evaluate(config, prepared, out, processes)
-            print(f"\n{summary}\nclasses and JSON: {out / 'report.md'}, {out / 'result.json'}")
+            evaluate(config, prepared, out, processes, show=lambda text: print(f"\n{text}", flush=True))
+            print(f"classes and JSON: {out / 'report.md'}, {out / 'result.json'}")
 
 
 def _compare(options: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import numpy
 import pytest
 
 from fastadv.attacks.methods import autoattack as ensemble
@@ -72,3 +73,75 @@ def test_images_that_changed_are_not_joined_with_those_of_before(here, capsys, k
     del origin["Test images SHA-256"]
     (here / "run" / "origin.json").write_text(json.dumps(origin))
     assert main(["attack", "--resume", "--out=run", "--n=20"]) == 0
+
+
+@pytest.mark.parametrize("data", ["two", "three", "four"])
+def test_images_of_any_number_of_channels_are_reported_and_saved(here, capsys, data):
+    assert attack("--ensemble=apgd-ce", "--save=images.npz", data=data) == 0
+    assert "robust accuracy" in capsys.readouterr().out
+    broken = json.loads((here / "run" / "result.json").read_text())["broken_by"].count(0)
+    assert broken
+    assert "![broken images](broken.png)" in (here / "run" / "report.md").read_text()
+    assert (here / "run" / "broken.png").exists()
+    with numpy.load(here / "images.npz") as arrays:
+        assert arrays["images"].shape[1] == {"two": 2, "three": 3, "four": 4}[data]
+    status = main(["attack", "--resume", "--out=run", "--save=pictures"])
+    if data == "two":
+        assert status == 2
+        assert "save: 'pictures', but PNG holds images of 1, 3 or 4 channels, not 2" in capsys.readouterr().err
+        assert not (here / "pictures").exists()
+        # What was refused is not kept.
+        assert main(["attack", "--resume", "--out=run"]) == 0
+    else:
+        assert status == 0
+        assert len(list((here / "pictures").glob("*.png"))) == broken
+
+
+def test_a_picture_that_cannot_be_drawn_costs_nothing_else(here, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert attack("--ensemble=apgd-ce", "--save=images.npz") == 0
+    said = capsys.readouterr().out
+    assert "note: no picture of broken images: the report's pictures needs matplotlib" in said
+    assert "images.npz: 24 images in float32" in said
+    assert (here / "run" / "result.json").exists()
+    assert "broken.png" not in (here / "run" / "report.md").read_text()
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    ("save", "message"),
+    [
+        ("nowhere/images.npz", "save: 'nowhere/images.npz', but there is no folder nowhere"),
+        ("folder.npz", "save: 'folder.npz' is a folder, expected a file NAME.npz"),
+        ("file", "save: 'file', but file is no folder"),
+        ("file/pictures", "save: 'file/pictures', but file is no folder"),
+    ],
+)
+def test_an_impossible_place_is_found_before_the_attack(here, capsys, monkeypatch, save, message):
+    (here / "folder.npz").mkdir()
+    (here / "file").touch()
+    monkeypatch.setattr(ensemble.AutoAttack, "advance", None)
+    assert attack(f"--save={save}") == 2
+    assert message in capsys.readouterr().err
+    assert not (here / "run").exists()
+
+
+def test_png_without_pillow_is_refused_before_the_attack(here, capsys, monkeypatch):
+    monkeypatch.setattr(ensemble.AutoAttack, "advance", None)
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    assert attack("--save=pictures") == 2
+    assert "--save needs PIL" in capsys.readouterr().err
+    assert not (here / "run").exists()
+    monkeypatch.undo()
+
+
+def test_a_table_is_printed_before_images_are_saved(here, capsys, monkeypatch):
+    def full(*arguments, **more):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(numpy, "savez_compressed", full)
+    assert attack("--ensemble=apgd-ce", "--save=images.npz") == 2
+    said = capsys.readouterr()
+    assert "| apgd-ce" in said.out
+    assert "No space left on device" in said.err
+    monkeypatch.undo()

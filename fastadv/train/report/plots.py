@@ -155,8 +155,10 @@ def _draw_changes(
         classes = network(images.flatten(0, 1)).argmax(dim=1).view(images.shape[:2]).tolist()
     changes = (images[:, 1:] - images[:, :1]).mean(dim=2).cpu().numpy()
     largest = float(abs(changes).max())
+    # One channel is drawn in grey and three are colours; of any other number the mean is drawn.
+    shown = images if images.shape[2] in (1, 3) else images.mean(dim=2, keepdim=True)
     # Particles drawn without bounds may leave the range of pixels.
-    pictures = images.clamp(0, 1).movedim(2, -1).cpu().numpy()
+    pictures = shown.clamp(0, 1).movedim(2, -1).cpu().numpy()
     columns = len(kinds[0]) + len(differences)
     figure = _figure(1.3 * (columns + 1), 1.5 * len(images) + 0.6)
     grid = figure.subplots(len(images), columns, squeeze=False)
@@ -169,5 +171,6 @@ def _draw_changes(
             axis.imshow(picture, cmap="gray", vmin=0, vmax=1)  # colours are shown as they are
         for axis, change in zip(axes[len(titles) :], changes[row], strict=True):
             shades = axis.imshow(change, cmap="RdBu_r", vmin=-(largest or 1), vmax=largest or 1)
-    figure.colorbar(shades, ax=grid[:, -1], label=f"difference{' (mean of colours)' if images.shape[2] > 1 else ''}")
+    mean = {1: "", 3: " (mean of colours)"}.get(images.shape[2], " (mean of channels)")
+    figure.colorbar(shades, ax=grid[:, -1], label=f"difference{mean}")
     return figure, largest

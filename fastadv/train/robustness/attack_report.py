@@ -1,7 +1,7 @@
 """The result of an evaluation under attack: JSON, and the same as Markdown."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from fastadv.train.runtime.files import write_text
 from fastadv.train.runtime.processes import Processes
 
 
-def evaluate(config: AttackConfig, prepared: PreparedAttack, folder: Path, processes: Processes) -> str:
-    """Attack what `folder` has no verdict on, and write result.json and report.md there; return the summary.
+def evaluate(
+    config: AttackConfig, prepared: PreparedAttack, folder: Path, processes: Processes, show: Callable[[str], object]
+) -> None:
+    """Attack what `folder` has no verdict on, and write result.json and report.md there; ``show`` the summary.
 
     Raises ConfigError where several processes run it.
     """
@@ -30,7 +32,7 @@ def evaluate(config: AttackConfig, prepared: PreparedAttack, folder: Path, proce
     summary = _summary(config, result, describe_images(config, prepared))
     classes = class_table(result, f"under {config.attack}, %")
     write_files(folder, result, f"{config.model} on {config.data} under {config.attack}", summary, classes)
-    return summary
+    show(summary)
 
 
 def write_files(folder: Path, result: Mapping[str, Any], title: str, *sections: str) -> None:

@@ -1,6 +1,6 @@
 """The report of AutoAttack on a test split: tables, JSON, a picture, and the images themselves."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from fastadv.train.robustness.attack_report import (
 )
 from fastadv.train.robustness.attack_split import JUDGE, PreparedAttack, distances
 from fastadv.train.robustness.ensemble import Evaluated, run_autoattack
+from fastadv.train.runtime.errors import ConfigError, MissingExtraError
 from fastadv.train.runtime.files import write_atomically
 from fastadv.train.runtime.imports import require
 from fastadv.train.runtime.processes import Processes
@@ -30,27 +31,66 @@ from fastadv.train.runtime.processes import Processes
 PICTURED = 6
 
 
-def evaluate(config: AttackConfig, prepared: PreparedAttack, folder: Path, processes: Processes) -> str:
+def evaluate(
+    config: AttackConfig, prepared: PreparedAttack, folder: Path, processes: Processes, show: Callable[[str], object]
+) -> None:
     """Attack what `folder` has no verdict on, and write result.json, report.md and broken.png there; save the images.
 
-    Returns the summary; of several processes the first alone writes and has one.
+    Of several processes the first alone writes, and calls ``show`` with the summary and what was saved.
     """
     evaluated = run_autoattack(config, prepared, folder, processes)
     if not processes.first:
-        return ""
+        return
     result = summarise(config, prepared, evaluated)
     summary = _summary(config, result, describe_images(config, prepared))
+    title = f"{config.model} on {config.data} under AutoAttack"
     sections = [summary, class_table(result, "robust, %")]
-    broken = (evaluated.broken_by >= 0).nonzero().flatten()[:PICTURED]
-    if len(broken):
-        x, _ = prepared.batch(broken)
-        found = evaluated.images[broken].to(x.device)
-        names = [evaluated.attacks[int(stage)] for stage in evaluated.broken_by[broken]]
-        draw_broken(prepared.network, prepared.dataset, x, found, names, folder / "broken.png")
+    # What took hours is kept and shown before anything that may fail: a full disk, a picture.
+    write_files(folder, result, title, *sections)
+    show(summary)
+    if config.save is not None:
+        show(_save_images(config.save, config, prepared, evaluated))
+    if _draw(prepared, evaluated, folder / "broken.png"):
         sections += ["## Some broken images", "![broken images](broken.png)"]
-    write_files(folder, result, f"{config.model} on {config.data} under AutoAttack", *sections)
-    saved = "" if config.save is None else "\n\n" + _save_images(config.save, config, prepared, evaluated)
-    return summary + saved
+        write_files(folder, result, title, *sections)
+
+
+def _draw(prepared: PreparedAttack, evaluated: Evaluated, path: Path) -> bool:
+    """Draw some broken images; False where there are none, or no library draws them."""
+    broken = (evaluated.broken_by >= 0).nonzero().flatten()[:PICTURED]
+    if not len(broken):
+        return False
+    x, _ = prepared.batch(broken)
+    found = evaluated.images[broken].to(x.device)
+    names = [evaluated.attacks[int(stage)] for stage in evaluated.broken_by[broken]]
+    try:
+        draw_broken(prepared.network, prepared.dataset, x, found, names, path)
+    except MissingExtraError as error:
+        print(f"note: no picture of broken images: {error}", flush=True)
+        return False
+    return True
+
+
+def check_save(config: AttackConfig, prepared: PreparedAttack) -> None:
+    """Raise ConfigError or MissingExtraError where the images could not be saved as config.save says."""
+    path = config.save
+    if path is None:
+        return
+    if path.suffix == ".npz":
+        if path.is_dir():
+            raise ConfigError(f"save: {str(path)!r} is a folder, expected a file NAME.npz")
+        if not path.parent.is_dir():
+            raise ConfigError(f"save: {str(path)!r}, but there is no folder {path.parent}")
+        return
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ConfigError(f"save: {str(path)!r}, but {there.name} is no folder")
+    channels = prepared.dataset.image_shape[0]
+    if channels not in (1, 3, 4):
+        raise ConfigError(
+            f"save: {str(path)!r}, but PNG holds images of 1, 3 or 4 channels, not {channels}; NAME.npz holds any"
+        )
+    require("PIL.Image", "--save")
 
 
 def summarise(config: AttackConfig, prepared: PreparedAttack, evaluated: Evaluated) -> dict[str, Any]:
@@ -103,9 +143,8 @@ def _save_images(path: Path, config: AttackConfig, prepared: PreparedAttack, eva
     for place, picture in zip(evaluated.places[broken].tolist(), rounded, strict=True):
         array = (picture * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
         image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(path / f"{place:07d}.png")
-    device = next(prepared.network.parameters()).device
     with torch.no_grad():
-        said = [prepared.network(part.to(device)).argmax(1).cpu() for part in rounded.split(config.batch_size)]
+        said = [prepared.network(part.to(config.device)).argmax(1).cpu() for part in rounded.split(config.batch_size)]
     counts = int(((torch.cat(said) != labels[broken]) & inside).sum())
     count = f"of which {counts} still count: misclassified and in the ball"
     return f"{path}: {len(broken)} broken images as 8-bit PNG, {count}"

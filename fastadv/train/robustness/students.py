@@ -66,7 +66,7 @@ def _attack(config: Config, student: Path, images: int, data: dict[str, str], pr
         extend=lambda folder: extend_attack(folder, asked, facts),
     ):
         print(f"{student.name}: {config.eval_attack} on {images} test images, in {out}", flush=True)
-        evaluate(asked, prepare(asked), out, processes)
+        evaluate(asked, prepare(asked), out, processes, show=lambda summary: None)
     if processes.first:
         found = read_result(out)
         share = found["robust"] if "robust" in found else found["accuracy"][found["judge"]]["robust"]
