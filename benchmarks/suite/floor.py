@@ -72,10 +72,16 @@ class Floor:
 
     @classmethod
     def measure(cls, device: torch.device, effort: Effort | None = None) -> Floor:
+        # The product comes first: a GPU's clocks rise with what it has to do.
+        side = 1024 if device.type == "cpu" else 8192
+        a, b = (torch.rand(side, side, device=device) for _ in range(2))
+        product = interleaved({"product": lambda: a @ b}, warm_clock(device), effort)["product"]
         sizes = COPIES + (ON_A_GPU if device.type == "cuda" else ())
         warm, cold = {}, {}
+        random = torch.Generator(device).manual_seed(0)
         for size in sizes:
-            source = torch.zeros(size // 2, dtype=torch.int8, device=device)
+            # Not zeros, which cost less power, and which memory may hold in fewer bytes.
+            source = torch.randint(256, (size // 2,), dtype=torch.uint8, device=device, generator=random)
             copy = {"copy": _copy(source, torch.empty_like(source))}
             warm[size] = Spread.of(interleaved(copy, warm_clock(device), effort)["copy"]).median
             cold[size] = Spread.of(interleaved(copy, ColdClock(device), COLD)["copy"]).median
@@ -83,9 +89,6 @@ class Floor:
         for copies in (warm, cold):
             for large, small in pairwise(reversed(sizes)):
                 copies[small] = min(copies[small], copies[large])
-        side = 1024 if device.type == "cpu" else 8192
-        a, b = (torch.rand(side, side, device=device) for _ in range(2))
-        product = interleaved({"product": lambda: a @ b}, warm_clock(device), effort)["product"]
         return cls(warm, cold, 2 * side**3 / Spread.of(product).median)
 
 

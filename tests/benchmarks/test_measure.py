@@ -109,6 +109,21 @@ def test_a_measured_floor_never_falls_with_size():
     assert floor.operations_per_second > 1e8
 
 
+def test_copies_are_of_random_bytes_and_come_after_the_product(monkeypatch):
+    seen = []
+
+    def interleaved(variants, clock, effort):
+        ((name, call),) = variants.items()
+        seen.append((name, call()))
+        return {name: [1.0]}
+
+    monkeypatch.setattr("benchmarks.suite.floor.COPIES", (4096, 8192))
+    monkeypatch.setattr("benchmarks.suite.floor.interleaved", interleaved)
+    Floor.measure(CPU)
+    assert [name for name, _ in seen] == ["product", *["copy"] * 4]
+    assert all(len(copied.unique()) > 200 for _, copied in seen[1:])
+
+
 def test_the_peak_counts_what_lives_at_once():
     x = torch.zeros(1000)
 
