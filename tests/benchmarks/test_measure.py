@@ -115,7 +115,7 @@ def test_copies_are_of_random_bytes_and_come_after_the_product(monkeypatch):
     def interleaved(variants, clock, effort):
         ((name, call),) = variants.items()
         seen.append((name, call()))
-        return {name: [1.0]}
+        return {name: [1.0, 1.0]}
 
     monkeypatch.setattr("benchmarks.suite.floor.COPIES", (4096, 8192))
     monkeypatch.setattr("benchmarks.suite.floor.interleaved", interleaved)
