@@ -16,52 +16,50 @@ ULP = 2.0**-23
 
 
 def nearest(x: Tensor, x0: Tensor, eps: float, low: float, high: float) -> np.ndarray:
-    """The point of l2 ball and box nearest to ``x``, one sample, by bisection on the multiplier of the ball.
+    """The points [N, D] of l2 balls and box nearest to ``x``, by bisection on the multiplier of each ball.
 
     Minimising |z - x|^2 + m |z - x0|^2 over the box gives clamp((x + m x0) / (1 + m)), whose distance from x0 falls
     as m rises; the search is for the share 1 / (1 + m).
     """
     point, centre = (t.double().numpy() for t in (x, x0))
 
-    def at(share: float) -> np.ndarray:
+    def at(share: np.ndarray) -> np.ndarray:
         return np.clip(centre + share * (point - centre), low, high)
 
-    if np.linalg.norm(at(1.0) - centre) <= eps:
-        return at(1.0)
-    inside, outside = 0.0, 1.0
-    for _ in range(2000):
-        middle = math.sqrt(inside * outside) if inside > 0 else outside / 4
-        if not inside < middle < outside:
-            middle = (inside + outside) / 2
-        if np.linalg.norm(at(middle) - centre) <= eps:
-            inside = middle
-        else:
-            outside = middle
-        if outside - inside <= 1e-16 * outside:
-            break
+    def fits(share: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(at(share) - centre, axis=1, keepdims=True) <= eps
+
+    outside = np.ones((len(point), 1))
+    inside = np.where(fits(outside), outside, 0.0)
+    # A share of 1e-120 is none, and from a quarter to one some 60 halvings are all that float64 has.
+    for _ in range(200):
+        middle = np.where(inside > 0, np.sqrt(inside * outside), outside / 4)
+        middle = np.where((inside < middle) & (middle < outside), middle, (inside + outside) / 2)
+        fitting = fits(middle)
+        inside, outside = np.where(fitting, middle, inside), np.where(fitting, outside, middle)
     return at(inside)
 
 
 def nearest_l1(x: Tensor, x0: Tensor, eps: float, low: float, high: float) -> np.ndarray:
-    """The same for the l1 ball.
+    """The same for l1 balls.
 
     Minimising |z - x|^2 / 2 + t |z - x0|_1 over the box brings every coordinate nearer to x0 by t and clips it.
     """
     point, centre = (t.double().numpy() for t in (x, x0))
     delta = point - centre
 
-    def at(threshold: float) -> np.ndarray:
+    def at(threshold: np.ndarray) -> np.ndarray:
         return np.clip(centre + np.sign(delta) * np.maximum(np.abs(delta) - threshold, 0), low, high)
 
-    if np.abs(at(0.0) - centre).sum() <= eps:
-        return at(0.0)
-    outside, inside = 0.0, np.abs(delta).max()
+    def fits(threshold: np.ndarray) -> np.ndarray:
+        return np.abs(at(threshold) - centre).sum(1, keepdims=True) <= eps
+
+    outside = np.zeros((len(point), 1))
+    inside = np.where(fits(outside), outside, np.abs(delta).max(1, keepdims=True))
     for _ in range(200):
         middle = (outside + inside) / 2
-        if np.abs(at(middle) - centre).sum() <= eps:
-            inside = middle
-        else:
-            outside = middle
+        fitting = fits(middle)
+        inside, outside = np.where(fitting, middle, inside), np.where(fitting, outside, middle)
     return at(inside)
 
 
@@ -102,8 +100,9 @@ def test_the_projection_is_the_nearest_point(norm, solve, eps, bounds, dtype, ba
     x, x0 = x.clamp(-1e5, 1e5).to(dtype), x0.clamp(low, high).to(dtype)
     projected = fastadv.project(x, x0, eps=eps, norm=norm, bounds=bounds).double().numpy()
     tolerance = 1e-9 if dtype == torch.float64 else 1e-6
+    solved = solve(x, x0, eps, low, high)
     for i, name in enumerate(names):
-        expected = solve(x[i], x0[i], eps, low, high)
+        expected = solved[i]
         scale = max(1.0, eps, np.abs(expected).max())
         # What x - x0 is rounded by moves an l1 projection by as much.
         rounding = torch.finfo(dtype).eps * (x[i] - x0[i]).abs().max().item() if norm == "l1" else 0.0
