@@ -65,7 +65,7 @@ class Recorder(TorchDispatchMode):
 
 FIRST = {case.op: case for case in reversed(CASES)}
 # That strides are those foreseen is tested of every case, backend and layout beside its values, in test_agreement.py.
-# Here one case of an op stands for the others in another layout; in Triton's interpreter, which takes its time, none does.
+# Here one case of an op stands for the others in another layout; in Triton's interpreter, which is slow, none does.
 CHECKED = [
     (case, layout, backend)
     for case in CASES
