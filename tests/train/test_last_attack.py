@@ -10,7 +10,7 @@ from fastadv.train import cli
 from fastadv.train.loop import experiment
 from fastadv.train.report.results import read_results
 from fastadv.train.report.training_report import protocol, result_table
-from fastadv.train.robustness import ensemble as running
+from fastadv.train.robustness import ensemble as running, students
 
 COMMON = [
     "--methods=ce",
@@ -43,8 +43,30 @@ def attacked_by_hand(student, out, *more):
     return result(out)
 
 
+def test_autoattack_tells_of_the_first_images_first(tmp_path, monkeypatch, capsys):
+    evaluate, student = students.ensemble_report.evaluate, tmp_path / "run" / "ce-seed0"
+
+    def cut_off(config, *given, **options):
+        if config.n == 30:
+            raise KeyboardInterrupt
+        return evaluate(config, *given, **options)
+
+    monkeypatch.setattr(students, "FIRST_IMAGES", 10)
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(students.ensemble_report, "evaluate", cut_off)
+        assert train(tmp_path / "run", *COMMON, "--seeds=0", "--eval-attack=autoattack") == 130
+    first = result(student / "attack")
+    assert first["images"] == 10
+    assert "attack" not in result(student)
+    assert train(tmp_path / "run", "--resume") == 0
+    expected = attacked_by_hand(student, tmp_path / "by-hand", "--attack=autoattack")
+    assert result(student)["attack"] == {"name": "autoattack", "images": 30, **expected["robust"]}
+    assert result(student / "attack")["broken_by"] == expected["broken_by"]
+    assert expected["broken_by"][:10] == first["broken_by"]
+
+
 def test_autoattack_gives_what_the_attack_command_gives(tmp_path, monkeypatch, capsys):
-    run, students = tmp_path / "run", [tmp_path / "run" / f"ce-seed{seed}" for seed in (0, 1)]
+    run, folders = tmp_path / "run", [tmp_path / "run" / f"ce-seed{seed}" for seed in (0, 1)]
     advance, passes = ensemble.AutoAttack.advance, []
 
     def cut_off(self):
@@ -56,11 +78,11 @@ def test_autoattack_gives_what_the_attack_command_gives(tmp_path, monkeypatch, c
     monkeypatch.setattr(running, "SECONDS_BETWEEN_STORES", 0.0)
     monkeypatch.setattr(ensemble.AutoAttack, "advance", cut_off)
     assert train(run, *COMMON, "--seeds=0,1", "--eval-attack=autoattack") == 130
-    trained = [(student / "weights.pt").stat().st_mtime_ns for student in students]
-    assert "attack" not in result(students[0])
+    trained = [(student / "weights.pt").stat().st_mtime_ns for student in folders]
+    assert "attack" not in result(folders[0])
     assert train(run, "--resume") == 0
-    assert [(student / "weights.pt").stat().st_mtime_ns for student in students] == trained
-    for seed, student in enumerate(students):
+    assert [(student / "weights.pt").stat().st_mtime_ns for student in folders] == trained
+    for seed, student in enumerate(folders):
         found = result(student)["attack"]
         expected = attacked_by_hand(student, tmp_path / f"by-hand-{seed}", "--attack=autoattack")
         assert found == {"name": "autoattack", "images": 30, **expected["robust"]}
@@ -69,7 +91,7 @@ def test_autoattack_gives_what_the_attack_command_gives(tmp_path, monkeypatch, c
     report = (run / "report.md").read_text()
     assert "accuracy under autoattack, %" in report
     assert "| clean / PGD / autoattack, % | seed 0 " in report
-    mean = sum(100 * result(student)["attack"]["accuracy"] for student in students) / 2
+    mean = sum(100 * result(student)["attack"]["accuracy"] for student in folders) / 2
     assert f"{mean:.2f}" in next(line for line in report.splitlines() if line.startswith("| plain (CE)"))
     capsys.readouterr()
     assert train(run, "--resume", "--eval-attack=pgd") == 2

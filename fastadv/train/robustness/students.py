@@ -16,22 +16,30 @@ from fastadv.train.robustness.attack_split import data_facts, prepare
 from fastadv.train.runtime.files import sha256, write_text
 from fastadv.train.runtime.processes import Processes
 
+# What AutoAttack tells of first, so that something is there where the time ends before all is attacked.
+FIRST_IMAGES = 200
+
 
 def attack_students(config: Config, dataset: Dataset, folder: Path, processes: Processes) -> None:
     """Attack each student of the run in `folder` that was not yet, unless config.eval_attack is the trainer's own PGD.
 
     The student's folder gets `attack/`, and its result.json "attack": name, images, "correct", "accuracy", "interval".
+    AutoAttack takes FIRST_IMAGES and then the rest; until that is over, `attack/result.json` alone tells of them.
     """
     if config.eval_attack == "pgd":
         return
     bounds = (len(dataset.test), config.eval_samples, config.pgd_samples)
     images = min(bound for bound in bounds if bound is not None)
+    counts = sorted({min(FIRST_IMAGES, images), images}) if config.eval_attack == ENSEMBLE else [images]
     facts = data_facts(config.data, dataset.test)
     for seed in config.seeds:
         for spec in config.specs:
             student = student_folder(folder, spec.name, seed)
             if "attack" not in processes.broadcast_from_rank0(partial(read_result, student)):
-                _attack(config, student, images, facts, processes)
+                for count in counts:
+                    _attack(config, student, count, facts, processes)
+                if processes.first:
+                    _write_result(config, student, images)
 
 
 def _attack(config: Config, student: Path, images: int, data: dict[str, str], processes: Processes) -> None:
@@ -67,9 +75,11 @@ def _attack(config: Config, student: Path, images: int, data: dict[str, str], pr
     ):
         print(f"{student.name}: {config.eval_attack} on {images} test images, in {out}", flush=True)
         evaluate(asked, prepare(asked), out, processes, show=lambda summary: None)
-    if processes.first:
-        found = read_result(out)
-        share = found["robust"] if "robust" in found else found["accuracy"][found["judge"]]["robust"]
-        result = {**read_result(student), "attack": {"name": config.eval_attack, "images": images, **share}}
-        write_text(student / "result.json", json.dumps(result))
-        print(f"{student.name}: {share['accuracy']:.2%} under {config.eval_attack}", flush=True)
+
+
+def _write_result(config: Config, student: Path, images: int) -> None:
+    found = read_result(student / "attack")
+    share = found["robust"] if "robust" in found else found["accuracy"][found["judge"]]["robust"]
+    result = {**read_result(student), "attack": {"name": config.eval_attack, "images": images, **share}}
+    write_text(student / "result.json", json.dumps(result))
+    print(f"{student.name}: {share['accuracy']:.2%} under {config.eval_attack}", flush=True)
