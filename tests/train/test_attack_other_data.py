@@ -1,10 +1,12 @@
 """`fastadv attack` on networks and data of one's own, which change, or are not what the catalogue has."""
 
 import json
+import signal
 import sys
 
 import numpy
 import pytest
+import torch
 
 from fastadv.attacks.methods import autoattack as ensemble
 from fastadv.train.cli import main
@@ -21,6 +23,20 @@ class Means(nn.Module):
 
 def means(num_classes, image_shape):
     return Means()
+
+class Detached(Means):
+    def forward(self, x):
+        return super().forward(x.detach())
+
+def detached(num_classes, image_shape):
+    return Detached()
+
+class Broken(Means):  # where an image is brighter than those of the data
+    def forward(self, x):
+        return super().forward(x).masked_fill(x.flatten(1).amax(1, keepdim=True) > 2.0, float("nan"))
+
+def broken(num_classes, image_shape):
+    return Broken()
 
 def images(channels, shift=0):
     torch.manual_seed(0)
@@ -145,3 +161,37 @@ def test_a_table_is_printed_before_images_are_saved(here, capsys, monkeypatch):
     assert "| apgd-ce" in said.out
     assert "No space left on device" in said.err
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize(("model", "message"), [("detached", "differentiable"), ("broken", "NaN")])
+def test_a_network_that_cannot_be_attacked_is_told_in_a_line(capsys, model, message):
+    assert attack(f"--model=others:{model}") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("fastadv: error: autoattack: ")
+    assert message in error
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_followed_by_what_was_found_so_far(here, capsys, monkeypatch, number):
+    """In the middle of a pass, before the first of the stores that are made now and then."""
+    advance, passes = ensemble.AutoAttack.advance, []
+
+    def interrupted(self):
+        passes.append(1)
+        if len(passes) == 3:
+            signal.raise_signal(number)
+        return advance(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ensemble.AutoAttack, "advance", interrupted)
+        assert attack() == 128 + number
+    assert capsys.readouterr().err.endswith("fastadv: interrupted; fastadv attack --resume --out run continues\n")
+    (stored,) = (here / "run" / "parts").glob("*.begun")
+    assert "state" in torch.load(stored)
+    loaded = []
+    load = ensemble.AutoAttack.load_state_dict
+    monkeypatch.setattr(
+        ensemble.AutoAttack, "load_state_dict", lambda self, state: (loaded.append(1), load(self, state))
+    )
+    assert main(["attack", "--resume", "--out=run"]) == 0
+    assert loaded == [1]

@@ -115,7 +115,7 @@ def test_no_process_runs_before_all_have_listed_what_was_begun(tmp_path, monkeyp
     monkeypatch.setattr(running, "_read", lambda file: {})
     monkeypatch.setattr(running, "_finished", lambda folder: [])
     monkeypatch.setattr(running, "_joined", lambda parts, images: None)
-    monkeypatch.setattr(running, "_run", lambda config, prepared, file, begun: events.append(file.name))
+    monkeypatch.setattr(running, "_run", lambda config, prepared, file, begun, processes: events.append(file.name))
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "part.begun").touch()
     running.run_autoattack(None, SimpleNamespace(images=0), tmp_path, SimpleNamespace(rank=0, count=1))

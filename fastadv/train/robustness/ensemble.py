@@ -1,5 +1,6 @@
 """AutoAttack on a test split: shared among processes, stored as it goes, and extended to more images."""
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from fastadv.train.robustness.attack_split import PreparedAttack
 from fastadv.train.runtime.errors import CheckpointError, ConfigError
 from fastadv.train.runtime.files import write_atomically
 from fastadv.train.runtime.processes import Processes
+from fastadv.train.runtime.stopping import asked_to_stop, deferred, stop_if_asked
 
 SECONDS_BETWEEN_STORES = 30.0
 SECONDS_BETWEEN_LINES = 5.0
@@ -55,7 +57,7 @@ def run_autoattack(config: AttackConfig, prepared: PreparedAttack, folder: Path,
     # Nobody ends a part before all have seen the same ones.
     _barrier(processes)
     for file in begun:
-        _run(config, prepared, file, _read(file))
+        _run(config, prepared, file, _read(file), processes)
     _barrier(processes)
     done = torch.zeros(prepared.images, dtype=torch.bool)
     for part in _finished(folder):
@@ -64,15 +66,31 @@ def run_autoattack(config: AttackConfig, prepared: PreparedAttack, folder: Path,
     # Nobody looks for parts any more before all have finished theirs.
     _barrier(processes)
     if len(mine):
-        _run(config, prepared, folder / f"part-{int(mine[0]):07d}-{processes.rank:04d}.begun", {"places": mine})
+        file = folder / f"part-{int(mine[0]):07d}-{processes.rank:04d}.begun"
+        _run(config, prepared, file, {"places": mine}, processes)
     _barrier(processes)
     return _joined(_finished(folder), prepared.images)
 
 
-def _run(config: AttackConfig, prepared: PreparedAttack, file: Path, begun: dict[str, Any]) -> None:
-    """Run one part to its end, storing it now and then."""
+def _run(
+    config: AttackConfig, prepared: PreparedAttack, file: Path, begun: dict[str, Any], processes: Processes
+) -> None:
+    """Run one part to its end, storing it now and then, and where a signal asks to stop."""
     places: Tensor = begun["places"]
     x, y = prepared.batch(places)
+    printed, written = 0.0, time.monotonic()
+
+    def watch(evaluation: AutoAttack) -> None:
+        nonlocal printed, written
+        now = time.monotonic()
+        if asked_to_stop() or now - written > SECONDS_BETWEEN_STORES:
+            _write(file, {"places": places, "state": evaluation.state_dict()})
+            written = time.monotonic()
+        stop_if_asked()
+        if now - printed > SECONDS_BETWEEN_LINES:
+            printed = now
+            print(_progress(evaluation), flush=True)
+
     try:
         evaluation = AutoAttack(
             prepared.network,
@@ -83,23 +101,13 @@ def _run(config: AttackConfig, prepared: PreparedAttack, file: Path, begun: dict
             batch_size=config.batch_size,
             sample_ids=places.to(x.device),
         )
+        if "state" in begun:
+            evaluation.load_state_dict(begun["state"])
+        # Of several processes each would stop after a pass of its own.
+        with deferred() if processes.count == 1 else contextlib.nullcontext():
+            evaluation.run(watch)
     except ValueError as error:
         raise ConfigError(f"autoattack: {error}") from error
-    if "state" in begun:
-        evaluation.load_state_dict(begun["state"])
-    printed, written = 0.0, time.monotonic()
-
-    def watch(evaluation: AutoAttack) -> None:
-        nonlocal printed, written
-        now = time.monotonic()
-        if now - written > SECONDS_BETWEEN_STORES:
-            _write(file, {"places": places, "state": evaluation.state_dict()})
-            written = time.monotonic()
-        if now - printed > SECONDS_BETWEEN_LINES:
-            printed = now
-            print(_progress(evaluation), flush=True)
-
-    evaluation.run(watch)
     part = Evaluated(
         places,
         evaluation.images.cpu(),

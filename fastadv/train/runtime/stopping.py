@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a training stops after its step, with a checkpoint; all else stops at once."""
+"""Ctrl-C and SIGTERM: a training stops after its step and AutoAttack after its pass, stored; all else stops at once."""
 
 import contextlib
 import signal
