@@ -1,4 +1,4 @@
-"""Prints the words that the Triton Philox gives for ``SEED BLOCK SAMPLE_ID``, signed decimals of 64 bits."""
+"""Prints the words that the Triton Philox gives for each ``SEED BLOCK SAMPLE_ID``, signed decimals of 64 bits."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ def write_words(counter_ptr, out_ptr):
     tl.store(out_ptr + tl.arange(0, 4), interleave(a, b, c, d).to(tl.int64))
 
 
-counter = torch.tensor([int(argument) for argument in sys.argv[1:]])
-words = torch.zeros(4, dtype=torch.int64)
-write_words[(1,)](counter, words)
-print(json.dumps({"words": words.tolist()}))
+for counter in torch.tensor([int(argument) for argument in sys.argv[1:]]).view(-1, 3):
+    words = torch.zeros(4, dtype=torch.int64)
+    write_words[(1,)](counter, words)
+    print(json.dumps({"words": words.tolist()}))

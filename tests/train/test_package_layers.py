@@ -1,6 +1,7 @@
 """The packages of fastadv.train, as its docstring has them: imports run one way, and no name stands for two things."""
 
 import ast
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -54,27 +55,39 @@ def test_the_entries_and_names():
     assert not twice
 
 
-@pytest.mark.parametrize(
-    ("arguments", "status", "text"),
-    [
-        (["--help"], 0, "COMMAND"),
-        (["train", "--help"], 0, "--option"),
-        (["attack", "--help"], 0, "--restarts"),
-        (["--version"], 0, fastadv.__version__),
-        (["train", "--batch-size=many"], 2, "batch_size: 'many' (str), expected int"),
-        (["train", "--student=resnet21"], 2, "student: 'resnet21', did you mean resnet"),
-        (["train", "--methods=taldd"], 2, "methods: 'taldd', did you mean tald?"),
-        (["train", "--recipe=tald-cifar10"], 2, "recipe: 'tald-cifar10' not found, did you mean tald-cifar100?"),
-        (["attack", "--attack=apdg"], 2, "attack: 'apdg', did you mean apgd?"),
-    ],
-)
-def test_help_and_typos_are_answered_without_torch(arguments, status, text):
-    program = (
-        "import sys; from fastadv.train.cli import main\n"
-        "try: status = main(sys.argv[1:])\n"
-        "except SystemExit as error: status = error.code\n"
-        "assert 'torch' not in sys.modules, 'torch was imported'; sys.exit(status)"
-    )
-    found = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
-    assert found.returncode == status, found.stderr
-    assert text in found.stdout + found.stderr
+ANSWERS = [
+    (["--help"], 0, "COMMAND"),
+    (["train", "--help"], 0, "--option"),
+    (["attack", "--help"], 0, "--restarts"),
+    (["--version"], 0, fastadv.__version__),
+    (["train", "--batch-size=many"], 2, "batch_size: 'many' (str), expected int"),
+    (["train", "--student=resnet21"], 2, "student: 'resnet21', did you mean resnet"),
+    (["train", "--methods=taldd"], 2, "methods: 'taldd', did you mean tald?"),
+    (["train", "--recipe=tald-cifar10"], 2, "recipe: 'tald-cifar10' not found, did you mean tald-cifar100?"),
+    (["attack", "--attack=apdg"], 2, "attack: 'apdg', did you mean apgd?"),
+]
+# Answers command lines given as JSON one after the other, and says after each whether torch is imported by now.
+PROGRAM = """
+import contextlib, io, json, sys
+from fastadv.train.cli import main
+answers = []
+for arguments in json.loads(sys.argv[1]):
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            status = main(arguments)
+        except SystemExit as error:
+            status = error.code
+    answers.append((status, said.getvalue(), "torch" in sys.modules))
+print(json.dumps(answers))
+"""
+
+
+def test_help_and_typos_are_answered_without_torch():
+    given = json.dumps([arguments for arguments, _, _ in ANSWERS])
+    found = subprocess.run([sys.executable, "-c", PROGRAM, given], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    for (arguments, status, text), (answered, said, imported) in zip(ANSWERS, json.loads(found.stdout), strict=True):
+        assert answered == status, (arguments, said)
+        assert text in said, arguments
+        assert not imported, f"{arguments}: torch was imported"
