@@ -60,7 +60,7 @@ def magnitude_bits(x):
 
 @triton.jit
 def project_linf(x, x0, eps, low, high, EXACT: tl.constexpr):
-    """``x`` projected onto the linf ball around ``x0`` and the box, to the bit of the reference."""
+    """``x`` projected onto the linf ball around ``x0`` and the box, to the bit of the reference but for zero's sign."""
     if EXACT:
         return clamp(x, clamp(x0 - eps, low, high), clamp(x0 + eps, low, high))
     else:

@@ -30,14 +30,14 @@ def accelerate() -> Acceleration:
     Subclasses that inherit the ``forward`` of these five follow; those with one of their own do not. Everything else is
     torchattacks': attributes, targeted modes, normalisation, model modes, and the global random state it draws from.
 
-    In float32 and float64 the linf attacks give the images that torchattacks gives to the bit, random starts included,
-    and PGDL2 gives them up to rounding. torchattacks adds ``eps_for_division`` to the length of a gradient: one that is
-    no longer than the default, 1e-10, makes a part of a step there and a whole one here; with any other value
-    torchattacks' own method is called. In half precision they differ on purpose: the iterates are kept in float32, the
-    loss is summed instead of averaged, and the result is rounded towards the clean image, so that it lies in the ball,
-    as torchattacks' own do not (bfloat16: 5.8 % outside of 8/255). What torchattacks takes for eps and alpha is taken
-    here: numbers of every kind, and tensors for each channel or pixel; where the ops have no rule for them
-    torchattacks' own method is called. A zero gradient moves nothing (in float16
+    In float32 and float64 the linf attacks give the images that torchattacks gives to the bit, up to the sign of a
+    zero, random starts included, and PGDL2 gives them up to rounding. torchattacks adds ``eps_for_division`` to the
+    length of a gradient: one that is no longer than the default, 1e-10, makes a part of a step there and a whole one
+    here; with any other value torchattacks' own method is called. In half precision they differ on purpose: the
+    iterates are kept in float32, the loss is summed instead of averaged, and the result is rounded towards the clean
+    image, so that it lies in the ball, as torchattacks' own do not (bfloat16: 5.8 % outside of 8/255). What
+    torchattacks takes for eps and alpha is taken here: numbers of every kind, and tensors for each channel or pixel;
+    where the ops have no rule for them torchattacks' own method is called. A zero gradient moves nothing (in float16
     PGDL2 gives NaN), and channels_last images work.
 
     Returns:

@@ -34,7 +34,8 @@ def project(
     and ``low <= z <= high``. For linf it clamps to the tighter of the bounds; for l2 it is
     ``clamp(x0 + s (x - x0), low, high)``; for l1 ``clamp(x0 + sign(x - x0) max(|x - x0| - t, 0), low, high)``. s
     and t are found by Newton's method in a bounded number of passes, none for a sample that lies inside.
-    ``mode="sequential"`` projects onto the ball, then clips to the box: what attack libraries do, for linf to the bit.
+    ``mode="sequential"`` projects onto the ball, then clips to the box: what attack libraries do, for linf to the bit,
+    up to the sign of a zero.
 
     Measured in float32, linf results lie within one unit in the last place of the pixel, l2 and l1 norms are at most
     eps (1 + 4 * 2^-23), the box holds exactly. Where ball and box do not meet, the box wins: an x0 outside of it ends

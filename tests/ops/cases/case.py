@@ -50,8 +50,8 @@ class Case:
 
     ``name`` begins with the op, and a dash where more follows. ``call`` takes a library, FUSED or ORACLE, and the
     tensors that ``make`` draws. ``kind`` is a row of the table of tolerances, ``sizes`` one of :data:`SIZES`.
-    ``exact``: float32 results equal the reference's to the bit. ``phi``: the direction, where its sign alone decides
-    how the samples move.
+    ``exact``: float32 results equal the reference's to the bit, up to the sign of a zero. ``phi``: the direction, where
+    its sign alone decides how the samples move.
     """
 
     name: str
