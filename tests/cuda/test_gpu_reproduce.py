@@ -131,14 +131,16 @@ def test_an_archive_holds_what_another_call_needs(tmp_path):
 def test_a_student_to_be_attacked_whose_weights_were_left_behind_is_trained_anew(tmp_path, eval_attack, kept):
     run = tmp_path / "runs" / "speedrun"
     for seed, result in enumerate(({"clean": 0.5}, {"clean": 0.5, "attack": {}}, {"clean": 0.5})):
-        (run / f"pgd-at-seed{seed}").mkdir(parents=True)
+        (run / f"pgd-at-seed{seed}" / "attack").mkdir(parents=True)
+        (run / f"pgd-at-seed{seed}" / "attack" / "attack.toml").touch()
         (run / f"pgd-at-seed{seed}" / "weights.pt").write_bytes(bytes(9 if seed == 2 else 1001))
         (run / f"pgd-at-seed{seed}" / "result.json").write_text(json.dumps(result))
     (run / "config.toml").write_text(f'eval_attack = "{eval_attack}"')
     runs.pack(run, tmp_path / "speedrun.tar", 1000)
     said = runs.unpack(tmp_path, tmp_path / "there", ["speedrun"])
-    results = (tmp_path / "there").rglob("result.json")
-    assert {int(path.parent.name.removeprefix("pgd-at-seed")) for path in results} == kept
+    for name in ("result.json", "attack"):
+        found = (tmp_path / "there").rglob(name)
+        assert {int(path.parent.name.removeprefix("pgd-at-seed")) for path in found} == kept
     assert ("pgd-at-seed0 is trained anew" in said[-1]) == (0 not in kept)
 
 
@@ -182,6 +184,37 @@ def test_the_tiny_set_is_read_as_cifar100_is(tmp_path):
     assert [len(images) for images, _ in (train, test)] == [200, 100]
     dataset = datasets.load("gpu_reproduce.rehearsal:read", data_dir=tmp_path)
     assert len(dataset.class_names) == 100
+
+
+def test_the_page_has_the_first_images_of_an_attack_that_is_not_over(tmp_path):
+    student = tmp_path / "runs" / "speedrun" / "pgd-at-seed0"
+    (student / "attack").mkdir(parents=True)
+    (student.parent / "config.toml").write_text("seeds = [0]\nmethods = ['pgd-at']\nstudent = 'resnet18'\nepochs = 9")
+    result = {"clean": 0.5, "pgd": 0.3, "steps": 9, "seconds": 1.0, "images_per_second": 10.0}
+    for first, shown in (({}, ["-", "-"]), ({"images": 200, "robust": {"accuracy": 0.25}}, ["25.00", "200"])):
+        (student / "result.json").write_text(json.dumps(result))
+        (student / "attack" / "result.json").write_text(json.dumps(first))
+        page = summary.write(tmp_path, tmp_path / "runs", ["speedrun"], 1000)
+        assert next(line for line in page.splitlines() if "pgd-at-seed0" in line).split()[3:5] == shown
+    (student / "result.json").write_text(json.dumps({**result, "attack": {"images": 1000, "accuracy": 0.24}}))
+    assert "24.00        1000" in summary.write(tmp_path, tmp_path / "runs", ["speedrun"], 1000)
+
+
+def test_a_training_that_fails_is_tried_with_less(monkeypatch, tmp_path):
+    assert [part.steps[0].instead for part in parts_of(ROOT)] == [("--no-compile", "--no-capture")] * 2
+    asked = []
+    monkeypatch.setattr("gpu_reproduce.training.fastadv", lambda arguments: asked.append(arguments) or 3)
+    begin = (TRAININGS["students"], tmp_path / "students", time.monotonic() + 60, tmp_path, "0", 1)
+    with pytest.raises(SystemExit):
+        train(*begin, ["--no-compile"])
+    # What was begun goes on as it was.
+    (tmp_path / "students" / "kd-seed0").mkdir(parents=True)
+    (tmp_path / "students" / "kd-seed0" / "result.json").touch()
+    (tmp_path / "students" / "config.toml").write_text("epochs = 7")
+    with pytest.raises(SystemExit):
+        train(*begin, ["--no-compile", "--device=cpu"])
+    assert ["--no-compile" in arguments for arguments in asked] == [True, False]
+    assert "--device=cpu" in asked[1]
 
 
 def test_the_page_says_what_is_not_finished():

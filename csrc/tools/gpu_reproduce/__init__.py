@@ -2,8 +2,9 @@
 
 First KD and TALD (projected, without an attack, from noise), resnet56 to resnet20, for as many epochs as fit; then the
 recipe speedrun-cifar100, PGD adversarial training of resnet18 with the accuracy of the FastAT benchmark as its goal,
-and AutoAttack on 1,000 images where time is left. All of it is `fastadv train`. Not run on a GPU yet: ``--rehearse``
-makes the whole call at tiny sizes on the CPU, and its numbers mean nothing.
+and where time is left AutoAttack, on 200 images and then on 1,000. All of it is `fastadv train`. A training that fails
+is tried again without compiling, then without CUDA graphs too, and the reasons tell of it. Not run on a GPU yet:
+``--rehearse`` makes the whole call at tiny sizes on the CPU, and its numbers mean nothing.
 
 The Python that runs it has PyTorch for CUDA, Triton, and what fastadv[train] asks for; no network is needed. The
 compiled libraries are found or made as by ``make gpu-check``. What a machine lacks is carried in a folder that git

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import tarfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -79,6 +80,8 @@ def _forget_without_weights(run: Path) -> list[str]:
         return []
     for result in stranded:
         result.unlink()
+        # What there is of the attack is of the weights that are not.
+        shutil.rmtree(result.parent / "attack", ignore_errors=True)
     return [result.parent.name for result in stranded]
 
 

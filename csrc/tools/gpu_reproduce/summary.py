@@ -16,7 +16,7 @@ from gpu_reproduce.plan import Plan
 from gpu_reproduce.runs import MIB, carried
 
 MOST_CHARACTERS = 10_000
-HEADS = ("clean, %", "PGD, %", "attack, %", "steps", "seconds", "images/s")
+HEADS = ("clean, %", "PGD, %", "attack, %", "images", "steps", "seconds", "images/s")
 
 
 def collect(out: Path, runs: Path, names: Sequence[str], largest: int) -> dict[str, Any]:
@@ -41,8 +41,12 @@ def _run(run: Path, largest: int) -> dict[str, Any]:
 
 
 def _result(folder: Path) -> dict[str, Any] | None:
-    path = folder / "result.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    """The result, and of a last attack that is not over what there is on its first images."""
+    result = object_of(folder / "result.json")
+    first = object_of(folder / "attack" / "result.json")
+    if result and "robust" in first:
+        result.setdefault("attack", {"images": first["images"], **first["robust"]})
+    return result or None
 
 
 def _saved_steps(folder: Path) -> int:
@@ -82,8 +86,9 @@ def _table(run: Mapping[str, Any]) -> list[str]:
             left = run["config"]["epochs"] * run["config"]["steps_per_epoch"] - found["saved_steps"]
             lines.append(f"{name:24}not finished: {found['saved_steps']} steps are saved, {left} are left")
             continue
-        attacked = f"{100 * found['attack']['accuracy']:.2f}" if "attack" in found else "-"
-        cells = [f"{100 * found['clean']:.2f}", f"{100 * found['pgd']:.2f}", attacked]
+        attack = found.get("attack")
+        attacked = [f"{100 * attack['accuracy']:.2f}", str(attack["images"])] if attack else ["-", "-"]
+        cells = [f"{100 * found['clean']:.2f}", f"{100 * found['pgd']:.2f}", *attacked]
         cells += [str(found["steps"]), f"{found['seconds']:.1f}", f"{found['images_per_second']:,.0f}"]
         lines.append(f"{name:24}" + "".join(f"{cell:>12}" for cell in cells))
     return lines + [f"left behind: {path}, {size / MIB:.0f} MiB" for path, size in run["left_behind"].items()]
