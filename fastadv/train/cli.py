@@ -213,7 +213,7 @@ def _attack(options: argparse.Namespace) -> None:
     from fastadv.train.config.resume import extend_attack, stored_attack
     from fastadv.train.config.run_folder import make_folder, open_run
     from fastadv.train.robustness import attack_report, ensemble_report
-    from fastadv.train.robustness.attack_split import prepare
+    from fastadv.train.robustness.attack_split import check_same, prepare
     from fastadv.train.runtime.machine import cpu_threads
     from fastadv.train.runtime.processes import joined
 
@@ -222,6 +222,7 @@ def _attack(options: argparse.Namespace) -> None:
     evaluate = ensemble_report.evaluate if config.attack == ENSEMBLE else attack_report.evaluate
     with joined(config.device) as processes, cpu_threads(config.threads):
         prepared = prepare(config)
+        check_same(config, prepared, processes)
         facts = {**prepared.weights, **prepared.data}
         processes.broadcast_from_rank0(lambda: ensemble_report.check_save(config, prepared))
         with open_run(

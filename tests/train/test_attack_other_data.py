@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 import sys
 
 import numpy
@@ -14,6 +15,7 @@ from fastadv.train.config.run_folder import read_origin
 
 # A network without parameters: one of the means of three parts of the image is its logit.
 MODULE = """
+import os
 import torch
 from torch import nn
 
@@ -23,6 +25,19 @@ class Means(nn.Module):
 
 def means(num_classes, image_shape):
     return Means()
+
+class Unseeded(Means):
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator()
+        generator.seed()
+        self.scale = nn.Parameter(torch.rand((), generator=generator) + 1)
+
+    def forward(self, x):
+        return self.scale * super().forward(x)
+
+def unseeded(num_classes, image_shape):
+    return Unseeded()
 
 class Detached(Means):
     def forward(self, x):
@@ -47,6 +62,7 @@ def images(channels, shift=0):
     split = x.roll(shift, 0), labels.roll(shift, 0)
     return split, split
 
+def by_rank(): return images(1, shift=int(os.environ.get("RANK", 0)))
 def one(): return images(1)
 def two(): return images(2)
 def three(): return images(3)
@@ -195,3 +211,19 @@ def test_a_signal_is_followed_by_what_was_found_so_far(here, capsys, monkeypatch
     )
     assert main(["attack", "--resume", "--out=run"]) == 0
     assert loaded == [1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model=others:unseeded", "--data=others:one"], "model: 'others:unseeded' is not the same network"),
+        (["--model=others:means", "--data=others:by_rank"], "data: 'others:by_rank' gives other test images"),
+    ],
+)
+def test_processes_that_would_attack_different_things_are_refused(here, options, message):
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    attack = ["-m", "fastadv", "attack", "--attack=autoattack", "--ensemble=apgd-ce", "--out=run", *options]
+    done = subprocess.run([*command, *attack], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode
+    assert message in done.stderr
+    assert not (here / "run").exists()

@@ -21,6 +21,7 @@ from fastadv.train.networks.classifier import Classifier, check_fit, normalises
 from fastadv.train.networks.weights import load_weights
 from fastadv.train.runtime.errors import CheckpointError, ConfigError
 from fastadv.train.runtime.files import sha256, write_text
+from fastadv.train.runtime.processes import Processes
 from fastadv.train.runtime.progress import Progress
 from fastadv.train.runtime.stopping import deferred, stop_if_asked
 
@@ -96,6 +97,22 @@ def prepare(config: AttackConfig) -> PreparedAttack:
         weights["Normalisation"] = "the network's own"
     copy = freeze(classifier, dtype=getattr(torch, config.dtype))
     return PreparedAttack(classifier, copy, dataset, images, weights, data_facts(config.data, dataset.test))
+
+
+def check_same(config: AttackConfig, prepared: PreparedAttack, processes: Processes) -> None:
+    """Raise ConfigError where the processes would not all attack the same network and images, in one verdict."""
+    facts = {"model": prepared.weights, "data": prepared.data}
+    hashes = {name: hashlib.sha256(json.dumps(each).encode()).digest() for name, each in facts.items()}
+    differing = processes.differing(
+        {name: torch.tensor([*digest], device=config.device) for name, digest in hashes.items()}
+    )
+    if "model" in differing:
+        raise ConfigError(
+            f"model: {config.model!r} is not the same network in all {processes.count} processes; seed what it draws,"
+            " or give its weights as checkpoint"
+        )
+    if differing:
+        raise ConfigError(f"data: {config.data!r} gives other test images in each of {processes.count} processes")
 
 
 def data_facts(name: str, test: Split) -> dict[str, str]:

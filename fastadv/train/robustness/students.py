@@ -12,7 +12,7 @@ from fastadv.train.config.run_folder import open_run, read_origin, read_result, 
 from fastadv.train.config.train_config import Config, DataConfig
 from fastadv.train.data.splits import Dataset
 from fastadv.train.robustness import attack_report, ensemble_report
-from fastadv.train.robustness.attack_split import data_facts, prepare
+from fastadv.train.robustness.attack_split import check_same, data_facts, prepare
 from fastadv.train.runtime.files import sha256, write_text
 from fastadv.train.runtime.processes import Processes
 
@@ -74,7 +74,9 @@ def _attack(config: Config, student: Path, images: int, data: dict[str, str], pr
         extend=lambda folder: extend_attack(folder, asked, facts),
     ):
         print(f"{student.name}: {config.eval_attack} on {images} test images, in {out}", flush=True)
-        evaluate(asked, prepare(asked), out, processes, show=lambda summary: None)
+        prepared = prepare(asked)
+        check_same(asked, prepared, processes)
+        evaluate(asked, prepared, out, processes, show=lambda summary: None)
 
 
 def _write_result(config: Config, student: Path, images: int) -> None:
