@@ -39,8 +39,9 @@ from fastadv.kernels.numerics import (
 )
 from fastadv.kernels.radix import BINS, digits_of
 
-# As many as the reference makes; a pass that changes nothing ends the search sooner.
-_NEWTON_PASSES = tl.constexpr(10)
+# A pass that changes nothing ends the search, mostly after a few; where the distances of coordinates differ by many
+# orders of magnitude, after two dozen.
+_NEWTON_PASSES = tl.constexpr(32)
 # The bracket of the l1 threshold is halved every other pass or so; where that still is not enough, its end inside the
 # ball is taken.
 _L1_PASSES = tl.constexpr(128)

@@ -52,7 +52,9 @@ FASTADV_INLINE A move_inside(A x0, A delta) {
   return (absolute<A>(moved - x0) > absolute<A>(delta)) & (moved != 0) ? inward : moved;
 }
 
-// Newton's method on a concave, piecewise linear function: each pass is monotone and feasible, so it may stop early.
-constexpr int kNewtonPasses = 10;
+// Newton's method on a concave, piecewise linear function: each pass is monotone and feasible, so it may stop early. It
+// ends by itself, after a few passes; where the distances of coordinates differ by many orders of magnitude, after two
+// dozen.
+constexpr int kNewtonPasses = 32;
 
 }  // namespace fastadv

@@ -4,8 +4,9 @@
 //
 //   direction_parts   the squares of the direction, where there is one
 //   distance_parts    the squared distance of the moved sample from its centre, and of that clipped to the box
-//   newton_parts      kNewtonPasses times, what is free and what the box stops at the scale that the sums so far give;
+//   newton_parts      kSharedPasses times, what is free and what the box stops at the scale that the sums so far give;
 //                     nothing of a sample once a pass has changed nothing
+//   finish_passes     the passes that a sample still needs, which few do, a block a sample
 //   write_parts       the projection
 //
 // Formulas: l2_scale in step.h.
@@ -20,6 +21,8 @@ constexpr int64_t kPartElements = 8192;
 // Larger samples are shared out, where there are fewer of them.
 constexpr int64_t kLargeSample = 32768;
 constexpr int64_t kFewSamples = 128;
+// Of Newton's passes, those that are shared out.
+constexpr int kSharedPasses = 9;
 
 template <class T, class A>
 struct SharedSamples {
@@ -28,8 +31,8 @@ struct SharedSamples {
   int64_t parts;
   A* squares;    // [N, parts, 3]
   A* distances;  // [N, parts, 4]
-  A* passes;     // [kNewtonPasses, N, parts, 2]
-  A* scales;     // [kNewtonPasses, N, 2]: the scale before a pass, and whether it stays
+  A* passes;     // [kSharedPasses, N, parts, 2]
+  A* scales;     // [kSharedPasses + 1, N, 2]: the scale before a pass, and whether it stays; the last is what was found
 };
 
 // Squares of terms as they are, made smaller and made larger, so that one of the sums neither overflows nor underflows.
@@ -65,14 +68,14 @@ DEVICE void add_parts(const A* of_parts, int64_t parts, A (&sums)[K]) {
   for (int k = 0; k < K; ++k) sums[k] = static_cast<A>(wide[k]);
 }
 
-// A block's part of a sample.
+// A block's part of a sample, or all of it.
 template <int kWidth, class T, class A, class Rule>
 class Part {
  public:
   DEVICE explicit Part(const SharedSamples<T, A>& shared)
-      : shared_(shared), n_(blockIdx.x / shared.parts), part_(blockIdx.x % shared.parts), ball_(shared.step.ball) {
-    ball_.eps = shared.step.eps[n_];
-  }
+      : Part(shared, blockIdx.x / shared.parts, blockIdx.x % shared.parts, kPartElements) {}
+
+  DEVICE static Part whole(const SharedSamples<T, A>& shared) { return Part(shared, blockIdx.x, 0, shared.step.size); }
 
   DEVICE const Ball<A>& ball() const { return ball_; }
 
@@ -128,15 +131,40 @@ class Part {
       if (!(sums[3] > radius)) return {A(1), true};
       return {ball_.eps / SafeSquares<A>::norm(sums), sums[0] == sums[3]};
     }
-    const A* before = scales(passes - 1);
-    if (before[1] != 0) return {before[0], true};
+    const Scale before = kept(passes - 1);
+    if (before.stays) return before;
     A sums[2];
     add_parts(pass(passes - 1) + n_ * shared_.parts * 2, shared_.parts, sums);
-    const A free = sums[0], left = radius - sums[1];
+    return raised(before.s, sums[0], sums[1]);
+  }
+
+  // The scale after a pass at s, from the squares of what is free and of what the box stops.
+  DEVICE Scale raised(A s, A free, A fixed) const {
+    const A left = ball_.eps * ball_.eps - fixed;
     const A root = free > 0 && left > 0 ? std::sqrt(left / free) : A(0);
-    if (!(root > before[0])) return {before[0], true};
+    if (!(root > s)) return {s, true};
     return {root < 1 ? root : A(1), false};
   }
+
+  // Adds up both.
+  template <class Wide>
+  DEVICE void add_squares(const Rule& rule, A s, Wide (&sums)[2]) const {
+    points(rule, [&](int64_t, const auto& point, const auto& centre) {
+      A run[2] = {};
+      for (int e = 0; e < kWidth; ++e) {
+        const A d = point[e] - centre[e], step = s * d;
+        const A below = ball_.low - centre[e], above = ball_.high - centre[e];
+        const A limit = step < 0 ? below : above;
+        const bool stopped = step < below || step > above;
+        run[0] += stopped ? A(0) : d * d;
+        run[1] += stopped ? limit * limit : A(0);
+      }
+      sums[0] += run[0];
+      sums[1] += run[1];
+    });
+  }
+
+  DEVICE Scale kept(int passes) const { return {scales(passes)[0], scales(passes)[1] != 0}; }
 
   DEVICE void keep(const Scale& scale, int passes) const {
     if (part_ > 0 || threadIdx.x > 0) return;
@@ -147,12 +175,17 @@ class Part {
   DEVICE A* pass(int passes) const { return shared_.passes + passes * shared_.step.samples * shared_.parts * 2; }
 
  private:
+  DEVICE Part(const SharedSamples<T, A>& shared, int64_t n, int64_t part, int64_t elements)
+      : shared_(shared), n_(n), part_(part), elements_(elements), ball_(shared.step.ball) {
+    ball_.eps = shared.step.eps[n];
+  }
+
   DEVICE A* scales(int passes) const { return shared_.scales + (passes * shared_.step.samples + n_) * 2; }
 
   template <class F>
   DEVICE void each(const F& f) const {
-    const int64_t begin = part_ * kPartElements, size = shared_.step.size;
-    const int64_t end = begin + kPartElements < size ? begin + kPartElements : size;
+    const int64_t begin = part_ * elements_, size = shared_.step.size;
+    const int64_t end = begin + elements_ < size ? begin + elements_ : size;
     for (int64_t at = begin + int64_t{threadIdx.x} * kWidth; at < end; at += int64_t{blockDim.x} * kWidth) {
       f(n_ * size + at);
     }
@@ -161,6 +194,7 @@ class Part {
   const SharedSamples<T, A>& shared_;
   int64_t n_;
   int64_t part_;
+  int64_t elements_;
   Ball<A> ball_;
 };
 
@@ -197,32 +231,33 @@ KERNEL distance_parts(SharedSamples<T, A> shared, Rule rule) {
 template <int kWidth, class T, class A, class Rule>
 KERNEL newton_parts(SharedSamples<T, A> shared, Rule rule, int passes) {
   const Part<kWidth, T, A, Rule> part(shared);
-  const Ball<A> ball = part.ball();
   const auto scale = part.scale(passes);
   part.keep(scale, passes);
   if (scale.stays) return;
   A sums[2] = {};
-  part.points(part.rule(rule), [&](int64_t, const auto& point, const auto& centre) {
-    A run[2] = {};
-    for (int e = 0; e < kWidth; ++e) {
-      const A d = point[e] - centre[e], step = scale.s * d;
-      const A below = ball.low - centre[e], above = ball.high - centre[e];
-      const A limit = step < 0 ? below : above;
-      const bool stopped = step < below || step > above;
-      run[0] += stopped ? A(0) : d * d;
-      run[1] += stopped ? limit * limit : A(0);
-    }
-    sums[0] += run[0];
-    sums[1] += run[1];
-  });
+  part.add_squares(part.rule(rule), scale.s, sums);
   part.keep(sums, part.pass(passes));
+}
+
+template <int kWidth, class T, class A, class Rule>
+KERNEL finish_passes(SharedSamples<T, A> shared, Rule rule) {
+  const auto sample = Part<kWidth, T, A, Rule>::whole(shared);
+  auto scale = sample.scale(kSharedPasses);
+  if (!scale.stays) rule = sample.rule(rule);
+  for (int pass = kSharedPasses; pass < kNewtonPasses && !scale.stays; ++pass) {
+    double sums[2] = {};
+    sample.add_squares(rule, scale.s, sums);
+    BlockTeam().combine<Sum>(sums);
+    scale = sample.raised(scale.s, static_cast<A>(sums[0]), static_cast<A>(sums[1]));
+  }
+  sample.keep(scale, kSharedPasses);
 }
 
 template <int kWidth, class T, class A, class Rule>
 KERNEL write_parts(SharedSamples<T, A> shared, Rule rule) {
   const Part<kWidth, T, A, Rule> part(shared);
   const Ball<A> ball = part.ball();
-  const A s = part.scale(kNewtonPasses).s;
+  const A s = part.kept(kSharedPasses).s;
   part.points(part.rule(rule), [&](int64_t at, const auto& point, const auto& centre) {
     A z[kWidth];
     for (int e = 0; e < kWidth; ++e) {
@@ -238,19 +273,20 @@ template <int kWidth, class T, class A, class Rule>
 void move_shared(const Rule& rule, const Step<T, A>& step, const T* direction, const Device& device,
                  const Tensor& like) {
   const int64_t parts = divide_up(step.size, kPartElements), blocks = step.samples * parts;
-  const int64_t numbers = (3 + 4 + 2 * kNewtonPasses) * blocks + 2 * kNewtonPasses * step.samples;
+  const int64_t numbers = (3 + 4 + 2 * kSharedPasses) * blocks + 2 * (kSharedPasses + 1) * step.samples;
   const Tensor room = empty_vector(like, numbers, accumulated(like.scalar_type()));
   A* const squares = mutable_data<A>(room);
   A *const distances = squares + 3 * blocks, *const passes = distances + 4 * blocks;
   const SharedSamples<T, A> shared{step,      direction, parts, squares,
-                                   distances, passes,    passes + 2 * kNewtonPasses * blocks};
+                                   distances, passes,    passes + 2 * kSharedPasses * blocks};
   if constexpr (Rule::kDirected) {
     LAUNCH((direction_parts<kWidth, T, A, Rule>), blocks, kPartThreads, device, shared);
   }
   LAUNCH((distance_parts<kWidth, T, A, Rule>), blocks, kPartThreads, device, shared, rule);
-  for (int pass = 0; pass < kNewtonPasses; ++pass) {
+  for (int pass = 0; pass < kSharedPasses; ++pass) {
     LAUNCH((newton_parts<kWidth, T, A, Rule>), blocks, kPartThreads, device, shared, rule, pass);
   }
+  LAUNCH((finish_passes<kWidth, T, A, Rule>), step.samples, kPartThreads, device, shared, rule);
   LAUNCH((write_parts<kWidth, T, A, Rule>), blocks, kPartThreads, device, shared, rule);
 }
 

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.reference._common import accumulate, masked, per_sample, safe_norm, sample_dims
+from fastadv.reference._common import accumulate, masked, per_sample, safe_norm
 from fastadv.reference.philox import philox
 
 # A float, or for linf a tensor that broadcasts to the samples.
 Bounds = tuple[float | Tensor, float | Tensor] | None
 
-# Newton on a concave, piecewise linear function: each pass is monotone and feasible, so stopping early is safe.
-NEWTON_PASSES = 10
+# After so many halvings a scale has all the digits of its dtype, from however small a number it was sought.
+HALVINGS = {torch.float32: 36, torch.float64: 64}
 # The counter block that holds a sample's radius; elements never reach it.
 RADIUS_BLOCK = (1 << 62) - 1
 
@@ -74,23 +74,21 @@ def move_inside(x0: Tensor, step: Tensor) -> Tensor:
 
 
 def _l2_scale(delta: Tensor, x0: Tensor, eps: Tensor, low: float, high: float) -> Tensor:
-    """The s in [0, 1] for which ``clamp(x0 + s delta, low, high)`` lies at distance eps from x0; 1 inside the ball.
+    """The largest s in [0, 1] for which ``clamp(x0 + s delta, low, high)`` lies within eps of x0, by bisection.
 
-    In t = s**2 the squared distance is concave and piecewise linear: t A + B, with A the sum of delta**2 over the
-    coordinates still inside the box and B the squared distance of those the box stopped. Newton from the left
-    (t = eps**2 / |delta|**2, where the box stops nothing more) rises monotonically to the root.
+    The distance never falls as s grows, and at ``s = eps / |delta|`` the box can only have made it less than eps. From
+    there on the bracket is halved on a logarithmic scale: s may be tiny.
     """
-    dims = sample_dims(delta)
-    below, above = low - x0, high - x0
-    scale = torch.where(safe_norm(torch.clamp(delta, below, above)) > eps, eps / safe_norm(delta), 1.0)
-    for _ in range(NEWTON_PASSES):
-        step = scale * delta
-        stopped = (step < below) | (step > above)
-        free = torch.where(stopped, 0, delta).square().sum(dims, keepdim=True)
-        fixed = torch.where(stopped, torch.where(step < 0, below, above), 0).square().sum(dims, keepdim=True)
-        root = ((eps * eps - fixed).clamp(min=0) / free).sqrt()
-        scale = torch.where((free > 0) & (scale < 1), torch.maximum(scale, root.clamp(max=1)), scale)
-    return scale
+    below, above = (torch.as_tensor(bound - x0).double() for bound in (low, high))
+    wide, radius = delta.double(), eps.double()
+    least = radius / safe_norm(wide)
+    far = torch.ones_like(least)
+    near = torch.where(safe_norm(wide.clamp(below, above)) > radius, least, far)
+    for _ in range(HALVINGS[delta.dtype]):
+        middle = near.sqrt() * far.sqrt()
+        outside = safe_norm((middle * wide).clamp(below, above)) > radius
+        near, far = torch.where(outside, near, middle), torch.where(outside, middle, far)
+    return near.to(delta.dtype)
 
 
 def _project_l1(x: Tensor, x0: Tensor, eps: float | Tensor, low: float, high: float, mode: str) -> Tensor:

@@ -111,6 +111,28 @@ def test_large_samples(dtype, elements, mode, clusters, fused):
         assert_within("l2", fused.project(far, tensors["x0"], eps=eps, norm="l2", mode=mode), expected)
 
 
+# Held, streamed, in clusters and shared out: a search of more passes than the usual sample needs.
+@pytest.mark.parametrize("elements", [3072, 8200, 40000])
+@pytest.mark.parametrize("directed", [True, False])
+def test_distances_of_all_orders_of_magnitude(directed, elements, clusters, fused):
+    if not clusters and elements < 8200:
+        pytest.skip("no clusters are launched")
+    draw = Draw(torch.float32)
+    x0, grad = draw.pixels((2, elements)), draw.normal((2, elements))
+    delta = grad * draw.normal((2, elements), 6.0).exp()
+    # One sample ends after a pass or two, the other needs all of them.
+    delta[0] = 0.1 * grad[0]
+    eps = 0.9 * ((x0 + delta).clamp(0, 1) - x0).norm(dim=1)
+
+    def moved(library, x0, delta, eps):
+        if not directed:
+            return library.project(x0 + delta, x0, eps=eps, norm="l2")
+        return library.pgd_step(x0, delta, x0, eps=eps, step_size=delta.norm(dim=1), norm="l2")
+
+    expected = moved(ORACLE, x0.double(), delta.double(), eps.double())
+    torch.testing.assert_close(moved(fused, x0, delta, eps).double(), expected, rtol=0, atol=4e-6)
+
+
 # A cluster whose blocks hold as much as they can, unaligned; and more than any cluster holds.
 @pytest.mark.parametrize("elements", [8201, 290_001, 320_000])
 @pytest.mark.parametrize("norm", ["l2", "l1"])

@@ -109,6 +109,20 @@ def test_the_projection_is_the_nearest_point(norm, solve, eps, bounds, dtype, ba
         assert np.abs(projected[i] - expected).max() <= tolerance * scale + rounding, name
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)], ids=str)
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_an_l2_projection_of_distances_of_all_orders_of_magnitude(share, dtype, tolerance, backend):
+    """What the box stops grows with each pass of a search, by a few orders of magnitude at a time."""
+    draw = Draw(torch.float64, seed=6)
+    x0 = draw.pixels((4, 3072)).to(dtype)
+    x = x0 + (draw.normal((4, 3072)) * draw.normal((4, 3072), 6.0).exp()).to(dtype)
+    eps = share * (x.double().clamp(0, 1) - x0.double()).norm(dim=1).to(dtype)
+    projected = fastadv.project(x, x0, eps=eps, norm="l2").double().numpy()
+    for i in range(4):
+        expected = nearest(x[i : i + 1], x0[i : i + 1], eps[i].item(), 0.0, 1.0)
+        assert np.abs(projected[i] - expected).max() <= tolerance
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_per_sample_radii_are_those_of_the_samples(norm, backend):
     draw = Draw(torch.float32, seed=5)
