@@ -190,10 +190,13 @@ def l1_sums(sample, ball, threshold, span, zeros, ASCENT: tl.constexpr, EXACT: t
     distances, slopes, farthest = zeros.to(tl.float64), zeros.to(tl.int32), zeros
     for start in range(span[0], span[1], BLOCK):
         x, x0 = moved(sample, start + tl.arange(0, BLOCK), span[1], ASCENT)
-        distance, slope = l1_terms(x - x0, x0, threshold, low, high, EXACT)
+        delta = x - x0
+        # What is infinitely far counts as nothing, so that the threshold is finite.
+        delta = tl.where(tl.abs(delta) == float("inf"), 0.0, delta)
+        distance, slope = l1_terms(delta, x0, threshold, low, high, EXACT)
         distances += distance
         slopes += slope
-        farthest = tl.maximum(farthest, tl.abs(x - x0))
+        farthest = tl.maximum(farthest, tl.abs(delta))
     return tl.sum(distances, 0), tl.sum(slopes, 0), tl.max(farthest, 0).to(tl.float64)
 
 

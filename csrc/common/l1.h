@@ -24,6 +24,13 @@ struct Threshold {
   }
 };
 
+// What a coordinate at `delta` from x0 counts as in the search. One that is infinitely far counts as none, so that the
+// threshold is finite: it ends where the box has it, and the others as if it was not there.
+template <class A>
+FASTADV_INLINE A searched(A delta) {
+  return absolute<A>(delta) == std::numeric_limits<A>::infinity() ? A(0) : delta;
+}
+
 // One coordinate's terms of the distance from x0 and of its slope, how fast it falls as t grows.
 template <class A>
 FASTADV_INLINE void l1_terms(A delta, A x0, const Ball<A>& ball, const Threshold<A>& threshold, A& distance, A& slope) {

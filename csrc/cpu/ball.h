@@ -56,7 +56,7 @@ FASTADV_INLINE double l1_threshold(const Point& point, const A* x0, int64_t size
   A *length = room, *most = room + size;
   A sums[3];
   sum_all<3, A, 2, kEqualRun>(size, sums, [&](int64_t i, A (&terms)[3]) FASTADV_LAMBDA {
-    const A delta = point(i) - x0[i];
+    const A delta = searched<A>(point(i) - x0[i]);
     const A under = low - x0[i], over = x0[i] - high, outside = under > over ? under : over;
     const A least = outside > 0 ? outside : A(0), ahead = delta < 0 ? under : over;
     const A l = std::fabs(delta) - least, m = std::fabs(ahead) - least;

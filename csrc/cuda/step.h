@@ -326,7 +326,8 @@ DEVICE double l1_threshold(const Team& team, const Sample& sample, const Ball<A>
     A moving = 0, next = std::numeric_limits<A>::infinity(), most = 0;
     sample.points([&](int64_t, const auto& point, const auto& centre) {
       for (int e = 0; e < static_cast<int>(std::size(point)); ++e) {
-        const A delta = point[e] - centre[e], bend_of_one = l1_bend<A>(delta, centre[e], ball, threshold);
+        const A delta = searched<A>(point[e] - centre[e]);
+        const A bend_of_one = l1_bend<A>(delta, centre[e], ball, threshold);
         A distance_of_one, slope_of_one;
         l1_terms<A>(delta, centre[e], ball, threshold, distance_of_one, slope_of_one);
         sum += distance_of_one;

@@ -383,6 +383,15 @@ def test_particles_that_coincide_and_numbers_that_are_undefined(particles, eleme
         assert_within("svgd", svgd(fused, tensors, **keywords), svgd(ORACLE, doubles(tensors), **keywords))
 
 
+def test_an_infinite_coordinate_counts_for_nothing_in_an_l1_ball(clusters, fused):
+    tensors = drawn(torch.float32, 2, 8200)
+    tensors["x"][1, 3] = math.inf
+    projected = fused.project(tensors["x"], tensors["x0"], eps=0.5, norm="l1")
+    expected = ORACLE.project(tensors["x"].double(), tensors["x0"].double(), eps=0.5, norm="l1")
+    assert projected[1, 3] == 1
+    assert_within("l1", projected, expected)
+
+
 def test_a_narrow_kernel_repels_by_what_lies_beside_its_diagonal(fused):
     """Entries of 1e-16 beside ones, which sums over both would lose, and with them the size of the scores."""
     tensors = stein(torch.float64, 1, 5, 600)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,6 +122,25 @@ def test_an_l2_projection_of_distances_of_all_orders_of_magnitude(share, dtype, 
     for i in range(4):
         expected = nearest(x[i : i + 1], x0[i : i + 1], eps[i].item(), 0.0, 1.0)
         assert np.abs(projected[i] - expected).max() <= tolerance
+
+
+@pytest.mark.parametrize("mode", ["exact", "sequential"])
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), None], ids=str)
+def test_an_l1_projection_ends_where_the_box_has_an_infinite_coordinate(bounds, mode, backend):
+    """It counts for nothing: the others end as if it was not there."""
+    draw = Draw(torch.float32, seed=9)
+    x0 = 0.2 + 0.6 * draw.pixels((3, 40))
+    x = x0 + draw.normal((3, 40), 0.05)
+    x[0, 3], x[1, 5], x[1, 7] = math.inf, -math.inf, math.inf
+    keywords: dict[str, Any] = {"eps": 0.4, "norm": "l1", "bounds": bounds, "mode": mode}
+    projected = fastadv.project(x, x0, **keywords)
+    low, high = bounds or (-math.inf, math.inf)
+    assert projected[0, 3] == high
+    assert projected[1, [5, 7]].tolist() == [low, high]
+    for i in range(3):
+        finite = x[i].isfinite()
+        alone = fastadv.project(x[i : i + 1, finite], x0[i : i + 1, finite], **keywords)[0]
+        torch.testing.assert_close(projected[i, finite], alone, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
