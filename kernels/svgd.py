@@ -22,7 +22,7 @@ from torch import Tensor
 from fastadv.kernels.geometry import LINF, UNIT, displacement, project_linf
 from fastadv.kernels.launch import accumulator, block, launch
 from fastadv.kernels.move import move
-from fastadv.kernels.numerics import bits, divide, narrow, per_sample, scalar, square, square_root, widen
+from fastadv.kernels.numerics import bits, divide, narrow, per_sample, scalar, shrinkage, square, square_root, widen
 
 # Blocks of an image's particles that one program takes alone, and the blocks of a share where there are more.
 _ALONE = 16
@@ -191,7 +191,14 @@ def update(
     pull = kernel * inverse_variance
     attraction = scalar(score_scale, distances)
     if RMS:
-        attraction = _equalising_scale(kernel, pull, distances, products, COUNT, ROWS)
+        multiplied = scalar(1.0, distances)
+        most = tl.max(tl.max(tl.where(rows == columns, products, 0.0), 1), 0)
+        shrink, stretch = shrinkage(distances)
+        if (most <= shrink) | (most >= stretch):
+            # The products underflow or overflow: once more, of all the image's scores times a power of two.
+            multiplied = _to_one(_largest(score_ptr, elements, COUNT, ROWS, BLOCK))
+            products = _pairs(score_ptr, 0, elements, elements, False, COUNT, ROWS, BLOCK, multiplied)
+        attraction = _equalising_scale(kernel, pull, distances, products, COUNT, ROWS, multiplied)
 
     zeros = widen(tl.zeros([ROWS, BLOCK], particles_ptr.dtype.element_ty))
     radius = per_sample(eps, eps_ptr, image, None, zeros)
@@ -221,10 +228,45 @@ def update(
 
 
 @triton.jit
+def _largest(ptr, elements, COUNT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """Largest magnitude among all vectors."""
+    i = tl.arange(0, ROWS)
+    most = widen(tl.zeros([ROWS, BLOCK], ptr.dtype.element_ty))
+    for start in range(0, elements, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        offset = i.to(tl.int64)[:, None] * elements + column[None, :]
+        inside = (i < COUNT)[:, None] & (column < elements)[None, :]
+        most = tl.maximum(most, tl.abs(widen(tl.load(ptr + offset, inside, other=0))))
+    return tl.max(tl.max(most, 1), 0)
+
+
+@triton.jit
+def _to_one(number):
+    """Power of two that brings ``number`` near 1 and is no subnormal number; 1 for zero, infinity and NaN."""
+    if number.dtype == tl.float64:
+        digits, twice_bias = 52, 2046
+    else:
+        digits, twice_bias = 23, 254
+    word = tl.maximum(twice_bias - (bits(number) >> digits), 1) << digits
+    some = (number > 0) & (number < float("inf"))
+    return tl.where(some, word.to(number.dtype, bitcast=True), 1.0)
+
+
+@triton.jit
 def _pairs(
-    ptr, first, last, elements, DISTANCE: tl.constexpr, COUNT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
+    ptr,
+    first,
+    last,
+    elements,
+    DISTANCE: tl.constexpr,
+    COUNT: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    multiplied=None,
 ):
     """[ROWS, ROWS] squared distances, or products, of all pairs of vectors, over the coordinates first to last.
+
+    ``multiplied`` is what the vectors are multiplied by.
 
     Distances are summed from the differences: by way of the products they would drown in rounding.
     """
@@ -235,9 +277,13 @@ def _pairs(
         inside = column < last
         offset = i.to(tl.int64)[:, None] * elements + column[None, :]
         vectors = widen(tl.load(ptr + offset, (i < COUNT)[:, None] & inside[None, :], other=0))
+        if multiplied is not None:
+            vectors *= multiplied
         vector_ptr = ptr + column
         for j in range(0, COUNT):
             vector = widen(tl.load(vector_ptr, inside, other=0))[None, :]
+            if multiplied is not None:
+                vector *= multiplied
             vector_ptr += elements
             terms = square(vectors - vector) if DISTANCE else vectors * vector
             sums += tl.where(i[None, :] == j, tl.sum(terms, 1)[:, None], 0.0)
@@ -267,8 +313,11 @@ def _median_rule(distances, median_factor, COUNT: tl.constexpr, ROWS: tl.constex
 
 
 @triton.jit
-def _equalising_scale(kernel, pull, distances, products, COUNT: tl.constexpr, ROWS: tl.constexpr):
-    """Factor that brings attraction to the root mean square of repulsion; 1 where either is zero."""
+def _equalising_scale(kernel, pull, distances, products, COUNT: tl.constexpr, ROWS: tl.constexpr, multiplied):
+    """Factor that brings attraction to the root mean square of repulsion; 1 where either is zero.
+
+    ``products`` are those of the scores times ``multiplied``.
+    """
     i = tl.arange(0, ROWS)
     attraction, repulsion = tl.zeros_like(kernel), tl.zeros_like(kernel)
     for particle in range(0, COUNT):
@@ -280,4 +329,8 @@ def _equalising_scale(kernel, pull, distances, products, COUNT: tl.constexpr, RO
         repulsion += p[:, None] * p[None, :] * (d[:, None] + d[None, :] - distances)
     pulled = tl.sum(tl.sum(attraction, 1), 0)
     pushed = 0.5 * tl.sum(tl.sum(repulsion, 1), 0)
-    return tl.where((pulled > 0) & (pushed > 0), square_root(divide(pushed, pulled)), 1.0)
+    scale = divide(square_root(pushed), square_root(pulled)) * multiplied
+    # Of scores that are all but zero it would be infinite.
+    most = bits(scalar(float("inf"), scale)) - 1
+    scale = tl.minimum(scale, most.to(scale.dtype, bitcast=True))
+    return tl.where((pulled > 0) & (pushed > 0), scale, 1.0)

@@ -101,22 +101,48 @@ FASTADV_INLINE void mirror(A* square, int64_t n) {
   }
 }
 
-// Squared distances of all pairs and, where wanted, the inner products of their scores; n x n each, symmetric.
+// Squared distances of all pairs, n x n, symmetric.
 template <class T, class A>
-FASTADV_INLINE void compare_pairs(const T* particles, const T* score, int64_t n, int64_t size, A* distance, A* product,
-                                  A* buffer) {
+FASTADV_INLINE void compare_pairs(const T* particles, int64_t n, int64_t size, A* distance, A* buffer) {
   for (int64_t k = 0; k < n * n; ++k) distance[k] = 0;
-  for (int64_t k = 0; product && k < n * n; ++k) product[k] = 0;
   for (int64_t begin = 0; begin < size; begin += kRun) {
     const int64_t count = smaller(size - begin, kRun);
     add_pairs<A>(converted_rows<A>(particles + begin, n, size, count, buffer), n, count, distance,
                  [](A x, A y) FASTADV_LAMBDA { return (x - y) * (x - y); });
-    if (!product) continue;
-    add_pairs<A>(converted_rows<A>(score + begin, n, size, count, buffer), n, count, product,
-                 [](A x, A y) FASTADV_LAMBDA { return x * y; });
   }
   mirror(distance, n);
-  if (product) mirror(product, n);
+}
+
+// The inner products of all pairs of scores, n x n, symmetric, and the power of two that the scores were multiplied by,
+// which is returned: 1, unless the products would underflow or overflow.
+template <class T, class A>
+FASTADV_INLINE A multiply_pairs(const T* score, int64_t n, int64_t size, A* product, A* buffer) {
+  A scale = 1;
+  while (true) {
+    for (int64_t k = 0; k < n * n; ++k) product[k] = 0;
+    for (int64_t begin = 0; begin < size; begin += kRun) {
+      const int64_t count = smaller(size - begin, kRun);
+      Rows<A> rows{buffer, kStride};
+      if (scale == 1) {
+        rows = converted_rows<A>(score + begin, n, size, count, buffer);
+      } else {
+        for (int64_t j = 0; j < n; ++j) {
+          const T* row = score + j * size + begin;
+          A* scaled = buffer + j * kStride;
+          for (int64_t k = 0; k < count; ++k) scaled[k] = scale * static_cast<A>(row[k]);
+        }
+      }
+      add_pairs<A>(rows, n, count, product, [](A x, A y) FASTADV_LAMBDA { return x * y; });
+    }
+    A most = 0;
+    for (int64_t i = 0; i < n; ++i) most = product[i * n + i] > most ? product[i * n + i] : most;
+    if (scale != 1 || keeps_its_digits(most)) break;
+    const auto magnitude = [&](int64_t k) FASTADV_LAMBDA { return absolute<A>(static_cast<A>(score[k])); };
+    scale = to_one(maximum<A>(n * size, magnitude));
+    if (scale == 1) break;
+  }
+  mirror(product, n);
+  return scale;
 }
 
 // 1 / sigma^2; zero, a flat kernel without repulsion, where the median distance is zero or there is no pair.
@@ -143,10 +169,11 @@ struct Coefficients {
 };
 
 // The scale at which attraction and repulsion have equal squared lengths, summed over the particles: the attraction's
-// from the scores' products, the repulsion's from the distances, since
+// from the products of the scores times `scale`, the repulsion's from the distances, since
 // (x_i - x_j).(x_i - x_k) = (d_ij + d_ik - d_jk) / 2 for squared distances d. What is read beyond a square is dropped.
 template <class A>
-FASTADV_INLINE A equal_rms_scale(const A* kernel, const A* distance, const A* product, int64_t n, A precision) {
+FASTADV_INLINE A equal_rms_scale(const A* kernel, const A* distance, const A* product, A scale, int64_t n,
+                                 A precision) {
   double pull = 0, push = 0;
   for (int64_t i = 0; i < n; ++i) {
     const A *weight = kernel + i * n, *apart = distance + i * n;
@@ -166,13 +193,14 @@ FASTADV_INLINE A equal_rms_scale(const A* kernel, const A* distance, const A* pr
     }
   }
   push *= 0.5 * precision * precision;
-  return pull > 0 && push > 0 ? static_cast<A>(std::sqrt(push / pull)) : A(1);
+  return pull > 0 && push > 0 ? finite<A>(std::sqrt(push / pull) * scale) : A(1);
 }
 
-// `buffer` is room for n^2 + n numbers, the first of which the result points to.
+// `product` is that of the scores times `product_scale`. `buffer` is room for n^2 + n numbers, the first of which the
+// result points to.
 template <class A>
-FASTADV_INLINE Coefficients<A> coefficients(const A* distance, const A* product, int64_t n, const Stein<A>& stein,
-                                            A* buffer) {
+FASTADV_INLINE Coefficients<A> coefficients(const A* distance, const A* product, A product_scale, int64_t n,
+                                            const Stein<A>& stein, A* buffer) {
   const A precision = inverse_variance<A>(distance, n, stein.bandwidth, buffer);
   A *kernel = buffer, *own_offset = kernel + n * n;
   for (int64_t k = 0; k < n * n; ++k) kernel[k] = exp_nonpositive(A(-0.5) * distance[k] * precision) / n;
@@ -180,7 +208,8 @@ FASTADV_INLINE Coefficients<A> coefficients(const A* distance, const A* product,
   for (int64_t j = 0; j < n; ++j) {
     for (int64_t i = 0; i < n; ++i) own_offset[i] += i == j ? A(0) : kernel[j * n + i] * precision;
   }
-  const A scale = stein.equal_rms ? equal_rms_scale<A>(kernel, distance, product, n, precision) : stein.score_scale;
+  const A scale = stein.equal_rms ? equal_rms_scale<A>(kernel, distance, product, product_scale, n, precision)
+                                  : stein.score_scale;
   return {kernel, own_offset, scale, precision};
 }
 
@@ -393,8 +422,10 @@ FASTADV_CLONES void move_images(SteinStep<T, A> step, A* memory, int64_t begin, 
   for (int64_t i = begin; i < end; ++i) {
     const T *image = step.particles + i * n * size, *score = step.score + i * n * size, *x0 = step.x0 + i * size;
     T* result = step.out + i * n * size;
-    compare_pairs<T, A>(image, score, n, size, room.distance, stein.equal_rms ? room.product : nullptr, room.x);
-    const Coefficients<A> c = coefficients<A>(room.distance, room.product, n, stein, room.coefficients);
+    compare_pairs<T, A>(image, n, size, room.distance, room.x);
+    const A product_scale = stein.equal_rms ? multiply_pairs<T, A>(score, n, size, room.product, room.score) : A(1);
+    const Coefficients<A> c =
+        coefficients<A>(room.distance, room.product, product_scale, n, stein, room.coefficients);
     ball.eps = step.eps[i];
     const A length = step.step_size[i];
     for (int64_t first = 0; first < size; first += kRun) {

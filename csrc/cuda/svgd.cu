@@ -195,10 +195,46 @@ DEVICE A median(const A* distance /* [n, n] */, int n, A* pair) {
   return result[1] > 0 ? std::numeric_limits<A>::quiet_NaN() : result[0];
 }
 
+// Where the products of the scores underflow or overflow, replaces them by those of the scores times a power of two and
+// returns that; else 1. Each block of the image reads all of its scores once more then, which few images need.
+template <class T, class A>
+DEVICE A keep_digits(const T* score /* [n, D] */, int n, int64_t size, A* product /* [n, n] */) {
+  A most = 0;
+  for (int i = 0; i < n; ++i) most = Larger()(most, product[i * n + i]);
+  if (keeps_its_digits(most)) return 1;
+  A largest = 0;
+  for (int64_t at = threadIdx.x; at < n * size; at += blockDim.x) {
+    A one[1];
+    load(score + at, one);
+    largest = Larger()(largest, absolute<A>(one[0]));
+  }
+  const A scale = to_one(combined<Larger>(BlockTeam(), largest));
+  if (scale == 1) return 1;
+  // A warp a pair.
+  const int lane = threadIdx.x % kWarp;
+  for (int entry = threadIdx.x / kWarp; entry < n * n; entry += blockDim.x / kWarp) {
+    const int i = entry / n, j = entry % n;
+    if (j > i) continue;
+    A sum = 0;
+    for (int64_t at = lane; at < size; at += kWarp) {
+      A a[1], b[1];
+      load(score + i * size + at, a);
+      load(score + j * size + at, b);
+      sum = std::fma(scale * a[0], scale * b[0], sum);
+    }
+    const A total = combined<Sum>(WarpTeam(), sum);
+    if (lane == 0) product[i * n + j] = product[j * n + i] = total;
+  }
+  __syncthreads();
+  return scale;
+}
+
 // Coefficients of  phi_i = sum_j attract_ij score_j + repel_ij (x_i - x_j), both n x n, written over the inputs, which
 // all threads see.
-template <class A>
-DEVICE void coefficients(A* distance, A* product, int n, const Stein<A>& stein) {
+template <class T, class A>
+DEVICE void coefficients(A* distance, A* product, const SteinStep<T, A>& step, int64_t image) {
+  const int n = static_cast<int>(step.count);
+  const Stein<A>& stein = step.stein;
   SHARED_ARRAY(A, kernel, kMostPairs);
   A precision = 0;
   if (stein.bandwidth > 0) {
@@ -215,6 +251,7 @@ DEVICE void coefficients(A* distance, A* product, int n, const Stein<A>& stein) 
   __syncthreads();
   A scale = stein.score_scale;
   if (stein.equal_rms) {
+    const A multiplied = keep_digits(step.score + image * n * step.size, n, step.size, product);
     // Squared lengths summed over the particles, with K the kernel and d the squared distances: of the attraction
     //   sum_jk (K K)_jk score_j . score_k,
     // of the repulsion, since (x_i - x_j).(x_i - x_k) = (d_ij + d_ik - d_jk) / 2, half of
@@ -238,7 +275,7 @@ DEVICE void coefficients(A* distance, A* product, int n, const Stein<A>& stein) 
     }
     BlockTeam().combine<Sum>(pull_and_push);
     const double pull = pull_and_push[0], push = 0.5 * precision * precision * pull_and_push[1];
-    scale = pull > 0 && push > 0 ? static_cast<A>(std::sqrt(push / pull)) : A(1);
+    scale = pull > 0 && push > 0 ? finite<A>(std::sqrt(push / pull) * multiplied) : A(1);
   }
   for (int entry = threadIdx.x; entry < pairs; entry += blockDim.x) {
     product[entry] = scale * kernel[entry];
@@ -389,7 +426,7 @@ KERNEL alone_on_image(SteinStep<T, A> step) {
   const int64_t image = blockIdx.x, size = step.size, first = image * n * size;
   const T* const score = step.stein.equal_rms ? step.score + first : nullptr;
   sum_pairs<kWidth>(step.particles + first, score, n, size, 0, size, distance, product);
-  coefficients(distance, product, n, step.stein);
+  coefficients(distance, product, step, image);
   if constexpr (kByCoordinate) {
     move_coordinates<kWidth>(step, image, vectors_from(step, image, 0), product, distance, 0, size);
   } else {
@@ -423,7 +460,7 @@ DEVICE void gather(const SteinStep<T, A>& step, const Shares<A>& shares, int64_t
     product[entry] = p;
   }
   __syncthreads();
-  coefficients(distance, product, n, step.stein);
+  coefficients(distance, product, step, image);
 }
 
 template <int kWidth, class T, class A>
@@ -485,7 +522,7 @@ KERNEL_OF(kImageThreads, sizeof(A) == 4 ? 4 : 2) move_image(SteinStep<T, A> step
       for (int block = 0; block < blocks; ++block) Cluster::in_block(distance, block)[entry] = total;
     }
     Cluster::barrier();
-    coefficients(distance, product, n, step.stein);
+    coefficients(distance, product, step, image);
     move_coordinates<kWidth>(step, image, Vectors<T>{particles, score, share}, product, distance, own.first,
                              own.first + own.size);
   }

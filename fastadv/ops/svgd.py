@@ -55,8 +55,9 @@ def svgd_step(
         update: "sign" moves by ``step_size sign(phi)``, "l2" by ``step_size phi / |phi|_2`` (each particle), "raw" by
             ``step_size phi``.
         score_scale: a float, or "rms": both terms of phi brought to equal root mean square over the image's particles,
-            where neither is zero. At eps = 8/255 repulsion is about as large as a clean image's cross-entropy gradient
-            and dwarfs it on easy images, so at scale 1 particles may do nothing but repel.
+            where neither is zero, however small or large the scores are. At eps = 8/255 repulsion is about as large as
+            a clean image's cross-entropy gradient and dwarfs it on easy images, so at scale 1 particles may do nothing
+            but repel.
 
     Returns:
         The moved particles in their dtype and layout, detached: no gradient is offered.

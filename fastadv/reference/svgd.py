@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from fastadv.reference._common import accumulate, per_sample
+from fastadv.reference._common import accumulate, per_sample, safe_norm
 from fastadv.reference.ball import project
 from fastadv.reference.step import ascent
 
@@ -74,5 +74,7 @@ def _scaled(attraction: Tensor, repulsion: Tensor, score_scale: float | str) -> 
     """The attraction times ``score_scale``; for "rms" brought to the repulsion's root mean square, image by image."""
     if not isinstance(score_scale, str):
         return score_scale * attraction
-    pull, push = (term.square().mean((1, 2), keepdim=True) for term in (attraction, repulsion))
-    return attraction * torch.where((pull > 0) & (push > 0), (push / pull).sqrt(), 1.0)
+    pull, push = safe_norm(attraction), safe_norm(repulsion)
+    # Finite, even where the scores are all but zero.
+    scale = (push / pull).clamp(max=torch.finfo(pull.dtype).max)
+    return attraction * torch.where((pull > 0) & (push > 0), scale, 1.0)

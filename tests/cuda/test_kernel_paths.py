@@ -383,6 +383,17 @@ def test_particles_that_coincide_and_numbers_that_are_undefined(particles, eleme
         assert_within("svgd", svgd(fused, tensors, **keywords), svgd(ORACLE, doubles(tensors), **keywords))
 
 
+# In one launch and in two, held and streamed; where the products of an image's scores overflow or are zero.
+@pytest.mark.parametrize("exponent", [-120, 120])
+@pytest.mark.parametrize("size", [(2, 5, 48), (2, 5, 7000), (2, 5, 7001)], ids=str)
+def test_rms_balances_scores_whose_products_no_number_holds(size, exponent, clusters, fused):
+    tensors = stein(torch.float32, *size)
+    keywords = {"eps": 0.3, "step_size": 0.1, "update": "raw", "score_scale": "rms"}
+    expected = svgd(fused, tensors, **keywords)
+    tensors["score"][1] *= 2.0**exponent
+    torch.testing.assert_close(svgd(fused, tensors, **keywords), expected)
+
+
 def test_an_infinite_coordinate_counts_for_nothing_in_an_l1_ball(clusters, fused):
     tensors = drawn(torch.float32, 2, 8200)
     tensors["x"][1, 3] = math.inf

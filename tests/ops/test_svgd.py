@@ -175,6 +175,26 @@ def test_rms_balances_each_image_by_itself(backend):
     torch.testing.assert_close(fastadv.svgd_step(x, score, x0, **keywords), moved)
 
 
+# Products of scores such as a sure network's overflow or are zero; powers of two, which change no digit. Triton's
+# interpreter warns of what overflows.
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
+@pytest.mark.parametrize("elements", [12, 3000])
+@pytest.mark.parametrize("exponent", [-120, -64, 64, 120])
+def test_rms_balances_scores_whose_products_no_number_holds(exponent, elements, backend):
+    x, score, x0 = particles(elements=elements, dtype=torch.float32)
+    score[1] *= 2.0**exponent
+    keywords: dict[str, Any] = {"step_size": 0.1, "update": "raw", "score_scale": "rms", **FREE}
+    moved = fastadv.svgd_step(x, score, x0, **keywords)
+    score[1] *= 2.0**-exponent
+    torch.testing.assert_close(moved, fastadv.svgd_step(x, score, x0, **keywords))
+
+
+def test_scores_that_are_all_but_zero_leave_finite_particles(backend):
+    x, score, x0 = particles(dtype=torch.float32)
+    moved = fastadv.svgd_step(x, 2.0**-145 * score, x0, step_size=0.1, update="raw", score_scale="rms", **FREE)
+    assert moved.isfinite().all()
+
+
 @pytest.mark.parametrize("score_scale", [1.0, "rms"])
 @pytest.mark.parametrize("update", ["sign", "l2", "raw"])
 def test_nan_in_a_score_is_treated_as_the_reference_treats_it(update, score_scale, backend):

@@ -1,6 +1,8 @@
 // svgd_step: arguments, checks and output. A backend brings `move_particles`.
 #pragma once
 
+#include <limits>
+
 #include "../ball.h"
 #include "../tensor.h"
 
@@ -23,6 +25,32 @@ struct Particles {
     size = images ? x0.numel() / images : 0;
   }
 };
+
+// Whether sums of squares of this size have lost nothing that counts to underflow, and nothing to overflow.
+template <class A>
+FASTADV_INLINE bool keeps_its_digits(A squares) {
+  constexpr A kSafe = sizeof(A) == 4 ? A(1e-30) : A(1e-280);
+  return squares > kSafe && squares < 1 / kSafe;
+}
+
+// The power of two that brings a number near 1 and is no subnormal number; 1 of zero, infinity and NaN.
+template <class A>
+FASTADV_INLINE A to_one(A number) {
+  using Bits = std::conditional_t<sizeof(A) == 4, uint32_t, uint64_t>;
+  constexpr int kMantissa = std::numeric_limits<A>::digits - 1;
+  constexpr Bits kMost = (Bits{1} << (8 * sizeof(A) - 1 - kMantissa)) - 1;
+  if (!(number > 0) || number == std::numeric_limits<A>::infinity()) return 1;
+  // With their bias, the exponents of a power of two and of its inverse add up to kMost - 1.
+  const Bits exponent = kMost - 1 - (bits<Bits>(number) >> kMantissa);
+  return bits<A>((exponent > 1 ? exponent : Bits{1}) << kMantissa);
+}
+
+// The nearest finite number: of scores that are all but zero the scale would be infinite.
+template <class A>
+FASTADV_INLINE A finite(double number) {
+  constexpr double kMost = std::numeric_limits<A>::max();
+  return static_cast<A>(number < kMost ? number : kMost);
+}
 
 enum class Update : int64_t { kSign = 0, kL2 = 1, kRaw = 2 };
 
