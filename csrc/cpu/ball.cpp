@@ -21,6 +21,28 @@ FASTADV_CLONES FASTADV_EXACT void project_onto_linf(Step<T, A> step, int64_t beg
   }
 }
 
+// The same where a sample is one number, which a radius for each pixel makes of it: one loop over all of them.
+template <class T, class A>
+FASTADV_CLONES FASTADV_EXACT void project_numbers_onto_linf(Step<T, A> step, int64_t begin, int64_t end) {
+  A radius[kBlock];
+  for (int64_t first = begin; first < end; first += kBlock) {
+    const int64_t count = smaller(end - first, kBlock);
+    copy_numbers(step.eps, first, count, radius);
+    const T *x = step.x + first, *x0 = step.x0 + first;
+    const auto project = [&](bool exact) FASTADV_LAMBDA {
+      write<A>(step.out + first, count, [&](int64_t i) FASTADV_LAMBDA {
+        const Ball<A> ball{radius[i], step.ball.low, step.ball.high, exact};
+        return project_linf<A>(static_cast<A>(x[i]), static_cast<A>(x0[i]), ball);
+      });
+    };
+    if (step.ball.exact) {
+      project(true);
+    } else {
+      project(false);
+    }
+  }
+}
+
 // `buffer`: room for 4 D numbers.
 template <class T, class A>
 FASTADV_CLONES void project_onto_other(Step<T, A> step, A* buffer, int64_t begin, int64_t end) {
@@ -157,7 +179,9 @@ FASTADV_CLONES void ball_starts(Starts<T, A> starts, A* direction, int64_t begin
 template <class T, class A>
 void project_samples(const Step<T, A>& step, const Tensor&) {
   parallel(step.samples, step.size, [&](int64_t begin, int64_t end) {
-    if (step.norm == Norm::kLinf) {
+    if (step.norm == Norm::kLinf && step.size == 1) {
+      project_numbers_onto_linf<T, A>(step, begin, end);
+    } else if (step.norm == Norm::kLinf) {
       project_onto_linf<T, A>(step, begin, end);
     } else {
       project_onto_other<T, A>(step, scratch<A>(4 * step.size), begin, end);

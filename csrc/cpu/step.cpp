@@ -78,6 +78,30 @@ FASTADV_CLONES FASTADV_EXACT void linf_steps(Rule rule, Step<T, A> step, int64_t
   }
 }
 
+// The same along a gradient where a sample is one number, which a radius or a size for each pixel makes of it: one loop
+// over all of them.
+template <class T, class A>
+FASTADV_CLONES FASTADV_EXACT void linf_steps_of_one(const T* grad, Step<T, A> step, int64_t begin, int64_t end) {
+  A radius[kBlock], length[kBlock];
+  for (int64_t first = begin; first < end; first += kBlock) {
+    const int64_t count = smaller(end - first, kBlock);
+    copy_numbers(step.eps, first, count, radius);
+    copy_numbers(step.step_size, first, count, length);
+    const T *x = step.x + first, *x0 = step.x0 + first, *g = grad + first;
+    const auto steps = [&](bool exact) FASTADV_LAMBDA {
+      write<A>(step.out + first, count, [&](int64_t i) FASTADV_LAMBDA {
+        const A moved = move_by_sign<A>(static_cast<A>(x[i]), static_cast<A>(g[i]), length[i]);
+        return project_linf<A>(moved, static_cast<A>(x0[i]), {radius[i], step.ball.low, step.ball.high, exact});
+      });
+    };
+    if (step.ball.exact) {
+      steps(true);
+    } else {
+      steps(false);
+    }
+  }
+}
+
 // `buffer`: room for 3 D numbers.
 template <class Rule, class T, class A>
 FASTADV_CLONES void l2_steps(Rule rule, Step<T, A> step, A* buffer, int64_t begin, int64_t end) {
@@ -161,6 +185,11 @@ FASTADV_CLONES void boundary_steps(BoundaryStep<T, A> step, int64_t begin, int64
 
 template <class T, class A>
 void move(const AlongGradient<T>& along, const Step<T, A>& step, const Tensor&) {
+  if (step.norm == Norm::kLinf && step.size == 1) {
+    return parallel(step.samples, 1, [&](int64_t begin, int64_t end) {
+      linf_steps_of_one<T, A>(along.grad, step, begin, end);
+    });
+  }
   move_by_rule(GradientRule<T, A>{along.grad}, step);
 }
 

@@ -21,6 +21,12 @@ FASTADV_INLINE const A* converted(const T* x, int64_t size, A* buffer) {
   }
 }
 
+// The numbers of `count` samples from `first` on.
+template <class A>
+FASTADV_INLINE void copy_numbers(const PerSample<A>& numbers, int64_t first, int64_t count, A* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = numbers[first + i];
+}
+
 // Writes number(i) for i from 0 to `size`, rounded to T. What half precision is computed in is rounded in a loop of its
 // own: in one loop, the compiler would carry the masks of comparisons from vectors of one width to those of another.
 template <class A, class T, class Number>

@@ -255,10 +255,12 @@ def per_sample(name: str, value: Tensor, x: Tensor, *, least: float = -math.inf,
         raise ValueError(f"{name} must be on the device of the samples, {x.device}, got {value.device}")
     if value.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{name} requires grad, but no gradient is offered for it; detach it")
-    known = value.device.type == "cpu" and not torch.compiler.is_compiling()
-    if known and not bool((value > 0 if positive else value >= least).all()):
-        limit = "positive" if positive else "a number" if least == -math.inf else f"at least {least}"
-        raise ValueError(f"{name} must be {limit} for every sample, got {value.min().item()}")
+    if value.device.type == "cpu" and not torch.compiler.is_compiling() and value.numel():
+        # NaN where any is.
+        smallest = value.min().item()
+        if not (smallest > 0 if positive else smallest >= least):
+            limit = "positive" if positive else "a number" if least == -math.inf else f"at least {least}"
+            raise ValueError(f"{name} must be {limit} for every sample, got {smallest}")
     return value.detach().to(accumulation_dtype(x)).contiguous()
 
 

@@ -110,11 +110,13 @@ def _aligned(name: str, value: Tensor, x: Tensor) -> Tensor:
     if value.device != x.device:
         raise ValueError(f"{name} must be on the device of the samples, {x.device}, got {value.device}")
     checks.constant(name, value)
-    known = value.device.type == "cpu" and not torch.compiler.is_compiling()
-    if known and name == "eps" and not bool((value >= 0).all()):
-        raise ValueError(f"eps must be at least 0.0 for every pixel, got {value.min().item()}")
-    if known and bool(value.isnan().any()):
-        raise ValueError(f"{name} must be a number for every pixel, got nan")
+    if value.device.type == "cpu" and not torch.compiler.is_compiling() and value.numel():
+        # NaN where any is.
+        smallest = value.min().item()
+        if name == "eps" and not smallest >= 0:
+            raise ValueError(f"eps must be at least 0.0 for every pixel, got {smallest}")
+        if smallest != smallest:
+            raise ValueError(f"{name} must be a number for every pixel, got nan")
     return accumulate(value.detach()).view(padded)
 
 

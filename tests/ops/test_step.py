@@ -129,6 +129,23 @@ def test_each_sample_has_its_radius_and_its_step(norm, backend):
         assert torch.equal(together[one], alone)
 
 
+@pytest.mark.parametrize("mode", ["exact", "sequential"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_samples_of_one_number_have_their_radii_and_their_steps(dtype, mode, backend):
+    """As a radius for each pixel makes them; more than are computed in one run, and no multiple of it."""
+    draw, wide = Draw(dtype), torch.promote_types(dtype, torch.float32)
+    x0, grad = draw.pixels((1300, 1)), draw.gradient((1300, 1))
+    x = x0 + draw.normal((1300, 1), 0.1)
+    grad[700], x[1299] = NAN, NAN
+    radii, sizes = draw.positive(1300, 0.2).to(wide), draw.positive(1300, 0.2).to(wide) - 0.1
+    for eps, size in ((radii, sizes), (radii, 0.05), (0.1, sizes)):
+        keywords = {"eps": eps, "mode": mode}
+        moved = fastadv.pgd_step(x, grad, x0, step_size=size, **keywords), fastadv.project(x, x0, **keywords)
+        with fastadv.use_backend("reference"):
+            expected = fastadv.pgd_step(x, grad, x0, step_size=size, **keywords), fastadv.project(x, x0, **keywords)
+        torch.testing.assert_close(moved, expected, rtol=0, atol=0, equal_nan=True)
+
+
 class TestLargest:
     """An l1 step moves the largest coordinates of the gradient, by equal shares."""
 
