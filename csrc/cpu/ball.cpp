@@ -178,7 +178,7 @@ FASTADV_CLONES void ball_starts(Starts<T, A> starts, A* direction, int64_t begin
 
 template <class T, class A>
 void project_samples(const Step<T, A>& step, const Tensor&) {
-  parallel(step.samples, step.size, [&](int64_t begin, int64_t end) {
+  parallel(step.samples, cost(step.norm) * step.size, [&](int64_t begin, int64_t end) {
     if (step.norm == Norm::kLinf && step.size == 1) {
       project_numbers_onto_linf<T, A>(step, begin, end);
     } else if (step.norm == Norm::kLinf) {

@@ -10,6 +10,9 @@ namespace fastadv {
 // Equal terms, which sign steps leave behind, round alike and add up their errors: the lanes are added up sooner.
 constexpr int64_t kEqualRun = 2 * kBlock;
 
+// Elements of work that a step or a projection makes of one, measured in those of linf.
+inline int64_t cost(Norm norm) { return norm == Norm::kLinf ? 1 : norm == Norm::kL2 ? 2 : 6; }
+
 // The s in [0, 1] for which clamp(x0 + s delta, low, high) lies at distance eps from x0; 1 inside the ball. The first
 // time, deltas are asked of `first`, which may write them down.
 // In s^2 the squared distance is concave and piecewise linear, s^2 A + B, with A the sum of delta^2 over the

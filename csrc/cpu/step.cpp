@@ -156,7 +156,7 @@ FASTADV_CLONES void l1_steps(Rule rule, Step<T, A> step, A* buffer, int64_t begi
 
 template <class Rule, class T, class A>
 void move_by_rule(const Rule& rule, const Step<T, A>& step) {
-  parallel(step.samples, step.size, [&](int64_t begin, int64_t end) {
+  parallel(step.samples, cost(step.norm) * step.size, [&](int64_t begin, int64_t end) {
     switch (step.norm) {
       case Norm::kLinf: return linf_steps<Rule, T, A>(rule, step, begin, end);
       case Norm::kL2: return l2_steps<Rule, T, A>(rule, step, scratch<A>(3 * step.size), begin, end);
