@@ -110,7 +110,7 @@ class Targets {
     require(target.scalar_type() == ScalarType::Long && target.is_contiguous() && target.dim() == 1 &&
                 target.size(0) == logits.size(0),
             "expected contiguous int64 classes [N]");
-    require_indices(name, classes_, target.size(0), logits.size(1));
+    require_indices(name, classes_, target.size(0), 0, logits.size(1));
   }
 
   FASTADV_INLINE int64_t operator[](int64_t sample) const { return classes_[sample]; }

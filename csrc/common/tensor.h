@@ -124,9 +124,9 @@ inline void require_alike(const Tensor& x, const Tensor& y) {
   require(alike, "expected tensors of one shape and memory layout");
 }
 
-// `samples` indices that must lie in [0, count): ValueError by `name` on a backend that reads them at no cost,
+// `samples` indices that must lie in [first, end): ValueError by `name` on a backend that reads them at no cost,
 // elsewhere no check at all. Each backend defines it.
-inline void require_indices(const char* name, const int64_t* index, int64_t samples, int64_t count);
+inline void require_indices(const char* name, const int64_t* index, int64_t samples, int64_t first, int64_t end);
 
 // A number for the whole batch, or one a sample.
 template <class A>

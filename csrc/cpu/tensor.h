@@ -43,11 +43,12 @@ FASTADV_INLINE void write(T* out, int64_t size, const Number& number) {
   }
 }
 
-inline void require_indices(const char* name, const int64_t* index, int64_t samples, int64_t count) {
+inline void require_indices(const char* name, const int64_t* index, int64_t samples, int64_t first, int64_t end) {
   for (int64_t n = 0; n < samples; ++n) {
-    if (index[n] >= 0 && index[n] < count) continue;
-    throw std::invalid_argument(std::string(name) + " must lie in [0, " + std::to_string(count) + "), got " +
-                                std::to_string(index[n]) + " at position " + std::to_string(n));
+    if (index[n] >= first && index[n] < end) continue;
+    throw std::invalid_argument(std::string(name) + " must lie in [" + std::to_string(first) + ", " +
+                                std::to_string(end) + "), got " + std::to_string(index[n]) + " at position " +
+                                std::to_string(n));
   }
 }
 

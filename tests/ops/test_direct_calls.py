@@ -50,3 +50,16 @@ def test_one_sample_that_is_no_contiguous_run(x):
     require_backend("cpu")
     with pytest.raises(ValueError, match="expected each sample to be a contiguous run"):
         OPS.project(x, x, 0.1)
+
+
+@pytest.mark.parametrize("side", [-1, 0, 5])
+def test_a_window_that_does_not_fit_the_image(side):
+    require_backend("cpu")
+    with pytest.raises(ValueError, match=rf"sides must lie in \[1, 5\), got {side} at position 1"):
+        OPS.square_propose(IMAGES, IMAGES, NONE, NONE, torch.tensor([4, side]), 0.1)
+
+
+def test_a_window_that_is_larger_than_its_bump():
+    require_backend("cpu")
+    with pytest.raises(ValueError, match=r"sides must lie in \[1, 3\), got 3 at position 0"):
+        OPS.square_propose(IMAGES, IMAGES, NONE, NONE, torch.tensor([3]), 0.1, 1, bumps=torch.zeros(1, 2, 2))

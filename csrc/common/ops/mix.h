@@ -40,7 +40,7 @@ Tensor with_mixture(const Tensor& x, double lam, const Tensor& permutation, cons
   require(permutation.scalar_type() == ScalarType::Long && permutation.is_contiguous() && permutation.dim() == 1 &&
               permutation.size(0) == shape.samples,
           "expected a contiguous int64 permutation [N]");
-  require_indices("permutation", data<int64_t>(permutation), shape.samples, shape.samples);
+  require_indices("permutation", data<int64_t>(permutation), shape.samples, 0, shape.samples);
   Tensor out = empty_as(x);
   with_dtype(x.scalar_type(), [&]<class T, class A>() {
     const Mixture<T, A> mixture{data<T>(x),

@@ -147,6 +147,10 @@ inline Tensor square_propose(const Tensor& x, const Tensor& x0, const Tensor& qu
   require(!bumps || (bumps->scalar_type() == accumulated(x.scalar_type()) && bumps->is_contiguous() &&
                      bumps->dim() == 3 && bumps->size(0) == sides.numel() && bumps->size(1) == bumps->size(2)),
           "expected contiguous bumps [L, S, S] in the accumulation precision");
+  // Windows lie in the image, and in the bumps.
+  int64_t most = x.size(2) < x.size(3) ? x.size(2) : x.size(3);
+  if (bumps && bumps->size(1) < most) most = bumps->size(1);
+  if (x.numel() > 0) require_indices("sides", data<int64_t>(sides), sides.numel(), 1, most + 1);
   Tensor out = empty_as(x);
   with_dtype(x.scalar_type(), [&]<class T, class A>() {
     const Proposals<T, A> proposals{data<T>(x),
