@@ -16,22 +16,13 @@ struct LogOdds {
 
   template <class A>
   FASTADV_INLINE void operator()(Block block, A* const* x, const Gradients<A>& grad, PerRow<A>& loss, A* spare) const {
-    constexpr A kLowest = -std::numeric_limits<A>::infinity();
-    PerRow<A> own{};
-    block.each_row([&](int64_t r) FASTADV_LAMBDA {
-      A& of_target = x[0][r * block.width + target[block.first + r]];
-      own[r] = of_target;
-      of_target = kLowest;
-    });
-    PerRow<A> shift = largest<A>(block, x[0]);
-    // Of -inf alone there is no largest, and nothing to subtract.
-    for (A& top : shift) top = top == kLowest ? A(0) : top;
-    const Softmax<A> others = softmax<A>(block, x[0], shift, A(1), spare);
-    const PerRow<A> log_total = log_positive<A>(others.total);
+    const PerRow<A> own = take_target<A>(block, x[0], target);
+    Softmax<A> others = softmax<A>(block, x[0], shift<A>(block, x[0]), A(1), spare);
+    const PerRow<A> log_others = log_total(others);
     PerRow<A> slope;
 #pragma GCC unroll 1
     for (int64_t r = 0; r < kBlockRows; ++r) {
-      const A odds = (shift[r] - own[r]) + (others.total[r] == 0 ? kLowest : log_total[r]);
+      const A odds = (others.largest[r] - own[r]) + log_others[r];
       if constexpr (kCrossEntropy) {
         const A e = exp_nonpositive(-absolute(odds)), likely = 1 / (1 + e);
         loss[r] = (odds > 0 ? odds : A(0)) + log_one_plus(e);
@@ -43,7 +34,7 @@ struct LogOdds {
     }
     grad.set(0, [&](int64_t r) FASTADV_LAMBDA {
       const A* e = others.exponential;
-      const A share = others.total[r] == 0 ? A(0) : slope[r] / others.total[r];
+      const A share = slope[r] / others.total[r];
       return [=](int64_t i) FASTADV_LAMBDA { return share * e[i]; };
     });
     block.each_row([&](int64_t r) FASTADV_LAMBDA {

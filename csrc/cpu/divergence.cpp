@@ -102,26 +102,6 @@ struct Odds {
   }
 };
 
-// What is subtracted of the logits of each row: of -inf alone there is no largest.
-template <class A>
-FASTADV_INLINE PerRow<A> shift(Block block, const A* x) {
-  PerRow<A> result = largest<A>(block, x);
-  for (A& most : result) most = most == -std::numeric_limits<A>::infinity() ? A(0) : most;
-  return result;
-}
-
-// The logarithm of each total; of classes that are all impossible, whose probabilities are 0 from here on, it is -inf.
-template <class A>
-FASTADV_INLINE PerRow<A> log_total(Softmax<A>& softmax) {
-  PerRow<A> result = log_positive<A>(softmax.total);
-  for (int64_t r = 0; r < kBlockRows; ++r) {
-    if (softmax.total[r] != 0) continue;
-    result[r] = -std::numeric_limits<A>::infinity();
-    softmax.total[r] = 1;
-  }
-  return result;
-}
-
 struct DkdLoss {
   static constexpr int kSpare = 2;
   Targets target;
@@ -133,14 +113,7 @@ struct DkdLoss {
   FASTADV_INLINE void operator()(Block block, A* const* x, const Gradients<A>& grad, PerRow<A>& loss, A* spare) const {
     const A t = static_cast<A>(temperature), inverse = 1 / t;
     const A target_weight = static_cast<A>(alpha), others_weight = static_cast<A>(beta);
-    PerRow<A> logit[2] = {};
-    for (int k = 0; k < 2; ++k) {
-      block.each_row([&](int64_t r) FASTADV_LAMBDA {
-        A& of_target = x[k][r * block.width + target[block.first + r]];
-        logit[k][r] = of_target;
-        of_target = -std::numeric_limits<A>::infinity();
-      });
-    }
+    const PerRow<A> logit[2] = {take_target<A>(block, x[0], target), take_target<A>(block, x[1], target)};
     SoftLoss<A> others(block, x[0], x[1], shift<A>(block, x[0]), shift<A>(block, x[1]), t, spare);
     const PerRow<A> s_log = log_total(others.student), t_log = log_total(others.teacher);
     // A logit moves the odds of the target: its own by 1, another's by minus its share among the others.

@@ -235,6 +235,38 @@ FASTADV_INLINE PerRow<A> log_positive(const PerRow<A>& x) {
   return result;
 }
 
+// Makes the target of each row impossible, so that the others are left, and returns its logits.
+template <class A>
+FASTADV_INLINE PerRow<A> take_target(Block block, A* x, const Targets& target) {
+  PerRow<A> result{};
+  block.each_row([&](int64_t r) FASTADV_LAMBDA {
+    A& of_target = x[r * block.width + target[block.first + r]];
+    result[r] = of_target;
+    of_target = -std::numeric_limits<A>::infinity();
+  });
+  return result;
+}
+
+// What is subtracted of the logits of each row: of -inf alone there is no largest.
+template <class A>
+FASTADV_INLINE PerRow<A> shift(Block block, const A* x) {
+  PerRow<A> result = largest<A>(block, x);
+  for (A& most : result) most = most == -std::numeric_limits<A>::infinity() ? A(0) : most;
+  return result;
+}
+
+// The logarithm of each total; of classes that are all impossible, whose probabilities are 0 from here on, it is -inf.
+template <class A>
+FASTADV_INLINE PerRow<A> log_total(Softmax<A>& softmax) {
+  PerRow<A> result = log_positive<A>(softmax.total);
+  for (int64_t r = 0; r < kBlockRows; ++r) {
+    if (softmax.total[r] != 0) continue;
+    result[r] = -std::numeric_limits<A>::infinity();
+    softmax.total[r] = 1;
+  }
+  return result;
+}
+
 // Cross-entropy of each row at temperature 1. `spare` is room for a block; the gradient is read from it.
 template <class A>
 struct HardLoss {
