@@ -89,7 +89,7 @@ def _add_runs(commands: Any) -> None:
         help="accuracy of a network, clean and under attack",
         description="Accuracy of a network on a test split, clean and under attack, with 95 % intervals.",
     )
-    attack.add_argument("--out", type=Path, help="folder of the result; default runs/ATTACK-MODEL-TIME")
+    attack.add_argument("--out", type=Path, help="folder of the result; default runs/ATTACK-MODEL-DATA-TIME")
     attack.add_argument("--resume", action="store_true", help="continue in the folder (the newest by default)")
     _add_fields(attack, AttackConfig, "Fractions such as 8/255 are numbers.")
     attack.set_defaults(run=_attack)
@@ -232,7 +232,7 @@ def _attack(options: argparse.Namespace) -> None:
             named=lambda: options.out or make_folder(f"{config.attack}-{config.model}-{config.data}"),
             command=options.typed,
             facts=facts,
-            extend=lambda out: extend_attack(out, config, facts),
+            extend=lambda out: extend_attack(out, config, facts, command=options.typed),
         ) as out:
             options.again = shlex.join(["fastadv", "attack", "--resume", "--out", str(out)])
             print(f"folder: {out}", flush=True)

@@ -81,8 +81,8 @@ class AttackConfig(DataConfig):
             self._check_ensemble()
         else:
             for name in ("ensemble", "save"):
-                if getattr(self, name) is not None:
-                    raise ConfigError(f"{name}: {getattr(self, name)!r}, but only {ENSEMBLE} has it")
+                if (value := getattr(self, name)) is not None:
+                    raise ConfigError(f"{name}: {str(value)!r}, but only {ENSEMBLE} has it")
         if self.keywords.get("norm") == "linf" and self.eps > 1 and not self.allow_large_eps:
             raise ConfigError(
                 f"eps: {self.eps}, expected at most 1, the width of the box: pixels are in [0, 1], and 8 of 255 levels "

@@ -76,12 +76,16 @@ def extend_run(folder: Path, config: Config, *, command: str) -> None:
     """Store what ``config`` adds to the run in ``folder``, if anything, with the command that did."""
     if config.to_toml() == (folder / Config.FILE).read_text():
         return
-    earlier = read_origin(folder).get("Extended by")
-    add_fact(folder, "Extended by", command if earlier is None else f"{earlier}; {command}")
+    _add_extension(folder, command)
     begun = Config.read_toml(folder / Config.FILE)["epochs"]
     if config.epochs > begun:
         add_fact(folder, "Epochs", f"{begun} at first, then on to {config.epochs}")
     write_text(folder / Config.FILE, config.to_toml())
+
+
+def _add_extension(folder: Path, command: str) -> None:
+    earlier = read_origin(folder).get("Extended by")
+    add_fact(folder, "Extended by", command if earlier is None else f"{earlier}; {command}")
 
 
 def stored_attack(folder: Path, *, flags: Mapping[str, Any]) -> AttackConfig:
@@ -101,9 +105,14 @@ def stored_attack(folder: Path, *, flags: Mapping[str, Any]) -> AttackConfig:
     return asked
 
 
-def extend_attack(folder: Path, config: AttackConfig, facts: Mapping[str, str]) -> None:
-    """Store what ``config`` adds to the evaluation in ``folder``. Raises ConfigError where ``facts`` are others now."""
+def extend_attack(folder: Path, config: AttackConfig, facts: Mapping[str, str], *, command: str) -> None:
+    """Store what ``config`` adds to the evaluation in ``folder``, with the command that did.
+
+    Raises ConfigError where ``facts`` are others now.
+    """
     check_facts(folder, known_facts(folder, facts))
+    if AttackConfig.read_toml(folder / config.FILE).get("n") != config.n:
+        _add_extension(folder, command)
     write_text(folder / config.FILE, config.to_toml())
 
 

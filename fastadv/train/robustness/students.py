@@ -64,14 +64,15 @@ def _attack(config: Config, student: Path, images: int, data: dict[str, str], pr
             return False
         return there
 
+    command = f"fastadv train --eval-attack {config.eval_attack}"
     with open_run(
         asked,
         processes,
         resumed=out if processes.broadcast_from_rank0(begun) else None,
         named=lambda: out,
-        command=f"fastadv train --eval-attack {config.eval_attack}",
+        command=command,
         facts=facts,
-        extend=lambda folder: extend_attack(folder, asked, facts),
+        extend=lambda folder: extend_attack(folder, asked, facts, command=command),
     ):
         print(f"{student.name}: {config.eval_attack} on {images} test images, in {out}", flush=True)
         prepared = prepare(asked)
