@@ -227,3 +227,18 @@ def test_processes_that_would_attack_different_things_are_refused(here, options,
     assert done.returncode
     assert message in done.stderr
     assert not (here / "run").exists()
+
+
+def test_what_is_there_and_what_extended_it_is_said(here, capsys):
+    assert attack("--n=8") == 0
+    assert "continuing" not in capsys.readouterr().out
+    assert main(["attack", "--resume", "--out=run", "--n=16"]) == 0
+    assert "continuing: 8 of 16 images are there" in capsys.readouterr().out
+    assert "- Extended by: fastadv attack --resume --out=run --n=16" in (here / "run" / "report.md").read_text()
+    assert main(["attack", "--resume", "--out=run"]) == 0
+    assert read_origin(here / "run")["Extended by"] == "fastadv attack --resume --out=run --n=16"
+
+
+def test_a_flag_of_another_attack_is_shown_as_it_was_typed(capsys):
+    assert attack("--save=x.npz", kind="pgd") == 2
+    assert "save: 'x.npz', but only autoattack has it" in capsys.readouterr().err

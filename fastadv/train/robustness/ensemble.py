@@ -54,15 +54,15 @@ def run_autoattack(config: AttackConfig, prepared: PreparedAttack, folder: Path,
     folder = folder / "parts"
     folder.mkdir(exist_ok=True)
     begun = sorted(folder.glob("*.begun"))[processes.rank :: processes.count]
+    if any(folder.iterdir()):
+        there = int(_done(folder, prepared.images).sum())
+        print(f"continuing: {there} of {prepared.images} images are there", flush=True)
     # Nobody ends a part before all have seen the same ones.
     _barrier(processes)
     for file in begun:
         _run(config, prepared, file, _read(file), processes)
     _barrier(processes)
-    done = torch.zeros(prepared.images, dtype=torch.bool)
-    for part in _finished(folder):
-        done[part.places[part.places < prepared.images]] = True
-    mine = (~done).nonzero().flatten()[processes.rank :: processes.count]
+    mine = (~_done(folder, prepared.images)).nonzero().flatten()[processes.rank :: processes.count]
     # Nobody looks for parts any more before all have finished theirs.
     _barrier(processes)
     if len(mine):
@@ -70,6 +70,14 @@ def run_autoattack(config: AttackConfig, prepared: PreparedAttack, folder: Path,
         _run(config, prepared, file, {"places": mine}, processes)
     _barrier(processes)
     return _joined(_finished(folder), prepared.images)
+
+
+def _done(folder: Path, images: int) -> Tensor:
+    """Return which of the first ``images`` have a verdict [images]."""
+    done = torch.zeros(images, dtype=torch.bool)
+    for part in _finished(folder):
+        done[part.places[part.places < images]] = True
+    return done
 
 
 def _run(
