@@ -12,6 +12,7 @@ from torch import nn
 
 from fastadv import attacks
 from fastadv.attacks.methods import autoattack as ensemble
+from tests.attacks.same_buffer import SameBuffer
 from tests.attacks.small_network import trained
 
 RADII = {"linf": 0.04, "l2": 0.5, "l1": 4.0}
@@ -244,20 +245,6 @@ def test_rows_without_sides_have_no_windows(short):
         attacks.autoattack(network, x, y, eps=0.1)
     result = attacks.autoattack(network, x, y, eps=0.3, version=["apgd-ce", "apgd-t", "fab-t"])[1]
     assert (result.broken_by >= 0).any()
-
-
-class SameBuffer(nn.Module):
-    """Gives its outputs without gradients in one buffer, as a replayed graph does."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network, self.outputs = network, {}
-
-    def forward(self, x):
-        logits = self.network(x)
-        if logits.requires_grad:
-            return logits
-        return self.outputs.setdefault(len(x), torch.empty_like(logits)).copy_(logits)
 
 
 def test_a_model_that_gives_one_buffer_again_and_again(short, subject):

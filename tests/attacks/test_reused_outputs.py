@@ -4,30 +4,9 @@ from functools import partial
 
 import pytest
 import torch
-from torch import nn
 
 from fastadv.attacks import APGD, FGSM, MIFGSM, PGD, SVGD, VAT
-
-
-class InBuffer(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, logits, buffer):
-        return buffer.copy_(logits).detach()
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad, None
-
-
-class SameBuffer(nn.Module):
-    def __init__(self, network):
-        super().__init__()
-        self.network, self.outputs = network, {}
-
-    def forward(self, x):
-        logits = self.network(x)
-        return InBuffer.apply(logits, self.outputs.setdefault(len(x), torch.empty_like(logits.detach())))
-
+from tests.attacks.same_buffer import SameBuffer
 
 ATTACKS = {
     "fgsm": FGSM(eps=0.1, loss="kl", seed=0),
