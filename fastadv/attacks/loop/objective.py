@@ -73,10 +73,15 @@ def check_loss(loss: Loss) -> None:
         raise ValueError(f"loss must be one of {names} or a callable, got {loss!r}{did_you_mean(loss, _NAMED)}")
 
 
+def least_classes(loss: Loss, targeted: bool) -> int:
+    """Return how many classes ``loss`` needs: as many as it ranks, two at least."""
+    return 2 if loss != "dlr" else 4 if targeted else 3
+
+
 def check_ranks(loss: Loss, targeted: bool, classes: int) -> None:
     """Raise ValueError where ``loss`` ranks more classes than the model has."""
-    needed = 0 if loss != "dlr" else 4 if targeted else 3
-    if classes < needed:
+    needed = least_classes(loss, targeted)
+    if loss == "dlr" and classes < needed:
         kind = 'a targeted "dlr"' if targeted else '"dlr"'
         raise ValueError(f"loss must not be {kind} for a model of {classes} classes: it needs {needed} or more")
 

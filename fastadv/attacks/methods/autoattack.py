@@ -14,6 +14,7 @@ from fastadv.attacks.loop.arguments import clean_images, count
 from fastadv.attacks.loop.image_search import queue_of
 from fastadv.attacks.loop.judging import Judge
 from fastadv.attacks.loop.noise import check_ids, derived, resolve
+from fastadv.attacks.loop.objective import least_classes
 from fastadv.attacks.loop.row_queue import Queue, Search, rows_in_a_pass
 from fastadv.attacks.methods.apgd_autoattack import AutoPGD, SparseAutoPGD
 from fastadv.attacks.methods.fab import FabSearch
@@ -38,7 +39,7 @@ _L1_TARGETS, _EOT = 5, 20
 # Forward passes that an evaluation and a step cost, a backward pass as one: for the time left alone.
 _COST = {"apgd-ce": 2, "apgd-dlr": 2, "apgd-t": 2, "fab-t": 3, "fab": 3, "square": 1}
 # Fewest classes that an attack is defined for.
-_LEAST_CLASSES = {"apgd-dlr": 3, "apgd-t": 4}
+_LEAST_CLASSES = {"apgd-dlr": least_classes("dlr", False), "apgd-t": least_classes("dlr", True)}
 # Of the warnings: passes of the clean images, how far normalised logits or a sum of probabilities may be off, and the
 # accuracy by which Square may beat the rest.
 _REPEATS, _SPREAD, _OFF, _MASKED = 5, 1e-4, 1e-5, 0.002
