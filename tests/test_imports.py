@@ -79,6 +79,19 @@ def test_the_ops_are_registered_on_import(imports):
     assert run(f"{imports}\nprint(torch.ops.fastadv.pgd_step.default._schema.name)") == ["fastadv::pgd_step"]
 
 
+WITHOUT_DYNAMO = """
+import sys, torch, fastadv, fastadv.distill
+model, x = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)), torch.rand(2, 1, 2, 2)
+fastadv.kl_distill(model(fastadv.attacks.pgd(model, x, eps=0.1)), model(x)).backward()
+print("torch._dynamo" in sys.modules)
+"""
+
+
+def test_dynamo_is_imported_where_it_compiles_alone():
+    """It takes as long as torch itself."""
+    assert run(WITHOUT_DYNAMO) == ["False"]
+
+
 NAMES = """
 import fastadv
 print({*fastadv.__all__, "attacks", "distill", "integrations", "nn", "ops", "train"} - {*dir(fastadv)})

@@ -18,6 +18,12 @@ from torch.autograd import forward_ad
 
 from fastadv.numerics import accumulate, accumulation_dtype, per_sample
 from fastadv.ops import checks
+from fastadv.ops.derivatives import (
+    once_differentiable,
+    refuse_second_derivatives,
+    refuse_tangents,
+    refuse_transforms,
+)
 from fastadv.ops.dispatch import Op, define
 from fastadv.ops.layout import aligned, widest
 
@@ -81,7 +87,7 @@ def _evaluate(
             if x.requires_grad and torch.is_grad_enabled():
                 needs_grad = [x.requires_grad for x in inputs]
                 value = _Loss.apply((op, (*arguments, *_tail(needs_grad, optional)), dense), *inputs)
-                return once_differentiable(value) if torch.compiler.is_compiling() else value
+                return once_differentiable(value)
         tensors = inputs if dense else aligned(*inputs)
         flags_and_optional = (*[False] * len(inputs), *optional) if optional else ()
         return op.on(tensors[0])(*tensors, *arguments, *flags_and_optional)[0]
@@ -97,53 +103,6 @@ def _tail(needs_grad: Sequence[bool], optional: tuple[Tensor, ...]) -> Sequence[
     while needs_grad and not needs_grad[-1]:
         needs_grad = needs_grad[:-1]
     return needs_grad
-
-
-def refuse_tangents(*inputs: Tensor) -> None:
-    """Raise where an input has a tangent: forward mode would pass the op by and find its derivative to be zero."""
-    if any(forward_ad.unpack_dual(x).tangent is not None for x in inputs):
-        raise RuntimeError("fastadv offers no forward-mode derivatives: jvp and dual tensors cannot be used with it")
-
-
-def refuse_transforms() -> None:
-    """Raise inside a transform of torch.func, for which the ops have no rules; to be called where one has failed."""
-    if torch._C._are_functorch_transforms_active():
-        raise RuntimeError(
-            "fastadv's ops cannot be used inside torch.func's grad, vmap, jacrev and the like: differentiate with"
-            " torch.autograd.grad, and give a batch as the first dimension in place of vmap"
-        ) from None
-
-
-def refuse_second_derivatives(ctx: Any) -> None:
-    """Raise in a backward pass that records a graph; ``ctx.traced`` tells whether a compiler traced the forward pass.
-
-    torch's once_differentiable would raise only where the incoming gradient requires grad, and else leave terms out.
-    To ask here whether a compiler is at work would not do: Dynamo compiles a backward pass that runs by itself, too.
-    """
-    if torch.is_grad_enabled() and not ctx.traced:
-        raise RuntimeError("fastadv offers no second derivatives: its losses and mix refuse create_graph=True")
-
-
-class _OnceDifferentiable(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.traced = torch.compiler.is_compiling()
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        refuse_second_derivatives(ctx)
-        return grad
-
-
-@torch.compiler.allow_in_graph
-def once_differentiable(x: Tensor) -> Tensor:
-    """Return ``x``, whose backward pass refuses to record a graph.
-
-    Dynamo runs the backward pass that it has captured without recording, whatever the caller asked for, so that terms
-    would be missing from a second derivative. It does not look into this function.
-    """
-    return _OnceDifferentiable.apply(x)
 
 
 def value_and_grad(

@@ -9,9 +9,14 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastadv.ops import checks
+from fastadv.ops.derivatives import (
+    once_differentiable,
+    refuse_second_derivatives,
+    refuse_tangents,
+    refuse_transforms,
+)
 from fastadv.ops.dispatch import define, like
 from fastadv.ops.layout import aligned
-from fastadv.ops.loss import once_differentiable, refuse_second_derivatives, refuse_tangents, refuse_transforms
 from fastadv.reference import mix as reference
 
 
@@ -42,8 +47,7 @@ def mix(x: Tensor, lam: float | Tensor, permutation: Tensor) -> Tensor:
         refuse_tangents(x)
     try:
         if x.requires_grad and torch.is_grad_enabled():
-            mixed = _Mix.apply(x, *arguments)
-            return once_differentiable(mixed) if torch.compiler.is_compiling() else mixed
+            return once_differentiable(_Mix.apply(x, *arguments))
         return _mix.on(x)(*aligned(x), *arguments)
     except RuntimeError:
         refuse_transforms()
