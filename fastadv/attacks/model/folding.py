@@ -10,11 +10,12 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from fastadv.attacks.model.image_conv import ImageConv2d
 from fastadv.numerics import accumulate
 
 # Exact types: what inherits from them, parametrised layers among others, may compute something else.
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, ImageConv2d, *_TRANSPOSED)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -217,7 +218,8 @@ class _Tracer(fx.Tracer):
         self._opaque = opaque
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return m in self._opaque or super().is_leaf_module(m, module_qualified_name)
+        is_layer = isinstance(m, ImageConv2d) or m in self._opaque
+        return is_layer or super().is_leaf_module(m, module_qualified_name)
 
 
 def _graphs(network: nn.Module) -> tuple[list[tuple[str, fx.Graph]], dict[str, str]]:

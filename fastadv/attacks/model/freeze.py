@@ -14,6 +14,7 @@ from fastadv.attacks.model import folding
 from fastadv.attacks.model.found_modules import unwrapped
 from fastadv.attacks.model.fusing import fuse
 from fastadv.attacks.model.guard import no_trace
+from fastadv.attacks.model.image_conv import ImageConv2d
 from fastadv.attacks.model.networks import Networks
 from fastadv.numerics import accumulate
 from fastadv.ops import checks
@@ -99,6 +100,9 @@ class Frozen(nn.Module):
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
             parameter.grad = None
+        for module in self.network.modules():
+            if ImageConv2d.suits(module):
+                module.__class__ = ImageConv2d  # with its hooks and all else that it has
         self.entry = plan.entry if dtype in (torch.float16, torch.bfloat16) else None
         self._dtype = dtype
         if dtype is not None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fastadv.attacks.model.folding import Folded
+from fastadv.attacks.model.image_conv import ImageConv2d
 
 # What a graph may have beside layers. None of it draws numbers, keeps any or depends on a value, so the graph is the
 # whole network; arithmetic is known where no number of the network's own code, which may be a random one, takes part.
@@ -24,8 +25,8 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        # It looks at the shape of what it is given, which only a call can.
-        looks = isinstance(m, Folded) and m.after_linear
+        # They look at the shape of what they are given, which only a call can.
+        looks = isinstance(m, ImageConv2d) or (isinstance(m, Folded) and m.after_linear)
         return looks or super().is_leaf_module(m, module_qualified_name)
 
 
@@ -123,7 +124,7 @@ def _is_plain_convolution(node: fx.Node, network: nn.Module) -> bool:
     if node.op != "call_module":
         return False
     layer: Any = network.get_submodule(str(node.target))
-    if type(layer) is not nn.Conv2d or _is_hooked(layer):
+    if type(layer) not in (nn.Conv2d, ImageConv2d) or _is_hooked(layer):
         return False
     return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 
