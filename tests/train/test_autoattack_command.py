@@ -72,7 +72,13 @@ def test_the_report(checkpoint, tmp_path, capsys):
     with numpy.load(images) as arrays:
         assert arrays["images"].shape == (40, 1, 8, 8)
         assert arrays["broken_by"].tolist() == found["broken_by"]
-    assert "images in float32" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "images in float32" in said
+    lines = [line for line in said.splitlines() if "is over" in line]
+    for line, stage in zip(lines, found["stages"][:3], strict=True):
+        bound = f"robust accuracy at most {100 * stage['robust']['accuracy']:.2f} %"
+        assert line.startswith(f"{stage['attack']} is over: {stage['broken']} of {stage['attacked']} images broken")
+        assert line.endswith(bound + (" after all white-box attacks" if stage["attack"] == "fab-t" else ""))
 
 
 def test_it_goes_on_where_it_was_cut_off_and_to_more_images(checkpoint, tmp_path, monkeypatch):

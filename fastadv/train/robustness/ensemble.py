@@ -86,11 +86,14 @@ def _run(
     """Run one part to its end, storing it now and then, and where a signal asks to stop."""
     places: Tensor = begun["places"]
     x, y = prepared.batch(places)
-    printed, written = 0.0, time.monotonic()
+    printed, written, over = 0.0, time.monotonic(), 0
 
     def watch(evaluation: AutoAttack) -> None:
-        nonlocal printed, written
+        nonlocal printed, written, over
         now = time.monotonic()
+        for stage in range(over, evaluation.stage):
+            print(_outcome(evaluation, stage), flush=True)
+        over = evaluation.stage
         if asked_to_stop() or now - written > SECONDS_BETWEEN_STORES:
             _write(file, {"places": places, "state": evaluation.state_dict()})
             written = time.monotonic()
@@ -111,6 +114,7 @@ def _run(
         )
         if "state" in begun:
             evaluation.load_state_dict(begun["state"])
+        over = evaluation.stage
         # Of several processes each would stop after a pass of its own.
         with deferred() if processes.count == 1 else contextlib.nullcontext():
             evaluation.run(watch)
@@ -127,6 +131,17 @@ def _run(
     )
     _write(file.with_suffix(".pt"), vars(part))
     file.unlink(missing_ok=True)
+
+
+def _outcome(evaluation: AutoAttack, stage: int) -> str:
+    """What an attack that is over leaves, in a line."""
+    found = evaluation.result().stages[stage]
+    line = (
+        f"{found.attack} is over: {found.broken} of {found.attacked} images broken, robust accuracy at most"
+        f" {100 * found.robust_accuracy:.2f} %"
+    )
+    # Square sees no gradient, and takes longer than all others together.
+    return f"{line} after all white-box attacks" if evaluation.attacks[stage + 1 :] == ("square",) else line
 
 
 def _progress(evaluation: AutoAttack) -> str:
