@@ -34,7 +34,8 @@ def freeze(
     one by one. The model itself is left as it is.
 
     On a CPU whose oneDNN computes in bfloat16, where no gradient is asked for, ReLUs and the sums before them are
-    computed inside the convolutions.
+    computed inside the convolutions. On one with AVX512 a convolution of images with up to four channels computes their
+    gradient for several pixels at once, see :class:`fastadv.attacks.model.image_conv.ImageConv2d`.
 
     ``frozen.compile()``, which every module has, also fuses what lies between the convolutions, for one or two minutes
     of compilation. An attack that is compiled whole (see :func:`fastadv.attacks.pgd`), called under ``torch.no_grad()``
