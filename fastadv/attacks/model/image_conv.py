@@ -16,11 +16,11 @@ _DTYPES = (torch.float32, torch.bfloat16)
 
 
 class ImageConv2d(nn.Conv2d):
-    """What it computes as a :class:`torch.nn.Conv2d` and, on a CPU with AVX512, the gradient by its input sooner.
+    """A :class:`torch.nn.Conv2d` whose gradient by its input comes sooner on a CPU with AVX512.
 
-    That gradient is a convolution to the few channels of an image, which leaves most of a vector idle. Convolved with
-    steps of a block, and every pixel of a block as channels of its own, it fills one: the same sums. Weight and bias
-    have to require no gradient for that.
+    That gradient is a convolution to the few channels of an image, which leaves most of a vector idle. With a stride
+    of one block, and every pixel of a block as channels of its own, it fills one: the same sums. Where weight or bias
+    require a gradient, and elsewhere, all is left to torch.
     """
 
     @staticmethod
