@@ -86,7 +86,9 @@ def _run(
     """Run one part to its end, storing it now and then, and where a signal asks to stop."""
     places: Tensor = begun["places"]
     x, y = prepared.batch(places)
-    printed, written, over = 0.0, time.monotonic(), 0
+    # No line at once: the first passes are the slowest, and say little of the time that is left.
+    printed = written = time.monotonic()
+    over = 0
 
     def watch(evaluation: AutoAttack) -> None:
         nonlocal printed, written, over
