@@ -142,7 +142,7 @@ def _outcome(evaluation: AutoAttack, stage: int) -> str:
         f"{found.attack} is over: {found.broken} of {found.attacked} images broken, robust accuracy at most"
         f" {100 * found.robust_accuracy:.2f} %"
     )
-    # Square sees no gradient, and takes longer than all others together.
+    # Square sees no gradient, and is the longest.
     return f"{line} after all white-box attacks" if evaluation.attacks[stage + 1 :] == ("square",) else line
 
 
