@@ -3,12 +3,12 @@
 python -m benchmarks.studies.autoattack_peers run --checkpoint FILE [FILE ...] --data-dir DIR
 python -m benchmarks.studies.autoattack_peers page
 
-`run` attacks the first n CIFAR-100 test images with pyautoattack under two seeds and with fastadv in float32 and on the
-bfloat16 copy, in every norm: SHARD images at a time, the sides in turn, each attack on what the last one left. What an
-attack leaves standing, its seconds and its memory are a file in RESULTS/NAME, written when it is over: a run that was
-stopped goes on there, and so does one with a larger n. With --untimed, pyautoattack attacks the network with its
-BatchNorms folded. `page` writes RESULTS/NAME.md for all that is stored: robust accuracy of each side, images on which
-they differ, and ratios of time.
+`run` attacks the first n CIFAR-100 test images with pyautoattack under two seeds, with fastadv in float32 and on the
+bfloat16 copy, and with torchattacks' AutoAttack, in every norm: SHARD images at a time, the sides in turn, each attack
+on what the last one left. What an attack leaves standing, its seconds and its memory are a file in RESULTS/NAME,
+written when it is over: a run that was stopped goes on there, and so does one with a larger n. With --untimed, the
+other packages attack the network with its BatchNorms folded. `page` writes RESULTS/NAME.md for all that is stored:
+robust accuracy of each side, images on which they differ, and ratios of time.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.opponents import peers
 from benchmarks.suite.machine import cpu_name, installed
 from fastadv.attacks import autoattack, freeze
 from fastadv.train.config.attack_config import AttackConfig
@@ -108,6 +109,15 @@ class Folded(nn.Module):
 Side = Callable[[nn.Module, Tensor, Tensor, Tensor, str, str, float, Clock | None], Tensor]
 
 
+def as_given(network: nn.Module, clock: Clock | None) -> nn.Module:
+    """The network as other packages attack it: on the clock, or folded where no times are kept."""
+    if clock is None:
+        return Folded(network)
+    # They view gradients as rows, which those of images in channels_last are not. Their examples hand them networks as
+    # they are loaded, with weights that require a gradient, to which the backward passes of FAB go as well.
+    return clocked(network, clock).to(memory_format=torch.contiguous_format).requires_grad_()
+
+
 def theirs(seed: int) -> Side:
     """Return a side that runs pyautoattack with this seed."""
 
@@ -116,17 +126,30 @@ def theirs(seed: int) -> Side:
     ) -> Tensor:
         from pyautoattack import AutoAttack as Published
 
-        if clock is None:
-            network = Folded(network)
-        else:
-            # It views gradients as rows, which those of images in channels_last are not. Its examples hand it networks
-            # as they are loaded, with weights that require a gradient, to which the backward passes of FAB go as well.
-            network = clocked(network, clock).to(memory_format=torch.contiguous_format).requires_grad_()
-        published = Published(network, norm=norm.capitalize(), eps=eps, seed=seed)
+        published = Published(as_given(network, clock), norm=norm.capitalize(), eps=eps, seed=seed)
         published.attacks_to_run = [attack]
         return published.run_standard_evaluation(x.contiguous(), y, batch_size=BATCH)[0]
 
     return run
+
+
+def torchattacks(
+    network: nn.Module, x: Tensor, y: Tensor, ids: Tensor, attack: str, norm: str, eps: float, clock: Clock | None
+) -> Tensor:
+    """A side: what torchattacks' AutoAttack runs, which gives the attacks 10 steps and every class as a target."""
+    with torch.no_grad():
+        classes = network(x[:1]).shape[1]
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
+        "apgd-ce": ("APGD", {"loss": "ce"}),
+        "apgd-t": ("APGDT", {"n_classes": classes}),
+        "fab-t": ("FAB", {"multi_targeted": True, "n_classes": classes}),
+        "square": ("Square", {"n_queries": 5000}),
+    }
+    kind, options = kinds[attack]
+    build = peers.torchattacks(kind, norm=norm.capitalize(), eps=eps, seed=0, n_restarts=1, **options)
+    found = build(as_given(network, clock), x.contiguous(), y)()
+    assert isinstance(found, Tensor)
+    return found.detach()
 
 
 def ours(attack_dtype: str) -> Side:
@@ -147,7 +170,10 @@ SIDES: dict[str, Side] = {
     "pyautoattack, seed 1": theirs(1),
     "fastadv, float32": ours("float32"),
     "fastadv, bfloat16": ours("bfloat16"),
+    "torchattacks": torchattacks,
 }
+# Of a side, norms that it has not.
+LACKS = {"torchattacks": ("l1",)}
 
 
 def main() -> None:
@@ -197,6 +223,8 @@ def _run(options: argparse.Namespace, checkpoint: Path, norm: str) -> None:
             "torch": torch.__version__,
             "pyautoattack": installed("pyautoattack"),
         }
+        if list(SIDES).index("torchattacks") in options.sides:
+            about["torchattacks"] = installed("torchattacks")
         if not options.untimed:
             about |= {
                 "machine": cpu_name(),
@@ -225,7 +253,12 @@ def _check_same(file: Path, about: dict[str, Any]) -> None:
 def _run_shard(
     side: str, folder: Path, prepared: PreparedAttack, start: int, norm: str, eps: float, *, timed: bool = True
 ) -> None:
-    """Let ``side`` attack the images from ``start`` on, one attack after the other; what is stored is not run again."""
+    """Let ``side`` attack the images from ``start`` on, one attack after the other; what is stored is not run again.
+
+    Nothing is run of a side that lacks the norm.
+    """
+    if norm in LACKS.get(side, ()):
+        return
     ids = torch.arange(start, min(start + SHARD, prepared.images))
     x = to_pixels(prepared.dataset.test.images[ids], channels_last=True)
     y = prepared.dataset.test.labels[ids]
@@ -294,19 +327,25 @@ def page(folder: Path) -> str:
         lines += [
             "Seconds, of them in the network, and the memory that an attack takes beyond what was there before it:",
             render_table(list(_times(shards))),
-            "pyautoattack is given the network as its examples give it: the weights require a gradient, so FAB's"
-            " backward passes go to them too. An attack's time has the checks of the network in it that each package"
-            " makes first.",
+            "Other packages are given the network as pyautoattack's examples give it: the weights require a gradient,"
+            " so FAB's backward passes go to them too. An attack's time has the checks of the network in it that each"
+            " package makes first.",
         ]
     else:
         lines.append(
             "Verdicts alone, from machines that did other work too. pyautoattack attacks the network as it is or, to"
             " the same result but for rounding, with its BatchNorms folded, which takes less time."
         )
+    if "torchattacks" in present:
+        lines.append(
+            "torchattacks' AutoAttack gives APGD and FAB 10 steps, where pyautoattack and fastadv make 100, and every"
+            " other class as a target, where they have 9."
+        )
     elsewhere = "" if folder.parent.name == RESULTS.name else f" --results {RESULTS.parent / folder.parent.name}"
     lines.append(
         f"Written by `python -m benchmarks.studies.autoattack_peers page{elsewhere}`: torch {about['torch']},"
         f" pyautoattack {about['pyautoattack']}"
+        + (f", torchattacks {about['torchattacks']}" if "torchattacks" in about else "")
         + (f", {about['threads']} threads of {about['machine']} with {about['instructions']}." if timed else ".")
     )
     return "\n\n".join(lines) + "\n"

@@ -159,3 +159,19 @@ def test_memory_that_was_taken_before_counts_again():
         return grown
 
     assert min(take(), take()) > 100
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_torchattacks_runs_every_attack(prepared, torchattacks, norm):
+    x, y = prepared.dataset.test.images / 255, prepared.dataset.test.labels
+    for attack in study.ATTACKS:
+        found = study.torchattacks(prepared.network, x, y, torch.arange(len(x)), attack, norm, 0.05, None)
+        moved = (found.double() - x.double()).flatten(1).norm(study.ORDER[norm], dim=1)
+        assert 0 < moved.max() <= 0.05 * (1 + 1e-5)
+        assert found.min() >= 0
+        assert found.max() <= 1
+
+
+def test_a_side_that_lacks_a_norm_is_left_out_there(folder, prepared):
+    study._run_shard("torchattacks", folder, prepared, 0, "l1", 1.0)
+    assert [file.name for file in folder.iterdir()] == ["about.json"]
