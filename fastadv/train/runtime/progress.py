@@ -13,7 +13,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress(AbstractContextManager["Progress"]):
-    """Steps done, images/s, time left and the newest note, such as the loss; a context manager.
+    """Steps done, images/s after the first of them, time left and the newest note, such as the loss; a context manager.
 
     shown: False for all but one of the processes that share a loop.
     """
@@ -22,9 +22,9 @@ class Progress(AbstractContextManager["Progress"]):
         self._label = label
         self._done, self._total = done, total
         self._images_per_step = images_per_step
-        self._first = done
         self._note = ""
-        self._started = self._printed = time.monotonic()
+        self._first = done + 1
+        self._first_over = self._printed = time.monotonic()
         self._shown = shown
         self._bar: Any = None
         if shown and sys.stderr.isatty():
@@ -45,6 +45,8 @@ class Progress(AbstractContextManager["Progress"]):
     def step(self) -> None:
         """Count one more step."""
         self._done += 1
+        if self._done == self._first:
+            self._first_over = time.monotonic()
         if self._bar is not None:
             self._bar.update(self._images_per_step)
         elif self._shown and time.monotonic() - self._printed > SECONDS_BETWEEN_LINES:
@@ -58,13 +60,13 @@ class Progress(AbstractContextManager["Progress"]):
 
     def _print(self) -> None:
         self._printed = time.monotonic()
-        rate = (self._done - self._first) / max(self._printed - self._started, 1e-9)
-        left = (self._total - self._done) / rate if rate else float("inf")
-        print(
-            f"{self._label}: step {self._done}/{self._total}, {rate * self._images_per_step:,.0f} images/s, "
-            f"{left:.0f} s left, {self._note}",
-            flush=True,
-        )
+        told = [f"{self._label}: step {self._done}/{self._total}"]
+        # The first step compiles networks and warms up: it tells nothing of those to come.
+        if self._done > self._first:
+            seconds = (self._printed - self._first_over) / (self._done - self._first)
+            told.append(f"{self._images_per_step / seconds:,.0f} images/s")
+            told.append(f"{(self._total - self._done) * seconds:.0f} s left")
+        print(", ".join([*told, self._note] if self._note else told), flush=True)
 
     def __exit__(self, *raised: object) -> None:
         if self._bar is not None:
