@@ -77,7 +77,7 @@ class AMKD(BSS):
         attack_size: int = 64,
         steps: int = 10,
         step_size: float = 0.06,
-        stop_early: bool = False,
+        stop_early: bool | None = None,
     ) -> None:
         super().__init__(
             temperature,

@@ -65,8 +65,8 @@ class BSS(Method):
         attack_size: how many images of a batch, or of each part of it that is computed by itself, are attacked; the
             published batch has 256.
         steps, step_size: of the attack.
-        stop_early: end it once no image is left to move, see :func:`fastadv.attacks.bss`: sooner on a CPU, a wait at
-            each step on any other device.
+        stop_early: end it once no image is left to move, see :func:`fastadv.attacks.bss`; None does so on a CPU, where
+            nothing waits for it.
 
     Terms: "loss"; before their weights "ce", "kd", and "bss", which is zero where there is no attack.
 
@@ -97,7 +97,7 @@ class BSS(Method):
         attack_size: int = 64,
         steps: int = 10,
         step_size: float = 0.06,
-        stop_early: bool = False,
+        stop_early: bool | None = None,
     ) -> None:
         super().__init__()
         self.temperature = checks.positive("temperature", temperature)

@@ -65,8 +65,8 @@ def test_stopping_early_finds_the_same_images(far):
         calls.append(at)
         return network(at)
 
-    whole = bss(network, x, target, step_size=1.5, steps=40)
-    found = bss(counting, x, target, step_size=1.5, steps=40, stop_early=True)
+    whole = bss(network, x, target, step_size=1.5, steps=40, stop_early=False)
+    found = bss(counting, x, target, step_size=1.5, steps=40)
     assert torch.equal(found, whole)
     # It has seen that the last one had left, and nothing after that.
     assert torch.equal(calls[-1].detach(), whole)
@@ -74,7 +74,18 @@ def test_stopping_early_finds_the_same_images(far):
     assert len(calls) < 40
 
 
-def test_stopping_early_is_a_choice(far):
+def test_stopping_early_is_a_choice(far, as_on_a_device):
+    network, x, target = far
+    calls = []
+
+    def counting(at):
+        calls.append(at)
+        return network(at)
+
+    for stop_early, asked in ((None, False), (False, False), (True, True)):
+        calls.clear()
+        bss(counting, x, target, step_size=1.5, steps=40, stop_early=stop_early)
+        assert (len(calls) < 40) == asked
     with pytest.raises(TypeError, match="stop_early must be a bool, got int"):
         bss(*far, stop_early=1)
 
@@ -89,7 +100,7 @@ def test_stays_after_it_has_left_even_where_the_model_changes_its_mind(far):
         # The third call says another class, of which later ones know nothing.
         return logits if len(calls) != 3 else logits.roll(1, dims=1)
 
-    found = bss(moody, x, target, steps=6)
+    found = bss(moody, x, target, steps=6, stop_early=False)
     assert len(calls) == 6
     assert torch.equal(found, calls[2])
     assert not torch.equal(found, calls[1])

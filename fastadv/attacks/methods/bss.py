@@ -11,6 +11,7 @@ from fastadv.attacks.configured import Attack
 from fastadv.attacks.loop.arguments import clean_images, step_count
 from fastadv.attacks.loop.ascent import Evaluation, ascend
 from fastadv.attacks.loop.objective import backprop_to_input
+from fastadv.attacks.model import values
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
 from fastadv.near_misses import answers_near_misses
@@ -28,7 +29,7 @@ def bss(
     steps: int | Tensor = 10,
     step_size: float | Tensor = 0.3,
     bounds: tuple[float, float] | None = (0.0, 1.0),
-    stop_early: bool = False,
+    stop_early: bool | None = None,
     check: bool | None = None,
 ) -> Tensor:
     """Boundary supporting samples: x moved from its own class towards ``target``, until it has just left its class.
@@ -52,8 +53,8 @@ def bss(
         step_size: the length of a step as a share of the gap between the two logits, a float or [N].
         bounds: (low, high), or None for no box.
         stop_early: ask at each step whether any sample is left to move, and end where there is none, as the published
-            code does: the same images, sooner where all leave their class soon. Asking waits for the device; such a
-            loop cannot be captured or compiled whole.
+            code does: the same images, sooner where all leave their class soon. Asking waits for the device, and such a
+            loop cannot be captured or compiled whole; None asks on a CPU alone, where nothing waits.
         check: see :func:`pgd`.
 
     Returns:
@@ -73,7 +74,8 @@ def bss(
     schedule = step_count(steps, x)
     move = bss_stepper(x, step_size=step_size, bounds=bounds)
     checks.int64("target", target, [x.shape[0]], x)
-    gap = _Gap(networks, target, stop_early=checks.flag("stop_early", stop_early))
+    asks = values.readable(x, None) if stop_early is None else checks.flag("stop_early", stop_early)
+    gap = _Gap(networks, target, stop_early=asks)
     with no_trace(networks.members):
         return ascend(
             gap,
