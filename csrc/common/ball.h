@@ -52,9 +52,20 @@ FASTADV_INLINE A move_inside(A x0, A delta) {
   return (absolute<A>(moved - x0) > absolute<A>(delta)) & (moved != 0) ? inward : moved;
 }
 
-// Newton's method on a concave, piecewise linear function: each pass is monotone and feasible, so it may stop early. It
-// ends by itself, after a few passes; where the distances of coordinates differ by many orders of magnitude, after two
-// dozen.
+// Newton's method for the s in [0, 1] at which clamp(x0 + s delta, low, high) lies at distance eps from x0. In s^2 the
+// squared distance is concave and piecewise linear, s^2 free + fixed, with `free` the sum of delta^2 over the
+// coordinates still inside the box and `fixed` the squared distance of those the box stopped: from the left each pass
+// rises towards the root, so that the method may stop early. It ends by itself, after a few passes; where the distances
+// of coordinates differ by many orders of magnitude, after two dozen.
 constexpr int kNewtonPasses = 32;
+
+// Where a pass leads from s, given the two sums there and eps^2; s itself where it has arrived.
+template <class A>
+FASTADV_INLINE A newton_pass(A s, A free, A fixed, A squared_radius) {
+  const A left = squared_radius - fixed;
+  const A root = free > 0 && left > 0 ? std::sqrt(left / free) : A(0);
+  if (!(root > s)) return s;
+  return root < 1 ? root : A(1);
+}
 
 }  // namespace fastadv

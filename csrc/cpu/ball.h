@@ -13,11 +13,8 @@ constexpr int64_t kEqualRun = 2 * kBlock;
 // Elements of work that a step or a projection makes of one, measured in those of linf.
 inline int64_t cost(Norm norm) { return norm == Norm::kLinf ? 1 : norm == Norm::kL2 ? 2 : 6; }
 
-// The s in [0, 1] for which clamp(x0 + s delta, low, high) lies at distance eps from x0; 1 inside the ball. The first
-// time, deltas are asked of `first`, which may write them down.
-// In s^2 the squared distance is concave and piecewise linear, s^2 A + B, with A the sum of delta^2 over the
-// coordinates still inside the box and B the squared distance of those the box stopped; from the left Newton rises to
-// the root.
+// The s in [0, 1] for which clamp(x0 + s delta, low, high) lies at distance eps from x0, by newton_pass; 1 inside the
+// ball. The first time, deltas are asked of `first`, which may write them down.
 template <class A, class First, class Delta>
 FASTADV_INLINE A l2_scale(const First& first, const Delta& delta, const A* x0, int64_t size, const Ball<A>& ball) {
   A squares[2];
@@ -42,10 +39,9 @@ FASTADV_INLINE A l2_scale(const First& first, const Delta& delta, const A* x0, i
       terms[0] = stopped ? A(0) : d * d;
       terms[1] = stopped ? inside * inside : A(0);
     });
-    const A free = free_and_fixed[0], left = radius - free_and_fixed[1];
-    const A root = free > 0 && left > 0 ? std::sqrt(left / free) : A(0);
-    if (!(root > s)) break;
-    s = root < 1 ? root : A(1);
+    const A next = newton_pass(s, free_and_fixed[0], free_and_fixed[1], radius);
+    if (next == s) break;
+    s = next;
   }
   return s;
 }

@@ -138,29 +138,17 @@ class Part {
     return raised(before.s, sums[0], sums[1]);
   }
 
-  // The scale after a pass at s, from the squares of what is free and of what the box stops.
+  // The scale after a pass at s, from its two sums.
   DEVICE Scale raised(A s, A free, A fixed) const {
-    const A left = ball_.eps * ball_.eps - fixed;
-    const A root = free > 0 && left > 0 ? std::sqrt(left / free) : A(0);
-    if (!(root > s)) return {s, true};
-    return {root < 1 ? root : A(1), false};
+    const A next = newton_pass(s, free, fixed, ball_.eps * ball_.eps);
+    return {next, next == s};
   }
 
   // Adds up both.
   template <class Wide>
   DEVICE void add_squares(const Rule& rule, A s, Wide (&sums)[2]) const {
     points(rule, [&](int64_t, const auto& point, const auto& centre) {
-      A run[2] = {};
-      for (int e = 0; e < kWidth; ++e) {
-        const A d = point[e] - centre[e], step = s * d;
-        const A below = ball_.low - centre[e], above = ball_.high - centre[e];
-        const A limit = step < 0 ? below : above;
-        const bool stopped = step < below || step > above;
-        run[0] += stopped ? A(0) : d * d;
-        run[1] += stopped ? limit * limit : A(0);
-      }
-      sums[0] += run[0];
-      sums[1] += run[1];
+      add_free_and_fixed(point, centre, s, ball_, sums);
     });
   }
 

@@ -262,11 +262,26 @@ DEVICE A norm(const Team& team, A squares, const Terms& terms) {
   return largest * std::sqrt(combined<Sum>(team, scaled));
 }
 
-// The s in [0, 1] for which clamp(x0 + s delta, low, high) lies at distance eps from x0, delta being point - x0; 1
-// inside the ball. In s^2 the squared distance is concave and piecewise linear, s^2 A + B, with A the sum of delta^2
-// over the coordinates still inside the box and B the squared distance of those the box stopped; from the left Newton
-// rises to the root. Equal terms, which sign steps leave behind, round alike and would add up their errors: long sums,
-// which a thread's share of a sample in registers has not, are taken in double, a run of terms at a time.
+// Adds to both sums of a Newton pass what a run of coordinates has at scale s. A run at a time: equal terms, which sign
+// steps leave behind, round alike and would add up their errors in a longer sum.
+template <class A, class Run, class Wide>
+DEVICE void add_free_and_fixed(const Run& point, const Run& centre, A s, const Ball<A>& ball, Wide (&sums)[2]) {
+  A run[2] = {0, 0};
+  for (int e = 0; e < static_cast<int>(std::size(point)); ++e) {
+    const A d = point[e] - centre[e], step = s * d;
+    const A below = ball.low - centre[e], above = ball.high - centre[e];
+    const A limit = step < 0 ? below : above;
+    const bool stopped = step < below || step > above;
+    run[0] += stopped ? A(0) : d * d;
+    run[1] += stopped ? limit * limit : A(0);
+  }
+  sums[0] += run[0];
+  sums[1] += run[1];
+}
+
+// The s in [0, 1] for which clamp(x0 + s delta, low, high) lies at distance eps from x0, delta being point - x0, by
+// newton_pass; 1 inside the ball. Long sums, which a thread's share of a sample in registers has not, are taken in
+// double.
 template <class A, class Team, class Sample>
 DEVICE A l2_scale(const Team& team, const Sample& sample, const Ball<A>& ball) {
   using Wide = std::conditional_t<Sample::kInRegisters, A, double>;
@@ -295,23 +310,12 @@ DEVICE A l2_scale(const Team& team, const Sample& sample, const Ball<A>& ball) {
   for (int pass = 0; pass < kNewtonPasses && whole != clipped; ++pass) {
     Wide free_and_fixed[2] = {0, 0};
     sample.points([&](int64_t, const auto& point, const auto& centre) {
-      A run[2] = {0, 0};
-      for (int e = 0; e < static_cast<int>(std::size(point)); ++e) {
-        const A d = point[e] - centre[e], step = s * d;
-        const A below = ball.low - centre[e], above = ball.high - centre[e];
-        const A limit = step < 0 ? below : above;
-        const bool stopped = step < below || step > above;
-        run[0] += stopped ? A(0) : d * d;
-        run[1] += stopped ? limit * limit : A(0);
-      }
-      free_and_fixed[0] += run[0];
-      free_and_fixed[1] += run[1];
+      add_free_and_fixed(point, centre, s, ball, free_and_fixed);
     });
     team.template combine<Sum>(free_and_fixed);
-    const A free = static_cast<A>(free_and_fixed[0]), left = radius - static_cast<A>(free_and_fixed[1]);
-    const A root = free > 0 && left > 0 ? std::sqrt(left / free) : A(0);
-    if (!(root > s)) break;
-    s = root < 1 ? root : A(1);
+    const A next = newton_pass(s, static_cast<A>(free_and_fixed[0]), static_cast<A>(free_and_fixed[1]), radius);
+    if (next == s) break;
+    s = next;
   }
   return s;
 }
