@@ -1,7 +1,8 @@
 """Write what the trainer found: ``python -m benchmarks.pages.trainer_table``.
 
 From each results.json that was committed with a run's report under results/: the demo's run into README.md, all of them
-into results/README.md, where those that train the same student on the same data stand in one table.
+into results/README.md, where those that train the same student on the same data stand in one table. A run without a
+baseline of its own is part of the comparison of a run that has one, where teacher and training are the same.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import itertools
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from benchmarks.pages.markers import filled
+from fastadv.train.config.resume import FREE
 from fastadv.train.report.results import FILE, RunResults, read_results
 from fastadv.train.report.tables import PAIRING, difference_cells, render_table, result_cells, teacher_label
 from fastadv.train.report.training_report import comparison_table, protocol, result_table
@@ -20,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 DEMO = "digits-demo"
 # On the front page.
-SHOWN = (DEMO, "cifar100-cpu")
+SHOWN = (DEMO, "cifar100-cpu", "cifar100-cpu-controls")
 HEADS = ["method", "n", "clean, %", "minus baseline", "under PGD, %", "minus baseline", "pairs"]
 
 # By the names of their folders.
@@ -70,15 +73,17 @@ def several_runs(runs: Runs) -> str:
 
 def in_short(runs: Runs) -> str:
     """The runs' table for the front page, which leaves each protocol to its report."""
-    rows = [HEADS, *(row for run in runs.values() for row in _rows(run))]
-    notes = [
-        wrapped(
-            f"- {run.title}: {run.config['epochs']} epochs, PGD of eps {run.config['eval_eps']:.4g}; made{where(run)};"
-            f" [its report](benchmarks/results/{folder}/report.md) has the command.",
-            indent="  ",
-        )
-        for folder, run in runs.items()
-    ]
+    blocks = _comparisons(runs)
+    rows = [HEADS, *(row for parts in blocks for row in _rows(parts))]
+    notes = []
+    for parts in blocks:
+        first = next(iter(parts.values()))
+        made = [
+            f"{where(run)} ([report and command](benchmarks/results/{folder}/report.md))"
+            for folder, run in parts.items()
+        ]
+        training = f"{first.config['epochs']} epochs, PGD of eps {first.config['eval_eps']:.4g}"
+        notes.append(wrapped(f"- {first.title}: {training}; made{' and'.join(made)}.", indent="  "))
     note = (
         "Mean ± standard deviation of n seeds; differences in points, paired by seed, with the 95 % t interval of their"
         " mean."
@@ -88,7 +93,7 @@ def in_short(runs: Runs) -> str:
 
 def one_table(runs: Runs) -> str:
     """Every run's teacher and below it its students, what holds for all of them, and what for each run alone."""
-    rows = [HEADS, *(row for run in runs.values() for row in _rows(run))]
+    rows = [HEADS, *(row for parts in _comparisons(runs) for row in _rows(parts))]
     facts = {folder: protocol(run) for folder, run in runs.items()}
     shared = [fact for fact in next(iter(facts.values())) if all(fact in others for others in facts.values())]
     notes = [
@@ -109,13 +114,34 @@ def one_table(runs: Runs) -> str:
     return "\n\n".join([title, render_table(rows), wrapped(" ".join(explained)), "\n".join(notes)])
 
 
-def _rows(run: RunResults) -> Iterator[list[str]]:
+def _comparisons(runs: Runs) -> list[Runs]:
+    """Each run with those beside it that have no baseline of their own, but its teacher and training."""
+    found: dict[str, dict[str, RunResults]] = {}
+    for folder, run in runs.items():
+        alike = (other for other in runs if runs[other].baseline and _training(runs[other]) == _training(run))
+        first = folder if run.baseline else next(alike, folder)
+        found.setdefault(first, {first: runs[first]})[folder] = run
+    return list(found.values())
+
+
+def _training(run: RunResults) -> Mapping[str, Any]:
+    """The teacher, and how students are trained and evaluated: all but methods and seeds."""
+    apart = (*FREE, "methods", "seeds", "options")
+    # "none" is also what a setting says that older runs did not have.
+    config = {name: value for name, value in run.config.items() if name not in apart and value != "none"}
+    checkpoint = "Teacher checkpoint SHA-256"
+    return {**config, checkpoint: run.origin.get(checkpoint)}
+
+
+def _rows(parts: Runs) -> Iterator[list[str]]:
     """Under HEADS: the teacher, then each method beside the baseline."""
-    if run.teacher is not None:
-        trained = "loaded" if run.teacher_method is None else run.teacher_method
-        yield _row(result_cells(f"*{teacher_label(run)}, {trained}*", [run.teacher]), ["", "", ""])
-    baseline = run.baseline or run.methods[0]
-    for method in run.methods:
+    runs = list(parts.values())
+    first = runs[0]
+    if first.teacher is not None:
+        trained = "loaded" if first.teacher_method is None else first.teacher_method
+        yield _row(result_cells(f"*{teacher_label(first)}, {trained}*", [first.teacher]), ["", "", ""])
+    baseline = first.baseline or first.methods[0]
+    for method in itertools.chain.from_iterable(run.methods for run in runs):
         differences = ["baseline", "", ""] if method == baseline else difference_cells(method, baseline)
         yield _row(result_cells(method.label, method.seeds), differences)
 

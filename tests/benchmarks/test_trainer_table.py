@@ -75,7 +75,7 @@ def test_the_front_page_shows_what_was_found_on_cifar_100_too(results):
     text = trainer_table.pages(results)[trainer_table.ROOT / "README.md"]["what runs found"]
     assert cells(text, "TALD ") == ["1", "60.00", "+10.00", "20.00", "-10.00", "1"]
     line = " ".join(text[text.index("- digits_cnn to resnet8 on cifar100") :].split())
-    assert re.match(r".*: \d+ epochs, PGD of eps [\d.]+; made .*cifar100-cpu/report\.md\) has the command\.", line)
+    assert re.match(r".*: \d+ epochs, PGD of eps [\d.]+; made at .* cores \(.*/cifar100-cpu/report\.md\)\)\.", line)
     assert "BSS" not in text
 
 
@@ -99,6 +99,26 @@ def test_a_run_without_kd_is_compared_with_its_first_method(results):
     write_run(results, "boundaries", {"bss": [(0.5, 0.2)], "amkd": [(0.4, 0.3)]})
     assert cells(systems(results), "BSS")[2] == "baseline"
     assert cells(systems(results), "AMKD")[1:] == ["40.00", "-10.00", "30.00", "+10.00", "1"]
+
+
+def test_a_run_without_kd_is_part_of_one_of_the_same_teacher_and_training(results):
+    write_run(results, "boundaries", {"bss": [(0.5, 0.2)], "amkd": [(0.4, 0.3)], "tald": [(0.8, 0.3)]}, threads=1)
+    write_run(results, "systems", {"ce": [(0.7, 0.1)], "kd": [(0.8, 0.1)]})
+    write_run(results, "longer", {"igdm": [(0.6, 0.2)]}, epochs=1000)
+    text = systems(results)
+    assert text.count("*teacher (digits_cnn), plain (CE)*") == 2
+    assert text.index("| CE ") < text.index("| BSS ") < text.index("| IGDM ")
+    assert cells(text, "BSS") == ["1", "50.00", "-30.00", "20.00", "+10.00", "1"]
+    assert cells(text, "IGDM")[2] == "baseline"
+
+
+def test_the_front_page_names_all_parts_of_a_comparison(results):
+    write_run(results, "cifar100-cpu", {"kd": [(0.5, 0.3)]}, data="cifar100")
+    write_run(results, "cifar100-cpu-controls", {"tald": [(0.6, 0.2)]}, data="cifar100")
+    text = trainer_table.pages(results)[trainer_table.ROOT / "README.md"]["what runs found"]
+    assert cells(text, "TALD ")[2] == "+10.00"
+    (note,) = [" ".join(part.split()) for part in text.split("\n- ") if "cifar100-cpu/report.md" in part]
+    assert re.search(r"made at .*/cifar100-cpu/report\.md\)\) and at .*/cifar100-cpu-controls/report\.md\)\)\.", note)
 
 
 def test_what_all_runs_share_is_said_once_and_the_rest_of_each(results):
