@@ -81,12 +81,6 @@ def shrink(x, x0, delta, scale):
 
 
 @triton.jit
-def scale_divisor(largest):
-    """Divisor after which squares neither overflow nor underflow."""
-    return tl.where((largest > 0) & (largest < float("inf")), largest, 1.0)
-
-
-@triton.jit
 def stopped_by_box(delta, x0, scale, low, high):
     """Mask of the coordinates of ``x0 + scale * delta`` that leave the box, and the offset at which it stops each."""
     step = scale * delta

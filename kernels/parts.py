@@ -23,12 +23,15 @@ def parts_of(elements: int) -> tuple[int, int]:
     """Return among how many programs a sample of so many elements is shared out, and the elements of each but the last.
 
     Shorter samples are one part: launches and their gaps would take longer than the passes that they share out.
-
-    Raises ValueError for a sample in which a place is no int32.
     """
+    check_places(elements)
+    return (1, elements) if elements <= _ALONE else (triton.cdiv(elements, _PART), _PART)
+
+
+def check_places(elements: int) -> None:
+    """Raise ValueError for a sample of so many elements where a place in it is no int32."""
     if elements > _LONGEST:
         raise ValueError(f"a sample must have at most {_LONGEST} elements for Triton, got {elements}")
-    return (1, elements) if elements <= _ALONE else (triton.cdiv(elements, _PART), _PART)
 
 
 def room_for_sums(x: Tensor, count: int, parts: int) -> Tensor:

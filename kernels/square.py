@@ -15,6 +15,7 @@ from fastadv.kernels.ball import _identity
 from fastadv.kernels.geometry import L2, LINF, project_linf
 from fastadv.kernels.launch import block, launch
 from fastadv.kernels.numerics import clamp, divide, narrow, per_sample, scalar, square_root, widen
+from fastadv.kernels.parts import check_places
 from fastadv.kernels.philox import philox
 
 # A query has 2^16 counter blocks.
@@ -38,10 +39,11 @@ def square_propose(
     sample_ids: Tensor | None,
 ) -> Tensor:
     """Launcher of :func:`fastadv.square_propose`."""
-    out = torch.empty_like(x)
-    if x.numel() == 0:
-        return out
     samples, channels, height, width = x.shape
+    check_places(channels * height * width)
+    out = torch.empty_like(x)
+    if out.numel() == 0:
+        return out
     columns = min(block(height * width, x), 512)
     widest = 0 if bumps is None else bumps.shape[1]
     where = (query, level, sides, bumps, len(sides), widest, eps, eps_n, low, high, seed, seed_t, sample_ids)

@@ -23,6 +23,7 @@ from fastadv.kernels.geometry import LINF, UNIT, displacement, project_linf
 from fastadv.kernels.launch import accumulator, block, launch
 from fastadv.kernels.move import move
 from fastadv.kernels.numerics import bits, divide, narrow, per_sample, scalar, shrinkage, square, square_root, widen
+from fastadv.kernels.parts import check_places
 
 # Blocks of an image's particles that one program takes alone, and the blocks of a share where there are more.
 _ALONE = 16
@@ -47,11 +48,12 @@ def svgd_step(
     step_size_n: Tensor | None,
 ) -> Tensor:
     """Launcher of :func:`fastadv.svgd_step`."""
-    out = torch.empty_like(particles)
-    if particles.numel() == 0:
-        return out
     images, count = particles.shape[:2]
-    elements = particles.numel() // (images * count)
+    elements = math.prod(particles.shape[2:])
+    check_places(elements)
+    out = torch.empty_like(particles)
+    if out.numel() == 0:
+        return out
     rows = triton.next_power_of_2(count)
     if rows * rows > _LARGEST_TILE:
         raise ValueError(f"particles must be at most {math.isqrt(_LARGEST_TILE)} an image for Triton, got {count}")

@@ -44,10 +44,9 @@ struct Smaller {
   }
 };
 
-// Threads that share a row: `rank` of `size`, and each of K numbers combined over them.
+// Threads that share a row, and each of K numbers combined over them.
 struct WarpTeam {
   DEVICE int rank() const { return threadIdx.x % kWarp; }
-  DEVICE int size() const { return kWarp; }
 
   template <class... Combine, class A, int K>
   DEVICE void combine(A (&x)[K]) const {
@@ -112,9 +111,6 @@ DEVICE Bin find_bin(uint32_t wanted, const Counts& counts) {
 }
 
 struct BlockTeam {
-  DEVICE int rank() const { return threadIdx.x; }
-  DEVICE int size() const { return blockDim.x; }
-
   template <class... Combine, class A, int K>
   DEVICE void combine(A (&x)[K]) const {
     SHARED_ARRAY(A, partial, K * kMaxWarps);

@@ -1,4 +1,4 @@
-// The step skeleton: read a sample, ask a rule where it moves, project, write. Two kernels share it.
+// The step skeleton: read a sample, ask a rule where it moves, project, write. Its plain kernels are
 //
 // move_elements, for linf balls and rules that look at one coordinate: a thread moves 16 bytes of the flat batch, so x,
 //   direction and x0 are read once and the result is written once.

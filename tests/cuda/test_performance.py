@@ -12,7 +12,7 @@ from performance.model import Code, Launch, Program
 from performance.page import PAGE
 
 from benchmarks.opponents import losses
-from tests.ops.cases import FUSED, Draw
+from tests.ops.cases import CASES, FUSED, Draw
 
 SASS = """
         /*0050*/                   LDG.E.128.CONSTANT R4, [R2.64] ;
@@ -157,3 +157,11 @@ def test_a_step_takes_as_many_trips_as_the_page_says(name, elements, loads, barr
     [launch] = case.launches
     said = launch.trips + launch.sums + launch.exchanges
     assert said - 2 <= loads + sums <= said
+
+
+@pytest.mark.parametrize(("op", "case"), [("momentum_step linf", "momentum_step-linf"), ("bss_step", "bss_step")])
+def test_a_step_that_searches_for_nothing_takes_as_many_sums_as_the_page_says(op, case, simulator, simulated):
+    [step] = [step for step in CASES if step.name == case]
+    step.call(FUSED, step.make(Draw(torch.float32), (1, 3, 32, 32)))
+    [[launch]] = [row.launches for row in cases.all_cases() if row.name == f"{op} 4096x3x32x32"]
+    assert launch.sums == simulator.simulator_barriers() // 2

@@ -37,6 +37,15 @@ def test_a_sample_in_which_a_place_is_no_int32_is_refused() -> None:
         parts.parts_of(2**31)
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case.op in ("svgd_step", "square_propose")], ids=str)
+def test_a_step_refuses_such_a_sample(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastadv.kernels import parts
+
+    monkeypatch.setattr(parts, "_LONGEST", 440)
+    with pytest.raises(ValueError, match=r"a sample must have at most 440 elements for Triton, got (441|1323)"):
+        case.call(FUSED, case.make(Draw(torch.float32), (2, 3, 21, 21)))
+
+
 def test_more_particles_than_a_tile_holds_are_refused() -> None:
     particles = torch.rand(1, 1025, 2)
     with pytest.raises(ValueError, match="particles must be at most 1024 an image for Triton, got 1025"):
