@@ -81,7 +81,10 @@ def bss_step(
 
 
 def ascent(direction: Tensor, step_size: float | Tensor, norm: str, l1_fraction: float = 0.05) -> Tensor:
-    """The step of length ``step_size`` along ``direction`` that is steepest for ``norm``; NaN moves nothing."""
+    """The step of length ``step_size`` in ``norm`` along ``direction``; NaN moves nothing.
+
+    The steepest of linf and l2; of l1 the largest coordinates, a fraction of all, share it equally.
+    """
     if norm == "linf":
         return _by_sign(direction, step_size)
     if norm == "l1":

@@ -37,6 +37,8 @@ def test_errors_of_the_users_have_no_traceback(capsys, tmp_path):
     assert "recipe: 'unheard'" in fails(capsys, "--recipe", "unheard")
     run = ["--run-dir", str(tmp_path / "run"), "--data", "cifar100", "--no-tensorboard"]
     assert "holds neither" in fails(capsys, *run, "--data-dir", str(tmp_path))
+    nowhere = tmp_path / "nowhere"
+    assert f"data_dir {nowhere}: no such folder" in fails(capsys, *run, "--data-dir", str(nowhere))
     assert not (tmp_path / "run").exists()
 
 

@@ -121,7 +121,7 @@ def test_options_are_those_arguments_that_a_recipe_can_hold():
             [],
             r"methods: 'unheard', expected one of ce, kd, .*tald.*, or a name with options\.unheard\.method",
         ),
-        ("own", ["own.eps=1"], r"options\.own\.method: None, expected one of ce, kd"),
+        ("own", ["own.eps=1"], r"methods: 'own', expected one of ce, kd, .*, or a name with options\.own\.method"),
         ("own", ["own.method=unheard"], r"options\.own\.method: 'unheard', expected one of ce, kd"),
         ("kd", ["kd.method=tald"], r"options\.kd\.method: 'tald', but kd is a method itself"),
         ("kd", ["kd.heat=1"], r"options\.kd\.heat: no such option; the options are temperature, alpha"),
@@ -154,6 +154,11 @@ def test_what_cannot_be_is_named(name, entries, message):
 def test_what_the_constructor_refuses_is_named(entries, message):
     with pytest.raises(ConfigError, match=f"^{message}"):
         read("x", *entries).build()
+
+
+def test_a_table_of_no_method_is_named():
+    with pytest.raises(ConfigError, match=r"^options: 'tlad', did you mean tald\? expected one of ce, kd"):
+        check_tables(parse_entries(["tlad.particles=3"]))
 
 
 @pytest.mark.parametrize("entry", ["kd", "kd=1", "kd.alpha", ".alpha=1", "kd.alpha=", "a b.alpha=1"])

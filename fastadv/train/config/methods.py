@@ -186,9 +186,9 @@ def check_name(name: str, tables: Tables, *, where: str) -> str:
         if method not in (None, name):
             raise ConfigError(f"options.{name}.method: {method!r}, but {name} is a method itself")
         return name
-    if name not in tables:
+    if method is None:
         expected = f"{', '.join(METHODS)}, or a name with options.{name}.method"
-        raise unknown_name(where, name, [*METHODS, *tables], expected)
+        raise unknown_name(where, name, [*METHODS, *(tables.keys() - {name})], expected)
     if re.fullmatch(r"[\w-]+", name, re.ASCII) is None:
         raise ConfigError(f"options: {name!r}, expected a name of letters, digits, - and _")
     if not isinstance(method, str) or method not in METHODS:

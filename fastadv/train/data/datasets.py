@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fastadv.train.runtime import imports
-from fastadv.train.runtime.errors import ConfigError, unknown_name
+from fastadv.train.runtime.errors import ConfigError, DataError, unknown_name
 
 if TYPE_CHECKING:
     import torch
@@ -83,6 +83,8 @@ def load(
         from fastadv.train.data import own_data
 
         return from_stored(own_data.read(name, data_dir), device)
+    if data_dir is not None and not data_dir.is_dir():
+        raise DataError(f"data_dir {data_dir}: no such folder")
     read = pkgutil.resolve_name(f"fastadv.train.data.{DATASETS[name].reader}")
     sizes = [image_size] if DATASETS[name].resized else []
     options = {"grayscale": True} if grayscale else {}
