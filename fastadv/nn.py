@@ -77,7 +77,7 @@ class KLDistillLoss(_Loss):
         self.temperature = checks.temperature(temperature)
         checks.choice("direction", direction, DIRECTIONS)
         self.direction = direction
-        self.class_dim = class_dim
+        self.class_dim = checks.integer_or_none("class_dim", class_dim)
 
     def forward(self, student: Tensor, teacher: Tensor, *, weight: float | Tensor | None = None) -> Tensor:
         """Return the loss of logits [N, C], with an optional factor or factors [N]."""
@@ -101,7 +101,7 @@ class JSDistillLoss(_Loss):
     def __init__(self, temperature: float = 1.0, *, reduction: str = "batchmean", class_dim: int | None = None) -> None:
         super().__init__(reduction)
         self.temperature = checks.temperature(temperature)
-        self.class_dim = class_dim
+        self.class_dim = checks.integer_or_none("class_dim", class_dim)
 
     def forward(self, student: Tensor, teacher: Tensor, *, weight: float | Tensor | None = None) -> Tensor:
         """Return the loss of logits [N, C], with an optional factor or factors [N]."""
@@ -135,8 +135,8 @@ class KDLoss(_Loss):
         self.temperature = checks.temperature(temperature)
         self.alpha = checks.number("alpha", alpha)
         self.label_smoothing = checks.share("label_smoothing", label_smoothing)
-        self.class_dim = class_dim
-        self.ignore_index = ignore_index
+        self.class_dim = checks.integer_or_none("class_dim", class_dim)
+        self.ignore_index = checks.integer_or_none("ignore_index", ignore_index)
 
     def forward(
         self, student: Tensor, teacher: Tensor, target: Tensor, *, weight: float | Tensor | None = None
@@ -173,8 +173,8 @@ class DKDLoss(_Loss):
         self.temperature = checks.temperature(temperature)
         self.alpha = checks.number("alpha", alpha)
         self.beta = checks.number("beta", beta)
-        self.class_dim = class_dim
-        self.ignore_index = ignore_index
+        self.class_dim = checks.integer_or_none("class_dim", class_dim)
+        self.ignore_index = checks.integer_or_none("ignore_index", ignore_index)
 
     def forward(
         self, student: Tensor, teacher: Tensor, target: Tensor, *, weight: float | Tensor | None = None
@@ -198,7 +198,7 @@ class IGDMLoss(_Loss):
 
     def __init__(self, *, reduction: str = "batchmean", class_dim: int | None = None) -> None:
         super().__init__(reduction)
-        self.class_dim = class_dim
+        self.class_dim = checks.integer_or_none("class_dim", class_dim)
 
     def forward(
         self,
@@ -229,8 +229,8 @@ class LossMatchingLoss(_Loss):
         self, *, reduction: str = "mean", class_dim: int | None = None, ignore_index: int | None = None
     ) -> None:
         super().__init__(reduction)
-        self.class_dim = class_dim
-        self.ignore_index = ignore_index
+        self.class_dim = checks.integer_or_none("class_dim", class_dim)
+        self.ignore_index = checks.integer_or_none("ignore_index", ignore_index)
 
     def forward(
         self, student: Tensor, teacher: Tensor, target: Tensor, *, weight: float | Tensor | None = None

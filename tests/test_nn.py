@@ -147,6 +147,12 @@ def test_bad_settings_are_refused_at_once(build, settings, inputs, function):
             build(**{name: float("nan")})
         with pytest.raises(TypeError, match=f"{name} must be a float, got str"):
             build(**{name: "4"})
+    if "class_dim" in build._rare:
+        with pytest.raises(TypeError, match="class_dim must be an int or None, got str"):
+            build(class_dim="1")
+    if "ignore_index" in build._rare:
+        with pytest.raises(TypeError, match="ignore_index must be an int or None, got float"):
+            build(ignore_index=1.5)
 
 
 def kl(log_q: Tensor, p: Tensor) -> Tensor:

@@ -147,6 +147,8 @@ class Distiller:
         self.model: nn.Module = student if self._wrapper is None else self._wrapper.module
         self._processes = processes or (_alone() if self._wrapper is None else Processes(self._wrapper.process_group))
         self.student: nn.Module = self.model
+        # As methods are built with it: what it computes in, and whether it is compiled, is no matter of theirs.
+        self._own: nn.Module = self.model
         self._autocast, self._compile = autocast, compile
         self._images, self._clip_norm = images, clip_norm
         self._device = next(self.model.parameters()).device
@@ -174,6 +176,7 @@ class Distiller:
                 f"got {self._peak}"
             )
         self._pending: Batch | None = None
+        self._started: int | None = None  # the newest epoch
         self._example: Tensor | None = None
         self.newest: StepTerms | None = None
         if example is not None:
@@ -270,14 +273,16 @@ class Distiller:
         if self._example is not None:
             return
         self._check_networks(example)
-        with self._seeded("method", everywhere=True):
-            images = len(example) if self._images is None else self._images
-            self.method.build(self.model, self.teacher, example, images=images)
-        self.method.to(self._device)
-        if self._autocast is not None or self._compile or not _gives_logits(self.model, example):
-            self.student = Float32Output(self.model, autocast=self._autocast, compiled=self._compile)
+        if not _gives_logits(self.model, example):
+            self.student = self._own = Float32Output(self.model)
         if self.teacher is not None and not _gives_logits(self.teacher, example):
             self.teacher = Float32Output(self.teacher)
+        with self._seeded("method", everywhere=True):
+            images = len(example) if self._images is None else self._images
+            self.method.build(self._own, self.teacher, example, images=images)
+        self.method.to(self._device)
+        if self._autocast is not None or self._compile:
+            self.student = Float32Output(self.model, autocast=self._autocast, compiled=self._compile)
         group = self.optimizer.param_groups[0]["params"]
         known = {id(parameter) for each in self.optimizer.param_groups for parameter in each["params"]}
         group.extend(parameter for parameter in self.method.own_parameters() if id(parameter) not in known)
@@ -297,6 +302,7 @@ class Distiller:
             "notes": {name: part.notes for name, part in self.method.named_modules() if isinstance(part, Method)},
             "optimizers": {name: step.state_dict() for name, step in self._steps.items()},
             "steps": {stage.kind: stage.done for stage in self.stages},
+            "started": self._started,
             "example": self._example,
         }
 
@@ -314,6 +320,7 @@ class Distiller:
                 step.load_state_dict(state["optimizers"][name])
         for stage in self.stages:
             stage.done = state["steps"][stage.kind]
+        self._started = state.get("started")  # which earlier versions did not keep
 
     def _begin(self, micro_batches: Sequence[MicroBatch]) -> tuple[Stage, list[Weighted]]:
         """Build where that is to do, start an epoch where one begins; the stage and its batches."""
@@ -322,9 +329,11 @@ class Distiller:
         self.build(micro_batches[0].x)
         stage = self.stage
         proper = stage is self.training
-        if proper and stage.between_epochs:
+        # A step that failed and is taken again starts no second time.
+        if proper and stage.between_epochs and self._started != stage.epoch:
             with self._seeded("start of epoch", stage.epoch, everywhere=True):
-                self.method.start_epoch(self.model)
+                self.method.start_epoch(self._own)
+            self._started = stage.epoch
         seed = derive_seed(self.seed, "step" if proper else "warm-up step", stage.done)
         return stage, [
             Weighted(
@@ -474,7 +483,7 @@ def _total_steps(method: Method, total: int | None, epochs: int | None, steps_pe
 
 def _gives_logits(network: nn.Module, example: Tensor) -> bool:
     """Return whether ``network`` gives logits alone, and not an output that holds them."""
-    if example.dim() < 3:
+    if example.dim() < 2:
         return True
     with evaluating([network]), torch.no_grad():
         return isinstance(network(example[:1]), Tensor)

@@ -27,7 +27,7 @@ class Hooked(nn.Module):
             the model's last ``nn.Linear``.
 
     Raises:
-        TypeError: model is no module.
+        TypeError: model is no module, layers are no names.
         ValueError: a name is no module's; the model has no ``nn.Linear`` and penultimate is None; at a call, a layer
             that was not called, or called more than once, or without a tensor as its first argument, whose output is
             no map (of penultimate: no tensor), or is overwritten in place.
@@ -39,6 +39,8 @@ class Hooked(nn.Module):
             raise TypeError(f"model must be a module, got {type(model).__name__}")
         self.model = model
         names = dict(model.named_modules())
+        if not isinstance(layers, Sequence) or not all(isinstance(name, str) for name in layers):
+            raise TypeError(f"layers must be names of modules, got {layers!r}")
         self.layers = tuple(layers)
         if isinstance(layers, str) or not self.layers:
             raise ValueError(f"layers must be names of modules, got {layers!r}")
@@ -113,12 +115,12 @@ class Hooked(nn.Module):
 
 
 class _Call(NamedTuple):
-    """A call of ``module``: its input, its output, and how often that had been written to by then."""
+    """A call of ``module``: its input, its output, and how often that had been written to by then, where it counts."""
 
     module: nn.Module
     before: Tensor
     after: Tensor
-    version: int
+    version: int | None
 
     @property
     def preactivation(self) -> Tensor:
@@ -130,7 +132,7 @@ class _Call(NamedTuple):
         self.check_kept(name)
 
     def check_kept(self, name: str) -> None:
-        if self.after._version != self.version:
+        if _version(self.after) != self.version:
             raise ValueError(f"layer {name!r}: its output is overwritten in place by what follows; name that module")
 
 
@@ -152,9 +154,14 @@ class _Record:
         assert self._input is not None
         if not isinstance(output, Tensor):
             raise ValueError(f"layer {self._name!r} gives a {type(output).__name__}, expected a tensor; name another")
-        self._calls.append(_Call(module, self._input, output, output._version))
+        self._calls.append(_Call(module, self._input, output, _version(output)))
 
     def only(self) -> _Call:
         if len(self._calls) != 1:
             raise ValueError(f"layer {self._name!r} was called {len(self._calls)} times in a forward, expected once")
         return self._calls[0]
+
+
+def _version(output: Tensor) -> int | None:
+    """How often ``output`` was written to; None in inference mode, where tensors do not count it."""
+    return None if output.is_inference() else output._version

@@ -17,6 +17,7 @@ from fastadv.attacks.model.freeze import Frozen
 from fastadv.distill.parts.float32_output import compiled_whole
 from fastadv.near_misses import answers_near_misses
 from fastadv.numerics import accumulate
+from fastadv.ops import checks
 
 Network = Callable[[Tensor], Tensor]
 Terms = dict[str, Tensor]
@@ -54,9 +55,11 @@ class Batch:
     def cross_entropy(self, logits: Tensor) -> Tensor:
         """Return the cross-entropy of ``logits`` [N, C] and the labels, in float32 or float64, the mean over the batch.
 
-        Of mixed images it is ``share CE(y) + (1 - share) CE(mixed)``.
+        Of mixed images it is ``share CE(y) + (1 - share) CE(mixed)``. Raises TypeError and ValueError where y is no
+        int64 [N], and what torch does for numbers that are no class.
         """
         logits = accumulate(logits)
+        checks.target(self.y, logits, "y")
         own = cross_entropy(logits, self.y, label_smoothing=self.label_smoothing)
         if self.mixed is None:
             return own

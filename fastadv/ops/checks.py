@@ -148,6 +148,12 @@ def target_values(y: Tensor, classes: int, name: str = "target") -> None:
     index_values(name, y, classes)
 
 
+def classes(name: str, y: Tensor, logits: Tensor) -> None:
+    """Require that ``y`` [N], int64, are classes of ``logits`` [N, C]; of values where no device is waited for."""
+    target(y, logits, name)
+    target_values(y, logits.shape[1], name)
+
+
 def index_values(name: str, y: Tensor, count: int) -> None:
     """Require that every value of ``y`` is an index below ``count``, where a device need not be waited for."""
     known = y.device.type == "cpu" and not torch.compiler.is_compiling()
@@ -201,6 +207,13 @@ def not_negative(name: str, value: float) -> float:
     if result < 0:
         raise ValueError(f"{name} must not be negative, got {value!r}")
     return result
+
+
+def integer_or_none(name: str, value: int | None) -> int | None:
+    """Return ``value``, an int or None."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise TypeError(f"{name} must be an int or None, got {type(value).__name__}")
+    return value
 
 
 def flag(name: str, value: bool) -> bool:
@@ -309,9 +322,21 @@ def has_tensor(bounds: tuple[float | Tensor, float | Tensor]) -> bool:
     return any(isinstance(bound, Tensor) for bound in _pair(bounds))
 
 
-def _over_samples(bound: float | Tensor, x: Tensor) -> float | Tensor:
+def broadcasting(name: str, value: Tensor, x: Tensor) -> list[int]:
+    """Return the shape, with as many dimensions as samples ``x`` [N, ...], in which ``value`` broadcasts to them."""
+    padded = [1] * (x.dim() - value.dim()) + list(value.shape)
+    if len(padded) > x.dim() or any(size not in (1, full) for size, full in zip(padded, x.shape, strict=True)):
+        raise ValueError(f"{name} must broadcast to the samples, {list(x.shape)}, got {list(value.shape)}")
+    return padded
+
+
+def _over_samples(name: str, bound: float | Tensor, x: Tensor) -> float | Tensor:
     """Return a bound that broadcasts to ``x`` [N, ...], as one [N] does not."""
-    return bound.view(-1, *[1] * (x.dim() - 1)) if isinstance(bound, Tensor) and bound.dim() == 1 else bound
+    if not isinstance(bound, Tensor):
+        return bound
+    bound = bound.view(-1, *[1] * (x.dim() - 1)) if bound.dim() == 1 else bound
+    broadcasting(name, bound, x)
+    return bound
 
 
 def in_box(name: str, x: Tensor, bounds: tuple[float | Tensor, float | Tensor] | None) -> None:
@@ -336,7 +361,7 @@ def span_in_box(name: str, x: Tensor, bounds: tuple[float | Tensor, float | Tens
     """Require that samples ``x`` [N, ...] with values from ``least`` to ``most`` lie in ``bounds``."""
     rounding = torch.finfo(x.dtype).eps / 2
     if has_tensor(bounds):
-        low, high = (_over_samples(bound, x) for bound in bounds)
+        low, high = (_over_samples(f"bounds[{index}]", bound, x) for index, bound in enumerate(bounds))
         slack = _SLACK * (high - low) + rounding * max(abs(least), abs(most))
         outside, where = bool(((x < low - slack) | (x > high + slack)).any()), ""
     else:

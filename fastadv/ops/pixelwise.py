@@ -104,9 +104,7 @@ def _aligned(name: str, value: Tensor, x: Tensor) -> Tensor:
     checks.floating(name, value)
     if value.dim() < 2:
         value = checks.per_sample(name, value, x).view(-1, *[1] * (x.dim() - 1))
-    padded = [1] * (x.dim() - value.dim()) + list(value.shape)
-    if len(padded) > x.dim() or any(size not in (1, full) for size, full in zip(padded, x.shape, strict=True)):
-        raise ValueError(f"{name} must broadcast to the samples, {list(x.shape)}, got {list(value.shape)}")
+    padded = checks.broadcasting(name, value, x)
     if value.device != x.device:
         raise ValueError(f"{name} must be on the device of the samples, {x.device}, got {value.device}")
     checks.constant(name, value)

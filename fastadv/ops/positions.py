@@ -51,7 +51,8 @@ def over_positions(
         target = target.movedim(dim, -1).reshape(rows[0].shape)
     divisor: float | Tensor | None = first.shape[0] if reduction == "batchmean" else None
     if target is not None and ignore_index is not None:
-        kept = target != _index(ignore_index)
+        checks.integer_or_none("ignore_index", ignore_index)
+        kept = target != ignore_index
         target = torch.where(kept, target, 0)
         rows = [torch.where(kept[:, None], x, 0) for x in rows]
         share = kept.to(accumulation_dtype(first))
@@ -68,20 +69,13 @@ def over_positions(
 def _class_dim(class_dim: int | None, name: str, x: Tensor) -> int:
     """Return the dimension of the classes of ``x``, counted from the front; None is that of [N, C]."""
     checks.floating(name, x)
+    class_dim = checks.integer_or_none("class_dim", class_dim)
     if class_dim is None:
         checks.logits(name, x)
         return 1
-    if isinstance(class_dim, bool) or not isinstance(class_dim, int):
-        raise TypeError(f"class_dim must be an int or None, got {type(class_dim).__name__}")
     dim = class_dim + x.dim() if class_dim < 0 else class_dim
     if not 1 <= dim < x.dim():
         raise ValueError(f"class_dim must be a dimension of {name} behind its first, {list(x.shape)}, got {class_dim}")
     if x.shape[dim] == 0:
         raise ValueError(f"{name} must have classes along class_dim={class_dim}, got {list(x.shape)}")
     return dim
-
-
-def _index(ignore_index: int) -> int:
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
-        raise TypeError(f"ignore_index must be an int or None, got {type(ignore_index).__name__}")
-    return ignore_index

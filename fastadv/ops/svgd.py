@@ -71,11 +71,7 @@ def svgd_step(
     Source: Liu, Wang, "Stein variational gradient descent", NeurIPS 2016; the projected form for adversarial
     distributions is that of ALD (AISTATS 2022), with a kernel that joins no two images.
     """
-    checks.samples("particles", particles)
-    if particles.dim() < 3:
-        raise ValueError(f"particles must have shape [N, n, ...], got {list(particles.shape)}")
-    checks.floating("score", score)
-    checks.same("score", score, "particles", particles)
+    check_particles(particles, score)
     checks.floating("x0", x0)
     checks.shape("x0", x0, [particles.shape[0], *particles.shape[2:]], particles)
     dtype = torch.promote_types(torch.promote_types(particles.dtype, score.dtype), x0.dtype)
@@ -105,6 +101,23 @@ def svgd_stepper(
     return lambda particles, score: _move(particles, score, x0, arguments)
 
 
+def check_particles(particles: Tensor, score: Tensor) -> None:
+    """Require floating-point ``particles`` [N, n, ...] and a ``score`` of their shape."""
+    checks.samples("particles", particles)
+    if particles.dim() < 3:
+        raise ValueError(f"particles must have shape [N, n, ...], got {list(particles.shape)}")
+    checks.floating("score", score)
+    checks.same("score", score, "particles", particles)
+
+
+def check_bandwidth(bandwidth: float | str) -> float | None:
+    """Return sigma, None for the median rule. Raises TypeError and ValueError for what is neither."""
+    sigma = checks.number_or("bandwidth", bandwidth, "median")
+    if sigma is not None and not sigma >= _LEAST_BANDWIDTH:
+        raise ValueError(f"bandwidth must be at least {_LEAST_BANDWIDTH}, got {bandwidth!r}")
+    return sigma
+
+
 def _arguments(
     x: Tensor,
     eps: float | Tensor,
@@ -115,10 +128,8 @@ def _arguments(
     update: str,
     score_scale: float | str,
 ) -> tuple[Any, ...]:
-    sigma = checks.number_or("bandwidth", bandwidth, "median")
+    sigma = check_bandwidth(bandwidth)
     scale = checks.number_or("score_scale", score_scale, "rms")
-    if sigma is not None and not sigma >= _LEAST_BANDWIDTH:
-        raise ValueError(f"bandwidth must be at least {_LEAST_BANDWIDTH}, got {bandwidth!r}")
     code = checks.choice("update", update, UPDATES)
     radius, size, radii, sizes, ball, low, high = ball_and_step(x, eps, step_size, norm, bounds)
     return radius, size, *_svgd_step.tail((ball, low, high, sigma, code, scale), radii, sizes)

@@ -23,10 +23,10 @@ def unlabelled(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def to_a_class(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``attack`` without noise of its own, on the first class where none is given."""
+    """``attack`` without noise of its own, on the second class where none is given: at the first it may stop soon."""
 
     def attacked(model, x, y=None, seed=None, sample_ids=None):
-        return attack(model, x, torch.zeros(len(x), dtype=torch.int64, device=x.device) if y is None else y)
+        return attack(model, x, torch.ones(len(x), dtype=torch.int64, device=x.device) if y is None else y)
 
     return attacked
 

@@ -432,6 +432,37 @@ def test_images_enter_in_full_precision_where_they_can(make, entry, dtype):
     frozen.refresh()
 
 
+class WithToken(nn.Module):
+    """Whose first parameter is not of the layer through which images enter, as in vision transformers."""
+
+    def __init__(self):
+        super().__init__()
+        self.token, self.patch, self.head = nn.Parameter(torch.zeros(1, 8)), nn.Linear(75, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.head(self.patch(x.flatten(1)) + self.token)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_attacks_give_the_images_as_the_copy_takes_them(wrapped):
+    frozen = freeze(WithToken().eval(), dtype=torch.bfloat16)
+    assert frozen.entry == "patch"
+    seen = []
+    frozen.network.patch.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
+    x = torch.rand(4, 3, 5, 5)
+    pgd(nn.Sequential(frozen) if wrapped else frozen, x, eps=0.1, steps=1, step_size=0.1, random_start=False)
+    assert torch.equal(seen[0], x.flatten(1))
+
+
+def test_a_weight_of_the_entry_that_another_layer_shares_is_in_half_precision():
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6)).eval()
+    model[2].weight = model[0].weight
+    frozen, x = freeze(model, dtype=torch.bfloat16), torch.rand(4, 6)
+    assert frozen.entry is None
+    assert frozen(x).dtype == torch.bfloat16
+    assert frozen.difference(x) < 0.05
+
+
 def test_a_model_that_views_its_activations_runs_contiguous(images, labels):
     model = Views().eval()
     frozen = freeze(model)

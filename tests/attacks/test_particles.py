@@ -197,3 +197,16 @@ def test_bad_arguments_are_named(network, images, labels, change, error, message
     y = () if change.get("variant") == "released" else (labels,)
     with pytest.raises(error, match=message):
         svgd(network, images, *y, **({"eps": 0.1} | change))
+
+
+@pytest.mark.parametrize(
+    ("shape", "bandwidth", "message"),
+    [
+        ((2, 3, 4), 0.0, "bandwidth must be at least 1e-18, got 0.0"),
+        ((4, 4), "median", r"particles must have shape \[N, n, ...\], got \[4, 4\]"),
+        ((2, 0, 4), "median", "particles must be at least one an image"),
+    ],
+)
+def test_repulsion_ratio_refuses_what_is_none(shape, bandwidth, message):
+    with pytest.raises(ValueError, match=message):
+        repulsion_ratio(torch.rand(shape), torch.rand(shape), bandwidth=bandwidth)

@@ -208,3 +208,36 @@ def test_normalising_is_the_models_first_layer(network, images, labels):
     for wrong in (((0.5,), (0.5, 0.5)), ((0.5,), (0.0,))):
         with pytest.raises(ValueError, match=r"mean, std: .* expected one value a channel and std > 0"):
             attacks.Normalized(network, *wrong)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_normalised_network_may_be_in_half_precision_and_anywhere(network, images, labels, dtype):
+    wrapped = attacks.Normalized(network.eval().to(dtype), 0.5, 0.25)
+    assert wrapped(images.to(dtype)).dtype == dtype
+    assert not torch.equal(pgd(wrapped, images, labels, eps=0.1), images)
+    elsewhere = attacks.Normalized(network.to("meta"), 0.5, 0.25)
+    assert elsewhere(images.to("meta", dtype)).device.type == "meta"
+
+
+@pytest.mark.parametrize("attack", [pgd, apgd])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"eps": torch.full((5, 1, 1), 0.1)}, "eps must broadcast to the samples"),
+        ({"eps": torch.full((1, 6, 3, 8, 8), 0.1)}, "eps must broadcast to the samples"),
+        ({"eps": 0.1, "bounds": (torch.zeros(5, 1, 1), 1.0)}, re.escape("bounds[0] must broadcast to the samples")),
+    ],
+)
+def test_what_does_not_broadcast_is_named(network, images, labels, attack, given, message):
+    with pytest.raises(ValueError, match=message):
+        attack(network, images, labels, **given)
+    with pytest.raises(TypeError, match=r"eps must be float64, .* got torch\.int64"):
+        attack(network, images, labels, eps=torch.ones(3, 1, 1, dtype=torch.int64))
+
+
+def test_a_map_in_any_layout_that_is_not_finite_is_told(images):
+    def to_maps(x):
+        return (x / 0).contiguous(memory_format=torch.channels_last)
+
+    with pytest.raises(ValueError, match="model must give finite logits"):
+        pgd(to_maps, images, images, loss=lambda maps, y: maps.flatten(1).sum(1), eps=0.1)

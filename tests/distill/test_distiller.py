@@ -408,6 +408,35 @@ def test_outputs_that_hold_logits_are_understood():
     assert losses(distiller) == expected
 
 
+@pytest.mark.filterwarnings("ignore:IGDM")
+@pytest.mark.parametrize("name", ["ai-kd", "igdm", "pgd-at frozen", "tald"])
+@pytest.mark.parametrize("flat", [False, True])
+def test_methods_are_built_with_such_networks_too(name, flat):
+    """The same losses as of networks that give logits, of images and of vectors."""
+
+    def found(wrapped):
+        method = distill.PGDAT(steps=1, attack_mode="frozen") if name == "pgd-at frozen" else METHODS[name]()
+        torch.manual_seed(0)
+        networks = [nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES)) for _ in range(2)]
+        student, teacher = map(WithOutput, networks) if wrapped else networks
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+        distiller = Distiller(method, student, teacher, optimizer, epochs=2, steps_per_epoch=STEPS)
+        return [distiller.step(x.flatten(1) if flat else x, y).item() for x, y, _ in batches() * 2]
+
+    assert found(wrapped=True) == found(wrapped=False)
+
+
+def test_an_epoch_whose_first_step_failed_begins_once():
+    (x, y, _), *_ = batches()
+    distiller, resumed = make("ai-kd"), make("ai-kd")
+    with pytest.raises(ValueError, match=r"y must have shape \[6\], got \[5\]"):
+        distiller.step(x, y[:5])
+    resumed.load_state_dict(distiller.state_dict())
+    for each in (distiller, resumed):
+        each.step(x, y)
+        assert each.method.get_extra_state() == 1
+
+
 @pytest.mark.parametrize("outside", [lambda network: network, WithOutput], ids=["logits", "an output"])
 def test_the_callers_autocast_holds_inside_the_networks(outside):
     student, teacher = network(0), the_teacher()

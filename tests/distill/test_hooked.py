@@ -79,6 +79,19 @@ def test_names_are_checked(layers, penultimate, message):
         Hooked(plain(0), layers, penultimate)
 
 
+@pytest.mark.parametrize("layers", [3, [3], None])
+def test_what_is_no_name_is_named(layers):
+    with pytest.raises(TypeError, match=r"layers must be names of modules, got "):
+        Hooked(plain(0), layers)
+
+
+def test_inference_mode_has_features_too(x):
+    hooked = Hooked(plain(0).eval(), ["1"])
+    with torch.inference_mode():
+        found = hooked.with_features(x)
+    assert torch.equal(found.logits, hooked.with_features(x).logits)
+
+
 def test_what_is_no_map_or_overwritten_is_named(x):
     with pytest.raises(ValueError, match=r"layer '6' gives \[3, 8\], expected a map"):
         Hooked(plain(0), ["6"]).with_features(x)

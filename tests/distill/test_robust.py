@@ -490,6 +490,20 @@ def test_a_clean_forward_moves_the_statistics_and_not_the_loss(make, student, te
 
 
 @pytest.mark.parametrize("method", [AdaAD(inner="linear", **ATTACK), SAAD(**ATTACK)], ids=["adaad", "saad"])
+def test_what_is_no_class_is_named(method, student, teacher, batch):
+    x, y = batch
+    for wrong, error in ((y + 100, ValueError), (y.int(), TypeError)):
+        with pytest.raises(error, match="y must"):
+            method(student, teacher, Batch(x, wrong, progress=0.5, seed=SEED))
+
+
+def test_classes_of_a_cross_entropy_are_whole_numbers(student, teacher, batch):
+    x, y = batch
+    with pytest.raises(TypeError, match=r"y must be int64, got torch\.int32"):
+        TRADES(**ATTACK)(student, teacher, Batch(x, y.int(), seed=SEED))
+
+
+@pytest.mark.parametrize("method", [AdaAD(inner="linear", **ATTACK), SAAD(**ATTACK)], ids=["adaad", "saad"])
 def test_the_expansion_asks_the_teacher_once_whatever_the_steps(method, student, teacher, batch):
     method(student, teacher, Batch(*batch, progress=0.5, seed=SEED))
     once = len(teacher.rows)

@@ -239,6 +239,12 @@ def test_what_is_there_and_what_extended_it_is_said(here, capsys):
     assert read_origin(here / "run")["Extended by"] == "fastadv attack --resume --out=run --n=16"
 
 
+def test_what_adds_nothing_is_no_extension(here):
+    assert attack() == 0
+    assert main(["attack", "--resume", "--out=run"]) == 0
+    assert "Extended by" not in read_origin(here / "run")
+
+
 def test_a_flag_of_another_attack_is_shown_as_it_was_typed(capsys):
     assert attack("--save=x.npz", kind="pgd") == 2
     assert "save: 'x.npz', but only autoattack has it" in capsys.readouterr().err

@@ -205,6 +205,7 @@ def test_all_data_have_a_recipe(tmp_path, data, recipe):
         ),
         ({"teacher_epochs": "3"}, []),
         ({"methods": "ce", "freeze_teacher": True}, ["freeze_teacher has no effect: no method has a teacher"]),
+        ({"optimizer": "AdamW", "momentum": "0.5"}, ["momentum has no effect: optimizer is AdamW"]),
         ({"methods": "ce,kd", "warm_up_lr": "0.1"}, ["warm_up_lr has no effect: no method warms up"]),
         ({"methods": "tald", "options": ["tald.base=ft"], "warm_up_lr": "0.1"}, []),
     ],

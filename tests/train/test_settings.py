@@ -131,6 +131,7 @@ def test_options_are_those_arguments_that_a_recipe_can_hold():
         ("tald", ["tald.clean=1"], r"options\.tald\.clean: 1 \(int\), expected true or false"),
         ("tald", ["tald.bounds=[0, 1, 2]"], r"options\.tald\.bounds: .* expected a list of 2"),
         ("tald", ["tald.score_scale=[1]"], r"options\.tald\.score_scale: .* expected a number or .* or str"),
+        ("at", ["at.layers=1"], r"options\.at\.layers: 1 \(int\), expected a list"),
         ("tald", ["tald.base=4"], r"options\.tald\.base: 4 \(int\), expected str"),
         ("tald", ["tald.base=unheard"], r"options\.tald\.base: 'unheard', expected one of ce, kd, .*tald"),
         ("stack", [], r"options\.stack\.base: not given, expected METHOD"),

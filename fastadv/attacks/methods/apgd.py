@@ -179,6 +179,8 @@ class APGD(
 def _widest(eps: float | Tensor, x: Tensor) -> float | Tensor:
     """Return ``eps``, a float or [N]; of one for each channel or pixel of ``x`` [N, ...] the largest of each image."""
     if isinstance(eps, Tensor) and eps.dim() > 1:
+        checks.floating("eps", eps)
+        checks.broadcasting("eps", eps, x)
         return eps.expand(x.shape).flatten(1).amax(1)
     checks.radius("eps", eps, x)
     return eps

@@ -23,7 +23,7 @@ from fastadv.attacks.model.networks import Network, Networks
 from fastadv.near_misses import answers_near_misses
 from fastadv.numerics import accumulate, per_sample
 from fastadv.ops import checks
-from fastadv.ops.svgd import UPDATES, svgd_stepper
+from fastadv.ops.svgd import UPDATES, check_bandwidth, check_particles, svgd_stepper
 
 # The logarithm of the smallest scale of a score. The product of two and a gradient is a float32, and so is its square.
 _LEAST_SCALE = math.log(1e-9)
@@ -134,7 +134,7 @@ class SVGD(
     function=svgd,
     own_checks={
         "particles": lambda name, value: count(name, value, 1),
-        "bandwidth": lambda name, value: checks.number_or(name, value, "median"),
+        "bandwidth": lambda name, value: check_bandwidth(value),
         "update": among(UPDATES),
         "score_scale": lambda name, value: checks.number_or(name, value, "rms"),
         "variant": among(VARIANTS),
@@ -234,19 +234,20 @@ def repulsion_ratio(particles: Tensor, score: Tensor, *, bandwidth: float | str 
         bandwidth: see :func:`fastadv.svgd_step`.
 
     Raises:
-        TypeError: particles or score are no floating-point tensors.
-        ValueError: their shapes or devices differ, bandwidth is an unknown word.
+        TypeError: particles or score are no floating-point tensors, bandwidth is no number.
+        ValueError: particles are not [N, n, ...] with n > 0, shapes or devices differ, bandwidth is an unknown word or
+            too small.
     """
-    checks.samples("particles", particles)
-    checks.floating("score", score)
-    checks.same("score", score, "particles", particles)
-    checks.number_or("bandwidth", bandwidth, "median")
-    attraction, repulsion = _stein_terms(particles.detach().flatten(2), score.detach().flatten(2), bandwidth)
+    check_particles(particles, score)
+    if not particles.shape[1]:
+        raise ValueError(f"particles must be at least one an image, got {list(particles.shape)}")
+    sigma = check_bandwidth(bandwidth)
+    attraction, repulsion = _stein_terms(particles.detach().flatten(2), score.detach().flatten(2), sigma)
     pull, push = (term.square().mean((1, 2)) for term in (attraction, repulsion))
     return torch.where(push == 0, push, push / pull).sqrt()
 
 
-def _stein_terms(particles: Tensor, score: Tensor, bandwidth: float | str) -> tuple[Tensor, Tensor]:
+def _stein_terms(particles: Tensor, score: Tensor, sigma: float | None) -> tuple[Tensor, Tensor]:
     """Return ``1/n sum_j k_ij score_j`` and ``1/n sum_j k_ij (x_i - x_j) / sigma^2``, both [N, n, D].
 
     A flat kernel, where the median distance is zero, attracts and does not repel.
@@ -255,13 +256,13 @@ def _stein_terms(particles: Tensor, score: Tensor, bandwidth: float | str) -> tu
     count = x.shape[1]
     # One particle against all at a time: differences keep their digits, and nothing has n x n x D elements.
     squared = torch.stack([(x - x[:, j, None]).square().sum(2) for j in range(count)], dim=2)
-    if isinstance(bandwidth, str):
+    if sigma is None:
         rows, columns = torch.triu_indices(count, count, 1, device=x.device)
         pairs = squared[:, rows, columns]
         median = pairs.median(1).values if count > 1 else squared[:, 0, 0]
         precision = torch.where(median > 0, 2 * math.log(count + 1) / median, 0.0)[:, None, None]
     else:
-        precision = torch.full_like(squared[:, :1, :1], bandwidth**-2)
+        precision = torch.full_like(squared[:, :1, :1], sigma**-2)
     kernel = (squared * precision / -2).exp()
     weights = kernel * precision
     repulsion = torch.stack([(weights[:, i, :, None] * (x[:, i, None] - x)).sum(1) for i in range(count)], dim=1)

@@ -46,8 +46,9 @@ def freeze(
     Args:
         model: any module from images to logits [N, C]; of a DistributedDataParallel the module inside.
         dtype: of parameters, buffers and computation: float64, float32, bfloat16 or float16; None keeps them. In half
-            precision the layer through which images enter stays in float32 where there is one such layer: a pixel in
-            bfloat16 is rounded by up to 1/512, which small perturbations do not survive.
+            precision the layer through which images enter stays in float32 where there is one such layer, which shares
+            no weight with another: a pixel in bfloat16 is rounded by up to 1/512, which small perturbations do not
+            survive.
         channels_last: memory layout of convolution weights and of images [N, C, H, W], usually the faster one. A model
             that cannot run in it (one that calls view() on its activations) goes back to the contiguous layout at its
             first call, with a warning.
@@ -82,6 +83,7 @@ class Frozen(nn.Module):
         kept: why each other BatchNorm is not folded, by its path; empty where folding was not asked for.
         untraced: why modules could not be traced, by their path; their parts were looked at one by one.
         entry: the layer that computes in float32 for images in full precision; None where none does for that.
+        images_dtype: the dtype in which the network is given its images; None leaves theirs.
     """
 
     def __init__(
@@ -104,8 +106,9 @@ class Frozen(nn.Module):
         for module in self.network.modules():
             if ImageConv2d.suits(module):
                 module.__class__ = ImageConv2d  # with its hooks and all else that it has
-        self.entry = plan.entry if dtype in (torch.float16, torch.bfloat16) else None
-        self._dtype = dtype
+        halved = dtype in (torch.float16, torch.bfloat16)
+        self.entry = None if not halved or _is_shared(self.network, plan.entry) else plan.entry
+        self.images_dtype = dtype
         if dtype is not None:
             self._convert(dtype, plan.before)
         self._channels_last = channels_last
@@ -183,7 +186,7 @@ class Frozen(nn.Module):
         self.network.to(dtype)
         if self.entry is None:
             return
-        self._dtype = torch.float32
+        self.images_dtype = torch.float32
         layer = self.network.get_submodule(self.entry).float()
         layer.register_forward_hook(_CastOutput(dtype))
         for name, tensor in _tensors(self.network):
@@ -192,8 +195,8 @@ class Frozen(nn.Module):
 
     def _run(self, function: Callable[[Tensor], Any], x: Tensor) -> Any:
         """Call ``function`` of the network with the images in its dtype and layout."""
-        if self._dtype is not None:
-            x = x.to(self._dtype)
+        if self.images_dtype is not None:
+            x = x.to(self.images_dtype)
         if not self._channels_last or x.dim() != 4:
             return function(x)
         if self._layout_is_tried or torch.compiler.is_compiling():
@@ -236,6 +239,14 @@ def _copied(model: nn.Module) -> nn.Module:
     except Exception as error:  # a module may hold anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"model must be one that copy.deepcopy() can copy, got {reason}") from error
+
+
+def _is_shared(network: nn.Module, layer: str | None) -> bool:
+    """Return whether a parameter of ``layer`` is one of another module too."""
+    if layer is None:
+        return False
+    own = {id(tensor) for tensor in network.get_submodule(layer).parameters()}
+    return any(id(tensor) in own and not name.startswith(f"{layer}.") for name, tensor in _tensors(network))
 
 
 def _make_room(layer: Any) -> None:

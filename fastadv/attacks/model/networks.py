@@ -118,5 +118,11 @@ def _parameter_dtype(member: Network) -> torch.dtype | None:
     module = module_behind(member)
     if module is None:
         return None
-    parameters = (parameter for each in submodules(module) for parameter in each._parameters.values())
-    return next((one.dtype for one in parameters if one is not None and one.is_floating_point()), None)
+    for each in submodules(module):
+        # What a frozen copy computes in float32 for the images' sake need not be its first parameter.
+        if (images_dtype := vars(each).get("images_dtype")) is not None:
+            return images_dtype
+        for parameter in each._parameters.values():
+            if parameter is not None and parameter.is_floating_point():
+                return parameter.dtype
+    return None

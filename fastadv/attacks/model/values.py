@@ -65,7 +65,7 @@ def check_output(output: Tensor, modules: Callable[[], Iterable[nn.Module]], cop
         name = not_finite(module)
         if name is not None:
             raise NotFiniteError(f"model must be finite, got NaN or infinity in its {name}")
-    images = finite.view(output.shape[0] // copies, -1)
+    images = finite.reshape(output.shape[0] // copies, -1)
     raise NotFiniteError(f"model must give finite logits, got NaN or infinity for {_places('image', images)}")
 
 

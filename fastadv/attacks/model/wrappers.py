@@ -36,7 +36,8 @@ class Normalized(nn.Module):
     """``model((x - mean) / std)``: a model of normalised images as one of pixels in [0, 1], which attacks take.
 
     Args:
-        model: a module, or any callable, of normalised images [N, C, H, W].
+        model: a module, or any callable, of normalised images [N, C, H, W]. The constants get device and dtype of a
+            module's parameters.
         mean, std: of the normalisation, see :class:`fastadv.attacks.model.wrappers.Normalize`.
 
     Raises ValueError where mean and std differ in length or a deviation is not positive.
@@ -47,6 +48,10 @@ class Normalized(nn.Module):
     ) -> None:
         super().__init__()
         self.normalize = Normalize(mean, std)
+        if isinstance(model, nn.Module):
+            parameters = (each for each in model.parameters() if each.is_floating_point())
+            if (first := next(parameters, None)) is not None:
+                self.normalize.to(first)
         self.network = model
 
     def forward(self, x: Tensor) -> Any:

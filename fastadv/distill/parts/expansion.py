@@ -11,6 +11,7 @@ from torch.nn.functional import one_hot
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
 from fastadv.numerics import accumulate
+from fastadv.ops import checks
 
 
 class TrueClassExpansion(nn.Module):
@@ -39,11 +40,15 @@ class TrueClassExpansion(nn.Module):
         self._memory: dict[Any, Tensor] = {}
 
     def around(self, teacher: Network, x: Tensor, y: Tensor) -> TrueClassExpansion:
-        """Expand ``teacher`` at ``x`` [N, ...], float32 or float64, with classes ``y`` [N], int64; return itself."""
+        """Expand ``teacher`` at ``x`` [N, ...], float32 or float64, with classes ``y`` [N], int64; return itself.
+
+        Raises TypeError and ValueError where y are no classes of the logits.
+        """
         networks = Networks(teacher)
         with no_trace(networks.members):
             leaf = x.detach().clone().requires_grad_()
             logits = networks.logits(leaf)
+            checks.classes("y", y, logits)
             true = one_hot(y, logits.shape[1])
             (slope,) = torch.autograd.grad(logits, leaf, grad_outputs=true.to(logits.dtype))
         for name, tensor in {"x": x, "logits": accumulate(logits), "slope": slope, "true": true.to(x.dtype)}.items():

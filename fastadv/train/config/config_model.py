@@ -22,7 +22,7 @@ _EXPECTED_KIND = {
     "int_type": "int",
     "float_type": "a number or a fraction such as 8/255",
     "string_type": "str",
-    "is_instance_of": "Path",
+    "is_instance_of": "{class}",
     "tuple_type": "a list",
     "dict_type": "tables",
     "too_long": "a list of {max_length}",
@@ -140,10 +140,8 @@ def explain(error: ValidationError, name: str | None = None) -> ConfigError:
         name = str(first["loc"][0])
         faults = [fault for fault in faults if fault["loc"][0] == name]
     kinds = {**_EXPECTED_KIND, **_EXPECTED_VALUE}
-    expected = dict.fromkeys(
-        kinds.get(fault["type"], fault["msg"]).format(**fault.get("ctx", {})).replace("' or '", "', '")
-        for fault in faults
-    )
+    texts = (kinds.get(fault["type"], fault["msg"]).format(**fault.get("ctx", {})) for fault in faults)
+    expected = dict.fromkeys(text.replace("' or '", "', '").replace("Sequence", "a list") for text in texts)
     got = repr(first["input"])
     if first["type"] in _EXPECTED_KIND:
         got += f" ({type(first['input']).__name__})"

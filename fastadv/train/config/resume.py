@@ -111,7 +111,7 @@ def extend_attack(folder: Path, config: AttackConfig, facts: Mapping[str, str], 
     Raises ConfigError where ``facts`` are others now.
     """
     check_facts(folder, known_facts(folder, facts))
-    if AttackConfig.read_toml(folder / config.FILE).get("n") != config.n:
+    if AttackConfig(**AttackConfig.read_toml(folder / config.FILE)).n != config.n:
         _add_extension(folder, command)
     write_text(folder / config.FILE, config.to_toml())
 

@@ -247,6 +247,8 @@ class Config(DataConfig):
         reasons: dict[str, str] = {}
         if self.schedule != "step":
             reasons |= dict.fromkeys(("milestones", "lr_decay", "teacher_milestones"), f"schedule is {self.schedule}")
+        if self.optimizer != "SGD":
+            reasons["momentum"] = f"optimizer is {self.optimizer}"
         if not self.trains_teacher:
             fields = ("teacher_epochs", "teacher_method", "teacher_milestones", "teacher_ema")
             reasons |= dict.fromkeys(fields, "no teacher is trained")
