@@ -38,8 +38,9 @@ def project(
     up to the sign of a zero.
 
     Measured in float32, linf results lie within one unit in the last place of the pixel, l2 and l1 norms are at most
-    eps (1 + 4 * 2^-23), the box holds exactly. Where ball and box do not meet, the box wins: an x0 outside of it ends
-    in the box, however far that is. Steps and starts refuse such an x0 on a CPU, where they look at each x0 once.
+    eps (1 + 4 * 2^-23) (those of l2 for eps of 0 or from 1e-18 to 1e18, whose square float32 holds), the box holds
+    exactly. Where ball and box do not meet, the box wins: an x0 outside of it ends in the box, however far that is.
+    Steps and starts refuse such an x0 on a CPU, where they look at each x0 once.
 
     Args:
         x: samples [N, ...], float64, float32, bfloat16 or float16.
