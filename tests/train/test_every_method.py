@@ -41,7 +41,7 @@ def test_it_trains(run, name):
 
 def test_the_report_has_a_row_for_each(run):
     report = (run / "report.md").read_text()
-    labels = label_specs([read_spec(name, {}, where="methods") for name in METHODS])
+    labels = label_specs([read_spec(name, {}, where="methods") for name in METHODS], {})
     assert len(set(labels.values())) == len(METHODS)
     assert all(f"| {label} " in report for label in labels.values())
     assert "on 40 of 1297 training images, drawn by class, anew for each seed, but data-free on none." in report

@@ -171,7 +171,7 @@ def test_an_entry_of_another_form_is_refused(entry):
 def test_labels_say_the_base_and_the_name_of_a_further_setting():
     entries = ["none.method=tald", "none.samples=none", "plain.method=tald", "plain.base=ce", "tald.eps=0.5"]
     settings = [read(name, *entries) for name in ("ce", "kd", "tald", "none", "plain")]
-    assert label_specs(settings) == {
+    assert label_specs(settings, parse_entries(entries)) == {
         "ce": "plain (CE)",
         "kd": "KD",
         "tald": "TALD + KD",
@@ -180,9 +180,15 @@ def test_labels_say_the_base_and_the_name_of_a_further_setting():
     }
 
 
+def test_a_setting_alone_is_not_called_as_the_method_is():
+    entries = ["noise.method=tald", "noise.samples=noise", "igdm.base=rslad", "other.method=igdm", "other.base=adaad"]
+    settings = [read(name, *entries) for name in ("noise", "other")]
+    assert label_specs(settings, parse_entries(entries)) == {"noise": "TALD + KD (noise)", "other": "IGDM + AdaAD"}
+
+
 def test_further_settings_of_a_method_bear_their_names():
     settings = [read(name, "twin.method=kd") for name in ("kd", "twin")]
-    assert label_specs(settings) == {"kd": "KD", "twin": "KD (twin)"}
+    assert label_specs(settings, {}) == {"kd": "KD", "twin": "KD (twin)"}
 
 
 def test_a_name_that_is_no_folders_is_refused():

@@ -1,5 +1,6 @@
 """The methods by the names of recipes and the command line, with the options of a run."""
 
+import contextlib
 import inspect
 import pkgutil
 import re
@@ -170,9 +171,16 @@ def check_tables(tables: Tables) -> dict[str, dict[str, Any]]:
     return result
 
 
-def label_specs(specs: Sequence[MethodSpec]) -> dict[str, str]:
-    """Return the name of each spec in tables: its label, with its own name where two have the same."""
-    shared = Counter(spec.label for spec in specs)
+def label_specs(specs: Sequence[MethodSpec], tables: Tables) -> dict[str, str]:
+    """Return what reports call each spec: its label, with its own name where another setting has the same.
+
+    The method as ``tables`` have it under its own name is such a setting, among the specs or not.
+    """
+    labels = {spec.name: spec.label for spec in specs}
+    for spec in specs:
+        with contextlib.suppress(ConfigError):  # of an option that has to be given, and is given here alone
+            labels.setdefault(spec.method, read_spec(spec.method, tables, where="methods").label)
+    shared = Counter(labels.values())
     return {
         spec.name: f"{spec.label} ({spec.name})" if shared[spec.label] > 1 and spec.name != spec.method else spec.label
         for spec in specs

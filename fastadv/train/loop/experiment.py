@@ -49,7 +49,7 @@ class Experiment:
                 config = config.replaced(tensorboard=False)
         self.config, self._processes = config, Processes()
         self.dataset = config.load_data(config.device)
-        self._labels = label_specs(config.specs)
+        self._labels = label_specs(config.specs, config.options)
         if config.eval_attack not in ("pgd", ENSEMBLE) and self._processes.count > 1:
             raise ConfigError(f"eval_attack: {config.eval_attack!r} runs in one process, expected pgd or {ENSEMBLE}")
         self._check_students()

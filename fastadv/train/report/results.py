@@ -90,7 +90,7 @@ def accuracies_of(runs: Iterable[RunResults]) -> dict[str, str]:
 def write_results(config: Config, folder: Path, *, train_images: int, test_images: int) -> RunResults:
     """Gather the results of the finished run in `folder` and write them into results.json."""
     specs = config.specs
-    labels = label_specs(specs)
+    labels = label_specs(specs, config.options)
     run = RunResults(
         config=tomllib.loads(config.to_toml()),
         origin=read_origin(folder),
