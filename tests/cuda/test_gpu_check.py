@@ -72,7 +72,7 @@ def out(tmp_path):
 
 
 def test_a_failing_part_does_not_keep_the_next_from_running(out, capsys):
-    assert check([BAD, GOOD], out, 60) == 1
+    assert check([BAD, GOOD], out, 600) == 1
     assert [(part["part"], part["outcome"]) for part in lines(out / "parts.jsonl")] == [
         ("bad", "failed"),
         ("good", "passed"),
@@ -82,12 +82,12 @@ def test_a_failing_part_does_not_keep_the_next_from_running(out, capsys):
     assert "bad: ran all the same" in log
     assert "good: said" in log
     assert "bad: one: exit status 3" in capsys.readouterr().out.split("reasons")[1]
-    assert check([GOOD], out, 60) == 0
+    assert check([GOOD], out, 600) == 0
 
 
 def test_where_a_required_part_fails_nothing_follows(out):
     needed = Part("facts", BAD.steps, required=True)
-    assert check([needed, GOOD], out, 60) == 1
+    assert check([needed, GOOD], out, 600) == 1
     assert [part["part"] for part in lines(out / "parts.jsonl")] == ["facts"]
 
 
@@ -188,7 +188,7 @@ time.sleep(10**6)
 def test_a_step_finds_the_packages_that_its_caller_finds(out, tmp_path, monkeypatch):
     (tmp_path / "carried_along.py").write_text("print('here')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert check([Part("part", (script("one", "import carried_along, gpu_check, fastadv"),))], out, 60) == 0
+    assert check([Part("part", (script("one", "import carried_along, gpu_check, fastadv"),))], out, 600) == 0
     assert "part: here" in (out / "log.txt").read_text()
 
 
@@ -283,24 +283,24 @@ CRASH = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
 def test_after_a_crash_a_step_that_resumes_is_begun_again(out, tmp_path, crash, why):
     seen = tmp_path / "seen"
     code = f"import os; os.path.exists({str(seen)!r}) and exit(); open({str(seen)!r}, 'w'); {crash}"
-    assert check([Part("rows", (script("rows", code, resumes=True),))], out, 60) == 1
+    assert check([Part("rows", (script("rows", code, resumes=True),))], out, 600) == 1
     part = lines(out / "parts.jsonl")[0]
     assert (part["outcome"], part["reasons"]) == ("failed", [f"rows: {why}; the rest in a new process"])
     seen.unlink()
-    assert check([Part("tests", (script("tests", code),))], out, 60) == 1
+    assert check([Part("tests", (script("tests", code),))], out, 600) == 1
     assert lines(out / "parts.jsonl")[0]["reasons"] == [f"tests: {why}"]
 
 
 def test_a_step_that_crashes_each_time_is_given_up(out, monkeypatch):
     monkeypatch.setattr("gpu_check.running.MOST_CRASHES", 2)
-    assert check([Part("rows", (script("rows", CRASH, resumes=True),))], out, 60) == 1
+    assert check([Part("rows", (script("rows", CRASH, resumes=True),))], out, 600) == 1
     assert len(lines(out / "parts.jsonl")[0]["reasons"]) == 3
 
 
 def test_what_fails_is_tried_again_with_less(out):
     code = "import sys; print(sys.argv[1:]); sys.exit(len(sys.argv) < 3)"
     step = dataclasses.replace(script("train", code), instead=("--no-compile", "--no-capture", "--never"))
-    assert check([Part("part", (step,))], out, 60) == 1
+    assert check([Part("part", (step,))], out, 600) == 1
     part = lines(out / "parts.jsonl")[0]
     assert (part["outcome"], part["reasons"]) == (
         "failed",
@@ -321,7 +321,7 @@ def test_a_step_leaves_the_others_of_its_part_their_share_of_the_time(out, monke
 
 
 def test_a_program_that_is_not_there_is_a_reason_to_skip(out):
-    assert check([Part("part", BAD.steps, needs="no-such-program")], out, 60) == 0
+    assert check([Part("part", BAD.steps, needs="no-such-program")], out, 600) == 0
     part = lines(out / "parts.jsonl")[0]
     assert (part["outcome"], part["reasons"]) == ("skipped", ["no-such-program is not on the PATH"])
 
@@ -330,7 +330,7 @@ def test_outcomes_of_tests_are_lines_as_they_come(out, tmp_path):
     (tmp_path / "test_three.py").write_text(TESTS)
     command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "gpu_check.recorder")
     tests = Step("tests", (*command, str(tmp_path / "test_three.py")), {"GPU_CHECK_STEP": "cases"})
-    assert check([Part("ops", (tests,))], out, 60) == 1
+    assert check([Part("ops", (tests,))], out, 600) == 1
     found = lines(out / "tests.jsonl")
     assert [(line["step"], line["test"].split("::")[1], line["outcome"]) for line in found] == [
         ("cases", "test_good", "passed"),
@@ -368,7 +368,7 @@ recorder.lost_context = lambda: told.pop() if told else ""
     plugins = ("-p", "no:cacheprovider", "-p", "gpu_check.recorder", "-p", "losing")
     command = (sys.executable, "-m", "pytest", "-q", *plugins, *processes, str(tmp_path / "test_two.py"))
     path = os.pathsep.join((str(tmp_path), str(ROOT), str(ROOT / "csrc" / "tools")))
-    assert check([Part("ops", (Step("tests", command, {"PYTHONPATH": path}),))], out, 60) == 1
+    assert check([Part("ops", (Step("tests", command, {"PYTHONPATH": path}),))], out, 600) == 1
     found = {line["test"].split("::")[1]: line for line in summary.collect(out)["tests"]}
     assert (found["test_loses"]["outcome"], found["test_loses"]["said"]) == (
         "failed",
@@ -541,10 +541,10 @@ def test_what_was_cut_off_is_not_read(out):
 
 def test_the_summary_is_there_after_each_part(out, monkeypatch):
     look = Part("look", (script("one", f"print(open({str(out / 'summary.txt')!r}).read())"),))
-    assert check([GOOD, look], out, 60) == 0
+    assert check([GOOD, look], out, 600) == 0
     assert re.search("look: good +passed", (out / "log.txt").read_text())
     monkeypatch.setattr(summary, "page", lambda results: 1 // 0)
-    assert check([GOOD, GOOD], out, 60) == 0
+    assert check([GOOD, GOOD], out, 600) == 0
 
 
 def test_all_results_are_at_most_eight_files_in_one_folder(out):
@@ -623,7 +623,7 @@ def test_without_a_library_what_is_of_triton_runs(out, monkeypatch):
     facts.main()
     write = script("facts", f"open({str(out / 'facts.json')!r}, 'w').write({(out / 'facts.json').read_text()!r})")
     compiled = Part("ops", (script("one", "print('never')"),), compiled=True)
-    assert check([Part("facts", (write,), required=True), compiled, Part("triton", GOOD.steps)], out, 60) == 1
+    assert check([Part("facts", (write,), required=True), compiled, Part("triton", GOOD.steps)], out, 600) == 1
     found = {part["part"]: (part["outcome"], part["reasons"]) for part in lines(out / "parts.jsonl")}
     assert found == {
         "facts": ("passed", []),
