@@ -24,8 +24,11 @@ _SYNONYMS = {
 def did_you_mean(name: object, names: Iterable[str]) -> str:
     """Return a clause for the message of an unknown ``name``: the nearest of ``names``; empty where none is near."""
     known = {_plain(each): each for each in names}
-    meant = _SYNONYMS.get(_plain(str(name)), "")
-    near = [meant] if meant in known else difflib.get_close_matches(_plain(str(name)), known, n=1, cutoff=0.7)
+    given = _plain(str(name))
+    meant = _SYNONYMS.get(given, "")
+    near = [meant] if meant in known else difflib.get_close_matches(given, known, n=1, cutoff=0.7)
+    # Of a name as short as pgd, two letters in each other's place are more than a match allows.
+    near = near or [each for each in known if sorted(each) == sorted(given)]
     return f", did you mean {known[near[0]]}?" if near else ""
 
 

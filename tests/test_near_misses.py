@@ -85,6 +85,7 @@ def test_an_op_answers_too():
         ("--num-steps", ["--step-size", "--steps"], ", did you mean --steps?"),
         ("alpha", ["alpha_", "step_size"], ", did you mean step_size?"),
         ("Linf", ["linf", "l2"], ", did you mean linf?"),
+        ("pdg", ["fgsm", "pgd"], ", did you mean pgd?"),
         ("colour", ["eps"], ""),
         (3, ["eps"], ""),
     ],
