@@ -1,7 +1,8 @@
 """Kernel skeleton of the steps: move along a direction, if there is one, then project onto ball and box.
 
-``move_elements`` serves linf balls and steps that look at one coordinate: one pass, a program a block of elements. It
-reads x, direction and x0 and writes the result: 4 x itemsize bytes an element, 3 x without a direction.
+``move_elements`` serves linf balls and steps that look at one coordinate: one pass, a program a block of elements, or
+as many samples as fill one, so that each pixel can be one. It reads x, direction and x0 and writes the result:
+4 x itemsize bytes an element, 3 x without a direction.
 
 ``move_samples`` serves whatever needs a norm, a mean or the largest coordinates: a program a sample, which passes over
 it a few times: a pass a norm and the mean of a gradient, one for every eight bits of the least of the largest
@@ -25,7 +26,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastadv.kernels.geometry import LARGEST, LINF, UNIT, displacement, project_linf, unit_factors
-from fastadv.kernels.launch import block, launch
+from fastadv.kernels.launch import block, launch, rows_at_once
 from fastadv.kernels.numerics import clamp, divide, narrow, norm_of_squares, per_sample, scalar, widen
 from fastadv.kernels.parts import keep_sums, own_part, parts_of, room_for_sums, sums_of_parts
 from fastadv.kernels.radix import DIGIT, begin_selection, choose_digit, least_chosen
@@ -79,11 +80,11 @@ def move(
     if norm == LINF.value and ascent != UNIT.value and particles == 1 and momentum is None:
         # Where all share one radius and one step, the batch is a single sample.
         run = x.numel() if eps_n is None and step_size_n is None else elements
-        columns = block(run, x)
-        blocks = triton.cdiv(run, columns)
-        constants: dict[str, Any] = {"ASCENT": ascent, "EXACT": exact, "BLOCK": columns}
-        programs = x.numel() // run * blocks
-        launch(move_elements, programs, *tensors, *ball_and_step, run, blocks, elements=columns, **constants)
+        samples, columns = x.numel() // run, block(run, x)
+        rows, blocks = rows_at_once(columns), triton.cdiv(run, columns)
+        constants: dict[str, Any] = {"ASCENT": ascent, "EXACT": exact, "ROWS": rows, "BLOCK": columns}
+        arguments = (*tensors, *ball_and_step, samples, run, blocks)
+        launch(move_elements, triton.cdiv(samples, rows) * blocks, *arguments, elements=rows * columns, **constants)
     else:
         columns = block(elements, x)
         constants = {"PARTICLES": particles, "NORM": norm, "ASCENT": ascent, "EXACT": exact, "BLOCK": columns}
@@ -107,23 +108,26 @@ def move_elements(
     step_size_ptr,
     low: tl.float64,
     high: tl.float64,
+    samples,
     elements,
     blocks,
     ASCENT: tl.constexpr,
     EXACT: tl.constexpr,
+    ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     program = tl.program_id(0).to(tl.int64)
-    sample = program // blocks
-    column = program % blocks * BLOCK + tl.arange(0, BLOCK)
-    mask = column < elements
+    sample = (program // blocks * ROWS + tl.arange(0, ROWS))[:, None]
+    column = (program % blocks * BLOCK + tl.arange(0, BLOCK))[None, :]
+    present = sample < samples
+    mask = present & (column < elements)
     offset = sample * elements + column
     x0 = widen(tl.load(x0_ptr + offset, mask))
     x = widen(tl.load(x_ptr + offset, mask))
     if direction_ptr is not None:
         direction = widen(tl.load(direction_ptr + offset, mask))
-        x += displacement(direction, per_sample(step_size, step_size_ptr, sample, None, x), 1.0, ASCENT)
-    radius = per_sample(eps, eps_ptr, sample, None, x)
+        x += displacement(direction, per_sample(step_size, step_size_ptr, sample, present, x), 1.0, ASCENT)
+    radius = per_sample(eps, eps_ptr, sample, present, x)
     projected = project_linf(x, x0, radius, scalar(low, x), scalar(high, x), EXACT)
     tl.store(out_ptr + offset, narrow(projected, out_ptr.dtype.element_ty), mask)
 

@@ -105,6 +105,8 @@ def launch_all(dtype: torch.dtype) -> None:
         step.momentum_step(*[images] * 4, 0.03, 0.01, norm, *box, 0.05, 0.9, None, None)
         ball.project(images, images, 0.0, norm, -math.inf, math.inf, False, per_image)
         ball.random_start(channels_last, 0.0, norm, *box, 1, per_image, None, torch.arange(8))
+    pixels, per_pixel = images.reshape(-1, 1), torch.ones(images.numel(), dtype=accumulator)
+    step.pgd_step(pixels, pixels, pixels, 0.0, 0.0, 0, *box, 0.05, True, per_pixel, per_pixel)
     level, sides = torch.zeros(8, dtype=torch.int64), torch.full([10], 5)
     bumps = torch.zeros(10, 5, 5, dtype=accumulator)
     for norm in (0, 1, 2):
