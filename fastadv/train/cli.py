@@ -19,6 +19,7 @@ from fastadv.train.config.train_config import OTHER_RECIPE, RECIPE_OF_DATA, Conf
 from fastadv.train.data.datasets import order_facts
 from fastadv.train.data.download import ARCHIVES, fetch
 from fastadv.train.runtime.errors import TrainError, did_you_mean
+from fastadv.train.runtime.heap import keep_freed_memory
 from fastadv.train.runtime.stopping import Stopped, stopping_by_signal
 
 
@@ -162,6 +163,7 @@ def _resumed(options: argparse.Namespace, named: Path | None, kind: type[ConfigM
 
 
 def _train(options: argparse.Namespace) -> None:
+    keep_freed_memory()
     flags = _typed(options, Config)
     folder = _resumed(options, options.run_dir, Config, "run")
     if folder is None:
@@ -205,6 +207,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _attack(options: argparse.Namespace) -> None:
+    keep_freed_memory()
     flags = _typed(options, AttackConfig)
     folder = _resumed(options, options.out, AttackConfig, "evaluation")
     if folder is None:
