@@ -83,8 +83,8 @@ def move(
         samples, columns = x.numel() // run, block(run, x)
         rows, blocks = rows_at_once(columns), triton.cdiv(run, columns)
         constants: dict[str, Any] = {"ASCENT": ascent, "EXACT": exact, "ROWS": rows, "BLOCK": columns}
-        arguments = (*tensors, *ball_and_step, samples, run, blocks)
-        launch(move_elements, triton.cdiv(samples, rows) * blocks, *arguments, elements=rows * columns, **constants)
+        sizes, programs = (samples, run, blocks), triton.cdiv(samples, rows) * blocks
+        launch(move_elements, programs, *tensors, *ball_and_step, *sizes, elements=rows * columns, **constants)
     else:
         columns = block(elements, x)
         constants = {"PARTICLES": particles, "NORM": norm, "ASCENT": ascent, "EXACT": exact, "BLOCK": columns}

@@ -200,3 +200,14 @@ def test_bad_calls(keywords, error, message):
 def test_particles_take_one_radius_an_image():
     with pytest.raises(ValueError, match=r"eps must be a float or have shape \[4\]"):
         fastadv.svgd_step(X[:, None], G[:, None], X0, eps=CHANNELS, step_size=0.1)
+
+
+def test_for_triton_pixels_share_a_program(monkeypatch):
+    pytest.importorskip("triton")
+    from fastadv.kernels import ball, move
+
+    started = []
+    monkeypatch.setattr(move, "launch", lambda kernel, programs, *given, **constants: started.append(programs))
+    pixels = torch.zeros(1300, 1)
+    ball.project(pixels, pixels, 0.0, 0, 0.0, 1.0, True, torch.ones(1300))
+    assert started == [3]
