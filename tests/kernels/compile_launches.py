@@ -1,7 +1,5 @@
 """Compiles what the launchers launch, for a target that need not be here: ``compile_launches.py BACKEND ARCH DTYPE``.
 
-With ``once`` behind it, of each kernel the first launch alone.
-
 The launchers run on CPU tensors with Triton's entry point replaced, so that every kernel is compiled with the very tile
 sizes, constants, warps and options of a real launch. Prints one line of JSON a kernel.
 """
@@ -177,18 +175,12 @@ def launch_all(dtype: torch.dtype) -> None:
     loss.scale_grad(few.to(accumulator), weight, dtype)
 
 
-def main(backend: str, arch: str, dtype: str, extent: str = "all") -> None:
-    """Compile all launches for one target and dtype, or of each kernel ``once``."""
+def main(backend: str, arch: str, dtype: str) -> None:
+    """Compile all launches for one target and dtype."""
     triton.knobs.nvidia.dump_ptxas_log = True
     target = GPUTarget(backend, int(arch), 32) if backend == "cuda" else GPUTarget(backend, arch, 64)
 
-    launched = set()
-
     def record(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        name = kernel.fn.__name__
-        if extent == "once" and name in launched:
-            return
-        launched.add(name)
         report = compile_for(target, kernel, args, kwargs)
         if report is not None:
             print(json.dumps(report), flush=True)
