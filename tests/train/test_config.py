@@ -208,6 +208,10 @@ def test_all_data_have_a_recipe(tmp_path, data, recipe):
         ({"optimizer": "AdamW", "momentum": "0.5"}, ["momentum has no effect: optimizer is AdamW"]),
         ({"methods": "ce,kd", "warm_up_lr": "0.1"}, ["warm_up_lr has no effect: no method warms up"]),
         ({"methods": "tald", "options": ["tald.base=ft"], "warm_up_lr": "0.1"}, []),
+        (
+            {"methods": "ce,igdm", "options": ["adaad.eps=0.1", "kd.alpha=0.5", "bss.steps=2"]},
+            [f"options.{name} has no effect: no method of this run has it" for name in ("kd", "bss")],
+        ),
     ],
     ids=str,
 )

@@ -82,6 +82,14 @@ def test_a_method_is_built_on_a_setting_with_that_ones_options():
     assert read("tald", "tald.base=ce").build().base.term == "ce"
 
 
+def test_a_base_that_is_not_given_has_the_options_of_its_table_too():
+    for entries in (("kd.temperature=20",), ("kd.temperature=20", "tald.base=none")):
+        spec = read("tald", *entries)
+        assert (spec.build().base.term, spec.build().base.temperature) == ("kd", 20.0)
+        assert (spec.label, spec.names()) == ("TALD + KD", {"tald", "kd"})
+    assert read("tald", "tald.base=ce", "kd.temperature=20").names() == {"tald", "ce"}
+
+
 def test_a_base_that_is_overridden_is_not_built_on():
     entries = ["stack.base=inner", "inner.method=stack", "inner.base=ce"]
     assert isinstance(read("stack", *entries).build().base.base, CrossEntropy)

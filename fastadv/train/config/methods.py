@@ -82,7 +82,7 @@ class Option(NamedTuple):
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A method of METHODS with the options that were given; an option that is a method is a spec too."""
+    """A method of METHODS with the options that were given; what it is built on, given or not, is a spec too."""
 
     name: str
     method: str
@@ -110,11 +110,11 @@ class MethodSpec:
 
     def takes(self, network: str) -> bool:
         """Return whether the constructor, or that of a method it is built on, has an argument ``network``."""
-        return any(network in inspect.signature(kind).parameters for kind in self._kinds())
+        return any(network in inspect.signature(part.kind).parameters for part in self.parts())
 
     def claims(self, attribute: str) -> bool:
         """Return whether the class, or one that the method is built on, has the attribute true."""
-        return any(getattr(kind, attribute) for kind in self._kinds())
+        return any(getattr(part.kind, attribute) for part in self.parts())
 
     def names(self) -> set[str]:
         """Return the names of the tables the spec depends on: its own, its method's, those of what it is built on."""
@@ -124,7 +124,7 @@ class MethodSpec:
     def label(self) -> str:
         """The method's name in tables and, joined by +, those of what it is built on."""
         label_of = {entry.kind: entry.label for entry in METHODS.values()}
-        return " + ".join(label_of[kind] for kind in self._kinds())
+        return " + ".join(label_of[part.kind] for part in self.parts())
 
     def parts(self) -> "Iterator[MethodSpec]":
         """The spec itself and those that it is built on."""
@@ -135,14 +135,6 @@ class MethodSpec:
     @property
     def _bases(self) -> "list[MethodSpec]":
         return [value for value in self.options.values() if isinstance(value, MethodSpec)]
-
-    def _kinds(self) -> "Iterator[type[Method]]":
-        """The class, then those of what the method is built on, given or not."""
-        yield self.kind
-        for base in self._bases:
-            yield from base._kinds()
-        if not self._bases and self.kind.default_base is not None:
-            yield self.kind.default_base
 
 
 def options_of(kind: "type[Method]") -> dict[str, Option]:
@@ -225,7 +217,12 @@ def read_spec(name: str, tables: Tables, *, where: str, above: tuple[str, ...] =
         options[key] = checked(f"options.{table}.{key}", known[key].hint, value)
         if known[key].is_method and options[key] is not None:
             options[key] = read_spec(options[key], tables, where=f"options.{table}.{key}", above=(*above, name))
+    base = METHODS[method].kind.default_base
     for option in known.values():
         if option.default is REQUIRED and option.name not in options:
             raise ConfigError(f"options.{name}.{option.name}: not given, expected {option.describe()}")
+        if option.is_method and base is not None and options.get(option.name) is None:
+            # Its table counts as it does for a base that is given.
+            default = next(each for each, entry in METHODS.items() if entry.kind is base)
+            options[option.name] = read_spec(default, tables, where=where, above=(*above, name))
     return MethodSpec(name, method, options)

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -239,8 +239,9 @@ class Config(DataConfig):
                 f"standard_teacher_checkpoint: {str(second)!r}, but none of {names} asks a second teacher; iad-ii does"
             )
 
-    def without_effect(self, given: Iterable[str]) -> list[str]:
-        """Return a sentence for each of the fields ``given`` that changes nothing here.
+    def without_effect(self, given: Mapping[str, Any]) -> list[str]:
+        """Return a sentence for each of the flags ``given``, as typed, and each table of options in them, that changes
+        nothing here.
 
         Not an error: recipes have them too, beside which a flag may be all that differs.
         """
@@ -257,7 +258,10 @@ class Config(DataConfig):
             reasons |= dict.fromkeys(fields, "no method has a teacher")
         if "warm_up_lr" in given and not any(spec.build().warm_up_epochs for spec in self.all_specs):
             reasons["warm_up_lr"] = "no method warms up"
-        return [f"{name} has no effect: {reasons[name]}" for name in given if name in reasons]
+        read = set[str]().union(*(spec.names() for spec in self.all_specs))
+        unread = [f"options.{name}" for name in self.read_flags(given).get("options", {}) if name not in read]
+        reasons |= dict.fromkeys(unread, "no method of this run has it")
+        return [f"{name} has no effect: {reasons[name]}" for name in (*given, *unread) if name in reasons]
 
     @property
     def constant_rates(self) -> list[str]:
