@@ -33,7 +33,8 @@ from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.data.splits import to_pixels
 from fastadv.train.report.tables import render_table
 from fastadv.train.robustness.attack_split import PreparedAttack, prepare
-from fastadv.train.runtime.files import sha256, write_atomically
+from fastadv.train.runtime.digests import sha256_of_file
+from fastadv.train.runtime.files import write_atomically
 from fastadv.train.runtime.machine import cpu_threads
 
 RESULTS = Path("benchmarks/results/autoattack")
@@ -218,7 +219,7 @@ def _run(options: argparse.Namespace, checkpoint: Path, norm: str) -> None:
             "norm": norm,
             "eps": eps,
             "checkpoint": checkpoint.name,
-            "sha256": sha256(checkpoint),
+            "sha256": sha256_of_file(checkpoint),
             "shard": SHARD,
             "torch": torch.__version__,
             "pyautoattack": installed("pyautoattack"),

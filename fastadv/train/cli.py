@@ -16,7 +16,6 @@ from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.config.attacks import ENSEMBLE
 from fastadv.train.config.config_model import ConfigModel, describe, is_table, shown
 from fastadv.train.config.train_config import OTHER_RECIPE, RECIPE_OF_DATA, Config, packaged_recipes, resolve
-from fastadv.train.data.datasets import order_facts
 from fastadv.train.data.download import ARCHIVES, fetch
 from fastadv.train.runtime.errors import TrainError, did_you_mean
 from fastadv.train.runtime.heap import keep_freed_memory
@@ -191,8 +190,8 @@ def _train(options: argparse.Namespace) -> None:
             resumed=folder,
             named=lambda: options.run_dir or make_folder(config.data),
             command=options.typed,
-            facts={**facts, **checkpoint_facts(config), **order_facts(config.data)},
-            extend=lambda run: extend_run(run, config, command=options.typed),
+            facts={**facts, **checkpoint_facts(config), **experiment.images},
+            extend=lambda run: extend_run(run, config, experiment.images, command=options.typed),
         ) as run:
             options.again = shlex.join(["fastadv", "train", "--resume", "--run-dir", str(run)])
             print(f"run folder: {run}", flush=True)

@@ -70,6 +70,9 @@ def four(): return images(4)
 """
 
 
+ATTACK = ["attack", "--attack=autoattack", "--ensemble=apgd-ce", "--out=run"]
+
+
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     """The current folder, with a module that no test leaves behind."""
@@ -214,16 +217,19 @@ def test_a_signal_is_followed_by_what_was_found_so_far(here, capsys, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("asked", "message"),
     [
-        (["--model=others:unseeded", "--data=others:one"], "model: 'others:unseeded' is not the same network"),
-        (["--model=others:means", "--data=others:by_rank"], "data: 'others:by_rank' gives other test images"),
+        ([*ATTACK, "--model=others:unseeded", "--data=others:one"], "model: 'others:unseeded' is not the same network"),
+        ([*ATTACK, "--model=others:means", "--data=others:by_rank"], "data: 'others:by_rank' gives other test images"),
+        (
+            ["train", "--run-dir=run", "--student=others:means", "--data=others:by_rank", "--methods=ce"],
+            "data: 'others:by_rank' gives other images in each of 2 processes",
+        ),
     ],
 )
-def test_processes_that_would_attack_different_things_are_refused(here, options, message):
+def test_processes_that_would_see_different_things_are_refused(here, asked, message):
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    attack = ["-m", "fastadv", "attack", "--attack=autoattack", "--ensemble=apgd-ce", "--out=run", *options]
-    done = subprocess.run([*command, *attack], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([*command, "-m", "fastadv", *asked], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode
     assert message in done.stderr
     assert not (here / "run").exists()

@@ -9,12 +9,12 @@ from fastadv.train.cli import main
 CONFIG = {"data": "digits", "teacher": "big", "student": "small", "lr": 0.1, "methods": ["kd"], "seeds": [0]}
 
 
-def write_run(folder, methods, teacher=None, **config):
+def write_run(folder, methods, teacher=None, origin=(), **config):
     """A finished run: methods by name, each with (clean, pgd) by seed."""
     folder.mkdir(parents=True)
     content = {
         "config": {**CONFIG, **config},
-        "origin": {},
+        "origin": dict(origin),
         "train_images": 100,
         "test_images": 50,
         "teacher": teacher,
@@ -138,6 +138,23 @@ def test_accuracies_that_were_measured_otherwise_have_no_difference(capsys, tmp_
     one = write_run(tmp_path / "one", {"kd": {0: (0.6, 0.1)}}, **evaluation)
     two = write_run(tmp_path / "two", {"kd": {0: (0.5, 0.5)}}, **{**evaluation, **config})
     assert cells(compared(capsys, one, two, "--out", tmp_path / "out"), "two: KD")[3:] == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "pairs"),
+    [("Training images SHA-256", ""), ("Test images SHA-256", ""), ("Teacher checkpoint SHA-256", "1")],
+)
+def test_images_and_checkpoints_that_differ_behind_one_path_are_said(capsys, tmp_path, line, pairs):
+    students = {"kd": {0: (0.5, 0.1)}}
+    runs = [write_run(tmp_path / name, students, origin={line: f"hash-{name}"}) for name in ("first", "second")]
+    text = compared(capsys, *runs, "--out", tmp_path / "out")
+    assert f"- {line}: hash-first (first), hash-second (second)" in text
+    assert cells(text, "second: KD")[-1] == pairs
+    # Earlier versions did not keep it.
+    older = write_run(tmp_path / "older", students)
+    text = compared(capsys, runs[0], older, "--out", tmp_path / "again")
+    assert line not in text
+    assert cells(text, "older: KD")[-1] == "1"
 
 
 @pytest.mark.parametrize("baseline", ["tald", "second/tald"])

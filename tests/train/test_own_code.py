@@ -1,10 +1,12 @@
 """MODULE:FUNCTION of a user's own as a network and as data, on the command line."""
 
 import json
+import random
 import re
 import sys
 import textwrap
 
+import numpy
 import pytest
 import torch
 
@@ -20,6 +22,9 @@ from fastadv.train.robustness.attack_split import prepare
 from fastadv.train.runtime.errors import ConfigError
 
 NETWORKS = """
+    import random
+
+    import numpy
     from torch import nn
     from fastadv.attacks import Normalized
     from fastadv.distill import Hooked
@@ -39,6 +44,15 @@ NETWORKS = """
 
     def hooked(num_classes, image_shape):
         return Hooked(Net(6, image_shape[0], num_classes), ["first.2", "second.1"])
+
+    def anything(**offered):
+        return Net(4, offered["image_shape"][0], offered["num_classes"])
+
+    def drawn(**offered):
+        network = anything(**offered)
+        for weight in network.parameters():
+            weight.data.mul_(random.random() * float(numpy.random.rand()))
+        return network
 
     def raising(num_classes):
         raise RuntimeError("no luck\\nat all")
@@ -68,6 +82,9 @@ NETWORKS = """
 """
 
 DATA = """
+    import random
+
+    import numpy
     import torch
     from torch.utils.data import TensorDataset
 
@@ -138,6 +155,14 @@ DATA = """
 
     def missing():
         raise FileNotFoundError("no such folder")
+
+    def random_split():
+        images, labels = pair(40)
+        places = torch.randperm(40).tolist()
+        random.shuffle(places)
+        images = images // int(numpy.random.randint(1, 9))
+        train, test = places[:20], places[20:]
+        return (images[train], labels[train]), (images[test], labels[test])
 """
 
 SHORT = ["--teacher-epochs=1", "--epochs=1", "--max-steps=2", "--seeds=0", "--eval-samples=20", "--eval-steps=1"]
@@ -238,12 +263,48 @@ def test_weights_of_the_inside_fit_a_hooked_network(here):
     assert torch.equal(hooked.model.head.weight, inside.head.weight)
 
 
-def test_a_seed_gives_the_same_network_of_ones_own():
+@pytest.mark.parametrize("name", ["plain", "drawn"])
+def test_a_seed_gives_the_same_network_of_ones_own(name):
+    """Of whichever generator it draws, which goes on afterwards as if nothing had been drawn."""
     data = datasets.load("digits")
-    config = Config(student="own_networks:plain")
+    config = Config(student=f"own_networks:{name}")
+    states = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1]
     one, twin, other = (build_classifier(config.student, config, data, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(one.network.head.weight, twin.network.head.weight)
     assert not torch.equal(one.network.head.weight, other.network.head.weight)
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert states[1] == random.getstate()
+    assert (states[2] == numpy.random.get_state()[1]).all()
+
+
+def test_a_split_drawn_at_random_is_the_same_in_every_run(here):
+    run = ["train", "--run-dir=run", "--no-tensorboard"]
+    first = ["--data=own_data:random_split", "--student=own_networks:anything", "--methods=ce", *SHORT]
+    assert main([*run, *first]) == 0
+    # A result on the test images of the run, by what is called again.
+    student = ["--model=own_networks:anything", "--checkpoint=run/ce-seed0/weights.pt", "--attack=fgsm", "--out=fgsm"]
+    assert main(["attack", "--data=own_data:random_split", *student]) == 0
+    facts = [json.loads((here / of / "origin.json").read_text())["Test images SHA-256"] for of in ("run", "fgsm")]
+    assert facts[0] == facts[1]
+    assert main([*run, "--resume", "--seeds=1"]) == 0
+
+
+def test_a_run_does_not_go_on_with_other_images(here, capsys):
+    run = ["train", "--run-dir=run", "--no-tensorboard"]
+    assert main([*run, "--data=own_data:tensors", "--student=own_networks:plain", "--methods=ce", *SHORT]) == 0
+    module, text = here / "own_data.py", (here / "own_data.py").read_text()
+    before = json.loads((here / "run" / "config.toml").with_name("results.json").read_text())
+    module.write_text(f"{text}\nboth = tensors\ntensors = lambda: (both()[0], [each.flip(0) for each in both()[1]])\n")
+    sys.modules.pop("own_data")
+    assert main([*run, "--resume", "--seeds=1"]) == 2
+    assert "started with other values (Test images SHA-256 " in capsys.readouterr().err
+    assert json.loads((here / "run" / "results.json").read_text()) == before
+    # Runs of earlier versions did not keep it.
+    origin = json.loads((here / "run" / "origin.json").read_text())
+    kept = {name: fact for name, fact in origin.items() if "images SHA-256" not in name}
+    assert len(kept) == len(origin) - 2
+    (here / "run" / "origin.json").write_text(json.dumps(kept))
+    assert main([*run, "--resume", "--seeds=1"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ from fastadv.train.config.attacks import ENSEMBLE
 from fastadv.train.config.auto_precision import CHOSEN, attack_modes, fast_attack_modes, filled
 from fastadv.train.config.run_folder import add_fact, check_facts, read_origin, refusal
 from fastadv.train.config.train_config import Config, in_new_words, overridden, read_recipe
-from fastadv.train.runtime.files import sha256, write_text
+from fastadv.train.data.datasets import TEST_IMAGES, TRAINING_IMAGES
+from fastadv.train.runtime.digests import sha256_of_file
+from fastadv.train.runtime.files import write_text
 
 # No result depends on them.
 FREE = ("data_dir", "device", "threads", "log_steps", "checkpoint_epochs", "checkpoint_steps", "tensorboard")
 # Of these the content counts, which origin.json knows by its SHA-256.
 CHECKPOINTS = ("teacher_checkpoint", "standard_teacher_checkpoint")
-# The line of origin.json that identifies the test images of an evaluation.
-IMAGES_LINE = "Test images SHA-256"
 
 
 def continued_config(folder: Path, *, recipe: str | None, flags: Mapping[str, Any]) -> Config:
@@ -65,15 +65,19 @@ def continued_config(folder: Path, *, recipe: str | None, flags: Mapping[str, An
 def checkpoint_facts(config: Config) -> dict[str, str]:
     """Return the lines of origin.json that identify the checkpoints of a run."""
     given = {name: path for name in CHECKPOINTS if (path := getattr(config, name)) is not None}
-    return {_sha256_line(name): sha256(path) for name, path in given.items()}
+    return {_sha256_line(name): sha256_of_file(path) for name, path in given.items()}
 
 
 def _sha256_line(name: str) -> str:
     return f"{name.replace('_', ' ').capitalize()} SHA-256"
 
 
-def extend_run(folder: Path, config: Config, *, command: str) -> None:
-    """Store what ``config`` adds to the run in ``folder``, if anything, with the command that did."""
+def extend_run(folder: Path, config: Config, images: Mapping[str, str], *, command: str) -> None:
+    """Store what ``config`` adds to the run in ``folder``, if anything, with the command that did.
+
+    Raises ConfigError where ``images``, the lines of origin.json on them, are others now.
+    """
+    check_facts(folder, known_facts(folder, images))
     if config.to_toml() == (folder / Config.FILE).read_text():
         return
     _add_extension(folder, command)
@@ -117,6 +121,6 @@ def extend_attack(folder: Path, config: AttackConfig, facts: Mapping[str, str], 
 
 
 def known_facts(folder: Path, facts: Mapping[str, str]) -> dict[str, str]:
-    """Return those of ``facts`` that can be compared: older evaluations did not keep which images they attacked."""
+    """Return those of ``facts`` that can be compared: older runs and evaluations did not keep which images they had."""
     known = read_origin(folder)
-    return {name: fact for name, fact in facts.items() if name != IMAGES_LINE or name in known}
+    return {name: fact for name, fact in facts.items() if name not in (TRAINING_IMAGES, TEST_IMAGES) or name in known}

@@ -11,7 +11,7 @@ from fastadv.train.runtime.errors import ConfigError, DataError, unknown_name
 if TYPE_CHECKING:
     import torch
 
-    from fastadv.train.data.splits import Dataset
+    from fastadv.train.data.splits import Dataset, Split
 
 Augmentation = Literal["none", "shift1", "crop4_flip"]
 
@@ -51,6 +51,16 @@ DATA_DIR = "folder that holds, for " + "; for ".join(f"{name}, {layout}" for nam
 IMAGE_SIZE = f"scale and cut the images of {' or '.join(_RESIZED)} to squares of this side; none keeps theirs"
 
 FIRST = "the first are a random draw of a folder, and of other data those in its own order"
+
+
+# The lines of origin.json that identify the images of a split.
+TRAINING_IMAGES, TEST_IMAGES = "Training images SHA-256", "Test images SHA-256"
+
+
+def image_facts(name: str, *, test: "Split", train: "Split | None" = None) -> dict[str, str]:
+    """Return the lines of origin.json that identify the images and labels of the splits, and the test images' order."""
+    of_train = {} if train is None else {TRAINING_IMAGES: train.sha256()}
+    return {**order_facts(name), **of_train, TEST_IMAGES: test.sha256()}
 
 
 def order_facts(name: str) -> dict[str, str]:

@@ -7,23 +7,27 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from fastadv.distill.parts.seeding import derive_seed
 from fastadv.train.data.splits import Arrays, Stored
 from fastadv.train.runtime import imports
 from fastadv.train.runtime.errors import ConfigError
+from fastadv.train.runtime.seeded import seeded
 
 
 def read(name: str, folder: Path | None) -> Stored:
     """Read the splits of MODULE:FUNCTION, which is given ``data_dir`` where it takes that.
 
     It returns (train, test): each a pair of tensors, images [N, C, H, W], uint8 or float in [0, 1], and integer labels
-    [N]; or a map-style torch Dataset of (image [C, H, W], label), each entry of which is read once.
+    [N]; or a map-style torch Dataset of (image [C, H, W], label), each entry of which is read once. What it draws from
+    torch, numpy and random is the same in every run.
     Raises ConfigError naming what is not so.
     """
-    splits = imports.call_own("data", name, data_dir=folder)
-    if not isinstance(splits, (tuple, list)) or len(splits) != 2:
-        raise ConfigError(f"data: {name!r} gave {type(splits).__name__}, expected (train, test)")
-    train = _split(f"data: {name!r}, train", splits[0])
-    test = _split(f"data: {name!r}, test", splits[1])
+    with seeded(derive_seed(0, "data")):
+        splits = imports.call_own("data", name, data_dir=folder)
+        if not isinstance(splits, (tuple, list)) or len(splits) != 2:
+            raise ConfigError(f"data: {name!r} gave {type(splits).__name__}, expected (train, test)")
+        train = _split(f"data: {name!r}, train", splits[0])
+        test = _split(f"data: {name!r}, test", splits[1])
     if train[0].shape[1:] != test[0].shape[1:] or train[0].dtype != test[0].dtype:
         kinds = " and ".join(f"{images.dtype} {list(images.shape[1:])}" for images, _ in (train, test))
         raise ConfigError(f"data: {name!r} has images of {kinds}, expected one kind and size in train and test")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv.distill.parts.seeding import generator
+from fastadv.train.runtime.digests import sha256_of_tensors
 from fastadv.train.runtime.errors import ConfigError, DataError
 
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -51,6 +52,10 @@ class Split:
 
     def __getitem__(self, part: slice) -> "Split":
         return Split(self.images[part], self.labels[part])
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of images and labels, in their order."""
+        return sha256_of_tensors({"images": self.images, "labels": self.labels})
 
 
 @dataclass(frozen=True)

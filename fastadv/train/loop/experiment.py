@@ -17,6 +17,7 @@ from fastadv.train.config.attacks import ENSEMBLE
 from fastadv.train.config.methods import MethodSpec, label_specs
 from fastadv.train.config.run_folder import add_fact, read_result, student_folder
 from fastadv.train.config.train_config import Config
+from fastadv.train.data.datasets import image_facts
 from fastadv.train.data.splits import Dataset, subset, to_pixels
 from fastadv.train.loop.batches import Batches
 from fastadv.train.loop.evaluation import evaluate
@@ -28,6 +29,7 @@ from fastadv.train.runtime.errors import ConfigError, MissingExtraError, TrainEr
 from fastadv.train.runtime.files import write_text
 from fastadv.train.runtime.imports import require
 from fastadv.train.runtime.processes import Processes
+from fastadv.train.runtime.seeded import seeded
 
 # No student has it, as seeds are not negative: of two that are the same network, the student of that seed would start
 # from its teacher's first weights, see its images in its order, and with plain training be the teacher.
@@ -36,6 +38,8 @@ TEACHER_SEED = -1
 
 class Experiment:
     """A validated run: its data, what was loaded of its networks, and each of its networks and methods built once.
+
+    dataset: what it trains and tests on. images: the lines of origin.json that identify it.
 
     Creates no file. Raises ConfigError, DataError, CheckpointError and MissingExtraError.
     """
@@ -52,6 +56,9 @@ class Experiment:
         self._labels = label_specs(config.specs, config.options)
         if config.eval_attack not in ("pgd", ENSEMBLE) and self._processes.count > 1:
             raise ConfigError(f"eval_attack: {config.eval_attack!r} runs in one process, expected pgd or {ENSEMBLE}")
+        self.images = image_facts(config.data, train=self.dataset.train, test=self.dataset.test)
+        if self._processes.differing_facts({"data": self.images}, device=config.device):
+            raise ConfigError(f"data: {config.data!r} gives other images in each of {self._processes.count} processes")
         self._check_students()
         standard, teacher = config.standard_teacher_checkpoint, config.teacher_checkpoint
         self._standard = None if standard is None else self._load_teacher(standard)
@@ -169,8 +176,7 @@ class Experiment:
 
         if self._processes.broadcast_from_rank0(finished):
             return
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, "method", spec.name))
+        with seeded(derive_seed(seed, "method", spec.name)):
             method = spec.build(standard_teacher=self._standard).to(config.device)
         label = f"{self._labels[spec.name]}, seed {seed}"
         with _as_config_error(label):
@@ -196,8 +202,7 @@ class Experiment:
 
 def build_classifier(name: str, config: Config, dataset: Dataset, *, seed: int, field: str = "network") -> Classifier:
     """The network `name` behind its normalisation, initialised from `seed`, on the configured device."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "weights", name))
+    with seeded(derive_seed(seed, "weights", name)):
         network = catalogue.build(
             name, num_classes=len(dataset.class_names), image_shape=dataset.image_shape, field=field
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastadv.train.config.config_model import flattened
 from fastadv.train.config.train_config import in_new_words
+from fastadv.train.data.datasets import TEST_IMAGES, TRAINING_IMAGES
 from fastadv.train.report import tables
 from fastadv.train.report.plots import draw_comparison
 from fastadv.train.report.results import MethodResults, RunResults, accuracies_of, read_results
@@ -100,8 +101,13 @@ def _paired_runs(runs: Mapping[str, RunResults], baseline: MethodResults) -> set
         own = run.config.get("data_dir") if data == "folder" or ":" in data else None
         return [own, *(run.config.get(key, EARLIER.get(key)) for key in PAIRED_BY)]
 
-    of_baseline = next(identity(run) for run in runs.values() if baseline in run.methods)
-    return {name for name, run in runs.items() if identity(run) == of_baseline}
+    of_baseline = next(run for run in runs.values() if baseline in run.methods)
+
+    def same_images(run: RunResults) -> bool:
+        known = [line for line in (TRAINING_IMAGES, TEST_IMAGES) if line in run.origin and line in of_baseline.origin]
+        return all(run.origin[line] == of_baseline.origin[line] for line in known)
+
+    return {name for name, run in runs.items() if identity(run) == identity(of_baseline) and same_images(run)}
 
 
 def _measure(run: RunResults, key: str) -> list[Any]:
@@ -114,9 +120,14 @@ def _measure(run: RunResults, key: str) -> list[Any]:
 def _disagreement(runs: Mapping[str, RunResults]) -> list[str]:
     """Return the differences of the runs' configurations, but methods and seeds, where there are any.
 
-    The options of what some runs train count in those alone; those of what none trains may be a part of something.
+    The options of what some runs train count in those alone; those of what none trains may be a part of something. Of
+    images and checkpoints the content counts too, where each run kept what it was.
     """
     flat = {name: flattened({**run.config, "methods": "", "seeds": ""}) for name, run in runs.items()}
+    for line in dict.fromkeys(line for run in runs.values() for line in run.origin if line.endswith(" SHA-256")):
+        if all(line in run.origin for run in runs.values()):
+            for name, run in runs.items():
+                flat[name][line] = run.origin[line]
     keys = dict.fromkeys(key for config in flat.values() for key in config)
     lines = []
     for key in keys:

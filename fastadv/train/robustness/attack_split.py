@@ -1,9 +1,7 @@
 """Attack a test split batch by batch: the verdicts on each are one file, and what has one is not attacked again."""
 
-import hashlib
 import json
 import statistics
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -13,14 +11,14 @@ from torch import Tensor, nn
 from fastadv.attacks import Frozen, freeze
 from fastadv.attacks.model.timed import TimedNetwork
 from fastadv.train.config.attack_config import AttackConfig
-from fastadv.train.config.resume import IMAGES_LINE
 from fastadv.train.data import datasets
-from fastadv.train.data.splits import Dataset, Split, to_pixels
+from fastadv.train.data.splits import Dataset, to_pixels
 from fastadv.train.networks import catalogue
 from fastadv.train.networks.classifier import Classifier, check_fit, normalises
 from fastadv.train.networks.weights import load_weights
+from fastadv.train.runtime.digests import sha256_of_file, sha256_of_tensors
 from fastadv.train.runtime.errors import CheckpointError, ConfigError
-from fastadv.train.runtime.files import sha256, write_text
+from fastadv.train.runtime.files import write_text
 from fastadv.train.runtime.processes import Processes
 from fastadv.train.runtime.progress import Progress
 from fastadv.train.runtime.stopping import deferred, stop_if_asked
@@ -75,9 +73,9 @@ def load_shard(path: Path) -> Shard:
         raise CheckpointError(f"{path}: damaged ({error}); delete it and add --resume") from None
 
 
-def prepare(config: AttackConfig) -> PreparedAttack:
-    """Load data and network. Raises DataError, CheckpointError or ConfigError."""
-    dataset = config.load_data(config.device)
+def prepare(config: AttackConfig, dataset: Dataset | None = None) -> PreparedAttack:
+    """Load the network and, unless it is given, the data. Raises DataError, CheckpointError or ConfigError."""
+    dataset = config.load_data(config.device) if dataset is None else dataset
     images = len(dataset.test) if config.n is None else config.n
     if images > len(dataset.test):
         raise ConfigError(f"n: {images}, expected at most {len(dataset.test)}, the test images of {config.data}")
@@ -87,25 +85,23 @@ def prepare(config: AttackConfig) -> PreparedAttack:
     torch.nn.utils.convert_conv2d_weight_memory_format(classifier.to(config.device), torch.channels_last)
     check_fit("model", config.model, classifier, torch.zeros(1, *dataset.image_shape, device=config.device), classes)
     if config.checkpoint is None:
-        weights = {"Weights SHA-256": _sha256_of(network.state_dict())}
+        weights = {"Weights SHA-256": sha256_of_tensors(network.state_dict())}
     else:
         choice = load_weights(network, config.checkpoint, name=config.model)
-        weights = {"Checkpoint SHA-256": sha256(config.checkpoint)}
+        weights = {"Checkpoint SHA-256": sha256_of_file(config.checkpoint)}
         if choice is not None:
             weights["Weights"] = choice
     if normalises(network):
         weights["Normalisation"] = "the network's own"
     copy = freeze(classifier, dtype=getattr(torch, config.dtype))
-    return PreparedAttack(classifier, copy, dataset, images, weights, data_facts(config.data, dataset.test))
+    data = datasets.image_facts(config.data, test=dataset.test)
+    return PreparedAttack(classifier, copy, dataset, images, weights, data)
 
 
 def check_same(config: AttackConfig, prepared: PreparedAttack, processes: Processes) -> None:
     """Raise ConfigError where the processes would not all attack the same network and images, in one verdict."""
     facts = {"model": prepared.weights, "data": prepared.data}
-    hashes = {name: hashlib.sha256(json.dumps(each).encode()).digest() for name, each in facts.items()}
-    differing = processes.differing(
-        {name: torch.tensor([*digest], device=config.device) for name, digest in hashes.items()}
-    )
+    differing = processes.differing_facts(facts, device=config.device)
     if "model" in differing:
         raise ConfigError(
             f"model: {config.model!r} is not the same network in all {processes.count} processes; seed what it draws,"
@@ -113,18 +109,6 @@ def check_same(config: AttackConfig, prepared: PreparedAttack, processes: Proces
         )
     if differing:
         raise ConfigError(f"data: {config.data!r} gives other test images in each of {processes.count} processes")
-
-
-def data_facts(name: str, test: Split) -> dict[str, str]:
-    """Return the lines of origin.json that identify the test images and their order."""
-    return {**datasets.order_facts(name), IMAGES_LINE: _sha256_of({"images": test.images, "labels": test.labels})}
-
-
-def _sha256_of(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, value in tensors.items():
-        digest.update(name.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def attack_missing(config: AttackConfig, prepared: PreparedAttack, folder: Path) -> list[Shard]:

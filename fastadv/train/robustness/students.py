@@ -10,10 +10,12 @@ from fastadv.train.config.attacks import ENSEMBLE
 from fastadv.train.config.resume import extend_attack, known_facts
 from fastadv.train.config.run_folder import open_run, read_origin, read_result, student_folder
 from fastadv.train.config.train_config import Config, DataConfig
+from fastadv.train.data.datasets import image_facts
 from fastadv.train.data.splits import Dataset
 from fastadv.train.robustness import attack_report, ensemble_report
-from fastadv.train.robustness.attack_split import check_same, data_facts, prepare
-from fastadv.train.runtime.files import sha256, write_text
+from fastadv.train.robustness.attack_split import check_same, prepare
+from fastadv.train.runtime.digests import sha256_of_file
+from fastadv.train.runtime.files import write_text
 from fastadv.train.runtime.processes import Processes
 
 # What AutoAttack tells of first, so that something is there where the time ends before all is attacked.
@@ -31,18 +33,17 @@ def attack_students(config: Config, dataset: Dataset, folder: Path, processes: P
     bounds = (len(dataset.test), config.eval_samples, config.pgd_samples)
     images = min(bound for bound in bounds if bound is not None)
     counts = sorted({min(FIRST_IMAGES, images), images}) if config.eval_attack == ENSEMBLE else [images]
-    facts = data_facts(config.data, dataset.test)
     for seed in config.seeds:
         for spec in config.specs:
             student = student_folder(folder, spec.name, seed)
             if "attack" not in processes.broadcast_from_rank0(partial(read_result, student)):
                 for count in counts:
-                    _attack(config, student, count, facts, processes)
+                    _attack(config, dataset, student, count, processes)
                 if processes.first:
                     _write_result(config, student, images)
 
 
-def _attack(config: Config, student: Path, images: int, data: dict[str, str], processes: Processes) -> None:
+def _attack(config: Config, dataset: Dataset, student: Path, images: int, processes: Processes) -> None:
     asked = AttackConfig(
         **{name: getattr(config, name) for name in (*DataConfig.model_fields, "device")},
         model=config.student,
@@ -53,7 +54,8 @@ def _attack(config: Config, student: Path, images: int, data: dict[str, str], pr
         allow_large_eps=True,
         batch_size=config.eval_batch_size,
     )
-    out, facts = student / "attack", {"Checkpoint SHA-256": sha256(student / "weights.pt"), **data}
+    out, checkpoint = student / "attack", student / "weights.pt"
+    facts = {"Checkpoint SHA-256": sha256_of_file(checkpoint), **image_facts(config.data, test=dataset.test)}
     evaluate = ensemble_report.evaluate if config.eval_attack == ENSEMBLE else attack_report.evaluate
 
     def begun() -> bool:
@@ -75,7 +77,7 @@ def _attack(config: Config, student: Path, images: int, data: dict[str, str], pr
         extend=lambda folder: extend_attack(folder, asked, facts, command=command),
     ):
         print(f"{student.name}: {config.eval_attack} on {images} test images, in {out}", flush=True)
-        prepared = prepare(asked)
+        prepared = prepare(asked, dataset)
         check_same(asked, prepared, processes)
         evaluate(asked, prepared, out, processes, show=lambda summary: None)
 

@@ -43,11 +43,12 @@ def find_own(field: str, name: str) -> Callable[..., Any]:
 
 
 def call_own(field: str, name: str, **offered: object) -> Any:
-    """Call MODULE:FUNCTION with those of ``offered`` that it has arguments for. Raises ConfigError where it raises."""
+    """Call MODULE:FUNCTION with those of ``offered`` that it takes. Raises ConfigError where it raises."""
     function = find_own(field, name)
     try:
-        taken = {key: offered[key] for key in inspect.signature(function).parameters if key in offered}
-        return function(**taken)
+        parameters = inspect.signature(function).parameters
+        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        return function(**{key: value for key, value in offered.items() if takes_all or key in parameters})
     except TrainError:
         raise
     except Exception as error:

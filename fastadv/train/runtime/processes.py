@@ -1,9 +1,11 @@
 """The processes of a run: one alone, or those that torchrun started, which share every batch."""
 
 import contextlib
+import hashlib
 import importlib
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -55,6 +57,11 @@ class Processes(distill_processes.Processes):
         everywhere = torch.stack(same).to(torch.int64)
         distributed.all_reduce(everywhere, distributed.ReduceOp.MIN)
         return [name for name, agreed in zip(tensors, everywhere.tolist(), strict=True) if not agreed]
+
+    def differing_facts(self, facts: Mapping[str, Mapping[str, str]], *, device: str) -> list[str]:
+        """Return the names of those of ``facts`` that are not the same in every process. Waits for the device."""
+        digests = {name: hashlib.sha256(json.dumps(each).encode()).digest() for name, each in facts.items()}
+        return self.differing({name: torch.tensor([*digest], device=device) for name, digest in digests.items()})
 
 
 @contextlib.contextmanager
