@@ -48,6 +48,16 @@ def test_rows_do_not_interact_at_the_published_sigma():
     assert stein_direction(directions, torch.zeros_like(score), 0.5).any()
 
 
+def test_the_direction_is_that_of_the_score_under_autocast(network, images):
+    """What a row's own repulsion leaves of two products in bfloat16 would be far more than the score."""
+    network.eval()
+    exact = svgd(network, images, eps=0.5, bounds=None, seed=0, variant="released")
+    with torch.autocast("cpu", torch.bfloat16):
+        found = svgd(network, images, eps=0.5, bounds=None, seed=0, variant="released")
+    moved, expected = ((each - images[:, None]).flatten(2) for each in (found, exact))
+    assert torch.cosine_similarity(moved, expected, dim=2).min() > 0.9
+
+
 def test_lengths_and_bounds(network, images):
     eps = torch.tensor([0.0, 5e-4, 1e-2, 0.1, 0.5, 1.0])
     particles = svgd(network, images, eps=eps, bounds=None, seed=0, variant="released")

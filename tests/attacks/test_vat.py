@@ -54,6 +54,25 @@ def test_moves_the_prediction_more_than_noise(network, images):
     ).all()
 
 
+class InFloat32(nn.Module):
+    """Answers in float32, in whatever its network computes."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x).float()
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_difference_is_as_coarse_as_what_the_network_computes_in(network, images, autocast):
+    low = network.eval() if autocast else network.eval().bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        expected, found = (vat(each, images, eps=1.0, seed=1) for each in (low, InFloat32(low)))
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("certainty", [1.0, 30.0, 100.0])
 def test_float32_finds_the_direction_of_float64(network, images, certainty):
     """At the published xi differences of float32 images are rounding noise; so are those of saturated probabilities."""

@@ -103,7 +103,10 @@ def stein_direction(directions: Tensor, score: Tensor, sigma: float) -> Tensor:
     # Taken directly: the Gram matrix's rounding is far larger than sigma.
     distance = torch.cdist(directions, directions, compute_mode="donot_use_mm_for_euclid_dist")
     kernel = torch.exp(-distance.square() / h)
-    repulsion = (kernel.sum(1, keepdim=True) * directions - kernel @ directions) * (2 / h)
+    # A row does not repel itself. With its own entry the two terms would have to cancel, which the products of autocast
+    # and of TF32 do not: at this h what they leave is more than the score.
+    others = kernel.clone().fill_diagonal_(0.0)
+    repulsion = (others.sum(1, keepdim=True) * directions - others @ directions) * (2 / h)
     return (kernel @ score + repulsion) / directions.shape[0]
 
 

@@ -61,6 +61,17 @@ class Networks:
         self._check_first((logits,), copies)
         return logits if logits.shape[1] > 1 else two_classes(logits)
 
+    def epsilon(self, logits: Tensor) -> float:
+        """Return the machine epsilon of the coarsest dtype that the network of these logits computes in.
+
+        The logits' own may be a finer one, to which the network casts in the end.
+        """
+        module, kind = module_behind(self.members[0]), logits.device.type
+        dtypes = {logits.dtype, *(each.dtype for each in (() if module is None else module.parameters()))}
+        if torch.is_autocast_enabled(kind):
+            dtypes.add(torch.get_autocast_dtype(kind))
+        return max(torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point)
+
     def check_finite(self, name: str, value: Tensor) -> None:
         """Raise NotFiniteError where ``value`` [N, ...] of the argument ``name`` is NaN or infinite, if looked at."""
         if values.readable(value, self._check):
