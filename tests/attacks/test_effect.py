@@ -68,6 +68,25 @@ def test_the_table_is_neither_trivial_nor_hopeless():
         assert 15 < left_by_plain_pgd(norm, "ce", STEPS, from_x=False) < clean - 20
 
 
+@pytest.mark.parametrize("restarts", [1, 2])
+@pytest.mark.parametrize("eot", [1, 2])
+@pytest.mark.parametrize("name", ["pgd", "mi_fgsm", "apgd"])
+def test_the_networks_own_clean_logits_are_a_reference_to_leave(name, eot, restarts):
+    """There is no gradient at x, whether they are given or not; with other logits an attack from x starts there."""
+    network, x, _ = trained()
+    with torch.no_grad():
+        logits = network(x)
+    keywords = {"eps": EPS["linf"], "steps": 2, "restarts": restarts, "eot": eot, "seed": 0}
+    attack = functools.partial(getattr(attacks, name), network, x, loss="kl", random_start=False, **keywords)
+    moved = (attack(reference=logits) - x).flatten(1).abs().amax(1)
+    assert (moved > 0.5 * EPS["linf"]).all()
+    other = logits.clone()
+    other[::2] = logits[::2].roll(1, 1)
+    found = attack(reference=other)
+    assert torch.equal(found[::2], attack(reference=other, seed=1)[::2])
+    assert ((found - x)[1::2].flatten(1).abs().amax(1) > 0.5 * EPS["linf"]).all()
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("norm", EPS)
 @pytest.mark.parametrize("name", TABLE)

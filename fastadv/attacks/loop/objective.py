@@ -47,6 +47,11 @@ class Goal(NamedTuple):
         """The loss compares with the network's answer on the clean image, where it has no gradient."""
         return self.loss == "kl" and self.reference is None
 
+    @property
+    def may_be_flat_at_x(self) -> bool:
+        """The reference may be the network's answer on the clean image."""
+        return self.loss == "kl" and self.reference is not None and not self.targeted
+
     def check(self) -> None:
         """Raise TypeError or ValueError for an unknown loss, and for y or reference that it lacks or does not read."""
         y, loss, reference, targeted, eot = self
@@ -170,6 +175,11 @@ class Objective:
         grad = grad if self._mask is None else torch.where(self._mask, grad, 0.0)
         return Evaluation(value.detach(), grad, reached, log_scale)
 
+    def flat_rows(self, x: Tensor) -> Tensor:
+        """Return the rows of ``x`` [rows, ...] at which the network's answer is the reference itself, for "kl"."""
+        with torch.no_grad():
+            return (self._networks.logits(x, self._copies) == self._keywords["reference"]).all(1)
+
     def judge(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the values [rows] at ``x`` [rows, ...] and the rows that have reached the goal, detached."""
         with torch.no_grad():
@@ -241,6 +251,10 @@ class Averaged:
         shares = (scales - largest).exp()
         grad = tuple(per_sample(share, x) * each for share, each in zip(shares, grad, strict=True))
         return Evaluation(_mean(value), _mean(grad), _majority(reached), largest)
+
+    def flat_rows(self, x: Tensor) -> Tensor:
+        """Return :meth:`Objective.flat_rows` of one forward pass."""
+        return self._objective.flat_rows(x)
 
     def judge(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the mean of :meth:`Objective.judge` over the forward passes."""

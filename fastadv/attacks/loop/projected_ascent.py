@@ -11,9 +11,9 @@ from fastadv.attacks.loop.arguments import count, images_looked_at, step_count, 
 from fastadv.attacks.loop.ascent import Best, Step, ascend
 from fastadv.attacks.loop.ball import Ball
 from fastadv.attacks.loop.noise import Noise
-from fastadv.attacks.loop.objective import Goal, objective_of
+from fastadv.attacks.loop.objective import Averaged, Goal, Objective, objective_of
 from fastadv.attacks.loop.quantize import check_on_grid, quantized
-from fastadv.attacks.loop.rows import repeat_numbers, repeat_rows
+from fastadv.attacks.loop.rows import choose, repeat_numbers, repeat_rows
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
 from fastadv.ops import checks
@@ -46,18 +46,24 @@ class Tries(NamedTuple):
         if checks.flag("quantize", self.quantize):
             check_on_grid(x, ball, check)
 
-    def start(self, x: Tensor, goal: Goal, ball: Ball, noise: Noise, *, inside: bool = False) -> Tensor:
+    def start(
+        self, x: Tensor, goal: Goal, objective: Objective | Averaged, ball: Ball, noise: Noise, *, inside: bool = False
+    ) -> Tensor:
         """Return the rows [N * restarts, ...] at which the attack on images ``x`` [N, ...] begins.
 
-        inside: x is known to lie in the box; then the rows may be x itself.
+        objective: of the goal. inside: x is known to lie in the box; then the rows may be x itself.
         """
         if self.random_start:
             return ball.around_start(x, self.start_eps).random_rows(x, self.restarts, noise)
+        near = ball._replace(eps=_NEAR * ball.eps)
         if goal.is_flat_at_x:
-            return ball._replace(eps=_NEAR * ball.eps).random_rows(x, self.restarts, noise)
+            return near.random_rows(x, self.restarts, noise)
         # No gradient can be recorded for a tensor of inference mode.
         as_it_is = inside and not x.is_inference()
-        return repeat_rows(x, self.restarts) if as_it_is else ball.clean_rows(x, self.restarts)
+        rows = repeat_rows(x, self.restarts) if as_it_is else ball.clean_rows(x, self.restarts)
+        if not goal.may_be_flat_at_x:
+            return rows
+        return choose(objective.flat_rows(rows), near.random_rows(x, self.restarts, noise), rows)
 
     def finished(self, found: Tensor, x: Tensor, ball: Ball) -> Tensor:
         """Return the images that were ``found``, quantised where that was asked for."""
@@ -93,9 +99,9 @@ def projected_ascent(
         schedule = schedule.of_copies(copies)
         if not choosing:
             # Nobody else may hold the start, whose memory the loop is to give away.
-            found = ascend(objective, tries.start(x, goal, ball, noise, inside=inside), step, schedule)
+            found = ascend(objective, tries.start(x, goal, objective, ball, noise, inside=inside), step, schedule)
             return tries.finished(found.clone() if found is x else found, x, ball)
-        start = tries.start(x, goal, ball, noise)
+        start = tries.start(x, goal, objective, ball, noise)
         best = Best(start.clone())
         last = ascend(objective, start, step, schedule, watch=best.watch if tries.best else None)
         best.offer(last, *objective.judge(last))

@@ -157,7 +157,7 @@ def apgd(
         rule: Callable[..., ApgdState] = L1Sparsity if sparse else partial(StepHalving, rho=rho)
         marks = [repeat_rows(period, restarts) for period in looks_back]
         # Nothing holds the start longer than the loop.
-        state = rule(tries.start(x, goal, ball, noise, inside=inside), sizes, marks, centre, around_rows)
+        state = rule(tries.start(x, goal, objective, ball, noise, inside=inside), sizes, marks, centre, around_rows)
         last = ascend(objective, state.found.x, state.step, schedule.of_copies(restarts), watch=state.watch)
         state.found.offer(last, *objective.judge(last))
         return tries.finished(state.found.of_copies(restarts).x, x, ball)

@@ -79,8 +79,9 @@ def pgd(
         reference: logits [N, C] of loss "kl", or true classes [N] of a targeted "dlr"; None is the model's own clean
             logits or prediction (one more forward).
         targeted: descend, towards y or the reference.
-        random_start: start from :func:`fastadv.random_start`, else from x; or, for "kl" without a reference, which has
-            no gradient at x, from a random point within a tenth of eps.
+        random_start: start from :func:`fastadv.random_start`, else from x; or, for "kl" where the reference is what the
+            model gives for x, given or not, so that there is no gradient at x, from a random point within a tenth of
+            eps (for a reference that is given, found by one more forward).
         restarts: attacks a sample, in one forward of [N * restarts] (row ``i * restarts + r`` is restart r of sample
             i); the best of their ends is returned (one more forward). Only a random start makes them differ.
         best: return the best iterate, start and end included, not the last one (one more forward). Better is one that
