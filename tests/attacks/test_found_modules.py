@@ -63,7 +63,21 @@ def among(values):
     return {name: lambda network, make=make: make(Trainer(network)) for name, make in values.items()}
 
 
+class Ensemble(nn.Module):
+    """Holds networks in collections in which torch does not find them."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Identity())
+        self.networks = {"first": (network,)}
+
+    def forward(self, x):
+        return self.networks["first"][0](self.inner(x))
+
+
 AROUND = {
+    "collection of a module": Ensemble,
+    "collection of a submodule": lambda network: nn.Sequential(Ensemble(network), nn.Identity()),
     "list": held_in_a_list,
     "dict": held_in_a_dict,
     "library": lambda network: (lambda made: lambda x: made.network(norm(x)))(library(network)),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, relu
 from torch.nn.utils.parametrizations import weight_norm
 
-from fastadv.attacks import freeze, pgd
+from fastadv.attacks import Frozen, freeze, pgd
 from fastadv.attacks.model import folding
 from fastadv.attacks.model.wrappers import Normalize
 from fastadv.train.networks.catalogue import build
@@ -216,6 +216,56 @@ def test_a_module_that_cannot_be_traced_is_folded_in_parts():
     assert {folded.norm for folded in frozen.folded} == {"1", "2.block.bn", "2.blocks.0.0.bn", "2.blocks.1.bn", "3.2"}
     assert frozen.kept.keys() == {"2.bn"}
     assert_same_function(frozen, model, torch.rand(4, 3, 5, 5).double())
+
+
+class Branches(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.branches = [network]
+
+    def forward(self, x):
+        return self.branches[0](x)
+
+
+def test_what_is_no_submodule_is_told(network):
+    with pytest.warns(UserWarning, match="modules in the list 'branches' are no part of the model"):
+        freeze(Branches(network))
+
+
+class Between(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn, self.last = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return self.last(self.bn(self.conv(x)))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_hooks_see_tensors_alone_and_keep_what_is_behind_them_apart(fused, monkeypatch):
+    seen = []
+
+    def hook(module, images, output):
+        seen.append(output)
+        return 2 * output
+
+    monkeypatch.setattr(Frozen, "_may_be_fused", lambda self, x: fused)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), Between(), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(75, 5))
+    model = with_statistics(model).float()
+    model[2].register_forward_hook(hook)
+    with pytest.warns(UserWarning, match="BatchNorm '3' is not folded: it follows a Between"):
+        frozen = freeze(model)
+    assert not seen
+    assert frozen.folded == (("2.conv", "2.bn"),)
+    x = torch.rand(4, 3, 5, 5)
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(frozen(x), model(x))
+        assert [type(each) for each in seen] == 4 * [torch.Tensor]
+        # One that comes later is called as well.
+        frozen.network[0].register_forward_hook(hook)
+        assert not torch.allclose(frozen(x), model(x))
 
 
 def test_train_mode_is_never_folded(network, images):

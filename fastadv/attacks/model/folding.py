@@ -213,19 +213,24 @@ class _Calls:
 
 
 class _Tracer(fx.Tracer):
-    def __init__(self, opaque: Collection[nn.Module]) -> None:
+    def __init__(self, opaque: Collection[nn.Module], hooked: Collection[nn.Module]) -> None:
         super().__init__()
-        self._opaque = opaque
+        self._opaque, self._hooked = opaque, hooked
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        is_layer = isinstance(m, ImageConv2d) or m in self._opaque
+        is_layer = isinstance(m, ImageConv2d) or m in self._opaque or m in self._hooked
         return is_layer or super().is_leaf_module(m, module_qualified_name)
 
 
 def _graphs(network: nn.Module) -> tuple[list[tuple[str, fx.Graph]], dict[str, str]]:
-    """Trace ``network``, or else its largest parts that can be: graphs by path, and why other modules have none."""
+    """Trace ``network``, or else its largest parts that can be: graphs by path, and why other modules have none.
+
+    What has hooks is one layer of the network around it: they are not called with what stands for a tensor in a trace.
+    """
     opaque: dict[nn.Module, str] = {}
-    tracer = _Tracer(opaque)
+    hooked = [each for each in network.modules() if each._forward_hooks or each._forward_pre_hooks]
+    tracer = _Tracer(opaque, hooked)
+    tops = dict.fromkeys((network, *(each for each in hooked if any(True for _ in each.children()))))
 
     def explore(module: nn.Module) -> None:
         if _failure(tracer, module):
@@ -234,8 +239,9 @@ def _graphs(network: nn.Module) -> tuple[list[tuple[str, fx.Graph]], dict[str, s
             if reason := _failure(tracer, module):
                 opaque[module] = reason
 
-    explore(network)
-    outermost = {network, *(part for module in opaque for part in _parts(module))} - opaque.keys()
+    for module in tops:
+        explore(module)
+    outermost = {*tops, *(part for module in opaque for part in _parts(module))} - opaque.keys()
     paths = {module: path for path, module in network.named_modules()}
     graphs = [(path, tracer.trace(module)) for module, path in paths.items() if module in outermost]
     return graphs, {paths[module]: reason for module, reason in opaque.items()}

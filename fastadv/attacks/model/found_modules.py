@@ -18,6 +18,8 @@ from fastadv.attacks.model.wrappers import Logits, Normalized
 _DEPTH = 3
 # A collection of more is one of data: to look through it would take longer than an attack.
 _ENTRIES = 100
+_WITHOUT_COLLECTIONS = ("torch", "fastadv")
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _CALLABLES = frozenset((functools.partial, FunctionType, MethodType))
 
 
@@ -52,7 +54,8 @@ def submodules(root: nn.Module) -> Iterator[nn.Module]:
 def modules_in(member: Any) -> tuple[nn.Module, ...]:
     """Return the modules that calling ``member`` may run, without their submodules.
 
-    Those are a module itself or the one it is a method of, and the modules that the callables behind it refer to: the
+    Those are a module itself or the one it is a method of, what lists, tuples and dicts of that module and its
+    submodules hold, and the modules that the callables behind it refer to: the
     arguments of a partial, the variables of a function, the attributes of an object, and what its code names of the
     objects, lists and dicts among them. Where there is none, a warning says so. Under torch.compile, which cannot
     follow this, only the first kind is found.
@@ -62,8 +65,9 @@ def modules_in(member: Any) -> tuple[nn.Module, ...]:
         return () if module is None else (module,)
     if module is not None:
         own = (value for each in _wrappers(module) for value in vars(each).values() if callable(value))
-        wrapped = [value for value in own if _is_plain_callable(value)]
-        return tuple(dict.fromkeys((module, *_held(wrapped)))) if wrapped else (module,)
+        held = [value for value in own if _is_plain_callable(value)]
+        held += [each for _, values in _collections(module) for each in _reached(values, (), _DEPTH)]
+        return tuple(dict.fromkeys((module, *_held(held)))) if held else (module,)
     if isinstance(member, LeftAlone):
         return ()
     found = _held([member])
@@ -82,6 +86,28 @@ def _wrappers(module: nn.Module) -> Iterator[nn.Module]:
     for child in module._modules.values():
         if isinstance(child, (Normalized, Logits)):
             yield from _wrappers(child)
+
+
+def modules_in_collections(root: nn.Module) -> dict[str, str]:
+    """Return the attributes of ``root`` and its submodules that hold modules without making them submodules.
+
+    By name, with the kind of collection each is.
+    """
+    return {
+        name: type(values).__name__
+        for name, values in _collections(root)
+        if any(isinstance(each, nn.Module) for each in _reached(values, (), _DEPTH))
+    }
+
+
+def _collections(root: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the lists, tuples and dicts that ``root`` and its submodules have as attributes, with their names."""
+    for module in submodules(root):
+        # Modules of torch and of this package hold modules so where they do not run them.
+        if type(module).__module__.partition(".")[0] not in _WITHOUT_COLLECTIONS:
+            for name, value in vars(module).items():
+                if isinstance(value, (list, tuple, dict)) and name not in _OF_EVERY_MODULE:
+                    yield name, value
 
 
 def _held(values: Iterable[Any]) -> tuple[nn.Module, ...]:

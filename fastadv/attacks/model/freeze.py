@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks.model import folding
-from fastadv.attacks.model.found_modules import unwrapped
-from fastadv.attacks.model.fusing import fuse
+from fastadv.attacks.model.found_modules import modules_in_collections, unwrapped
+from fastadv.attacks.model.fusing import fuse, hooked_modules
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.image_conv import ImageConv2d
 from fastadv.attacks.model.networks import Networks
@@ -68,6 +68,13 @@ def freeze(
     # No gradient can be recorded through tensors of inference mode.
     with torch.inference_mode(False):
         frozen = Frozen(unwrapped(model), dtype=dtype, channels_last=channels_last, fold_batchnorm=fold_batchnorm)
+    if aside := modules_in_collections(unwrapped(model)):
+        name, collection = next(iter(aside.items()))
+        warnings.warn(
+            f"freeze: modules in the {collection} {name!r} are no part of the model: the copy has them as they are now,"
+            " and neither their dtype nor refresh() changes them; hold them in an nn.ModuleList or nn.ModuleDict",
+            stacklevel=2,
+        )
     if frozen.kept:
         path, reason = next(iter(frozen.kept.items()))
         more = f", and {len(frozen.kept) - 1} more (see .kept)" if len(frozen.kept) > 1 else ""
@@ -113,7 +120,8 @@ class Frozen(nn.Module):
             self._convert(dtype, plan.before)
         self._channels_last = channels_last
         self._layout_is_tried = not channels_last
-        self._fused: tuple[nn.Module | None] | None = None  # in a tuple, so as to be no part of this module
+        # With what had hooks then; in a tuple, so as to be no part of this module.
+        self._fused: tuple[nn.Module | None, list[nn.Module]] | None = None
         if channels_last:
             _lay_out(self.network, torch.channels_last)
         self.refresh()
@@ -177,8 +185,9 @@ class Frozen(nn.Module):
         return not self.training and not torch.is_autocast_enabled("cpu")
 
     def _fused_network(self) -> nn.Module:
-        if self._fused is None:
-            self._fused = (fuse(self.network),)
+        hooked = hooked_modules(self.network)
+        if self._fused is None or self._fused[1] != hooked:
+            self._fused = fuse(self.network), hooked
         return self._fused[0] or self.network
 
     def _convert(self, dtype: torch.dtype, before: frozenset[str]) -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fastadv.attacks.model.folding import Folded
+from fastadv.attacks.model.found_modules import submodules
 from fastadv.attacks.model.image_conv import ImageConv2d
 
 # What a graph may have beside layers. None of it draws numbers, keeps any or depends on a value, so the graph is the
@@ -25,8 +26,8 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        # They look at the shape of what they are given, which only a call can.
-        looks = isinstance(m, ImageConv2d) or (isinstance(m, Folded) and m.after_linear)
+        # They, and hooks, look at what they are given, which only a call can.
+        looks = isinstance(m, ImageConv2d) or (isinstance(m, Folded) and m.after_linear) or _is_hooked(m)
         return looks or super().is_leaf_module(m, module_qualified_name)
 
 
@@ -54,6 +55,11 @@ def fuse(network: nn.Module) -> nn.Module | None:
         if name.startswith(_HOOKS):
             setattr(module, name, getattr(network, name))
     return module
+
+
+def hooked_modules(network: nn.Module) -> list[nn.Module]:
+    """Return the modules of ``network`` that have hooks, which a network fused before they had them would not call."""
+    return [module for module in submodules(network) if _is_hooked(module)]
 
 
 def conv_relu(
