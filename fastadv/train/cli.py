@@ -17,7 +17,7 @@ from fastadv.train.config.attacks import ENSEMBLE
 from fastadv.train.config.config_model import ConfigModel, describe, is_table, shown
 from fastadv.train.config.train_config import OTHER_RECIPE, RECIPE_OF_DATA, Config, packaged_recipes, resolve
 from fastadv.train.data.download import ARCHIVES, fetch
-from fastadv.train.runtime.errors import TrainError, did_you_mean
+from fastadv.train.runtime.errors import DivergenceError, TrainError, did_you_mean
 from fastadv.train.runtime.heap import keep_freed_memory
 from fastadv.train.runtime.stopping import Stopped, stopping_by_signal
 
@@ -44,7 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0 if options.command in ("methods", "doctor", "compare") else 2
+        if options.command in ("methods", "doctor", "compare"):
+            return 0
+        print(f"fastadv: error: what read the output is gone; {options.again} continues", file=sys.stderr)
+        return 2
     except TrainError as error:
         print(f"fastadv: error: {error}", file=sys.stderr)
         return 2
@@ -74,7 +77,8 @@ def _add_runs(commands: Any) -> None:
     train.add_argument(
         "--resume",
         action="store_true",
-        help="continue the run (the newest one by default); methods, seeds and settings given with it are added to it",
+        help="continue the run (the newest one by default), or start it where there is none; methods, seeds and"
+        " settings given with it are added to it",
     )
     _add_fields(
         train,
@@ -90,7 +94,9 @@ def _add_runs(commands: Any) -> None:
         description="Accuracy of a network on a test split, clean and under attack, with 95 % intervals.",
     )
     attack.add_argument("--out", type=Path, help="folder of the result; default runs/ATTACK-MODEL-DATA-TIME")
-    attack.add_argument("--resume", action="store_true", help="continue in the folder (the newest by default)")
+    attack.add_argument(
+        "--resume", action="store_true", help="continue in the folder (the newest by default), or start there"
+    )
     _add_fields(attack, AttackConfig, "Fractions such as 8/255 are numbers.")
     attack.set_defaults(run=_attack)
 
@@ -203,6 +209,8 @@ def _train(options: argparse.Namespace) -> None:
             attack_students(config, experiment.dataset, run, processes)
             table = processes.broadcast_from_rank0(lambda: write_report(config, experiment.dataset, teacher, run))
             print(f"\n{table}\nreport, pictures, metrics and weights: {run}")
+            if experiment.diverged:
+                raise DivergenceError("; ".join(experiment.diverged))
 
 
 def _attack(options: argparse.Namespace) -> None:

@@ -283,6 +283,34 @@ def test_a_run_without_options_of_methods_is_reported(tmp_path):
     )
 
 
+def test_what_diverges_costs_no_other_student(tmp_path, capsys):
+    run = tmp_path / "run"
+    short = ["--teacher-epochs=1", "--epochs=1", "--student-samples=60", "--eval-samples=20", "--eval-steps=1"]
+    methods = ["--methods=steep,ce,kd", "--option=steep.method=kd", "--option=steep.alpha=1e38", "--seeds=0,1"]
+    whole = ["train", f"--run-dir={run}", "--no-tensorboard", *short, *methods, "--eval-attack=fgsm"]
+    assert main(whole) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("KD (steep), seed 1: the mean loss up to step") == 1
+    assert "report, pictures, metrics and weights" in captured.out
+    found = read_results(run)
+    assert [(method.name, [*method.values("attack")]) for method in found.methods] == [("ce", [0, 1]), ("kd", [0, 1])]
+    report = (run / "report.md").read_text()
+    for seed in (0, 1):
+        assert f"- KD (steep), seed {seed}: its training diverged, and it is in no number here.\n" in report
+    # With one seed alone, of which the other is in the table.
+    shutil.copytree(run / "kd-seed1", run / "steep-seed1", dirs_exist_ok=True)
+    assert main(["train", f"--run-dir={run}", "--resume"]) == 2
+    assert "seed 1" not in capsys.readouterr().err
+    report = (run / "report.md").read_text()
+    assert "Students: mean ± standard deviation, n of 2 seeds" in report
+    (row,) = [line for line in report.splitlines() if line.startswith("| KD (steep) ") and " / " in line]
+    assert row.split("|")[2].strip() == ""
+    alone = ["--methods=steep", "--seeds=0", *methods[1:3]]
+    assert main(["train", f"--run-dir={tmp_path / 'none'}", "--no-tensorboard", *short, *alone]) == 2
+    assert "seed 0: the mean loss up to step" in capsys.readouterr().err
+    assert not (tmp_path / "none" / "results.json").exists()
+
+
 def test_the_protocol_says_what_was_done_not_what_was_allowed(tmp_path):
     arguments = [
         "--methods=ce",

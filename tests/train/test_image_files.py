@@ -51,6 +51,16 @@ def test_a_folder_is_read_by_class_and_name(folder):
     assert (images.dtype, splits["test"][1].tolist()) == (np.uint8, [0, 1])
 
 
+def test_files_that_are_no_images_by_their_suffix_are_counted(folder, capsys):
+    for name in ("x.xcf", ".hidden", "y.XCF"):
+        (folder / "train" / "ant" / name).write_text("")
+    picture(9, mode="L").save(folder / "train" / "ant" / "gray.PGM", format="PPM")
+    assert len(datasets.load("folder", data_dir=folder).train) == 6
+    said = capsys.readouterr().out
+    assert f"{folder / 'train'}: left out as no images, by their suffix: 3 (.XCF, .txt, .xcf)\n" in said
+    assert str(folder / "val") not in said
+
+
 def test_a_test_split_goes_before_a_validation_split(folder):
     shutil.copytree(folder / "val", folder / "test")
     save(picture(9), folder / "test/ant/another.png")

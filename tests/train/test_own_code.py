@@ -148,6 +148,9 @@ DATA = """
     def pictures():
         return Pictures(), Pictures()
 
+    def from_one():
+        return [(images, labels + 1) for images, labels in tensors()]
+
     def by_class():
         images, labels = pair(20)
         order = labels.argsort(stable=True)
@@ -226,6 +229,13 @@ def test_a_network_that_brings_its_weights_is_attacked_without_a_checkpoint(here
     sys.modules.pop("own_networks")
     module.write_text(module.read_text().replace("SEED = 1", "SEED = 2"))
     assert "Weights SHA-256" in fails(capsys, "attack", "--resume", "--out=attacked", "--n=40")
+
+
+def test_classes_without_a_training_image_are_told(here, capsys):
+    own = ["--data=own_data:from_one", "--student=own_networks:plain", "--methods=ce", *SHORT, "--no-tensorboard"]
+    assert main(["train", "--run-dir=run", *own]) == 0
+    assert "\nnote: 1 of the 4 classes have no training image\n" in capsys.readouterr().out
+    assert "- 1 of the 4 classes have no training image.\n" in (here / "run" / "report.md").read_text()
 
 
 def test_of_data_in_the_order_of_classes_the_report_says_which_the_first_lack(here, capsys):

@@ -94,6 +94,18 @@ def test_a_closed_pipe_is_no_error():
     assert found.stdout.startswith("ce ")
 
 
+def test_a_training_whose_reader_is_gone_says_how_to_go_on(tmp_path):
+    process = subprocess.Popen(
+        command("train", f"--run-dir={tmp_path / 'run'}", "--methods=ce", "--epochs=1", "--seeds=0"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    assert process.wait(timeout=120) == 2
+    assert process.stderr.read().startswith("fastadv: error: what read the output is gone; ")
+
+
 def test_a_full_disk_is_named_with_what_was_kept(tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     save = Checkpoints.save

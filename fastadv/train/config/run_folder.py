@@ -112,6 +112,16 @@ def read_result(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "result.json").read_text())
 
 
+def student_result(folder: Path, name: str, seed: int, *, epochs: int) -> dict[str, Any] | None:
+    """Return the result of the student of one method or setting and seed, None before it has so many epochs."""
+    try:
+        result = read_result(student_folder(folder, name, seed))
+    except FileNotFoundError:
+        return None
+    # Results of earlier versions have no "epochs": their number could not grow.
+    return result if result.get("epochs", epochs) >= epochs else None
+
+
 def check_facts(folder: Path, facts: Mapping[str, str]) -> None:
     """Raise ConfigError where facts that a run was started with are others by now, or were not given."""
     stored = {**dict.fromkeys(facts, "not known"), **read_origin(folder)}

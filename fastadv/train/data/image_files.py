@@ -15,7 +15,10 @@ from fastadv.train.runtime.files import write_atomically
 from fastadv.train.runtime.imports import require
 from fastadv.train.runtime.progress import Progress
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga"}
+    | {".tif", ".tiff", ".webp"}
+)
 CACHE = ".fastadv"
 # Files a thread decodes in turn.
 BATCH = 256
@@ -26,6 +29,15 @@ def images_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+
+
+def others_in(folder: Path) -> list[Path]:
+    """Return the files in `folder` that are no images by their suffix, but for hidden ones."""
+    return [
+        path
+        for path in folder.iterdir()
+        if path.is_file() and not path.name.startswith(".") and path.suffix.lower() not in SUFFIXES
+    ]
 
 
 def folders_in(folder: Path) -> list[str]:

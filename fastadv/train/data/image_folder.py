@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from fastadv.distill.parts.seeding import generator
-from fastadv.train.data.image_files import folders_in, images_in, read_split
+from fastadv.train.data.image_files import folders_in, images_in, others_in, read_split
 from fastadv.train.data.splits import Arrays, Stored
 from fastadv.train.runtime.errors import DataError
 
@@ -47,4 +47,7 @@ def _files(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
     files = [(path, label) for label, name in enumerate(classes) for path in images_in(folder / name)]
     for label in set(range(len(classes))) - {label for _, label in files}:
         raise DataError(f"{folder / classes[label]}: no images")
+    if others := [path for name in classes for path in others_in(folder / name)]:
+        suffixes = ", ".join(sorted({path.suffix for path in others} - {""}) or ["none"])
+        print(f"{folder}: left out as no images, by their suffix: {len(others)} ({suffixes})", flush=True)
     return files

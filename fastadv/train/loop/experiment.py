@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from fastadv.distill.parts.float32_output import DTYPES, CompileError, Float32Ou
 from fastadv.distill.parts.seeding import derive_seed
 from fastadv.train.config.attacks import ENSEMBLE
 from fastadv.train.config.methods import MethodSpec, label_specs
-from fastadv.train.config.run_folder import add_fact, read_result, student_folder
+from fastadv.train.config.run_folder import add_fact, student_folder, student_result
 from fastadv.train.config.train_config import Config
 from fastadv.train.data.datasets import image_facts
 from fastadv.train.data.splits import Dataset, subset, to_pixels
@@ -25,7 +26,7 @@ from fastadv.train.loop.trainer import Trainer
 from fastadv.train.networks import catalogue
 from fastadv.train.networks.classifier import Classifier, check_fit
 from fastadv.train.networks.weights import load_weights
-from fastadv.train.runtime.errors import ConfigError, MissingExtraError, TrainError
+from fastadv.train.runtime.errors import ConfigError, DivergenceError, MissingExtraError, TrainError
 from fastadv.train.runtime.files import write_text
 from fastadv.train.runtime.imports import require
 from fastadv.train.runtime.processes import Processes
@@ -39,7 +40,8 @@ TEACHER_SEED = -1
 class Experiment:
     """A validated run: its data, what was loaded of its networks, and each of its networks and methods built once.
 
-    dataset: what it trains and tests on. images: the lines of origin.json that identify it.
+    dataset: what it trains and tests on. images: the lines of origin.json that identify it. diverged: why students have
+    no result.
 
     Creates no file. Raises ConfigError, DataError, CheckpointError and MissingExtraError.
     """
@@ -54,6 +56,7 @@ class Experiment:
         self.config, self._processes = config, Processes()
         self.dataset = config.load_data(config.device)
         self._labels = label_specs(config.specs, config.options)
+        self.diverged: list[str] = []
         if config.eval_attack not in ("pgd", ENSEMBLE) and self._processes.count > 1:
             raise ConfigError(f"eval_attack: {config.eval_attack!r} runs in one process, expected pgd or {ENSEMBLE}")
         self.images = image_facts(config.data, train=self.dataset.train, test=self.dataset.test)
@@ -67,7 +70,10 @@ class Experiment:
     def run(self, folder: Path) -> nn.Module | None:
         """Train what is left to train in `folder`, together with this run's other processes; return the teacher.
 
-        Raises what :meth:`Trainer.fit` raises, and ConfigError.
+        A student that diverges leaves its message in ``diverged``, and the others are trained all the same.
+
+        Raises what :meth:`Trainer.fit` raises, and ConfigError; DivergenceError where no student has a result, and at
+        once where there are several processes, of which one alone may have seen it.
         """
         config = self.config
         if config.capture:
@@ -89,7 +95,15 @@ class Experiment:
             seen = Float32Output(frozen, compiled=config.compile and not config.capture)
         for seed in config.seeds:
             for spec in config.specs:
-                self._train_student(seen, spec, seed, folder)
+                try:
+                    self._train_student(seen, spec, seed, folder)
+                except DivergenceError as error:
+                    if self._processes.count > 1:
+                        raise
+                    print(error, flush=True)
+                    self.diverged.append(str(error))
+        if len(self.diverged) == len(config.seeds) * len(config.specs):
+            raise DivergenceError("; ".join(self.diverged))
         return teacher
 
     def _check_students(self) -> None:
@@ -164,17 +178,8 @@ class Experiment:
     def _train_student(self, teacher: nn.Module | None, spec: MethodSpec, seed: int, folder: Path) -> None:
         """Train one student, unless it is finished. The methods share a seed's initial weights, images and order."""
         config, dataset = self.config, self.dataset
-        folder = student_folder(folder, spec.name, seed)
-
-        def finished() -> bool:
-            """Return whether it is trained, and for as many epochs as the run has by now."""
-            try:
-                # Results of earlier versions have no "epochs": their number could not grow.
-                return read_result(folder).get("epochs", config.epochs) >= config.epochs
-            except FileNotFoundError:
-                return False
-
-        if self._processes.broadcast_from_rank0(finished):
+        found = partial(student_result, folder, spec.name, seed, epochs=config.epochs)
+        if self._processes.broadcast_from_rank0(found) is not None:
             return
         with seeded(derive_seed(seed, "method", spec.name)):
             method = spec.build(standard_teacher=self._standard).to(config.device)
@@ -188,7 +193,7 @@ class Experiment:
                 test=dataset.test,
                 config=config,
                 seed=seed,
-                folder=folder,
+                folder=student_folder(folder, spec.name, seed),
                 label=label,
             ).fit()
         print(f"{label}: clean {result['clean']:.2%}, under PGD {result['pgd']:.2%}", flush=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastadv.train.config.methods import METHODS, label_specs
-from fastadv.train.config.run_folder import read_origin, read_result, student_folder
+from fastadv.train.config.run_folder import read_origin, read_result, student_result
 from fastadv.train.config.train_config import Config
 from fastadv.train.runtime.errors import ConfigError
 from fastadv.train.runtime.files import write_text
@@ -88,9 +88,17 @@ def accuracies_of(runs: Iterable[RunResults]) -> dict[str, str]:
 
 
 def write_results(config: Config, folder: Path, *, train_images: int, test_images: int) -> RunResults:
-    """Gather the results of the finished run in `folder` and write them into results.json."""
+    """Gather the results of the finished run in `folder`, of the students that have one, and write results.json."""
     specs = config.specs
     labels = label_specs(specs, config.options)
+    found = {
+        spec.name: [
+            {"seed": seed, **result}
+            for seed in config.seeds
+            if (result := student_result(folder, spec.name, seed, epochs=config.epochs)) is not None
+        ]
+        for spec in specs
+    }
     run = RunResults(
         config=tomllib.loads(config.to_toml()),
         origin=read_origin(folder),
@@ -98,13 +106,9 @@ def write_results(config: Config, folder: Path, *, train_images: int, test_image
         test_images=test_images,
         teacher=read_result(folder / "teacher") if config.needs_teacher else None,
         methods=[
-            MethodResults(
-                name=spec.name,
-                label=labels[spec.name],
-                method=spec.method,
-                seeds=[{"seed": seed, **read_result(student_folder(folder, spec.name, seed))} for seed in config.seeds],
-            )
+            MethodResults(name=spec.name, label=labels[spec.name], method=spec.method, seeds=found[spec.name])
             for spec in specs
+            if found[spec.name]
         ],
     )
     write_text(folder / FILE, json.dumps(asdict(run), indent=1) + "\n")

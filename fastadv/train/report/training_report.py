@@ -9,7 +9,7 @@ from torch import nn
 
 from fastadv.distill import TALD
 from fastadv.ops import dispatch
-from fastadv.train.config.methods import METHODS
+from fastadv.train.config.methods import METHODS, label_specs
 from fastadv.train.config.run_folder import student_folder
 from fastadv.train.config.train_config import Config, in_new_words
 from fastadv.train.data.splits import Dataset, lacking_classes
@@ -35,7 +35,7 @@ def write_report(config: Config, dataset: Dataset, teacher: nn.Module | None, fo
     run = write_results(config, folder, train_images=len(dataset.train), test_images=len(dataset.test))
     metrics = {
         method.label: {
-            kind: [read_metrics(student_folder(folder, method.name, seed), kind) for seed in config.seeds]
+            kind: [read_metrics(student_folder(folder, method.name, seed), kind) for seed in method.values("clean")]
             for kind in ("train", "test")
         }
         for method in run.methods
@@ -45,7 +45,7 @@ def write_report(config: Config, dataset: Dataset, teacher: nn.Module | None, fo
         f"# {run.title}",
         table,
         "\n".join(protocol(run)),
-        *_notes(general_notes(config, dataset), run),
+        *_notes([*general_notes(config, dataset), *_without_result(config, run)], run),
         *([] if comparison is None else ["## Seed by seed against the baseline", comparison, tables.PAIRING]),
         "## Each seed",
         _seed_table(run),
@@ -137,6 +137,8 @@ def _training_images(run: RunResults) -> str:
 
 def _spread_note(run: RunResults) -> str:
     seeds = len(run.config["seeds"])
+    if any(len(method.seeds) < seeds for method in run.methods):
+        return f"Students: mean ± standard deviation, n of {seeds} seeds"
     return "Students: n = 1 seed" if seeds == 1 else f"Students: mean ± standard deviation, n = {seeds} seeds"
 
 
@@ -154,10 +156,24 @@ def comparison_table(run: RunResults) -> str | None:
 
 
 def general_notes(config: Config, dataset: Dataset) -> list[str]:
-    """Return what a reader should know before a run trains: of its rates, and of the test images it looks at."""
+    """Return what a reader should know before a run trains: of its rates, and of the images it looks at."""
     bounds = dict.fromkeys(bound for bound in (config.eval_samples, config.pgd_samples) if bound is not None)
     lacking = [lacking_classes(dataset.test, bound) for bound in bounds]
-    return [*config.constant_rates, *(sentence for sentence in lacking if sentence is not None)]
+    classes, trained = len(dataset.class_names), len(dataset.train.labels.unique())
+    untrained = [f"{classes - trained} of the {classes} classes have no training image"] if trained < classes else []
+    return [*config.constant_rates, *untrained, *(sentence for sentence in lacking if sentence is not None)]
+
+
+def _without_result(config: Config, run: RunResults) -> list[str]:
+    """Return a sentence for each student that was to be trained and has no result."""
+    trained = {method.name: method.values("clean") for method in run.methods}
+    labels = label_specs(config.specs, config.options)
+    return [
+        f"{labels[spec.name]}, seed {seed}: its training diverged, and it is in no number here"
+        for spec in config.specs
+        for seed in config.seeds
+        if seed not in trained.get(spec.name, {})
+    ]
 
 
 def _notes(general: Sequence[str], run: RunResults) -> list[str]:
@@ -177,8 +193,11 @@ def _seed_table(run: RunResults) -> str:
     shown = ["clean", "PGD", *([_last_attack(run)] if "attack" in accuracies else [])]
     rows = [[f"{' / '.join(shown)}, %", *(f"seed {seed}" for seed in run.config["seeds"])]]
     for method in run.methods:
-        found = (" / ".join(f"{100 * value_of(result, key):.2f}" for key in accuracies) for result in method.seeds)
-        rows.append([method.label, *found])
+        found = {
+            result["seed"]: " / ".join(f"{100 * value_of(result, key):.2f}" for key in accuracies)
+            for result in method.seeds
+        }
+        rows.append([method.label, *(found.get(seed, "") for seed in run.config["seeds"])])
     return tables.render_table(rows)
 
 

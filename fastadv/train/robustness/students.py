@@ -8,7 +8,7 @@ from pathlib import Path
 from fastadv.train.config.attack_config import AttackConfig
 from fastadv.train.config.attacks import ENSEMBLE
 from fastadv.train.config.resume import extend_attack, known_facts
-from fastadv.train.config.run_folder import open_run, read_origin, read_result, student_folder
+from fastadv.train.config.run_folder import open_run, read_origin, read_result, student_folder, student_result
 from fastadv.train.config.train_config import Config, DataConfig
 from fastadv.train.data.datasets import image_facts
 from fastadv.train.data.splits import Dataset
@@ -23,7 +23,7 @@ FIRST_IMAGES = 200
 
 
 def attack_students(config: Config, dataset: Dataset, folder: Path, processes: Processes) -> None:
-    """Attack each student of the run in `folder` that was not yet, unless config.eval_attack is the trainer's own PGD.
+    """Attack each trained student of the run in `folder` that was not yet, unless config.eval_attack is PGD.
 
     The student's folder gets `attack/`, and its result.json "attack": name, images, "correct", "accuracy", "interval".
     AutoAttack takes FIRST_IMAGES and then the rest; until that is over, `attack/result.json` alone tells of them.
@@ -36,7 +36,9 @@ def attack_students(config: Config, dataset: Dataset, folder: Path, processes: P
     for seed in config.seeds:
         for spec in config.specs:
             student = student_folder(folder, spec.name, seed)
-            if "attack" not in processes.broadcast_from_rank0(partial(read_result, student)):
+            found = partial(student_result, folder, spec.name, seed, epochs=config.epochs)
+            result = processes.broadcast_from_rank0(found)
+            if result is not None and "attack" not in result:
                 for count in counts:
                     _attack(config, dataset, student, count, processes)
                 if processes.first:
