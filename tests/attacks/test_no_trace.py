@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, dropout
 
-from fastadv.attacks import Normalized, pgd
+from fastadv.attacks import Logits, Normalized, pgd
 from tests.attacks.every_attack import QUEUED, every_attack
 
 
@@ -129,6 +129,28 @@ def test_a_distributed_network_is_attacked_without_its_wrapper(network, images, 
         assert torch.equal(attacked, pgd(network, images, labels, eps=0.1, steps=2, seed=0))
         cross_entropy(parallel(images), labels).backward()
     assert len(collective_forwards) == 2
+
+
+AROUND_DISTRIBUTED = {
+    "normalised": lambda parallel: Normalized(parallel, 0.5, 0.25),
+    "logits": lambda parallel: Logits(Normalized(lambda x: (parallel(x),), 0.5, 0.25), 0),
+    "function": lambda parallel: lambda x: parallel(x),
+}
+
+
+@pytest.mark.parametrize("around", AROUND_DISTRIBUTED.values(), ids=AROUND_DISTRIBUTED)
+def test_ranks_need_not_attack_in_step_behind_what_is_around_a_distributed_network(
+    around, network, images, labels, data_parallel, monkeypatch
+):
+    parallel, synchronised = data_parallel(network), []
+    monkeypatch.setattr(parallel, "_sync_buffers", lambda: synchronised.append(1))
+    for _ in range(2):
+        attacked = pgd(around(parallel), images, labels, eps=0.1, steps=2, seed=0)
+        assert not synchronised
+        assert torch.equal(attacked, pgd(around(network), images, labels, eps=0.1, steps=2, seed=0))
+        cross_entropy(parallel(images), labels).backward()
+        assert synchronised.pop()
+    assert all(parameter.grad is not None for parameter in network.parameters())
 
 
 class DropsItsInput(nn.Module):

@@ -118,7 +118,7 @@ def _held(values: Iterable[Any]) -> tuple[nn.Module, ...]:
     for depth in range(_DEPTH + 1):
         inner: list[Any] = []
         for value in level:
-            module = module_behind(unwrapped(value))
+            module = module_behind(value)
             # Of a method each access makes a new object.
             identity = (id(value.__self__), id(value.__func__)) if isinstance(value, MethodType) else id(value)
             if module is not None:

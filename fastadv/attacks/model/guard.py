@@ -9,11 +9,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from fastadv.attacks.model.found_modules import modules_in, submodules
 
-# For each module that is in eval mode for attacks: how many of them, and the mode it is to go back to after the last.
-_uses: dict[nn.Module, list[Any]] = {}
+# For each flag of a module that is off for attacks: how many of them, and what it is to go back to after the last.
+_uses: dict[tuple[nn.Module, str], list[Any]] = {}
+# With these a wrapper synchronises the buffers of all ranks at each forward, which would have to attack in step, and
+# waits for gradients of parameters.
+_OF_RANKS = ("require_forward_param_sync", "require_backward_grad_sync")
 _lock = threading.Lock()
 
 
@@ -21,8 +25,9 @@ _lock = threading.Lock()
 def evaluating(models: Iterable[Any]) -> Iterator[None]:
     """Put every module in eval mode inside; afterwards each submodule has its own flag again.
 
-    In eval mode neither the buffers of BatchNorm nor the global random state of Dropout change. Threads may be inside
-    with the same modules: these go back to their mode with the last of them. Which modules a callable has is told by
+    In eval mode neither the buffers of BatchNorm nor the global random state of Dropout change. A
+    DistributedDataParallel among the modules does not talk to other ranks. Threads may be inside with the same modules:
+    these go back to their mode with the last of them. Which modules a callable has is told by
     :func:`fastadv.attacks.model.found_modules.modules_in`.
     """
     modules = [module for model in models for root in modules_in(model) for module in submodules(root)]
@@ -30,23 +35,25 @@ def evaluating(models: Iterable[Any]) -> Iterator[None]:
         with _evaluating_in_a_graph(modules):
             yield
         return
+    flags = [(module, "training") for module in modules]
+    flags += [(each, name) for each in modules if isinstance(each, DistributedDataParallel) for name in _OF_RANKS]
     with _lock:
-        used = [module for module in modules if module.training or module in _uses]
-        # All flags are read before one is written: that of a module that torch.compile made is its inner module's too.
-        for module in used:
-            _uses.setdefault(module, [0, module.training])[0] += 1
-        for module in used:
-            module.training = False
+        used = [flag for flag in flags if getattr(*flag) or flag in _uses]
+        # All are read before one is written: that of a module that torch.compile made is its inner module's too.
+        for flag in used:
+            _uses.setdefault(flag, [0, getattr(*flag)])[0] += 1
+        for module, name in used:
+            setattr(module, name, False)
     try:
         yield
     finally:
         with _lock:
-            for module in used:
-                use = _uses[module]
+            for flag in used:
+                use = _uses[flag]
                 use[0] -= 1
                 if not use[0]:
-                    module.training = use[1]
-                    del _uses[module]
+                    setattr(*flag, use[1])
+                    del _uses[flag]
 
 
 @contextlib.contextmanager
