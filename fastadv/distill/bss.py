@@ -12,7 +12,7 @@ from fastadv.attacks.loop.arguments import count
 from fastadv.attacks.methods.bss import BSS as BoundaryAscent
 from fastadv.attacks.methods.bss_base_samples import bss_candidates, bss_targets
 from fastadv.distill.method import Batch, Method, Network, Terms
-from fastadv.distill.parts.features import Features, observe
+from fastadv.distill.parts.features import Features, attacked_as, observe
 from fastadv.distill.parts.share_of_training import share_of_training
 from fastadv.distill.parts.teacher import required, teacher_features
 from fastadv.ops import checks
@@ -141,7 +141,8 @@ class BSS(Method):
         known = of_teacher[places]
         # What is not worth it stays where it is: its target is the class it already has.
         target = torch.where(chosen, bss_targets(known, seed=batch.seed_for(self), sample_ids=places), known.argmax(1))
-        moved = self.ascent(teacher, batch.x[places], target)
+        with attacked_as("teacher"):
+            moved = self.ascent(teacher, batch.x[places], target)
         moved = aligned(batch.x, moved.to(batch.x.dtype))[1]
         return Boundary(places, chosen, target, *self._observe(student, teacher, moved))
 

@@ -19,7 +19,7 @@ from fastadv.attacks.methods.tald_released import XI, released_particles
 from fastadv.distill.kd import KD
 from fastadv.distill.method import Batch, Method, Network, Terms
 from fastadv.distill.parts.base_loss import BaseLoss
-from fastadv.distill.parts.features import observe
+from fastadv.distill.parts.features import attacked_as, observe
 from fastadv.distill.parts.teacher import required, teacher_features
 from fastadv.ops import checks
 from fastadv.ops.layout import aligned
@@ -182,9 +182,10 @@ class TALD(Method):
             clean = clean_images(x, self.bounds, None)
             return ball.random_rows(clean, self.particles, Noise(seed, ids)).unflatten(0, shape), None
         assert self.ascent is not None
-        if self.variant == "released":
-            return self.ascent(teacher, x, seed=seed, sample_ids=ids), None
-        return self.ascent(teacher, x, y, seed=seed, sample_ids=ids)
+        with attacked_as("teacher"):
+            if self.variant == "released":
+                return self.ascent(teacher, x, seed=seed, sample_ids=ids), None
+            return self.ascent(teacher, x, y, seed=seed, sample_ids=ids)
 
     def _projected(self) -> Callable[..., tuple[Tensor, Tensor]]:
         stein = Stein(self.bandwidth, self.update, self.score_scale)

@@ -43,7 +43,9 @@ def over_positions(
         weight = weight.reshape(-1)
     elif weight is not None:
         weight = checks.number("weight", weight)
-    if target is not None and not (target.is_floating_point() and ignore_index is None):
+    if target is not None and ignore_index is not None and isinstance(target, Tensor) and target.is_floating_point():
+        raise TypeError(f"target must be an int64 tensor of classes with ignore_index, got {target.dtype}")
+    if target is not None and not (isinstance(target, Tensor) and target.is_floating_point()):
         checks.int64("target", target, shape, first)
         target = target.reshape(-1)
     elif target is not None:

@@ -38,6 +38,7 @@ def test_every_method_says_what_to_wrap(name, answer, who, student, teacher, bat
     method, step = METHODS[name](), Batch(*batch, progress=0.5, seed=1)
     method.build(student, teacher, x, images=len(x))
     answering = Answering(good[who], ANSWERS[answer])
-    with pytest.raises(TypeError, match=rf"must give logits \[N, C\], got {answer}; wrap it with lambda x: "):
+    said = rf"^{who} must give logits \[N, C\], got {answer}; wrap it with lambda x: {who}\("
+    with pytest.raises(TypeError, match=said):
         method(**good | {who: answering}, batch=step)
     method(**good | {who: Logits(answering, 0 if answer == "tuple" else "logits")}, batch=step)

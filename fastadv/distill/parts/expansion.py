@@ -10,6 +10,7 @@ from torch.nn.functional import one_hot
 
 from fastadv.attacks.model.guard import no_trace
 from fastadv.attacks.model.networks import Network, Networks
+from fastadv.distill.parts.features import attacked_as
 from fastadv.numerics import accumulate
 from fastadv.ops import checks
 
@@ -45,7 +46,7 @@ class TrueClassExpansion(nn.Module):
         Raises TypeError and ValueError where y are no classes of the logits.
         """
         networks = Networks(teacher)
-        with no_trace(networks.members):
+        with no_trace(networks.members), attacked_as("teacher"):
             leaf = x.detach().clone().requires_grad_()
             logits = networks.logits(leaf)
             checks.classes("y", y, logits)

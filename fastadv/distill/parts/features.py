@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -75,6 +77,17 @@ def logits_from(name: str, network: Callable[[Tensor], Tensor], x: Tensor) -> Te
             f"{name} must give logits [N, C] with C > 1, got {list(logits.shape)}; one logit z is [0, z] of two classes"
         )
     return logits
+
+
+@contextlib.contextmanager
+def attacked_as(name: str) -> Iterator[None]:
+    """Let an error of an attack, about what its ``model`` gives, speak of ``name``, which it is of a method."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if not str(error).startswith("model must give"):
+            raise
+        raise type(error)(re.sub(r"\bmodel\b", name, str(error))) from error
 
 
 def logits_of(output: object) -> Tensor:

@@ -15,7 +15,7 @@ from fastadv.attacks.model.freeze import freeze
 from fastadv.attacks.model.guard import evaluating
 from fastadv.attacks.model.networks import KeepMode
 from fastadv.distill.method import Batch, Method, Network, Terms
-from fastadv.distill.parts.features import logits_from
+from fastadv.distill.parts.features import attacked_as, logits_from
 from fastadv.distill.parts.teacher import teacher_logits
 from fastadv.ops import checks
 from fastadv.ops.layout import aligned
@@ -161,7 +161,8 @@ class RobustMethod(Method):
     def views(self, student: Network, teacher: Network | None, batch: Batch) -> Views:
         """Attack the batch; return its clean and adversarial images."""
         views = Views(self, student, teacher, batch)
-        views.adversarial = self.attack(views)
+        with attacked_as("student"):
+            views.adversarial = self.attack(views)
         return views
 
     def attacked(self, student: Network) -> Network:
