@@ -47,9 +47,9 @@ def vat(
 
     The difference p(x + xi d) - p(x) is computed without cancellation, and d is not probed closer than x is resolved:
     xi is at least ``sqrt(machine epsilon) |x|_2``, the usual choice for a finite difference, with the epsilon of the
-    coarsest dtype among logits, parameters and, inside of it, autocast. In float32
-    that is about 1e-2 for a 3x32x32 image, where the published 1e-6 gives mostly rounding noise (measured on a CIFAR
-    resnet20: cosine to the float64 direction 0.999, against values from -0.96 to 0.99). In float64 1e-6 stands.
+    coarsest dtype among logits, parameters and, inside of it, autocast. In float32 that is about 1e-2 for a 3x32x32
+    image, where the published 1e-6 gives mostly rounding noise (measured on a CIFAR resnet20: cosine to the float64
+    direction 0.999, against values from -0.96 to 0.99). In float64 1e-6 stands.
 
     Nothing of the caller's changes, see :func:`fastadv.attacks.pgd`.
 

@@ -55,10 +55,9 @@ def modules_in(member: Any) -> tuple[nn.Module, ...]:
     """Return the modules that calling ``member`` may run, without their submodules.
 
     Those are a module itself or the one it is a method of, what lists, tuples and dicts of that module and its
-    submodules hold, and the modules that the callables behind it refer to: the
-    arguments of a partial, the variables of a function, the attributes of an object, and what its code names of the
-    objects, lists and dicts among them. Where there is none, a warning says so. Under torch.compile, which cannot
-    follow this, only the first kind is found.
+    submodules hold, and the modules that the callables behind it refer to: the arguments of a partial, the variables of
+    a function, the attributes of an object, and what its code names of the objects, lists and dicts among them. Where
+    there is none, a warning says so. Under torch.compile, which cannot follow this, only the first kind is found.
     """
     module = module_behind(member)
     if torch.compiler.is_compiling():
