@@ -30,6 +30,9 @@ def load() -> dict[str, str | None]:
     reasons = {backend: _load(backend, PACKAGE / file, record.get(backend)) for backend, file in _LIBRARIES.items()}
     if reasons["cpu"] is not None and not record.get("cpu", "").startswith("not asked for"):
         warnings.warn(f"fastadv runs on its reference on the CPU: {reasons['cpu']}", stacklevel=2)
+    # A GPU has Triton as well: only a library that was meant to serve is missed.
+    if reasons["cuda"] is not None and (PACKAGE / _LIBRARIES["cuda"]).exists() and torch.cuda.is_available():
+        warnings.warn(f"fastadv runs without its CUDA library on the GPU: {reasons['cuda']}", stacklevel=2)
     return reasons
 
 

@@ -166,6 +166,35 @@ def test_a_file_that_is_no_library_is_a_reason(tmp_path):
     assert "rebuild" in finished.stdout.splitlines()[1]
 
 
+# A GPU, as far as it is asked for before a library is loaded.
+WITH_GPU = """
+import torch
+torch.cuda.is_available, torch.version.cuda = lambda: True, "13.0"
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"fastadv-schemas:" + b"0" * 64, "stale"),
+        (b"fastadv-schemas:" + digest().encode(), "cannot be loaded"),
+        (None, ""),
+    ],
+    ids=["stale", "no library", "not built"],
+)
+def test_a_cuda_library_that_does_not_serve_is_missed_where_a_gpu_is(content, said, tmp_path):
+    require_backend("cpu")
+    library = copy_package(tmp_path) / "_cuda.so"
+    library.unlink(missing_ok=True)
+    if content is not None:
+        library.write_bytes(content)
+    finished = run_python(WITH_GPU + REPORT, tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    warned = finished.stdout.splitlines()[2]
+    assert ("fastadv runs without its CUDA library" in warned) == (content is not None)
+    assert said in warned
+
+
 INCOMPLETE = """
 import torch
 has = torch._C._dispatch_has_kernel_for_dispatch_key
