@@ -80,8 +80,10 @@ def square_propose(
         checks.int64("sample_ids", sample_ids, [x.shape[0]], x)
         sample_ids = sample_ids.contiguous()
     query = query.contiguous()
-    # A compiler's tensors hold nothing: they must not be kept for later calls.
-    tables = _tables.__wrapped__ if torch.compiler.is_compiling() else _tables
+    # A compiler's tensors hold nothing, nor do those that a mode such as FakeTensorMode makes: they must not be kept
+    # for later calls, nor mixed with what is kept.
+    traced = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    tables = _tables.__wrapped__ if traced else _tables
     limits, each_side, bumps = tables(x.shape[2], x.shape[3], norm, tensors[0].dtype is torch.float64, x.device)
     level = torch.bucketize(query, limits)
     optional = _square_propose.tail(numbers, bumps, radii, tensor, sample_ids)

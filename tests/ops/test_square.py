@@ -7,6 +7,7 @@ import weakref
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastadv
 from fastadv.ops.square import _tables
@@ -209,6 +210,17 @@ def test_what_is_given_stays_as_it_is(norm, backend):
         # The draws are the same; norms are added up in another order.
         torch.testing.assert_close(found, propose(x, x0, query, norm), atol=1e-6, rtol=0)
         assert all(torch.equal(t, before) for t, before in zip(given, kept, strict=True))
+
+
+def test_tables_of_fake_tensors_are_not_kept():
+    """They are their mode's alone: a later call would be given them, or mix them with its own."""
+    kept = _tables.cache_info().currsize
+    for _ in range(2):
+        with FakeTensorMode():
+            # A query on the CPU would be read.
+            x, query = torch.empty(2, 3, 7, 9, device="cuda"), torch.zeros(2, dtype=torch.int64, device="cuda")
+            assert fastadv.square_propose(x, x, query, eps=0.1, norm="l2").shape == x.shape
+    assert _tables.cache_info().currsize == kept
 
 
 def test_what_a_graph_points_to_outlives_the_shapes_of_later_calls():
