@@ -1,5 +1,9 @@
 // The l1 ball. Its projection, with the box, is  z = clamp(x0 + soft(delta, t), low, high),  soft bringing each
 // coordinate t nearer to zero; the threshold t >= 0 is such that z lies at distance eps from x0.
+//
+// Every backend searches for t by L1Search and moves by Threshold. What a pass sums up is each backend's own: l1_terms,
+// l1_bend and ends_before serve ../cuda/step.h, which makes it anew from the points in each pass; ../cpu/ball.h keeps
+// how far each coordinate goes, and its terms are of that.
 #pragma once
 
 #include <cmath>
