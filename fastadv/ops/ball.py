@@ -43,7 +43,7 @@ def project(
     Steps and starts refuse such an x0 on a CPU, where they look at each x0 once.
 
     Args:
-        x: samples [N, ...], float64, float32, bfloat16 or float16.
+        x: samples [N, ...], float64, float32, bfloat16 or float16; for l2 finite: an infinite coordinate becomes NaN.
         x0: centres, of the shape and device of x; finite.
         eps: radius in the units of x, a float or one a sample, [N]; for linf also one a channel or pixel, a tensor of
             two dimensions or more that broadcasts to x; not negative.
