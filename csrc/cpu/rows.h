@@ -343,7 +343,8 @@ struct SoftLoss {
     const A s_shift = student.largest[r], t_shift = teacher.largest[r], by_p = 1 / teacher.total[r];
     const A mean_gap = mean_gap_[r];
     return [=](int64_t i) FASTADV_LAMBDA {
-      return only_if(p[i] != 0, by_p * p[i] * (((t[i] - t_shift) - (s[i] - s_shift)) - mean_gap));
+      const A share = by_p * p[i];
+      return only_if(share != 0, share * (((t[i] - t_shift) - (s[i] - s_shift)) - mean_gap));
     };
   }
 

@@ -388,6 +388,18 @@ def test_nan_and_infinite_rows_stay_among_themselves(backend):
         assert torch.equal(value[[0, 4, 5]], clean[name][[0, 4, 5]])
 
 
+@pytest.mark.parametrize("classes", [2, 40])
+def test_the_gradients_of_a_row_whose_loss_is_nan_are_nan(classes, backend):
+    """Those of the classes as well that are impossible beside an infinite logit."""
+    t = Draw(torch.float32).normal((3, classes))
+    t[1, -1] = math.inf
+    s, t, y = torch.zeros_like(t).requires_grad_(), t.requires_grad_(), torch.zeros(3, dtype=torch.int64)
+    for loss in (fastadv.kl_distill(s, t, reduction="none"), fastadv.kd_loss(s, t, y, reduction="none")):
+        assert loss.isnan().tolist() == [False, True, False]
+        for grad in torch.autograd.grad(loss.sum(), (s, t)):
+            assert grad.isnan().all(1).tolist() == grad.isnan().any(1).tolist() == [False, True, False]
+
+
 @pytest.mark.parametrize("shift", [(100.0, 100.0), (512.0, -512.0), (-4096.0, 4096.0)])
 def test_a_shift_of_all_logits_of_a_row_changes_nothing(shift, backend):
     # Multiples of 2^-10 stay exact in float32 after the shift.
