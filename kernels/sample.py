@@ -293,6 +293,8 @@ def write_projection(
             projected = clamp(tl.where(found > 0, move_inside(x0, soft), x), low, high)
         else:
             projected = project_linf(x, x0, radius, low, high, EXACT)
+        # A search finds every point inside of a ball whose radius is NaN.
+        projected = tl.where(radius == radius, projected, radius)
         tl.store(out_ptr + column, narrow(projected, out_ptr.dtype.element_ty), column < span[1])
         if gathered_ptr is not None:
             gathered = narrow(along(sample[2][0], column, span[1]), gathered_ptr.dtype.element_ty)

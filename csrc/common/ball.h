@@ -33,10 +33,15 @@ FASTADV_INLINE A clamp(A x, A low, A high) {
 
 template <class A>
 FASTADV_INLINE A project_linf(A x, A x0, const Ball<A>& ball) {
-  if (!ball.exact) return clamp<A>(x0 + clamp<A>(x - x0, -ball.eps, ball.eps), ball.low, ball.high);
+  if (!ball.exact) {
+    const A z = clamp<A>(x0 + clamp<A>(x - x0, -ball.eps, ball.eps), ball.low, ball.high);
+    return ball.eps == ball.eps ? z : ball.eps;
+  }
   // Of two intervals that meet, clamping to one and then the other projects onto both; where they do not, the box wins.
-  const A z = clamp<A>(clamp<A>(x, x0 - ball.eps, x0 + ball.eps), ball.low, ball.high);
-  return x0 == x0 ? z : x0;
+  const A least = x0 - ball.eps;
+  const A z = clamp<A>(clamp<A>(x, least, x0 + ball.eps), ball.low, ball.high);
+  // NaN where the centre or the radius is.
+  return least == least ? z : least;
 }
 
 // x0 + delta, rounded towards x0: rounding never carries a pixel out of the ball. Bits in the place of a branch, so

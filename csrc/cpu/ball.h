@@ -88,7 +88,9 @@ template <class A, class First, class Delta, class Point, class T>
 FASTADV_INLINE void project_l2(const First& first, const Delta& delta, const Point& point, const A* x0, int64_t size,
                                const Ball<A>& ball, T* out) {
   const A s = l2_scale<A>(first, delta, x0, size, ball);
-  if (s < 1) {
+  if (ball.eps != ball.eps) {
+    write<A>(out, size, [&](int64_t) FASTADV_LAMBDA { return ball.eps; });
+  } else if (s < 1) {
     write<A>(out, size, [&](int64_t i) FASTADV_LAMBDA {
       return clamp<A>(move_inside<A>(x0[i], s * delta(i)), ball.low, ball.high);
     });
@@ -101,7 +103,9 @@ FASTADV_INLINE void project_l2(const First& first, const Delta& delta, const Poi
 template <class A, class Point, class T>
 FASTADV_INLINE void project_l1(const Point& point, const A* x0, int64_t size, const Ball<A>& ball, A* room, T* out) {
   const double t = l1_threshold<A>(point, x0, size, ball, room);
-  if (t > 0) {
+  if (ball.eps != ball.eps) {
+    write<A>(out, size, [&](int64_t) FASTADV_LAMBDA { return ball.eps; });
+  } else if (t > 0) {
     const Threshold<A> threshold(t);
     write<A>(out, size, [&](int64_t i) FASTADV_LAMBDA {
       return clamp<A>(move_inside<A>(x0[i], threshold.soften(point(i) - x0[i])), ball.low, ball.high);

@@ -250,7 +250,7 @@ KERNEL write_parts(SharedSamples<T, A> shared, Rule rule) {
     A z[kWidth];
     for (int e = 0; e < kWidth; ++e) {
       const A moved = s < 1 ? move_inside<A>(centre[e], s * (point[e] - centre[e])) : point[e];
-      z[e] = clamp<A>(moved, ball.low, ball.high);
+      z[e] = clamp<A>(ball.eps == ball.eps ? moved : ball.eps, ball.low, ball.high);
     }
     store(shared.step.out + at, z);
   });

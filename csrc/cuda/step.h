@@ -429,7 +429,8 @@ DEVICE void move_sample(const Team& team, Point* x, const Direction& direction, 
         const A delta = point[e] - centre[e];
         const A inside = ball_norm == Norm::kL2 ? s * delta : threshold.soften(delta);
         const A moved = s < 1 || t > 0 ? move_inside<A>(centre[e], inside) : point[e];
-        z[e] = clamp<A>(moved, ball.low, ball.high);
+        // A radius that is NaN bounds nothing, and must not pass for one that holds the point.
+        z[e] = clamp<A>(ball.eps == ball.eps ? moved : ball.eps, ball.low, ball.high);
       }
     }
     store_at_once(out + first, z);

@@ -55,11 +55,14 @@ def _project_linf(x: Tensor, x0: Tensor, eps: float | Tensor, low: float, high: 
 
 def _project_l2(x: Tensor, x0: Tensor, eps: float | Tensor, low: float, high: float, mode: str) -> Tensor:
     radius = torch.as_tensor(eps, dtype=x.dtype, device=x.device)
+    delta = x - x0
     if mode == "sequential":
-        delta = x - x0
         norm = safe_norm(delta)
-        return shrink(x, x0, delta, torch.where(norm > radius, radius / norm, 1.0)).clamp(low, high)
-    return shrink(x, x0, x - x0, _l2_scale(x - x0, x0, radius, low, high)).clamp(low, high)
+        scale = torch.where(norm > radius, radius / norm, 1.0)
+    else:
+        scale = _l2_scale(delta, x0, radius, low, high)
+    # No point lies outside of a ball whose radius is NaN, nor inside.
+    return torch.where(radius.isnan(), radius, shrink(x, x0, delta, scale).clamp(low, high))
 
 
 def shrink(x: Tensor, x0: Tensor, delta: Tensor, scale: Tensor) -> Tensor:
@@ -97,7 +100,8 @@ def _project_l1(x: Tensor, x0: Tensor, eps: float | Tensor, low: float, high: fl
     box = (low, high) if mode == "exact" else (-math.inf, math.inf)
     threshold = _l1_threshold(delta, x0.double(), radius.double(), *box)
     step = delta.sign() * (delta.abs() - threshold).clamp(min=0)
-    return torch.where(threshold > 0, move_inside(x0, step.to(x.dtype)), x).clamp(low, high)
+    projected = torch.where(threshold > 0, move_inside(x0, step.to(x.dtype)), x).clamp(low, high)
+    return torch.where(radius.isnan(), radius, projected)
 
 
 def _l1_threshold(delta: Tensor, x0: Tensor, eps: Tensor, low: float, high: float) -> Tensor:

@@ -10,6 +10,8 @@ import math
 import pytest
 import torch
 
+from fastadv.ops import checks
+from fastadv.ops.ball import _project as project
 from fastadv.reference.rkd import rkd_loss_value_and_grad as related_oracle
 from tests.ops.cases import FUSED, ORACLE, Draw
 from tests.ops.tolerance import assert_within
@@ -109,6 +111,23 @@ def test_large_samples(dtype, elements, mode, clusters, fused):
     for eps in (0.0, 3.0, math.inf):
         expected = ORACLE.project(far.double(), exact["x0"], eps=eps, norm="l2", mode=mode)
         assert_within("l2", fused.project(far, tensors["x0"], eps=eps, norm="l2", mode=mode), expected)
+
+
+# 16 bytes at a time and one by one; held, streamed, in clusters and shared out.
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("elements", [8, 3071, 8200, 40000])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_a_radius_that_is_nan_makes_nan_of_its_sample(norm, elements, exact, clusters, fused):
+    if not clusters and elements < 8200:
+        pytest.skip("no clusters are launched")
+    draw = Draw(torch.float32)
+    x0 = draw.pixels((3, elements))
+    x = x0 + draw.normal((3, elements))
+    x[2] = x0[2]
+    numbers = (0.0, checks.NORMS[norm], -10.0, 10.0, exact)
+    projected = project.on(x)(x, x0, *numbers, torch.tensor([0.1, math.nan, math.nan]))
+    assert projected[1:].isnan().all()
+    assert torch.equal(projected[:1], project.on(x)(x[:1], x0[:1], *numbers, torch.tensor([0.1])))
 
 
 # Held, streamed, in clusters and shared out: a search of more passes than the usual sample needs.

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 import fastadv
+from fastadv.ops import checks
+from fastadv.ops.ball import _project as ball_op
 from tests.ops.cases import Draw
 
 ULP = 2.0**-23
+MODE_NAMES = {exact: name for name, exact in checks.MODES.items()}
 
 
 def nearest(x: Tensor, x0: Tensor, eps: float, low: float, high: float) -> np.ndarray:
@@ -152,6 +155,23 @@ def test_per_sample_radii_are_those_of_the_samples(norm, backend):
     together = fastadv.project(x, x0, eps=eps, norm=norm)
     for i, radius in enumerate(eps.tolist()):
         assert torch.equal(together[i : i + 1], fastadv.project(x[i : i + 1], x0[i : i + 1], eps=radius, norm=norm))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_a_radius_that_is_nan_makes_nan_of_its_sample(norm, exact, backend):
+    """On a device no radius is looked at: what holds no point must not pass for a ball around all of them."""
+    draw = Draw(torch.float32, seed=15)
+    for shape in ((3, 1), (3, 50), (3, 8200)):
+        x0 = draw.pixels(shape)
+        x = x0 + draw.normal(shape)
+        x[2] = x0[2]
+        eps = torch.tensor([0.1, math.nan, math.nan])
+        numbers = (0.0, checks.NORMS[norm], -10.0, 10.0, exact)
+        projected = ball_op.on(x)(x, x0, *numbers, eps)
+        assert projected[1:].isnan().all()
+        kept = fastadv.project(x[:1], x0[:1], eps=eps[:1], norm=norm, bounds=(-10.0, 10.0), mode=MODE_NAMES[exact])
+        assert torch.equal(projected[:1], kept)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
