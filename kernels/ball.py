@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastadv.kernels.geometry import L2, LINF, SIGN, move_inside
-from fastadv.kernels.launch import block, launch
+from fastadv.kernels.launch import block, channels_last, launch
 from fastadv.kernels.move import move
 from fastadv.kernels.numerics import clamp, divide, narrow, per_sample, scalar, square_root, widen
 from fastadv.kernels.parts import keep_sums, own_part, parts_of, room_for_sums, sum_of_parts
@@ -52,7 +52,7 @@ def random_start(
         return out
     elements = x0.numel() // x0.shape[0]
     # Channels between two neighbours in memory: 1 where the layout is the logical order.
-    channels = 1 if x0.is_contiguous() else x0.shape[1]
+    channels = x0.shape[1] if channels_last(x0) else 1
     columns = max(block(elements, x0), 4)
     ball, noise = (eps, eps_n, low, high), (seed, seed_t, sample_ids)
     tile = {"elements": columns, "BLOCK": columns // 4}

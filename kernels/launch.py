@@ -23,6 +23,15 @@ def block(length: int, x: Tensor) -> int:
     return min(triton.next_power_of_2(length), 4096 // accumulator(x).itemsize)
 
 
+def channels_last(x: Tensor) -> bool:
+    """Tell whether a sample's elements lie pixel by pixel, not in their logical order; ValueError where in neither."""
+    if x.is_contiguous():
+        return False
+    if x.dim() < 3 or not x.movedim(1, -1).is_contiguous():
+        raise ValueError("expected a contiguous or channels_last tensor")
+    return True
+
+
 def rows_at_once(columns: int) -> int:
     """Return the rows of a program's tile whose rows have ``columns``, a power of two."""
     return max(_TILE // columns, 1)

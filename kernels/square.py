@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastadv.kernels.ball import _identity
 from fastadv.kernels.geometry import L2, LINF, project_linf
-from fastadv.kernels.launch import block, launch
+from fastadv.kernels.launch import block, channels_last, launch
 from fastadv.kernels.numerics import clamp, divide, narrow, per_sample, scalar, square_root, widen
 from fastadv.kernels.parts import check_places
 from fastadv.kernels.philox import philox
@@ -47,7 +47,7 @@ def square_propose(
     columns = min(block(height * width, x), 512)
     widest = 0 if bumps is None else bumps.shape[1]
     where = (query, level, sides, bumps, len(sides), widest, eps, eps_n, low, high, seed, seed_t, sample_ids)
-    constants = {"CHANNELS_LAST": not x.is_contiguous(), "NORM": norm, "BLOCK": columns}
+    constants = {"CHANNELS_LAST": channels_last(x), "NORM": norm, "BLOCK": columns}
     # Where an element lies in both windows takes as many registers as the element itself.
     elements = 2 * columns
     launch(windows, samples, x, x0, out, *where, channels, height, width, 1 / channels, elements=elements, **constants)

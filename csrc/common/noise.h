@@ -31,13 +31,29 @@ class Noise {
   const int64_t* ids_;     // [N]
 };
 
+// Whether a sample's elements lie pixel by pixel, as in a channels_last tensor, or in their logical order.
+inline bool channels_last(const Tensor& x) {
+  if (x.is_contiguous()) return false;
+  const auto sizes = x.sizes(), strides = x.strides();
+  bool fits = x.dim() > 2;
+  int64_t stride = 1;
+  const auto take = [&](size_t d) {
+    fits = fits && (sizes[d] == 1 || strides[d] == stride);
+    stride *= sizes[d];
+  };
+  take(1);
+  for (size_t d = sizes.size() - 1; d > 1; --d) take(d);
+  require(fits, "expected a contiguous or channels_last tensor");
+  return true;
+}
+
 // Noise is numbered in logical (channels, pixels) order: where in memory an element of a sample lies.
 struct Order {
   int64_t channels = 1;
   int64_t pixels;
 
   Order(const Tensor& x, int64_t size) : pixels(size) {
-    if (x.is_contiguous() || x.dim() < 3) return;
+    if (!channels_last(x)) return;
     channels = x.size(1);
     pixels = size / channels;
   }

@@ -5,13 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.ops.available import require_backend
+from tests.ops.available import require_backend, require_on_cpu
 
 OPS = torch.ops.fastadv
 X = torch.full([2, 3], 0.5)
 IMAGES = torch.zeros(2, 3, 4, 4)
 NONE = torch.zeros(2, dtype=torch.int64)
 PARTICLES = X[:, None].contiguous()
+
+
+def overload(op, backend):
+    require_on_cpu(backend)
+    return op.triton if backend == "triton" else op.default
 
 
 @pytest.mark.parametrize("code", [-1, 3])
@@ -50,6 +55,30 @@ def test_one_sample_that_is_no_contiguous_run(x):
     require_backend("cpu")
     with pytest.raises(ValueError, match="expected each sample to be a contiguous run"):
         OPS.project(x, x, 0.1)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+@pytest.mark.parametrize(
+    "x",
+    [torch.rand(2, 3, 4, 5).transpose(2, 3), torch.rand(2, 5, 4, 3).permute(0, 3, 2, 1), torch.rand(2, 4, 3, 5, 2).mT],
+    ids=["rows within columns", "pixels column by column", "volumes"],
+)
+def test_a_layout_in_which_the_noise_would_be_that_of_other_elements(x, backend):
+    start, propose = (overload(op, backend) for op in (OPS.random_start, OPS.square_propose))
+    with pytest.raises(ValueError, match="expected a contiguous or channels_last tensor"):
+        start(x, 0.1)
+    if x.dim() == 4:
+        with pytest.raises(ValueError, match="expected a contiguous or channels_last tensor"):
+            propose(x, x, NONE, NONE, NONE[:1] + 1, 0.1)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 4, 5, 2), (2, 3, 7), (2, 3, 1, 5), (2, 1, 4, 5)], ids=str)
+def test_noise_pixel_by_pixel_is_that_channel_by_channel(shape, backend):
+    x = torch.rand(shape)
+    by_pixel = x.movedim(1, -1).contiguous().movedim(-1, 1)
+    start = overload(OPS.random_start, backend)
+    assert torch.equal(start(by_pixel, 0.1), start(x, 0.1))
 
 
 @pytest.mark.parametrize("side", [-1, 0, 5])

@@ -170,7 +170,7 @@ inline Tensor square_propose(const Tensor& x, const Tensor& x0, const Tensor& qu
                                     x.size(1),
                                     x.size(2),
                                     x.size(3),
-                                    !x.is_contiguous()};
+                                    channels_last(x)};
     if (shape.samples * shape.size > 0) propose_windows(proposals, x);
   });
   return out;
