@@ -86,7 +86,9 @@ def windows(
     key, sample_id = _identity(seed, seed_ptr, sample_ids, sample)
     counter = tl.load(queries + sample) << _QUERY_SHIFT
     level = tl.minimum(tl.maximum(tl.load(levels + sample), 0), level_count - 1)
-    side = tl.load(sides + level).to(tl.int32)
+    # A side that fits neither image nor bump counts as the nearest that does.
+    most = tl.minimum(height, width) if bumps is None else tl.minimum(tl.minimum(height, width), widest)
+    side = tl.minimum(tl.maximum(tl.load(sides + level), 1), most).to(tl.int32)
     a, b, c, d = philox(key, counter, sample_id)
     top, left = _place(a, height, side), _place(b, width, side)
     other_top, other_left = _place(c, height, side), _place(d, width, side)

@@ -256,7 +256,8 @@ inline unsigned grid(int64_t blocks) {
   return static_cast<unsigned>(blocks);
 }
 
-// Indices on a device are not read here, which would wait for it: a kernel makes NaN of a sample whose index is none.
+// Indices on a device are not read here, which would wait for it: of a sample whose index is none a kernel makes NaN, or
+// takes the nearest index that is one.
 inline void require_indices(const char*, const int64_t*, int64_t, int64_t, int64_t) {}
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -12,6 +12,7 @@ import torch
 
 from fastadv.ops import checks
 from fastadv.ops.ball import _project as project
+from fastadv.ops.square import _square_propose as square_propose
 from fastadv.reference.rkd import rkd_loss_value_and_grad as related_oracle
 from tests.ops.cases import FUSED, ORACLE, Draw
 from tests.ops.tolerance import assert_within
@@ -128,6 +129,19 @@ def test_a_radius_that_is_nan_makes_nan_of_its_sample(norm, elements, exact, clu
     projected = project.on(x)(x, x0, *numbers, torch.tensor([0.1, math.nan, math.nan]))
     assert projected[1:].isnan().all()
     assert torch.equal(projected[:1], project.on(x)(x[:1], x0[:1], *numbers, torch.tensor([0.1])))
+
+
+@pytest.mark.parametrize(("norm", "most"), [(0, 4), (1, 4), (2, 2)])
+def test_a_window_that_does_not_fit_is_the_nearest_that_does(norm, most, fused):
+    """Sides on a device are not read before a kernel reads them."""
+    x, none = torch.zeros(2, 3, 4, 5), torch.zeros(2, dtype=torch.int64)
+    bumps = torch.rand(1, most, most) if norm else None
+    for side, nearest in ((-3, 1), (0, 1), (most + 1, most), (2**40, most)):
+        found, expected = (
+            square_propose.on(x)(x, x, none, none, torch.tensor([k]), 0.1, norm, 0.0, 1.0, 0, bumps)
+            for k in (side, nearest)
+        )
+        assert torch.equal(found, expected)
 
 
 # Held, streamed, in clusters and shared out: a search of more passes than the usual sample needs.

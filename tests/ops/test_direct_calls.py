@@ -81,6 +81,17 @@ def test_noise_pixel_by_pixel_is_that_channel_by_channel(shape, backend):
     assert torch.equal(start(by_pixel, 0.1), start(x, 0.1))
 
 
+# On a device sides are not read before a kernel reads them.
+@pytest.mark.parametrize(("norm", "most"), [(0, 4), (1, 4), (1, 2)])
+def test_a_window_on_a_device_that_does_not_fit_is_the_nearest_that_does(norm, most):
+    propose, bumps = overload(OPS.square_propose, "triton"), torch.rand(1, most, most) if norm else None
+    for side, nearest in ((-3, 1), (0, 1), (most + 1, most), (2**40, most)):
+        found, expected = (
+            propose(IMAGES, IMAGES, NONE, NONE, torch.tensor([k]), 0.1, norm, bumps=bumps) for k in (side, nearest)
+        )
+        assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("side", [-1, 0, 5])
 def test_a_window_that_does_not_fit_the_image(side):
     require_backend("cpu")

@@ -63,6 +63,14 @@ struct Proposals {
     return own < 0 ? 0 : own < levels ? own : levels - 1;
   }
 
+  // The side of a level's windows; one that fits neither image nor bump counts as the nearest that does.
+  FASTADV_INLINE int64_t side_of(int64_t level) const {
+    int64_t most = height < width ? height : width;
+    if (bumps && widest < most) most = widest;
+    const int64_t side = sides[level];
+    return side < 1 ? 1 : side < most ? side : most;
+  }
+
   FASTADV_INLINE A sign_of(int64_t n, int64_t channel) const {
     uint32_t words[4];
     const uint64_t block = static_cast<uint64_t>(query[n]) << kQueryShift;
@@ -84,7 +92,7 @@ struct Query {
   FASTADV_INLINE static Query of(const Proposals<T, A>& all, int64_t n) {
     uint32_t words[4];
     all.noise.words(n, static_cast<uint64_t>(all.query[n]) << kQueryShift, 1, words);
-    const int64_t level = all.level_of(n), side = all.sides[level];
+    const int64_t level = all.level_of(n), side = all.side_of(level);
     return {Window(words[0], words[1], side, all.height, all.width),
             Window(words[2], words[3], side, all.height, all.width), (words[0] & 1) == 1,
             all.bumps ? all.bumps + level * all.widest * all.widest : nullptr, all.widest};
