@@ -73,7 +73,7 @@ auto evaluate(const std::array<const Tensor*, K>& inputs, const ScaleAndReduce& 
                          scale_and_reduce.reduce,
                          shape.samples,
                          shape.size,
-                         PerSample<A>(1.0, scale_and_reduce.weight, shape.samples),
+                         PerSample<A>("weight", 1.0, scale_and_reduce.weight, first),
                          static_cast<A>(scale_and_reduce.scale)};
     for (int k = 0; k < K; ++k) {
       batch.x[k] = data<T>(*inputs[k]);
@@ -107,6 +107,7 @@ auto loss_rows(const Loss& loss, const std::array<const Tensor*, K>& inputs, con
 class Targets {
  public:
   Targets(const Tensor& target, const Tensor& logits, const char* name = "target") : classes_(data<int64_t>(target)) {
+    require_beside(logits, target, name);
     require(target.scalar_type() == ScalarType::Long && target.is_contiguous() && target.dim() == 1 &&
                 target.size(0) == logits.size(0),
             "expected contiguous int64 classes [N]");

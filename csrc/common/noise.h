@@ -9,13 +9,15 @@ namespace fastadv {
 // Key and counter of each sample's stream. A seed in a tensor is read where the noise is drawn.
 class Noise {
  public:
-  Noise(int64_t seed, const std::optional<Tensor>& seed_t, const std::optional<Tensor>& sample_ids, int64_t samples)
+  Noise(int64_t seed, const std::optional<Tensor>& seed_t, const std::optional<Tensor>& sample_ids, const Tensor& x)
       : seed_(seed),
         seed_t_(seed_t ? data<int64_t>(*seed_t) : nullptr),
         ids_(sample_ids ? data<int64_t>(*sample_ids) : nullptr) {
+    require_beside(x, seed_t, "seed_t");
+    require_beside(x, sample_ids, "sample_ids");
     require(!seed_t || (seed_t->scalar_type() == ScalarType::Long && seed_t->numel() == 1), "expected an int64 seed");
     require(!sample_ids || (sample_ids->scalar_type() == ScalarType::Long && sample_ids->is_contiguous() &&
-                            sample_ids->numel() == samples),
+                            sample_ids->numel() == x.size(0)),
             "expected contiguous int64 sample_ids [N]");
   }
 

@@ -113,8 +113,27 @@ inline int32_t dtype_code(const Tensor& x) {
   return code;
 }
 
+inline bool on_one_device(const Tensor& x, const Tensor& y) {
+  int32_t type, other;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.get(), &type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(y.get(), &other));
+  return type == other && x.get_device_index() == y.get_device_index();
+}
+
+// `y`, which is the argument `name`, lies on the device of `x`: the op of one device would read an address of another.
+inline void require_beside(const Tensor& x, const Tensor& y, const char* name) {
+  if (__builtin_expect(!on_one_device(x, y), 0)) {
+    throw std::invalid_argument(std::string("expected ") + name + " on the device of the samples");
+  }
+}
+
+inline void require_beside(const Tensor& x, const std::optional<Tensor>& y, const char* name) {
+  if (y) require_beside(x, *y, name);
+}
+
 // `y` lies in memory as `x` does, element by element.
 inline void require_alike(const Tensor& x, const Tensor& y) {
+  require(on_one_device(x, y), "expected tensors on one device");
   require(dtype_code(x) == dtype_code(y), "expected tensors of one dtype");
   const auto sizes = x.sizes(), strides = x.strides(), y_sizes = y.sizes(), y_strides = y.strides();
   bool alike = sizes.size() == y_sizes.size();
@@ -132,11 +151,13 @@ inline void require_indices(const char* name, const int64_t* index, int64_t samp
 template <class A>
 class PerSample {
  public:
-  PerSample(double value, const std::optional<Tensor>& values, int64_t samples)
+  // `name`: that of `values` in the schema; there are as many as samples in `x`.
+  PerSample(const char* name, double value, const std::optional<Tensor>& values, const Tensor& x)
       : value_(static_cast<A>(value)), values_(values ? data<A>(*values) : nullptr) {
     if (!values) return;
+    require_beside(x, *values, name);
     constexpr ScalarType expected = std::is_same_v<A, double> ? ScalarType::Double : ScalarType::Float;
-    require(values->scalar_type() == expected && values->is_contiguous() && values->numel() == samples,
+    require(values->scalar_type() == expected && values->is_contiguous() && values->numel() == x.size(0),
             "expected per-sample values [N] in the accumulation precision");
   }
 

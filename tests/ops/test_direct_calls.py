@@ -103,3 +103,52 @@ def test_a_window_that_is_larger_than_its_bump():
     require_backend("cpu")
     with pytest.raises(ValueError, match=r"sides must lie in \[1, 3\), got 3 at position 0"):
         OPS.square_propose(IMAGES, IMAGES, NONE, NONE, torch.tensor([3]), 0.1, 1, bumps=torch.zeros(1, 2, 2))
+
+
+# Of no samples, so that nothing would be read where it is not refused.
+E, P, L = torch.zeros(0, 3), torch.zeros(0, 3, 4, 4), torch.zeros(0, dtype=torch.int64)
+V = E[:, 0].contiguous()
+SIDES = torch.ones(1, dtype=torch.int64)
+LOSS = (1.0, False)
+
+# The op, its arguments, which of them lies elsewhere, and how the error calls it.
+ELSEWHERE = [
+    ("project", (E, E, 0.1), 1, "tensors on one device"),
+    ("pgd_step", (E, E, E, 0.1, 0.1), 1, "tensors on one device"),
+    ("project", (E, E, 0.1, 0, 0.0, 1.0, True, V), 7, "eps_n"),
+    ("random_start", (E, 0.1, 0, 0.0, 1.0, 0, V), 6, "eps_n"),
+    ("random_start", (E, 0.1, 0, 0.0, 1.0, 0, None, SIDES[0]), 7, "seed_t"),
+    ("random_start", (E, 0.1, 0, 0.0, 1.0, 0, None, None, L), 8, "sample_ids"),
+    ("project_hyperplane", (E, E, V), 2, "offset"),
+    ("square_propose", (P, P, L, L, SIDES, 0.1), 2, "query"),
+    ("square_propose", (P, P, L, L, SIDES, 0.1), 3, "level"),
+    ("square_propose", (P, P, L, L, SIDES, 0.1), 4, "sides"),
+    ("square_propose", (P, P, L, L, SIDES, 0.1, 1, 0.0, 1.0, 0, torch.ones(1, 1, 1)), 10, "bumps"),
+    ("momentum_step", (E, E, E, E, 0.1, 0.1, 0, 0.0, 1.0, 0.05, 1.0, None, V), 12, "step_size_n"),
+    ("bss_step", (E, E, V, V > 0, 0.1), 2, "gap"),
+    ("bss_step", (E, E, V, V > 0, 0.1), 3, "active"),
+    ("svgd_step", (E[:, None], E[:, None], E, 0.1, 0.1), 2, "x0"),
+    ("kl_distill", (E, E, 1.0, *LOSS, False, False, V), 7, "weight"),
+    ("loss_matching", (E, E, L, *LOSS), 2, "target"),
+    ("attack_loss", (torch.zeros(0, 4), L, 3, *LOSS, False, L), 6, "reference"),
+    ("triplet_margin_loss", (E, E, E, 1.0, 2.0, 1e-6, False, *LOSS, False, False, False, V), 12, "margin_n"),
+    ("activation_boundary_loss", (E, E, 1.0, *LOSS, False, V), 6, "margin_n"),
+    ("rkd_loss", (E, E, 1.0, 1.0), 1, "teacher"),
+    ("mix", (E, 0.5, L), 2, "permutation"),
+    ("mix", (E, 0.5, L, V), 3, "lam_n"),
+    ("scale_grad", (E, V, torch.float32), 1, "grad_output"),
+]
+
+
+@pytest.mark.parametrize(
+    ("op", "arguments", "at", "name"), ELSEWHERE, ids=[f"{op}-{name}" for op, *_, name in ELSEWHERE]
+)
+def test_a_tensor_on_another_device(op, arguments, at, name):
+    require_backend("cpu")
+    elsewhere = [x.to("meta") if k == at else x for k, x in enumerate(arguments)]
+    compiled = getattr(OPS, op).default
+    # As the dispatcher calls it where this device comes before the other.
+    on_cpu = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+    compiled.redispatch(on_cpu, *arguments)
+    with pytest.raises(ValueError, match=f"expected {name}"):
+        compiled.redispatch(on_cpu, *elsewhere)

@@ -52,11 +52,11 @@ inline Tensor random_start(const Tensor& x0, double eps, int64_t norm, double lo
                            const std::optional<Tensor>& eps_n, const std::optional<Tensor>& seed_t,
                            const std::optional<Tensor>& sample_ids) {
   const Samples shape(x0);
-  const Noise noise(seed, seed_t, sample_ids, shape.samples);
+  const Noise noise(seed, seed_t, sample_ids, x0);
   const Norm kind = norm_of_code(norm);
   Tensor out = empty_as(x0);
   with_dtype(x0.scalar_type(), [&]<class T, class A>() {
-    const PerSample<A> radius(eps, eps_n, shape.samples);
+    const PerSample<A> radius("eps_n", eps, eps_n, x0);
     if (shape.samples * shape.size == 0) return;
     draw_starts(Starts<T, A>{data<T>(x0),
                              mutable_data<T>(out),

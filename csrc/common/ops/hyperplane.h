@@ -31,6 +31,7 @@ inline Tensor project_hyperplane(const Tensor& x, const Tensor& normal, const Te
   require_alike(x, normal);
   const Samples shape(x);
   const Norm kind = norm_of_code(norm);
+  require_beside(x, offset, "offset");
   require(offset.scalar_type() == accumulated(x.scalar_type()) && offset.is_contiguous() && offset.dim() == 1 &&
               offset.numel() == shape.samples,
           "expected contiguous offsets [N] in the accumulation precision");

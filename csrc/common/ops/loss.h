@@ -27,6 +27,7 @@ inline Tensor scale_grad(const Tensor& grad, const Tensor& grad_output, ScalarTy
   const Samples shape(grad);
   const ScalarType stored = grad.scalar_type();
   require(stored == accumulated(stored), "expected a stored gradient in the accumulation precision");
+  require_beside(grad, grad_output, "grad_output");
   require(grad_output.scalar_type() == stored && grad_output.is_contiguous(),
           "expected an incoming gradient of the stored gradient's dtype");
   const bool per_sample = grad_output.dim() == 1;

@@ -38,7 +38,7 @@ inline std::tuple<Tensor, Gradient> activation_boundary_loss(const Tensor& stude
   auto [loss, grad_student, none] =
       evaluate<2>({&student, &teacher}, {scale, reduce, weight}, {student_grad, false},
                   [&]<class T, class A>(const Batch<2, T, A>& batch) {
-                    match_activations(batch, PerSample<A>(margin, margin_n, batch.samples), student);
+                    match_activations(batch, PerSample<A>("margin_n", margin, margin_n, student), student);
                   });
   return {loss, grad_student};
 }

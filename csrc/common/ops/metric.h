@@ -11,6 +11,7 @@ class Margins {
  public:
   Margins(double value, const std::optional<Tensor>& values, const Tensor& x)
       : value_(value), values_(values ? values->const_data_ptr() : nullptr) {
+    require_beside(x, values, "margin_n");
     require(!values || (values->scalar_type() == accumulated(x.scalar_type()) && values->is_contiguous() &&
                         values->numel() == x.size(0)),
             "expected per-sample margins [N] in the accumulation precision");

@@ -9,8 +9,8 @@ namespace fastadv {
 template <class A>
 class Shares {
  public:
-  Shares(double lam, const std::optional<Tensor>& lam_n, int64_t samples)
-      : own_(lam, lam_n, samples), rest_(static_cast<A>(1 - lam)) {}
+  Shares(double lam, const std::optional<Tensor>& lam_n, const Tensor& x)
+      : own_("lam_n", lam, lam_n, x), rest_(static_cast<A>(1 - lam)) {}
 
   FASTADV_INLINE A own(int64_t sample) const { return own_[sample]; }
 
@@ -37,6 +37,7 @@ template <class F>
 Tensor with_mixture(const Tensor& x, double lam, const Tensor& permutation, const std::optional<Tensor>& lam_n,
                     const F& f) {
   const Samples shape(x);
+  require_beside(x, permutation, "permutation");
   require(permutation.scalar_type() == ScalarType::Long && permutation.is_contiguous() && permutation.dim() == 1 &&
               permutation.size(0) == shape.samples,
           "expected a contiguous int64 permutation [N]");
@@ -46,7 +47,7 @@ Tensor with_mixture(const Tensor& x, double lam, const Tensor& permutation, cons
     const Mixture<T, A> mixture{data<T>(x),
                                 mutable_data<T>(out),
                                 data<int64_t>(permutation),
-                                Shares<A>(lam, lam_n, shape.samples),
+                                Shares<A>(lam, lam_n, x),
                                 shape.samples,
                                 shape.size};
     if (shape.samples * shape.size > 0) f(mixture);

@@ -29,6 +29,7 @@ inline std::tuple<Tensor, Gradient> rkd_loss(const Tensor& student, const Tensor
                                              double angle_weight, bool student_grad) {
   require(student.dim() == 2 && teacher.dim() == 2 && student.size(0) == teacher.size(0),
           "expected features [B, D] of one batch");
+  require_beside(student, teacher, "teacher");
   require(student.scalar_type() == teacher.scalar_type(), "expected tensors of one dtype");
   require(student.is_contiguous() && teacher.is_contiguous(), "expected contiguous features");
   const int64_t count = student.size(0);

@@ -143,8 +143,12 @@ inline Tensor square_propose(const Tensor& x, const Tensor& x0, const Tensor& qu
   require_alike(x, x0);
   const Samples shape(x);
   require(x.dim() == 4, "expected images [N, C, H, W]");
-  const Noise noise(seed, seed_t, sample_ids, shape.samples);
+  const Noise noise(seed, seed_t, sample_ids, x);
   const Norm kind = norm_of_code(norm);
+  require_beside(x, query, "query");
+  require_beside(x, level, "level");
+  require_beside(x, sides, "sides");
+  require_beside(x, bumps, "bumps");
   for (const Tensor* each : {&query, &level}) {
     require(each->scalar_type() == ScalarType::Long && each->is_contiguous() && each->numel() == shape.samples,
             "expected contiguous int64 query and level [N]");
@@ -170,7 +174,7 @@ inline Tensor square_propose(const Tensor& x, const Tensor& x0, const Tensor& qu
                                     bumps ? data<A>(*bumps) : nullptr,
                                     sides.numel(),
                                     bumps ? bumps->size(1) : 0,
-                                    PerSample<A>(eps, eps_n, shape.samples),
+                                    PerSample<A>("eps_n", eps, eps_n, x),
                                     {A(0), static_cast<A>(low), static_cast<A>(high), true},
                                     kind,
                                     noise,

@@ -81,8 +81,11 @@ template <class A>
 class Boundary {
  public:
   Boundary(const Tensor& gap, const Tensor& active, double step_size, const std::optional<Tensor>& step_size_n,
-           int64_t samples)
-      : gap_(data<A>(gap)), active_(data<bool>(active)), step_size_(step_size, step_size_n, samples) {
+           const Tensor& x)
+      : gap_(data<A>(gap)), active_(data<bool>(active)), step_size_("step_size_n", step_size, step_size_n, x) {
+    require_beside(x, gap, "gap");
+    require_beside(x, active, "active");
+    const int64_t samples = x.size(0);
     constexpr ScalarType expected = std::is_same_v<A, double> ? ScalarType::Double : ScalarType::Float;
     require(gap.scalar_type() == expected && gap.is_contiguous() && gap.numel() == samples,
             "expected gaps [N] in the accumulation precision");
@@ -129,7 +132,7 @@ inline Tensor bss_step(const Tensor& x, const Tensor& grad, const Tensor& gap, c
     const BoundaryStep<T, A> step{data<T>(x),
                                   data<T>(grad),
                                   mutable_data<T>(out),
-                                  Boundary<A>(gap, active, step_size, step_size_n, shape.samples),
+                                  Boundary<A>(gap, active, step_size, step_size_n, x),
                                   static_cast<A>(low),
                                   static_cast<A>(high),
                                   shape.samples,

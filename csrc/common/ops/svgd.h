@@ -16,6 +16,7 @@ struct Particles {
 
   Particles(const Tensor& particles, const Tensor& score, const Tensor& x0) {
     require_alike(particles, score);
+    require_beside(particles, x0, "x0");
     require(particles.is_contiguous() && x0.is_contiguous() && particles.dim() >= 3, "expected contiguous tensors");
     require(x0.scalar_type() == particles.scalar_type(), "expected tensors of one dtype");
     images = particles.size(0);
@@ -108,8 +109,8 @@ inline Tensor svgd_step(const Tensor& particles, const Tensor& score, const Tens
                                data<T>(score),
                                data<T>(x0),
                                mutable_data<T>(out),
-                               PerSample<A>(eps, eps_n, shape.images),
-                               PerSample<A>(step_size, step_size_n, shape.images),
+                               PerSample<A>("eps_n", eps, eps_n, particles),
+                               PerSample<A>("step_size_n", step_size, step_size_n, particles),
                                {A(0), static_cast<A>(low), static_cast<A>(high), true},
                                norm_of_code(norm),
                                Stein<A>(bandwidth, score_scale, update),
