@@ -145,13 +145,16 @@ FASTADV_INLINE A multiply_pairs(const T* score, int64_t n, int64_t size, A* prod
   return scale;
 }
 
-// 1 / sigma^2; zero, a flat kernel without repulsion, where the median distance is zero or there is no pair.
+// 1 / sigma^2; zero, a flat kernel without repulsion, where the median distance is zero, a distance is NaN or there is
+// no pair.
 template <class A>
 A inverse_variance(const A* distance, int64_t n, A bandwidth, A* buffer) {
   if (bandwidth > 0) return 1 / (bandwidth * bandwidth);
   if (n < 2) return 0;
   A* end = buffer;
   for (int64_t i = 0; i < n; ++i) end = std::copy(distance + i * n, distance + i * n + i, end);
+  // NaN has no place in an order.
+  if (std::any_of(buffer, end, [](A d) { return d != d; })) return 0;
   A* median = buffer + (end - buffer - 1) / 2;
   std::nth_element(buffer, median, end);
   return *median > 0 ? 2 * std::log(A(n + 1)) / *median : A(0);

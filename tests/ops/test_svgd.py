@@ -147,6 +147,20 @@ def test_coincident_particles_share_their_scores_and_stay_together(score_scale, 
         torch.testing.assert_close(moved, x + 0.1 * score.mean(1, keepdim=True))
 
 
+# Triton's interpreter warns of the difference of infinities.
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
+def test_an_undefined_distance_leaves_no_median(backend):
+    """Two of eight are infinite in one coordinate: most distances are finite, but one is NaN, and so is the median."""
+    x, score, x0 = particles(images=2, count=8, dtype=torch.float32)
+    x[0, [2, 7], 5] = math.inf
+    keywords: dict[str, Any] = {"step_size": 0.01, "update": "raw", **FREE}
+    moved = fastadv.svgd_step(x, score, x0, **keywords)
+    with fastadv.use_backend("reference"):
+        expected = fastadv.svgd_step(x, score, x0, **keywords)
+    assert expected[0].isnan().all()
+    torch.testing.assert_close(moved, expected, rtol=0, atol=1e-6, equal_nan=True)
+
+
 def test_a_zero_median_flattens_the_kernel(backend):
     """Three of four coincide: the lower median of six distances is zero, though not all are."""
     x, score, x0 = particles()
