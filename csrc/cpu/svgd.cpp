@@ -160,9 +160,12 @@ A inverse_variance(const A* distance, int64_t n, A bandwidth, A* buffer) {
   return *median > 0 ? 2 * std::log(A(n + 1)) / *median : A(0);
 }
 
-// phi_i = own_offset_i o_i + kernel_ii score_scale s_i + sum_{j != i} kernel_ij (score_scale s_j - precision o_j), with
-// the scores s and the offsets o = particle - x0. A particle does not repel itself: ones on the diagonal would leave
-// their rounding where all else is tiny.
+// phi_i = sum_j kernel_ij (score_scale s_j + precision (x_i - x_j)), with the scores s. A group that is alone takes the
+// differences one by one. Of more particles they would take twice the time, and phi_i is
+//   own_offset_i o_i + kernel_ii score_scale s_i + sum_{j != i} kernel_ij (score_scale s_j - precision o_j),
+// with the offsets o from the image's first particle. Where all particles coincide in a coordinate either is exactly
+// without repulsion: a step by sign would make a whole step of the rounding that offsets from x0 leave. A particle does
+// not repel itself: ones on the diagonal would leave their rounding where all else is tiny.
 template <class A>
 struct Coefficients {
   const A* kernel;      // n x n, 1/n on the diagonal
@@ -230,11 +233,11 @@ struct Run {
 // What the kernel adds of each particle to the others, into rows.
 template <class A>
 FASTADV_INLINE void share(const Run<A>& run, const Coefficients<A>& c, A* shared) {
-  const A *centre = run.centre, score_scale = c.score_scale, precision = c.precision;
+  const A *origin = run.x[0], score_scale = c.score_scale, precision = c.precision;
   for (int64_t j = 0; j < run.n; ++j) {
     const A *x = run.x[j], *score = run.score[j];
     A* row = shared + j * kStride;
-    for (int64_t k = 0; k < run.count; ++k) row[k] = score_scale * score[k] - precision * (x[k] - centre[k]);
+    for (int64_t k = 0; k < run.count; ++k) row[k] = score_scale * score[k] - precision * (x[k] - origin[k]);
   }
 }
 
@@ -243,7 +246,7 @@ template <class A>
 class Group {
  public:
   FASTADV_INLINE Group(const Run<A>& run, const Coefficients<A>& c, int64_t first)
-      : centre_(run.centre), score_scale_(c.score_scale), precision_(c.precision) {
+      : centre_(run.centre), origin_(run.x[0]), score_scale_(c.score_scale), precision_(c.precision) {
     for (int64_t m = 0; m < kGroup; ++m) {
       const int64_t i = first + m;
       const bool there = i < run.n;
@@ -252,18 +255,46 @@ class Group {
       own_offset_[m] = there ? c.own_offset[i] : A(0);
       for (int64_t l = 0; l < kGroup; ++l) {
         kernel_[m][l] = there && first + l < run.n ? c.kernel[i * run.n + first + l] : A(0);
+        attract_[m][l] = kernel_[m][l] * score_scale_;
+        repel_[m][l] = kernel_[m][l] * precision_;
       }
     }
   }
 
-  // What the group alone makes of phi at index k.
-  FASTADV_INLINE void within(int64_t k, A (&point)[kGroup], A& x0, A (&phi)[kGroup]) const {
-    A offset[kGroup], pull[kGroup], shared[kGroup];
+  // phi at index k of a group that is alone.
+  FASTADV_INLINE void alone(int64_t k, A (&point)[kGroup], A& x0, A (&phi)[kGroup]) const {
+    A score[kGroup];
     x0 = centre_[k];
 #pragma GCC unroll 4
     for (int64_t m = 0; m < kGroup; ++m) {
       point[m] = x_[m][k];
-      offset[m] = point[m] - x0;
+      score[m] = score_[m][k];
+    }
+#pragma GCC unroll 4
+    for (int64_t m = 0; m < kGroup; ++m) {
+      A terms[kGroup];
+#pragma GCC unroll 4
+      for (int64_t l = 0; l < kGroup; ++l) terms[l] = attract_[m][l] * score[l];
+      phi[m] = (terms[0] + terms[1]) + (terms[2] + terms[3]);
+    }
+#pragma GCC unroll 4
+    for (int64_t m = 1; m < kGroup; ++m) {
+#pragma GCC unroll 4
+      for (int64_t l = 0; l < m; ++l) {
+        const A push = repel_[m][l] * (point[m] - point[l]);
+        phi[m] += push;
+        phi[l] -= push;
+      }
+    }
+  }
+
+  // What one of several groups makes of phi at index k.
+  FASTADV_INLINE void within(int64_t k, A (&phi)[kGroup]) const {
+    A offset[kGroup], pull[kGroup], shared[kGroup];
+    const A origin = origin_[k];
+#pragma GCC unroll 4
+    for (int64_t m = 0; m < kGroup; ++m) {
+      offset[m] = x_[m][k] - origin;
       pull[m] = score_scale_ * score_[m][k];
       shared[m] = pull[m] - precision_ * offset[m];
     }
@@ -279,8 +310,9 @@ class Group {
   FASTADV_INLINE A x(int64_t m, int64_t k) const { return x_[m][k]; }
 
  private:
-  const A *x_[kGroup], *score_[kGroup], *centre_;
-  A kernel_[kGroup][kGroup], own_offset_[kGroup], score_scale_, precision_;
+  const A *x_[kGroup], *score_[kGroup], *centre_, *origin_;
+  A kernel_[kGroup][kGroup], attract_[kGroup][kGroup], repel_[kGroup][kGroup], own_offset_[kGroup];
+  A score_scale_, precision_;
 };
 
 // phi of the group that begins with particle `first`, at the `kWidth` indices from `begin` on, kept in registers while
@@ -291,8 +323,8 @@ FASTADV_INLINE void directions_at(const Group<A>& group, const Run<A>& run, cons
   A phi[kGroup][kWidth];
 #pragma GCC ivdep
   for (int64_t w = 0; w < kWidth; ++w) {
-    A x[kGroup], x0, own[kGroup];
-    group.within(begin + w, x, x0, own);
+    A own[kGroup];
+    group.within(begin + w, own);
 #pragma GCC unroll 4
     for (int64_t m = 0; m < kGroup; ++m) phi[m][w] = own[m];
   }
@@ -331,7 +363,7 @@ FASTADV_INLINE void directions(const Run<A>& run, const Coefficients<A>& c, int6
 #pragma GCC ivdep
     for (; k < run.count; ++k) {
       A x[kGroup], x0, phi[kGroup];
-      group.within(k, x, x0, phi);
+      group.alone(k, x, x0, phi);
       leave(k, x, x0, phi);
     }
   }

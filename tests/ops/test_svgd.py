@@ -147,6 +147,24 @@ def test_coincident_particles_share_their_scores_and_stay_together(score_scale, 
         torch.testing.assert_close(moved, x + 0.1 * score.mean(1, keepdim=True))
 
 
+@pytest.mark.parametrize(
+    ("bandwidth", "count"), [("median", 3), ("median", 4), ("median", 5), ("median", 9), (0.02, 3), (0.02, 4)]
+)
+def test_nothing_repels_in_coordinates_in_which_particles_coincide(bandwidth, count, backend):
+    """Away from x0, as on the border of a ball: of rounding a step by sign would make a whole step."""
+    draw = Draw(torch.float32, seed=14)
+    x0 = draw.pixels((2, 96))
+    x = (x0 + 8 / 255)[:, None].repeat(1, count, 1)
+    if bandwidth != "median":
+        # Every other particle is so far off that the kernel is zero between them.
+        x[:, 1::2] += 1.0
+    x[:, :, ::8] += draw.normal((2, count, 12), 0.01)
+    same = torch.arange(96) % 8 != 0
+    moved = fastadv.svgd_step(x, torch.zeros_like(x), x0, step_size=0.01, bandwidth=bandwidth, **FREE)
+    assert torch.equal(moved[:, :, same], x[:, :, same])
+    assert (moved != x).any()
+
+
 # Triton's interpreter warns of the difference of infinities.
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
 def test_an_undefined_distance_leaves_no_median(backend):
