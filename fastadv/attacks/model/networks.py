@@ -68,7 +68,7 @@ class Networks:
         """
         module, kind = module_behind(self.members[0]), logits.device.type
         dtypes = {logits.dtype, *(each.dtype for each in (() if module is None else module.parameters()))}
-        if torch.is_autocast_enabled(kind):
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             dtypes.add(torch.get_autocast_dtype(kind))
         return max(torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point)
 
