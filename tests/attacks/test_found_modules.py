@@ -78,6 +78,7 @@ class Ensemble(nn.Module):
 AROUND = {
     "collection of a module": Ensemble,
     "collection of a submodule": lambda network: nn.Sequential(Ensemble(network), nn.Identity()),
+    "collection of a module in a function": lambda network: (lambda held: lambda x: held(norm(x)))(Ensemble(network)),
     "list": held_in_a_list,
     "dict": held_in_a_dict,
     "library": lambda network: (lambda made: lambda x: made.network(norm(x)))(library(network)),

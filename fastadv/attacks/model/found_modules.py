@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -54,22 +54,18 @@ def submodules(root: nn.Module) -> Iterator[nn.Module]:
 def modules_in(member: Any) -> tuple[nn.Module, ...]:
     """Return the modules that calling ``member`` may run, without their submodules.
 
-    Those are a module itself or the one it is a method of, what lists, tuples and dicts of that module and its
-    submodules hold, and the modules that the callables behind it refer to: the arguments of a partial, the variables of
-    a function, the attributes of an object, and what its code names of the objects, lists and dicts among them. Where
-    there is none, a warning says so. Under torch.compile, which cannot follow this, only the first kind is found.
+    Those are a module itself or the one it is a method of, and the modules that the callables behind it refer to: the
+    arguments of a partial, the variables of a function, the attributes of an object, and what its code names of the
+    objects, lists and dicts among them; and of all these, what lists, tuples and dicts of them and their submodules
+    hold. Where there is none, a warning says so. Under torch.compile, which cannot follow this, only the first kind is
+    found.
     """
     module = module_behind(member)
     if torch.compiler.is_compiling():
         return () if module is None else (module,)
-    if module is not None:
-        own = (value for each in _wrappers(module) for value in vars(each).values() if callable(value))
-        held = [value for value in own if _is_plain_callable(value)]
-        held += [each for _, values in _collections(module) for each in _reached(values, (), _DEPTH)]
-        return tuple(dict.fromkeys((module, *_held(held)))) if held else (module,)
     if isinstance(member, LeftAlone):
         return ()
-    found = _held([member])
+    found = _held(member)
     if not found:
         warnings.warn(
             "model is a callable in which no torch.nn.Module was found: modules that it runs stay in the mode they are "
@@ -109,19 +105,30 @@ def _collections(root: nn.Module) -> Iterator[tuple[str, Any]]:
                     yield name, value
 
 
-def _held(values: Iterable[Any]) -> tuple[nn.Module, ...]:
-    """Return the modules that ``values`` are or, where they can be called, refer to by way of ``_DEPTH`` callables."""
+def _inside(module: nn.Module) -> Iterator[Any]:
+    """Yield what ``module`` may run that torch does not know of: callables in wrappers, what its collections hold."""
+    for each in _wrappers(module):
+        yield from (value for value in vars(each).values() if callable(value) and _is_plain_callable(value))
+    for _, values in _collections(module):
+        yield from _reached(values, (), _DEPTH)
+
+
+def _held(member: Any) -> tuple[nn.Module, ...]:
+    """Return the modules that ``member`` is or, where it can be called, refers to by way of ``_DEPTH`` callables."""
     found: dict[nn.Module, None] = {}
     seen: dict[Any, Any] = {}  # with the values themselves, so that no other gets the identity of one
-    level = list(values)
+    level = [member]
     for depth in range(_DEPTH + 1):
         inner: list[Any] = []
-        for value in level:
+        while level:
+            value = level.pop()
             module = module_behind(value)
             # Of a method each access makes a new object.
             identity = (id(value.__self__), id(value.__func__)) if isinstance(value, MethodType) else id(value)
             if module is not None:
-                found[module] = None
+                if module not in found:
+                    found[module] = None
+                    level += _inside(module)
             elif depth < _DEPTH and identity not in seen and not isinstance(value, type):
                 seen[identity] = value
                 inner += _references(value)
